@@ -1,0 +1,1 @@
+"""Task-aware curriculum planning for instruction distillation, on Ray."""

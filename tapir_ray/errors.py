@@ -1,0 +1,23 @@
+"""The errors a user can meet, each with the exit status of the command that ends with it."""
+
+
+class TapirError(Exception):
+    """Base of every error that tapir-ray raises on purpose; its text says what to change."""
+
+    exit_status = 1
+
+
+class InputError(TapirError):
+    """Bad configuration or input, found before anything was spent (exit 2)."""
+
+    exit_status = 2
+
+
+class StageError(TapirError):
+    """A stage could not be completed, e.g. too many failed rows (exit 1)."""
+
+
+class Stopped(TapirError):
+    """A clean, resumable stop by a budget or a signal (exit 3)."""
+
+    exit_status = 3

@@ -1,0 +1,155 @@
+"""Rows and their ids: the Arrow schemas of the tables that pass between stages.
+
+A row is a conversation: `messages` are the turns that are the context (system, user, assistant), `response` is the
+assistant turn to learn. Ids are functions of content, so they are the same on every machine and in every attempt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+ID_VERSION = "1"
+"""Enters every id; raised when the canonical form changes, so that old and new ids never meet."""
+
+Message = dict[str, str]
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+OK, FILTERED, FAILED = "ok", "filtered", "failed"
+STATUSES = (OK, FILTERED, FAILED)
+
+SEED, HOLDOUT, GENERATED = "seed", "holdout", "generated"
+"""Values of `split`: where a row may be used."""
+
+INSTRUCTIONS = pa.schema(
+    [
+        ("instruction_id", pa.string()),
+        ("split", pa.string()),
+        ("messages", MESSAGES),
+        ("response", pa.string()),
+        ("reasoning", pa.string()),
+        ("task", pa.string()),
+        ("task_prob", pa.float64()),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("parent_id", pa.string()),
+        ("round", pa.int64()),
+        ("teacher_model", pa.string()),
+        ("prompt_hash", pa.string()),
+        ("sampling", pa.string()),
+        ("meta", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""`meta` is JSON: the other columns of the source row. `sampling` is JSON: the parameters of the teacher's answer."""
+
+SCORED = pa.schema(
+    [
+        *INSTRUCTIONS,
+        ("student_response", pa.string()),
+        ("finish_reason", pa.string()),
+        ("teacher_score", pa.float64()),
+        ("student_score", pa.float64()),
+        ("mfd", pa.float64()),
+        ("position_gap", pa.float64()),
+        ("repeat_mfd", pa.float64()),
+        ("response_chars", pa.int64()),
+        ("student_response_chars", pa.int64()),
+        ("times_trained", pa.int64()),
+    ]
+)
+"""Scores are 1..10, averaged over both orders; `mfd` = teacher_score − student_score; `repeat_mfd` is a second judging."""
+
+GENERATED_ROWS = pa.schema(
+    [("draw_id", pa.string()), *INSTRUCTIONS, ("style", pa.string()), ("answer_score", pa.float64())]
+)
+"""One row a draw, whatever became of it; `answer_score` is the judge's score of the teacher's answer, where it was gated."""
+
+TRAINING = pa.schema(
+    [
+        ("pair_id", pa.string()),
+        ("instruction_id", pa.string()),
+        ("copy", pa.int64()),
+        ("messages", MESSAGES),
+        ("response", pa.string()),
+        ("task", pa.string()),
+        ("pool", pa.string()),
+        ("tokens", pa.int64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""`tokens` are response tokens, the ones in the loss; `pool` is `hard` or `easy`."""
+
+PACKED = pa.schema(
+    [
+        ("seq_index", pa.int64()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("position_ids", pa.list_(pa.int32())),
+        ("pair_ids", pa.list_(pa.string())),
+    ]
+)
+"""A row is a sequence of several conversations; `position_ids` restart at 0 with each, labels are −100 outside responses."""
+
+
+def _hash(*parts: str) -> str:
+    """128 bits as 32 hex digits; parts are length-prefixed, so ("ab", "c") and ("a", "bc") differ."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (ID_VERSION, *parts):
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def instruction_id(messages: Sequence[Message]) -> str:
+    """Id of a conversation's context: a hash of its roles and contents, case and white space kept."""
+    return _hash("instruction", *(part for message in messages for part in (message["role"], message["content"])))
+
+
+def draw_id(round_number: int, parent_id: str, copy: int) -> str:
+    """Id of a round's `copy`-th request to expand the instruction `parent_id`."""
+    return _hash("draw", str(round_number), parent_id, str(copy))
+
+
+def pair_id(instruction: str, copy: int) -> str:
+    """Id of the `copy`-th appearance of an instruction in a training set."""
+    return _hash("pair", instruction, str(copy))
+
+
+def order_key(row_id: str, random_seed: int, *salt: object) -> str:
+    """A uniform 128-bit hash of (row id, random seed, salt) as hex: sorting by it shuffles, the same way everywhere."""
+    return _hash("order", row_id, str(random_seed), *(str(part) for part in salt))
+
+
+def prompt_hash(messages: Sequence[Message]) -> str:
+    """Hash of the exact messages sent to a model, kept with its answer."""
+    return _hash("prompt", json.dumps(list(messages), ensure_ascii=False))
+
+
+def text_of(messages: Sequence[Message]) -> str:
+    """A conversation as one text for prompts and filters: a lone user turn bare, anything longer with its roles."""
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        return messages[0]["content"]
+    return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
+
+
+def conform(rows: pa.Table | list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """`rows` with exactly the columns of `schema`, in its order and types; columns that are missing become null.
+
+    Raises pyarrow.ArrowInvalid where a value does not fit its type.
+    """
+    if isinstance(rows, list):
+        return pa.Table.from_pylist(rows, schema=schema)
+    columns = [
+        rows[field.name].cast(field.type) if field.name in rows.column_names else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
