@@ -1,0 +1,345 @@
+"""Training pairs to packed token sequences: the `training` table in, the `packed` table out.
+
+    rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
+    stats = pack(files, "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, random_seed=0, epochs=1)
+
+The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of that
+hash, so the sequences are the same however many files, blocks or workers there were.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from tapir_ray.config import Student, Train
+from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, order_key
+from tapir_ray.train.chat import encode_pair, end_of_turn, load_tokenizer
+
+OVER_LENGTH = "over_length"
+
+IGNORED = -100
+"""Label of a token that is not in the loss."""
+
+PAIRS_PER_CHUNK = 4096
+"""Pairs sorted and packed together; a chunk is what one task holds in memory."""
+
+PAIRS_PER_TASK = 16_384
+"""Small source files are tokenised together up to this many rows, because a task first has to load the tokenizer."""
+
+SEQUENCES_PER_ROW_GROUP = 64
+
+_ENCODED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("pair_id", pa.string()),
+        ("prompt", pa.list_(pa.int32())),
+        ("response", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PackStats:
+    """What was packed. Sequences, tokens and pairs are counted in each epoch; `cut` and `over_length` once."""
+
+    sequences: int
+    tokens: int
+    response_tokens: int
+    hard_tokens: int
+    """Response tokens of the pool `hard`."""
+    pairs: int
+    cut: int
+    """Pairs whose response was shortened (`train.over_length: cut`)."""
+    over_length: int
+    """Pairs left out because they do not fit `train.sequence_length`."""
+    epochs: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An epoch's file of encoded pairs and the row group of each chunk that is in it."""
+
+    path: str
+    row_groups: dict[int, int]
+
+
+class CountTokens:
+    """Adds the number of response tokens to a batch of training rows; loads the tokenizer once a worker."""
+
+    def __init__(self, model_dir: str, student: Student, train: Train) -> None:
+        self.tokenizer = load_tokenizer(model_dir, student)
+        self.chat_kwargs, self.train = student.chat_template_kwargs, train
+        self.end = end_of_turn(self.tokenizer, self.chat_kwargs)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """The same rows with `tokens`; pairs that cannot be trained on become filtered, reason `over_length`."""
+        tokens, statuses, reasons = [], [], []
+        for row in rows.select(["messages", "response", "status", "reason"]).to_pylist():
+            status, reason = row["status"], row["reason"]
+            count = None
+            if status == OK:
+                prompt, response = encode_pair(
+                    self.tokenizer, row["messages"], row["response"], self.chat_kwargs, self.end
+                )
+                kept = fit(len(prompt), len(response), self.train)
+                count = kept or len(response)
+                if not kept:
+                    status, reason = FILTERED, OVER_LENGTH
+            tokens.append(count)
+            statuses.append(status)
+            reasons.append(reason)
+        columns = {"tokens": tokens, "status": statuses, "reason": reasons}
+        for name, values in columns.items():
+            column = pa.array(values, type=TRAINING.field(name).type)
+            position = rows.schema.get_field_index(name)
+            rows = rows.append_column(name, column) if position < 0 else rows.set_column(position, name, column)
+        return rows
+
+
+def count_tokens(
+    rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, stage_cpus: float
+) -> ray.data.Dataset:
+    """Training rows with `tokens` (response tokens with the end of turn); over-long pairs are marked as filtered.
+
+    Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
+    the student has no tokenizer or chat template.
+    """
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+    return rows.map_batches(
+        CountTokens,
+        fn_constructor_args=(model_dir, student, train),
+        batch_size=1024,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        num_cpus=stage_cpus,
+        concurrency=(1, workers),
+    )
+
+
+def fit(prompt_tokens: int, response_tokens: int, train: Train) -> int:
+    """Response tokens of a pair that are trained on: all, those that are left after a cut, or 0 where it does not fit."""
+    if prompt_tokens + response_tokens <= train.sequence_length:
+        return response_tokens
+    if train.over_length == "cut":
+        return max(0, train.sequence_length - prompt_tokens)
+    return 0
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Positions of `lengths` by sequence, each at most `capacity` in sum (as each length is); every position once.
+
+    Best-fit: a pair goes to the fullest sequence that still has room, the oldest of equals, else opens a new one.
+    """
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    for position, length in enumerate(lengths):
+        place = bisect.bisect_left(room, (length, -1))
+        if place == len(room):
+            free, number = capacity, len(bins)
+            bins.append([])
+        else:
+            free, number = room.pop(place)
+        bins[number].append(position)
+        bisect.insort(room, (free - length, number))
+    return bins
+
+
+def pack(
+    source_files: Sequence[str],
+    target_dir: str,
+    fs: pafs.FileSystem,
+    model_dir: str,
+    student: Student,
+    train: Train,
+    random_seed: int,
+    epochs: int,
+    stage_cpus: float = 0.1,
+    pairs_per_chunk: int = PAIRS_PER_CHUNK,
+) -> PackStats:
+    """Write the `ok` rows of the training files as packed sequences to `target_dir`, replacing what is there.
+
+    The files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the sequences of epoch e follow those of
+    epoch e − 1. Paths are paths on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
+    """
+    target_dir = target_dir.rstrip("/")
+    parts_dir = f"{target_dir}.parts"
+    for folder in (target_dir, parts_dir):
+        fs.create_dir(folder, recursive=True)
+        fs.delete_dir_contents(folder)
+    task = ray.remote(num_cpus=stage_cpus)
+    sizes = _run_all(task(_ok_rows), [(fs, path) for path in source_files])
+    n_chunks = max(1, -(-sum(sizes) // pairs_per_chunk))
+    encoded: list[tuple[dict[str, int], list[_Part]]] = _run_all(
+        task(_encode),
+        [
+            (fs, paths, f"{parts_dir}/{number:06d}", model_dir, student, train, random_seed, epochs, n_chunks)
+            for number, paths in enumerate(_grouped(source_files, sizes))
+        ],
+    )
+    chunks = [
+        (_sources([parts[epoch] for _, parts in encoded], chunk), epoch, chunk)
+        for epoch in range(epochs)
+        for chunk in range(n_chunks)
+    ]
+    capacity = train.sequence_length
+    sequences = _run_all(task(_count_sequences), [(fs, sources, capacity) for sources, _, _ in chunks])
+    starts = np.cumsum([0, *sequences])
+    _run_all(
+        task(_write_sequences),
+        [
+            (fs, sources, capacity, int(start), f"{target_dir}/part-{epoch:03d}-{chunk:06d}.parquet")
+            for (sources, epoch, chunk), start, count in zip(chunks, starts, sequences, strict=False)
+            if count
+        ],
+    )
+    fs.delete_dir(parts_dir)
+    totals = {name: sum(counts[name] for counts, _ in encoded) for name in (*_EACH_EPOCH, *_ONCE)}
+    totals.update({name: totals[name] * epochs for name in _EACH_EPOCH})
+    return PackStats(sequences=int(starts[-1]), epochs=epochs, **totals)
+
+
+_EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
+_ONCE = ("cut", "over_length")
+
+
+def _sources(parts: Sequence[_Part], chunk: int) -> list[tuple[str, int]]:
+    return [(part.path, part.row_groups[chunk]) for part in parts if chunk in part.row_groups]
+
+
+def _run_all(task: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Results in the order of `arguments`, with no more tasks at work than the cluster has CPUs."""
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running: list[Any] = []
+    results = []
+    for number, args in enumerate(arguments):
+        if number >= at_once:
+            ray.wait(running, num_returns=number - at_once + 1)
+        running.append(task.remote(*args))
+    for reference in running:
+        results.append(ray.get(reference))
+    return results
+
+
+def _ok_rows(fs: pafs.FileSystem, path: str) -> int:
+    status = pq.read_table(path, columns=["status"], filesystem=fs)["status"]
+    return int(pc.sum(pc.equal(status, OK)).as_py() or 0)
+
+
+def _grouped(files: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
+    group: list[str] = []
+    rows = 0
+    for path, size in zip(files, sizes, strict=True):
+        if group and rows + size > PAIRS_PER_TASK:
+            yield group
+            group, rows = [], 0
+        group.append(path)
+        rows += size
+    if group:
+        yield group
+
+
+def _encode(
+    fs: pafs.FileSystem,
+    paths: list[str],
+    target: str,
+    model_dir: str,
+    student: Student,
+    train: Train,
+    random_seed: int,
+    epochs: int,
+    n_chunks: int,
+) -> tuple[dict[str, int], list[_Part]]:
+    """Tokenise the `ok` rows of `paths` and count them; one file an epoch, with a row group for each chunk that has rows."""
+    tokenizer = load_tokenizer(model_dir, student)
+    kwargs = student.chat_template_kwargs
+    end = end_of_turn(tokenizer, kwargs)
+    encoded: list[dict[str, Any]] = []
+    counts = dict.fromkeys((*_EACH_EPOCH, *_ONCE), 0)
+    for path in paths:
+        rows = pq.read_table(path, columns=["pair_id", "messages", "response", "pool", "status"], filesystem=fs)
+        for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
+            prompt, response = encode_pair(tokenizer, row["messages"], row["response"], kwargs, end)
+            kept = fit(len(prompt), len(response), train)
+            if not kept:
+                counts["over_length"] += 1
+                continue
+            encoded.append(
+                {
+                    "pair_id": row["pair_id"],
+                    "prompt": np.asarray(prompt, np.int32),
+                    "response": np.asarray(response[:kept], np.int32),
+                }
+            )
+            counts["pairs"] += 1
+            counts["cut"] += kept < len(response)
+            counts["tokens"] += len(prompt) + kept
+            counts["response_tokens"] += kept
+            counts["hard_tokens"] += kept if row["pool"] == "hard" else 0
+    parts = []
+    for epoch in range(epochs):
+        path = f"{target}-{epoch:03d}.parquet"
+        by_chunk: dict[int, list[dict[str, Any]]] = {}
+        for row in encoded:
+            key = order_key(row["pair_id"], random_seed, epoch)
+            by_chunk.setdefault(int(key[:12], 16) * n_chunks >> 48, []).append({**row, "key": key})
+        with pq.ParquetWriter(path, _ENCODED, filesystem=fs) as writer:
+            for chunk in by_chunk.values():
+                writer.write_table(pa.Table.from_pylist(chunk, schema=_ENCODED), row_group_size=len(chunk))
+        parts.append(_Part(path, {chunk: group for group, chunk in enumerate(by_chunk)}))
+    return counts, parts
+
+
+def _read_chunk(fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], columns: list[str] | None) -> pa.Table:
+    tables = []
+    for path, row_group in sources:
+        with pq.ParquetFile(path, filesystem=fs) as file:
+            tables.append(file.read_row_group(row_group, columns=columns))
+    table = pa.concat_tables(tables) if tables else _ENCODED.empty_table()
+    return table.sort_by("key")
+
+
+def _bins(chunk: pa.Table, capacity: int) -> list[list[int]]:
+    lengths = pc.add(pc.list_value_length(chunk["prompt"]), pc.list_value_length(chunk["response"]))
+    return best_fit(lengths.to_pylist(), capacity)
+
+
+def _count_sequences(fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], capacity: int) -> int:
+    return len(_bins(_read_chunk(fs, sources, ["key", "prompt", "response"]), capacity))
+
+
+def _write_sequences(
+    fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], capacity: int, start: int, target: str
+) -> None:
+    chunk = _read_chunk(fs, sources, None)
+    prompts, responses = chunk["prompt"].to_pylist(), chunk["response"].to_pylist()
+    pair_ids = chunk["pair_id"].to_pylist()
+    sequences = []
+    for offset, members in enumerate(_bins(chunk, capacity)):
+        pairs = [(prompts[member], responses[member]) for member in members]
+        sequences.append(
+            {
+                "seq_index": start + offset,
+                "input_ids": _joined(pairs, lambda prompt, response: [*prompt, *response]),
+                "labels": _joined(pairs, lambda prompt, response: [*[IGNORED] * len(prompt), *response]),
+                "position_ids": _joined(pairs, lambda prompt, response: [*range(len(prompt) + len(response))]),
+                "pair_ids": [pair_ids[member] for member in members],
+            }
+        )
+    pq.write_table(conform(sequences, PACKED), target, filesystem=fs, row_group_size=SEQUENCES_PER_ROW_GROUP)
+
+
+def _joined(
+    pairs: Sequence[tuple[list[int], list[int]]], ids: Callable[[list[int], list[int]], list[int]]
+) -> list[int]:
+    return [token for prompt, response in pairs for token in ids(prompt, response)]

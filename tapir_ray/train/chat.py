@@ -1,0 +1,127 @@
+"""Conversations as token ids: chat templates by name or file, and prompt and response of a pair.
+
+    tokenizer = load_tokenizer("runs/x/checkpoints/01", config.student)
+    prompt_ids, response_ids = encode_pair(tokenizer, row["messages"], row["response"], config.student.chat_template_kwargs)
+
+The one place that says how a conversation looks to the student, for training, scoring and export alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.config import Student
+from tapir_ray.errors import InputError
+from tapir_ray.records import Message
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+_PROBE = "5f2c91"
+"""A response that no template contains, to find what a template writes after it."""
+
+
+def template_names() -> list[str]:
+    """Names of the shipped chat templates."""
+    return sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+
+
+def resolve_template(name_or_file: str) -> str:
+    """Jinja text of a shipped template, or of a file. Raises InputError where there is neither."""
+    shipped = TEMPLATES / f"{name_or_file}.jinja"
+    if name_or_file in template_names():
+        return shipped.read_text().rstrip("\n")
+    try:
+        return Path(name_or_file).read_text()
+    except OSError as error:
+        raise InputError(
+            f"student.chat_template {name_or_file!r} is neither a readable file nor one of {', '.join(template_names())}"
+        ) from error
+
+
+def load_tokenizer(model: str, student: Student) -> Any:
+    """The tokenizer of `model` (a folder or HF name) with the run's chat template set.
+
+    Raises InputError, with what to set, where there is no tokenizer, no chat template from anywhere or no end token.
+    """
+    from transformers import AutoTokenizer
+
+    revision = student.revision if model == student.model else None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=student.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"student.model: no tokenizer could be loaded from {model}; the folder needs tokenizer.json and "
+            f"tokenizer_config.json beside the weights ({' '.join(str(error).split())[:200]})"
+        ) from error
+    if student.chat_template is not None:
+        tokenizer.chat_template = resolve_template(student.chat_template)
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{model} brings no chat template: set student.chat_template to one of {', '.join(template_names())} or a file"
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer of {model} has no eos_token: name one in its tokenizer_config.json")
+    return tokenizer
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any]) -> list[int]:
+    """Token ids that the student is shown for `messages`, up to where its answer begins."""
+    return _render_ids(tokenizer, messages, chat_template_kwargs, add_generation_prompt=True)
+
+
+def encode_pair(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    response: str,
+    chat_template_kwargs: dict[str, Any],
+    end: list[int] | None = None,
+) -> tuple[list[int], list[int]]:
+    """(prompt ids, response ids): the prompt as the engine shows it; the response ends with the end of turn.
+
+    Where the template renders the whole conversation as a continuation of the prompt, the response is that
+    continuation; else (templates that rewrite earlier turns) it is the response's own tokens and the end of turn.
+    `end` is `end_of_turn(...)`, for callers that encode many pairs.
+    """
+    prompt = encode_prompt(tokenizer, messages, chat_template_kwargs)
+    turns = [*messages, {"role": "assistant", "content": response}]
+    conversation = _render_ids(tokenizer, turns, chat_template_kwargs, add_generation_prompt=False)
+    if end is None:
+        end = end_of_turn(tokenizer, chat_template_kwargs)
+    if conversation[: len(prompt)] == prompt:
+        answer = conversation[len(prompt) :]
+        if end[-1] in answer:
+            return prompt, answer[: len(answer) - answer[::-1].index(end[-1])]
+    return prompt, [*tokenizer(response, add_special_tokens=False)["input_ids"], *end]
+
+
+def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
+    """Token ids that close a response; the last of them is where an engine must stop.
+
+    They are what the template writes after a response, up to its first special token. Where it writes none (a base
+    model's tokenizer without the template's marks) no engine could stop there, and it is eos alone.
+    """
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, **chat_template_kwargs)
+    suffix = text.rpartition(_PROBE)[2]
+    special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
+    ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
+    for position, token in enumerate(ids):
+        if token in special:
+            return ids[: position + 1]
+    return [tokenizer.eos_token_id]
+
+
+def stop_token_ids(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
+    """Ids at which an engine stops (`generation_config.eos_token_id`): the end of turn first, then eos."""
+    return list(dict.fromkeys([end_of_turn(tokenizer, chat_template_kwargs)[-1], tokenizer.eos_token_id]))
+
+
+def _render_ids(
+    tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any], add_generation_prompt: bool
+) -> list[int]:
+    text = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **chat_template_kwargs
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,99 @@
+"""A small student made on the spot: a Llama with random weights and a tokenizer trained on the seed texts.
+
+    create_student(CreateModel(), texts, "runs/x/checkpoints/base", chat_template=None, seed=0)
+
+The tokenizer is a byte-level BPE whose pre-tokenizer splits into words, single digits and single punctuation marks:
+with room for merges every frequent word becomes one token, and bytes stand for what was never seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.config import CreateModel
+from tapir_ray.errors import InputError
+from tapir_ray.train.chat import resolve_template
+
+PAD, END = "<|pad|>", "<|end|>"
+SPECIAL_TOKENS = (PAD, "<|system|>", "<|user|>", "<|assistant|>", END)
+"""Their ids are 0 to 4; the role tokens are what the `plain` template writes."""
+
+WORDS = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+(?!\S)|\s"
+"""A word or a mark takes the space before it along; digits stand alone, so that a number is its digits everywhere."""
+
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+
+def create_student(
+    create: CreateModel, texts: Iterable[str], folder: str, chat_template: str | None, seed: int
+) -> None:
+    """Write a HF folder with model, tokenizer, chat template and generation config; the same seed, the same bytes.
+
+    The vocabulary is as large as the texts have use for, at most `create.vocab_size`. `chat_template` is a name or
+    file as in `student.chat_template`; None is `plain`. Raises InputError where the sizes do not fit together.
+    """
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    if create.hidden_size % create.heads:
+        raise InputError(
+            f"student.create.hidden_size {create.hidden_size} is not a multiple of student.create.heads {create.heads}"
+        )
+    tokenizer = _tokenizer(create, texts, resolve_template(chat_template or "plain"))
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=create.hidden_size,
+        intermediate_size=create.intermediate_size,
+        num_hidden_layers=create.layers,
+        num_attention_heads=create.heads,
+        num_key_value_heads=create.heads,
+        max_position_embeddings=create.max_length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        **ids,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(bos_token_id=None, **ids)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(create: CreateModel, texts: Iterable[str], template: str) -> Any:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if create.vocab_size < SMALLEST_VOCABULARY:
+        raise InputError(
+            f"student.create.vocab_size {create.vocab_size} is too small: the bytes alone need {SMALLEST_VOCABULARY}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=create.vocab_size,
+        min_frequency=2,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=list(SPECIAL_TOKENS[1:-1]),
+        chat_template=template,
+        model_max_length=create.max_length,
+        clean_up_tokenization_spaces=False,
+    )

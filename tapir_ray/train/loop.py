@@ -1,0 +1,320 @@
+"""What a training worker does: DeepSpeed over packed sequences, response tokens only in the loss.
+
+    TorchTrainer(train_worker, train_loop_config=asdict(work), …)    (by train/student.py)
+
+A global batch is a fixed range of sequence indices whatever the number of workers, and its loss is the sum of the
+cross-entropy over its response tokens divided by their number, so workers and micro-batches do not change the steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from tapir_ray.config import Student, Train
+from tapir_ray.errors import StageError
+
+IGNORED = -100
+
+Sequence_ = dict[str, np.ndarray]
+"""A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every worker is told."""
+
+    packed_dir: str
+    fs: pafs.FileSystem
+    init_model: str
+    student: Student
+    train: Train
+    learning_rate: float
+    epochs: int
+    random_seed: int
+    progress: Any
+    """Actor with `put(dict)`, or None."""
+
+
+def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) -> float:
+    """Learning rate of step `step` (from 0) of `steps`: linear warm-up to `peak`, then a cosine towards 0."""
+    warmup = math.ceil(steps * warmup_share)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+class PackedReader:
+    """Sequences of a `packed` table by index; keeps one row group in memory, so ask for rising indices."""
+
+    def __init__(self, packed_dir: str, fs: pafs.FileSystem) -> None:
+        files = fs.get_file_info(pafs.FileSelector(packed_dir))
+        self.fs = fs
+        self.groups: list[tuple[int, str, int]] = []
+        """(index of the first sequence, file, row group) of every row group."""
+        self.sequences = 0
+        self._at = -1
+        self._rows: list[Sequence_] = []
+        for path in sorted(file.path for file in files if file.path.endswith(".parquet")):
+            metadata = pq.read_metadata(path, filesystem=fs)
+            for group in range(metadata.num_row_groups):
+                self.groups.append((self.sequences, path, group))
+                self.sequences += metadata.row_group(group).num_rows
+
+    def __getitem__(self, index: int) -> Sequence_:
+        """Sequence `index` in the order of `seq_index`."""
+        if not 0 <= index < self.sequences:
+            raise IndexError(index)
+        at = max(number for number, (first, _, _) in enumerate(self.groups) if first <= index)
+        first, path, group = self.groups[at]
+        if at != self._at:
+            self._rows = self._read(first, path, group)
+            self._at = at
+        return self._rows[index - first]
+
+    def _read(self, first: int, path: str, group: int) -> list[Sequence_]:
+        with pq.ParquetFile(path, filesystem=self.fs) as file:
+            table = file.read_row_group(group, columns=["seq_index", "input_ids", "labels", "position_ids"])
+        if table["seq_index"][0].as_py() != first:
+            raise StageError(f"{path}: the packed table is not complete (sequence {first} is missing)")
+        columns = {name: table[name] for name in ("input_ids", "labels", "position_ids")}
+        return [
+            {name: column[row].values.to_numpy().astype(np.int64) for name, column in columns.items()}
+            for row in range(len(table))
+        ]
+
+
+def micro_batches(
+    reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
+) -> Iterator[list[Sequence_]]:
+    """This rank's share of global batch `step` in lists of `micro`; beyond the last sequence come empty ones."""
+    empty = {name: np.full(1, value) for name, value in (("input_ids", 0), ("labels", IGNORED), ("position_ids", 0))}
+    indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
+    for start in range(0, len(indices), micro):
+        yield [reader[i] if i < reader.sequences else empty for i in indices[start : start + micro]]
+
+
+def micro_batch_size(train: Train, world: int) -> int:
+    """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch`."""
+    share = train.global_batch // world
+    return max(size for size in range(1, min(share, train.micro_batch) + 1) if share % size == 0)
+
+
+def collate(rows: Sequence[Sequence_], one_row: bool) -> dict[str, Any]:
+    """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
+
+    Positions restart with every conversation and with the padding, which is how transformers tells conversations
+    apart when no attention mask is given: each then attends to itself only.
+    """
+    import torch
+
+    if one_row:
+        return {name: torch.from_numpy(np.concatenate([row[name] for row in rows]))[None] for name in rows[0]}
+    longest = max(len(row["input_ids"]) for row in rows)
+    batch = {name: np.zeros((len(rows), longest), np.int64) for name in rows[0]}
+    batch["labels"][:] = IGNORED
+    for number, row in enumerate(rows):
+        length = len(row["input_ids"])
+        for name, values in row.items():
+            batch[name][number, :length] = values
+        batch["position_ids"][number, length:] = np.arange(longest - length)
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def response_loss(model: Any, batch: dict[str, Any]) -> Any:
+    """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
+    neighbour. Logits are computed only at positions where some row of the batch has a response token.
+    """
+    import torch.nn.functional as functional
+
+    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    keep = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    if len(keep) == 0:
+        keep = keep.new_zeros(1)
+    output = model(
+        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, logits_to_keep=keep
+    )
+    logits = output.logits.float()
+    return functional.cross_entropy(
+        logits.flatten(0, 1), targets[:, keep].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
+    micro = micro_batch_size(train, world)
+    config: dict[str, Any] = {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": train.global_batch // world // micro,
+        "gradient_clipping": train.gradient_clipping,
+        "zero_optimization": {"stage": train.zero_stage},
+        "bf16": {"enabled": train.precision == "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+    if train.zero_stage == 3:
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    return config
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train, then report once: `result` as metrics, and from rank 0 the HF folder as checkpoint.
+
+    Raises StageError naming the step where the loss is not a finite number.
+    """
+    import ray.train
+
+    work: Work = config["work"]
+    engine, device = _engine(work)
+    result = _train(engine, device, work)
+    context = ray.train.get_context()
+    with tempfile.TemporaryDirectory() as folder:
+        _save(engine, work, folder, context.get_world_rank())
+        checkpoint = ray.train.Checkpoint.from_directory(folder) if context.get_world_rank() == 0 else None
+        ray.train.report(result, checkpoint=checkpoint)
+
+
+def _engine(work: Work) -> tuple[Any, Any]:
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import ray.train
+    import ray.train.torch
+    from transformers import AutoModelForCausalLM
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    context = ray.train.get_context()
+    torch.manual_seed(work.random_seed)
+    if torch.cuda.is_available():
+        device = ray.train.torch.get_device()
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    train, student = work.train, work.student
+    model = AutoModelForCausalLM.from_pretrained(
+        work.init_model,
+        revision=student.revision if work.init_model == student.model else None,
+        dtype=getattr(torch, train.precision),
+        attn_implementation=train.attention,
+        trust_remote_code=student.trust_remote_code,
+    )
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    other = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}],
+        lr=work.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    engine, *_ = deepspeed.initialize(
+        model=model.to(device), optimizer=optimizer, config=deepspeed_config(train, context.get_world_size())
+    )
+    return engine, device
+
+
+def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
+    """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank."""
+    import ray.train
+    import torch
+
+    train = work.train
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    reader = PackedReader(work.packed_dir, work.fs)
+    steps = math.ceil(reader.sequences / train.global_batch)
+    micro = micro_batch_size(train, world)
+    scale = world * (train.global_batch // world // micro)
+    losses: list[float] = []
+    tokens = response_tokens = 0
+    started = reported = time.time()
+    for step in range(steps):
+        rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_share)
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        rows = list(micro_batches(reader, step, train.global_batch, rank, world, micro))
+        counts = torch.tensor(
+            [
+                sum(int((row["labels"] != IGNORED).sum()) for part in rows for row in part),
+                sum(len(row["labels"]) for part in rows for row in part),
+            ],
+            dtype=torch.float64,
+            device=device,
+        )
+        torch.distributed.all_reduce(counts)
+        in_loss, seen = (int(count) for count in counts.tolist())
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for part in rows:
+            batch = {name: t.to(device) for name, t in collate(part, train.attention == "flash_attention_2").items()}
+            loss = response_loss(engine, batch)
+            # DeepSpeed takes the mean over ranks and micro-batches; we want the sum over tokens of the global batch.
+            engine.backward(loss * (scale / max(1, in_loss)))
+            engine.step()
+            total += loss.detach()
+        torch.distributed.all_reduce(total)
+        losses.append(total.item() / max(1, in_loss))
+        if not math.isfinite(losses[-1]):
+            raise StageError(
+                f"the loss is {losses[-1]} at step {step + 1} of {steps} (learning rate {rate:.2e}): lower "
+                "train.learning_rate, or set train.gradient_clipping or train.precision float32"
+            )
+        tokens += seen
+        response_tokens += in_loss
+        if work.progress is not None and rank == 0 and (time.time() - reported > 1.0 or step in (0, steps - 1)):
+            reported = time.time()
+            work.progress.put.remote(
+                {
+                    "step": step + 1,
+                    "steps": steps,
+                    "epoch": step * work.epochs // steps + 1,
+                    "loss": losses[-1],
+                    "learning_rate": rate,
+                    "tokens": tokens,
+                    "tokens_per_second": tokens / max(1e-9, reported - started),
+                }
+            )
+    return {
+        "steps": steps,
+        "sequences": reader.sequences,
+        "tokens": tokens,
+        "response_tokens": response_tokens,
+        "losses": losses,
+        "started": started,
+        "seconds": time.time() - started,
+    }
+
+
+def _save(engine: Any, work: Work, folder: str, rank: int) -> None:
+    """Write the HF folder on rank 0; a collective call, because ZeRO-3 has the weights in pieces."""
+    from tapir_ray.train.chat import load_tokenizer, stop_token_ids
+
+    if work.train.zero_stage == 3:
+        weights = engine._zero3_consolidated_16bit_state_dict()
+    else:
+        weights = engine.module.state_dict() if rank == 0 else None
+    if rank != 0:
+        return
+    tokenizer = load_tokenizer(work.init_model, work.student)
+    model = engine.module
+    stops = stop_token_ids(tokenizer, work.student.chat_template_kwargs)
+    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,167 @@
+"""Fine-tune the student: Ray Train with DeepSpeed workers, from a packed table to a HF folder.
+
+    result = train_student("runs/x/rounds/01/packed", fs, "runs/x/checkpoints/00", "runs/x/checkpoints/01",
+                           "runs/x/ray_train", "x-01-a1", config.student, config.train, config.resources, …)
+
+Several trainings may run at once in one driver, each in its own thread and under its own name.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import ray
+
+from tapir_ray.config import Resources, Student, Train
+from tapir_ray.errors import StageError
+from tapir_ray.train.loop import Work, train_worker
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did."""
+
+    steps: int
+    sequences: int
+    tokens: int
+    """Tokens of all sequences, padding not counted."""
+    response_tokens: int
+    """The ones in the loss."""
+    first_loss: float
+    last_loss: float
+    losses: list[float]
+    """Mean cross-entropy (nats a response token) of each global batch, before its step."""
+    seconds: float
+    """From the first step to the last."""
+    startup_seconds: float
+    """From the call to the first step."""
+    checkpoint: str
+    """The HF folder."""
+
+
+class Mailbox:
+    """Holds what rank 0 says until the driver asks for it."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Keep a message."""
+        self.messages.append(message)
+
+    def take(self) -> list[dict[str, Any]]:
+        """Messages since the last call."""
+        messages, self.messages = self.messages, []
+        return messages
+
+
+def train_student(
+    packed_dir: str,
+    fs: pafs.FileSystem,
+    init_model: str,
+    out_dir: str,
+    storage_dir: str,
+    name: str,
+    student: Student,
+    train: Train,
+    resources: Resources,
+    epochs: int,
+    learning_rate: float,
+    random_seed: int,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
+    """Train `init_model` once through the packed table and write the new student to the local folder `out_dir`.
+
+    `packed_dir` and `storage_dir` (Ray Train's own files, removed again) are paths on `fs`; `name` must be new for
+    every round and attempt, or Ray Train takes up the older run. The table already holds `epochs` epochs. `on_progress`
+    is called from this thread about once a second. Raises StageError when the training fails.
+    """
+    import ray.train
+    import ray.train.torch
+
+    called = time.time()
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote() if on_progress else None
+    work = Work(packed_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox)
+    workers = resources.train
+    claims = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"work": work},
+        torch_config=ray.train.torch.TorchConfig(backend=_backend(workers.gpus)),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.replicas,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=claims,
+            accelerator_type=workers.accelerator_type,
+        ),
+        run_config=ray.train.RunConfig(name=name, storage_path=storage_dir, storage_filesystem=fs),
+    )
+    result = _fit(trainer, mailbox, on_progress)
+    metrics = result.metrics
+    checkpoint = result.checkpoint
+    shutil.rmtree(out_dir, ignore_errors=True)
+    Path(out_dir).parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.to_directory(out_dir)
+    fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
+    losses = metrics["losses"]
+    return TrainResult(
+        steps=metrics["steps"],
+        sequences=metrics["sequences"],
+        tokens=metrics["tokens"],
+        response_tokens=metrics["response_tokens"],
+        first_loss=losses[0],
+        last_loss=losses[-1],
+        losses=losses,
+        seconds=metrics["seconds"],
+        startup_seconds=metrics["started"] - called,
+        checkpoint=out_dir,
+    )
+
+
+def _backend(gpus: float) -> str:
+    """NCCL for GPUs, gloo for CPUs, also where a cluster only counts logical GPUs that no node really has."""
+    have = ray.cluster_resources()
+    real = any(key.startswith("accelerator_type:") for key in have)
+    return "nccl" if gpus > 0 and (real or not have.get("GPU")) else "gloo"
+
+
+def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], None] | None) -> Any:
+    """`trainer.fit()` in a thread of its own, because in the main thread it takes over the SIGINT handler."""
+    outcome: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
+    thread = threading.Thread(target=_run, args=(trainer, outcome), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        if on_progress is not None:
+            for message in ray.get(mailbox.take.remote()):
+                on_progress(message)
+    result, error = outcome.get()
+    if error is not None:
+        raise StageError(f"training failed: {_cause(error)}") from error
+    return result
+
+
+def _run(trainer: Any, outcome: queue.Queue[tuple[Any, Exception | None]]) -> None:
+    try:
+        outcome.put((trainer.fit(), None))
+    except Exception as error:
+        outcome.put((None, error))
+
+
+def _cause(error: Exception) -> str:
+    """The sentence of the worker that failed first on purpose, else the last line of the first failure."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    chosen = next((cause for cause in causes if isinstance(cause, StageError)), causes[0])
+    lines = str(chosen).strip().splitlines()
+    return lines[-1] if lines else type(chosen).__name__
