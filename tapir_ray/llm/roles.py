@@ -1,0 +1,272 @@
+"""Teacher and judge (and a student behind an endpoint) as Ray Data stages: each row asks what it needs to.
+
+    with Roles(config, run_id, simulator_url) as roles:
+        roles.check()
+        scored = roles.ask(rows, function, records.SCORED)     # one output row for each input row
+        roles.usage()
+
+An engine `openai` is a URL; an engine `vllm` is a server on loopback that lives while the roles are open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import openai
+import pyarrow as pa
+import ray
+import ray.data
+
+from tapir_ray import records
+from tapir_ray.config import Config, Endpoint
+from tapir_ray.errors import InputError
+from tapir_ray.llm import serve, usage
+from tapir_ray.llm.openai import Client, Secret, Target, connect, headers
+
+Row = dict[str, Any]
+AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
+"""A picklable async function of (clients by role, row) that returns the output row."""
+
+SIMULATOR = "simulator"
+"""The `base_url` that names the simulator of the config."""
+
+
+class Roles:
+    """The endpoints of a run, what may be asked of them and what was used. A context manager."""
+
+    def __init__(self, config: Config, run_id: str, simulator_url: str | None = None) -> None:
+        """Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given."""
+        self._config = config
+        self._run_id = run_id
+        self._simulator_url = simulator_url
+        self._endpoints = _endpoints(config)
+        self._actor: Any | None = None
+        self._servers: dict[str, Any] = {}
+        self._urls: dict[str, str] = {}
+        self._last_usage: dict[str, dict[str, float]] = {}
+        self._last_counts: list[tuple[str, usage.Count]] = []
+        for role, endpoint in self._endpoints.items():
+            if endpoint.base_url == SIMULATOR and simulator_url is None:
+                raise InputError(f"{role}.base_url is '{SIMULATOR}' but no simulator runs: add a simulator section")
+
+    def __enter__(self) -> Roles:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Start the usage actor and the local servers; goes on counting where a `close` left off.
+
+        Raises StageError where a server does not start, with the end of its log.
+        """
+        accounts = {
+            role: usage.Account(self._group(role), endpoint.limits, endpoint.price)
+            for role, endpoint in self._endpoints.items()
+        }
+        self._actor = usage.start(self._run_id, accounts, self._config.budget)
+        ray.get(self._actor.record.remote(self._last_counts))
+        try:
+            for role, endpoint in self._endpoints.items():
+                if endpoint.engine == "vllm" and self._group(role) == role:
+                    claim = getattr(self._config.resources, role)
+                    self._servers[role], self._urls[role] = serve.start(endpoint, claim, f"{self._run_id}-{role}")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the servers and the usage actor; `usage` keeps answering."""
+        for server in self._servers.values():
+            serve.stop(server)
+        self._servers, self._urls = {}, {}
+        if self._actor is not None:
+            self._last_usage = self.usage()
+            self._last_counts = ray.get(self._actor.counts.remote())
+            ray.kill(self._actor)
+            self._actor = None
+
+    def check(self) -> None:
+        """Every key variable exists, every endpoint answers, every local model folder can be served.
+
+        Needs no Ray and spends nothing. Raises InputError that names the key and what to change.
+        """
+        for role, endpoint in self._endpoints.items():
+            if self._group(role) != role:
+                continue
+            if endpoint.engine == "vllm":
+                serve.check_model(endpoint.model, f"{role}.model")
+            else:
+                asyncio.run(_check_endpoint(self._target(role)))
+
+    def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
+        """`function` of every row, as rows of `schema`; lazy, in no fixed order.
+
+        Rows are asked in small blocks, several at once, so no block waits for another and a next stage starts early. A
+        row whose function raises becomes a failed row with the exception as its reason. At most
+        `limits.in_flight` requests of a group run at once in this stage, split over `resources.request_workers`.
+        """
+        if self._actor is None:
+            raise RuntimeError("open the roles first")
+        resources = self._config.resources
+        workers = resources.request_workers
+        targets = [self._target(role) for role in self._endpoints]
+        in_flight = max(1, max(target.endpoint.limits.in_flight for target in targets) // workers)
+        block_rows = max(1, min(32, in_flight // 4))
+        # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
+        blocks_at_once = max(2, 2 * in_flight // block_rows)
+        # The identity map gives the repartition, which it is fused with, its fraction of a CPU.
+        small = rows.map_batches(
+            _identity, batch_size=None, batch_format="pyarrow", num_cpus=resources.stage_cpus
+        ).repartition(target_num_rows_per_block=block_rows)
+        return small.map_batches(
+            Asker,
+            fn_constructor_kwargs={
+                "function": function,
+                "schema": schema,
+                "targets": targets,
+                "usage_actor": self._actor,
+                "leased": self._leased(),
+                "workers": workers,
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=resources.stage_cpus,
+            compute=ray.data.ActorPoolStrategy(
+                size=workers,
+                max_tasks_in_flight_per_actor=blocks_at_once,
+                max_concurrent_calls_per_actor=blocks_at_once,
+                enable_true_multi_threading=True,
+            ),
+            **serve.beside(self._servers),
+        )
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """By role: requests, tokens (input, cached, output, reasoning: `input_tokens` …), failed, cost (US dollars)."""
+        return self._last_usage if self._actor is None else ray.get(self._actor.snapshot.remote())
+
+    def usage_by_kind(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By role and kind of request (label, expand, respond, rewrite, judge, …), the same numbers without cost."""
+        if self._actor is None:
+            raise RuntimeError("open the roles first")
+        return ray.get(self._actor.by_kind.remote())
+
+    def budget_used_up(self) -> bool:
+        """Whether the budget is reached: no request has been sent since."""
+        return self._actor is not None and ray.get(self._actor.exhausted.remote())
+
+    def _group(self, role: str) -> str:
+        return "teacher" if role == "judge" and self._config.judge.same_as == "teacher" else role
+
+    def _leased(self) -> frozenset[str]:
+        budget = self._config.budget
+        if budget.max_cost is not None or budget.max_tokens is not None:
+            return frozenset(self._endpoints)
+        limits = {role: endpoint.limits for role, endpoint in self._endpoints.items()}
+        return frozenset(role for role, limit in limits.items() if limit.requests_per_minute or limit.tokens_per_minute)
+
+    def _target(self, role: str) -> Target:
+        endpoint, group = self._endpoints[role], self._group(role)
+        if endpoint.engine == "vllm":
+            return Target(role, endpoint, self._urls[group], None, group)
+        if endpoint.base_url == SIMULATOR:
+            return Target(role, endpoint, f"{self._simulator_url}/v1", None, group)
+        return Target(role, endpoint, endpoint.base_url, _key(f"{group}.api_key_env", endpoint.api_key_env), group)
+
+
+class Asker:
+    """The worker of `Roles.ask`: an event loop in a thread, and a client for each role."""
+
+    def __init__(
+        self,
+        function: AskRow,
+        schema: pa.Schema,
+        targets: list[Target],
+        usage_actor: Any | None,
+        leased: frozenset[str],
+        workers: int,
+    ) -> None:
+        self._function = function
+        self._schema = schema
+        self._meter = usage.Meter(usage_actor, leased)
+        groups = {
+            target.group: asyncio.Semaphore(max(1, target.endpoint.limits.in_flight // workers)) for target in targets
+        }
+        self._clients = {target.role: Client(target, self._meter, groups[target.group]) for target in targets}
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The block's rows after `function`; called from several threads at once."""
+        return asyncio.run_coroutine_threadsafe(self._ask(block.to_pylist()), self._loop).result()
+
+    async def _ask(self, rows: list[Row]) -> pa.Table:
+        tables = await asyncio.gather(*(self._ask_row(row) for row in rows))
+        await self._meter.flush()
+        return pa.concat_tables(tables) if tables else self._schema.empty_table()
+
+    async def _ask_row(self, row: Row) -> pa.Table:
+        try:
+            return records.conform([await self._function(self._clients, dict(row))], self._schema)
+        except Exception as error:
+            # One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            return records.conform([{**row, "status": records.FAILED, "reason": reason}], self._schema)
+
+
+def _identity(block: pa.Table) -> pa.Table:
+    return block
+
+
+def _endpoints(config: Config) -> dict[str, Endpoint]:
+    endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
+    student = config.student
+    if student.engine == "openai":
+        endpoints["student"] = Endpoint(
+            model=student.model or "",
+            base_url=student.base_url,
+            api_key_env=student.api_key_env,
+            sampling=student.sampling,
+        )
+    return endpoints
+
+
+def _key(config_key: str, variable: str | None) -> Secret | None:
+    """Raises InputError where the named environment variable is missing or empty."""
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise InputError(
+            f"{config_key}: the environment variable {variable} is not set; set it, or write null for no key"
+        )
+    return Secret(value)
+
+
+async def _check_endpoint(target: Target) -> None:
+    """Raises InputError where the endpoint does not answer or refuses the key. A missing model list is no error."""
+    where = f"{target.role}.base_url {target.base_url or 'https://api.openai.com/v1'}"
+    client = connect(target).with_options(timeout=min(20.0, target.endpoint.timeout_s))
+    try:
+        await client.models.list(extra_headers=headers(target))
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise InputError(
+            f"{where} refuses the key (HTTP {error.status_code}); "
+            f"correct the variable that {target.role}.api_key_env names"
+        ) from None
+    except openai.APIConnectionError as error:
+        cause = type(error.__cause__ or error).__name__
+        raise InputError(f"{where} cannot be reached ({cause}); correct the URL or start the server") from None
+    except openai.APIStatusError as error:
+        if error.status_code >= 500:
+            raise InputError(f"{where} answers HTTP {error.status_code}; try again when it is up") from None
+    finally:
+        await client.close()

@@ -1,0 +1,187 @@
+"""A model served by vLLM behind the OpenAI protocol on loopback, for as long as a run needs it.
+
+    with serving(Endpoint(engine="vllm", model=folder), log) as url: ...      # without Ray
+    server, url = start(endpoint, Replicas(gpus=1), "run-teacher")            # claims its resources of Ray
+
+The server is a process of its own on this node; it ends with the one that started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tapir_ray.config import Endpoint, Replicas
+from tapir_ray.errors import InputError, StageError
+
+START_TIMEOUT_S = 900.0
+_PR_SET_PDEATHSIG = 1
+
+
+def check_model(model: str, key: str) -> None:
+    """Raises InputError where `model` is a local folder that vLLM cannot serve; a hub name is not looked up."""
+    folder = Path(model)
+    if not folder.is_dir():
+        if folder.is_absolute() or model.startswith("."):
+            raise InputError(f"{key} {model} is not a folder")
+        return
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{key} {model} has no config.json: name a folder that save_pretrained wrote")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(f"{key} {model} has no tokenizer: save the tokenizer into the same folder")
+
+
+def command(endpoint: Endpoint, port: int, tensor_parallel: int = 1) -> list[str]:
+    """The command line of the server; `engine_kwargs` become its flags, so they win over ours."""
+    flags: dict[str, Any] = {
+        "model": endpoint.model,
+        "served_model_name": endpoint.model,
+        "host": "127.0.0.1",
+        "port": port,
+        "max_model_len": endpoint.max_model_len,
+        "tensor_parallel_size": tensor_parallel,
+        "trust_remote_code": endpoint.trust_remote_code,
+        **endpoint.engine_kwargs,
+    }
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    for name, value in flags.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(flag)
+        elif value is not False and value is not None:
+            words += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
+    return words
+
+
+@contextmanager
+def serving(endpoint: Endpoint, log: Path, tensor_parallel: int = 1) -> Iterator[str]:
+    """The base URL of a server of `endpoint.model`, once it answers; gone afterwards.
+
+    Raises StageError with the end of its log where it ends or does not answer in time.
+    """
+    process, url = _spawn(endpoint, log, tensor_parallel)
+    try:
+        _wait(process, url, log, endpoint.model)
+        yield url
+    finally:
+        _end(process)
+
+
+class Server:
+    """The Ray actor around a server: it claims the CPUs and GPUs, and the server dies with it."""
+
+    def __init__(self, endpoint: Endpoint, log: Path, tensor_parallel: int) -> None:
+        self._endpoint, self._log = endpoint, log
+        self._process, self._url = _spawn(endpoint, log, tensor_parallel)
+
+    def url(self) -> str:
+        """The base URL, once the server answers. Raises StageError."""
+        _wait(self._process, self._url, self._log, self._endpoint.model)
+        return self._url
+
+    def stop(self) -> None:
+        """End the server."""
+        _end(self._process)
+
+
+def start(endpoint: Endpoint, claim: Replicas, name: str) -> tuple[Any, str]:
+    """(actor, base URL) of a server on this node with the claimed resources, once it answers. Raises StageError."""
+    log = Path(tempfile.mkdtemp(prefix="tapir-vllm-")) / f"{name}.log"
+    actor: Any = (
+        ray.remote(Server)
+        .options(
+            num_cpus=claim.cpus,
+            num_gpus=claim.gpus * claim.tensor_parallel,
+            accelerator_type=claim.accelerator_type,
+            scheduling_strategy=_this_node(),
+        )
+        .remote(endpoint, log, claim.tensor_parallel)
+    )
+    try:
+        return actor, ray.get(actor.url.remote())
+    except ray.exceptions.RayTaskError as error:
+        stop(actor)
+        raise error.cause from None
+    except BaseException:
+        stop(actor)
+        raise
+
+
+def stop(server: Any) -> None:
+    """End a server that `start` started; also one whose actor is dead already."""
+    with suppress(ray.exceptions.RayError):
+        ray.get(server.stop.remote(), timeout=60)
+    ray.kill(server)
+
+
+def beside(servers: Mapping[str, Any]) -> dict[str, Any]:
+    """Ray options of a worker that must reach these servers: on this node, since they listen on loopback only."""
+    return {"scheduling_strategy": _this_node()} if servers else {}
+
+
+def _this_node() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _spawn(endpoint: Endpoint, log: Path, tensor_parallel: int) -> tuple[subprocess.Popen[bytes], str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(endpoint, port, tensor_parallel),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+    return process, f"http://127.0.0.1:{port}/v1"
+
+
+def _die_with_parent() -> None:
+    # SIGTERM lets the API server take its engine process down with it.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path, model: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with opener.open(f"{url}/models", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.3)
+    what = "does not answer" if process.poll() is None else f"ended with status {process.returncode}"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    raise StageError(f"the vLLM server of {model} {what}; the end of {log}:\n{tail}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=20)
+    try:
+        # The engine is a process of the server's session: what is left of it ends here.
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait(timeout=20)

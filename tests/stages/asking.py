@@ -1,0 +1,52 @@
+"""What the tests of the asking stages share: rows, a config that points at a test endpoint, opened roles."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray import records
+from tapir_ray.config import Config, parse
+from tapir_ray.llm.roles import Roles
+
+
+def config_for(url: str, **sections: Any) -> Config:
+    """A config whose teacher and judge are at `url`; `judge`, `teacher`, … add keys to their sections."""
+    judge = {"same_as": "teacher", **sections.pop("judge", {})}
+    teacher = {"model": "m", "base_url": url, "api_key_env": None, "max_attempts": 2, **sections.pop("teacher", {})}
+    return parse(
+        {
+            "name": "test",
+            "seed_data": {"path": "seed.jsonl"},
+            "student": {"create": {}},
+            "teacher": teacher,
+            "judge": judge,
+            **sections,
+        }
+    )
+
+
+def opened(config: Config, simulator_url: str | None = None) -> Roles:
+    """Roles of a run of their own, to be used in a `with`."""
+    return Roles(config, f"test-{uuid.uuid4().hex[:8]}", simulator_url)
+
+
+def instruction(text: str, **values: Any) -> dict[str, Any]:
+    """A row of one user turn with its id, ok unless said otherwise."""
+    messages = [{"role": "user", "content": text}]
+    return {
+        "instruction_id": records.instruction_id(messages),
+        "messages": messages,
+        "task": "Math",
+        "split": "seed",
+        "status": "ok",
+        **values,
+    }
+
+
+def dataset(rows: list[dict[str, Any]], schema: pa.Schema = records.SCORED) -> ray.data.Dataset:
+    """`rows` as a dataset of `schema`."""
+    return ray.data.from_arrow(records.conform(rows, schema))

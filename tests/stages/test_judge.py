@@ -1,0 +1,144 @@
+"""The judge stage over real HTTP: signs, both orders, repeats, replies without scores; and the parser by property."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_ray import records
+from tapir_ray.stages.judge import judge, parse_scores
+from tests.llm.endpoint import Answer, Fault, running
+from tests.stages.asking import config_for, dataset, instruction, opened
+
+SCORE = st.one_of(st.integers(1, 10), st.decimals(1, 10, places=1))
+
+
+@given(a=SCORE, b=SCORE, before=st.text(max_size=60), form=st.sampled_from(
+    ["Scores: {} {}", "**Scores: {} {}**", "scores: {}, {}", "  Scores:{}/10 {}/10", "Scores: {} and {}.", "# Score: <{}> <{}>",
+     "Scores: {} out of 10, {} out of 10", "**Scores:** {} | {}", "Scores: [{}] [{}] (the first is better)"]
+))  # fmt: skip
+def test_the_line_with_the_scores_is_found(a: Any, b: Any, before: str, form: str) -> None:
+    text = f"Scores: 1 1\n{before}\n{form.format(a, b)}\n"
+    assert parse_scores(text, 2) == (float(a), float(b))
+
+
+@given(st.text(max_size=200))
+def test_no_text_gives_scores_outside_the_scale(text: str) -> None:
+    for count in (1, 2):
+        scores = parse_scores(text, count)
+        assert scores is None or (len(scores) == count and all(1 <= score <= 10 for score in scores))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "8 9",
+        "Scores: 8",
+        "Scores: 8 9 7",
+        "Scores: 11 3",
+        "Scores: 0 3",
+        "Scores: eight nine",
+        "Scores: 5 5\nScores: 0 9",
+    ],
+)
+def test_no_scores_rather_than_wrong_ones(text: str) -> None:
+    assert parse_scores(text, 2) is None
+
+
+def test_one_score() -> None:
+    assert parse_scores("It is fine.\n**Score: 7.5**", 1) == (7.5,)
+    assert parse_scores("Score: 8/10", 1) == (8.0,)
+    assert parse_scores("Score: 8 9", 1) is None
+
+
+def length_judge(body: dict[str, Any], attempt: int) -> str:
+    """One point for every letter of an answer, and one more for whichever stands first."""
+    prompt = body["messages"][0]["content"]
+    answers = [text.strip() for text in re.findall(r"<answer(?:_\d)?>\n(.*?)\n</answer", prompt, re.DOTALL)]
+    scores = [max(1, len(answer)) for answer in answers]
+    if len(scores) == 1:
+        return f"Fine.\nScore: {scores[0]}"
+    return f"Fine.\nScores: {scores[0] + 1} {scores[1]}"
+
+
+def answered(count: int = 6, **changes: Any) -> list[dict[str, Any]]:
+    return [
+        instruction(
+            f"Question {number}?", response="four", student_response="ab", finish_reason="stop", times_trained=2
+        )
+        | changes
+        for number in range(count)
+    ]
+
+
+def judged(answer: Answer, rows: list[dict[str, Any]], **judge_settings: Any) -> tuple[dict[str, dict[str, Any]], Any]:
+    """Scored rows by id, and the endpoint's log."""
+    with running(answer) as seen:
+        config = config_for(seen.url, judge=judge_settings)
+        with opened(config) as roles:
+            table = judge(dataset(rows), config, roles, random_seed=3).take_all()
+            seen.usage = roles.usage()
+    assert len(table) == len(rows)
+    return {row["instruction_id"]: row for row in table}, seen
+
+
+def test_both_orders_cancel_the_bias_and_keep_the_gap(ray_local: None) -> None:
+    rows, seen = judged(length_judge, answered(), repeat_share=0.0)
+    for row in rows.values():
+        assert (row["teacher_score"], row["student_score"], row["mfd"]) == (4.5, 2.5, 2.0)
+        assert row["position_gap"] == 2.0 and row["repeat_mfd"] is None and row["times_trained"] == 2
+        assert (row["response_chars"], row["student_response_chars"]) == (4, 2)
+        assert row["status"] == "ok"
+    assert len(seen.requests) == 12 and seen.usage["judge"]["requests"] == 12
+    assert seen.usage["teacher"]["requests"] == 0
+
+
+def test_one_order_keeps_the_bias(ray_local: None) -> None:
+    rows, seen = judged(length_judge, answered(3), both_orders=False, repeat_share=1.0)
+    for row in rows.values():
+        assert row["mfd"] == 3.0 and row["position_gap"] is None and row["repeat_mfd"] == 3.0
+    assert len(seen.requests) == 6 and len({body["seed"] for body in seen.requests}) == 6
+
+
+def test_pointwise_and_an_empty_answer(ray_local: None) -> None:
+    rows, seen = judged(length_judge, answered(2, student_response=""), mode="pointwise", repeat_share=0.0)
+    assert all((row["teacher_score"], row["student_score"]) == (4.0, 1.0) for row in rows.values())
+    assert len(seen.requests) == 4
+
+
+def test_replies_without_scores_are_asked_again_and_then_fail(ray_local: None) -> None:
+    seeds_seen: dict[str, set[int]] = {}
+
+    def forgetful(body: dict[str, Any], attempt: int) -> str:
+        prompt = body["messages"][0]["content"]
+        seeds = seeds_seen.setdefault(prompt, set())
+        seeds.add(body["seed"])
+        if "Question 0?" in prompt:
+            return "I would rather not say."
+        return "Scores: 6 5" if len(seeds) > 1 else "Scores: many"
+
+    rows, _ = judged(forgetful, answered(2), repeat_share=0.0, parse_attempts=3)
+    first, second = (rows[row["instruction_id"]] for row in answered(2))
+    assert (first["status"], first["reason"], first["mfd"]) == ("failed", "unparseable_scores", None)
+    assert second["status"] == "ok" and second["mfd"] == 0.0
+    assert sorted(len(seeds) for seeds in seeds_seen.values()) == [2, 2, 3, 3]
+
+
+def test_rows_without_an_answer_to_compare_pass_untouched_and_failures_are_rows(ray_local: None) -> None:
+    rows = [
+        instruction("No response?", student_response="a"),
+        instruction("Filtered?", response="b", status="filtered", reason="duplicate"),
+        instruction("Judged?", response="b", student_response="a"),
+    ]
+    scored, seen = judged(lambda body, n: Fault(400, "too long"), rows)
+    untouched = scored[rows[0]["instruction_id"]], scored[rows[1]["instruction_id"]]
+    assert [row["status"] for row in untouched] == ["ok", "filtered"] and untouched[1]["reason"] == "duplicate"
+    failed = scored[rows[2]["instruction_id"]]
+    assert failed["status"] == "failed" and failed["reason"].startswith("BadRequestError: ")
+    assert seen.usage["judge"]["failed"] == len(seen.requests) == 2
+    assert list(failed) == records.SCORED.names
