@@ -1,0 +1,248 @@
+"""The curriculum actor: the single owner of a run's state across rounds, in the run's storage.
+
+    curriculum = start("s3://bucket/runs/a", "a", config.model_dump_json(), attempt=1)
+    curriculum.observe(1, stats)
+    plan = curriculum.plan(1)
+    mix = curriculum.plan_mix(1, capacities)
+    remove(curriculum)
+
+The files are the truth and the actor a cache of them: every change is a new object RUN/state/ATTEMPT-VERSION.json,
+never renamed nor written twice, of which the last readable one holds. So the actor may die at any moment, and an object
+cut short by that is passed over. A driver has an attempt number; as soon as a later one has started, on this cluster
+or another, the calls of an earlier one are refused. Every operation may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from pyarrow import fs
+
+from tapir_ray.config import Config
+from tapir_ray.curriculum import tasks
+from tapir_ray.curriculum.plan import Mix, Plan, make_mix, make_plan
+from tapir_ray.curriculum.quotas import Cell
+from tapir_ray.curriculum.stats import ScoreStats
+from tapir_ray.errors import InputError, StageError
+
+NAMESPACE = "tapir"
+
+
+class StateFiles:
+    """The versions of a run's state as immutable objects in one folder (a path or a URI)."""
+
+    def __init__(self, run_uri: str) -> None:
+        if "://" in run_uri:
+            self.filesystem, root = fs.FileSystem.from_uri(run_uri)
+        else:
+            self.filesystem, root = fs.LocalFileSystem(), run_uri
+        self.folder = f"{root.rstrip('/')}/state"
+        self.filesystem.create_dir(self.folder, recursive=True)
+
+    def versions(self) -> list[tuple[int, int]]:
+        """(attempt, version) of every object, rising."""
+        names = [entry.base_name for entry in self.filesystem.get_file_info(fs.FileSelector(self.folder))]
+        parts = [name.removesuffix(".json").split("-") for name in names if name.endswith(".json")]
+        return sorted((int(attempt), int(version)) for attempt, version in parts)
+
+    def latest(self) -> dict[str, Any] | None:
+        """The content of the last object that was written to its end; None where there is none."""
+        for attempt, version in reversed(self.versions()):
+            with self.filesystem.open_input_stream(self._path(attempt, version)) as stream:
+                try:
+                    found: dict[str, Any] = json.loads(stream.read())
+                except ValueError:
+                    continue  # cut short by the death of its writer
+            return found
+        return None
+
+    def write(self, attempt: int, content: Mapping[str, Any]) -> None:
+        """A new version. Raises StageError where a later attempt has written one."""
+        versions = self.versions()
+        if versions and versions[-1][0] > attempt:
+            raise StageError(_refusal(attempt, versions[-1][0]))
+        version = versions[-1][1] + 1 if versions and versions[-1][0] == attempt else 0
+        with self.filesystem.open_output_stream(self._path(attempt, version)) as stream:
+            stream.write(json.dumps(content, indent=1).encode())
+
+    def _path(self, attempt: int, version: int) -> str:
+        return f"{self.folder}/{attempt:05d}-{version:06d}.json"
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Curriculum:
+    """State: {"config": hash, "seed_counts": {task: n}, "rounds": {round: {"stats", "plan", "mix"}}}.
+
+    Every method takes the caller's attempt first; StageError for one that a later attempt has overtaken.
+    """
+
+    def __init__(self, run_uri: str, config_json: str) -> None:
+        self.config = Config.model_validate_json(config_json)
+        self.files = StateFiles(run_uri)
+        versions = self.files.versions()
+        self.attempt = versions[-1][0] if versions else 0
+        self.state = self.files.latest() or {"config": self.config.digest(), "seed_counts": {}, "rounds": {}}
+
+    def claim(self, attempt: int, config_hash: str) -> None:
+        """Makes `attempt` the one that is served. Raises InputError for another configuration than the run's."""
+        if config_hash != self.state["config"]:
+            raise InputError(
+                f"the run's curriculum state belongs to another config (hash {self.state['config']}, now "
+                f"{config_hash}); use the config it was started with, or another run_dir"
+            )
+        self._check(attempt)
+        if attempt > self.attempt:
+            self.files.write(attempt, self.state)
+            self.attempt = attempt
+
+    def set_seed_counts(self, attempt: int, counts: dict[str, int]) -> None:
+        self._check(attempt)
+        if self.state["seed_counts"] != counts:
+            self._save({**self.state, "seed_counts": counts})
+
+    def observe(self, attempt: int, round_number: int, stats_json: str) -> None:
+        self._check(attempt)
+        stats = json.loads(stats_json)
+        if self._round(round_number).get("stats") != stats:
+            self._save_round(round_number, {"stats": stats})
+
+    def plan(self, attempt: int, round_number: int) -> str:
+        self._check(attempt)
+        entry = self._round(round_number)
+        if "plan" not in entry:
+            if "stats" not in entry:
+                raise StageError(f"round {round_number} has no scores yet: observe them before planning")
+            stats = ScoreStats.model_validate(entry["stats"])
+            plan = make_plan(round_number, stats, self.config, self._taxonomy())
+            entry = self._save_round(round_number, {**entry, "plan": plan.model_dump(mode="json")})
+        return json.dumps(entry["plan"])
+
+    def plan_mix(self, attempt: int, round_number: int, capacities: list[tuple[str, str, int, int]]) -> str:
+        self._check(attempt)
+        plan = Plan.model_validate_json(self.plan(attempt, round_number))
+        entry = self._round(round_number)
+        found = [list(cell) for cell in sorted(capacities)]
+        if "mix" not in entry or entry["capacities"] != found:
+            cells: dict[Cell, tuple[int, int]] = {(pool, task): (rows, size) for pool, task, rows, size in capacities}
+            mix = make_mix(plan, cells, self.config, self._taxonomy())
+            entry = {**entry, "capacities": found, "mix": mix.model_dump(mode="json")}
+            self._save_round(round_number, entry)
+        return json.dumps(entry["mix"])
+
+    def state_dict(self, attempt: int) -> dict[str, Any]:
+        self._check(attempt)
+        return self.state
+
+    def load_state_dict(self, attempt: int, state: dict[str, Any]) -> None:
+        self._check(attempt)
+        if state["config"] != self.config.digest():
+            raise InputError("this curriculum state belongs to another config")
+        if state != self.state:
+            self._save(state)
+
+    def metrics(self, attempt: int) -> dict[str, float]:
+        self._check(attempt)
+        rounds = self.state["rounds"]
+        found: dict[str, float] = {"rounds_planned": sum("plan" in entry for entry in rounds.values())}
+        for number, entry in rounds.items():
+            shown = ("alpha", "threshold", "hard", "easy", "unreliable", "failed", "noise", "student_score")
+            plan = entry.get("plan", {})
+            found |= {f"round_{number}/{name}": plan[name] for name in shown if plan.get(name) is not None}
+        return found
+
+    def _taxonomy(self) -> tasks.Taxonomy:
+        return tasks.load(self.config.curriculum).with_seed_counts(self.state["seed_counts"])
+
+    def _round(self, round_number: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.state["rounds"].get(str(round_number), {})
+        return found
+
+    def _save_round(self, round_number: int, entry: dict[str, Any]) -> dict[str, Any]:
+        rounds = {**self.state["rounds"], str(round_number): entry}
+        self._save({**self.state, "rounds": dict(sorted(rounds.items(), key=lambda item: int(item[0])))})
+        return entry
+
+    def _save(self, state: dict[str, Any]) -> None:
+        """Storage first: what a caller has seen is never lost."""
+        content = json.loads(json.dumps(state))
+        self.files.write(self.attempt, content)
+        self.state = content
+
+    def _check(self, attempt: int) -> None:
+        if attempt < self.attempt:
+            raise StageError(_refusal(attempt, self.attempt))
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A driver's way to the actor, with its attempt number; may be pickled. Calls wait for their answer.
+
+    Every call raises StageError once a later attempt has started.
+    """
+
+    actor: Any
+    attempt: int
+
+    def set_seed_counts(self, counts: Mapping[str, int]) -> None:
+        """Rows of the seed data by task: the weights of `curriculum.tasks: seed`; without use for another taxonomy."""
+        _call(self.actor.set_seed_counts, self.attempt, dict(counts))
+
+    def observe(self, round_number: int, stats: ScoreStats) -> None:
+        """Stores a round's scores. The same again changes nothing; others replace them and the round's plan and mix."""
+        _call(self.actor.observe, self.attempt, round_number, stats.model_dump_json())
+
+    def plan(self, round_number: int) -> Plan:
+        """The round's plan: made once, then the stored one. Raises StageError as `make_plan`, or without scores."""
+        return Plan.model_validate_json(_call(self.actor.plan, self.attempt, round_number))
+
+    def plan_mix(self, round_number: int, capacities: Mapping[Cell, tuple[int, int]]) -> Mix:
+        """The round's quota table under `sampling.capacities`; the stored one for the same capacities."""
+        cells = [(pool, task, rows, size) for (pool, task), (rows, size) in sorted(capacities.items())]
+        return Mix.model_validate_json(_call(self.actor.plan_mix, self.attempt, round_number, cells))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state, of JSON values."""
+        found: dict[str, Any] = _call(self.actor.state_dict, self.attempt)
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replaces the whole state. Raises InputError for the state of another configuration."""
+        _call(self.actor.load_state_dict, self.attempt, dict(state))
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers by name, such as `round_1/alpha`."""
+        found: dict[str, float] = _call(self.actor.metrics, self.attempt)
+        return found
+
+
+def start(run_uri: str, run_id: str, config_json: str, attempt: int) -> Handle:
+    """The run's actor, started or found, serving `attempt` from now on.
+
+    Raises InputError where the run belongs to another configuration, StageError where a later attempt has started.
+    """
+    name = f"curriculum-{run_id}"
+    actor = Curriculum.options(  # type: ignore[attr-defined]
+        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+    ).remote(run_uri, config_json)
+    _call(actor.claim, attempt, Config.model_validate_json(config_json).digest())
+    return Handle(actor, attempt)
+
+
+def remove(handle: Handle) -> None:
+    """Ends the actor for good; the state stays in the run's storage."""
+    ray.kill(handle.actor, no_restart=True)
+
+
+def _call(method: Any, *arguments: Any) -> Any:
+    try:
+        return ray.get(method.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _refusal(attempt: int, later: int) -> str:
+    return f"attempt {attempt} of this run was overtaken by attempt {later}; this process must stop"

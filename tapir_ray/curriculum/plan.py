@@ -1,0 +1,286 @@
+"""From a round's scores to its plan, and from the pools' sizes to its mix: pure functions of counts.
+
+    plan = make_plan(1, stats, config, taxonomy)         # δ, α, draws by task
+    mix = make_mix(plan, capacities, config, taxonomy)   # quota by pool and task
+
+What may move where a pool is too small is this project's decision. With n reliable rows, the plan wants to be able to
+mix as many rows as were scored (or `mix.size` pairs), each at most `mix.max_repeat` times:
+
+- easy · max_repeat ≥ (1 − α) · n;
+- hard · max_repeat + expand.size ≥ α · n, since expansions add to the hard pool, and
+  hard ≥ curriculum.difficulty.min_hard_share · n (at least 1), since expansions need sources.
+
+`move_threshold` takes the value of the MFD histogram nearest to δ that satisfies both (or comes closest to it), never
+one at or below 0 for `mfd`: a student that is not worse has nothing to learn there. `move_alpha` leaves δ. `stop` ends
+the run. An empty hard pool after all that is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+from pydantic import BaseModel, ConfigDict
+
+from tapir_ray.config import Config
+from tapir_ray.curriculum.difficulty import EASY, HARD
+from tapir_ray.curriculum.quotas import Cell, apportion, exact, quotas, round_half_up
+from tapir_ray.curriculum.schedule import alpha as scheduled_alpha
+from tapir_ray.curriculum.stats import ScoreStats
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.errors import StageError
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_json(self) -> str:
+        """The record as indented JSON, for a file that a person reads."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class PoolCounts(Record):
+    hard: int
+    easy: int
+    unreliable: int
+
+
+class Plan(Record):
+    """What a round does; `*_asked` is what the configuration says, beside it what is done."""
+
+    round: int
+    alpha_asked: float
+    alpha: float
+    threshold_asked: float
+    threshold: float
+    top_fraction: float | None
+    hard: int
+    easy: int
+    unreliable: int
+    failed: int
+    unscored: int
+    by_task: dict[str, PoolCounts]
+    weights: dict[str, float]
+    """Mixture weights over the tasks that have rows."""
+    absent_tasks: list[str]
+    expand: dict[str, int]
+    """Draws from the hard rows of each task; they sum to expand.size."""
+    noise: float | None
+    length_correlation: float | None
+    teacher_score: float | None
+    student_score: float | None
+    warnings: list[str]
+
+
+class Mix(Record):
+    """The quota table of a training set, in `unit`s."""
+
+    round: int
+    unit: str
+    size_asked: int | None
+    size: int
+    alpha_asked: float
+    alpha: float
+    """What the plan gave, moved where a pool was empty or too small and it may be moved."""
+    share: float
+    """Hard share of the table: α to within one unit."""
+    quota: dict[str, dict[str, int]]
+    """By pool, then task."""
+    capacity: dict[str, dict[str, int]]
+    weights: dict[str, float]
+    absent_tasks: list[str]
+    warnings: list[str]
+
+    @property
+    def table(self) -> dict[Cell, int]:
+        """The quotas by (pool, task)."""
+        return {(pool, task): size for pool, tasks in self.quota.items() for task, size in tasks.items()}
+
+
+def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Taxonomy) -> Plan:
+    """The plan of a round. Raises StageError, saying what to change, where nothing is hard or a pool is too small."""
+    rules = config.curriculum.difficulty
+    alpha_asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
+    histogram = stats.histogram
+    if not histogram:
+        raise StageError(
+            f"round {round_number}: no reliable row ({stats.unreliable} unreliable, {stats.failed} failed, "
+            f"{stats.unscored} unscored of {stats.rows}); see the judge's scores and judge.min_teacher_score"
+        )
+    n = sum(histogram.values())
+    asked = rules.threshold if rules.top_fraction is None else _quantile(histogram, rules.top_fraction)
+    hard_need, easy_need = _needs(n, alpha_asked, config)
+    delta, alpha, warnings = asked, alpha_asked, []
+    hard = _hard(histogram, asked)
+    if hard < hard_need or n - hard < easy_need:
+        small = f"{hard} hard (needs {hard_need}) and {n - hard} easy (needs {easy_need}) of {n} rows at δ = {asked:g}"
+        if rules.on_small_pool == "stop":
+            raise StageError(f"round {round_number}: {small}; {WHAT_TO_CHANGE}, or curriculum.difficulty.on_small_pool")
+        if rules.on_small_pool == "move_threshold":
+            delta = _moved(histogram, asked, hard_need, easy_need, positive=rules.measure == "mfd")
+            hard = _hard(histogram, delta)
+            moved = (
+                f"δ moved to {delta:g}, {hard} hard and {n - hard} easy" if delta != asked else "no other δ is better"
+            )
+            warnings.append(f"{small}: {moved}")
+        else:
+            alpha = _moved_alpha(hard, n, alpha_asked, config)
+            warnings.append(f"{small}: α moved from {alpha_asked:g} to {alpha:g}")
+    pools = stats.pools(delta)
+    weights = taxonomy.effective_weights(pools)
+    sources = {task: config.expand.size for task, (n_hard, _) in pools.items() if n_hard and task in weights}
+    if not sources:
+        raise StageError(f"round {round_number}: no hard row among {n} at δ = {delta:g}; {WHAT_TO_CHANGE}")
+    absent = taxonomy.absent(pools)
+    judged = sum(task.judged for task in stats.by_task.values())
+    return Plan(
+        round=round_number,
+        alpha_asked=alpha_asked,
+        alpha=alpha,
+        threshold_asked=asked,
+        threshold=delta,
+        top_fraction=rules.top_fraction,
+        hard=hard,
+        easy=n - hard,
+        unreliable=stats.unreliable,
+        failed=stats.failed,
+        unscored=stats.unscored,
+        by_task={
+            task: PoolCounts(hard=n_hard, easy=n_easy, unreliable=stats.by_task[task].unreliable)
+            for task, (n_hard, n_easy) in pools.items()
+        },
+        weights=weights,
+        absent_tasks=absent,
+        expand=apportion(config.expand.size, sources, weights),
+        noise=stats.noise,
+        length_correlation=stats.length_correlation,
+        teacher_score=sum(task.teacher_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
+        student_score=sum(task.student_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
+        warnings=warnings + _doubts(stats, delta, config) + _shared_out(absent),
+    )
+
+
+def make_mix(plan: Plan, capacities: Mapping[Cell, tuple[int, int]], config: Config, taxonomy: Taxonomy) -> Mix:
+    """The quota table of a round's training set, under (rows, size) × mix.max_repeat of every hard and easy cell.
+
+    Raises StageError where no cell has a row, or a pool is empty or too small and on_small_pool is `stop`.
+    """
+    policy = config.curriculum.difficulty.on_small_pool
+    unit = 1 if config.mix.unit == "tokens" else 0
+    weights = taxonomy.effective_weights({task for (pool, task) in capacities if pool in (HARD, EASY)})
+    capacity = {
+        cell: found[unit] * config.mix.max_repeat
+        for cell, found in sorted(capacities.items())
+        if cell[0] in (HARD, EASY) and cell[1] in weights
+    }
+    room = {pool: sum(size for cell, size in capacity.items() if cell[0] == pool) for pool in (HARD, EASY)}
+    asked, alpha, warnings = config.mix.size, plan.alpha, []
+    table = quotas(capacity, asked, alpha, weights)
+    size = sum(table.values())
+    shortfall = f"the pools hold {room[HARD]} hard and {room[EASY]} easy {config.mix.unit} (repeats included)"
+    if size == 0 or (asked is not None and size < asked):
+        if policy == "stop":
+            raise StageError(f"round {plan.round}: {shortfall}, too few for mix.size at α = {alpha:g}; lower mix.size")
+        if size == 0 or policy == "move_alpha":
+            target = min(room[HARD] + room[EASY], asked or room[HARD] + room[EASY])
+            if target == 0:
+                raise StageError(f"round {plan.round}: nothing to train on, {shortfall}; see the filters' reasons")
+            alpha = min(max(alpha, 1 - room[EASY] / target), room[HARD] / target)
+            table = quotas(capacity, asked, alpha, weights)
+            size = sum(table.values())
+            warnings.append(f"{shortfall}: α moved from {plan.alpha:g} to {alpha:g}")
+        else:
+            warnings.append(f"{shortfall}: the mix is {size} instead of {asked} at α = {alpha:g}")
+    absent = taxonomy.absent(weights)
+    hard = sum(quota for (pool, _), quota in table.items() if pool == HARD)
+    return Mix(
+        round=plan.round,
+        unit=config.mix.unit,
+        size_asked=asked,
+        size=size,
+        alpha_asked=plan.alpha,
+        alpha=alpha,
+        share=hard / size,
+        quota=_nested(table),
+        capacity=_nested(capacity),
+        weights=weights,
+        absent_tasks=absent,
+        warnings=warnings + _shared_out(absent),
+    )
+
+
+WHAT_TO_CHANGE = (
+    "lower curriculum.difficulty.threshold, set curriculum.difficulty.top_fraction, or give harder seed data"
+)
+
+
+def _hard(histogram: Mapping[float, int], delta: float) -> int:
+    return sum(n for value, n in histogram.items() if value >= delta)
+
+
+def _needs(n: int, alpha: float, config: Config) -> tuple[int, int]:
+    """The least (hard, easy) rows a round can work with, as the head of this file says."""
+    rows = n if config.mix.size is None or config.mix.unit == "tokens" else min(n, config.mix.size)
+    repeat, share = config.mix.max_repeat, exact(alpha)
+    hard = max(
+        1,
+        math.ceil(exact(config.curriculum.difficulty.min_hard_share) * n),
+        math.ceil((share * rows - config.expand.size) / repeat),
+    )
+    return hard, math.ceil((1 - share) * rows / repeat)
+
+
+def _quantile(histogram: Mapping[float, int], fraction: float) -> float:
+    """The value from which on the rows are nearest to `fraction` of all; of two as near, the harder."""
+    target = round_half_up(exact(fraction) * sum(histogram.values()))
+    return min(histogram, key=lambda value: (abs(_hard(histogram, value) - target), -value))
+
+
+def _moved(histogram: Mapping[float, int], asked: float, hard_need: int, easy_need: int, positive: bool) -> float:
+    """The value of the histogram that lacks the fewest rows in both pools, nearest to `asked`.
+
+    `asked` itself is among them where it leaves a hard row, and is the answer where no other may be.
+    """
+    n = sum(histogram.values())
+    allowed = [value for value in histogram if value > 0.0 or not positive]
+    if _hard(histogram, asked):
+        allowed.append(asked)
+
+    def lack(value: float) -> int:
+        hard = _hard(histogram, value)
+        return max(0, hard_need - hard) + max(0, easy_need - (n - hard))
+
+    return min(allowed, key=lambda value: (lack(value), abs(value - asked), -value), default=asked)
+
+
+def _moved_alpha(hard: int, n: int, alpha: float, config: Config) -> float:
+    """The α nearest to `alpha` that a mix of all n rows can have, the expansions counted as hard."""
+    repeat = config.mix.max_repeat
+    least = 1 - Fraction((n - hard) * repeat, n)
+    most = Fraction(hard * repeat + config.expand.size, n)
+    return float(round(min(max(exact(alpha), least, Fraction(0)), most, Fraction(1)), 12))
+
+
+def _doubts(stats: ScoreStats, delta: float, config: Config) -> list[str]:
+    """Why the difficulties of this round may not be what they seem."""
+    doubts = []
+    if stats.noise is not None and delta < 2 * stats.noise:
+        doubts.append(f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise")
+    if config.judge.same_as == "teacher" or config.judge.model == config.teacher.model:
+        doubts.append("the judge is the teacher: it may prefer its own answers")
+    length = stats.length_correlation
+    if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
+        doubts.append(f"scores follow the length of answers (correlation {length:.2f})")
+    return doubts
+
+
+MAX_LENGTH_CORRELATION = 0.5
+
+
+def _shared_out(absent: list[str]) -> list[str]:
+    return [f"no rows of {', '.join(absent)}: their weights are shared out"] if absent else []
+
+
+def _nested(table: Mapping[Cell, int]) -> dict[str, dict[str, int]]:
+    return {pool: {task: size for (other, task), size in table.items() if other == pool} for pool in (HARD, EASY)}

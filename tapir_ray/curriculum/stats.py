@@ -1,0 +1,243 @@
+"""What a round's scores say, as counts: small, exact, mergeable in any order, and written to the run's state.
+
+    stats = score_stats(scored_rows, min_teacher_score=4.0)     # one streaming pass over a Ray Dataset
+    stats.noise, stats.by_task["Math"].histogram                # σ of the MFD; {2.5: 17, …}
+
+Sums are kept as integers (scores in thousandths), so that the same rows give equal statistics in any order.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+from pydantic import BaseModel, ConfigDict
+
+from tapir_ray.curriculum.difficulty import UNRELIABLE, pool_of, rounded
+from tapir_ray.records import FAILED, OK
+
+MILLI = 1000
+
+
+class Counts(BaseModel):
+    """Base of the statistics: adding two adds every number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def merged(self, other: Any) -> Any:
+        """The statistics of both sets of rows together."""
+        return type(self)(**{name: _add(getattr(self, name), getattr(other, name)) for name in type(self).model_fields})
+
+
+class Moments(Counts):
+    """Sums over pairs (x, y)."""
+
+    n: int = 0
+    x: int = 0
+    y: int = 0
+    xx: int = 0
+    yy: int = 0
+    xy: int = 0
+
+    @property
+    def correlation(self) -> float | None:
+        """Pearson's r; None with fewer than 3 pairs or where one of the two does not vary."""
+        spread = (self.n * self.xx - self.x**2) * (self.n * self.yy - self.y**2)
+        if self.n < 3 or spread <= 0:
+            return None
+        return (self.n * self.xy - self.x * self.y) / math.sqrt(spread)
+
+
+class TaskStats(Counts):
+    """The scored rows of one task."""
+
+    histogram: dict[float, int] = {}
+    """Reliable rows by difficulty, rounded to 0.01."""
+    unreliable: int = 0
+    judged: int = 0
+    """Rows with both scores; the sums below are over them."""
+    teacher_milli: int = 0
+    student_milli: int = 0
+
+    @property
+    def reliable(self) -> int:
+        """Rows that can be hard or easy."""
+        return sum(self.histogram.values())
+
+    @property
+    def teacher_score(self) -> float | None:
+        """Mean score of the teacher's answers, 1..10."""
+        return self.teacher_milli / MILLI / self.judged if self.judged else None
+
+    @property
+    def student_score(self) -> float | None:
+        """Mean score of the student's answers, 1..10."""
+        return self.student_milli / MILLI / self.judged if self.judged else None
+
+
+class ScoreStats(Counts):
+    """A round's scores. rows = reliable and unreliable rows of all tasks + failed + filtered + unscored."""
+
+    rows: int = 0
+    failed: int = 0
+    filtered: int = 0
+    unscored: int = 0
+    """Rows of status ok without a difficulty or a task, such as those beyond `score.max_rows`."""
+    tokens: int = 0
+    """Sum of the column `tokens`, where there is one."""
+    by_task: dict[str, TaskStats] = {}
+    repeats: Moments = Moments()
+    """x = mfd − repeat_mfd in thousandths, of the rows judged twice."""
+    gaps: int = 0
+    gap_milli: int = 0
+    """Rows with a position gap, and the sum of its absolute values."""
+    teacher_length: Moments = Moments()
+    student_length: Moments = Moments()
+    """x = an answer's length in characters, y = its score in thousandths."""
+
+    @property
+    def unreliable(self) -> int:
+        """Rows in neither pool, because the teacher's own answer scored too low."""
+        return sum(task.unreliable for task in self.by_task.values())
+
+    @property
+    def reliable(self) -> int:
+        """Rows that can be hard or easy."""
+        return sum(task.reliable for task in self.by_task.values())
+
+    @property
+    def histogram(self) -> dict[float, int]:
+        """Reliable rows of all tasks by difficulty, rising."""
+        total: dict[float, int] = {}
+        for task in self.by_task.values():
+            total = _add(total, task.histogram)
+        return dict(sorted(total.items()))
+
+    @property
+    def noise(self) -> float | None:
+        """σ of a single MFD: sd(mfd − repeat_mfd)/√2 over rows judged twice; None with fewer than 2."""
+        n = self.repeats.n
+        if n < 2:
+            return None
+        variance = (self.repeats.xx - self.repeats.x**2 / n) / (n - 1)
+        return math.sqrt(max(0.0, variance) / 2) / MILLI
+
+    @property
+    def position_gap(self) -> float | None:
+        """Mean absolute difference between the two orders of judging."""
+        return self.gap_milli / MILLI / self.gaps if self.gaps else None
+
+    @property
+    def length_correlation(self) -> float | None:
+        """Correlation of score and length, within the teacher's or the student's answers: the stronger of the two."""
+        found = [r for r in (self.teacher_length.correlation, self.student_length.correlation) if r is not None]
+        return max(found, key=abs, default=None)
+
+    def pools(self, delta: float) -> dict[str, tuple[int, int]]:
+        """(hard, easy) rows of every task at the threshold δ."""
+        return {
+            name: (hard := sum(n for value, n in task.histogram.items() if value >= delta), task.reliable - hard)
+            for name, task in sorted(self.by_task.items())
+        }
+
+
+def score_stats(rows: ray.data.Dataset, min_teacher_score: float, stage_cpus: float = 0.1) -> ScoreStats:
+    """Statistics of scored rows (schema SCORED, `mfd` filled), in one streaming pass; the driver sees sums by block."""
+    wanted = [name for name in NEEDED + OPTIONAL if name in (rows.columns() or [])]
+    partial = rows.select_columns(wanted).map_batches(
+        functools.partial(_partial, min_teacher_score=min_teacher_score),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=stage_cpus,
+    )
+    total = ScoreStats()
+    for row in partial.iter_rows():
+        total = total.merged(ScoreStats.model_validate_json(row["stats"]))
+    return total
+
+
+NEEDED = ["task", "status", "mfd", "teacher_score", "student_score"]
+OPTIONAL = ["position_gap", "repeat_mfd", "response_chars", "student_response_chars", "tokens"]
+
+
+def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
+    """Statistics of a table; the columns in OPTIONAL may be missing."""
+    status = pc.value_counts(rows["status"])
+    counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in status}
+    scored = rows.filter(
+        pc.and_(pc.equal(rows["status"], OK), pc.and_(pc.is_valid(rows["mfd"]), pc.is_valid(rows["task"])))
+    )
+    pools = pool_of(scored["mfd"], scored["teacher_score"], 0.0, min_teacher_score)
+    by_task: dict[str, TaskStats] = {}
+    keyed = scored.select(["task"]).append_column("value", rounded(scored["mfd"])).append_column("pool", pools)
+    for entry in keyed.group_by(["task", "pool", "value"]).aggregate([([], "count_all")]).to_pylist():
+        n = entry["count_all"]
+        one = TaskStats(unreliable=n) if entry["pool"] == UNRELIABLE else TaskStats(histogram={entry["value"]: n})
+        by_task[entry["task"]] = by_task.get(entry["task"], TaskStats()).merged(one)
+    judged = scored.filter(pc.and_(pc.is_valid(scored["teacher_score"]), pc.is_valid(scored["student_score"])))
+    sums = (
+        judged.select(["task"])
+        .append_column("teacher", _milli(judged["teacher_score"]))
+        .append_column("student", _milli(judged["student_score"]))
+    )
+    grouped = sums.group_by("task").aggregate([("teacher", "sum"), ("student", "sum"), ([], "count_all")])
+    for entry in grouped.to_pylist():
+        by_task[entry["task"]] = by_task[entry["task"]].merged(
+            TaskStats(judged=entry["count_all"], teacher_milli=entry["teacher_sum"], student_milli=entry["student_sum"])
+        )
+    repeat = _pairs(pc.subtract(scored["mfd"], scored["repeat_mfd"])) if _has(rows, "repeat_mfd") else Moments()
+    gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
+    n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)
+    return ScoreStats(
+        rows=len(rows),
+        failed=n_failed,
+        filtered=n_filtered,
+        unscored=counts.get(OK, 0) - len(scored),
+        tokens=(pc.sum(rows["tokens"]).as_py() or 0) if _has(rows, "tokens") else 0,
+        by_task=dict(sorted(by_task.items())),
+        repeats=repeat,
+        gaps=len(gaps),
+        gap_milli=pc.sum(_milli(gaps)).as_py() or 0,
+        teacher_length=_length(scored, "response_chars", "teacher_score"),
+        student_length=_length(scored, "student_response_chars", "student_score"),
+    )
+
+
+def _partial(rows: pa.Table, min_teacher_score: float) -> pa.Table:
+    return pa.table({"stats": [table_stats(rows, min_teacher_score).model_dump_json()]})
+
+
+def _has(rows: pa.Table, column: str) -> bool:
+    return column in rows.column_names
+
+
+def _milli(values: Any) -> Any:
+    return pc.cast(pc.round(pc.multiply(values, MILLI)), pa.int64())
+
+
+def _pairs(values: Any) -> Moments:
+    x = _milli(pc.drop_null(values))
+    return Moments(n=len(x), x=pc.sum(x).as_py() or 0, xx=pc.sum(pc.multiply(x, x)).as_py() or 0)
+
+
+def _length(rows: pa.Table, chars: str, score: str) -> Moments:
+    if not _has(rows, chars):
+        return Moments()
+    both = rows.filter(pc.and_(pc.is_valid(rows[chars]), pc.is_valid(rows[score])))
+    x, y = both[chars].cast(pa.int64()), _milli(both[score])
+    sums = {"x": x, "y": y, "xx": pc.multiply(x, x), "yy": pc.multiply(y, y), "xy": pc.multiply(x, y)}
+    return Moments(n=len(both), **{name: pc.sum(values).as_py() or 0 for name, values in sums.items()})
+
+
+def _add(one: Any, other: Any) -> Any:
+    if isinstance(one, dict):
+        both = {
+            key: _add(one[key], other[key]) if key in one and key in other else one.get(key, other.get(key))
+            for key in {**one, **other}
+        }
+        return dict(sorted(both.items()))
+    return one.merged(other) if isinstance(one, Counts) else one + other
