@@ -172,6 +172,12 @@ class Classify(Section):
     epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     train_batch_size: Count = 32
+    """Rows an optimizer step, over all workers."""
+    warmup_share: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    class_weight_power: Share = 0.5
+    """A label weighs (1 / its rows) to this power in the loss: 0 leaves the skew, 1 makes all labels count the same."""
+    trust_remote_code: bool = False
     min_task_prob: Share = 0.0
     """A generated instruction is filtered as `other_task` only if the classifier is at least this sure."""
 
@@ -197,6 +203,8 @@ class Difficulty(Section):
     """Instead of δ: this share of the reliable rows, the hardest, is hard."""
     on_small_pool: Literal["move_threshold", "move_alpha", "stop"] = "move_threshold"
     """What the plan may move where a pool cannot fill its share."""
+    min_hard_share: Share = 0.05
+    """A hard pool below this share of the reliable rows is too small: expansions need sources."""
 
 
 class Curriculum(Section):

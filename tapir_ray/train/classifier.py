@@ -1,0 +1,228 @@
+"""Fine-tuning of the task classifier by Ray Train, and the report on how well it labels.
+
+    report = train_classifier("RUN/labels", "microsoft/deberta-v3-base", labels, config.classify, config.resources,
+                              out_dir="RUN/classifier/model", storage_dir="RUN/classifier/train", name="classifier")
+
+Loads neither torch nor Ray before it is called. It keeps no state of its own, so it can run in a thread beside another
+training.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+from pyarrow import fs as pafs
+
+from tapir_ray import records
+from tapir_ray.config import Classify, Resources
+from tapir_ray.errors import InputError, StageError
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
+MIN_ROWS = 8
+"""Fewer labelled rows than this train nothing worth having (our decision)."""
+
+
+@dataclass(frozen=True)
+class ClassifierReport:
+    """How a classifier labels rows whose label is known.
+
+    `accuracy` and `macro_f1` are shares in 0..1 over the held-out rows, None where there are none. `confusion` is
+    {true label: {predicted label: rows}}. `start_seconds` is from the worker's start to the end of its first step.
+    """
+
+    rows: int
+    train_rows: int
+    holdout_rows: int
+    accuracy: float | None
+    macro_f1: float | None
+    confusion: dict[str, dict[str, int]]
+    per_label_f1: dict[str, float]
+    seconds: float
+    start_seconds: float
+    folder: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return asdict(self)
+
+
+def measure(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+    """`holdout_rows`, `accuracy`, `macro_f1`, `confusion` and `per_label_f1` from {(true, predicted): rows}.
+
+    F1 = 2·hits / (rows with the label + rows given the label); macro-F1 is its plain mean over the labels that were
+    true or predicted at least once.
+    """
+    counts = {pair: count for pair, count in pairs.items() if count}
+    true, predicted = Counter[str](), Counter[str]()
+    confusion: dict[str, dict[str, int]] = {}
+    for (label, output), count in sorted(counts.items()):
+        true[label] += count
+        predicted[output] += count
+        confusion.setdefault(label, {})[output] = count
+    total = true.total()
+    f1 = {
+        label: 2 * counts.get((label, label), 0) / (true[label] + predicted[label])
+        for label in sorted(true.keys() | predicted.keys())
+    }
+    return {
+        "holdout_rows": total,
+        "accuracy": sum(counts.get((label, label), 0) for label in true) / total if total else None,
+        "macro_f1": sum(f1.values()) / len(f1) if f1 else None,
+        "confusion": confusion,
+        "per_label_f1": f1,
+    }
+
+
+def train_classifier(
+    rows: str | Sequence[str],
+    base_model: str,
+    labels: Sequence[str],
+    classify: Classify,
+    resources: Resources,
+    *,
+    out_dir: str,
+    storage_dir: str,
+    name: str,
+    random_seed: int = 0,
+    fs: pafs.FileSystem | None = None,
+) -> ClassifierReport:
+    """Fine-tune `base_model` (HF name or folder) on labelled rows; the HF folder `out_dir` is there when it returns.
+
+    `rows` is a folder or a list of Parquet files with instruction_id, messages, task and status; only `ok` rows with a
+    task count. The model has all of `labels` as outputs, also those without a row. `storage_dir` (path or URI, seen by
+    all workers) holds the model between worker and driver, under a name of this attempt's own, and is cleaned up.
+
+    Raises InputError for a task that is not in `labels`, StageError where the rows are too few or training fails.
+    """
+    started = time.monotonic()
+    filesystem = fs or pafs.LocalFileSystem()
+    files = parquet_files(rows, filesystem)
+    counts = count_labels(files, filesystem)
+    _check(counts, labels, classify)
+
+    import ray.train
+    import ray.train.torch
+
+    from tapir_ray.train.classifier_loop import Job, train_worker
+
+    workers = resources.classifier
+    claim = {"CPU": workers.cpus} | ({"GPU": workers.gpus} if workers.gpus > 0 else {})
+    job = Job(
+        files=tuple(files),
+        filesystem=filesystem,
+        base_model=base_model,
+        labels=tuple(labels),
+        classify=classify,
+        threads=max(1, int(workers.cpus)),
+        gpu=workers.gpus > 0,
+        random_seed=random_seed,
+    )
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.replicas,
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=claim,
+            accelerator_type=workers.accelerator_type,
+        ),
+        # Workers that share a GPU cannot use NCCL, a lone one does not need it.
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if workers.gpus >= 1 and workers.replicas > 1 else "gloo"
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            storage_path=storage_dir if "://" in storage_dir else str(Path(storage_dir).absolute()),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise StageError(f"the classifier could not be trained from {base_model}: {_last_line(error)}") from error
+    assert result.checkpoint is not None and result.metrics is not None
+    _publish(result.checkpoint, out_dir)
+    result.filesystem.delete_dir(result.filesystem.normalize_path(result.path))
+    outcome: dict[str, Any] = result.metrics
+    measured = measure({(true, predicted): count for true, predicted, count in outcome["pairs"]})
+    return ClassifierReport(
+        rows=outcome["train_rows"] + measured["holdout_rows"],
+        train_rows=outcome["train_rows"],
+        seconds=time.monotonic() - started,
+        start_seconds=outcome["start_seconds"],
+        folder=out_dir,
+        **measured,
+    )
+
+
+def parquet_files(rows: str | Sequence[str], filesystem: pafs.FileSystem) -> list[str]:
+    """The Parquet files that `rows` names: itself, where it is a list, or all under a folder, sorted.
+
+    Raises InputError where there are none.
+    """
+    if not isinstance(rows, str):
+        files = list(rows)
+    elif filesystem.get_file_info(rows).type == pafs.FileType.File:
+        files = [rows]
+    else:
+        selector = pafs.FileSelector(rows, recursive=True, allow_not_found=True)
+        files = sorted(info.path for info in filesystem.get_file_info(selector) if info.path.endswith(".parquet"))
+    if not files:
+        raise InputError(f"no labelled rows: {rows} has no Parquet file")
+    return files
+
+
+def count_labels(files: Sequence[str], filesystem: pafs.FileSystem) -> Counter[str]:
+    """Rows that are `ok` (or have no status), by their task; rows without a task are left out."""
+    usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == records.OK))
+    dataset = pads.dataset(list(files), format="parquet", filesystem=filesystem)
+    counts: Counter[str] = Counter()
+    for batch in dataset.to_batches(columns=["task"], filter=usable):
+        for value in pc.value_counts(batch["task"]).to_pylist():
+            counts[value["values"]] += value["counts"]
+    return counts
+
+
+def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify) -> None:
+    unknown = sorted(counts.keys() - set(labels))
+    if unknown:
+        raise InputError(
+            f"labelled rows have the task {unknown[0]!r}{f' (and {len(unknown) - 1} more)' if unknown[1:] else ''}, "
+            "which is not one of the labels: correct the rows or name a taxonomy with it in curriculum.tasks"
+        )
+    total = sum(counts.values())
+    change = f"raise classify.label_rows (it is {classify.label_rows}), or give a fine-tuned classify.model"
+    if len(counts) < 2:
+        raise StageError(
+            f"a classifier needs rows of at least two labels, and {total} labelled rows have "
+            f"{', '.join(counts) or 'none'}: {change}"
+        )
+    if total < MIN_ROWS or (classify.holdout_share > 0 and max(counts.values()) < 4):
+        raise StageError(f"{total} labelled rows of {len(counts)} labels are too few to train a classifier: {change}")
+
+
+def _publish(checkpoint: Checkpoint, out_dir: str) -> None:
+    """Copy the checkpoint to `out_dir`, complete or not at all."""
+    target = Path(out_dir)
+    part = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
+    checkpoint.to_directory(str(part))
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

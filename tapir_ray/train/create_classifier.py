@@ -1,0 +1,100 @@
+"""A tiny DeBERTa made on the spot: random weights, and a tokenizer trained on the texts it will read.
+
+    create_classifier(config.classify.create, texts, labels, "RUN/classifier/base", seed=0)
+
+What comes out is an ordinary folder for AutoTokenizer and AutoModelForSequenceClassification; it is worth nothing until
+it has been trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tapir_ray.config import CreateModel
+from tapir_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
+"""Their ids are their positions here."""
+BYTES = 256
+"""The smallest vocabulary beside the special tokens: one token for each byte, so that no text is unknown."""
+
+
+def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequence[str], folder: str, seed: int) -> None:
+    """Write a `DebertaV2ForSequenceClassification` with one output per label, and its tokenizer, into `folder`.
+
+    The same arguments write the same weights. Raises InputError where the sizes cannot make a model.
+    """
+    if create.hidden_size % create.heads:
+        raise InputError(
+            f"classify.create.hidden_size {create.hidden_size} is not a multiple of classify.create.heads "
+            f"{create.heads}: change one of them"
+        )
+    if create.vocab_size < BYTES + len(SPECIAL_TOKENS):
+        raise InputError(f"classify.create.vocab_size is below {BYTES + len(SPECIAL_TOKENS)}: raise it")
+    import torch
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, PreTrainedTokenizerFast
+
+    pad, cls, sep, unk, mask = SPECIAL_TOKENS
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer(texts, create.vocab_size),
+        pad_token=pad,
+        cls_token=cls,
+        sep_token=sep,
+        unk_token=unk,
+        mask_token=mask,
+        model_max_length=create.max_length,
+    )
+    # The shape of DeBERTa-v3: relative positions only, in logarithmic buckets, sharing the content projections.
+    shape: dict[str, Any] = {
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_biased_input": False,
+        "position_buckets": max(8, create.max_length // 2),
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+    }
+    config = DebertaV2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=create.hidden_size,
+        intermediate_size=create.intermediate_size,
+        num_hidden_layers=create.layers,
+        num_attention_heads=create.heads,
+        max_position_embeddings=create.max_length,
+        pad_token_id=SPECIAL_TOKENS.index(pad),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        **shape,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DebertaV2ForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer that wraps a text in [CLS] … [SEP]; at most `vocab_size` tokens, no text unknown."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer

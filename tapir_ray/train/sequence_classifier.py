@@ -1,0 +1,105 @@
+"""A sequence classification model with its tokenizer: what training and classification share.
+
+    model = SequenceClassifier("microsoft/deberta-v3-base", max_length=256, labels=["Math", "Writing"])
+    labels, probabilities = model.predict(model.encode(["What is 2 + 2?"]), batch_size=64)
+
+Any HF name or folder. Imported in workers only: it loads torch and transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+TokenIds = list[int]
+
+
+class SequenceClassifier:
+    """`model`, in 32-bit floats, and its `tokenizer`; texts are cut to their first `max_length` tokens.
+
+    With `labels`, the head is made to give exactly these: weights of a head of another size are thrown away. `threads`
+    are those of torch in this process; `gpu` puts the model on the worker's GPU.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_length: int,
+        labels: Sequence[str] | None = None,
+        threads: int = 1,
+        gpu: bool = False,
+        trust_remote_code: bool = False,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if gpu else "cpu")
+        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        self.tokenizer.truncation_side = "right"
+        head = {}
+        if labels is not None:
+            head = {
+                "num_labels": len(labels),
+                "id2label": dict(enumerate(labels)),
+                "label2id": {label: index for index, label in enumerate(labels)},
+                "ignore_mismatched_sizes": True,
+            }
+        # Checkpoints stored in 16 bits, as DeBERTa-v3's are, would otherwise be trained in them and give NaN.
+        self.model = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=torch.float32, trust_remote_code=trust_remote_code, **head
+        ).to(self.device)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.max_length = min(max_length, self.tokenizer.model_max_length)
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the outputs, in their order."""
+        return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each text, special tokens included, at most `max_length` of them."""
+        if not texts:
+            return []
+        encoded = self.tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self.max_length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return encoded["input_ids"]
+
+    def pad(self, rows: Sequence[TokenIds]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` [rows, longest row] on the device, padded on the right."""
+        longest = max(len(row) for row in rows)
+        ids_BT = np.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=np.int64)
+        mask_BT = np.zeros((len(rows), longest), dtype=np.int64)
+        for index, row in enumerate(rows):
+            ids_BT[index, : len(row)] = row
+            mask_BT[index, : len(row)] = 1
+        return {
+            "input_ids": torch.from_numpy(ids_BT).to(self.device),
+            "attention_mask": torch.from_numpy(mask_BT).to(self.device),
+        }
+
+    def predict(self, rows: Sequence[TokenIds], batch_size: int) -> tuple[list[int], list[float]]:
+        """The most probable output of each row and its probability, in the rows' order.
+
+        Rows of like length are run together, so that hardly anything but text is computed; the longest go first, so
+        that a batch that does not fit into memory shows at once.
+        """
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+        outputs, probabilities = [0] * len(rows), [0.0] * len(rows)
+        self.model.eval()
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                logits_BC = self.model(**self.pad([rows[index] for index in batch])).logits
+                best_B, output_B = logits_BC.float().softmax(dim=-1).max(dim=-1)
+                for index, output, probability in zip(batch, output_B.tolist(), best_B.tolist(), strict=True):
+                    outputs[index], probabilities[index] = output, probability
+        return outputs, probabilities
