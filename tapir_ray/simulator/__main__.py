@@ -1,0 +1,35 @@
+"""python -m tapir_ray.simulator --scenario tasks|FILE [--port N] [--log FILE] …: serve until ended."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import MISSING, fields
+from typing import Any
+
+from tapir_ray.errors import TapirError
+from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.server import serve
+
+TYPES = {"int": int, "float": float}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0 when ended by a signal, 2 for options that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m tapir_ray.simulator", description="A simulated teacher and judge.")
+    for field in fields(Options):
+        default = None if field.default is MISSING else field.default
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=TYPES.get(str(field.type), str), default=default)
+    parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
+    values: dict[str, Any] = vars(parser.parse_args(arguments))
+    parent = values.pop("parent")
+    try:
+        serve(Options(**values), parent=parent)
+    except (TapirError, OSError) as error:
+        print(f"simulator: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", 2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Math: somebody's things grow and shrink in steps; how many are there in the end?"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from tapir_ray.simulator import text
+from tapir_ray.simulator.families.base import Family, Problem
+from tapir_ray.simulator.families.vocabulary import NAME, NAMES, NUMBER, PLURAL, PLURALS
+
+GAINS = ("finds", "gets", "buys", "wins")
+LOSSES = ("loses", "sells", "gives", "drops")
+STEP = re.compile(rf"({text.one_of(GAINS + LOSSES)}) ({NUMBER})")
+STEPS = {1: 1, 2: 2, 3: 2, 4: 3, 5: 4}
+
+WORDING = text.Wording(
+    [
+        "{name} has {start} {things} , {steps} . how many {things} now ?",
+        "{name} starts with {start} {things} , {steps} . how many are left ?",
+        "{name} had {start} {things} and then {steps} . count the {things} .",
+        "how many {things} are left ? {name} has {start} , {steps} .",
+        "count the {things} of {name} : first {start} , {steps} .",
+    ],
+    name=NAME,
+    things=PLURAL,
+    start=NUMBER,
+    steps=rf"{STEP.pattern}(?: , {STEP.pattern})*",
+)
+
+
+@dataclass(frozen=True)
+class Sum(Problem):
+    start: int
+    changes: tuple[int, ...]
+
+    @property
+    def result(self) -> int:
+        return self.start + sum(self.changes)
+
+
+class Arithmetic(Family[Sum]):
+    """Level 1: one step below ten; 2: two steps; 3: a start of two digits; 4 and 5: three and four steps."""
+
+    name = "arithmetic"
+    label = "Math"
+
+    def generate(self, level: int, rng: random.Random) -> str:
+        total = start = rng.randint(2, 9) if level <= 2 else rng.randint(10, 60)
+        largest = 9 if level <= 2 else 30
+        steps = []
+        for _ in range(STEPS[level]):
+            if total > 1 and rng.random() < 0.5:
+                amount = rng.randint(1, min(largest, total - 1))
+                total -= amount
+                steps.append(f"{rng.choice(LOSSES)} {amount}")
+            else:
+                amount = rng.randint(1, largest)
+                total += amount
+                steps.append(f"{rng.choice(GAINS)} {amount}")
+        return WORDING.write(
+            rng, name=rng.choice(NAMES), things=rng.choice(PLURALS), start=start, steps=" , ".join(steps)
+        )
+
+    def parse(self, instruction: str) -> Sum | None:
+        values = WORDING.read(instruction)
+        if values is None:
+            return None
+        start = int(values["start"])
+        changes = tuple(int(n) if verb in GAINS else -int(n) for verb, n in STEP.findall(values["steps"]))
+        level = {1: 1, 2: 2 if start < 10 else 3, 3: 4}.get(len(changes), 5)
+        return Sum(level, start, changes)
+
+    def plain(self, problem: Sum) -> str:
+        return str(problem.result)
+
+    def styled(self, problem: Sum) -> str:
+        total, lines = problem.start, []
+        for change in problem.changes:
+            lines.append(f"{total} {'+' if change > 0 else '-'} {abs(change)} = {total + change}")
+            total += change
+        return f"{' , '.join(lines)} . answer : {total}"
+
+    def grade(self, problem: Sum, answer: str) -> float:
+        return text.number(text.final(answer), problem.result)

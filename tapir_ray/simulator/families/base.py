@@ -1,0 +1,49 @@
+"""What a family of tasks is: it writes instructions of five levels, reads and answers them, and grades answers."""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+LEVELS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an instruction asks for, read from its text alone."""
+
+    level: int
+    """1 (easy) to 5, a function of the problem's form."""
+
+
+P = TypeVar("P", bound=Problem)
+
+
+class Family(ABC, Generic[P]):
+    """One kind of verifiable task. From level 2 on it has at least 10^5 different instructions (see the tests)."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    """Task type of METHOD.md section 4."""
+
+    @abstractmethod
+    def generate(self, level: int, rng: random.Random) -> str:
+        """A new instruction."""
+
+    @abstractmethod
+    def parse(self, instruction: str) -> P | None:
+        """The problem of a canonical instruction; None if it is of another family."""
+
+    @abstractmethod
+    def plain(self, problem: P) -> str:
+        """The right answer and nothing else."""
+
+    @abstractmethod
+    def styled(self, problem: P) -> str:
+        """The right answer in the style of the family's task type."""
+
+    @abstractmethod
+    def grade(self, problem: P, answer: str) -> float:
+        """1.0 for a right canonical answer in either style, less for a part of it, 0 for an empty or unrelated one."""

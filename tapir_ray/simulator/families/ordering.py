@@ -1,0 +1,95 @@
+"""Reasoning: people are compared two by two; put all of them in order."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+from tapir_ray.simulator import text
+from tapir_ray.simulator.families.base import Family, Problem
+from tapir_ray.simulator.families.vocabulary import NAME, NAMES
+
+RELATIONS = (
+    ("older", "oldest", "younger", "youngest"),
+    ("taller", "tallest", "shorter", "shortest"),
+    ("faster", "fastest", "slower", "slowest"),
+    ("stronger", "strongest", "weaker", "weakest"),
+)
+MORE, MOST, LESS, LEAST = (tuple(column) for column in zip(*RELATIONS, strict=True))
+FACT = re.compile(rf"({NAME}) is ({text.one_of(MORE + LESS)}) than ({NAME})")
+
+WORDING = text.Wording(
+    [
+        "{facts} . list them from {first} to {last} .",
+        "{facts} . what is the order from {first} to {last} ?",
+        "if {facts} , who comes where from {first} to {last} ?",
+        "sort these people from {first} to {last} : {facts} .",
+        "order from {first} to {last} : {facts} .",
+    ],
+    facts=rf"{FACT.pattern}(?: , {FACT.pattern})*",
+    first=text.one_of(MOST + LEAST),
+    last=text.one_of(MOST + LEAST),
+)
+
+
+@dataclass(frozen=True)
+class Order(Problem):
+    pairs: tuple[tuple[str, str], ...]
+    """(before, after) in the order that is asked for, as they are told."""
+    people: tuple[str, ...]
+
+
+class Ordering(Family[Order]):
+    """Level n compares n + 1 people; from 3 on with both directions mixed, from 4 on in any order."""
+
+    name = "ordering"
+    label = "Reasoning"
+
+    def generate(self, level: int, rng: random.Random) -> str:
+        more, most, less, least = rng.choice(RELATIONS)
+        people = rng.sample(NAMES, level + 1)
+        told = list(pairwise(people))
+        if level >= 4:
+            rng.shuffle(told)
+        same = rng.random() < 0.5
+        facts = []
+        for high, low in told:
+            upward = same if level <= 2 else rng.random() < 0.5
+            facts.append(f"{high} is {more} than {low}" if upward else f"{low} is {less} than {high}")
+        first, last = (most, least) if rng.random() < 0.5 else (least, most)
+        return WORDING.write(rng, facts=" , ".join(facts), first=first, last=last)
+
+    def parse(self, instruction: str) -> Order | None:
+        values = WORDING.read(instruction)
+        if values is None:
+            return None
+        downward = values["first"] in MOST
+        pairs = []
+        for one, relation, other in FACT.findall(values["facts"]):
+            pairs.append((one, other) if (relation in MORE) == downward else (other, one))
+        people = _chain(pairs)
+        return None if people is None else Order(min(len(pairs), 5), tuple(pairs), tuple(people))
+
+    def plain(self, problem: Order) -> str:
+        return " , ".join(problem.people)
+
+    def styled(self, problem: Order) -> str:
+        steps = " , ".join(f"{before} > {after}" for before, after in problem.pairs)
+        return f"{steps} . answer : {self.plain(problem)}"
+
+    def grade(self, problem: Order, answer: str) -> float:
+        given = [word for word in text.final(answer).split() if word != ","]
+        return text.near(given, problem.people)
+
+
+def _chain(pairs: list[tuple[str, str]]) -> list[str] | None:
+    after = dict(pairs)
+    starts = set(after) - set(after.values())
+    if len(starts) != 1 or len(after) != len(pairs):
+        return None
+    people = [starts.pop()]
+    while people[-1] in after:
+        people.append(after[people[-1]])
+    return people if len(people) == len(pairs) + 1 else None

@@ -1,0 +1,14 @@
+"""Words that the families share; few, so that a tiny student meets each of them often."""
+
+from tapir_ray.simulator.text import one_of
+
+NAMES = (
+    *("tom", "ana", "ben", "mia", "leo", "eva", "sam", "zoe", "ida", "kim"),
+    *("joe", "amy", "bob", "lea", "ron", "sue", "dan", "pia", "ned", "liz"),
+)
+THINGS = ("hat", "cup", "pen", "coin", "book", "key", "ball", "bag", "lamp", "chair", "ring", "stone")
+PLURALS = tuple(thing + "s" for thing in THINGS)
+COLORS = ("red", "blue", "green", "black", "white", "gray", "pink", "brown")
+
+NAME, THING, PLURAL, COLOR = one_of(NAMES), one_of(THINGS), one_of(PLURALS), one_of(COLORS)
+NUMBER = r"\d+"

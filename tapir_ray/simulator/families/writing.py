@@ -1,0 +1,75 @@
+"""Writing: a short note to somebody that says some things."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from tapir_ray.simulator import text
+from tapir_ray.simulator.families.base import Family, Problem
+from tapir_ray.simulator.families.vocabulary import COLORS, NAME, NAMES, THING, THINGS
+
+STATES = (*COLORS, "big", "small", "old", "new")
+STATE = text.one_of(STATES)
+FACT = re.compile(rf"({THING}) ({STATE})")
+
+WORDING = text.Wording(
+    [
+        "write a note from {sender} to {reader} : {facts} .",
+        "{sender} writes to {reader} : {facts} .",
+        "tell {reader} in a note by {sender} : {facts} .",
+        "{facts} : make a note of this to {reader} from {sender} .",
+        "note for {reader} , {facts} , signed by {sender} .",
+    ],
+    sender=NAME,
+    reader=NAME,
+    facts=rf"{FACT.pattern}(?: , {FACT.pattern})*",
+)
+
+
+@dataclass(frozen=True)
+class Note(Problem):
+    sender: str
+    reader: str
+    facts: tuple[tuple[str, str], ...]
+
+
+class Writing(Family[Note]):
+    """Level n has n things to say."""
+
+    name = "writing"
+    label = "Writing"
+
+    def generate(self, level: int, rng: random.Random) -> str:
+        sender, reader = rng.sample(NAMES, 2)
+        facts = " , ".join(f"{thing} {rng.choice(STATES)}" for thing in rng.sample(THINGS, level))
+        return WORDING.write(rng, sender=sender, reader=reader, facts=facts)
+
+    def parse(self, instruction: str) -> Note | None:
+        values = WORDING.read(instruction)
+        if values is None:
+            return None
+        facts = tuple((thing, state) for thing, state in FACT.findall(values["facts"]))
+        return Note(min(len(facts), 5), values["sender"], values["reader"], facts)
+
+    def plain(self, problem: Note) -> str:
+        return f"dear {problem.reader} , {_said(problem)} . {problem.sender}"
+
+    def styled(self, problem: Note) -> str:
+        return f"dear {problem.reader} , i hope you are well . {_said(problem)} . please write soon . {problem.sender}"
+
+    def grade(self, problem: Note, answer: str) -> float:
+        """0.6 for the share of the things said, right ones minus wrong ones; 0.2 each for greeting and signature."""
+        said = re.findall(rf"the ({THING}) is ({STATE})", answer)
+        right = len(set(said) & set(problem.facts))
+        share = max(0, right - (len(said) - right)) / len(problem.facts)
+        if share == 0:
+            return 0.0
+        greeted = answer.startswith(f"dear {problem.reader} ")
+        signed = answer.strip(" .").endswith(f" {problem.sender}")
+        return round(0.6 * share + 0.2 * greeted + 0.2 * signed, 6)
+
+
+def _said(problem: Note) -> str:
+    return " and ".join(f"the {thing} is {state}" for thing, state in problem.facts)

@@ -1,0 +1,40 @@
+"""The judge's replies: grades turned into scores of 1 to 10, with the faults that were switched on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from tapir_ray.simulator.options import Options
+
+
+def scores(options: Options, identity: str, grades: Sequence[float], answers: Sequence[str]) -> list[float]:
+    """1 + 9 · grade for each answer, plus the judge's faults, rounded to halves and kept within 1 and 10.
+
+    The style of an answer counts for nothing: a right answer is a 10 in any style. Noise is drawn from a hash of the
+    request, so the same request gets it again and another `seed` gets other noise.
+    """
+    rng = random.Random(f"{options.seed} noise {identity}")
+    given = []
+    for place, (grade, answer) in enumerate(zip(grades, answers, strict=True)):
+        score = 1.0 + 9.0 * grade
+        if options.judge_noise:
+            score += rng.gauss(0.0, options.judge_noise)
+        if options.position_bias and place == 0 and len(grades) > 1:
+            score += options.position_bias
+        if options.length_bias:
+            score += options.length_bias * len(answer.split()) / 100
+        given.append(min(10.0, max(1.0, round(2 * score) / 2)))
+    return given
+
+
+def verdict(given: Sequence[float]) -> str:
+    """The reply: a sentence of reasoning, then the line that the judge prompts ask for."""
+    names = ["The answer"] if len(given) == 1 else [f"Answer {place}" for place in range(1, len(given) + 1)]
+    words = [f"{name} is {_word(score)}" for name, score in zip(names, given, strict=True)]
+    title = "Score" if len(given) == 1 else "Scores"
+    return f"{' and '.join(words)}.\n{title}: {' '.join(f'{score:g}' for score in given)}"
+
+
+def _word(score: float) -> str:
+    return "right" if score >= 9 else "partly right" if score >= 4 else "wrong"

@@ -1,0 +1,36 @@
+"""What a simulator can be told: the fields of `tapir simulate`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TASKS, RECORDED = "tasks", "recorded"
+
+
+@dataclass(frozen=True)
+class Options:
+    """One simulator. Replies depend on the request, the scenario, `seed` and the judge's faults alone."""
+
+    scenario: str = TASKS
+    """`tasks`, `recorded` (with `path`), or a file, which is short for `recorded` with that path."""
+    host: str = "127.0.0.1"
+    """Loopback only."""
+    port: int = 0
+    """0 takes a free one."""
+    seed: int = 0
+    latency_s: float = 0.0
+    """Seconds each reply waits."""
+    judge_noise: float = 0.0
+    """Standard deviation, in score points, of what the judge adds to a score."""
+    position_bias: float = 0.0
+    """Points added to the first of two answers."""
+    length_bias: float = 0.0
+    """Points added for every 100 words an answer has."""
+    log: str | None = None
+    """File that gets one JSON line a request."""
+    path: str | None = None
+    """`recorded`: the file of (instruction, response) pairs."""
+    skip: int = 0
+    """`recorded`: the first rows, which are never handed out as new instructions."""
+    task_words: str | None = None
+    """`recorded`: YAML with the words of each task; empty is the shipped taxonomy."""

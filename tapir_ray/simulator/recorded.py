@@ -1,0 +1,117 @@
+"""Scenario `recorded`: a teacher and judge made of a file of (instruction, response) pairs, e.g. Alpaca.
+
+It answers what it knows, hands out recorded instructions as "new" ones, and grades by overlap with the recorded answer.
+Task labels come from word lists: a heuristic, good enough to run the whole loop on real data without a network.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+
+from rapidfuzz.distance import LCSseq
+
+from tapir_ray.config import Curriculum
+from tapir_ray.curriculum.tasks import OTHERS, load
+from tapir_ray.errors import InputError
+from tapir_ray.records import text_of
+from tapir_ray.simulator import requests
+from tapir_ray.simulator.judging import scores, verdict
+from tapir_ray.simulator.options import RECORDED, Options
+from tapir_ray.simulator.requests import Request
+from tapir_ray.sources import Conversation, Malformed, Unsupported, list_files, parse, read_raw
+
+WORD = re.compile(r"\w+")
+USED_UP = "no recorded rows left for this task"
+"""Stands before an empty <new_instruction> where the file has no row of the task beyond `skip`."""
+
+
+class Recorded:
+    """A teacher and judge that knows the pairs of one file; see `reply`."""
+
+    def __init__(self, options: Options) -> None:
+        """Raises InputError for a file or word list that is missing or malformed."""
+        path = options.path or options.scenario
+        if path == RECORDED:
+            raise InputError("the simulator's scenario recorded needs a path to a file of pairs")
+        self.options = options
+        self.taxonomy = load(Curriculum(tasks=options.task_words or "tapir", toxicity=True))
+        self.answers: dict[str, str] = {}
+        self.unseen: dict[str, list[str]] = {}
+        for row, conversation in _conversations(path):
+            key = text_of(conversation.messages).strip()
+            if conversation.response is None or key in self.answers:
+                continue
+            self.answers[key] = conversation.response
+            if row >= options.skip and [message["role"] for message in conversation.messages] == ["user"]:
+                self.unseen.setdefault(self.taxonomy.label_by_words(key), []).append(key)
+        if not self.answers:
+            raise InputError(f"the recorded pairs {path} hold no instruction with a response")
+        for task, rows in self.unseen.items():
+            random.Random(f"{options.seed} rows {task}").shuffle(rows)
+
+    def reply(self, request: Request) -> str:
+        """The text of the reply: a function of the request, the file and the options.
+
+        An unknown instruction gets an empty answer, which a pipeline filters as such, and the lowest score.
+        """
+        parts = request.parts
+        if request.kind == requests.PAIRWISE:
+            return self._judge(request, [parts["answer_1"], parts["answer_2"]])
+        if request.kind == requests.POINTWISE:
+            return self._judge(request, [parts["answer"]])
+        if request.kind == requests.EXPAND:
+            new = self._unseen(request)
+            return f"{'' if new else USED_UP}<new_instruction>{new}</new_instruction>"
+        if request.kind == requests.LABEL:
+            return self._label(parts["instruction"], parts["labels"].split("\n"))
+        if request.kind == requests.REWRITE:
+            return self.answers.get(parts["instruction"].strip(), parts["answer"])
+        return self.answers.get(text_of(request.conversation).strip(), "")
+
+    def _judge(self, request: Request, answers: list[str]) -> str:
+        recorded = self.answers.get(request.parts["instruction"].strip())
+        grades = [0.0 if recorded is None else rouge_l(answer, recorded) for answer in answers]
+        return verdict(scores(self.options, request.identity, grades, answers))
+
+    def _label(self, instruction: str, labels: Sequence[str]) -> str:
+        offered = [label.strip() for label in labels if label.strip()]
+        label = self.taxonomy.label_by_words(instruction)
+        return label if label in offered or not offered else OTHERS if OTHERS in offered else offered[-1]
+
+    def _unseen(self, request: Request) -> str:
+        """A row of the task that the prompt names (else of the task its words tell), chosen by the request's seed.
+
+        The server remembers nothing: consecutive seeds give different rows until the task's rows are used up, other
+        seeds may give a row twice, which is then an exact duplicate.
+        """
+        task, instruction = request.parts["task"].strip(), request.parts["instruction"].strip()
+        if task not in self.taxonomy.labels:
+            task = self.taxonomy.label_by_words(instruction)
+        others = [row for row in self.unseen.get(task, []) if row != instruction]
+        return others[request.seed % len(others)] if others else ""
+
+
+def _conversations(path: str) -> Iterator[tuple[int, Conversation]]:
+    """Every conversation of a file or folder, with the number of its row, counted as `seed_data.limit` counts rows.
+
+    Rows that are no conversation are left out. Raises InputError where there is nothing to read.
+    """
+    rows = (raw for file in list_files(path) for _, raw in read_raw(file))
+    for number, raw in enumerate(rows):
+        try:
+            conversations = parse(raw, turns="all")
+        except (Malformed, Unsupported):
+            continue
+        yield from ((number, conversation) for conversation in conversations)
+
+
+def rouge_l(answer: str, reference: str) -> float:
+    """ROUGE-L F1 over lower-case words (Lin 2004): 2 · LCS / (words of both); 1 for equal texts."""
+    if answer.strip() == reference.strip():
+        return 1.0
+    given, wanted = WORD.findall(answer.lower()), WORD.findall(reference.lower())
+    if not given or not wanted:
+        return 0.0
+    return 2 * LCSseq.similarity(given, wanted) / (len(given) + len(wanted))

@@ -1,0 +1,97 @@
+"""What a chat request asks for, told from the tags of the shipped prompts alone (`llm/prompts/*.jinja`)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+Message = dict[str, str]
+
+ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
+REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
+
+_TAG = r"<{0}>\n(?P<{0}>.*)\n</{0}>"
+PROMPTS = {
+    kind: re.compile(r"\s*".join(_TAG.format(tag) for tag in tags) + "(?P<rest>.*)", re.DOTALL)
+    for kind, tags in {
+        PAIRWISE: ("instruction", "answer_1", "answer_2"),
+        REWRITE: ("task", "style", "instruction", "answer"),
+        POINTWISE: ("instruction", "answer"),
+        LABEL: ("labels", "instruction"),
+        EXPAND: ("task", "instruction"),
+    }.items()
+}
+"""In this order, so that a prompt with more tags is not taken for one with fewer."""
+STYLE = re.compile(r"\s*Task type: .*?\.\s*\nAnswering style:", re.DOTALL)
+
+
+class BadRequest(Exception):
+    """A request that the protocol does not allow; its text goes into the error of the reply."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One chat request. `parts` are the texts between the tags; `conversation` is what an answer is asked for."""
+
+    kind: str
+    parts: dict[str, str]
+    conversation: tuple[Message, ...]
+    seed: int
+    identity: str
+    """Everything that a reply may depend on: model, messages, seed, temperature."""
+    max_tokens: int | None
+    model: str
+
+
+def read(body: Any) -> Request:
+    """The request in a JSON body. Raises BadRequest."""
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be a JSON object")
+    messages = _messages(body.get("messages"))
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise BadRequest("model must be a name")
+    if body.get("stream"):
+        raise BadRequest("stream is not supported: leave it out")
+    if body.get("n") not in (None, 1):
+        raise BadRequest("n must be 1")
+    max_tokens = body.get("max_completion_tokens", body.get("max_tokens"))
+    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
+        raise BadRequest("max_tokens must be a whole number of at least 1")
+    seed = body.get("seed")
+    if seed is not None and not isinstance(seed, int):
+        raise BadRequest("seed must be a whole number")
+    kind, parts, conversation = _recognise(messages)
+    identity = repr((model, [(m["role"], m["content"]) for m in messages], seed, body.get("temperature")))
+    return Request(kind, parts, tuple(conversation), seed or 0, identity, max_tokens, model)
+
+
+def _messages(messages: Any) -> list[Message]:
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("messages must be a list of at least one message")
+    read = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise BadRequest("each of messages must have a role")
+        content = message.get("content")
+        if isinstance(content, list):
+            parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+            if not all(isinstance(part, str) for part in parts):
+                raise BadRequest("content parts must be texts")
+            content = "".join(str(part) for part in parts)
+        if not isinstance(content, str):
+            raise BadRequest("each of messages must have a content")
+        read.append({"role": message["role"], "content": content})
+    return read
+
+
+def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Message]]:
+    if len(messages) == 1 and messages[0]["role"] == "user":
+        content = messages[0]["content"]
+        for kind, pattern in PROMPTS.items() if "</instruction>" in content else ():
+            match = pattern.search(content)
+            if match is not None:
+                return kind, match.groupdict(), []
+    conversation = [m for m in messages if not (m["role"] == "system" and STYLE.match(m["content"]))]
+    return (ANSWER if len(conversation) == len(messages) else STYLED), {}, conversation

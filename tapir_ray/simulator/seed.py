@@ -1,0 +1,81 @@
+"""Seed data of the `tasks` scenario: skewed as real seed sets are, mostly easy rows of the soft kinds.
+
+write_seed("seed.jsonl", rows=3600, seed=0)
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from tapir_ray.simulator.families import FAMILIES, LEVELS
+
+FLOOR = 0.005
+"""Share of the rows that each (family, level) has at least, so that a stratified holdout can be split off."""
+FAMILY_SHARES = {
+    "writing": 0.22,
+    "common_sense": 0.20,
+    "grammar": 0.16,
+    "paraphrase": 0.14,
+    "exact_format": 0.11,
+    "counterfactual": 0.05,
+    "arithmetic": 0.03,
+    "ordering": 0.03,
+    "code_writing": 0.03,
+    "code_repair": 0.03,
+}
+LEVEL_SHARES = {1: 0.46, 2: 0.30, 3: 0.14, 4: 0.06, 5: 0.04}
+"""How the rows above the floor are spread; each sums to 1."""
+ATTEMPTS = 50
+"""Draws for a row before an exact duplicate is accepted (a level 1 can run out)."""
+
+
+def cell_counts(rows: int) -> dict[tuple[str, int], int]:
+    """Rows of each (family, level); they sum to `rows` (largest remainders)."""
+    free = 1.0 - FLOOR * len(FAMILY_SHARES) * len(LEVEL_SHARES)
+    exact = {
+        (family, level): rows * (FLOOR + free * share * level_share)
+        for family, share in FAMILY_SHARES.items()
+        for level, level_share in LEVEL_SHARES.items()
+    }
+    counts = {cell: int(share) for cell, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda cell: counts[cell] - exact[cell])
+    for cell in by_remainder[: rows - sum(counts.values())]:
+        counts[cell] += 1
+    return counts
+
+
+def seed_rows(rows: int, seed: int) -> list[dict[str, object]]:
+    """Alpaca rows with plain answers and the columns `family`, `task` (its label) and `level`, in random order."""
+    counts = cell_counts(rows)
+    written: set[str] = set()
+    table: list[dict[str, object]] = []
+    for family in FAMILIES:
+        for level in LEVELS:
+            rng = random.Random(f"seed {seed} {family.name} {level}")
+            for _ in range(counts[family.name, level]):
+                for _ in range(ATTEMPTS):
+                    instruction = family.generate(level, rng)
+                    if instruction not in written:
+                        break
+                written.add(instruction)
+                table.append(
+                    {
+                        "instruction": instruction,
+                        "input": "",
+                        "output": family.plain(family.parse(instruction)),
+                        "family": family.name,
+                        "task": family.label,
+                        "level": level,
+                    }
+                )
+    random.Random(f"order {seed}").shuffle(table)
+    return table
+
+
+def write_seed(path: str | Path, rows: int, seed: int) -> None:
+    """Write `rows` rows as JSONL; the same (rows, seed) gives the same file."""
+    with open(path, "w") as file:
+        for row in seed_rows(rows, seed):
+            file.write(json.dumps(row) + "\n")

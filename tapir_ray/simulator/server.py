@@ -1,0 +1,142 @@
+"""The HTTP side of the simulator: the OpenAI protocol on loopback.
+
+python -m tapir_ray.simulator --scenario tasks --port 8123
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Protocol, TextIO
+
+from aiohttp import web
+
+from tapir_ray.errors import InputError
+from tapir_ray.records import prompt_hash
+from tapir_ray.simulator.options import TASKS, Options
+from tapir_ray.simulator.recorded import Recorded
+from tapir_ray.simulator.requests import BadRequest, Request, read
+from tapir_ray.simulator.tasks import Tasks
+
+LARGEST_BODY = 64 * 1024**2
+PARENT_CHECK_S = 0.25
+
+
+class Scenario(Protocol):
+    def reply(self, request: Request) -> str: ...
+
+
+def scenario_of(options: Options) -> Scenario:
+    """The scenario that the options name. Raises InputError for a file that is missing or holds no pairs."""
+    return Tasks(options) if options.scenario == TASKS else Recorded(options)
+
+
+class Server:
+    """Handlers over one scenario."""
+
+    def __init__(self, options: Options) -> None:
+        """Raises InputError for a host that is not loopback, and for what the scenario cannot use."""
+        if not _is_loopback(options.host):
+            raise InputError(f"simulator host {options.host} is not loopback: use 127.0.0.1")
+        self.options = options
+        self.scenario = scenario_of(options)
+        self._log: TextIO | None = None
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=LARGEST_BODY)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/v1/models", self.models)
+        app.cleanup_ctx.append(self._log_file)
+        return app
+
+    async def models(self, _: web.Request) -> web.Response:
+        name = f"simulator-{self.options.scenario}"
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model", "owned_by": "tapir"}]})
+
+    async def chat(self, http: web.Request) -> web.Response:
+        try:
+            body = json.loads(await http.read())
+            request = read(body)
+        except (BadRequest, ValueError) as error:
+            self._write({"kind": "invalid", "status": 400})
+            return web.json_response(_error(str(error) if isinstance(error, BadRequest) else "not JSON"), status=400)
+        if self.options.latency_s:
+            await asyncio.sleep(self.options.latency_s)
+        text, finish_reason = _cut(self.scenario.reply(request), request.max_tokens)
+        prompt_tokens = sum(len(str(message["content"]).split()) for message in body["messages"])
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text.split())}
+        usage["total_tokens"] = sum(usage.values())
+        identity = prompt_hash(body["messages"])
+        self._write({"kind": request.kind, "prompt": identity, "seed": body.get("seed"), "status": 200, **usage})
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+        return web.json_response(
+            {
+                "id": f"chatcmpl-{identity}",
+                "object": "chat.completion",
+                "created": 0,
+                "model": request.model,
+                "choices": [choice],
+                "usage": usage,
+            }
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self._log is not None:
+            self._log.write(json.dumps({"time": round(time.time(), 6), **record}) + "\n")
+
+    async def _log_file(self, _: web.Application) -> AsyncIterator[None]:
+        if self.options.log is None:
+            yield
+            return
+        with open(self.options.log, "a", buffering=1) as self._log:
+            yield
+        self._log = None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _cut(text: str, max_tokens: int | None) -> tuple[str, str]:
+    """The text and its finish reason; a token of the simulator is a word between white space."""
+    if max_tokens is None or len(text.split()) <= max_tokens:
+        return text, "stop"
+    rest = text.split(maxsplit=max_tokens)[-1]
+    return text[: len(text) - len(rest)].rstrip(), "length"
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
+
+
+def serve(options: Options, parent: int | None = None) -> None:
+    """Serve until a signal ends it, or until the process `parent` is gone; prints its URL when it listens."""
+    asyncio.run(_serve(Server(options), parent))
+
+
+async def _serve(server: Server, parent: int | None) -> None:
+    runner = web.AppRunner(server.app(), access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.options.host, server.options.port)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        print(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
+        stopped = asyncio.Event()
+        for end in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(end, stopped.set)
+        while not stopped.is_set() and parent in (None, os.getppid()):
+            try:
+                await asyncio.wait_for(stopped.wait(), PARENT_CHECK_S)
+            except TimeoutError:
+                continue
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,78 @@
+"""Scenario `tasks`: answers, labels, rewrites, expands and grades the families' instructions, from their text alone."""
+
+from __future__ import annotations
+
+import random
+
+from tapir_ray.simulator import requests
+from tapir_ray.simulator.families import LEVELS, Family, Problem, grade, understand
+from tapir_ray.simulator.judging import scores, verdict
+from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.requests import Request
+
+UNKNOWN = "i do not know ."
+"""Answer to an instruction of no family; the judge gives any answer to such a one the lowest score."""
+HARDER = 0.3
+"""Share of the expansions that are one level above their instruction; the others keep its level."""
+
+
+class Tasks:
+    """A teacher and judge that knows every family; see `reply`."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def reply(self, request: Request) -> str:
+        """The text of the reply: a function of the request and of the options."""
+        parts = request.parts
+        if request.kind == requests.PAIRWISE:
+            return self._judge(request, [parts["answer_1"], parts["answer_2"]])
+        if request.kind == requests.POINTWISE:
+            return self._judge(request, [parts["answer"]])
+        if request.kind == requests.EXPAND:
+            return f"<new_instruction>{self._expand(request)}</new_instruction>"
+        if request.kind == requests.LABEL:
+            return _label(parts["instruction"], parts["labels"].split("\n"))
+        if request.kind == requests.REWRITE:
+            return _answer(parts["instruction"], styled=True)
+        asked = [message["content"] for message in request.conversation if message["role"] == "user"]
+        return _answer(asked[-1] if asked else "", styled=request.kind == requests.STYLED)
+
+    def _judge(self, request: Request, answers: list[str]) -> str:
+        grades = [grade(request.parts["instruction"], answer) for answer in answers]
+        return verdict(scores(self.options, request.identity, grades, answers))
+
+    def _expand(self, request: Request) -> str:
+        """Another instruction of the same family, of the same level or the next; nothing for an unknown one."""
+        instruction = request.parts["instruction"]
+        known = understand(instruction)
+        if known is None:
+            return ""
+        family, problem = known
+        rng = random.Random(f"{self.options.seed} expand {request.identity}")
+        level = min(problem.level + (rng.random() < HARDER), LEVELS[-1])
+        return _other(family, level, rng, instruction)
+
+
+def _other(family: Family[Problem], level: int, rng: random.Random, instruction: str) -> str:
+    while True:
+        new = family.generate(level, rng)
+        if new != instruction:
+            return new
+
+
+def _answer(instruction: str, styled: bool) -> str:
+    known = understand(instruction)
+    if known is None:
+        return UNKNOWN
+    family, problem = known
+    return family.styled(problem) if styled else family.plain(problem)
+
+
+def _label(instruction: str, labels: list[str]) -> str:
+    """The family's label; `Others`, else the last label, for a text of no family or a label that is not offered."""
+    offered = [label.strip() for label in labels if label.strip()]
+    known = understand(instruction)
+    if known is not None and known[0].label in offered:
+        return known[0].label
+    return "Others" if "Others" in offered or not offered else offered[-1]
