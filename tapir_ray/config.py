@@ -166,6 +166,8 @@ class Classify(Section):
     create: CreateModel | None = None
     label_rows: Annotated[int, Field(ge=0)] = 0
     """Instructions the teacher labels to fine-tune the classifier on; 0 uses `model` as it is."""
+    label_attempts: Count = 3
+    """Times the teacher is asked for a label before a row whose replies are none fails."""
     holdout_share: Share = 0.15
     max_length: Count = 256
     batch_size: Count = 64
