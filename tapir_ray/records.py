@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 ID_VERSION = "1"
 """Enters every id; raised when the canonical form changes, so that old and new ids never meet."""
@@ -153,3 +154,23 @@ def conform(rows: pa.Table | list[dict[str, Any]], schema: pa.Schema) -> pa.Tabl
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def with_columns(table: pa.Table, **columns: Any) -> pa.Table:
+    """The table with columns set or added; a plain value (or None) fills a whole column of strings."""
+    for name, values in columns.items():
+        if values is None or isinstance(values, str):
+            values = pa.array([values] * len(table), pa.string())
+        position = table.schema.get_field_index(name)
+        table = table.append_column(name, values) if position < 0 else table.set_column(position, name, values)
+    return table
+
+
+def marked(table: pa.Table, rows: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
+    """The table with the ok ones among `rows` (a boolean array) filtered for `reason`."""
+    hit = pc.and_(rows, pc.equal(table["status"], OK))
+    return with_columns(
+        table,
+        status=pc.if_else(hit, FILTERED, table["status"]),
+        reason=pc.if_else(hit, reason, table["reason"]),
+    )

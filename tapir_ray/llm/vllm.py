@@ -1,0 +1,117 @@
+"""The student as a batched vLLM engine inside a Ray Data pipeline (`ray.data.llm`).
+
+    rows = generate(rows, model="runs/demo/checkpoints/01", student=config.student, resources=config.resources)
+
+The prompt is rendered and tokenised by the same function that training uses, so the student is asked with exactly the
+tokens it was trained on. The engine lives as long as the pipeline: it is gone when the table is written.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray.data
+from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+from tapir_ray.config import Replicas, Student
+from tapir_ray.records import FAILED, OK
+from tapir_ray.train.chat import encode_prompt, load_tokenizer
+
+TOO_LONG = "prompt_too_long"
+
+
+class _Tokenise:
+    """Adds `tokenized_prompt` and `sampling_params` to a batch of conversations."""
+
+    def __init__(self, model: str, student: Student, random_seed: int) -> None:
+        self.tokenizer = load_tokenizer(model, student)
+        self.student = student
+        self.random_seed = random_seed
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        sampling = self.student.sampling
+        prompt = encode_prompt(self.tokenizer, row["messages"], self.student.chat_template_kwargs)
+        room = self.student.max_model_len - len(prompt)
+        row["prompt_fits"] = room > 0
+        row["tokenized_prompt"] = prompt if room > 0 else prompt[:1]
+        row["max_tokens"] = min(sampling.max_tokens, room) if room > 0 else 1
+        row["sampling_params"] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": row["max_tokens"],
+            "seed": self.random_seed,
+        }
+        return row
+
+
+def engine_arguments(student: Student, replicas: Replicas) -> dict[str, Any]:
+    """vLLM's engine arguments for this student: the config's `engine_kwargs` win over what is derived here."""
+    arguments: dict[str, Any] = {
+        "max_model_len": student.max_model_len,
+        "dtype": student.dtype,
+        "trust_remote_code": student.trust_remote_code,
+        "tensor_parallel_size": replicas.tensor_parallel,
+    }
+    if replicas.gpus == 0:
+        arguments["enforce_eager"] = True
+    return {**arguments, **student.engine_kwargs}
+
+
+def generate(
+    rows: ray.data.Dataset, model: str, student: Student, replicas: Replicas, stage_cpus: float, random_seed: int
+) -> ray.data.Dataset:
+    """The rows with `student_response` and `finish_reason` (`stop` or `length`).
+
+    A prompt that leaves no room for an answer is a failed row with the reason `prompt_too_long`; an error of the
+    engine on one row is a failed row with the engine's message.
+    """
+    bundle = {"CPU": replicas.cpus}
+    if replicas.gpus:
+        bundle["GPU"] = replicas.gpus
+    few_cpus = {"num_cpus": stage_cpus}
+    config = vLLMEngineProcessorConfig(
+        model_source=model,
+        engine_kwargs=engine_arguments(student, replicas),
+        concurrency=(replicas.replicas, replicas.replicas),
+        batch_size=student.batch_size,
+        max_concurrent_batches=max(2, 512 // student.batch_size),
+        should_continue_on_error=True,
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        accelerator_type=replicas.accelerator_type,
+        placement_group_config={"bundle_per_worker": bundle},
+        runtime_env={"env_vars": _engine_environment(replicas)},
+    )
+    columns = rows.columns()
+    if not columns:
+        raise ValueError("generate: the rows have no columns")
+    rows = rows.map(_Tokenise, fn_constructor_args=(model, student, random_seed), concurrency=1, **few_cpus)
+    rows = build_processor(config, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)
+    return rows.map(_collect, fn_kwargs={"columns": columns}, **few_cpus)
+
+
+def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    """The input's columns and the answer; rows of an engine error come back ragged and are made whole here."""
+    answered = {name: row.get(name) for name in columns}
+    error = row.get("__inference_error__")
+    if error:
+        answered |= {"status": FAILED, "reason": f"engine_error: {error}"}
+    elif not row["prompt_fits"]:
+        answered |= {"status": FAILED, "reason": TOO_LONG}
+    else:
+        cut = row["num_generated_tokens"] >= row["max_tokens"]
+        answered |= {
+            "student_response": row["generated_text"].strip(),
+            "finish_reason": "length" if cut else "stop",
+            "status": OK,
+        }
+    return answered
+
+
+def _engine_environment(replicas: Replicas) -> dict[str, str]:
+    environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
+    if replicas.gpus == 0:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
+    return environment

@@ -1,0 +1,290 @@
+"""A run on storage: its tables, their manifests, its events and metrics; any local, s3 or gs path through pyarrow.fs.
+
+    run = Run.open(config, "runs/demo")
+    if not run.done("rounds/01/scored"):
+        run.write("rounds/01/scored", dataset, SCORED)
+    rows = run.read("rounds/01/scored")
+
+A table is a folder of Parquet files and a manifest that is written last: a table without a manifest does not exist,
+and what lies in its folder is removed before it is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import yaml
+
+from tapir_ray.config import Config
+from tapir_ray.errors import InputError, StageError
+from tapir_ray.records import FAILED, FILTERED
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from tapir_ray.progress import Progress
+
+MANIFEST = "_manifest.json"
+ROWS_PER_FILE = 100_000
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished table holds: written last, so that its presence means the table is whole."""
+
+    table: str
+    rows: int
+    files: list[str]
+    statuses: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Filtered rows by reason (the word before a colon)."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """Failed rows by reason."""
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, status: str) -> int:
+        """Rows of a status; a table without statuses has only ok rows."""
+        return self.statuses.get(status, 0) if self.statuses else (self.rows if status == "ok" else 0)
+
+
+class Run:
+    """The folder of one run. Paths inside are given as `rounds/01/scored`."""
+
+    def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
+        self.fs = fs
+        self.root = root.rstrip("/")
+        self.uri = uri.rstrip("/")
+        self.attempt = 0
+        self.run_id = ""
+        self.progress: Progress | None = None
+        self._appending = threading.Lock()
+
+    @classmethod
+    def at(cls, uri: str) -> Run:
+        """The run at a folder or URI, whether or not it exists yet."""
+        if "://" not in uri:
+            uri = str(Path(uri).absolute())
+        fs, root = pafs.FileSystem.from_uri(uri)
+        return cls(fs, root, uri)
+
+    @classmethod
+    def open(cls, config: Config, uri: str) -> Run:
+        """Create the run, or continue the one that is there: decided by its stored config.
+
+        Raises InputError if the folder belongs to a config that gives other results, naming the keys that differ.
+        """
+        run = cls.at(uri)
+        if run.exists("config.yaml"):
+            stored = Config.model_validate(yaml.safe_load(run.read_text("config.yaml")))
+            if stored.digest() != config.digest():
+                raise InputError(
+                    f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
+                    "use another --run-dir, or set these keys back to continue it"
+                )
+        elif run.exists("") and any(entry for entry in run.children("") if not entry.startswith(".")):
+            raise InputError(f"{run.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
+        else:
+            run.write_text("config.yaml", config.dump())
+        run.run_id = f"{config.name}-{config.digest()}"
+        run.attempt = len(run.children("attempts")) + 1
+        run.write_text(f"attempts/{run.attempt:05d}.json", json.dumps({"started": _now()}))
+        return run
+
+    # Files
+
+    def path(self, name: str) -> str:
+        """The path of a file or table inside `fs`."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str) -> bool:
+        return self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+
+    def children(self, name: str) -> list[str]:
+        """Names of the entries of a folder, sorted; empty where there is none."""
+        selector = pafs.FileSelector(self.path(name), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def read_text(self, name: str) -> str:
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            return stream.read().decode()
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_text(name))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file; on a local disk readers see the old content or the new one, never a part."""
+        path = self.path(name)
+        self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        local = isinstance(self.fs, pafs.LocalFileSystem)
+        target = f"{path}.part" if local else path
+        with self.fs.open_output_stream(target) as stream:
+            stream.write(text.encode())
+        if local:
+            self.fs.move(target, path)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Add lines of JSON to `events.jsonl` or `metrics.jsonl`: a few for each stage and step, never rows."""
+        with self._appending:
+            before = self.read_text(name) if self.exists(name) else ""
+            self.write_text(name, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Add one event with the time and the attempt."""
+        self.append("events.jsonl", [{"time": _now(), "attempt": self.attempt, "event": kind, **fields}])
+
+    # Tables
+
+    def done(self, table: str) -> Manifest | None:
+        """The manifest of a finished table, or None."""
+        name = f"{table}/{MANIFEST}"
+        return Manifest(**self.read_json(name)) if self.exists(name) else None
+
+    def manifest(self, table: str) -> Manifest:
+        """Raises StageError if the table is not finished."""
+        manifest = self.done(table)
+        if manifest is None:
+            raise StageError(f"{self.uri}/{table} is not there or not finished")
+        return manifest
+
+    def files(self, table: str) -> list[str]:
+        """Paths (inside `fs`) of a finished table's Parquet files."""
+        return [self.path(f"{table}/{name}") for name in self.manifest(table).files]
+
+    def read(self, *tables: str, columns: list[str] | None = None, stage_cpus: float = 0.1) -> ray.data.Dataset:
+        """The rows of finished tables, one after the other."""
+        import ray.data
+
+        files = [path for table in tables for path in self.files(table)]
+        if not files:
+            raise StageError(f"{', '.join(tables)}: no rows")
+        return ray.data.read_parquet(
+            files,
+            filesystem=self.fs,
+            columns=columns,
+            ray_remote_args={"num_cpus": stage_cpus},
+            partitioning=None,
+        )
+
+    def scan(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Batches of a few columns, streamed to the driver: to count, never to hold."""
+        yield from pads.dataset(self.files(table), filesystem=self.fs, format="parquet").to_batches(columns=columns)
+
+    def clear(self, table: str) -> None:
+        """Remove a table, finished or not."""
+        self.fs.delete_dir_contents(self.path(table), missing_dir_ok=True)
+
+    def write(
+        self, table: str, rows: ray.data.Dataset, schema: pa.Schema, *, stage_cpus: float = 0.1, expected: int | None = None
+    ) -> Manifest:
+        """Run the pipeline behind `rows` into a table and publish it.
+
+        Raises StageError if the rows that came out are not as many as `expected`.
+        """
+        from tapir_ray.progress import counted
+        from tapir_ray.records import conform
+
+        started = time.monotonic()
+        self.clear(table)
+        self.fs.create_dir(self.path(table), recursive=True)
+        plain: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": stage_cpus}
+        rows = rows.map_batches(conform, fn_kwargs={"schema": schema}, **plain)
+        if self.progress is not None:
+            rows = rows.map_batches(counted, fn_kwargs={"counter": self.progress.counter, "table": table}, **plain)
+        rows.write_parquet(
+            self.path(table),
+            filesystem=self.fs,
+            ray_remote_args={"num_cpus": stage_cpus},
+            max_rows_per_file=ROWS_PER_FILE,
+        )
+        return self.publish(table, seconds=time.monotonic() - started, expected=expected)
+
+    def write_rows(self, table: str, rows: pa.Table) -> Manifest:
+        """Publish a small table that is already here."""
+        import pyarrow.parquet as pq
+
+        self.clear(table)
+        self.fs.create_dir(self.path(table), recursive=True)
+        pq.write_table(rows, self.path(f"{table}/part-0.parquet"), filesystem=self.fs)
+        return self.publish(table)
+
+    def publish(
+        self, table: str, *, seconds: float = 0.0, expected: int | None = None, extra: dict[str, Any] | None = None
+    ) -> Manifest:
+        """Count a table's files and write its manifest."""
+        files = [name for name in self.children(table) if name.endswith(".parquet")]
+        dataset = pads.dataset([self.path(f"{table}/{name}") for name in files], filesystem=self.fs, format="parquet")
+        rows = dataset.count_rows() if files else 0
+        if expected is not None and rows != expected:
+            raise StageError(f"{table}: {expected} rows went in and {rows} came out")
+        statuses: Counter[str] = Counter()
+        reasons: dict[str, Counter[str]] = {FILTERED: Counter(), FAILED: Counter()}
+        if files and "status" in dataset.schema.names:
+            for batch in dataset.to_batches(columns=["status", "reason"]):
+                for status, reason in zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True):
+                    statuses[status] += 1
+                    if status in reasons:
+                        reasons[status][(reason or "unknown").partition(":")[0]] += 1
+        manifest = Manifest(
+            table=table,
+            rows=rows,
+            files=files,
+            statuses=dict(statuses),
+            reasons=dict(reasons[FILTERED].most_common()),
+            errors=dict(reasons[FAILED].most_common()),
+            seconds=round(seconds, 3),
+            extra=extra or {},
+        )
+        self.write_json(f"{table}/{MANIFEST}", manifest.__dict__)
+        self.event("table", table=table, rows=rows, statuses=manifest.statuses, seconds=manifest.seconds)
+        return manifest
+
+    @contextmanager
+    def timed(self, stage: str, round_number: int) -> Iterator[None]:
+        """Record the seconds a stage took, under `seconds` of its round, also across restarts."""
+        started = time.monotonic()
+        yield
+        self.event("stage", stage=stage, round=round_number, seconds=round(time.monotonic() - started, 2))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """All events of a kind, oldest first, over all attempts."""
+        if not self.exists("events.jsonl"):
+            return []
+        lines = (json.loads(line) for line in self.read_text("events.jsonl").splitlines())
+        return [line for line in lines if line["event"] == kind]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _difference(stored: Config, given: Config) -> str:
+    """The first keys whose values differ, as `a.b: old → new`."""
+    differences: list[str] = []
+
+    def walk(path: str, old: Any, new: Any) -> None:
+        if isinstance(old, dict) and isinstance(new, dict):
+            for key in sorted(old.keys() | new.keys()):
+                walk(f"{path}.{key}" if path else key, old.get(key), new.get(key))
+        elif old != new:
+            differences.append(f"{path}: {old!r} → {new!r}")
+
+    ignored = {"run_dir", "resources", "budget", "name"}
+    walk("", stored.model_dump(mode="json", exclude=ignored), given.model_dump(mode="json", exclude=ignored))
+    more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
+    return "; ".join(differences[:4]) + more

@@ -1,0 +1,28 @@
+"""The student answers a table's rows and the judge scores the answers: one streaming pipeline where both fit."""
+
+from __future__ import annotations
+
+import ray.data
+
+from tapir_ray.context import Context
+from tapir_ray.records import SCORED
+from tapir_ray.stages.answer_openai import student_answer
+from tapir_ray.stages.judge import judge
+
+
+def answer_and_judge(context: Context, rows: ray.data.Dataset, model: str) -> ray.data.Dataset:
+    """The rows (schema SCORED) with the answers of `model` and the judge's scores; lazy.
+
+    Judging starts with the first answered block. An engine lives while the pipeline runs; a student behind an endpoint
+    is asked there and `model` is not used.
+    """
+    config = context.config
+    if config.student.engine == "openai":
+        rows = context.roles.ask(rows, student_answer, SCORED)
+    else:
+        from tapir_ray.llm.vllm import generate
+
+        rows = generate(
+            rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed
+        )
+    return judge(rows, config, context.roles, config.random_seed)

@@ -1,0 +1,114 @@
+"""Task labels of the seed data: the teacher labels a sample, DeBERTa learns from it and labels every row."""
+
+from __future__ import annotations
+
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapir_ray.context import Context
+from tapir_ray.curriculum.sampling import capacities, cutoffs, take
+from tapir_ray.curriculum.tasks import OTHERS
+from tapir_ray.records import INSTRUCTIONS, OK, SEED, with_columns
+from tapir_ray.steps import texts
+
+FOLDER = "classifier"
+SAMPLE = "sample"
+"""The one cell that the sample to label is drawn from."""
+
+
+def train(context: Context) -> None:
+    """`seed/labels` (a sample labelled by the teacher) and `classifier/model`, where the config has one trained."""
+    from tapir_ray.train.classifier import train_classifier
+    from tapir_ray.train.create_classifier import create_classifier
+
+    run, config = context.run, context.config
+    settings = config.classify
+    if settings.by != "deberta" or settings.label_rows == 0 or run.exists(f"{FOLDER}/report.json"):
+        return
+    with context.stage("train_classifier", 0):
+        if not run.done("seed/labels"):
+            label_sample(context)
+        base = settings.model
+        labels = list(context.taxonomy.labels)
+        if settings.create is not None:
+            base = run.path(f"{FOLDER}/base")
+            create_classifier(settings.create, texts.of_seed(context), labels, base, config.random_seed)
+        assert base is not None
+        with context.progress.stage("train the classifier") as facts:
+            report = train_classifier(
+                run.files("seed/labels"),
+                base,
+                labels,
+                settings,
+                config.resources,
+                out_dir=run.path(f"{FOLDER}/model"),
+                storage_dir=run.path(f"{FOLDER}/train"),
+                name=f"classifier-{run.attempt}",
+                random_seed=config.random_seed,
+                fs=run.fs,
+            )
+            if report.accuracy is not None:
+                facts["accuracy"] = f"{report.accuracy:.2f}"
+        run.write_json(f"{FOLDER}/report.json", report.to_dict())
+
+
+def label_sample(context: Context) -> None:
+    """`seed/labels`: `classify.label_rows` seed rows, drawn by hash, with the teacher's label as their task."""
+    from tapir_ray.stages.label import label
+
+    config = context.config
+    usable = context.map(context.read("seed/ingested"), _usable)
+    found = capacities(usable, stage_cpus=context.stage_cpus)
+    wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.values()))
+    quota = {(SAMPLE, SAMPLE): wanted}
+    chosen = cutoffs(usable, quota, config.random_seed, ("label",), stage_cpus=context.stage_cpus)
+    rows = take(usable, chosen, context.stage_cpus)
+    rows = label(rows, config, context.roles, list(context.taxonomy.labels))
+    context.write("seed/labels", rows, INSTRUCTIONS, "teacher labels a sample", wanted)
+
+
+def classify_seed(context: Context) -> None:
+    """`seed/instructions`: every seed and holdout row with its task, and with the teacher's answer where asked for."""
+    from tapir_ray.stages.classify import classify
+    from tapir_ray.stages.label import label
+    from tapir_ray.stages.respond import respond
+
+    run, config = context.run, context.config
+    if run.done("seed/instructions"):
+        return
+    with context.stage("classify", 0):
+        rows = context.read("seed/ingested")
+        if config.classify.by == "deberta":
+            rows = classify(rows, model(context), config)
+        elif config.classify.by == "teacher":
+            rows = label(rows, config, context.roles, list(context.taxonomy.labels))
+        elif config.classify.by == "none":
+            rows = context.map(rows, _one_task)
+        if config.seed_data.responses != "keep":
+            replace = config.seed_data.responses == "replace"
+            rows = context.map(rows, _without_response) if replace else rows
+            rows = respond(rows, config, context.roles, context.taxonomy.styles, schema=INSTRUCTIONS)
+        context.write("seed/instructions", rows, INSTRUCTIONS, "classify", run.manifest("seed/ingested").rows)
+
+
+def model(context: Context) -> str:
+    """The fine-tuned classifier: the run's own, or the one that the config names."""
+    settings = context.config.classify
+    if settings.label_rows:
+        return context.run.path(f"{FOLDER}/model")
+    assert settings.model is not None
+    return settings.model
+
+
+def _usable(batch: pa.Table) -> pa.Table:
+    keep = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], SEED))
+    return with_columns(batch.filter(keep), pool=SAMPLE, task=SAMPLE)
+
+
+def _one_task(batch: pa.Table) -> pa.Table:
+    return with_columns(batch, task=OTHERS)
+
+
+def _without_response(batch: pa.Table) -> pa.Table:
+    return with_columns(batch, response=None)

@@ -1,0 +1,61 @@
+"""The holdout: split off by hash before anything else, in equal numbers from each stratum; only it says what is better."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapir_ray.context import Context
+from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
+from tapir_ray.errors import InputError
+from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, with_columns
+
+CELL = "holdout"
+
+
+def split_off(context: Context) -> None:
+    """`seed/split`, then `seed/ingested`: rows of the holdout marked, seed rows that overlap with them filtered.
+
+    Raises InputError for a stratum column that the seed data does not have.
+    """
+    from tapir_ray.stages.filter import filter_against_holdout
+
+    run, config = context.run, context.config
+    expected = run.manifest("seed/parsed").rows
+    if not run.done("seed/split"):
+        chosen = _choose(context)
+        rows = context.map(context.read("seed/parsed"), _mark, columns=config.holdout.stratify_by, chosen=chosen)
+        context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
+    with context.progress.stage("check the overlap", "seed/ingested", expected):
+        filter_against_holdout(context)
+
+
+def _choose(context: Context) -> Cutoffs:
+    settings, columns = context.config.holdout, context.config.holdout.stratify_by
+    strata = context.map(context.read("seed/parsed"), with_strata, columns=columns)
+    found = capacities(strata, stage_cpus=context.stage_cpus)
+    if not found:
+        raise InputError(f"holdout.stratify_by {columns}: no row of the seed data has these columns")
+    wanted = -(-settings.rows // len(found))
+    quota = {cell: min(wanted, int(rows * settings.max_share)) for cell, (rows, _) in found.items()}
+    return cutoffs(strata, quota, context.config.random_seed, ("holdout",), stage_cpus=context.stage_cpus)
+
+
+def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:
+    """The batch with `pool` and `task` naming the stratum of every ok row with an answer; null for the others."""
+    usable = pc.equal(batch["status"], OK)
+    names = []
+    for meta, ok in zip(batch["meta"].to_pylist(), usable.to_pylist(), strict=True):
+        values = json.loads(meta) if ok and meta else {}
+        known = ok and all(column in values for column in columns)
+        names.append(json.dumps([values[column] for column in columns]) if known else None)
+    strata = pa.array(names, pa.string())
+    return with_columns(batch, task=strata, pool=pc.if_else(pc.is_valid(strata), CELL, None))
+
+
+def _mark(batch: pa.Table, columns: list[str], chosen: Cutoffs) -> pa.Table:
+    drawn = take_table(with_strata(batch, columns), chosen)["instruction_id"].combine_chunks()
+    held = pc.and_(pc.is_in(batch["instruction_id"], value_set=drawn), pc.equal(batch["status"], OK))
+    return with_columns(batch, split=pc.if_else(held, HOLDOUT, batch["split"]))

@@ -1,0 +1,47 @@
+"""Round 0: seed data in, holdout split off, tasks labelled, classifier and student fine-tuned for the first time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from tapir_ray.context import Context
+from tapir_ray.steps import classifier, holdout, seed, train
+
+
+def ingest(context: Context) -> None:
+    """`seed/parsed` and `seed/ingested`: every row read; duplicates, and overlap with the holdout, are filtered."""
+    run = context.run
+    if run.done("seed/ingested"):
+        return
+    with context.stage("ingest", 0):
+        if not run.done("seed/parsed"):
+            seed.parse(context)
+        holdout.split_off(context)
+
+
+def classify_and_initial_sft(context: Context) -> None:
+    """`seed/instructions` (every row with its task and an answer) and `checkpoints/00`.
+
+    The classifier is trained beside the initial SFT where the seed data has its answers and the cluster has room.
+    """
+    if context.config.seed_data.responses != "keep" or not _fit_together(context):
+        classifier.train(context)
+        classifier.classify_seed(context)
+        train.initial_sft(context, "seed/instructions")
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        fitting = pool.submit(classifier.train, context)
+        train.initial_sft(context, "seed/ingested")
+        fitting.result()
+    classifier.classify_seed(context)
+
+
+def _fit_together(context: Context) -> bool:
+    import ray
+
+    resources = context.config.resources
+    available = ray.cluster_resources()
+    both = (resources.train, resources.classifier)
+    return sum(part.replicas * part.cpus for part in both) <= available.get("CPU", 0) and sum(
+        part.replicas * part.gpus for part in both
+    ) <= available.get("GPU", 0)

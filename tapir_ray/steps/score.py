@@ -1,0 +1,109 @@
+"""Score: the current student answers the candidates and the holdout, the judge compares; plan: what the round does."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from tapir_ray.context import Context, round_dir
+from tapir_ray.curriculum.difficulty import with_difficulty
+from tapir_ray.curriculum.plan import Plan
+from tapir_ray.curriculum.quotas import apportion
+from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
+from tapir_ray.curriculum.stats import score_stats
+from tapir_ray.records import HOLDOUT, OK, SCORED, conform, with_columns
+from tapir_ray.steps.answer import answer_and_judge
+from tapir_ray.steps.train import student_after
+
+CANDIDATE = "candidate"
+
+
+def score(context: Context, round_number: int) -> None:
+    """`rounds/NN/candidates` and `rounds/NN/scored`: the judge's scores and the MFD of every candidate.
+
+    The holdout rides along, so that one engine start a round gives the student's score before the round as well.
+    """
+    run, spec = context.run, context.config.curriculum.difficulty.measure
+    scored, candidates = f"{round_dir(round_number)}/scored", f"{round_dir(round_number)}/candidates"
+    if run.done(scored):
+        return
+    with context.stage("score", round_number):
+        if not run.done(candidates):
+            _select(context, round_number, candidates)
+        times = _times_trained(context, round_number, candidates)
+        rows = context.map(context.read(candidates), _with_times, times=times)
+        rows = answer_and_judge(context, rows, student_after(context, round_number - 1))
+        rows = context.map(rows, with_difficulty, spec=spec)
+        context.write(scored, rows, SCORED, f"round {round_number} score", run.manifest(candidates).rows)
+
+
+def plan(context: Context, round_number: int) -> Plan:
+    """The round's plan, from the scores of the candidates (never of the holdout); `rounds/NN/plan.json` shows it."""
+    rows = context.map(context.read(f"{round_dir(round_number)}/scored"), without_holdout)
+    stats = score_stats(rows, context.config.judge.min_teacher_score, context.stage_cpus)
+    context.curriculum.observe(round_number, stats)
+    made = context.curriculum.plan(round_number)
+    name = f"{round_dir(round_number)}/plan.json"
+    if not context.run.exists(name):
+        context.run.write_json(name, {"plan": made.model_dump(mode="json")})
+        context.progress.say(
+            f"round {round_number} plan: α {made.alpha:g}, δ {made.threshold:g}, {made.hard} hard and {made.easy} easy"
+        )
+        for warning in made.warnings:
+            context.progress.say(f"round {round_number} plan: {warning}")
+    return made
+
+
+def without_holdout(batch: pa.Table) -> pa.Table:
+    """The rows that may be planned with and trained on."""
+    return batch.filter(pc.not_equal(batch["split"], HOLDOUT))
+
+
+def _select(context: Context, round_number: int, table: str) -> None:
+    """Candidates: seed data and all that was generated before, by task up to `score.max_rows`; beside them the holdout."""
+    config, cpus = context.config, context.stage_cpus
+    tables = ["seed/instructions", *(f"{round_dir(before)}/generated" for before in range(1, round_number))]
+    rows = context.map(context.read(*tables), _scorable)
+    found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
+    weights = context.taxonomy.effective_weights(found)
+    room = {task: count for task, count in found.items() if task in weights}
+    shares = apportion(min(config.score.max_rows, sum(room.values())), room, weights)
+    quota = {(CANDIDATE, task): count for task, count in shares.items()}
+    chosen = cutoffs(rows, quota, config.random_seed, (round_number, "score"), stage_cpus=cpus)
+    rows = context.map(rows, _candidates, chosen=chosen)
+    context.write(table, rows, SCORED, f"round {round_number} candidates")
+
+
+def _scorable(batch: pa.Table) -> pa.Table:
+    """The ok rows with an answer to compare with, in cells by task; the rows of the holdout are in none."""
+    batch = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["response"])))
+    pool = pc.if_else(pc.equal(batch["split"], HOLDOUT), None, CANDIDATE)
+    return with_columns(batch, pool=pool)
+
+
+def _candidates(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
+    held = batch.filter(pc.equal(batch["split"], HOLDOUT))
+    return pa.concat_tables([conform(take_table(batch, chosen), SCORED), conform(held, SCORED)])
+
+
+def _times_trained(context: Context, round_number: int, candidates: str) -> Counter[str]:
+    """How often each candidate has been in a training set; the driver holds at most `score.max_rows` ids."""
+    run = context.run
+    tables = [f"{round_dir(before)}/training" for before in range(round_number)]
+    files = [path for table in tables if run.done(table) for path in run.files(table)]
+    ids = pa.concat_arrays([batch["instruction_id"] for batch in run.scan(candidates, ["instruction_id"])])
+    times: Counter[str] = Counter()
+    if files:
+        dataset = pads.dataset(files, filesystem=run.fs, format="parquet")
+        mine = (pads.field("status") == OK) & pads.field("instruction_id").isin(ids)
+        for batch in dataset.to_batches(columns=["instruction_id"], filter=mine):
+            times.update(batch["instruction_id"].to_pylist())
+    return times
+
+
+def _with_times(batch: pa.Table, times: Counter[str]) -> pa.Table:
+    counts = [times[row_id] for row_id in batch["instruction_id"].to_pylist()]
+    return with_columns(batch, times_trained=pa.array(counts, pa.int64()))

@@ -1,0 +1,19 @@
+"""`--until STAGE`: the run ends after a stage with its table ready for any other tool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tapir_ray.errors import Stopped
+
+
+@dataclass(frozen=True)
+class StopAfter:
+    """Ends the run after a stage; an empty name never does."""
+
+    stage: str = ""
+
+    def after(self, *stages: str) -> None:
+        """Raises Stopped if the run is to end after one of the stages just finished."""
+        if self.stage in stages:
+            raise Stopped(f"stopped after {self.stage}, as asked")

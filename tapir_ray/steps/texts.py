@@ -1,0 +1,25 @@
+"""Texts of the seed data, streamed, to train the tokenizer of a model that is made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tapir_ray.context import Context
+from tapir_ray.records import OK, text_of
+
+MOST_ROWS = 50_000
+
+
+def of_seed(context: Context, responses: bool = False) -> Iterator[str]:
+    """Instructions (and responses) of up to MOST_ROWS ok seed rows; never of the holdout."""
+    seen = 0
+    for batch in context.run.scan("seed/ingested", ["messages", "response", "status", "split"]):
+        for row in batch.to_pylist():
+            if row["status"] != OK or row["split"] != "seed":
+                continue
+            yield text_of(row["messages"])
+            if responses and row["response"]:
+                yield row["response"]
+            seen += 1
+            if seen == MOST_ROWS:
+                return

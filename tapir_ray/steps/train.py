@@ -1,0 +1,145 @@
+"""Fine-tuning steps: the initial SFT on the seed data, and each round's training on its mix."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapir_ray.context import Context, checkpoint, round_dir
+from tapir_ray.errors import StageError
+from tapir_ray.records import OK, SEED, TRAINING, pair_id
+from tapir_ray.stages.pack import count_tokens, pack
+from tapir_ray.steps import texts
+from tapir_ray.train.chat import brings_template
+from tapir_ray.train.create_student import create_student
+from tapir_ray.train.student import train_student
+
+BASE = "checkpoints/base"
+POOL_OF_SEED = "seed"
+
+
+def base_student(context: Context) -> str:
+    """The student before any training: the model the config names, or one made on the spot."""
+    run, student = context.run, context.config.student
+    if student.create is None:
+        assert student.model is not None
+        return student.model
+    folder = run.path(BASE)
+    if not run.done(BASE):
+        seed_texts = texts.of_seed(context, responses=True)
+        create_student(student.create, seed_texts, folder, student.chat_template, context.config.random_seed)
+        run.publish(BASE)
+    return folder
+
+
+def student_after(context: Context, round_number: int) -> str:
+    """The HF folder (or name) of the student as it is after a round. Raises StageError if that is not trained yet."""
+    manifest = context.run.manifest(checkpoint(round_number))
+    return manifest.extra.get("model") or context.run.path(checkpoint(round_number))
+
+
+def initial_sft(context: Context, source: str) -> None:
+    """`seed/training`, `seed/packed` and `checkpoints/00`: the student fine-tuned on the seed data.
+
+    Where the initial SFT is off (`auto`: a model that brings a chat template) `checkpoints/00` names the model itself.
+    """
+    run, config = context.run, context.config
+    if run.done(checkpoint(0)):
+        return
+    base = base_student(context)
+    if not _wanted(context, base):
+        run.publish(checkpoint(0), extra={"model": base})
+        return
+    with context.stage("sft", 0):
+        if not run.done("seed/training"):
+            rows = context.map(context.read(source), _pairs)
+            rows = count_tokens(rows, base, config.student, config.train, context.stage_cpus)
+            context.write("seed/training", rows, TRAINING, "count tokens")
+        _fit(context, ["seed/training"], 0, base, config.train.initial_epochs, config.train.learning_rate)
+
+
+def train(context: Context, round_number: int) -> None:
+    """`rounds/NN/packed` and `checkpoints/NN`, from the round's training set (or all rounds' so far)."""
+    run, settings = context.run, context.config.train
+    if run.done(checkpoint(round_number)):
+        return
+    previous = settings.init_from == "previous"
+    start = student_after(context, round_number - 1) if previous else base_student(context)
+    first = round_number if settings.data == "current" else 1
+    tables = [f"{round_dir(number)}/training" for number in range(first, round_number + 1)]
+    with context.stage("train", round_number):
+        rate = settings.round_learning_rate or settings.learning_rate
+        _fit(context, tables, round_number, start, settings.epochs, rate)
+
+
+def _fit(context: Context, tables: list[str], round_number: int, start: str, epochs: int, rate: float) -> None:
+    run, config = context.run, context.config
+    packed = f"{round_dir(round_number)}/packed"
+    name = checkpoint(round_number)
+    label = "initial SFT" if round_number == 0 else f"round {round_number} train"
+    with context.progress.stage(label) as facts:
+        if not run.done(packed):
+            files = [path for table in tables for path in run.files(table)]
+            stats = pack(
+                files,
+                run.path(packed),
+                run.fs,
+                start,
+                config.student,
+                config.train,
+                config.random_seed + round_number,
+                epochs,
+                context.stage_cpus,
+            )
+            run.publish(packed, extra=asdict(stats))
+        if run.manifest(packed).extra["sequences"] == 0:
+            raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(tables)}")
+        result = train_student(
+            run.path(packed),
+            run.fs,
+            start,
+            run.path(name),
+            run.path("ray_train"),
+            f"{run.run_id}-{round_number:02d}-{run.attempt}",
+            config.student,
+            config.train,
+            config.resources,
+            epochs,
+            rate,
+            config.random_seed,
+            on_progress=facts.update,
+        )
+        facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}", "tokens": f"{result.tokens:,}"}
+    summary = {key: value for key, value in asdict(result).items() if key not in ("losses", "checkpoint")}
+    run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
+    run.publish(name, extra=summary)
+
+
+def _wanted(context: Context, base: str) -> bool:
+    """Whether there is an initial SFT: `auto` is on for a base model, one that has no chat template of its own."""
+    setting = context.config.train.initial_sft
+    if setting != "auto":
+        return setting == "on"
+    return context.config.student.create is not None or not brings_template(base, context.config.student)
+
+
+def _pairs(batch: pa.Table) -> pa.Table:
+    """Training rows of the ok seed rows, each once."""
+    keep = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], SEED))
+    batch = batch.filter(pc.and_(keep, pc.is_valid(batch["response"])))
+    ids = [pair_id(row_id, 0) for row_id in batch["instruction_id"].to_pylist()]
+    columns = {
+        "pair_id": pa.array(ids, pa.string()),
+        "instruction_id": batch["instruction_id"],
+        "copy": pa.array([0] * len(batch), pa.int64()),
+        "messages": batch["messages"],
+        "response": batch["response"],
+        "task": batch["task"],
+        "pool": pa.array([POOL_OF_SEED] * len(batch), pa.string()),
+        "tokens": pa.nulls(len(batch), pa.int64()),
+        "status": batch["status"],
+        "reason": batch["reason"],
+    }
+    return pa.table(columns, schema=TRAINING)
