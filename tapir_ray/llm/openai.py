@@ -150,9 +150,12 @@ class Client:
         """Close the connections."""
         await self._openai.close()
 
-    def _failure(self, error: Exception) -> Reply:
+    def _failure(self, error: BaseException) -> Reply:
         if isinstance(error, openai.APIStatusError) and error.code in _POLICY_CODES:
             return Reply(None, status=FILTERED, reason=REFUSED, finish_reason="content_filter")
+        if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
+            # The aiohttp transport reports a refused connection as a timeout; its cause says what happened.
+            error = error.__cause__
         message = " ".join(str(error).split()) or f"no reply within {self.target.endpoint.timeout_s:g} s"
         if self.target.key is not None:
             message = message.replace(self.target.key.reveal(), "***")

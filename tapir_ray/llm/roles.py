@@ -178,7 +178,8 @@ class Roles:
         if endpoint.engine == "vllm":
             return Target(role, endpoint, self._urls[group], None, group)
         if endpoint.base_url == SIMULATOR:
-            return Target(role, endpoint, f"{self._simulator_url}/v1", None, group)
+            base = str(self._simulator_url).rstrip("/").removesuffix("/v1")
+            return Target(role, endpoint, f"{base}/v1", None, group)
         return Target(role, endpoint, endpoint.base_url, _key(f"{group}.api_key_env", endpoint.api_key_env), group)
 
 
@@ -263,7 +264,7 @@ async def _check_endpoint(target: Target) -> None:
             f"correct the variable that {target.role}.api_key_env names"
         ) from None
     except openai.APIConnectionError as error:
-        cause = type(error.__cause__ or error).__name__
+        cause = " ".join(str(error.__cause__ or error).split()) or "no reply in time"
         raise InputError(f"{where} cannot be reached ({cause}); correct the URL or start the server") from None
     except openai.APIStatusError as error:
         if error.status_code >= 500:

@@ -94,7 +94,7 @@ def test_timeouts_and_broken_connections_are_tried_again() -> None:
     assert reply.text == "late" and len(seen.requests) == 2
     gone = Client(Target("teacher", Endpoint(max_attempts=2), "http://127.0.0.1:9/v1"), Meter())
     reply = asyncio.run(gone.chat(HELLO, kind="respond"))
-    assert reply.status == "failed" and reply.reason.startswith("APIConnectionError")
+    assert reply.status == "failed" and "Cannot connect" in reply.reason
 
 
 def test_retry_after_is_respected_by_the_request_and_its_neighbours() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -10,7 +11,9 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.config import Config, parse
-from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.openai import Client, Target
+from tapir_ray.llm.roles import AskRow, Roles
+from tapir_ray.llm.usage import Meter
 
 
 def config_for(url: str, **sections: Any) -> Config:
@@ -50,3 +53,18 @@ def instruction(text: str, **values: Any) -> dict[str, Any]:
 def dataset(rows: list[dict[str, Any]], schema: pa.Schema = records.SCORED) -> ray.data.Dataset:
     """`rows` as a dataset of `schema`."""
     return ray.data.from_arrow(records.conform(rows, schema))
+
+
+def directly(function: AskRow, rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    """What `function` makes of each row, in order, without Ray: for the cases that need no pipeline."""
+
+    async def main() -> list[dict[str, Any]]:
+        endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
+        clients = {
+            role: Client(Target(role, endpoint, endpoint.base_url), Meter()) for role, endpoint in endpoints.items()
+        }
+        done = await asyncio.gather(*(function(clients, row) for row in rows))
+        await asyncio.gather(*(client.close() for client in clients.values()))
+        return list(done)
+
+    return asyncio.run(main())

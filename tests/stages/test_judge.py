@@ -17,10 +17,20 @@ from tests.stages.asking import config_for, dataset, instruction, opened
 SCORE = st.one_of(st.integers(1, 10), st.decimals(1, 10, places=1))
 
 
-@given(a=SCORE, b=SCORE, before=st.text(max_size=60), form=st.sampled_from(
-    ["Scores: {} {}", "**Scores: {} {}**", "scores: {}, {}", "  Scores:{}/10 {}/10", "Scores: {} and {}.", "# Score: <{}> <{}>",
-     "Scores: {} out of 10, {} out of 10", "**Scores:** {} | {}", "Scores: [{}] [{}] (the first is better)"]
-))  # fmt: skip
+FORMS = [
+    "Scores: {} {}",
+    "**Scores: {} {}**",
+    "scores: {}, {}",
+    "  Scores:{}/10 {}/10",
+    "Scores: {} and {}.",
+    "# Score: <{}> <{}>",
+    "Scores: {} out of 10, {} out of 10",
+    "**Scores:** {} | {}",
+    "Scores: [{}] [{}] (the first is better)",
+]
+
+
+@given(a=SCORE, b=SCORE, before=st.text(max_size=60), form=st.sampled_from(FORMS))
 def test_the_line_with_the_scores_is_found(a: Any, b: Any, before: str, form: str) -> None:
     text = f"Scores: 1 1\n{before}\n{form.format(a, b)}\n"
     assert parse_scores(text, 2) == (float(a), float(b))

@@ -1,0 +1,103 @@
+"""New instructions like the hard ones: each draw asks the teacher for one (TAPIR, arXiv 2405.13448; METHOD.md 5).
+
+generated = expand(draws, config, roles)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray.data
+
+from tapir_ray import records
+from tapir_ray.config import Config, Sampling
+from tapir_ray.llm.openai import EMPTY, Client
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.records import Message
+from tapir_ray.stages.judge import seed_of
+
+NO_INSTRUCTION, SOURCE_USED_UP = "no_new_instruction", "source_used_up"
+PROMPT_LEAKAGE, OVER_LONG = "prompt_leakage", "over_long"
+"""Reasons of filtered draws; the others are those of a reply."""
+
+USED_UP_PHRASE = "no recorded rows left"
+"""What the recorded simulator says in place of an instruction when it has handed out all of its rows."""
+
+_TAGGED = re.compile(r"<new_instruction>(.*?)</new_instruction>", re.DOTALL)
+_LEAKED = re.compile(
+    r"</?(?:new_instruction|instruction|task)>"
+    r"|below is an instruction of the task type"
+    r"|write one new instruction that trains the same skill",
+    re.IGNORECASE,
+)
+
+
+def expand(draws: ray.data.Dataset, config: Config, roles: Roles) -> ray.data.Dataset:
+    """`draws` (records.GENERATED_ROWS with the messages of their parent) as rows with a new instruction.
+
+    A new row has its own instruction_id, source and split `generated`, no response, and one user turn after the
+    parent's system message. Where no instruction came of a draw its messages and instruction_id are null and the
+    reason says why: `no_new_instruction`, `empty`, `source_used_up`, `cut_off`, `refused` (filtered) or an error
+    (failed). `prompt_leakage` and `over_long` (more than `filter.max_chars`) are filtered with their messages kept.
+    """
+    sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
+    function = ExpandRow(Prompts(config.prompts.dir), sampling, config.filter.max_chars)
+    return roles.ask(draws, function, records.GENERATED_ROWS)
+
+
+@dataclass(frozen=True)
+class ExpandRow:
+    """The AskRow of `expand`."""
+
+    prompts: Prompts
+    sampling: Sampling
+    max_chars: int
+
+    async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
+        if row["status"] != records.OK:
+            return row
+        system = [message for message in row["messages"] if message["role"] == "system"][:1]
+        turns = [message for message in row["messages"] if message["role"] != "system"]
+        prompt = self.prompts.render("expand", task=row["task"], instruction=records.text_of(turns))
+        reply = await clients["teacher"].chat(
+            [{"role": "user", "content": prompt}],
+            sampling=self.sampling,
+            seed=seed_of(row["draw_id"], "expand"),
+            kind="expand",
+        )
+        generated = {
+            **row,
+            "split": records.GENERATED,
+            "source": "generated",
+            "response": None,
+            "messages": None,
+            "instruction_id": None,
+        }
+        if reply.status != records.OK:
+            return {**generated, "status": reply.status, "reason": reply.reason}
+        text, problem = parse_instruction(reply.text or "")
+        if text:
+            messages: list[Message] = [*system, {"role": "user", "content": text}]
+            generated |= {"messages": messages, "instruction_id": records.instruction_id(messages)}
+            problem = self._problem(text)
+        return generated if problem is None else {**generated, "status": records.FILTERED, "reason": problem}
+
+    def _problem(self, text: str) -> str | None:
+        if _LEAKED.search(text):
+            return PROMPT_LEAKAGE
+        return OVER_LONG if len(text) > self.max_chars else None
+
+
+def parse_instruction(text: str) -> tuple[str | None, str | None]:
+    """(instruction, None) of the first tagged text of a reply, or (None, reason)."""
+    found = _TAGGED.search(text)
+    instruction = found and found[1].strip()
+    if instruction:
+        return instruction, None
+    rest = " ".join(_TAGGED.sub("", text).split())
+    if USED_UP_PHRASE in rest.lower():
+        return None, SOURCE_USED_UP
+    return None, f"{EMPTY if found else NO_INSTRUCTION}: {rest[:200]}".removesuffix(": ")

@@ -1,0 +1,133 @@
+"""The teacher's answers in the style of the task (TAPIR, arXiv 2405.13448; the styles beyond its two are ours).
+
+    answered = respond(rows, config, roles, styles)                                    # of generated rows
+    filled = respond(rows, config, roles, styles, schema=records.INSTRUCTIONS)         # seed data without responses
+
+`rewrite.mode: combined` asks once with the style in the system message; `second_pass` asks for an answer and then for
+its rewriting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray import records
+from tapir_ray.config import Config
+from tapir_ray.llm.openai import Client, Reply
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.records import Message
+from tapir_ray.stages.judge import NotJudged, score_answer, seed_of
+
+BELOW_MIN_SCORE = "below_min_score"
+
+
+def respond(
+    rows: ray.data.Dataset,
+    config: Config,
+    roles: Roles,
+    styles: Mapping[str, str],
+    schema: pa.Schema = records.GENERATED_ROWS,
+) -> ray.data.Dataset:
+    """`rows` as `schema`, each ok row without a response answered by the teacher; all others pass as they are.
+
+    Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style; a task without an entry in
+    `styles` is answered plainly. Of `respond.samples` answers the judge's best is kept, with its `answer_score`; below
+    `respond.min_score` the row is filtered (`below_min_score`). A row without a usable answer has the reply's status
+    and reason (`cut_off`, `refused`, `empty`, or an error).
+    """
+    return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles)), schema)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A candidate: the reply, and the messages and seed it was asked with."""
+
+    reply: Reply
+    messages: list[Message]
+    seed: int
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class RespondRow:
+    """The AskRow of `respond`."""
+
+    prompts: Prompts
+    config: Config
+    styles: dict[str, str]
+
+    async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
+        if row["status"] != records.OK or row["response"] is not None:
+            return row
+        settings = self.config.respond
+        style = self.styles.get(row["task"] or "")
+        answers = await asyncio.gather(
+            *(self._answer(clients["teacher"], row, style, str(sample)) for sample in range(settings.samples))
+        )
+        usable = [answer for answer in answers if answer.reply.status == records.OK]
+        if not usable:
+            return {**row, "style": style, "status": answers[0].reply.status, "reason": answers[0].reply.reason}
+        if settings.samples > 1 or settings.min_score is not None:
+            try:
+                usable = await asyncio.gather(*(self._scored(clients["judge"], row, answer) for answer in usable))
+            except NotJudged as error:
+                return {**row, "style": style, "status": error.status, "reason": error.reason}
+        best = max(usable, key=lambda answer: answer.score or 0.0)
+        answered = {
+            **row,
+            "response": (best.reply.text or "").strip(),
+            "reasoning": best.reply.reasoning,
+            "teacher_model": best.reply.model,
+            "prompt_hash": records.prompt_hash(best.messages),
+            "sampling": self._sampling(best),
+            "style": style,
+            "answer_score": best.score,
+        }
+        if settings.min_score is not None and (best.score or 0.0) < settings.min_score:
+            answered |= {"status": records.FILTERED, "reason": BELOW_MIN_SCORE}
+        return answered
+
+    async def _answer(self, client: Client, row: Row, style: str | None, sample: str) -> Answer:
+        seed = seed_of(row["instruction_id"], "respond", sample)
+        second_pass = style is not None and self.config.rewrite.mode == "second_pass"
+        styled = style is not None and not second_pass
+        messages = self._styled(row, style) if styled else row["messages"]
+        reply = await client.chat(messages, seed=seed, kind="respond")
+        if reply.status != records.OK or not second_pass:
+            return Answer(reply, messages, seed)
+        rewriting: list[Message] = [
+            {
+                "role": "user",
+                "content": self.prompts.render(
+                    "rewrite",
+                    task=row["task"],
+                    style=style,
+                    instruction=records.text_of(row["messages"]),
+                    answer=reply.text,
+                ),
+            }
+        ]
+        return Answer(await client.chat(rewriting, seed=seed, kind="rewrite"), rewriting, seed)
+
+    def _styled(self, row: Row, style: str | None) -> list[Message]:
+        own = [message["content"] for message in row["messages"] if message["role"] == "system"]
+        turns = [message for message in row["messages"] if message["role"] != "system"]
+        system = "\n\n".join([self.prompts.render("respond", task=row["task"], style=style), *own])
+        return [{"role": "system", "content": system}, *turns]
+
+    async def _scored(self, judge: Client, row: Row, answer: Answer) -> Answer:
+        instruction = records.text_of(row["messages"])
+        seed = (row["instruction_id"], "gate", str(answer.seed))
+        text = (answer.reply.text or "").strip()
+        score = await score_answer(judge, self.prompts, self.config.judge, instruction, text, seed)
+        return replace(answer, score=score)
+
+    def _sampling(self, answer: Answer) -> str:
+        return json.dumps({**self.config.teacher.sampling.model_dump(), "seed": answer.seed}, sort_keys=True)

@@ -1,0 +1,111 @@
+"""The teacher's answers: the style is asked for, the judge gates, what cannot be used is filtered with its reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tapir_ray import records
+from tapir_ray.annotations import annotation
+from tapir_ray.errors import InputError
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.stages.respond import RespondRow, respond
+from tests.llm.endpoint import Choice, running
+from tests.stages.asking import config_for, dataset, directly, instruction, opened
+
+STYLES = {"Math": "Step by step."}
+
+
+def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
+    """Answers with the style it was given; the judge in it gives a point for every letter of an answer."""
+    *_, last = body["messages"]
+    judged = re.search(r"<answer>\n(.*?)\n</answer>", last["content"], re.DOTALL)
+    if judged and "judge" in last["content"]:
+        return f"Score: {min(10, len(judged[1]))}"
+    if judged:
+        return f"rewritten {judged[1]}"
+    if "cut?" in last["content"]:
+        return Choice("half", "length")
+    if "refuse?" in last["content"]:
+        return Choice("", "content_filter")
+    if "short?" in last["content"]:
+        return "ab" * (1 + body["seed"] % 3)
+    system = body["messages"][0]["content"] if body["messages"][0]["role"] == "system" else "plain"
+    return Choice(f" {system} ", message={"reasoning_content": "thoughts"})
+
+
+def test_answers_in_the_style_of_the_task(ray_local: None) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    rows = [
+        instruction("styled?", task="Math"),
+        instruction("own system?", messages=[system, {"role": "user", "content": "own system?"}], instruction_id="own"),
+        instruction("no style?", task="Art"),
+        instruction("cut?"),
+        instruction("refuse?"),
+        instruction("done?", response="mine"),
+        instruction("filtered?", status="filtered", reason="near_duplicate"),
+    ]
+    with running(teacher) as seen:
+        config = config_for(seen.url, teacher={"reasoning": "keep"})
+        with opened(config) as roles:
+            answered = annotation("respond")(dataset(rows, records.GENERATED_ROWS), config, roles, STYLES)
+            by_id = {row["instruction_id"]: row for row in answered.take_all()}
+    styled, own, plain, cut, refused, done, filtered = (by_id[row["instruction_id"]] for row in rows)
+    assert styled["response"] == "Task type: Math.\nAnswering style: Step by step."
+    assert own["response"] == "Task type: Math.\nAnswering style: Step by step.\n\nBe brief."
+    assert (plain["response"], plain["style"], styled["style"]) == ("plain", None, "Step by step.")
+    assert (styled["teacher_model"], styled["reasoning"], styled["status"]) == ("m-2026", "thoughts", "ok")
+    sent = next(body for body in seen.requests if "styled?" in body["messages"][-1]["content"])
+    assert styled["prompt_hash"] == records.prompt_hash(sent["messages"])
+    assert json.loads(styled["sampling"])["seed"] == sent["seed"]
+    assert (cut["status"], cut["reason"], cut["response"]) == ("filtered", "cut_off", None)
+    assert (refused["status"], refused["reason"]) == ("filtered", "refused")
+    assert done["response"] == "mine" and filtered["reason"] == "near_duplicate"
+    assert len(seen.requests) == 5
+
+
+def test_second_pass_rewrites_a_plain_answer() -> None:
+    with running(teacher) as seen:
+        config = config_for(seen.url, rewrite={"mode": "second_pass"})
+        (row,) = directly(RespondRow(Prompts(), config, STYLES), [instruction("q", response=None)], config)
+    assert row["response"] == "rewritten  plain" and row["prompt_hash"] == records.prompt_hash(
+        seen.requests[1]["messages"]
+    )
+    assert "<style>\nStep by step.\n</style>" in seen.requests[1]["messages"][0]["content"]
+
+
+def test_the_best_of_several_samples_is_kept() -> None:
+    with running(teacher) as seen:
+        config = config_for(seen.url, respond={"samples": 6})
+        (row,) = directly(RespondRow(Prompts(), config, {}), [instruction("short?", response=None)], config)
+    lengths = {2 * (1 + body["seed"] % 3) for body in seen.requests if "judge" not in body["messages"][0]["content"]}
+    assert len(row["response"]) == max(lengths) == row["answer_score"] and len(lengths) > 1
+    assert len(seen.requests) == 12
+
+
+def test_the_judge_gates_answers() -> None:
+    rows = [instruction("short?", response=None), instruction("a longer answer", response=None)]
+    with running(teacher) as seen:
+        config = config_for(seen.url, respond={"min_score": 8.0})
+        short, long = directly(RespondRow(Prompts(), config, STYLES), rows, config)
+    assert (short["status"], short["reason"]) == ("filtered", "below_min_score") and short["answer_score"] < 8
+    assert (long["status"], long["answer_score"]) == ("ok", 10.0)
+
+
+def test_seed_data_keeps_its_own_columns(ray_local: None) -> None:
+    rows = [instruction("q?", licence="MIT")]
+    with running(teacher) as seen:
+        config = config_for(seen.url)
+        with opened(config) as roles:
+            filled = respond(dataset(rows, records.INSTRUCTIONS), config, roles, STYLES, schema=records.INSTRUCTIONS)
+            (row,) = filled.take_all()
+    assert list(row) == records.INSTRUCTIONS.names and row["licence"] == "MIT" and row["response"]
+
+
+def test_an_unknown_annotation_is_named() -> None:
+    with pytest.raises(InputError, match=r"expand\.annotation.*nothing"):
+        annotation("nothing")
+    assert annotation("tapir_ray.stages.respond:respond") is respond
