@@ -96,11 +96,14 @@ def repaired(answer: Sequence[str], right: Sequence[str], wrong: Sequence[str]) 
 
 
 def number(answer: str, right: int) -> float:
-    """1 for the right number; else a near miss by the digits that stand right, if there are as many."""
+    """1 for the right number; else a near miss by the digits that stand right, if there are as many.
+
+    An answer of several numbers is none: else an echo of the question could end in the right one.
+    """
     found = re.findall(r"\d+", answer)
-    if not found:
+    if len(found) != 1:
         return 0.0
-    given, wanted = found[-1], str(right)
+    given, wanted = found[0], str(right)
     if given == wanted:
         return 1.0
     if len(given) != len(wanted):

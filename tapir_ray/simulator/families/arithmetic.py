@@ -13,7 +13,8 @@ from tapir_ray.simulator.families.vocabulary import NAME, NAMES, NUMBER, PLURAL,
 GAINS = ("finds", "gets", "buys", "wins")
 LOSSES = ("loses", "sells", "gives", "drops")
 STEP = re.compile(rf"({text.one_of(GAINS + LOSSES)}) ({NUMBER})")
-STEPS = {1: 1, 2: 2, 3: 2, 4: 3, 5: 4}
+LARGEST_STEP, LARGEST_TOTAL = 9, 20
+"""Small numbers: what gets harder with the level is the number of steps, not the sums."""
 
 WORDING = text.Wording(
     [
@@ -41,24 +42,19 @@ class Sum(Problem):
 
 
 class Arithmetic(Family[Sum]):
-    """Level 1: one step below ten; 2: two steps; 3: a start of two digits; 4 and 5: three and four steps."""
+    """Level n has n steps."""
 
     name = "arithmetic"
     label = "Math"
 
     def generate(self, level: int, rng: random.Random) -> str:
-        total = start = rng.randint(2, 9) if level <= 2 else rng.randint(10, 60)
-        largest = 9 if level <= 2 else 30
+        total = start = rng.randint(2, LARGEST_STEP)
         steps = []
-        for _ in range(STEPS[level]):
-            if total > 1 and rng.random() < 0.5:
-                amount = rng.randint(1, min(largest, total - 1))
-                total -= amount
-                steps.append(f"{rng.choice(LOSSES)} {amount}")
-            else:
-                amount = rng.randint(1, largest)
-                total += amount
-                steps.append(f"{rng.choice(GAINS)} {amount}")
+        for _ in range(level):
+            loss = total > 1 and (total == LARGEST_TOTAL or rng.random() < 0.5)
+            amount = rng.randint(1, min(LARGEST_STEP, total - 1 if loss else LARGEST_TOTAL - total))
+            total += -amount if loss else amount
+            steps.append(f"{rng.choice(LOSSES if loss else GAINS)} {amount}")
         return WORDING.write(
             rng, name=rng.choice(NAMES), things=rng.choice(PLURALS), start=start, steps=" , ".join(steps)
         )
@@ -69,8 +65,7 @@ class Arithmetic(Family[Sum]):
             return None
         start = int(values["start"])
         changes = tuple(int(n) if verb in GAINS else -int(n) for verb, n in STEP.findall(values["steps"]))
-        level = {1: 1, 2: 2 if start < 10 else 3, 3: 4}.get(len(changes), 5)
-        return Sum(level, start, changes)
+        return Sum(min(len(changes), 5), start, changes)
 
     def plain(self, problem: Sum) -> str:
         return str(problem.result)

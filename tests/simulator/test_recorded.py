@@ -1,0 +1,133 @@
+"""Scenario recorded: what it knows, what it hands out, and how it grades."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_ray.config import Curriculum
+from tapir_ray.curriculum.tasks import load
+from tapir_ray.errors import InputError
+from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.recorded import USED_UP, Recorded, rouge_l
+from tests.simulator.asking import prompt, request, styled, user
+
+ROWS = [
+    {"instruction": "Calculate the sum.", "input": "2 and 3", "output": "The sum is 5."},
+    {"instruction": "Calculate the square root of 16.", "input": "", "output": "It is 4."},
+    {"instruction": "What is the average of 4 and 6? Calculate it.", "input": "", "output": "5"},
+    {"instruction": "Compute the area of a rectangle of 2 by 3.", "input": "", "output": "6"},
+    {"instruction": "", "input": "", "output": "nothing was asked"},
+    {"instruction": "Name a colour.", "input": "", "output": "Red."},
+]
+
+
+def new_instruction(simulator: Recorded, task: str, instruction: str, seed: int) -> str:
+    reply = simulator.reply(request(prompt("expand", task=task, instruction=instruction), seed=seed))
+    match = re.search(r"<new_instruction>(.*)</new_instruction>", reply, re.DOTALL)
+    assert match is not None
+    return match.group(1)
+
+
+@pytest.fixture()
+def alpaca(tmp_path: Path) -> str:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS))
+    return str(path)
+
+
+def test_known_instructions_get_their_recorded_answer_in_any_style(alpaca: str) -> None:
+    simulator = Recorded(Options(scenario="recorded", path=alpaca, skip=2))
+    joined = "Calculate the sum.\n\n2 and 3"
+    assert simulator.reply(request(user(joined))) == "The sum is 5."
+    assert simulator.reply(request(styled(joined))) == "The sum is 5."
+    rewrite = prompt("rewrite", task="Math", style="s", instruction=joined, answer="six")
+    assert simulator.reply(request(rewrite)) == "The sum is 5."
+    assert simulator.reply(request(user("Never recorded."))) == ""
+
+
+def test_only_rows_beyond_skip_are_handed_out_and_consecutive_seeds_differ(alpaca: str) -> None:
+    simulator = Recorded(Options(scenario="recorded", path=alpaca, skip=1))
+    handed = [new_instruction(simulator, "Math", "Calculate the sum.\n\n2 and 3", seed) for seed in range(3)]
+    assert sorted(handed) == sorted(row["instruction"] for row in ROWS[1:4])
+    assert new_instruction(simulator, "Math", handed[0], seed=5) != handed[0]
+
+
+def test_a_task_without_rows_says_so(alpaca: str) -> None:
+    simulator = Recorded(Options(scenario="recorded", path=alpaca, skip=5))
+    reply = simulator.reply(request(prompt("expand", task="Math", instruction=ROWS[1]["instruction"]), seed=1))
+    assert reply == f"{USED_UP}<new_instruction></new_instruction>"
+
+
+def test_the_judge_grades_by_overlap_with_the_recorded_answer(alpaca: str) -> None:
+    simulator = Recorded(Options(scenario="recorded", path=alpaca))
+    messages = prompt("judge_pairwise", instruction=ROWS[1]["instruction"], answer_1="It is 4.", answer_2="It is 5.")
+    assert simulator.reply(request(messages)).splitlines()[-1] == "Scores: 10 7"
+    unknown = prompt("judge_pointwise", instruction="Never recorded.", answer="x")
+    assert simulator.reply(request(unknown)).splitlines()[-1] == "Score: 1"
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=8), st.lists(st.sampled_from("abcd"), min_size=1, max_size=8))
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(given: list[str], wanted: list[str]) -> None:
+    table = [[0] * (len(wanted) + 1) for _ in range(len(given) + 1)]
+    for i, a in enumerate(given):
+        for j, b in enumerate(wanted):
+            table[i + 1][j + 1] = table[i][j] + 1 if a == b else max(table[i][j + 1], table[i + 1][j])
+    longest = table[-1][-1]
+    expected = 2 * longest / (len(given) + len(wanted))
+    assert rouge_l(" ".join(given), " ".join(wanted)) == pytest.approx(expected)
+    assert rouge_l(" ".join(wanted).upper(), " ".join(wanted)) == 1.0
+
+
+def test_conversations_of_other_formats_are_known_by_their_whole_context(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "user", "content": "And now?"},
+        {"role": "assistant", "content": "Now we talk."},
+    ]
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    sharegpt = [{"from": names[turn["role"]], "value": turn["content"]} for turn in turns]
+    (tmp_path / "a.json").write_text(json.dumps([{"messages": turns}]))
+    (tmp_path / "b.jsonl").write_text(json.dumps({"conversations": sharegpt}))
+    pq.write_table(pa.Table.from_pylist([{"messages": turns}]), tmp_path / "c.parquet")
+    for name in ("a.json", "b.jsonl", "c.parquet"):
+        simulator = Recorded(Options(scenario=str(tmp_path / name)))
+        assert simulator.reply(request(turns[:4])) == "Now we talk."
+        assert simulator.reply(request(turns[:2])) == "Hi."
+        assert simulator.reply(request([*styled("")[:1], *turns[:4]])) == "Now we talk."
+
+
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text('{"instruction": "Why?"}\n')
+    for scenario in ("recorded", str(tmp_path / "missing.jsonl"), str(tmp_path / "empty.jsonl")):
+        with pytest.raises(InputError, match=Path(scenario).stem):
+            Recorded(Options(scenario=scenario))
+
+
+def test_alpaca_runs_through(data_folder: Path) -> None:
+    path = data_folder / "seeds" / "alpaca_9k.jsonl"
+    simulator = Recorded(Options(scenario="recorded", path=str(path), skip=600))
+    rows = [json.loads(line) for line in path.read_text().splitlines()[:600]]
+    seeds = {"\n\n".join(filter(None, (row["instruction"], row["input"]))) for row in rows}
+    labels = Counter[str]()
+    taxonomy = load(Curriculum())
+    handed = []
+    for number, instruction in enumerate(sorted(seeds)):
+        label = simulator.reply(request(prompt("label", labels=taxonomy.labels, instruction=instruction)))
+        labels[label] += 1
+        assert simulator.reply(request(user(instruction)))
+        handed.append(new_instruction(simulator, label, instruction, seed=number * 7919))
+    assert len(labels) > 15 and labels["Others"] < 0.5 * len(seeds)
+    assert not seeds & set(handed)
+    assert all(simulator.reply(request(user(new))) for new in handed if new)
+    assert sum(not new for new in handed) < 0.05 * len(handed)
