@@ -141,7 +141,7 @@ def score_classifier(
         parquet_files(rows, filesystem),
         filesystem=filesystem,
         columns=["instruction_id", "messages", "task", "status"],
-        ray_remote_args={"num_cpus": cpus},
+        num_cpus=cpus,
     )
     labelled = classify(table, model, config, columns=("task_predicted", "task_prob"))
     pairs: Counter[tuple[str, str]] = Counter()
