@@ -1,10 +1,10 @@
 """Training pairs to packed token sequences: the `training` table in, the `packed` table out.
 
     rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
-    stats = pack(files, "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, random_seed=0, epochs=1)
+    stats = pack(files, "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, 0, epochs=1)
 
-The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of that
-hash, so the sequences are the same however many files, blocks or workers there were.
+The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of
+that hash, so the sequences are the same however many files, blocks or workers there were.
 """
 
 from __future__ import annotations
@@ -24,12 +24,9 @@ import ray.data
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, order_key
-from tapir_ray.train.chat import encode_pair, end_of_turn, load_tokenizer
+from tapir_ray.train.chat import IGNORED, encode_pair, end_of_turn, load_tokenizer
 
 OVER_LENGTH = "over_length"
-
-IGNORED = -100
-"""Label of a token that is not in the loss."""
 
 PAIRS_PER_CHUNK = 4096
 """Pairs sorted and packed together; a chunk is what one task holds in memory."""
@@ -128,7 +125,7 @@ def count_tokens(
 
 
 def fit(prompt_tokens: int, response_tokens: int, train: Train) -> int:
-    """Response tokens of a pair that are trained on: all, those that are left after a cut, or 0 where it does not fit."""
+    """Response tokens of a pair that are trained on: all, those left after a cut, or 0 where it does not fit."""
     if prompt_tokens + response_tokens <= train.sequence_length:
         return response_tokens
     if train.over_length == "cut":
@@ -260,7 +257,7 @@ def _encode(
     epochs: int,
     n_chunks: int,
 ) -> tuple[dict[str, int], list[_Part]]:
-    """Tokenise the `ok` rows of `paths` and count them; one file an epoch, with a row group for each chunk that has rows."""
+    """Tokenise the `ok` rows of `paths` and count them; one file an epoch, a row group for each chunk with rows."""
     tokenizer = load_tokenizer(model_dir, student)
     kwargs = student.chat_template_kwargs
     end = end_of_turn(tokenizer, kwargs)

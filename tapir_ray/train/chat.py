@@ -1,7 +1,7 @@
 """Conversations as token ids: chat templates by name or file, and prompt and response of a pair.
 
     tokenizer = load_tokenizer("runs/x/checkpoints/01", config.student)
-    prompt_ids, response_ids = encode_pair(tokenizer, row["messages"], row["response"], config.student.chat_template_kwargs)
+    prompt_ids, response_ids = encode_pair(tokenizer, row["messages"], row["response"], {})
 
 The one place that says how a conversation looks to the student, for training, scoring and export alike.
 """
@@ -17,6 +17,9 @@ from tapir_ray.errors import InputError
 from tapir_ray.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+IGNORED = -100
+"""Label of a token that is not in the loss."""
 
 _PROBE = "5f2c91"
 """A response that no template contains, to find what a template writes after it."""
@@ -36,7 +39,7 @@ def resolve_template(name_or_file: str) -> str:
         return Path(name_or_file).read_text()
     except OSError as error:
         raise InputError(
-            f"student.chat_template {name_or_file!r} is neither a readable file nor one of {', '.join(template_names())}"
+            f"student.chat_template {name_or_file!r} is neither a file nor one of {', '.join(template_names())}"
         ) from error
 
 
@@ -59,7 +62,8 @@ def load_tokenizer(model: str, student: Student) -> Any:
         tokenizer.chat_template = resolve_template(student.chat_template)
     if not tokenizer.chat_template:
         raise InputError(
-            f"{model} brings no chat template: set student.chat_template to one of {', '.join(template_names())} or a file"
+            f"{model} brings no chat template: set student.chat_template to one of "
+            f"{', '.join(template_names())} or to a file"
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {model} has no eos_token: name one in its tokenizer_config.json")
@@ -93,7 +97,7 @@ def encode_pair(
         answer = conversation[len(prompt) :]
         if end[-1] in answer:
             return prompt, answer[: len(answer) - answer[::-1].index(end[-1])]
-    return prompt, [*tokenizer(response, add_special_tokens=False)["input_ids"], *end]
+    return prompt, [*tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"], *end]
 
 
 def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
@@ -104,7 +108,7 @@ def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[in
     """
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, **chat_template_kwargs)
-    suffix = text.rpartition(_PROBE)[2]
+    suffix = text.rpartition(_PROBE)[2] if _PROBE in text else ""
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
     for position, token in enumerate(ids):
@@ -124,4 +128,13 @@ def _render_ids(
     text = tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **chat_template_kwargs
     )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def brings_template(model: str, student: Student) -> bool:
+    """Whether the tokenizer of `model` has a chat template of its own, as chat models do and base models do not."""
+    from transformers import AutoTokenizer
+
+    revision = student.revision if model == student.model else None
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=student.trust_remote_code)
+    return bool(tokenizer.chat_template)

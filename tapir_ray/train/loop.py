@@ -8,13 +8,17 @@ cross-entropy over its response tokens divided by their number, so workers and m
 
 from __future__ import annotations
 
+import bisect
+import json
 import logging
 import math
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +27,12 @@ import pyarrow.parquet as pq
 
 from tapir_ray.config import Student, Train
 from tapir_ray.errors import StageError
+from tapir_ray.train.chat import IGNORED, load_tokenizer, stop_token_ids
 
-IGNORED = -100
+RESULT_FILE = "train_result.json"
+"""In the HF folder: what `TrainResult` holds, with the loss of every step."""
 
-Sequence_ = dict[str, np.ndarray]
+Packed = dict[str, np.ndarray]
 """A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
 
 
@@ -64,25 +70,25 @@ class PackedReader:
         """(index of the first sequence, file, row group) of every row group."""
         self.sequences = 0
         self._at = -1
-        self._rows: list[Sequence_] = []
+        self._rows: list[Packed] = []
         for path in sorted(file.path for file in files if file.path.endswith(".parquet")):
             metadata = pq.read_metadata(path, filesystem=fs)
             for group in range(metadata.num_row_groups):
                 self.groups.append((self.sequences, path, group))
                 self.sequences += metadata.row_group(group).num_rows
 
-    def __getitem__(self, index: int) -> Sequence_:
+    def __getitem__(self, index: int) -> Packed:
         """Sequence `index` in the order of `seq_index`."""
         if not 0 <= index < self.sequences:
             raise IndexError(index)
-        at = max(number for number, (first, _, _) in enumerate(self.groups) if first <= index)
+        at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
         first, path, group = self.groups[at]
         if at != self._at:
             self._rows = self._read(first, path, group)
             self._at = at
         return self._rows[index - first]
 
-    def _read(self, first: int, path: str, group: int) -> list[Sequence_]:
+    def _read(self, first: int, path: str, group: int) -> list[Packed]:
         with pq.ParquetFile(path, filesystem=self.fs) as file:
             table = file.read_row_group(group, columns=["seq_index", "input_ids", "labels", "position_ids"])
         if table["seq_index"][0].as_py() != first:
@@ -96,7 +102,7 @@ class PackedReader:
 
 def micro_batches(
     reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
-) -> Iterator[list[Sequence_]]:
+) -> Iterator[list[Packed]]:
     """This rank's share of global batch `step` in lists of `micro`; beyond the last sequence come empty ones."""
     empty = {name: np.full(1, value) for name, value in (("input_ids", 0), ("labels", IGNORED), ("position_ids", 0))}
     indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
@@ -110,7 +116,7 @@ def micro_batch_size(train: Train, world: int) -> int:
     return max(size for size in range(1, min(share, train.micro_batch) + 1) if share % size == 0)
 
 
-def collate(rows: Sequence[Sequence_], one_row: bool) -> dict[str, Any]:
+def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
     """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
 
     Positions restart with every conversation and with the padding, which is how transformers tells conversations
@@ -168,7 +174,7 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Train, then report once: `result` as metrics, and from rank 0 the HF folder as checkpoint.
+    """Train, then report once; rank 0 with the HF folder as checkpoint and in it `RESULT_FILE`, the result.
 
     Raises StageError naming the step where the loss is not a finite number.
     """
@@ -177,11 +183,12 @@ def train_worker(config: dict[str, Any]) -> None:
     work: Work = config["work"]
     engine, device = _engine(work)
     result = _train(engine, device, work)
-    context = ray.train.get_context()
+    first = ray.train.get_context().get_world_rank() == 0
     with tempfile.TemporaryDirectory() as folder:
-        _save(engine, work, folder, context.get_world_rank())
-        checkpoint = ray.train.Checkpoint.from_directory(folder) if context.get_world_rank() == 0 else None
-        ray.train.report(result, checkpoint=checkpoint)
+        _save(engine, work, folder, first)
+        if first:
+            (Path(folder) / RESULT_FILE).write_text(json.dumps(result))
+        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
 
 
 def _engine(work: Work) -> tuple[Any, Any]:
@@ -193,8 +200,13 @@ def _engine(work: Work) -> tuple[Any, Any]:
     import ray.train
     import ray.train.torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # Only for inference; it would be compiled here, which takes half a minute and leaves a lock behind when killed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     context = ray.train.get_context()
     torch.manual_seed(work.random_seed)
     if torch.cuda.is_available():
@@ -204,7 +216,7 @@ def _engine(work: Work) -> tuple[Any, Any]:
         device = torch.device("cpu")
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     train, student = work.train, work.student
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         work.init_model,
         revision=student.revision if work.init_model == student.model else None,
         dtype=getattr(torch, train.precision),
@@ -300,15 +312,13 @@ def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
     }
 
 
-def _save(engine: Any, work: Work, folder: str, rank: int) -> None:
+def _save(engine: Any, work: Work, folder: str, first: bool) -> None:
     """Write the HF folder on rank 0; a collective call, because ZeRO-3 has the weights in pieces."""
-    from tapir_ray.train.chat import load_tokenizer, stop_token_ids
-
     if work.train.zero_stage == 3:
         weights = engine._zero3_consolidated_16bit_state_dict()
     else:
-        weights = engine.module.state_dict() if rank == 0 else None
-    if rank != 0:
+        weights = engine.module.state_dict() if first else None
+    if not first:
         return
     tokenizer = load_tokenizer(work.init_model, work.student)
     model = engine.module

@@ -8,6 +8,7 @@ Several trainings may run at once in one driver, each in its own thread and unde
 
 from __future__ import annotations
 
+import json
 import queue
 import shutil
 import threading
@@ -22,7 +23,7 @@ import ray
 
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.loop import Work, train_worker
+from tapir_ray.train.loop import RESULT_FILE, Work, train_worker
 
 POLL_S = 0.5
 
@@ -88,13 +89,14 @@ def train_student(
     """
     import ray.train
     import ray.train.torch
+    from ray.train.v2.api.config import RunConfig
 
     called = time.time()
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote() if on_progress else None
     work = Work(packed_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox)
     workers = resources.train
     claims = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = _trainer_class()(
         train_worker,
         train_loop_config={"work": work},
         torch_config=ray.train.torch.TorchConfig(backend=_backend(workers.gpus)),
@@ -104,28 +106,40 @@ def train_student(
             resources_per_worker=claims,
             accelerator_type=workers.accelerator_type,
         ),
-        run_config=ray.train.RunConfig(name=name, storage_path=storage_dir, storage_filesystem=fs),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage_dir,
+            storage_filesystem=fs,
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
     )
-    result = _fit(trainer, mailbox, on_progress)
-    metrics = result.metrics
-    checkpoint = result.checkpoint
+    checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
     shutil.rmtree(out_dir, ignore_errors=True)
     Path(out_dir).parent.mkdir(parents=True, exist_ok=True)
     checkpoint.to_directory(out_dir)
     fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
-    losses = metrics["losses"]
+    result = json.loads((Path(out_dir) / RESULT_FILE).read_text())
+    startup_seconds = result.pop("started") - called
+    losses = result["losses"]
     return TrainResult(
-        steps=metrics["steps"],
-        sequences=metrics["sequences"],
-        tokens=metrics["tokens"],
-        response_tokens=metrics["response_tokens"],
-        first_loss=losses[0],
-        last_loss=losses[-1],
-        losses=losses,
-        seconds=metrics["seconds"],
-        startup_seconds=metrics["started"] - called,
-        checkpoint=out_dir,
+        **result, first_loss=losses[0], last_loss=losses[-1], startup_seconds=startup_seconds, checkpoint=out_dir
     )
+
+
+def _trainer_class() -> type[Any]:
+    """Ray's TorchTrainer without the actor that removes a dead controller's placement group.
+
+    The end of the driver does that, and without a dashboard the actor can only write a warning every second.
+    """
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    return Trainer
 
 
 def _backend(gpus: float) -> str:

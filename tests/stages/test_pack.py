@@ -1,0 +1,158 @@
+"""Packing: every pair once, whatever the blocks; positions, labels and counts as they should be."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import ray.data
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_ray.config import CreateModel, Student, Train
+from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, instruction_id, pair_id
+from tapir_ray.stages.pack import PackStats, best_fit, count_tokens, pack
+from tapir_ray.train.chat import encode_pair, load_tokenizer
+from tapir_ray.train.create_student import create_student
+
+FS = pafs.LocalFileSystem()
+TRAIN = Train(sequence_length=64, precision="float32")
+
+
+def training_rows(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(1)
+    rows = []
+    for number in range(count):
+        messages = [
+            {"role": "user", "content": f"Say {' '.join(rng.choices(['one', 'two', 'six'], k=number % 9 + 1))}."}
+        ]
+        instruction = instruction_id(messages) + f"-{number}"
+        rows.append(
+            {
+                "pair_id": pair_id(instruction, 0),
+                "instruction_id": instruction,
+                "copy": 0,
+                "messages": messages,
+                "response": " ".join(rng.choices(["one", "two", "six"], k=number % 13 + 1)),
+                "task": "Math",
+                "pool": "hard" if number % 3 == 0 else "easy",
+                "status": OK,
+            }
+        )
+    return rows
+
+
+def long_row() -> dict[str, Any]:
+    row = training_rows(1)[0]
+    return {**row, "pair_id": "long", "response": "six " * 80, "pool": "easy"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("pack") / "student")
+    texts = [f"{row['messages'][0]['content']} {row['response']}" for row in training_rows(50)]
+    create_student(CreateModel(hidden_size=16, intermediate_size=32, layers=1, heads=2), texts, folder, None, 0)
+    return folder
+
+
+def write(rows: list[dict[str, Any]], folder: Path, files: int) -> list[str]:
+    folder.mkdir()
+    paths = []
+    for number in range(files):
+        paths.append(str(folder / f"{number}.parquet"))
+        pq.write_table(conform(rows[number::files], TRAINING), paths[-1])
+    return paths
+
+
+def packed(model: str, paths: list[str], target: Path, epochs: int = 1, **train: Any) -> tuple[PackStats, pa.Table]:
+    settings = TRAIN.model_copy(update=train)
+    student = Student(model=model)
+    stats = pack(paths, str(target), FS, model, student, settings, 0, epochs, pairs_per_chunk=40)
+    files = sorted(target.glob("part-*.parquet"))
+    return stats, pa.concat_tables([pq.read_table(file) for file in files])
+
+
+@given(lengths=st.lists(st.integers(1, 64), max_size=200))
+def test_every_length_is_placed_once_and_nothing_overflows(lengths: list[int]) -> None:
+    bins = best_fit(lengths, 64)
+    assert sorted(position for members in bins for position in members) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[position] for position in members) <= 64 for members in bins)
+    half_empty = [members for members in bins if sum(lengths[position] for position in members) <= 32]
+    assert len(half_empty) <= 1
+
+
+def test_a_packed_sequence_is_its_pairs_one_after_the_other(ray_local: None, model: str, tmp_path: Path) -> None:
+    rows = [*training_rows(100), {**training_rows(1)[0], "pair_id": "not used", "status": FILTERED}, long_row()]
+    stats, table = packed(model, write(rows, tmp_path / "in", 3), tmp_path / "out")
+    assert table.schema == PACKED
+    assert table["seq_index"].to_pylist() == list(range(stats.sequences))
+    tokenizer = load_tokenizer(model, Student(model=model))
+    by_id = {row["pair_id"]: encode_pair(tokenizer, row["messages"], row["response"], {}) for row in rows}
+    for sequence in table.to_pylist():
+        ids, labels, positions = [], [], []
+        for pair in sequence["pair_ids"]:
+            prompt, response = by_id[pair]
+            ids += prompt + response
+            labels += [-100] * len(prompt) + response
+            positions += range(len(prompt + response))
+        assert sequence["input_ids"] == ids and sequence["labels"] == labels and sequence["position_ids"] == positions
+        assert len(ids) <= 64
+    assert sorted(pair for pairs in table["pair_ids"].to_pylist() for pair in pairs) == sorted(list(by_id)[:100])
+    encoded = [by_id[row["pair_id"]] for row in rows[:100]]
+    assert stats == PackStats(
+        sequences=len(table),
+        tokens=sum(len(prompt) + len(response) for prompt, response in encoded),
+        response_tokens=sum(len(response) for _, response in encoded),
+        hard_tokens=sum(len(encoded[number][1]) for number in range(0, 100, 3)),
+        pairs=100,
+        cut=0,
+        over_length=1,
+        epochs=1,
+    )
+
+
+def test_blocks_and_row_order_change_nothing_and_epochs_differ(ray_local: None, model: str, tmp_path: Path) -> None:
+    rows = training_rows(100)
+    stats, one = packed(model, write(rows, tmp_path / "a", 1), tmp_path / "1", epochs=2)
+    _, many = packed(model, write(rows[::-1], tmp_path / "b", 7), tmp_path / "2", epochs=2)
+    assert one.equals(many)
+    pairs = [pair for members in one["pair_ids"].to_pylist() for pair in members]
+    first, second = pairs[:100], pairs[100:]
+    assert sorted(first) == sorted(second) == sorted(row["pair_id"] for row in rows)
+    assert first != second
+    assert stats.pairs == 200 and stats.epochs == 2
+    assert not (tmp_path / "1.parts").exists()
+
+
+def test_a_pair_that_is_too_long_is_cut_only_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
+    paths = write([long_row()], tmp_path / "in", 1)
+    stats, table = packed(model, paths, tmp_path / "cut", over_length="cut")
+    assert (stats.cut, stats.over_length, stats.pairs, stats.tokens) == (1, 0, 1, 64)
+    assert len(table["input_ids"][0]) == 64
+    student = Student(model=model)
+    stats = pack(paths, str(tmp_path / "none"), FS, model, student, TRAIN, 0, 1)
+    assert (stats.sequences, stats.over_length, stats.pairs) == (0, 1, 0)
+
+
+def test_counting_marks_what_does_not_fit_and_keeps_every_row(ray_local: None, model: str) -> None:
+    rows = [
+        *training_rows(30),
+        long_row(),
+        {**training_rows(1)[0], "pair_id": "bad", "status": FILTERED, "reason": "x"},
+    ]
+    dataset = ray.data.from_arrow(conform(rows, TRAINING))
+    counted = count_tokens(dataset, model, Student(model=model), TRAIN, 0.1).take_all()
+    by_id = {row["pair_id"]: row for row in counted}
+    assert len(by_id) == 32
+    assert (by_id["long"]["status"], by_id["long"]["reason"]) == (FILTERED, "over_length")
+    assert (by_id["bad"]["status"], by_id["bad"]["reason"], by_id["bad"]["tokens"]) == (FILTERED, "x", None)
+    tokenizer = load_tokenizer(model, Student(model=model))
+    for row in rows[:30]:
+        response = encode_pair(tokenizer, row["messages"], row["response"], {})[1]
+        assert by_id[row["pair_id"]]["tokens"] == len(response)
+        assert by_id[row["pair_id"]]["status"] == OK

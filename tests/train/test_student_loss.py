@@ -1,0 +1,130 @@
+"""The loss of packed sequences: the same numbers as of the conversations one by one, whoever computes which part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from tapir_ray.config import Train
+from tapir_ray.errors import StageError
+from tapir_ray.records import PACKED, conform
+from tapir_ray.train.loop import (
+    IGNORED,
+    Packed,
+    PackedReader,
+    collate,
+    learning_rate_at,
+    micro_batch_size,
+    micro_batches,
+    response_loss,
+)
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+def conversation(rng: np.random.Generator, prompt: int, response: int) -> Packed:
+    ids = rng.integers(1, 50, prompt + response)
+    labels = ids.copy()
+    labels[:prompt] = IGNORED
+    return {"input_ids": ids, "labels": labels, "position_ids": np.arange(prompt + response)}
+
+
+def join(conversations: list[Packed]) -> Packed:
+    return {name: np.concatenate([part[name] for part in conversations]) for name in conversations[0]}
+
+
+def loss_and_gradient(model: Any, batches: list[dict[str, Any]]) -> tuple[float, torch.Tensor]:
+    model.zero_grad()
+    loss = sum(response_loss(model, batch) for batch in batches)
+    loss.backward()
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("config", [LlamaConfig(**SIZES), Qwen2Config(**SIZES)], ids=["llama", "qwen2"])
+def test_packed_is_the_sum_of_the_conversations(config: Any, attention: str) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).train()
+    rng = np.random.default_rng(0)
+    parts = [conversation(rng, *lengths) for lengths in [(3, 5), (6, 2), (2, 9), (4, 4), (1, 1)]]
+    alone, gradient_alone = loss_and_gradient(model, [collate([part], one_row=False) for part in parts])
+    sequences = [join(parts[:3]), join(parts[3:])]
+    for one_row in (False, True):
+        together, gradient = loss_and_gradient(model, [collate(sequences, one_row)])
+        assert together == pytest.approx(alone, rel=1e-5)
+        torch.testing.assert_close(gradient, gradient_alone, rtol=1e-4, atol=1e-5)
+    # The guard that this test can fail: without restarting positions conversations see each other.
+    for sequence in sequences:
+        sequence["position_ids"] = np.arange(len(sequence["input_ids"]))
+    assert loss_and_gradient(model, [collate(sequences, False)])[0] != pytest.approx(alone, rel=1e-4)
+
+
+def test_a_batch_without_responses_has_loss_and_gradient_0() -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+    empty = {"input_ids": np.zeros(1, int), "labels": np.full(1, IGNORED), "position_ids": np.zeros(1, int)}
+    loss, gradient = loss_and_gradient(model, [collate([empty, empty], one_row=False)])
+    assert loss == 0.0 and gradient.abs().sum() == 0.0
+
+
+def packed_folder(folder: Path, sequences: int) -> list[Packed]:
+    rng = np.random.default_rng(1)
+    rows = [conversation(rng, 2, 3) for _ in range(sequences)]
+    table = conform([{"seq_index": i, "pair_ids": [], **row} for i, row in enumerate(rows)], PACKED)
+    folder.mkdir()
+    pq.write_table(table[:5], folder / "part-000-000000.parquet", row_group_size=2)
+    pq.write_table(table[5:], folder / "part-000-000001.parquet", row_group_size=3)
+    return rows
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_a_global_batch_is_the_same_for_any_number_of_workers(tmp_path: Path, world: int) -> None:
+    rows = packed_folder(tmp_path / "packed", 11)
+    reader = PackedReader(str(tmp_path / "packed"), pafs.LocalFileSystem())
+    assert reader.sequences == 11
+    for step in range(3):
+        seen = []
+        for rank in range(world):
+            micro = micro_batch_size(Train(global_batch=4, micro_batch=2), world)
+            parts = list(micro_batches(reader, step, 4, rank, world, micro))
+            assert len(parts) == 4 // world // micro
+            seen += [tuple(row["input_ids"]) for part in parts for row in part]
+        expected = [tuple(row["input_ids"]) for row in rows[step * 4 : step * 4 + 4]]
+        assert sorted(seen) == sorted(expected + [(0,)] * (4 - len(expected)))
+
+
+def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
+    packed_folder(tmp_path / "packed", 11)
+    (tmp_path / "packed/part-000-000000.parquet").unlink()
+    reader = PackedReader(str(tmp_path / "packed"), pafs.LocalFileSystem())
+    with pytest.raises(StageError, match="not complete"):
+        reader[0]
+
+
+def test_micro_batches_divide_a_ranks_share() -> None:
+    assert micro_batch_size(Train(global_batch=12, micro_batch=4), 2) == 3
+    assert micro_batch_size(Train(global_batch=2, micro_batch=4), 2) == 1
+    assert micro_batch_size(Train(global_batch=64, micro_batch=4), 2) == 4
+
+
+def test_the_learning_rate_warms_up_and_falls_to_almost_0() -> None:
+    rates = [learning_rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert max(rates) == 1.0 and rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    assert learning_rate_at(0, 1, 1.0, 0.0) == 1.0
