@@ -117,9 +117,11 @@ def mark_near_duplicates(
     twice, so it must be stored or repeatable.
     """
     bands(rows, work_dir, threshold, stage_cpus)
-    join = ray.remote(_join_bucket).options(num_cpus=stage_cpus)
+    join = ray.remote(_join_buckets).options(num_cpus=stage_cpus)
     merge = ray.remote(_merge).options(num_cpus=stage_cpus)
-    found = merge.remote(*[join.remote(bucket, work_dir, list(earlier), threshold) for bucket in range(BUCKETS)])
+    tasks = max(1, min(BUCKETS, int(ray.cluster_resources().get("CPU", 1))))
+    parts = [join.remote(range(first, BUCKETS, tasks), work_dir, list(earlier), threshold) for first in range(tasks)]
+    found = merge.remote(*parts)
     return rows.map_batches(
         functools.partial(_mark, found=[found]), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
     )
@@ -210,10 +212,14 @@ def _first_of(values: np.ndarray) -> np.ndarray:
     return first[inverse]
 
 
-def _join_bucket(bucket: int, current_dir: str, earlier: list[str], threshold: float) -> pa.Table:
-    current = _read_bucket(current_dir, bucket)
-    older = [_read_bucket(folder, bucket) for folder in earlier]
-    return find_matches(current, pa.concat_tables(older) if older else current.slice(0, 0), threshold)
+def _join_buckets(buckets: Sequence[int], current_dir: str, earlier: list[str], threshold: float) -> pa.Table:
+    """The matches of some buckets, one after the other, so that one lies in memory at a time."""
+    matches = []
+    for bucket in buckets:
+        current = _read_bucket(current_dir, bucket)
+        older = [_read_bucket(folder, bucket) for folder in earlier] or [current.slice(0, 0)]
+        matches.append(find_matches(current, pa.concat_tables(older), threshold))
+    return pa.concat_tables(matches)
 
 
 def _merge(*parts: pa.Table) -> pa.Table:

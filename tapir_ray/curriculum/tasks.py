@@ -7,6 +7,7 @@ taxonomy.effective_weights({"Math", "Grammar"})      # {"Grammar": 0.092, "Math"
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -108,8 +109,7 @@ def load(curriculum: Curriculum) -> Taxonomy:
     """
     shipped = curriculum.tasks in ("tapir", "seed")
     where = "curriculum.tasks" if shipped else f"curriculum.tasks {curriculum.tasks}"
-    content = _read(SHIPPED if shipped else Path(curriculum.tasks))
-    taxonomy = _parse(content, where)
+    taxonomy = _parse(_shipped() if shipped else _read(Path(curriculum.tasks)), where)
     if curriculum.tasks == "seed":
         if curriculum.weights:
             raise InputError("curriculum.weights: leave it out with curriculum.tasks: seed, which counts them")
@@ -134,6 +134,11 @@ def load(curriculum: Curriculum) -> Taxonomy:
         weights={label: weight / total for label, weight in weights.items()},
         toxicity=curriculum.toxicity,
     )
+
+
+@functools.cache
+def _shipped() -> Any:
+    return _read(SHIPPED)
 
 
 def _read(path: Path) -> Any:
