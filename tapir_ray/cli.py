@@ -6,18 +6,20 @@ Exit status: 0 done · 1 failed · 2 bad config or input, before anything was sp
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
-from pathlib import Path
 from typing import Any
 
-from tapir_ray.config import Config, load
-from tapir_ray.errors import InputError, Stopped, TapirError
+from tapir_ray.config import load
+from tapir_ray.errors import Stopped, TapirError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["simulate"]:
+        from tapir_ray.simulator.__main__ import main as simulate
+
+        return simulate(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         return options.verb(options)
@@ -36,42 +38,14 @@ def _run(options: argparse.Namespace) -> int:
     from tapir_ray.launch import launch
 
     config = load(options.config, options.set)
-    launch(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until, options.start)
+    launch(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until)
     return 0
-
-
-def _status(options: argparse.Namespace) -> int:
-    from tapir_ray.report.status import status
-
-    return status(options.run, as_json=options.json)
-
-
-def _simulate(options: argparse.Namespace) -> int:
-    from tapir_ray.simulator import serve
-
-    serve(
-        options.scenario,
-        port=options.port,
-        seed=options.seed,
-        latency_s=options.latency,
-        judge_noise=options.judge_noise,
-        position_bias=options.position_bias,
-        length_bias=options.length_bias,
-        log=options.log,
-        skip=options.skip,
-    )
-    return 0
-
-
-def _classifier(options: argparse.Namespace) -> int:
-    from tapir_ray import classifier_verbs
-
-    config: Config = load(options.config, options.set)
-    return getattr(classifier_verbs, options.action)(config, options)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tapir", description="Distil instruction following with task-aware curricula.")
+    parser = argparse.ArgumentParser(
+        prog="tapir", description="Distil instruction following with task-aware curricula."
+    )
     verbs = parser.add_subparsers(dest="command", required=True)
 
     def verb(name: str, function: Any, help: str) -> argparse.ArgumentParser:
@@ -86,30 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     run = verb("run", _run, "run or continue the whole loop")
     takes_config(run)
     run.add_argument("--run-dir", help="folder or URI of the run; one that holds this run continues it")
-    run.add_argument("--until", default="", metavar="STAGE", help="stop after this stage of the first round that has it")
-    run.add_argument("--from", dest="start", metavar="STAGE=TABLE", help="start from a table of your own")
+    run.add_argument(
+        "--until", default="", metavar="STAGE", help="stop after this stage of the first round that has it"
+    )
 
-    status = verb("status", _status, "where a run stands")
-    status.add_argument("run", help="folder or URI of the run")
-    status.add_argument("--json", action="store_true")
+    verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 
-    simulate = verb("simulate", _simulate, "serve a simulated teacher and judge on loopback")
-    simulate.add_argument("--scenario", default="tasks", help="`tasks`, or a file of recorded pairs")
-    simulate.add_argument("--port", type=int, default=0)
-    simulate.add_argument("--seed", type=int, default=0)
-    simulate.add_argument("--skip", type=int, default=0, help="recorded: rows that are not handed out")
-    simulate.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
-    simulate.add_argument("--judge-noise", type=float, default=0.0, metavar="SIGMA")
-    simulate.add_argument("--position-bias", type=float, default=0.0, metavar="POINTS")
-    simulate.add_argument("--length-bias", type=float, default=0.0, metavar="POINTS")
-    simulate.add_argument("--log", metavar="FILE")
-
-    classifier = verb("classifier", _classifier, "label, train or score the task classifier")
-    classifier.add_argument("action", choices=("label", "train", "score"))
-    takes_config(classifier)
-    classifier.add_argument("--run-dir")
-    classifier.add_argument("--rows", help="a file of rows with a task column")
-    classifier.add_argument("--model", help="score: a fine-tuned folder")
     return parser
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,7 +47,10 @@ def session(config: Config) -> Iterator[None]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         check_resources(config, ray.cluster_resources())
         yield
     finally:
@@ -70,13 +74,14 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
         needed = part.replicas * part.tensor_parallel * part.cpus + beside
         if needed > cpus:
             raise InputError(
-                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for the stages "
-                f"beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
+                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for the "
+                f"stages beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
             )
-        if part.replicas * part.tensor_parallel * part.gpus > gpus:
+        asked = part.replicas * part.tensor_parallel * part.gpus
+        if asked > gpus:
             raise InputError(
-                f"resources.{name} asks for {part.replicas * part.tensor_parallel * part.gpus:g} GPUs but the cluster has "
-                f"{gpus:g}; lower resources.{name}.gpus or .replicas"
+                f"resources.{name} asks for {asked:g} GPUs but the cluster has {gpus:g}; "
+                f"lower resources.{name}.gpus or .replicas"
             )
 
 

@@ -30,7 +30,7 @@ def distill(context: Context, stop: StopAfter) -> None:
         plan = score.plan(context, round_number)  # δ, α and the expansions by task
         generate.generate(context, round_number, plan)  # new instructions like the hard ones, answered in style
         stop.after("generate")
-        mix.mix(context, round_number)  # hard and easy at α, tasks by weight
+        mix.mix(context, round_number, plan)  # hard and easy at α, tasks by weight
         stop.after("mix")
         train.train(context, round_number)
         stop.after("train")

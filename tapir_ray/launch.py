@@ -7,21 +7,108 @@ What can be wrong is found first: config, prompts, seed file and endpoints are c
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import sys
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 
+from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
 from tapir_ray.config import Config
-from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.curriculum import tasks
+from tapir_ray.curriculum.difficulty import measure
+from tapir_ray.distill import STAGES, distill
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles
 from tapir_ray.run import Run
+from tapir_ray.simulator import Options, running, write_seed
+from tapir_ray.simulator.options import RECORDED
 from tapir_ray.sources import list_files
+from tapir_ray.stages.classify import check_labels, load_labels
+from tapir_ray.steps.stop import StopAfter
+from tapir_ray.train.chat import load_tokenizer, resolve_template
+
+SEED_FILE = "seed_data.jsonl"
 
 
-def launch(config: Config, run_dir: str, until: str = "", start: str | None = None) -> None:
-    """Run or continue the loop in `run_dir`; prints progress to stderr and the final table to stdout.
+def launch(config: Config, run_dir: str, until: str = "") -> None:
+    """Run or continue the loop in `run_dir`; progress goes to stderr, the final table to stdout.
 
     Raises InputError for what can be seen to be wrong beforehand, Stopped and StageError as `distill` does.
     """
+    if until and until not in STAGES:
+        raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
+    taxonomy = check_offline(config)
+    with ExitStack() as stack:
+        run = Run.open(config, run_dir)
+        config = with_seed_file(config, run)
+        simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
+        roles = Roles(config, run.run_id, simulator_url)
+        roles.check()
+        stack.enter_context(session(config))
+        from tapir_ray.context import Context
+        from tapir_ray.curriculum import actor
+        from tapir_ray.progress import Progress
+        from tapir_ray.report.summary import print_table, summarise
+
+        stack.enter_context(roles)
+        curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
+        stack.callback(actor.remove, curriculum)
+        progress = Progress.start(roles.usage)
+        run.progress = progress
+        context = Context(run, config, roles, taxonomy, curriculum, progress)
+        try:
+            distill(context, StopAfter(until))
+        finally:
+            run.event("usage", usage=roles.usage())
+        summary = summarise(context)
+        print_table(summary, run, file=sys.stdout)
+
+
+def check_offline(config: Config) -> tasks.Taxonomy:
+    """The run's taxonomy. Raises InputError for whatever can be found wrong without Ray, a request or a model."""
+    Prompts(config.prompts.dir)
+    annotation(config.expand.annotation)
+    measure(config.curriculum.difficulty.measure)
+    if config.seed_data.path is not None:
+        list_files(config.seed_data.path)
+    for path in config.filter.evaluation_sets:
+        list_files(path)
+    if config.student.chat_template is not None:
+        resolve_template(config.student.chat_template)
+    if config.student.model is not None and Path(config.student.model).exists():
+        load_tokenizer(config.student.model, config.student)
+    taxonomy = tasks.load(config.curriculum)
+    if config.classify.by == "deberta" and config.classify.label_rows == 0 and config.classify.model:
+        check_labels(load_labels(config.classify.model, config.classify.trust_remote_code), taxonomy.labels)
+    return taxonomy
+
+
+def with_seed_file(config: Config, run: Run) -> Config:
+    """The config with the simulator's seed data written into the run, where it is to write any."""
+    if config.simulator is None or config.simulator.seed_rows == 0:
+        return config
+    path = run.path(SEED_FILE)
+    if not run.exists(SEED_FILE):
+        write_seed(path, config.simulator.seed_rows, config.random_seed)
+    return config.model_copy(update={"seed_data": config.seed_data.model_copy(update={"path": path})})
+
+
+def simulator(config: Config) -> AbstractContextManager[str]:
+    """The config's simulated teacher and judge as a child process; the context gives its URL."""
+    settings = config.simulator
+    assert settings is not None
+    recorded = settings.scenario == RECORDED
+    return running(
+        Options(
+            scenario=settings.scenario,
+            seed=config.random_seed,
+            latency_s=settings.latency_s,
+            judge_noise=settings.judge_noise,
+            position_bias=settings.position_bias,
+            length_bias=settings.length_bias,
+            log=settings.log,
+            path=(settings.path or config.seed_data.path) if recorded else None,
+            skip=(config.seed_data.limit or 0) if recorded and settings.path is None else 0,
+        )
+    )

@@ -1,7 +1,7 @@
 """Live progress of a run: an actor counts the rows that stages write, the driver prints one line a stage.
 
-    progress = Progress.start(run_id, usage=roles.usage)
-    with progress.stage("round 1 score", expected=1000): ...
+progress = Progress.start(run_id, usage=roles.usage)
+with progress.stage("round 1 score", expected=1000): ...
 """
 
 from __future__ import annotations

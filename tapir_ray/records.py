@@ -65,12 +65,12 @@ SCORED = pa.schema(
         ("times_trained", pa.int64()),
     ]
 )
-"""Scores are 1..10, averaged over both orders; `mfd` = teacher_score − student_score; `repeat_mfd` is a second judging."""
+"""Scores are 1..10, averaged over both orders; `mfd` = teacher_score − student_score; `repeat_mfd`: judged again."""
 
 GENERATED_ROWS = pa.schema(
     [("draw_id", pa.string()), *INSTRUCTIONS, ("style", pa.string()), ("answer_score", pa.float64())]
 )
-"""One row a draw, whatever became of it; `answer_score` is the judge's score of the teacher's answer, where it was gated."""
+"""One row a draw, whatever became of it; `answer_score` is the judge's score of the teacher's answer, if gated."""
 
 TRAINING = pa.schema(
     [
@@ -97,7 +97,7 @@ PACKED = pa.schema(
         ("pair_ids", pa.list_(pa.string())),
     ]
 )
-"""A row is a sequence of several conversations; `position_ids` restart at 0 with each, labels are −100 outside responses."""
+"""A row is a sequence of conversations; `position_ids` restart at 0 with each, labels are −100 outside responses."""
 
 
 def _hash(*parts: str) -> str:

@@ -15,7 +15,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "_manifest.json"
 ROWS_PER_FILE = 100_000
+ROWS_PER_BLOCK = 2_000
+LARGE_ROWS = 200_000
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,9 @@ class Run:
             files,
             filesystem=self.fs,
             columns=columns,
-            ray_remote_args={"num_cpus": stage_cpus},
+            num_cpus=stage_cpus,
             partitioning=None,
+            override_num_blocks=_read_blocks(sum(self.manifest(table).rows for table in tables)),
         )
 
     def scan(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -190,7 +193,13 @@ class Run:
         self.fs.delete_dir_contents(self.path(table), missing_dir_ok=True)
 
     def write(
-        self, table: str, rows: ray.data.Dataset, schema: pa.Schema, *, stage_cpus: float = 0.1, expected: int | None = None
+        self,
+        table: str,
+        rows: ray.data.Dataset,
+        schema: pa.Schema,
+        *,
+        stage_cpus: float = 0.1,
+        expected: int | None = None,
     ) -> Manifest:
         """Run the pipeline behind `rows` into a table and publish it.
 
@@ -202,10 +211,10 @@ class Run:
         started = time.monotonic()
         self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
-        plain: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": stage_cpus}
-        rows = rows.map_batches(conform, fn_kwargs={"schema": schema}, **plain)
+        few: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": stage_cpus}
+        rows = rows.map_batches(conform, fn_kwargs={"schema": schema}, **few)
         if self.progress is not None:
-            rows = rows.map_batches(counted, fn_kwargs={"counter": self.progress.counter, "table": table}, **plain)
+            rows = rows.map_batches(counted, fn_kwargs={"counter": self.progress.counter, "table": table}, **few)
         rows.write_parquet(
             self.path(table),
             filesystem=self.fs,
@@ -267,6 +276,11 @@ class Run:
             return []
         lines = (json.loads(line) for line in self.read_text("events.jsonl").splitlines())
         return [line for line in lines if line["event"] == kind]
+
+
+def _read_blocks(rows: int) -> int | None:
+    """Read tasks for a table: few for a small one, since every task at once is a process; Ray's choice for a large one."""
+    return max(1, rows // ROWS_PER_BLOCK) if rows < LARGE_ROWS else None
 
 
 def _now() -> str:

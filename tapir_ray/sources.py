@@ -133,7 +133,9 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _turns(row: dict[str, Any], kind: str) -> list[Message]:
-    name, role_key, text_key = ("messages", "role", "content") if kind == "messages" else ("conversations", "from", "value")
+    name, role_key, text_key = (
+        ("messages", "role", "content") if kind == "messages" else ("conversations", "from", "value")
+    )
     raw = row.get(name)
     if not isinstance(raw, list) or not raw:
         raise Malformed(f"{name} is not a list of turns")

@@ -69,7 +69,7 @@ def generate(
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
         bundle["GPU"] = replicas.gpus
-    few_cpus = {"num_cpus": stage_cpus}
+    few_cpus: dict[str, Any] = {"num_cpus": stage_cpus}
     config = vLLMEngineProcessorConfig(
         model_source=model,
         engine_kwargs=engine_arguments(student, replicas),
@@ -87,7 +87,8 @@ def generate(
     columns = rows.columns()
     if not columns:
         raise ValueError("generate: the rows have no columns")
-    rows = rows.map(_Tokenise, fn_constructor_args=(model, student, random_seed), concurrency=1, **few_cpus)
+    one = ray.data.ActorPoolStrategy(size=1)
+    rows = rows.map(_Tokenise, fn_constructor_args=(model, student, random_seed), compute=one, **few_cpus)
     rows = build_processor(config, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)
     return rows.map(_collect, fn_kwargs={"columns": columns}, **few_cpus)
 

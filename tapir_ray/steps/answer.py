@@ -22,7 +22,5 @@ def answer_and_judge(context: Context, rows: ray.data.Dataset, model: str) -> ra
     else:
         from tapir_ray.llm.vllm import generate
 
-        rows = generate(
-            rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed
-        )
+        rows = generate(rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed)
     return judge(rows, config, context.roles, config.random_seed)

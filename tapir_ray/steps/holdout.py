@@ -1,4 +1,4 @@
-"""The holdout: split off by hash before anything else, in equal numbers from each stratum; only it says what is better."""
+"""The holdout: split off by hash before anything else, equal numbers from each stratum; only it says what is better."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
 from tapir_ray.errors import InputError
 from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, with_columns
+from tapir_ray.steps import overlap
 
 CELL = "holdout"
 
@@ -20,16 +21,14 @@ def split_off(context: Context) -> None:
 
     Raises InputError for a stratum column that the seed data does not have.
     """
-    from tapir_ray.stages.filter import filter_against_holdout
-
     run, config = context.run, context.config
     expected = run.manifest("seed/parsed").rows
     if not run.done("seed/split"):
         chosen = _choose(context)
         rows = context.map(context.read("seed/parsed"), _mark, columns=config.holdout.stratify_by, chosen=chosen)
         context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
-    with context.progress.stage("check the overlap", "seed/ingested", expected):
-        filter_against_holdout(context)
+    rows = overlap.filter_seed(context, context.read("seed/split"))
+    context.write("seed/ingested", rows, INSTRUCTIONS, "check the overlap", expected)
 
 
 def _choose(context: Context) -> Cutoffs:

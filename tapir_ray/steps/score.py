@@ -63,7 +63,7 @@ def without_holdout(batch: pa.Table) -> pa.Table:
 
 
 def _select(context: Context, round_number: int, table: str) -> None:
-    """Candidates: seed data and all that was generated before, by task up to `score.max_rows`; beside them the holdout."""
+    """Candidates: the seed data and all generated before, by task up to `score.max_rows`; beside them the holdout."""
     config, cpus = context.config, context.stage_cpus
     tables = ["seed/instructions", *(f"{round_dir(before)}/generated" for before in range(1, round_number))]
     rows = context.map(context.read(*tables), _scorable)

