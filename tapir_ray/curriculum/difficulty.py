@@ -1,7 +1,7 @@
 """How hard a row is for the current student, and the pool it falls into.
 
     rows = with_difficulty(rows, "mfd")
-    pools = pool_of(rows["mfd"], rows["teacher_score"], delta=2.0, min_teacher_score=4.0)
+    rows = with_pool(rows, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
 
 MFD, the Model Fitting Difficulty of TAPIR (arXiv 2405.13448), is here J(teacher) − J(student): public texts print the
 difference the other way round, against their own stated intent. Hard means MFD ≥ δ; a negative MFD (the student is
@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tapir_ray.records import OK
 from tapir_ray.registry import resolve
 
 HARD, EASY, UNRELIABLE = "hard", "easy", "unreliable"
@@ -63,3 +64,12 @@ def pool_of(difficulty: Column, teacher_score: Column, delta: float, min_teacher
     hard = pc.greater_equal(rounded(difficulty), delta)
     pool = pc.if_else(unreliable, UNRELIABLE, pc.if_else(hard, HARD, EASY))
     return pc.if_else(pc.is_valid(difficulty), pool, pa.scalar(None, pa.string()))
+
+
+def with_pool(rows: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
+    """Scored rows with the column `pool` (see `pool_of`); null where the status is not ok."""
+    pool = pool_of(rows["mfd"], rows["teacher_score"], delta, min_teacher_score)
+    pool = pc.if_else(pc.equal(rows["status"], OK), pool, pa.scalar(None, pa.string()))
+    if "pool" in rows.column_names:
+        return rows.set_column(rows.column_names.index("pool"), "pool", pool)
+    return rows.append_column("pool", pool)

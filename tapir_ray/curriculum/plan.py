@@ -72,6 +72,11 @@ class Plan(Record):
     student_score: float | None
     warnings: list[str]
 
+    @property
+    def draws(self) -> dict[Cell, int]:
+        """`expand` as a quota table for `sampling.cutoffs`."""
+        return {(HARD, task): n for task, n in self.expand.items()}
+
 
 class Mix(Record):
     """The quota table of a training set, in `unit`s."""

@@ -7,7 +7,7 @@
 Each row has a key, a uniform 128-bit hash of (instruction_id, random seed, salt); of a cell the rows with the smallest
 keys are taken. So the same plan gives the same rows, whatever the order of arrival and the number of blocks. Rows need
 unique ids and the columns `instruction_id`, `pool` and `task`; a row without pool or task is in no cell.
-The driver holds counts by cell and key prefix, and the keys of one prefix in 1,024 of a cell.
+The driver holds counts by cell and key prefix, and the keys of one prefix in 256 of a cell.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import ray.data
 
 from tapir_ray.curriculum.quotas import Cell
 
-PREFIX_BITS = 10
+PREFIX_BITS = 8
 BATCH_ROWS = 65_536
 KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
 

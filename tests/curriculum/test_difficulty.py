@@ -9,7 +9,7 @@ import ray.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapir_ray.curriculum.difficulty import measure, pool_of, with_difficulty
+from tapir_ray.curriculum.difficulty import measure, pool_of, with_difficulty, with_pool
 from tapir_ray.curriculum.stats import ScoreStats, score_stats, table_stats
 from tapir_ray.errors import InputError
 from tapir_ray.records import SCORED, conform
@@ -49,6 +49,12 @@ def test_hard_means_that_the_teacher_is_better_by_delta(teacher: float, student:
 def test_a_row_that_was_never_judged_is_in_no_pool() -> None:
     rows = scored([(None, None), (9.0, None)])
     assert pool_of(rows["mfd"], rows["teacher_score"], 2.0, 4.0).to_pylist() == [None, None]
+
+
+def test_only_good_rows_have_a_pool() -> None:
+    rows = with_pool(scored([(9.0, 3.0), (9.0, 8.0), (9.0, 3.0)], status=["ok", "ok", "filtered"]), 2.0, 4.0)
+    assert rows["pool"].to_pylist() == ["hard", "easy", None]
+    assert with_pool(rows, 7.0, 4.0)["pool"].to_pylist() == ["easy", "easy", None]
 
 
 def test_a_better_student_keeps_its_negative_difficulty() -> None:

@@ -122,4 +122,4 @@ def test_nothing_asked_gives_nothing(ray_local: None) -> None:
 
 
 def test_a_whole_cell_is_taken_without_looking_at_keys() -> None:
-    assert cut_within(boundary(np.array([0] * 1023 + [4]), 8, ("hard", "Math")), []) == Cut(2, None)
+    assert cut_within(boundary(np.array([0] * 255 + [4]), 8, ("hard", "Math")), []) == Cut(2, None)
