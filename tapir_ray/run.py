@@ -279,7 +279,7 @@ class Run:
 
 
 def _read_blocks(rows: int) -> int | None:
-    """Read tasks for a table: few for a small one, since every task at once is a process; Ray's choice for a large one."""
+    """Read tasks for a table: few for a small one, as every task at once is a process; None leaves it to Ray."""
     return max(1, rows // ROWS_PER_BLOCK) if rows < LARGE_ROWS else None
 
 

@@ -23,6 +23,7 @@ import ray
 import ray.data
 
 from tapir_ray import records
+from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Config, Endpoint
 from tapir_ray.errors import InputError
 from tapir_ray.llm import serve, usage
@@ -123,10 +124,7 @@ class Roles:
         block_rows = max(1, min(32, in_flight // 4))
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
-        # The identity map gives the repartition, which it is fused with, its fraction of a CPU.
-        small = rows.map_batches(
-            _identity, batch_size=None, batch_format="pyarrow", num_cpus=resources.stage_cpus
-        ).repartition(target_num_rows_per_block=block_rows)
+        small = small_blocks(rows, block_rows, resources.stage_cpus)
         return small.map_batches(
             Asker,
             fn_constructor_kwargs={
@@ -221,10 +219,6 @@ class Asker:
             # One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             return records.conform([{**row, "status": records.FAILED, "reason": reason}], self._schema)
-
-
-def _identity(block: pa.Table) -> pa.Table:
-    return block
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:

@@ -14,6 +14,7 @@ from typing import Any
 import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
 from tapir_ray.records import FAILED, OK
 from tapir_ray.train.chat import encode_prompt, load_tokenizer
@@ -87,6 +88,7 @@ def generate(
     columns = rows.columns()
     if not columns:
         raise ValueError("generate: the rows have no columns")
+    rows = small_blocks(rows, student.batch_size, stage_cpus)
     one = ray.data.ActorPoolStrategy(size=1)
     rows = rows.map(_Tokenise, fn_constructor_args=(model, student, random_seed), compute=one, **few_cpus)
     rows = build_processor(config, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)

@@ -1,0 +1,76 @@
+"""Configs: every shipped file parses, and every mistake gets one sentence that names the key."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tapir_ray.config import Config, load, parse
+from tapir_ray.errors import InputError
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SMALL = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_parses(path: Path) -> None:
+    # A file whose seed data a user must name is parsed with a name in place.
+    config = load(path, ["seed_data.path=a.jsonl"])
+    assert parse(yaml.safe_load(config.dump())) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"student": {"model": "m", "engin": "vllm"}}, "student.engin: unknown key"),
+        ({"seed_data": {"path": "a", "limit": "many"}}, "seed_data.limit: "),
+        ({"curriculum": {"weights": {"Math": 0.4}}}, "curriculum.weights: the weights sum to 0.4000"),
+        ({"student": {}}, "exactly one of student.model"),
+        ({"seed_data": {}}, "seed_data.path is missing"),
+        ({"teacher": {"base_url": "simulator"}}, "no simulator section"),
+        ({"classify": {"by": "column"}}, "needs seed_data.task_column"),
+        ({"classify": {"by": "deberta"}}, "classify.model"),
+        ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),
+        ({"train": {"global_batch": 3}, "resources": {"train": {"replicas": 2}}}, "not a multiple"),
+        ({"name": "../x"}, "name: "),
+    ],
+)
+def test_a_mistake_is_named(change: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=".*") as error:
+        parse({**SMALL, **change})
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_overrides_are_typed_values(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    config = load(path, ["curriculum.rounds=5", "train.learning_rate=1e-3", "curriculum.weights={Math: 1.0}"])
+    assert (config.curriculum.rounds, config.train.learning_rate) == (5, 1e-3)
+    assert config.curriculum.weights == {"Math": 1.0}
+    with pytest.raises(InputError, match="key.subkey=value"):
+        load(path, ["curriculum.rounds"])
+
+
+def test_digest_ignores_speed_and_sees_results() -> None:
+    base = parse(SMALL).digest()
+    assert parse({**SMALL, "resources": {"cpus": 9}, "run_dir": "elsewhere"}).digest() == base
+    assert parse({**SMALL, "teacher": {"limits": {"in_flight": 1}}}).digest() == base
+    assert parse({**SMALL, "curriculum": {"alpha": 0.4}}).digest() != base
+    assert parse({**SMALL, "random_seed": 1}).digest() != base
+
+
+def test_config_needs_neither_torch_nor_ray() -> None:
+    code = "import sys, tapir_ray.config; sys.exit(bool({'torch', 'ray', 'vllm'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_nothing_changes_after_loading() -> None:
+    config = parse(SMALL)
+    with pytest.raises(ValueError):
+        config.name = "y"  # type: ignore[misc]
+    assert isinstance(config, Config)

@@ -1,0 +1,71 @@
+"""A run on storage: tables exist when their manifest does, and a folder belongs to one config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray.data
+
+from tapir_ray.config import Config, parse
+from tapir_ray.errors import InputError, StageError
+from tapir_ray.run import Run
+
+SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+
+
+def config(**changes: object) -> Config:
+    return parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}, **changes})
+
+
+def table(rows: int) -> pa.Table:
+    reasons = ["empty: x" if n % 4 == 1 else "timeout: y" if n % 4 == 2 else None for n in range(rows)]
+    statuses = ["filtered" if n % 4 == 1 else "failed" if n % 4 == 2 else "ok" for n in range(rows)]
+    return pa.table({"instruction_id": [str(n) for n in range(rows)], "status": statuses, "reason": reasons})
+
+
+def test_a_table_is_counted_and_read_back(tmp_path: Path, ray_local: None) -> None:
+    run = Run.open(config(), str(tmp_path / "run"))
+    manifest = run.write("seed/t", ray.data.from_arrow(table(40)), SCHEMA, expected=40)
+    assert manifest.statuses == {"ok": 20, "filtered": 10, "failed": 10}
+    assert (manifest.reasons, manifest.errors) == ({"empty": 10}, {"timeout": 10})
+    assert run.done("seed/t") == manifest
+    assert run.read("seed/t").count() == 40
+    with pytest.raises(StageError, match="41 rows went in and 40 came out"):
+        run.write("seed/u", ray.data.from_arrow(table(40)), SCHEMA, expected=41)
+    assert run.done("seed/u") is None
+
+
+def test_a_table_without_manifest_does_not_exist(tmp_path: Path) -> None:
+    run = Run.open(config(), str(tmp_path / "run"))
+    run.write_rows("t", table(4))
+    (tmp_path / "run/t/_manifest.json").unlink()
+    assert run.done("t") is None
+    with pytest.raises(StageError, match="not finished"):
+        run.files("t")
+    run.write_rows("t", table(8))
+    assert run.manifest("t").rows == 8
+
+
+def test_continued_by_the_same_config_and_refused_by_another(tmp_path: Path) -> None:
+    first = Run.open(config(), str(tmp_path / "run"))
+    again = Run.open(config(resources={"cpus": 3}), str(tmp_path / "run"))
+    assert (first.attempt, again.attempt) == (1, 2)
+    with pytest.raises(InputError, match=r"curriculum.alpha: 0.3 → 0.5"):
+        Run.open(config(curriculum={"alpha": 0.5}), str(tmp_path / "run"))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no run"):
+        Run.open(config(), str(tmp_path))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_events_of_all_attempts_are_kept(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = Run.open(config(), str(tmp_path / "run"))
+        with run.timed("score", 1):
+            pass
+    assert [event["attempt"] for event in run.events("stage")] == [1, 2]
