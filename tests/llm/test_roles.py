@@ -1,0 +1,172 @@
+"""Roles as Ray Data stages over real HTTP: rows in = rows out, streaming, limits over workers, checks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray.data
+
+from tapir_ray import records
+from tapir_ray.errors import InputError
+from tapir_ray.llm.openai import Client
+from tapir_ray.llm.roles import Row
+from tapir_ray.stages.answer_openai import student_answer
+from tests.llm.endpoint import Choice, Fault, running
+from tests.stages.asking import config_for, dataset, instruction, opened
+
+ECHO = pa.schema([("instruction_id", pa.string()), ("reply", pa.string()), ("seconds", pa.float64()),
+                  ("status", pa.string()), ("reason", pa.string())])  # fmt: skip
+
+
+async def echo(clients: Mapping[str, Client], row: Row) -> Row:
+    """Asks teacher and judge; raises for one row and breaks the schema in another."""
+    text = row["messages"][0]["content"]
+    if text == "raise":
+        raise ValueError("a bad row")
+    if text == "misfit":
+        return {**row, "seconds": "not a number"}
+    reply = await clients["teacher"].chat(row["messages"], kind="respond")
+    await clients["judge"].chat(row["messages"], kind="judge")
+    return {**row, "reply": reply.text, "seconds": time.time(), "status": reply.status, "reason": reply.reason}
+
+
+def test_one_row_out_for_each_row_in_whatever_happens(ray_local: None) -> None:
+    rows = [instruction(f"q{number}") for number in range(100)] + [instruction("raise"), instruction("misfit")]
+    with running(lambda body, n: body["messages"][0]["content"].upper(), latency_s=0.02) as seen:
+        config = config_for(
+            seen.url, teacher={"limits": {"in_flight": 8}, "price": {"input": 1e6}}, resources={"request_workers": 2}
+        )
+        with opened(config) as roles:
+            table = roles.ask(dataset(rows).repartition(3), echo, ECHO).take_all()
+            usage = roles.usage()
+        assert roles.usage() == usage
+        with roles:
+            assert roles.usage() == usage
+    by_id = {row["instruction_id"]: row for row in table}
+    assert len(by_id) == len(table) == 102 and list(table[0]) == ECHO.names
+    assert by_id[rows[7]["instruction_id"]]["reply"] == "Q7"
+    assert by_id[rows[100]["instruction_id"]]["reason"] == "ValueError: a bad row"
+    assert by_id[rows[101]["instruction_id"]]["reason"].startswith("ArrowInvalid")
+    assert seen.most_in_flight <= 8
+    for role in ("teacher", "judge"):
+        assert usage[role]["requests"] == 100 and usage[role]["output_tokens"] == 100 and usage[role]["cost"] == 100
+
+
+def test_no_block_waits_for_another(ray_local: None) -> None:
+    """One slow row must hold back neither the other rows of the stage nor the stage after it."""
+    rows = [instruction(f"q{number}") for number in range(64)]
+
+    def one_is_slow(body: dict[str, Any], attempt: int) -> Choice:
+        return Choice("x", delay_s=4.0 if body["messages"][0]["content"] == "q3" else 0.0)
+
+    with running(one_is_slow) as seen:
+        config = config_for(seen.url, teacher={"limits": {"in_flight": 8}})
+        with opened(config) as roles:
+            answered = roles.ask(dataset(rows), echo, ECHO)
+            arrivals = [(row["instruction_id"], time.time()) for row in answered.iter_rows()]
+    times = sorted(at for _, at in arrivals)
+    assert len(arrivals) == 64 and times[-1] - times[0] > 2.5
+    assert times[50] - times[0] < 2.0
+
+
+def test_limits_hold_over_all_workers(ray_local: None) -> None:
+    rows = [instruction(f"q{number}") for number in range(20)]
+    with running(lambda body, n: "x") as seen:
+        limits = {"requests_per_minute": 600, "in_flight": 16}
+        config = config_for(seen.url, teacher={"limits": limits}, resources={"request_workers": 2})
+        with opened(config) as roles:
+            assert roles.ask(dataset(rows), echo, ECHO).count() == 20
+    # 40 requests at 10 a second, the first second's share at once.
+    assert max(seen.times) - min(seen.times) > 2.5
+    for begin in seen.times:
+        assert sum(begin <= at < begin + 1 for at in seen.times) <= 22
+
+
+def test_an_exhausted_budget_sends_nothing_more(ray_local: None) -> None:
+    rows = [instruction(f"q{number}") for number in range(40)]
+    with running(lambda body, n: "x", latency_s=0.05) as seen:
+        config = config_for(seen.url, budget={"max_tokens": 20}, teacher={"limits": {"in_flight": 4}})
+        with opened(config) as roles:
+            table = roles.ask(dataset(rows), echo, ECHO).take_all()
+            assert roles.budget_used_up()
+    reasons = [row["reason"] for row in table]
+    assert len(table) == 40 and reasons.count("budget_used_up") > 20
+    assert len(seen.requests) < 30
+
+
+def test_a_student_behind_an_endpoint(ray_local: None) -> None:
+    rows = [instruction("long?"), instruction("none?"), instruction("error?"), instruction("gone", status="filtered")]
+
+    def student(body: dict[str, Any], attempt: int) -> Choice | Fault:
+        replies = {"long?": Choice("half an", "length"), "none?": Choice(""), "error?": Fault(404)}
+        return replies[body["messages"][0]["content"]]
+
+    with running(student) as seen:
+        config = config_for(
+            "http://127.0.0.1:9/v1",
+            student={"engine": "openai", "model": "s", "base_url": seen.url, "sampling": {"max_tokens": 9}},
+        )
+        with opened(config) as roles:
+            table = roles.ask(dataset(rows), student_answer, records.SCORED).take_all()
+            assert roles.usage()["student"]["requests"] == 3
+    by_id = {row["instruction_id"]: row for row in table}
+    long, none, error, gone = (by_id[row["instruction_id"]] for row in rows)
+    assert (long["student_response"], long["finish_reason"], long["status"]) == ("half an", "length", "ok")
+    assert (none["student_response"], none["status"]) == ("", "ok")
+    assert error["status"] == "failed" and gone["student_response"] is None
+    assert {body["max_tokens"] for body in seen.requests} == {9}
+
+
+def test_check_names_the_key_and_what_to_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with running(lambda body, n: "x") as seen:
+        opened(config_for(seen.url)).check()
+        monkeypatch.delenv("TAPIR_TEST_KEY", raising=False)
+        config = config_for(seen.url, teacher={"api_key_env": "TAPIR_TEST_KEY"})
+        with pytest.raises(InputError, match=r"teacher\.api_key_env.*TAPIR_TEST_KEY is not set"):
+            opened(config).check()
+        monkeypatch.setenv("TAPIR_TEST_KEY", "wrong")
+        with pytest.raises(InputError, match="refuses the key") as refused:
+            opened(config).check()
+        assert "wrong" not in str(refused.value)
+        monkeypatch.setenv("TAPIR_TEST_KEY", "right")
+        opened(config).check()
+        simulated = config_for("simulator", simulator={"seed_rows": 9}, teacher={"api_key_env": "TAPIR_NO_KEY"})
+        opened(simulated, simulator_url=seen.url).check()
+        opened(simulated, simulator_url=seen.url.removesuffix("/v1")).check()
+        assert not seen.requests
+    with pytest.raises(InputError, match=r"teacher\.base_url .* cannot be reached"):
+        opened(config_for("http://127.0.0.1:9/v1")).check()
+    with pytest.raises(InputError, match="simulator"):
+        opened(simulated)
+    model = tmp_path / "model"
+    served = {"engine": "vllm", "model": str(model)}
+    with pytest.raises(InputError, match=r"teacher\.model .* is not a folder"):
+        opened(config_for("", teacher=served)).check()
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="no tokenizer"):
+        opened(config_for("", teacher=served)).check()
+
+
+def test_a_stage_fits_beside_an_engine_that_holds_nearly_all_cpus(ray_local: None) -> None:
+    one, none = dataset([instruction("q")]), dataset([])
+    engine = ray.remote(Engine).options(num_cpus=3.8).remote()
+    ray.get(engine.ready.remote())
+    with running(lambda body, n: "x") as seen:
+        config = config_for(seen.url)
+        with opened(config) as roles:
+            assert roles.ask(one, echo, ECHO).take_all()[0]["reply"] == "x"
+            assert roles.ask(none, echo, ECHO).take_all() == []
+    ray.kill(engine)
+
+
+class Engine:
+    """Something that claims CPUs."""
+
+    def ready(self) -> None:
+        """Answers once it runs."""
