@@ -57,7 +57,7 @@ def test_other_answers_are_worth_less(family: Family[Any], level: int, seed: int
     problem = problem_of(family, instruction)
     other = family.parse(family.generate(level, random.Random(other_seed)))
     for answer in (family.plain(other), family.styled(other)):
-        if family.plain(other) != family.plain(problem):
+        if sorted(family.plain(other).split()) != sorted(family.plain(problem).split()):
             assert grade(instruction, answer) < 1.0
     for answer in GARBAGE:
         assert grade(instruction, answer) == 0.0
@@ -72,9 +72,9 @@ def test_other_answers_are_worth_less(family: Family[Any], level: int, seed: int
         ("tom has 7 pens , finds 3 , loses 2 . how many pens now ?", "7 + 3 = 10 , 10 - 2 = 8 . answer : 8", 1.0),
         ("tom has 7 pens , finds 3 , loses 2 . how many pens now ?", "9", 0.0),
         ("tom has 17 pens , finds 30 , loses 2 . how many pens now ?", "43", 0.3),
-        ("name all that tom can eat : egg , bus , cake .", "cake , egg", 1.0),
-        ("name all that tom can eat : egg , bus , cake .", "egg", 0.3),
-        ("name all that tom can eat : egg , bus , cake .", "egg , bus", 0.0),
+        ("list what tom can eat : egg , bus , cake .", "cake , egg", 1.0),
+        ("list what tom can eat : egg , bus , cake .", "egg", 0.3),
+        ("list what tom can eat : egg , bus , cake .", "egg , bus", 0.0),
         ("write a note from tom to mia : hat red , cup blue .", "dear mia , the hat is red . tom", 0.7),
         ("print ( hats )", "print ( hats )", 0.0),
         ("Summarize the text below.", "A summary.", 0.0),

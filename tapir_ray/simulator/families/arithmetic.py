@@ -10,8 +10,8 @@ from tapir_ray.simulator import text
 from tapir_ray.simulator.families.base import Family, Problem
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES, NUMBER, PLURAL, PLURALS
 
-GAINS = ("finds", "gets", "buys", "wins")
-LOSSES = ("loses", "sells", "gives", "drops")
+GAINS = ("finds", "gets", "buys")
+LOSSES = ("loses", "sells", "gives")
 STEP = re.compile(rf"({text.one_of(GAINS + LOSSES)}) ({NUMBER})")
 LARGEST_STEP, LARGEST_TOTAL = 9, 20
 """Small numbers: what gets harder with the level is the number of steps, not the sums."""
@@ -19,9 +19,9 @@ LARGEST_STEP, LARGEST_TOTAL = 9, 20
 WORDING = text.Wording(
     [
         "{name} has {start} {things} , {steps} . how many {things} now ?",
-        "{name} starts with {start} {things} , {steps} . how many are left ?",
-        "{name} had {start} {things} and then {steps} . count the {things} .",
-        "how many {things} are left ? {name} has {start} , {steps} .",
+        "{name} has {start} {things} and then {steps} . how many now ?",
+        "{name} has {start} {things} and then {steps} . count the {things} .",
+        "how many {things} has {name} now ? first {start} , then {steps} .",
         "count the {things} of {name} : first {start} , {steps} .",
     ],
     name=NAME,

@@ -49,10 +49,10 @@ BUGS = {1: 1, 2: 1, 3: 1, 4: 2, 5: 3}
 WORDING = text.Wording(
     [
         "fix this line of python : {code}",
-        "{name} has a bug here : {code}",
-        "repair the code of {name} : {code}",
-        "write it right : {code}",
-        "this python of {name} fails , correct it : {code}",
+        "fix the python of {name} : {code}",
+        "{name} has to fix this python : {code}",
+        "correct this line : {code}",
+        "correct the python of {name} : {code}",
     ],
     name=NAME,
     code=".+",

@@ -10,7 +10,7 @@ from tapir_ray.simulator import text
 from tapir_ray.simulator.families.base import Family, Problem
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES, NUMBER, PLURAL, PLURALS
 
-FUNCTIONS = {"sum": "sum", "total": "sum", "largest": "max", "highest": "max", "smallest": "min", "lowest": "min"}
+FUNCTIONS = {"sum": "sum", "total": "sum", "largest": "max", "biggest": "max", "smallest": "min", "lowest": "min"}
 OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 SIDES = {"above": ">", "below": "<"}
 
@@ -28,9 +28,9 @@ WORDING = text.Wording(
     [
         "write python for {what} .",
         "{name} needs {what} in python .",
-        "{what} : write it in python .",
-        "give {name} a line of python for {what} .",
-        "code {what} in python for {name} .",
+        "{name} needs this in python : {what} .",
+        "write python for {name} : {what} .",
+        "write {what} in python for {name} .",
     ],
     name=NAME,
     what=rf"{TERM}(?: {text.one_of(tuple(OPERATORS))} (?:{NUMBER}|{TERM}))?",

@@ -10,10 +10,10 @@ from tapir_ray.simulator.families.base import Family, Problem
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES
 
 KINDS = {
-    "eat": ("food", ("apple", "egg", "bread", "cake", "rice", "soup")),
-    "wear": ("clothes", ("hat", "coat", "shirt", "shoe", "sock", "scarf")),
-    "feed": ("animals", ("dog", "cat", "cow", "hen", "horse", "fish")),
-    "drive": ("vehicles", ("car", "bus", "truck", "van", "train", "bike")),
+    "eat": ("food", ("apple", "egg", "bread", "cake")),
+    "wear": ("clothes", ("hat", "coat", "shirt", "shoe")),
+    "feed": ("animals", ("dog", "cat", "cow", "hen")),
+    "drive": ("vehicles", ("car", "bus", "truck", "van")),
 }
 KIND = {item: kind for kind, items in KINDS.values() for item in items}
 ITEM = text.one_of(tuple(KIND))
@@ -21,10 +21,10 @@ ITEM = text.one_of(tuple(KIND))
 WORDING = text.Wording(
     [
         "what can {name} {verb} : {items} ?",
-        "here are {items} . which can you {verb} ?",
-        "{name} sees {items} . what can one {verb} ?",
-        "name all that {name} can {verb} : {items} .",
-        "from {items} choose what people {verb} .",
+        "{name} sees {items} . what can you {verb} ?",
+        "{name} sees {items} . what can {name} {verb} ?",
+        "list what {name} can {verb} : {items} .",
+        "list what you can {verb} from {items} .",
     ],
     name=NAME,
     verb=text.one_of(tuple(KINDS)),

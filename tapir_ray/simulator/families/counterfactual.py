@@ -14,11 +14,11 @@ RULE = re.compile(rf"({COLOR}) turns ({COLOR})")
 
 WORDING = text.Wording(
     [
-        "suppose {rules} . what color is a {color} {thing} then ?",
-        "what if {rules} ? name the new color of a {color} {thing} .",
+        "suppose {rules} . what color is the {color} {thing} of {name} then ?",
+        "if {name} has a {color} {thing} and {rules} , what color is it then ?",
         "{name} has a {color} {thing} . if {rules} , what color is it ?",
-        "imagine {rules} . which color has the {color} {thing} of {name} ?",
-        "in the world of {name} {rules} . tell the color of a {color} {thing} .",
+        "if {rules} , what color is the {color} {thing} of {name} ?",
+        "suppose {rules} . what color is the {thing} of {name} ? it is {color} first .",
     ],
     name=NAME,
     thing=THING,

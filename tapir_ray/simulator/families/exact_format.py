@@ -16,10 +16,10 @@ REVERSED, NUMBERED = " in reverse order", " with numbers"
 WORDING = text.Wording(
     [
         "write {items} with a {separator} between them{frame}{order}{numbers} .",
-        "join {items} by a {separator}{frame}{order}{numbers} .",
+        "{name} : write {items} with a {separator}{frame}{order}{numbers} .",
         "{name} wants {items} as a list{frame}{order}{numbers} , use a {separator} .",
-        "use a {separator} to list {items}{frame}{order}{numbers} .",
-        "print {items} for {name}{frame}{order}{numbers} with a {separator} .",
+        "list {items}{frame}{order}{numbers} , use a {separator} .",
+        "list {items} for {name}{frame}{order}{numbers} with a {separator} .",
     ],
     name=NAME,
     items=rf"{PLURAL}(?: , {PLURAL})*",

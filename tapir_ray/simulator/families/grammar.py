@@ -10,12 +10,12 @@ from tapir_ray.simulator import text
 from tapir_ray.simulator.families.base import Family, Problem
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES, THING, THINGS
 
-VERBS = {"has": "have", "likes": "like", "wants": "want", "sees": "see", "keeps": "keep", "takes": "take"}
+VERBS = {"has": "have", "likes": "like", "wants": "want", "sees": "see"}
 """The form for one, and the form for several."""
 SINGULAR = {form: one for one, several in VERBS.items() for form in (one, several)}
 PRONOUNS = {"he": True, "she": True, "we": False, "they": False}
-ADJECTIVES = ("big", "small", "new", "clean", "old", "empty", "ugly", "odd")
-COUNTS = ("two", "three", "four", "five", "six")
+ADJECTIVES = ("big", "small", "new", "old", "empty", "odd")
+COUNTS = ("two", "three", "four")
 
 CLAUSE = re.compile(
     rf"({NAME} and {NAME}|{NAME}|{text.one_of(tuple(PRONOUNS))}) ({text.one_of(tuple(SINGULAR))})"
@@ -26,10 +26,10 @@ CLAUSE_FORM = re.sub(r"\((?!\?)", "(?:", CLAUSE.pattern)
 WORDING = text.Wording(
     [
         "correct the grammar : {sentence} .",
-        "is this right ? {sentence} . write it in good english .",
+        "write this in good english : {sentence} .",
         "{writer} wrote : {sentence} . correct it .",
-        "good english for this , please : {sentence} .",
-        "{writer} says {sentence} . say it in good english .",
+        "correct this : {sentence} .",
+        "{writer} says {sentence} . write it in good english .",
     ],
     writer=NAME,
     sentence=rf"{CLAUSE_FORM}(?: and {CLAUSE_FORM})*",

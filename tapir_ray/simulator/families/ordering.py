@@ -23,9 +23,9 @@ FACT = re.compile(rf"({NAME}) is ({text.one_of(MORE + LESS)}) than ({NAME})")
 WORDING = text.Wording(
     [
         "{facts} . list them from {first} to {last} .",
-        "{facts} . what is the order from {first} to {last} ?",
-        "if {facts} , who comes where from {first} to {last} ?",
-        "sort these people from {first} to {last} : {facts} .",
+        "{facts} . what is the order , from {first} to {last} ?",
+        "if {facts} , what is the order from {first} to {last} ?",
+        "list these from {first} to {last} : {facts} .",
         "order from {first} to {last} : {facts} .",
     ],
     facts=rf"{FACT.pattern}(?: , {FACT.pattern})*",
@@ -42,7 +42,7 @@ class Order(Problem):
 
 
 class Ordering(Family[Order]):
-    """Level n compares n + 1 people; from 3 on with both directions mixed, from 4 on in any order."""
+    """Level n compares n + 1 people; told in order up to level 3, from 4 on in any order."""
 
     name = "ordering"
     label = "Reasoning"
@@ -53,10 +53,9 @@ class Ordering(Family[Order]):
         told = list(pairwise(people))
         if level >= 4:
             rng.shuffle(told)
-        same = rng.random() < 0.5
         facts = []
         for high, low in told:
-            upward = same if level <= 2 else rng.random() < 0.5
+            upward = rng.random() < 0.5
             facts.append(f"{high} is {more} than {low}" if upward else f"{low} is {less} than {high}")
         first, last = (most, least) if rng.random() < 0.5 else (least, most)
         return WORDING.write(rng, facts=" , ".join(facts), first=first, last=last)

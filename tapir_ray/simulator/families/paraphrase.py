@@ -10,10 +10,10 @@ from tapir_ray.simulator import text
 from tapir_ray.simulator.families.base import Family, Problem
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES
 
-VERBS = (("buys", "gets"), ("likes", "loves"), ("sees", "spots"), ("holds", "carries"))
-ADJECTIVES = (("big", "large"), ("small", "tiny"), ("clean", "tidy"), ("nice", "pretty"), ("old", "ancient"))
-NOUNS = (("hat", "cap"), ("cup", "mug"), ("bag", "sack"), ("stone", "rock"), ("lamp", "light"), ("chair", "seat"))
-PLACES = (("house", "home"), ("street", "road"), ("shop", "store"), ("yard", "garden"))
+VERBS = (("buys", "gets"), ("likes", "loves"), ("sees", "spots"))
+ADJECTIVES = (("big", "large"), ("small", "tiny"), ("clean", "tidy"), ("old", "ancient"))
+NOUNS = (("hat", "cap"), ("cup", "mug"), ("bag", "sack"), ("lamp", "light"))
+PLACES = (("house", "home"), ("street", "road"), ("shop", "store"))
 KINDS = (VERBS, ADJECTIVES, NOUNS, PLACES)
 OTHER = {a: b for kind in KINDS for pair in kind for a, b in (pair, pair[::-1])}
 WORD = text.one_of(tuple(OTHER))
@@ -24,10 +24,10 @@ CLAUSES = {1: 1, 2: 1, 3: 2, 4: 2, 5: 2}
 WORDING = text.Wording(
     [
         "use {changes} : {sentence} .",
-        "say it with {changes} : {sentence} .",
-        "{sentence} . reword it with {changes} .",
-        "{reader} wants {changes} here : {sentence} .",
-        "put {changes} in this text of {reader} : {sentence} .",
+        "write {changes} : {sentence} .",
+        "{sentence} . write it with {changes} .",
+        "{reader} wants {changes} : {sentence} .",
+        "use {changes} for {reader} : {sentence} .",
     ],
     reader=NAME,
     changes=rf"{WORD} for {WORD}(?: , {WORD} for {WORD})*",

@@ -18,9 +18,9 @@ WORDING = text.Wording(
     [
         "write a note from {sender} to {reader} : {facts} .",
         "{sender} writes to {reader} : {facts} .",
-        "tell {reader} in a note by {sender} : {facts} .",
-        "{facts} : make a note of this to {reader} from {sender} .",
-        "note for {reader} , {facts} , signed by {sender} .",
+        "note from {sender} to {reader} : {facts} .",
+        "{facts} : write this to {reader} from {sender} .",
+        "write to {reader} : {facts} . it is from {sender} .",
     ],
     sender=NAME,
     reader=NAME,
