@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
 """Their ids are their positions here."""
+POSITION_BUCKETS = 32
+"""Distances beyond half of it share buckets; every row pays for all of them, so a tiny model has few."""
 BYTES = 256
 """The smallest vocabulary beside the special tokens: one token for each byte, so that no text is unknown."""
 
@@ -33,6 +35,8 @@ def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequenc
             f"classify.create.hidden_size {create.hidden_size} is not a multiple of classify.create.heads "
             f"{create.heads}: change one of them"
         )
+    if create.max_length < 8:
+        raise InputError(f"classify.create.max_length {create.max_length} is below 8 tokens: raise it")
     if create.vocab_size < BYTES + len(SPECIAL_TOKENS):
         raise InputError(f"classify.create.vocab_size is below {BYTES + len(SPECIAL_TOKENS)}: raise it")
     import torch
@@ -53,7 +57,7 @@ def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequenc
         "type_vocab_size": 0,
         "relative_attention": True,
         "position_biased_input": False,
-        "position_buckets": max(8, create.max_length // 2),
+        "position_buckets": min(POSITION_BUCKETS, create.max_length // 2),
         "pos_att_type": ["p2c", "c2p"],
         "share_att_key": True,
         "norm_rel_ebd": "layer_norm",

@@ -169,6 +169,20 @@ def test_batches_hold_rows_of_like_length() -> None:
     assert padded < 1.1 * sum(lengths)
 
 
+@given(st.lists(st.integers(1, 600), max_size=200), st.integers(1, 64), st.none() | st.integers(1, 2048))
+def test_prediction_runs_every_row_once_within_its_limits(
+    lengths: list[int], batch_size: int, max_tokens: int | None
+) -> None:
+    from tapir_ray.train.sequence_classifier import longest_first
+
+    batches = list(longest_first(lengths, batch_size, max_tokens))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert 1 <= len(batch) <= batch_size
+        if max_tokens is not None and len(batch) > 1:
+            assert len(batch) * max(lengths[index] for index in batch) <= max_tokens
+
+
 def test_rare_labels_weigh_more_and_the_mean_weight_is_one() -> None:
     labels = ["common"] * 90 + ["rare"] * 10
     weights = class_weights(labels, 0.5)
