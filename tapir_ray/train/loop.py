@@ -36,6 +36,14 @@ Packed = dict[str, np.ndarray]
 """A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
 
 
+EMPTY: Packed = {
+    "input_ids": np.zeros(1, np.int64),
+    "labels": np.full(1, IGNORED),
+    "position_ids": np.zeros(1, np.int64),
+}
+"""Fills the last global batch: one token that is in no loss."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What every worker is told."""
@@ -104,10 +112,9 @@ def micro_batches(
     reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
 ) -> Iterator[list[Packed]]:
     """This rank's share of global batch `step` in lists of `micro`; beyond the last sequence come empty ones."""
-    empty = {name: np.full(1, value) for name, value in (("input_ids", 0), ("labels", IGNORED), ("position_ids", 0))}
     indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
     for start in range(0, len(indices), micro):
-        yield [reader[i] if i < reader.sequences else empty for i in indices[start : start + micro]]
+        yield [reader[i] if i < reader.sequences else EMPTY for i in indices[start : start + micro]]
 
 
 def micro_batch_size(train: Train, world: int) -> int:
@@ -176,7 +183,7 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 def train_worker(config: dict[str, Any]) -> None:
     """Train, then report once; rank 0 with the HF folder as checkpoint and in it `RESULT_FILE`, the result.
 
-    Raises StageError naming the step where the loss is not a finite number.
+    Raises StageError naming the step where the loss or the gradients are not finite.
     """
     import ray.train
 
@@ -264,7 +271,7 @@ def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
         counts = torch.tensor(
             [
                 sum(int((row["labels"] != IGNORED).sum()) for part in rows for row in part),
-                sum(len(row["labels"]) for part in rows for row in part),
+                sum(len(row["labels"]) for part in rows for row in part if row is not EMPTY),
             ],
             dtype=torch.float64,
             device=device,
@@ -281,10 +288,12 @@ def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
             total += loss.detach()
         torch.distributed.all_reduce(total)
         losses.append(total.item() / max(1, in_loss))
-        if not math.isfinite(losses[-1]):
+        # DeepSpeed leaves out a step with infinite gradients and goes on, with a loss that looks well.
+        if not math.isfinite(losses[-1]) or engine.skipped_steps:
+            what = "the gradients are not finite" if math.isfinite(losses[-1]) else f"the loss is {losses[-1]}"
             raise StageError(
-                f"the loss is {losses[-1]} at step {step + 1} of {steps} (learning rate {rate:.2e}): lower "
-                "train.learning_rate, or set train.gradient_clipping or train.precision float32"
+                f"{what} at step {step + 1} of {steps} (learning rate {rate:.2e}, loss {losses[0]:.3f} at step 1): "
+                "lower train.learning_rate, or set train.gradient_clipping or train.precision float32"
             )
         tokens += seen
         response_tokens += in_loss

@@ -1,0 +1,158 @@
+"""Training with real Ray Train and DeepSpeed workers: the steps are those of a plain loop, the folder is usable."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
+from tapir_ray.errors import StageError
+from tapir_ray.records import PACKED, conform
+from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
+from tapir_ray.train.create_student import create_student
+from tapir_ray.train.loop import PackedReader, collate, learning_rate_at, response_loss
+from tapir_ray.train.student import TrainResult, train_student
+
+FS = pafs.LocalFileSystem()
+SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=2, heads=2, vocab_size=512, max_length=64)
+TRAIN = Train(
+    sequence_length=64,
+    global_batch=4,
+    micro_batch=1,
+    precision="float32",
+    zero_stage=2,
+    warmup_share=0.2,
+    gradient_clipping=0.5,
+)
+RATE = 1e-2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("train") / "student")
+    create_student(SIZE, ["Say one two three.", "one two three"] * 20, folder, None, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """22 sequences of two conversations, so that the last of 6 global batches of 4 is not full."""
+    tokenizer = load_tokenizer(model, Student(model=model))
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(22):
+        ids, labels, positions = [], [], []
+        for _ in range(2):
+            words = " ".join(rng.choice(["one", "two", "three"], rng.integers(1, 9)))
+            prompt, response = encode_pair(tokenizer, [{"role": "user", "content": f"Say {words}."}], words, {})
+            ids += prompt + response
+            labels += [IGNORED] * len(prompt) + response
+            positions += range(len(prompt + response))
+        row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions, "pair_ids": []}
+        rows.append(row)
+    folder = tmp_path_factory.mktemp("packed")
+    pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
+    return str(folder)
+
+
+def plain_losses(model_dir: str, packed: str) -> list[float]:
+    """The same training written out for one process, without Ray or DeepSpeed."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    reader = PackedReader(packed, FS)
+    losses = []
+    for step in range(6):
+        rows = [reader[i] for i in range(step * 4, min(step * 4 + 4, 22))]
+        optimizer.param_groups[0]["lr"] = learning_rate_at(step, 6, RATE, TRAIN.warmup_share)
+        optimizer.zero_grad()
+        loss = response_loss(model, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.gradient_clipping)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> TrainResult:
+    workers = changes.pop("workers", 2)
+    rate = changes.pop("learning_rate", RATE)
+    on_progress = changes.pop("on_progress", None)
+    return train_student(
+        packed_dir=packed,
+        fs=FS,
+        init_model=model,
+        out_dir=str(folder / name),
+        storage_dir=str(folder / "ray_train"),
+        name=name,
+        student=Student(model=model),
+        train=TRAIN.model_copy(update=changes),
+        resources=Resources(train=Replicas(replicas=workers, cpus=1.0)),
+        epochs=1,
+        learning_rate=rate,
+        random_seed=0,
+        on_progress=on_progress,
+    )
+
+
+def same_model_as_reported(result: TrainResult, packed: str) -> bool:
+    """The saved weights have a lower loss on the first batch than training began with."""
+    model = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32)
+    rows = [PackedReader(packed, FS)[i] for i in range(4)]
+    loss = response_loss(model, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
+    return bool(loss.item() < result.first_loss - 0.5)
+
+
+def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
+    messages: list[dict[str, Any]] = []
+    result = run(model, packed, tmp_path, "two", on_progress=messages.append)
+    assert result.losses == pytest.approx(plain_losses(model, packed), rel=1e-4)
+    assert (result.steps, result.sequences) == (6, 22)
+    assert (result.first_loss, result.last_loss) == (result.losses[0], result.losses[-1])
+    assert result.last_loss < result.first_loss - 0.5
+    rows = [PackedReader(packed, FS)[i] for i in range(22)]
+    assert result.tokens == sum(len(row["labels"]) for row in rows)
+    assert result.response_tokens == sum(int((row["labels"] != IGNORED).sum()) for row in rows)
+    assert [messages[0]["step"], messages[-1]["step"], messages[-1]["steps"]] == [1, 6, 6]
+    assert same_model_as_reported(result, packed)
+    tokenizer = AutoTokenizer.from_pretrained(result.checkpoint)
+    assert tokenizer.chat_template
+    loaded = AutoModelForCausalLM.from_pretrained(result.checkpoint)
+    assert loaded.config.tie_word_embeddings
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert not (tmp_path / "ray_train" / "two").exists()
+
+
+@pytest.mark.slow
+def test_zero_3_in_two_threads_at_once_saves_whole_weights(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
+    results: dict[str, TrainResult] = {}
+
+    def train(name: str) -> None:
+        results[name] = run(model, packed, tmp_path, name, workers=2, zero_stage=3, gradient_checkpointing=name == "b")
+
+    threads = [threading.Thread(target=train, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = plain_losses(model, packed)
+    for name in ("a", "b"):
+        assert results[name].losses == pytest.approx(expected, rel=1e-3)
+        assert same_model_as_reported(results[name], packed)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_names_the_step(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"at step \d of 6 .* train\.learning_rate"):
+        run(model, packed, tmp_path, "nan", workers=1, learning_rate=1e30)
