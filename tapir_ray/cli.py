@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     from tapir_ray.launch import launch
 
     config = load(options.config, options.set)
-    launch(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until)
+    launch(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until, options.start)
     return 0
 
 
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--until", default="", metavar="STAGE", help="stop after this stage of the first round that has it"
     )
+
+    run.add_argument("--from", dest="start", default="", metavar="STAGE=PATH", help="begin a stage with your own table")
 
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 

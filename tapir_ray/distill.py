@@ -25,12 +25,13 @@ def distill(context: Context, stop: StopAfter) -> None:
     stop.after("classify", "sft")
 
     for round_number in range(1, context.config.curriculum.rounds + 1):
-        score.score(context, round_number)  # the student answers, the judge compares: MFD
-        stop.after("score")
-        plan = score.plan(context, round_number)  # δ, α and the expansions by task
-        generate.generate(context, round_number, plan)  # new instructions like the hard ones, answered in style
-        stop.after("generate")
-        mix.mix(context, round_number, plan)  # hard and easy at α, tasks by weight
+        if not mix.done(context, round_number):
+            score.score(context, round_number)  # the student answers, the judge compares: MFD
+            stop.after("score")
+            plan = score.plan(context, round_number)  # δ, α and the expansions by task
+            generate.generate(context, round_number, plan)  # new instructions like the hard ones, answered in style
+            stop.after("generate")
+            mix.mix(context, round_number, plan)  # hard and easy at α, tasks by weight
         stop.after("mix")
         train.train(context, round_number)
         stop.after("train")

@@ -25,20 +25,24 @@ from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.simulator.options import RECORDED
 from tapir_ray.sources import list_files
 from tapir_ray.stages.classify import check_labels, load_labels
+from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.train.chat import load_tokenizer, resolve_template
 
 SEED_FILE = "seed_data.jsonl"
 
 
-def launch(config: Config, run_dir: str, until: str = "") -> None:
+def launch(config: Config, run_dir: str, until: str = "", start: str = "") -> None:
     """Run or continue the loop in `run_dir`; progress goes to stderr, the final table to stdout.
+
+    `until` names a stage to stop after; `start` (`STAGE=PATH`) brings the table that a stage begins with.
 
     Raises InputError for what can be seen to be wrong beforehand, Stopped and StageError as `distill` does.
     """
     if until and until not in STAGES:
         raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
     taxonomy = check_offline(config)
+    own = own_table(start)
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
         config = with_seed_file(config, run)
@@ -57,6 +61,8 @@ def launch(config: Config, run_dir: str, until: str = "") -> None:
         progress = Progress.start(roles.usage)
         run.progress = progress
         context = Context(run, config, roles, taxonomy, curriculum, progress)
+        if own is not None:
+            adopt(context, *own)
         try:
             distill(context, StopAfter(until))
         finally:

@@ -1,7 +1,7 @@
 """Source files → conversations with ids: one row for every row read, whatever became of it.
 
-    rows = parse_sources(list_files("alpaca_9k.jsonl"), config.seed_data, stage_cpus=0.1)
-    rows = mark_duplicates(rows, duplicate_positions(files, fs))
+rows = parse_sources(list_files("alpaca_9k.jsonl"), config.seed_data, stage_cpus=0.1)
+rows = mark_duplicates(rows, duplicate_positions(files, fs))
 """
 
 from __future__ import annotations
@@ -70,7 +70,14 @@ def _rows(raw: Any, place: str, file: str, seed_data: SeedData) -> list[dict[str
     except (Malformed, Unsupported) as error:
         reason = MALFORMED if isinstance(error, Malformed) else "unsupported"
         unread = [{"role": "source", "content": place}]
-        return [{**base, "instruction_id": instruction_id(unread), "status": FILTERED, "reason": f"{reason}: {place}: {error}"}]
+        return [
+            {
+                **base,
+                "instruction_id": instruction_id(unread),
+                "status": FILTERED,
+                "reason": f"{reason}: {place}: {error}",
+            }
+        ]
     return [
         {
             **base,
@@ -104,7 +111,9 @@ def _duplicates_of_part(files: list[str], fs: pafs.FileSystem, part: int, parts:
         columns=["instruction_id", "position"], filter=pads.field("status") == OK
     )
     for batch in scanner:
-        mine = np.array([int(row_id[:8], 16) % parts == part for row_id in batch["instruction_id"].to_pylist()], dtype=bool)
+        mine = np.array(
+            [int(row_id[:8], 16) % parts == part for row_id in batch["instruction_id"].to_pylist()], dtype=bool
+        )
         kept.append(pa.Table.from_batches([batch]).filter(pa.array(mine)))
     table = pa.concat_tables(kept).sort_by([("instruction_id", "ascending"), ("position", "ascending")])
     ids = table["instruction_id"].combine_chunks()

@@ -6,12 +6,13 @@ import json
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
 from tapir_ray.errors import InputError
 from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, with_columns
-from tapir_ray.steps import overlap
+from tapir_ray.steps import overlap, seed
 
 CELL = "holdout"
 
@@ -22,18 +23,19 @@ def split_off(context: Context) -> None:
     Raises InputError for a stratum column that the seed data does not have.
     """
     run, config = context.run, context.config
-    expected = run.manifest("seed/parsed").rows
+    expected = run.manifest("seed/read").rows
     if not run.done("seed/split"):
-        chosen = _choose(context)
-        rows = context.map(context.read("seed/parsed"), _mark, columns=config.holdout.stratify_by, chosen=chosen)
+        rows = seed.without_repeats(context)
+        chosen = _choose(context, rows)
+        rows = context.map(rows, _mark, columns=config.holdout.stratify_by, chosen=chosen)
         context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
     rows = overlap.filter_seed(context, context.read("seed/split"))
     context.write("seed/ingested", rows, INSTRUCTIONS, "check the overlap", expected)
 
 
-def _choose(context: Context) -> Cutoffs:
+def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
     settings, columns = context.config.holdout, context.config.holdout.stratify_by
-    strata = context.map(context.read("seed/parsed"), with_strata, columns=columns)
+    strata = context.map(rows, with_strata, columns=columns)
     found = capacities(strata, stage_cpus=context.stage_cpus)
     if not found:
         raise InputError(f"holdout.stratify_by {columns}: no row of the seed data has these columns")

@@ -15,6 +15,11 @@ from tapir_ray.steps.score import without_holdout
 from tapir_ray.steps.train import student_after
 
 
+def done(context: Context, round_number: int) -> bool:
+    """Whether the round's training set is there, mixed by an earlier attempt or brought by the user."""
+    return context.run.done(f"{round_dir(round_number)}/training") is not None
+
+
 def mix(context: Context, round_number: int, plan: Plan) -> None:
     """`rounds/NN/pool` (every row that could be trained on) and `rounds/NN/training` (the ones drawn).
 
@@ -23,8 +28,6 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
     """
     run, config, cpus = context.run, context.config, context.stage_cpus
     folder = round_dir(round_number)
-    if run.done(f"{folder}/training"):
-        return
     with context.stage("mix", round_number):
         if not run.done(f"{folder}/pool"):
             scored = context.map(context.read(f"{folder}/scored"), without_holdout)

@@ -20,15 +20,15 @@ def filter_seed(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
     Needs `seed/split`. The holdout's own rows pass untouched.
     """
     hidden = context.map(rows, _only_seed_ok)
-    return context.map(mark_overlaps(hidden, indexes(context), context.config), _shown)
+    return context.map(mark_overlaps(hidden, indexes(context, "seed/split"), context.config), _shown)
 
 
-def indexes(context: Context) -> dict[str, ray.ObjectRef]:
-    """By name, a reference to the overlap index of the run's holdout, and of `filter.evaluation_sets`."""
+def indexes(context: Context, table: str = "seed/instructions") -> dict[str, ray.ObjectRef]:
+    """By name, a reference to the overlap index of the holdout rows in `table`, and of `filter.evaluation_sets`."""
     config = context.config
     found = {}
     if config.holdout.rows:
-        held = context.map(context.read("seed/split", columns=["messages", "split", "status"]), _held)
+        held = context.map(context.read(table, columns=["messages", "split", "status"]), _held)
         found["holdout"] = overlap_index(held, config)
     files = [file for path in config.filter.evaluation_sets for file in list_files(path)]
     if files:
@@ -43,7 +43,7 @@ def bands_of(context: Context, round_number: int) -> str:
     path = f"{context.run.uri}/{folder}"
     if round_number == 0 and not context.run.done(folder):
         columns = ["instruction_id", "messages", "status"]
-        seed_bands(context.read("seed/ingested", columns=columns), context.config, path)
+        seed_bands(context.read("seed/instructions", columns=columns), context.config, path)
         context.run.publish(folder)
     return path
 

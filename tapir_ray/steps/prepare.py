@@ -9,13 +9,12 @@ from tapir_ray.steps import classifier, holdout, seed, train
 
 
 def ingest(context: Context) -> None:
-    """`seed/parsed` and `seed/ingested`: every row read; duplicates, and overlap with the holdout, are filtered."""
+    """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered."""
     run = context.run
-    if run.done("seed/ingested"):
+    if run.done("seed/ingested") or run.done("seed/instructions"):
         return
     with context.stage("ingest", 0):
-        if not run.done("seed/parsed"):
-            seed.parse(context)
+        seed.read(context)
         holdout.split_off(context)
 
 
@@ -24,7 +23,8 @@ def classify_and_initial_sft(context: Context) -> None:
 
     The classifier is trained beside the initial SFT where the seed data has its answers and the cluster has room.
     """
-    if context.config.seed_data.responses != "keep" or not _fit_together(context):
+    labelled = context.run.done("seed/instructions")
+    if labelled or context.config.seed_data.responses != "keep" or not _fit_together(context):
         classifier.train(context)
         classifier.classify_seed(context)
         train.initial_sft(context, "seed/instructions")

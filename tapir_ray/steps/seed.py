@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from tapir_ray.context import Context
 from tapir_ray.errors import InputError
@@ -18,25 +19,30 @@ from tapir_ray.stages.ingest import (
 )
 
 
-def parse(context: Context) -> None:
-    """`seed/parsed`: all rows of the seed data with ids, exact duplicates filtered.
+def read(context: Context) -> None:
+    """`seed/read`: every row of the seed data with its id and place.
 
     Raises InputError for malformed rows (the first with file and line), unknown tasks and empty seed data.
     """
-    run, seed_data = context.run, context.config.seed_data
-    files = list_files(seed_data.path or "")
-    rows = parse_sources(files, seed_data, context.stage_cpus)
+    seed_data = context.config.seed_data
+    if context.run.done("seed/read"):
+        return
+    rows = parse_sources(list_files(seed_data.path or ""), seed_data, context.stage_cpus)
     context.write("seed/read", rows, PARSED, "read the seed data")
     try:
         _refuse(context)
     except InputError:
-        run.clear("seed/read")
+        context.run.clear("seed/read")
         raise
+
+
+def without_repeats(context: Context) -> ray.data.Dataset:
+    """The rows of `seed/read`, lazily, with those filtered that repeat an earlier row or have no answer to keep."""
+    run = context.run
     repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus)
     rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
-    if seed_data.responses == "keep":
-        rows = context.map(rows, _filter_unanswered)
-    context.write("seed/parsed", rows, PARSED, "find duplicates", expected=run.manifest("seed/read").rows)
+    keep = context.config.seed_data.responses == "keep"
+    return context.map(rows, _filter_unanswered) if keep else rows
 
 
 def _refuse(context: Context) -> None:
