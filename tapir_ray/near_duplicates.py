@@ -11,6 +11,7 @@ by bucket, written by a Ray Data pipeline and joined bucket by bucket in Ray tas
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -84,11 +85,12 @@ def band_hashes(signature: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def bands(rows: ray.data.Dataset, out_dir: str, threshold: float, stage_cpus: float = 0.1) -> str:
-    """Writes the bands of the rows of status ok to `out_dir` (emptied first), and returns it.
+    """Writes the bands of the rows of status ok to `out_dir` (emptied first); returns it as an absolute path or URI.
 
     Rows need `instruction_id`, `messages`, `status` and a unique `order`. A row lies once in every bucket that one of
     its bands falls into.
     """
+    out_dir = _absolute(out_dir)
     filesystem, path = _filesystem(out_dir)
     filesystem.create_dir(path, recursive=True)
     filesystem.delete_dir_contents(path)
@@ -116,11 +118,12 @@ def mark_near_duplicates(
     with the same threshold; the bands of `rows` stay in `work_dir`, to be `earlier` the next time. `rows` is read
     twice, so it must be stored or repeatable.
     """
-    bands(rows, work_dir, threshold, stage_cpus)
+    work_dir = bands(rows, work_dir, threshold, stage_cpus)
+    folders = [_absolute(folder) for folder in earlier]
     join = ray.remote(_join_buckets).options(num_cpus=stage_cpus)
     merge = ray.remote(_merge).options(num_cpus=stage_cpus)
     tasks = max(1, min(BUCKETS, int(ray.cluster_resources().get("CPU", 1))))
-    parts = [join.remote(range(first, BUCKETS, tasks), work_dir, list(earlier), threshold) for first in range(tasks)]
+    parts = [join.remote(range(first, BUCKETS, tasks), work_dir, folders, threshold) for first in range(tasks)]
     found = merge.remote(*parts)
     return rows.map_batches(
         functools.partial(_mark, found=[found]), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
@@ -259,6 +262,11 @@ def _read_bucket(folder: str, bucket: int) -> pa.Table:
     if filesystem.get_file_info(part).type == fs.FileType.NotFound:
         return columns.empty_table()
     return ds.dataset(part, schema=columns, filesystem=filesystem, format="parquet").to_table()
+
+
+def _absolute(uri: str) -> str:
+    """A path that means the same in a worker, whose current folder is another."""
+    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:

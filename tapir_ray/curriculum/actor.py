@@ -15,6 +15,7 @@ or another, the calls of an earlier one are refused. Every operation may be repe
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -225,9 +226,10 @@ def start(run_uri: str, run_id: str, config_json: str, attempt: int) -> Handle:
     Raises InputError where the run belongs to another configuration, StageError where a later attempt has started.
     """
     name = f"curriculum-{run_id}"
+    root = run_uri if "://" in run_uri else os.path.abspath(run_uri)
     actor = Curriculum.options(  # type: ignore[attr-defined]
         name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
-    ).remote(run_uri, config_json)
+    ).remote(root, config_json)
     _call(actor.claim, attempt, Config.model_validate_json(config_json).digest())
     return Handle(actor, attempt)
 
