@@ -5,12 +5,14 @@ rows = small_blocks(rows, 32, stage_cpus=0.1)
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray.data
 
 
 def small_blocks(rows: ray.data.Dataset, rows_per_block: int, stage_cpus: float) -> ray.data.Dataset:
     """The rows in blocks of about `rows_per_block`, so that a costly stage streams and the next one starts early."""
-    small = rows.repartition(target_num_rows_per_block=rows_per_block)
+    small: Any = rows.repartition(target_num_rows_per_block=rows_per_block)
     # Ray Data has no option for what a repartition claims; at its default of a whole CPU it hangs on a small machine.
     small._logical_plan.dag.ray_remote_args["num_cpus"] = stage_cpus
     return small

@@ -8,18 +8,22 @@ What can be wrong is found first: config, prompts, seed file and endpoints are c
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
 from tapir_ray.config import Config
-from tapir_ray.curriculum import tasks
+from tapir_ray.context import Context
+from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
+from tapir_ray.progress import Progress
+from tapir_ray.report.summary import print_table, summarise
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.simulator.options import RECORDED
@@ -47,28 +51,29 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "") -> No
         run = Run.open(config, run_dir)
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
-        roles = Roles(config, run.run_id, simulator_url)
-        roles.check()
+        Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
-        from tapir_ray.context import Context
-        from tapir_ray.curriculum import actor
-        from tapir_ray.progress import Progress
-        from tapir_ray.report.summary import print_table, summarise
-
-        stack.enter_context(roles)
-        curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
-        stack.callback(actor.remove, curriculum)
-        progress = Progress.start(roles.usage)
-        run.progress = progress
-        context = Context(run, config, roles, taxonomy, curriculum, progress)
+        context = stack.enter_context(opened(run, config, taxonomy, simulator_url))
         if own is not None:
             adopt(context, *own)
+        distill(context, StopAfter(until))
+    summary = summarise(context)
+    print_table(summary, run, file=sys.stdout)
+
+
+@contextmanager
+def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: str | None) -> Iterator[Context]:
+    """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
+    with Roles(config, run.run_id, simulator_url) as roles:
+        curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
+        progress = Progress.start(roles.usage)
+        run.progress = progress
         try:
-            distill(context, StopAfter(until))
+            yield Context(run, config, roles, taxonomy, curriculum, progress)
         finally:
+            run.progress = None
             run.event("usage", usage=roles.usage())
-        summary = summarise(context)
-        print_table(summary, run, file=sys.stdout)
+            actor.remove(curriculum)
 
 
 def check_offline(config: Config) -> tasks.Taxonomy:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +24,6 @@ NAMESPACE = "tapir"
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 
 
-@ray.remote(num_cpus=0)
 class _Counter:
     def __init__(self) -> None:
         self.rows: dict[str, int] = {}
@@ -49,7 +48,7 @@ class Progress:
 
     @classmethod
     def start(cls, usage: Callable[[], dict[str, Any]]) -> Progress:
-        return cls(_Counter.remote(), usage)
+        return cls(ray.remote(num_cpus=0)(_Counter).remote(), usage)
 
     @contextmanager
     def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:
@@ -63,7 +62,7 @@ class Progress:
             seconds = time.monotonic() - started
             parts = [f"[{time.monotonic() - self.started:6.0f} s] {label:<24}"]
             if table:
-                rows, failed = ray.get(self.counter.count.remote(table))
+                rows, failed = cast(tuple[int, int], ray.get(self.counter.count.remote(table)))
                 total = f"/{expected}" if expected is not None else ""
                 parts.append(f"{rows}{total} rows  {rows / max(seconds, 1e-6):.1f} rows/s  failed {failed}")
                 tokens = self._tokens() - tokens_before

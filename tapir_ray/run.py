@@ -11,6 +11,7 @@ and what lies in its folder is removed before it is written again.
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 import time
@@ -212,9 +213,9 @@ class Run:
         self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
         few: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": stage_cpus}
-        rows = rows.map_batches(conform, fn_kwargs={"schema": schema}, **few)
+        rows = rows.map_batches(functools.partial(conform, schema=schema), **few)
         if self.progress is not None:
-            rows = rows.map_batches(counted, fn_kwargs={"counter": self.progress.counter, "table": table}, **few)
+            rows = rows.map_batches(functools.partial(counted, counter=self.progress.counter, table=table), **few)
         rows.write_parquet(
             self.path(table),
             filesystem=self.fs,

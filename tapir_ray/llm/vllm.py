@@ -8,6 +8,7 @@ tokens it was trained on. The engine lives as long as the pipeline: it is gone w
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -90,9 +91,10 @@ def generate(
         raise ValueError("generate: the rows have no columns")
     rows = small_blocks(rows, student.batch_size, stage_cpus)
     one = ray.data.ActorPoolStrategy(size=1)
-    rows = rows.map(_Tokenise, fn_constructor_args=(model, student, random_seed), compute=one, **few_cpus)
+    tokenise: Any = _Tokenise
+    rows = rows.map(tokenise, fn_constructor_args=(model, student, random_seed), compute=one, **few_cpus)
     rows = build_processor(config, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)
-    return rows.map(_collect, fn_kwargs={"columns": columns}, **few_cpus)
+    return rows.map(functools.partial(_collect, columns=columns), **few_cpus)
 
 
 def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:

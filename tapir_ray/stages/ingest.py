@@ -6,6 +6,7 @@ rows = mark_duplicates(rows, duplicate_positions(files, fs))
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def parse_sources(files: Sequence[str], seed_data: SeedData, stage_cpus: float) 
     groups = [list(files)] if seed_data.limit else [[file] for file in files]
     items = [{"files": group, "start": index << 40} for index, group in enumerate(groups)]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        _parse_group, fn_args=(seed_data,), batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus
+        functools.partial(_parse_group, seed_data=seed_data), batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from tapir_ray.context import Context, round_dir
 from tapir_ray.records import HOLDOUT, OK, SCORED, conform
@@ -19,14 +20,18 @@ def holdout(context: Context) -> None:
     if run.done(TABLE):
         return
     with context.stage("evaluate", last):
-        rows = context.map(context.read("seed/instructions"), _held)
-        rows = answer_and_judge(context, rows, student_after(context, last))
+        rows = answer_and_judge(context, held_out(context), student_after(context, last))
         context.write(TABLE, rows, SCORED, "evaluate on the holdout")
 
 
 def scored_table(context_rounds: int, round_number: int) -> str:
     """The table with the holdout's scores of the student as it is after a round."""
     return TABLE if round_number == context_rounds else f"{round_dir(round_number + 1)}/scored"
+
+
+def held_out(context: Context) -> ray.data.Dataset:
+    """The holdout's rows that have an answer to compare with, schema SCORED."""
+    return context.map(context.read("seed/instructions"), _held)
 
 
 def _held(batch: pa.Table) -> pa.Table:
