@@ -48,7 +48,8 @@ class Progress:
 
     @classmethod
     def start(cls, usage: Callable[[], dict[str, Any]]) -> Progress:
-        return cls(ray.remote(num_cpus=0)(_Counter).remote(), usage)
+        counter: Any = ray.remote(num_cpus=0)(_Counter)
+        return cls(counter.remote(), usage)
 
     @contextmanager
     def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from tapir_ray.annotations import annotation
 from tapir_ray.context import Context, round_dir
-from tapir_ray.curriculum.difficulty import HARD, pool_of
+from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import cutoffs, take
-from tapir_ray.records import GENERATED_ROWS, OK, conform, draw_id, with_columns
+from tapir_ray.records import GENERATED_ROWS, conform, draw_id, with_columns
 from tapir_ray.stages.classify import classify
 from tapir_ray.stages.expand import expand
 from tapir_ray.stages.filter import filter_generated
@@ -55,16 +54,9 @@ def _draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
     """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row."""
     config, cpus = context.config, context.stage_cpus
     rows = context.map(context.read(f"{round_dir(round_number)}/scored"), without_holdout)
-    rows = context.map(rows, _hard, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
-    quota = {(HARD, task): size for task, size in plan.expand.items()}
-    chosen = cutoffs(rows, quota, config.random_seed, (round_number, "expand"), stage_cpus=cpus)
+    rows = context.map(rows, with_pool, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
+    chosen = cutoffs(rows, plan.draws, config.random_seed, (round_number, "expand"), stage_cpus=cpus)
     return context.map(take(rows, chosen, cpus), _as_draws, round_number=round_number)
-
-
-def _hard(batch: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
-    batch = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["mfd"])))
-    pools = pool_of(batch["mfd"], batch["teacher_score"], delta, min_teacher_score)
-    return with_columns(batch, pool=pools).filter(pc.equal(pools, HARD))
 
 
 def _as_draws(batch: pa.Table, round_number: int) -> pa.Table:

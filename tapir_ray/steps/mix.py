@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapir_ray.context import Context, round_dir
-from tapir_ray.curriculum.difficulty import HARD, UNRELIABLE, pool_of
+from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import capacities, cutoffs, take
 from tapir_ray.records import OK, TRAINING, conform, pair_id, with_columns
@@ -32,8 +32,9 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
         if not run.done(f"{folder}/pool"):
             scored = context.map(context.read(f"{folder}/scored"), without_holdout)
             scored = context.map(
-                scored, _scored_pool, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score
+                scored, with_pool, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score
             )
+            scored = context.map(scored, _hard_and_easy)
             generated = context.map(context.read(f"{folder}/generated"), _generated_pool)
             rows = scored.union(generated)
             model = student_after(context, round_number - 1)
@@ -56,12 +57,8 @@ def _ok(batch: pa.Table) -> pa.Table:
     return batch.filter(pc.equal(batch["status"], OK)).drop_columns(["copy"])
 
 
-def _scored_pool(batch: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
-    usable = pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["mfd"]))
-    batch = batch.filter(usable)
-    pools = pool_of(batch["mfd"], batch["teacher_score"], delta, min_teacher_score)
-    batch = with_columns(batch, pool=pools)
-    return conform(batch.filter(pc.not_equal(pools, UNRELIABLE)), TRAINING)
+def _hard_and_easy(batch: pa.Table) -> pa.Table:
+    return conform(batch.filter(pc.is_in(batch["pool"], pa.array([HARD, EASY]))), TRAINING)
 
 
 def _generated_pool(batch: pa.Table) -> pa.Table:
