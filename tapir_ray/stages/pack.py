@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
-import ray.data
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, order_key
 from tapir_ray.train.chat import IGNORED, encode_pair, end_of_turn, load_tokenizer
+
+if TYPE_CHECKING:
+    import ray.data
 
 OVER_LENGTH = "over_length"
 

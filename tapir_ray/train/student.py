@@ -9,6 +9,7 @@ Several trainings may run at once in one driver, each in its own thread and unde
 from __future__ import annotations
 
 import json
+import os
 import queue
 import shutil
 import threading
@@ -23,7 +24,7 @@ import ray
 
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.loop import RESULT_FILE, Work, train_worker
+from tapir_ray.train.loop import RESULT_FILE, PackedReader, Work, train_worker
 
 POLL_S = 0.5
 
@@ -92,6 +93,14 @@ def train_student(
     from ray.train.v2.api.config import RunConfig
 
     called = time.time()
+    if isinstance(fs, pafs.LocalFileSystem):
+        packed_dir, storage_dir = os.path.abspath(packed_dir), os.path.abspath(storage_dir)
+    init_model = os.path.abspath(init_model) if os.path.isdir(init_model) else init_model
+    if PackedReader(packed_dir, fs).sequences == 0:
+        raise StageError(
+            f"{packed_dir} holds no sequence to train on: no pair passed the filters and fits train.sequence_length "
+            f"{train.sequence_length}"
+        )
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote() if on_progress else None
     work = Work(packed_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox)
     workers = resources.train
@@ -127,17 +136,20 @@ def train_student(
 
 
 def _trainer_class() -> type[Any]:
-    """Ray's TorchTrainer without the actor that removes a dead controller's placement group.
+    """Ray's TorchTrainer without two of its callbacks.
 
-    The end of the driver does that, and without a dashboard the actor can only write a warning every second.
+    One starts an actor that removes a dead controller's placement group: the end of the driver does that, and without
+    a dashboard the actor can only write a warning every second. The other changes the workers' directory, after which
+    relative paths of the configuration name nothing.
     """
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
     from ray.train.v2.torch.torch_trainer import TorchTrainer
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+            unwanted = (PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
+            return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
     return Trainer
 

@@ -132,6 +132,12 @@ def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
     assert not (tmp_path / "ray_train" / "two").exists()
 
 
+def test_nothing_to_train_on_is_said_at_once(model: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StageError, match=r"no sequence to train on.*train\.sequence_length 64"):
+        run(model, str(tmp_path / "empty"), tmp_path, "none")
+
+
 @pytest.mark.slow
 def test_zero_3_in_two_threads_at_once_saves_whole_weights(
     ray_local: None, model: str, packed: str, tmp_path: Path
