@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
 
 START_TIMEOUT_S = 900.0
+LOG_LINES = 40
 _PR_SET_PDEATHSIG = 1
 
 
@@ -108,7 +109,7 @@ def start(endpoint: Endpoint, claim: Replicas, name: str) -> tuple[Any, str]:
             num_cpus=claim.cpus,
             num_gpus=claim.gpus * claim.tensor_parallel,
             accelerator_type=claim.accelerator_type,
-            scheduling_strategy=_this_node(),
+            label_selector=_this_node(),
         )
         .remote(endpoint, log, claim.tensor_parallel)
     )
@@ -131,11 +132,11 @@ def stop(server: Any) -> None:
 
 def beside(servers: Mapping[str, Any]) -> dict[str, Any]:
     """Ray options of a worker that must reach these servers: on this node, since they listen on loopback only."""
-    return {"scheduling_strategy": _this_node()} if servers else {}
+    return {"label_selector": _this_node()} if servers else {}
 
 
-def _this_node() -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+def _this_node() -> dict[str, str]:
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def _spawn(endpoint: Endpoint, log: Path, tensor_parallel: int) -> tuple[subprocess.Popen[bytes], str]:
@@ -163,16 +164,32 @@ def _die_with_parent() -> None:
 
 def _wait(process: subprocess.Popen[bytes], url: str, log: Path, model: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with opener.open(f"{url}/models", timeout=5):
-                return
+            _request(f"{url}/models", None, timeout_s=5)
+            # An engine can fail at its first token only, after the server has said that it is up.
+            hello = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+            return _request(f"{url}/chat/completions", hello, timeout_s=START_TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            raise _broken(log, model, f"answers HTTP {error.code}: {error.read().decode(errors='replace')}") from None
         except OSError:
             time.sleep(0.3)
-    what = "does not answer" if process.poll() is None else f"ended with status {process.returncode}"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise StageError(f"the vLLM server of {model} {what}; the end of {log}:\n{tail}")
+    raise _broken(
+        log, model, "does not answer" if process.poll() is None else f"ended with status {process.returncode}"
+    )
+
+
+def _request(url: str, body: dict[str, Any] | None, timeout_s: float) -> None:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=timeout_s) as reply:
+        reply.read()
+
+
+def _broken(log: Path, model: str, what: str) -> StageError:
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    return StageError(f"the vLLM server of {model} {what}; the end of {log}:\n{tail}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
