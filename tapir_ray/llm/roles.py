@@ -207,6 +207,13 @@ class Asker:
         """The block's rows after `function`; called from several threads at once."""
         return asyncio.run_coroutine_threadsafe(self._ask(block.to_pylist()), self._loop).result()
 
+    def __del__(self) -> None:
+        # Ray Data drops the worker's object when the stage is over; open connections would be complained about.
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=5)
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+
     async def _ask(self, rows: list[Row]) -> pa.Table:
         tables = await asyncio.gather(*(self._ask_row(row) for row in rows))
         await self._meter.flush()
