@@ -91,6 +91,10 @@ def _quiet() -> None:
         "RAY_TQDM": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_V2_ENABLED": "1",
+        # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
+        "RAY_DATA_USE_DATASOURCE_V2": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "TOKENIZERS_PARALLELISM": "false",

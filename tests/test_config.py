@@ -40,7 +40,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
     ],
 )
 def test_a_mistake_is_named(change: dict, sentence: str) -> None:
-    with pytest.raises(InputError, match=".*") as error:
+    with pytest.raises(InputError) as error:
         parse({**SMALL, **change})
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
@@ -52,7 +52,7 @@ def test_overrides_are_typed_values(tmp_path: Path) -> None:
     config = load(path, ["curriculum.rounds=5", "train.learning_rate=1e-3", "curriculum.weights={Math: 1.0}"])
     assert (config.curriculum.rounds, config.train.learning_rate) == (5, 1e-3)
     assert config.curriculum.weights == {"Math": 1.0}
-    with pytest.raises(InputError, match="key.subkey=value"):
+    with pytest.raises(InputError, match=r"key\.subkey=value"):
         load(path, ["curriculum.rounds"])
 
 

@@ -284,7 +284,10 @@ MAX_LENGTH_CORRELATION = 0.5
 
 
 def _shared_out(absent: list[str]) -> list[str]:
-    return [f"no rows of {', '.join(absent)}: their weights are shared out"] if absent else []
+    if not absent:
+        return []
+    shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more tasks" if len(absent) > 3 else "")
+    return [f"no rows of {shown}: their weights are shared out"]
 
 
 def _nested(table: Mapping[Cell, int]) -> dict[str, dict[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -109,12 +110,22 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
             epochs,
             rate,
             config.random_seed,
-            on_progress=facts.update,
+            on_progress=lambda at: facts.update(_shown(at)),
         )
+        facts.clear()
         facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}", "tokens": f"{result.tokens:,}"}
     summary = {key: value for key, value in asdict(result).items() if key not in ("losses", "checkpoint")}
     run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
     run.publish(name, extra=summary)
+
+
+def _shown(at: dict[str, Any]) -> dict[str, str]:
+    """A training's progress for the progress line."""
+    return {
+        "step": f"{at['step']}/{at['steps']}",
+        "loss": f"{at['loss']:.2f}",
+        "tokens/s": f"{at['tokens_per_second']:,.0f}",
+    }
 
 
 def _wanted(context: Context, base: str) -> bool:

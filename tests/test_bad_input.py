@@ -1,0 +1,105 @@
+"""Bad input ends with exit status 2 and one sentence that says what to change, before a model or a request."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+GOOD_ROW = {"instruction": "Say hello.", "output": "Hello."}
+STUDENT = {"create": {"max_length": 256}, "max_model_len": 256}
+NOWHERE = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
+
+
+def run(tmp_path: Path, rows: list[str] | None = None, **changes: object) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "seed.jsonl").write_text("\n".join(rows if rows is not None else [json.dumps(GOOD_ROW)] * 3) + "\n")
+    config = {
+        "name": "bad",
+        "seed_data": {"path": str(tmp_path / "seed.jsonl")},
+        "student": STUDENT,
+        "teacher": {"base_url": "simulator", "api_key_env": None},
+        "simulator": {"scenario": "tasks"},
+        "train": {"sequence_length": 256, "micro_batch": 4},
+        "resources": {"cpus": 4},
+        **changes,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tapir_ray.cli",
+            "run",
+            str(tmp_path / "config.yaml"),
+            "--run-dir",
+            str(tmp_path / "run"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**environment, "NO_SUCH_KEY": ""},
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 2, result.stderr[-3000:]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("tapir: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+def test_unknown_key(tmp_path: Path) -> None:
+    refused(run(tmp_path, curriculum={"alfa": 1}), "curriculum.alfa", "unknown key")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    refused(run(tmp_path, seed_data={"path": str(tmp_path / "none.jsonl")}), "seed_data.path", "none.jsonl")
+
+
+def test_unknown_task(tmp_path: Path) -> None:
+    refused(run(tmp_path, curriculum={"weights": {"Maths": 1.0}}), "curriculum.weights", "Maths")
+
+
+def test_missing_key_variable(tmp_path: Path) -> None:
+    teacher = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY_AT_ALL"}
+    refused(run(tmp_path, teacher=teacher), "NO_SUCH_KEY_AT_ALL")
+
+
+def test_unreachable_endpoint(tmp_path: Path) -> None:
+    refused(run(tmp_path, teacher=NOWHERE), "teacher", "127.0.0.1:9")
+
+
+def test_model_folder_without_tokenizer(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    refused(run(tmp_path, student={"model": str(folder), "max_model_len": 256}), "tokenizer", str(folder))
+
+
+def test_unknown_chat_template(tmp_path: Path) -> None:
+    refused(run(tmp_path, student={**STUDENT, "chat_template": "alpacca"}), "student.chat_template", "alpacca")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([json.dumps(GOOD_ROW), "{broken"], ("seed.jsonl:2", "skip_malformed")),
+        ([], ("no usable row",)),
+    ],
+    ids=["malformed row", "empty seed data"],
+)
+def test_seed_data_that_cannot_be_used(tmp_path: Path, rows: list[str], words: tuple[str, ...]) -> None:
+    refused(run(tmp_path, rows), "seed_data.path", *words)
+
+
+def test_more_than_the_cluster_has(tmp_path: Path) -> None:
+    refused(run(tmp_path, resources={"cpus": 4, "train": {"replicas": 8}}), "resources.train", "8")
+    refused(run(tmp_path, resources={"cpus": 4, "student": {"gpus": 1}}), "resources.student", "GPU")

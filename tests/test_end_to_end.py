@@ -1,0 +1,154 @@
+"""The whole loop as a user runs it: the command, real vLLM, DeBERTa and DeepSpeed, a teacher and judge over HTTP.
+
+Stopped after scoring and started again, so that a continued run is what the checks see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "simulator.seed_rows=900",
+    "holdout.rows=40",
+    "classify.label_rows=200",
+    "classify.epochs=2",
+    "score.max_rows=80",
+    "expand.size=60",
+    "train.initial_epochs=1",
+    "train.epochs=1",
+    "curriculum.rounds=1",
+]
+
+
+def tapir(*arguments: str, timeout: int = 560) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "tapir_ray.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env=environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("end") / "run"
+    command = ["run", "configs/demo.yaml", "--run-dir", str(folder), "--set", *SMALL]
+    stopped = tapir(*command, "--until", "score")
+    assert stopped.returncode == 3, stopped.stderr[-4000:]
+    assert "stopped after score" in stopped.stderr
+    assert not (folder / "summary.json").exists()
+    scored = (folder / "rounds/01/scored/_manifest.json").stat().st_mtime_ns
+    finished = tapir(*command)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert (folder / "rounds/01/scored/_manifest.json").stat().st_mtime_ns == scored, "scored rows were scored again"
+    (folder / "stdout.txt").write_text(finished.stdout)
+    return folder
+
+
+def table(run_dir: Path, name: str) -> pa.Table:
+    return pads.dataset(run_dir / name, format="parquet").to_table()
+
+
+@pytest.mark.timeout(1200)
+def test_every_row_is_accounted_for(run_dir: Path) -> None:
+    read, instructions = table(run_dir, "seed/read"), table(run_dir, "seed/instructions")
+    assert len(read) == len(instructions) == 900
+    assert set(instructions["status"].to_pylist()) <= {"ok", "filtered"}
+    ok = [row for row in instructions.to_pylist() if row["status"] == "ok"]
+    assert len({row["instruction_id"] for row in ok}) == len(ok)
+    held = {row["instruction_id"] for row in ok if row["split"] == "holdout"}
+    assert 30 <= len(held) <= 48
+
+    scored = table(run_dir, "rounds/01/scored")
+    candidates = table(run_dir, "rounds/01/candidates")
+    assert sorted(scored["instruction_id"].to_pylist()) == sorted(candidates["instruction_id"].to_pylist())
+    assert held < set(scored["instruction_id"].to_pylist())
+    for row in scored.to_pylist():
+        if row["status"] == "ok":
+            assert row["mfd"] == pytest.approx(row["teacher_score"] - row["student_score"], abs=0.011)
+
+    generated = table(run_dir, "rounds/01/generated")
+    assert len(generated) == 60
+    assert len(set(generated["draw_id"].to_pylist())) == 60
+    assert all(row["reason"] for row in generated.to_pylist() if row["status"] != "ok")
+
+    trained = set(table(run_dir, "rounds/01/training")["instruction_id"].to_pylist())
+    trained |= set(table(run_dir, "seed/training")["instruction_id"].to_pylist())
+    assert not trained & held, "holdout rows were trained on"
+
+
+def test_the_training_set_has_the_planned_share_of_hard_tokens(run_dir: Path) -> None:
+    plan = json.loads((run_dir / "rounds/01/plan.json").read_text())
+    training = table(run_dir, "rounds/01/training").to_pylist()
+    tokens: Counter[str] = Counter()
+    for row in training:
+        tokens[row["pool"]] += row["tokens"]
+    assert len({row["pair_id"] for row in training}) == len(training)
+    # Each cell lands within half a row of its quota.
+    longest = max(row["tokens"] for row in training)
+    cells = sum(quota > 0 for tasks in plan["mix"]["quota"].values() for quota in tasks.values())
+    assert abs(tokens["hard"] - plan["mix"]["alpha"] * plan["mix"]["size"]) <= cells * longest / 2 + 1
+
+
+def test_packed_rows_are_the_training_rows(run_dir: Path) -> None:
+    packed = table(run_dir, "rounds/01/packed").to_pylist()
+    pairs = [pair for row in packed for pair in row["pair_ids"]]
+    assert sorted(pairs) == sorted(table(run_dir, "rounds/01/training")["pair_id"].to_pylist())
+    assert [row["seq_index"] for row in sorted(packed, key=lambda row: row["seq_index"])] == list(range(len(packed)))
+    for row in packed:
+        starts = [at for at, position in enumerate(row["position_ids"]) if position == 0]
+        assert len(starts) == len(row["pair_ids"])
+        assert all(row["labels"][start] == -100 for start in starts)
+
+
+def test_summary_and_output(run_dir: Path) -> None:
+    summary = json.loads((run_dir / "summary.json").read_text())
+    (entry,) = summary["rounds"]
+    assert summary["status"] == "done"
+    assert entry["generated"] + sum(entry["filtered"].values()) <= 60
+    for when in ("student_score_before", "student_score_after"):
+        assert 1 <= entry[when]["mean"] <= 10
+        assert entry[when]["rows"] >= 30
+    assert {"score", "generate", "mix", "train"} <= entry["seconds"].keys()
+    usage = summary["usage"]
+    assert usage["teacher"]["requests"] >= 200 + 60
+    assert usage["judge"]["requests"] >= 2 * len(table(run_dir, "rounds/01/scored"))
+    output = (run_dir / "stdout.txt").read_text()
+    assert summary["student"] in output
+    assert "summary.json" in output
+
+
+def test_students_load_in_transformers(run_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    for name in ("00", "01"):
+        folder = run_dir / "checkpoints" / name
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        assert model.generation_config.eos_token_id in (tokenizer.eos_token_id, [tokenizer.eos_token_id])
+        assert tokenizer.chat_template
+
+
+def test_a_finished_run_does_nothing_again(run_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
+    again = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")} == before
+
+
+def test_another_config_is_refused_in_its_folder(run_dir: Path) -> None:
+    refused = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL, "curriculum.alpha=0.9")
+    assert refused.returncode == 2
+    assert "curriculum.alpha" in refused.stderr
