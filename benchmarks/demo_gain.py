@@ -82,8 +82,7 @@ def main() -> int:
 
 def control(config: Config, run_dir: str, summary: dict) -> int:
     """Train `control/` from the initial SFT student on the seed data alone and score it; returns its tokens."""
-    from tapir_ray.cluster import session
-    from tapir_ray.launch import check_offline, opened, simulator, with_seed_file
+    from tapir_ray.launch import started
     from tapir_ray.records import SCORED
     from tapir_ray.run import Run
     from tapir_ray.stages.pack import pack
@@ -96,10 +95,8 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
     if run.done("control/holdout"):
         return int(run.manifest("control/holdout").extra["tokens"])
     wanted = sum(entry["training_tokens"] for entry in summary["rounds"])
-    run = Run.open(config, run_dir)
-    config = with_seed_file(config, run)
-    taxonomy = check_offline(config)
-    with simulator(config) as url, session(config), opened(run, config, taxonomy, url) as context:
+    with started(config, run_dir) as context:
+        run = context.run
         epoch_tokens = run.manifest("seed/packed").extra["tokens"] / config.train.initial_epochs
         epochs = max(1, round(wanted / epoch_tokens))
         share = wanted / (epochs * epoch_tokens)

@@ -42,6 +42,18 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _classifier(options: argparse.Namespace) -> int:
+    from tapir_ray import classifier
+
+    config = load(options.config, options.set)
+    run_dir = options.run_dir or config.run_dir or f"runs/{config.name}"
+    if options.action == "score":
+        classifier.score(config, run_dir, options.rows, options.model)
+    else:
+        classifier.prepare(config, run_dir, train=options.action == "train")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tapir", description="Distil instruction following with task-aware curricula."
@@ -65,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     run.add_argument("--from", dest="start", default="", metavar="STAGE=PATH", help="begin a stage with your own table")
+
+    labels = verb("classifier", _classifier, "label rows by the teacher, train the task classifier on them, score it")
+    labels.add_argument("action", choices=("label", "train", "score"))
+    takes_config(labels)
+    labels.add_argument("--run-dir", help="folder or URI of the run that holds labels and classifier")
+    labels.add_argument("--rows", help="score: a file of rows whose seed_data.task_column is the true task")
+    labels.add_argument("--model", help="score: a fine-tuned HF name or folder instead of the run's own")
 
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 

@@ -45,20 +45,25 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "") -> No
     """
     if until and until not in STAGES:
         raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
-    taxonomy = check_offline(config)
     own = own_table(start)
+    with started(config, run_dir) as context:
+        if own is not None:
+            adopt(context, *own)
+        distill(context, StopAfter(until))
+    print_table(summarise(context), context.run, file=sys.stdout)
+
+
+@contextmanager
+def started(config: Config, run_dir: str) -> Iterator[Context]:
+    """A run with all it needs: checked, its simulator and Ray started, roles and curriculum open; gone at the end."""
+    taxonomy = check_offline(config)
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
-        context = stack.enter_context(opened(run, config, taxonomy, simulator_url))
-        if own is not None:
-            adopt(context, *own)
-        distill(context, StopAfter(until))
-    summary = summarise(context)
-    print_table(summary, run, file=sys.stdout)
+        yield stack.enter_context(opened(run, config, taxonomy, simulator_url))
 
 
 @contextmanager
