@@ -72,6 +72,8 @@ class CreateModel(Section):
     heads: Count = 4
     vocab_size: Count = 2048
     max_length: Count = 512
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the random weights; a very small student learns faster from larger ones (0.07)."""
 
 
 class Student(Section):

@@ -13,6 +13,7 @@ import ray.data
 from tapir_ray.config import Config
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.errors import Stopped
 from tapir_ray.llm.roles import Roles
 from tapir_ray.progress import Progress
 from tapir_ray.run import Manifest, Run
@@ -36,9 +37,24 @@ class Context:
     def write(
         self, table: str, rows: ray.data.Dataset, schema: pa.Schema, label: str, expected: int | None = None
     ) -> Manifest:
-        """Run a pipeline into a table with live progress; returns the manifest."""
+        """Run a pipeline into a table with live progress; returns the manifest.
+
+        Raises StageError as `Run.publish` does, and Stopped where the budget ended: the table is then not published.
+        """
         with self.progress.stage(label, table, expected):
-            return self.run.write(table, rows, schema, stage_cpus=self.stage_cpus, expected=expected)
+            return self.run.write(
+                table,
+                rows,
+                schema,
+                stage_cpus=self.stage_cpus,
+                expected=expected,
+                max_error_rate=self.config.max_error_rate,
+                before_publishing=self._within_budget,
+            )
+
+    def _within_budget(self) -> None:
+        if self.roles.budget_used_up():
+            raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
 
     def read(self, *tables: str, columns: list[str] | None = None) -> ray.data.Dataset:
         return self.run.read(*tables, columns=columns, stage_cpus=self.stage_cpus)

@@ -16,7 +16,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from tapir_ray.progress import Progress
 
 MANIFEST = "_manifest.json"
-ROWS_PER_FILE = 100_000
 ROWS_PER_BLOCK = 2_000
+"""Rows of a file at least, where there are as many: a pipeline's small blocks would make hundreds of small files."""
 LARGE_ROWS = 200_000
 
 
@@ -201,10 +201,12 @@ class Run:
         *,
         stage_cpus: float = 0.1,
         expected: int | None = None,
+        max_error_rate: float = 1.0,
+        before_publishing: Callable[[], None] | None = None,
     ) -> Manifest:
         """Run the pipeline behind `rows` into a table and publish it.
 
-        Raises StageError if the rows that came out are not as many as `expected`.
+        Raises StageError as `publish` does, and whatever `before_publishing` raises once the pipeline has ended.
         """
         from tapir_ray.progress import counted
         from tapir_ray.records import conform
@@ -220,9 +222,12 @@ class Run:
             self.path(table),
             filesystem=self.fs,
             ray_remote_args={"num_cpus": stage_cpus},
-            max_rows_per_file=ROWS_PER_FILE,
+            min_rows_per_file=ROWS_PER_BLOCK,
         )
-        return self.publish(table, seconds=time.monotonic() - started, expected=expected)
+        if before_publishing is not None:
+            before_publishing()
+        seconds = time.monotonic() - started
+        return self.publish(table, seconds=seconds, expected=expected, max_error_rate=max_error_rate)
 
     def write_rows(self, table: str, rows: pa.Table) -> Manifest:
         """Publish a small table that is already here."""
@@ -234,22 +239,42 @@ class Run:
         return self.publish(table)
 
     def publish(
-        self, table: str, *, seconds: float = 0.0, expected: int | None = None, extra: dict[str, Any] | None = None
+        self,
+        table: str,
+        *,
+        seconds: float = 0.0,
+        expected: int | None = None,
+        max_error_rate: float = 1.0,
+        extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Count a table's files and write its manifest."""
+        """Count a table's files and write its manifest.
+
+        Raises StageError, and publishes nothing, if other than `expected` rows are there, or more than
+        `max_error_rate` of them failed.
+        """
         files = [name for name in self.children(table) if name.endswith(".parquet")]
         dataset = pads.dataset([self.path(f"{table}/{name}") for name in files], filesystem=self.fs, format="parquet")
         rows = dataset.count_rows() if files else 0
         if expected is not None and rows != expected:
             raise StageError(f"{table}: {expected} rows went in and {rows} came out")
         statuses: Counter[str] = Counter()
+        examples: dict[str, str] = {}
         reasons: dict[str, Counter[str]] = {FILTERED: Counter(), FAILED: Counter()}
         if files and "status" in dataset.schema.names:
             for batch in dataset.to_batches(columns=["status", "reason"]):
                 for status, reason in zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True):
                     statuses[status] += 1
                     if status in reasons:
-                        reasons[status][(reason or "unknown").partition(":")[0]] += 1
+                        kind = (reason or "unknown").partition(":")[0]
+                        reasons[status][kind] += 1
+                        if status == FAILED:
+                            examples.setdefault(kind, reason)
+        if statuses[FAILED] > max_error_rate * rows:
+            (kind, n), *_ = reasons[FAILED].most_common(1)
+            raise StageError(
+                f"{table}: {statuses[FAILED]} of {rows} rows failed, more than max_error_rate {max_error_rate:g}; the "
+                f"commonest error, {n} times: {examples[kind]}. Mend its cause and start again, or raise max_error_rate"
+            )
         manifest = Manifest(
             table=table,
             rows=rows,

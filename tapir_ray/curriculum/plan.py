@@ -184,10 +184,11 @@ def make_mix(plan: Plan, capacities: Mapping[Cell, tuple[int, int]], config: Con
     table = quotas(capacity, asked, alpha, weights)
     size = sum(table.values())
     shortfall = f"the pools hold {room[HARD]} hard and {room[EASY]} easy {config.mix.unit} (repeats included)"
-    if size == 0 or (asked is not None and size < asked):
+    empty = (room[HARD] == 0 and alpha > 0) or (room[EASY] == 0 and alpha < 1)
+    if empty or size == 0 or (asked is not None and size < asked):
         if policy == "stop":
             raise StageError(f"round {plan.round}: {shortfall}, too few for mix.size at α = {alpha:g}; lower mix.size")
-        if size == 0 or policy == "move_alpha":
+        if empty or size == 0 or policy == "move_alpha":
             target = min(room[HARD] + room[EASY], asked or room[HARD] + room[EASY])
             if target == 0:
                 raise StageError(f"round {plan.round}: nothing to train on, {shortfall}; see the filters' reasons")

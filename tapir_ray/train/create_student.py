@@ -51,6 +51,7 @@ def create_student(
         num_attention_heads=create.heads,
         num_key_value_heads=create.heads,
         max_position_embeddings=create.max_length,
+        initializer_range=create.initializer_range,
         tie_word_embeddings=True,
         bos_token_id=None,
         **ids,
