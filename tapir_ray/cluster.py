@@ -15,6 +15,7 @@ from tapir_ray.errors import InputError
 
 SHORT_PATH_LIMIT = 60
 """Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
+IDLE_WORKER_MS = 300_000
 
 
 @contextmanager
@@ -42,6 +43,8 @@ def session(config: Config) -> Iterator[None]:
             logging_level=logging.WARNING,
             log_to_driver=bool(os.environ.get("TAPIR_WORKER_LOGS")),
             _temp_dir=folder,
+            # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
+            _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
         )
     try:
         context = ray.data.DataContext.get_current()

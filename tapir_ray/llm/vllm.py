@@ -18,33 +18,26 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
 from tapir_ray.records import FAILED, OK
-from tapir_ray.train.chat import encode_prompt, load_tokenizer
+from tapir_ray.train.chat import encode_prompt, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
 
 
-class _Tokenise:
-    """Adds `tokenized_prompt` and `sampling_params` to a batch of conversations."""
-
-    def __init__(self, model: str, student: Student, random_seed: int) -> None:
-        self.tokenizer = load_tokenizer(model, student)
-        self.student = student
-        self.random_seed = random_seed
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        sampling = self.student.sampling
-        prompt = encode_prompt(self.tokenizer, row["messages"], self.student.chat_template_kwargs)
-        room = self.student.max_model_len - len(prompt)
-        row["prompt_fits"] = room > 0
-        row["tokenized_prompt"] = prompt if room > 0 else prompt[:1]
-        row["max_tokens"] = min(sampling.max_tokens, room) if room > 0 else 1
-        row["sampling_params"] = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": row["max_tokens"],
-            "seed": self.random_seed,
-        }
-        return row
+def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
+    """The row with `tokenized_prompt`, `sampling_params` and `max_tokens`, as the engine takes them."""
+    sampling = student.sampling
+    prompt = encode_prompt(shared_tokenizer(model, student), row["messages"], student.chat_template_kwargs)
+    room = student.max_model_len - len(prompt)
+    row["prompt_fits"] = room > 0
+    row["tokenized_prompt"] = prompt if room > 0 else prompt[:1]
+    row["max_tokens"] = min(sampling.max_tokens, room) if room > 0 else 1
+    row["sampling_params"] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": row["max_tokens"],
+        "seed": random_seed,
+    }
+    return row
 
 
 def engine_arguments(student: Student, replicas: Replicas) -> dict[str, Any]:
@@ -90,10 +83,8 @@ def generate(
     if not columns:
         raise ValueError("generate: the rows have no columns")
     rows = small_blocks(rows, student.batch_size, stage_cpus)
-    one = ray.data.ActorPoolStrategy(size=1)
-    tokenise: Any = _Tokenise
-    rows = rows.map(tokenise, fn_constructor_args=(model, student, random_seed), compute=one, **few_cpus)
-    rows = build_processor(config, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)
+    prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
+    rows = build_processor(config, prompt, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)
     return rows.map(functools.partial(_collect, columns=columns), **few_cpus)
 
 

@@ -10,6 +10,7 @@ that hash, so the sequences are the same however many files, blocks or workers t
 from __future__ import annotations
 
 import bisect
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ import pyarrow.parquet as pq
 import ray
 
 from tapir_ray.config import Student, Train
-from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, order_key
-from tapir_ray.train.chat import IGNORED, encode_pair, end_of_turn, load_tokenizer
+from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, order_key, with_columns
+from tapir_ray.train.chat import IGNORED, encode_pair, end_of_turn, shared_tokenizer
 
 if TYPE_CHECKING:
     import ray.data
@@ -73,37 +74,27 @@ class _Part:
     row_groups: dict[int, int]
 
 
-class CountTokens:
-    """Adds the number of response tokens to a batch of training rows; loads the tokenizer once a worker."""
-
-    def __init__(self, model_dir: str, student: Student, train: Train) -> None:
-        self.tokenizer = load_tokenizer(model_dir, student)
-        self.chat_kwargs, self.train = student.chat_template_kwargs, train
-        self.end = end_of_turn(self.tokenizer, self.chat_kwargs)
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        """The same rows with `tokens`; pairs that cannot be trained on become filtered, reason `over_length`."""
-        tokens, statuses, reasons = [], [], []
-        for row in rows.select(["messages", "response", "status", "reason"]).to_pylist():
-            status, reason = row["status"], row["reason"]
-            count = None
-            if status == OK:
-                prompt, response = encode_pair(
-                    self.tokenizer, row["messages"], row["response"], self.chat_kwargs, self.end
-                )
-                kept = fit(len(prompt), len(response), self.train)
-                count = kept or len(response)
-                if not kept:
-                    status, reason = FILTERED, OVER_LENGTH
-            tokens.append(count)
-            statuses.append(status)
-            reasons.append(reason)
-        columns = {"tokens": tokens, "status": statuses, "reason": reasons}
-        for name, values in columns.items():
-            column = pa.array(values, type=TRAINING.field(name).type)
-            position = rows.schema.get_field_index(name)
-            rows = rows.append_column(name, column) if position < 0 else rows.set_column(position, name, column)
-        return rows
+def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) -> pa.Table:
+    """The same rows with `tokens`; pairs that cannot be trained on become filtered, reason `over_length`."""
+    tokenizer, chat_kwargs = shared_tokenizer(model_dir, student), student.chat_template_kwargs
+    end = end_of_turn(tokenizer, chat_kwargs)
+    tokens, statuses, reasons = [], [], []
+    for row in rows.select(["messages", "response", "status", "reason"]).to_pylist():
+        status, reason = row["status"], row["reason"]
+        count = None
+        if status == OK:
+            prompt, response = encode_pair(tokenizer, row["messages"], row["response"], chat_kwargs, end)
+            kept = fit(len(prompt), len(response), train)
+            count = kept or len(response)
+            if not kept:
+                status, reason = FILTERED, OVER_LENGTH
+        tokens.append(count)
+        statuses.append(status)
+        reasons.append(reason)
+    columns = {"tokens": tokens, "status": statuses, "reason": reasons}
+    return with_columns(
+        rows, **{name: pa.array(values, type=TRAINING.field(name).type) for name, values in columns.items()}
+    )
 
 
 def count_tokens(
@@ -114,15 +105,11 @@ def count_tokens(
     Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
     the student has no tokenizer or chat template.
     """
-    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
     return rows.map_batches(
-        CountTokens,
-        fn_constructor_args=(model_dir, student, train),
+        functools.partial(count_table, model_dir=model_dir, student=student, train=train),
         batch_size=1024,
         batch_format="pyarrow",
-        zero_copy_batch=True,
         num_cpus=stage_cpus,
-        concurrency=(1, workers),
     )
 
 
@@ -260,7 +247,7 @@ def _encode(
     n_chunks: int,
 ) -> tuple[dict[str, int], list[_Part]]:
     """Tokenise the `ok` rows of `paths` and count them; one file an epoch, a row group for each chunk with rows."""
-    tokenizer = load_tokenizer(model_dir, student)
+    tokenizer = shared_tokenizer(model_dir, student)
     kwargs = student.chat_template_kwargs
     end = end_of_turn(tokenizer, kwargs)
     encoded: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError
 from tapir_ray.records import OK, SEED, TRAINING, pair_id
-from tapir_ray.stages.pack import count_tokens, pack
+from tapir_ray.stages.pack import pack
 from tapir_ray.steps import texts
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
@@ -56,8 +56,7 @@ def initial_sft(context: Context, source: str) -> None:
     with context.stage("sft", 0):
         if not run.done("seed/training"):
             rows = context.map(context.read(source), _pairs)
-            rows = count_tokens(rows, base, config.student, config.train, context.stage_cpus)
-            context.write("seed/training", rows, TRAINING, "count tokens")
+            context.write("seed/training", rows, TRAINING, "seed data to train on")
         _fit(context, ["seed/training"], 0, base, config.train.initial_epochs, config.train.learning_rate)
 
 

@@ -8,6 +8,7 @@ The one place that says how a conversation looks to the student, for training, s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,16 @@ def load_tokenizer(model: str, student: Student) -> Any:
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {model} has no eos_token: name one in its tokenizer_config.json")
     return tokenizer
+
+
+def shared_tokenizer(model: str, student: Student) -> Any:
+    """`load_tokenizer`, once a process: tasks of several stages run in the same one, and the import takes seconds."""
+    return _loaded(model, student.model_dump_json())
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(model: str, student_json: str) -> Any:
+    return load_tokenizer(model, Student.model_validate_json(student_json))
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any]) -> list[int]:
