@@ -9,6 +9,7 @@ import argparse
 import sys
 from typing import Any
 
+from tapir_ray.cluster import set_environment
 from tapir_ray.config import load
 from tapir_ray.errors import Stopped, TapirError
 
@@ -21,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return simulate(arguments[1:])
     options = _parser().parse_args(arguments)
+    set_environment()
     try:
         return options.verb(options)
     except Stopped as stop:

@@ -24,7 +24,7 @@ def session(config: Config) -> Iterator[None]:
 
     Raises InputError if the config asks for more than the cluster has.
     """
-    _quiet()
+    set_environment()
     import ray
     import ray.data
 
@@ -49,6 +49,8 @@ def session(config: Config) -> Iterator[None]:
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
+        context.use_datasource_v2 = False
         context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
         context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -88,14 +90,12 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
             )
 
 
-def _quiet() -> None:
-    """Defaults that keep a run's output to its own lines; what the user has set stays."""
+def set_environment() -> None:
+    """Defaults that keep a run to its own output; what the user has set stays. To be called before Ray is imported."""
     for name, value in {
         "RAY_TQDM": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_TRAIN_V2_ENABLED": "1",
-        # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
-        "RAY_DATA_USE_DATASOURCE_V2": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
