@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class JudgeRow:
     ) -> Judging:
         seed = (row_id, str(self.random_seed), judging)
         if self.settings.mode == "pointwise":
-            teacher, student = await asyncio.gather(
+            teacher, student = await together(
                 score_answer(client, self.prompts, self.settings, instruction, response, (*seed, "teacher")),
                 score_answer(client, self.prompts, self.settings, instruction, answer, (*seed, "student")),
             )
@@ -104,7 +104,7 @@ class JudgeRow:
             self.prompts.render("judge_pairwise", instruction=instruction, answer_1=one, answer_2=two)
             for one, two in orders
         ]
-        replies = await asyncio.gather(
+        replies = await together(
             *(ask_scores(client, prompt, 2, self.settings, (*seed, str(order))) for order, prompt in enumerate(prompts))
         )
         (teacher, student), *swapped = replies
@@ -113,6 +113,18 @@ class JudgeRow:
         student_2, teacher_2 = swapped[0]
         gap = abs((teacher - student) - (teacher_2 - student_2))
         return Judging((teacher + teacher_2) / 2, (student + student_2) / 2, gap)
+
+
+async def together(*calls: Awaitable[Any]) -> list[Any]:
+    """The results of all calls; raises the first error once every call has ended.
+
+    A request must not outlive its row: what it used would be counted too late.
+    """
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 async def score_answer(

@@ -23,7 +23,7 @@ from tapir_ray.llm.openai import Client, Reply
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles, Row
 from tapir_ray.records import Message
-from tapir_ray.stages.judge import NotJudged, score_answer, seed_of
+from tapir_ray.stages.judge import NotJudged, score_answer, seed_of, together
 
 BELOW_MIN_SCORE = "below_min_score"
 
@@ -76,7 +76,7 @@ class RespondRow:
             return {**row, "style": style, "status": answers[0].reply.status, "reason": answers[0].reply.reason}
         if settings.samples > 1 or settings.min_score is not None:
             try:
-                usable = await asyncio.gather(*(self._scored(clients["judge"], row, answer) for answer in usable))
+                usable = await together(*(self._scored(clients["judge"], row, answer) for answer in usable))
             except NotJudged as error:
                 return {**row, "style": style, "status": error.status, "reason": error.reason}
         best = max(usable, key=lambda answer: answer.score or 0.0)

@@ -1,0 +1,50 @@
+"""The holdout is a function of the rows' ids: equal numbers from each stratum, whatever the order."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray.curriculum.sampling import capacities, cutoffs
+from tapir_ray.records import INSTRUCTIONS, conform, instruction_id
+from tapir_ray.steps.holdout import _mark, with_strata
+
+
+def rows(n: int) -> pa.Table:
+    messages = [[{"role": "user", "content": f"q{at}"}] for at in range(n)]
+    made = [
+        {
+            "instruction_id": instruction_id(one),
+            "split": "seed",
+            "messages": one,
+            "status": "filtered" if at % 10 == 9 else "ok",
+            "meta": json.dumps({"level": at % 3}),
+        }
+        for at, one in enumerate(messages)
+    ]
+    return conform(made, INSTRUCTIONS)
+
+
+def held(table: pa.Table, blocks: int) -> dict[str, int]:
+    dataset = ray.data.from_arrow(
+        [table.slice(at, -(-len(table) // blocks)) for at in range(0, len(table), -(-len(table) // blocks))]
+    )
+    strata = dataset.map_batches(
+        with_strata, fn_kwargs={"columns": ["level"]}, batch_format="pyarrow", batch_size=None, num_cpus=0.1
+    )
+    quota = {cell: 7 for cell in capacities(strata)}
+    chosen = cutoffs(strata, quota, 0, ("holdout",))
+    marked = _mark(table, ["level"], chosen).to_pylist()
+    assert {row["status"] for row in marked if row["split"] == "holdout"} == {"ok"}
+    return {row["instruction_id"]: json.loads(row["meta"])["level"] for row in marked if row["split"] == "holdout"}
+
+
+def test_equal_numbers_from_each_stratum_in_any_order(ray_local: None) -> None:
+    table = rows(120)
+    first = held(table, 1)
+    assert Counter(first.values()) == {0: 7, 1: 7, 2: 7}
+    backwards = table.take(list(range(len(table)))[::-1])
+    assert held(backwards, 3) == first
