@@ -16,6 +16,13 @@ from tapir_ray.errors import InputError
 SHORT_PATH_LIMIT = 60
 """Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
 IDLE_WORKER_MS = 300_000
+LOG_LEVELS = {
+    "ray.data": logging.ERROR,
+    "ray.train": logging.ERROR,
+    "ray.llm": logging.WARNING,
+    "ray._private.worker": logging.WARNING,
+}
+"""Of the libraries' own loggers in the driver: what they say of each execution would bury the run's lines."""
 
 
 @contextmanager
@@ -53,8 +60,8 @@ def session(config: Config) -> Iterator[None]:
         context.use_datasource_v2 = False
         context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
         context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        logging.getLogger("ray.train").setLevel(logging.ERROR)
+        for name, level in LOG_LEVELS.items():
+            logging.getLogger(name).setLevel(level)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         check_resources(config, ray.cluster_resources())
         yield
@@ -99,7 +106,7 @@ def set_environment() -> None:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
     }.items():

@@ -41,6 +41,7 @@ def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequenc
         raise InputError(f"classify.create.vocab_size is below {BYTES + len(SPECIAL_TOKENS)}: raise it")
     import torch
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification, PreTrainedTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
     pad, cls, sep, unk, mask = SPECIAL_TOKENS
     tokenizer = PreTrainedTokenizerFast(
@@ -77,6 +78,7 @@ def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequenc
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DebertaV2ForSequenceClassification(config)
+    disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

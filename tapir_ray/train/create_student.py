@@ -36,6 +36,7 @@ def create_student(
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     if create.hidden_size % create.heads:
         raise InputError(
@@ -61,6 +62,7 @@ def create_student(
         model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(bos_token_id=None, **ids)
     Path(folder).mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
