@@ -152,3 +152,11 @@ def test_another_config_is_refused_in_its_folder(run_dir: Path) -> None:
     refused = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL, "curriculum.alpha=0.9")
     assert refused.returncode == 2
     assert "curriculum.alpha" in refused.stderr
+
+
+def test_the_classifier_command_reports_on_the_runs_classifier(run_dir: Path) -> None:
+    shown = tapir("classifier", "train", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert "accuracy" in shown.stdout
+    assert "macro-F1" in shown.stdout
+    assert str(run_dir / "classifier/model") in shown.stdout
