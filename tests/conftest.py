@@ -18,7 +18,7 @@ os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # as tapir_ray.cluster
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A Ray of this session's own, in a short temporary folder, gone at the end."""
+    """A Ray of the tests' own, in a short temporary folder, gone at the end."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")

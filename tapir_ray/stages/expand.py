@@ -1,4 +1,4 @@
-"""New instructions like the hard ones: each draw asks the teacher for one (TAPIR, arXiv 2405.13448; METHOD.md 5).
+"""New instructions like the hard ones: a draw asks the teacher for one (TAPIR, arXiv 2405.13448, step 5 in docs).
 
 generated = expand(draws, config, roles)
 """

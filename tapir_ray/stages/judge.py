@@ -2,7 +2,7 @@
 
     scored = judge(answered, config, roles, random_seed)
 
-MFD(x) = J(x, teacher) − J(x, student) on a scale of 1 to 10 (our reading of TAPIR, arXiv 2405.13448; METHOD.md 1).
+MFD(x) = J(x, teacher) − J(x, student) on a scale of 1 to 10 (our reading of TAPIR, arXiv 2405.13448).
 Pairwise scores are asked for in both orders and averaged, which cancels a bias for the first answer.
 """
 

@@ -26,7 +26,7 @@ class Family(ABC, Generic[P]):
 
     name: ClassVar[str]
     label: ClassVar[str]
-    """Task type of METHOD.md section 4."""
+    """Task type of docs/method.md, step 4."""
 
     @abstractmethod
     def generate(self, level: int, rng: random.Random) -> str:
