@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,49 +35,54 @@ def main() -> int:
     options = arguments()
     figures = {}
     for seed in options.seeds:
-        run_dir = f"{options.work_dir}/seed-{seed}"
-        overrides = [f"random_seed={seed}", *options.set]
-        started = time.monotonic()
-        command = [sys.executable, "-m", "tapir_ray.cli", "run", str(CONFIG), "--run-dir", run_dir, "--set", *overrides]
-        subprocess.run(command, check=True)
-        seconds = time.monotonic() - started
-        config = load(CONFIG, overrides)
-        summary = json.loads(Path(run_dir, "summary.json").read_text())
-        control_tokens = control(config, run_dir, summary)
-        first = scores(f"{run_dir}/rounds/01/scored")
-        last = scores(f"{run_dir}/evaluation/holdout")
-        plain = scores(f"{run_dir}/control/holdout")
-        figures[str(seed)] = {
-            "holdout_rows": len(first),
-            "after_sft": mean(first),
-            "after_rounds": mean(last),
-            "control": mean(plain),
-            "gain": interval(first, last, seed),
-            "control_gain": interval(first, plain, seed),
-            "rounds_against_control": interval(plain, last, seed),
-            "extra_training_tokens": sum(entry["training_tokens"] for entry in summary["rounds"]),
-            "control_training_tokens": control_tokens,
-            "command_seconds": round(seconds, 1),
-            "by_task": {
-                "after_sft": summary["initial_sft"]["student_score"]["by_task"],
-                "after_rounds": summary["rounds"][-1]["student_score_after"]["by_task"],
-            },
-        }
+        figures[str(seed)] = figures_of(f"{options.work_dir}/seed-{seed}", seed, options.set)
         print(seed, json.dumps(figures[str(seed)]), flush=True)
+    write(figures)
+    show(figures)
+    return 0
+
+
+def figures_of(run_dir: str, seed: int, changes: list[str]) -> dict:
+    """Run the demo (or continue it) and its control in `run_dir`, and compare them."""
+    overrides = [f"random_seed={seed}", *changes]
+    command = [sys.executable, "-m", "tapir_ray.cli", "run", str(CONFIG), "--run-dir", run_dir, "--set", *overrides]
+    subprocess.run(command, check=True)
+    summary = json.loads(Path(run_dir, "summary.json").read_text())
+    control_tokens = control(load(CONFIG, overrides), run_dir, summary)
+    first = scores(f"{run_dir}/rounds/01/scored")
+    last = scores(f"{run_dir}/evaluation/holdout")
+    plain = scores(f"{run_dir}/control/holdout")
+    return {
+        "holdout_rows": len(first),
+        "after_sft": mean(first),
+        "after_rounds": mean(last),
+        "control": mean(plain),
+        "gain": interval(first, last, seed),
+        "control_gain": interval(first, plain, seed),
+        "rounds_against_control": interval(plain, last, seed),
+        "extra_training_tokens": sum(entry["training_tokens"] for entry in summary["rounds"]),
+        "control_training_tokens": control_tokens,
+        "by_task": {
+            "after_sft": summary["initial_sft"]["student_score"]["by_task"],
+            "after_rounds": summary["rounds"][-1]["student_score_after"]["by_task"],
+        },
+        "versions": summary["versions"],
+    }
+
+
+def write(figures: dict) -> None:
+    """Write benchmarks/results/demo_gain.json."""
+    above = sum(entry["gain"]["low"] > 0 for entry in figures.values())
     result = {
         "benchmark": "demo_gain",
-        "ratios": {
-            "seeds_with_interval_above_0": sum(entry["gain"]["low"] > 0 for entry in figures.values()) / len(figures)
-        },
-        "figures": figures,
-        "machine": f"{platform.machine()}, {platform.processor() or 'unknown processor'}, {cores()} cores",
-        "versions": summary["versions"],
+        "ratios": {"seeds_with_interval_above_0": above / len(figures)},
+        "figures": {seed: {k: v for k, v in entry.items() if k != "versions"} for seed, entry in figures.items()},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
+        "versions": next(iter(figures.values()))["versions"],
         "date": datetime.now(UTC).date().isoformat(),
     }
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    show(figures)
-    return 0
 
 
 def control(config: Config, run_dir: str, summary: dict) -> int:
@@ -158,12 +163,6 @@ def show(figures: dict) -> None:
         texts = [f"{gain['mean']:+.2f} [{gain['low']:+.2f}, {gain['high']:+.2f}]" for gain in gains]
         means = f"{entry['after_sft']:6.2f}  {entry['after_rounds']:6.2f}  {entry['control']:7.2f}"
         print(f"{seed:>4}  {means}  {texts[0]:>24}  {texts[1]:>24}")
-
-
-def cores() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 def arguments() -> argparse.Namespace:
