@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import subprocess
@@ -103,7 +104,7 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
     with started(config, run_dir) as context:
         run = context.run
         epoch_tokens = run.manifest("seed/packed").extra["tokens"] / config.train.initial_epochs
-        epochs = max(1, round(wanted / epoch_tokens))
+        epochs = max(1, math.ceil(wanted / epoch_tokens))
         share = wanted / (epochs * epoch_tokens)
         start = student_after(context, 0)
         packed = run.path("control/packed")
