@@ -438,6 +438,8 @@ class Config(Section):
         if content["simulator"]:
             content["simulator"].pop("log")
             content["simulator"].pop("latency_s")
+            if content["simulator"]["seed_rows"]:
+                content["seed_data"].pop("path")  # inside the run's folder, which may be moved
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -64,6 +64,17 @@ def test_digest_ignores_speed_and_sees_results() -> None:
     assert parse({**SMALL, "random_seed": 1}).digest() != base
 
 
+def test_a_run_that_writes_its_seed_data_may_be_moved() -> None:
+    simulated = {"simulator": {"seed_rows": 10}, "student": {"model": "m"}, "name": "x"}
+    digests = {
+        parse({**simulated, "seed_data": {"path": path}}).digest() for path in ("/a/seed.jsonl", "/b/seed.jsonl")
+    }
+    assert len(digests) == 1
+    assert (
+        parse({**SMALL, "seed_data": {"path": "/a"}}).digest() != parse({**SMALL, "seed_data": {"path": "/b"}}).digest()
+    )
+
+
 def test_config_needs_neither_torch_nor_ray() -> None:
     code = "import sys, tapir_ray.config; sys.exit(bool({'torch', 'ray', 'vllm'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
