@@ -8,10 +8,11 @@ sentence that names the key.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -84,6 +85,9 @@ class Student(Section):
     revision: str | None = None
     create: CreateModel | None = None
     base_url: str | None = None
+    """Of engine `openai`: where the student answers; `simulator` names the simulator of this config."""
+    served_model_name: str | None = None
+    """Of engine `openai`: what the endpoint calls the student; empty is `model`."""
     api_key_env: str | None = None
     chat_template: str | None = None
     """Name of a shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
@@ -102,6 +106,8 @@ class Student(Section):
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         if self.engine == "openai" and self.base_url is None:
             raise ValueError("student.engine openai needs student.base_url")
+        if self.engine == "openai" and self.model is None and self.served_model_name is None:
+            raise ValueError("student.engine openai with student.create needs student.served_model_name")
         return self
 
 
@@ -398,7 +404,7 @@ class Config(Section):
         writes_seed = self.simulator is not None and self.simulator.seed_rows > 0
         if self.seed_data.path is None and not writes_seed:
             raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
-        for role in ("teacher", "judge"):
+        for role in ("student", "teacher", "judge"):
             if getattr(self, role).base_url == "simulator" and self.simulator is None:
                 raise ValueError(f"{role}.base_url is 'simulator' but the config has no simulator section")
         if self.classify.by == "column" and self.seed_data.task_column is None:
@@ -491,8 +497,19 @@ def _sentence(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "unknown key; see `tapir init` for the keys there are"
+        message = f"unknown key; {_hint(first['loc'])}"
     elif "input" in first and not isinstance(first["input"], dict):
         message = f"{message} (it is {first['input']!r})"
     more = f" (and {len(others)} more)" if others else ""
     return f"{key}: {message}{more}" if key else f"{message}{more}"
+
+
+def _hint(place: tuple[int | str, ...]) -> str:
+    """The key that was probably meant at an unknown one's place, or the keys that there are."""
+    section: type[Section] = Config
+    for part in place[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        kinds = (annotation, *get_args(annotation))
+        section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    near = difflib.get_close_matches(str(place[-1]), section.model_fields, n=1)
+    return f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(section.model_fields)}"

@@ -57,7 +57,7 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def test_unknown_key(tmp_path: Path) -> None:
-    refused(run(tmp_path, curriculum={"alfa": 1}), "curriculum.alfa", "unknown key")
+    refused(run(tmp_path, curriculum={"alfa": 1}), "curriculum.alfa", "unknown key; did you mean alpha?")
 
 
 def test_missing_file(tmp_path: Path) -> None:

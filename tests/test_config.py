@@ -26,7 +26,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"student": {"model": "m", "engin": "vllm"}}, "student.engin: unknown key"),
+        ({"student": {"model": "m", "engin": "vllm"}}, "student.engin: unknown key; did you mean engine?"),
         ({"seed_data": {"path": "a", "limit": "many"}}, "seed_data.limit: "),
         ({"curriculum": {"weights": {"Math": 0.4}}}, "curriculum.weights: the weights sum to 0.4000"),
         ({"student": {}}, "exactly one of student.model"),

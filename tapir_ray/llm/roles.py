@@ -233,7 +233,7 @@ def _endpoints(config: Config) -> dict[str, Endpoint]:
     student = config.student
     if student.engine == "openai":
         endpoints["student"] = Endpoint(
-            model=student.model or "",
+            model=student.served_model_name or student.model or "",
             base_url=student.base_url,
             api_key_env=student.api_key_env,
             sampling=student.sampling,

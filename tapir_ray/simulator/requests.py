@@ -8,6 +8,9 @@ from typing import Any
 
 Message = dict[str, str]
 
+STUDENT = "simulated-student"
+"""A request for this model is answered as a student would: partly wrong, the oftener the harder it is."""
+
 ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
 REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
 

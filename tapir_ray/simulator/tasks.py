@@ -15,6 +15,9 @@ UNKNOWN = "i do not know ."
 HARDER = 0.3
 """Share of the expansions that are one level above their instruction; the others keep its level."""
 
+MISTAKES = 0.18
+"""Share of the problems of level 1 that the simulated student gets wrong; five times as many of level 5."""
+
 
 class Tasks:
     """A teacher and judge that knows every family; see `reply`."""
@@ -36,7 +39,20 @@ class Tasks:
         if request.kind == requests.REWRITE:
             return _answer(parts["instruction"], styled=True)
         asked = [message["content"] for message in request.conversation if message["role"] == "user"]
-        return _answer(asked[-1] if asked else "", styled=request.kind == requests.STYLED)
+        instruction = asked[-1] if asked else ""
+        if request.model == requests.STUDENT:
+            return self._attempt(instruction)
+        return _answer(instruction, styled=request.kind == requests.STYLED)
+
+    def _attempt(self, instruction: str) -> str:
+        """A student's answer: that of another problem of its level in MISTAKES · level of the cases, else the right."""
+        known = understand(instruction)
+        if known is None:
+            return UNKNOWN
+        family, problem = known
+        rng = random.Random(f"{self.options.seed} attempt {instruction}")
+        wrong = rng.random() < MISTAKES * problem.level
+        return _answer(_other(family, problem.level, rng, instruction) if wrong else instruction, styled=False)
 
     def _judge(self, request: Request, answers: list[str]) -> str:
         grades = [grade(request.parts["instruction"], answer) for answer in answers]

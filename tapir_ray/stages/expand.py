@@ -20,19 +20,12 @@ from tapir_ray.records import Message
 from tapir_ray.stages.judge import seed_of
 
 NO_INSTRUCTION, SOURCE_USED_UP = "no_new_instruction", "source_used_up"
-PROMPT_LEAKAGE, OVER_LONG = "prompt_leakage", "over_long"
 """Reasons of filtered draws; the others are those of a reply."""
 
 USED_UP_PHRASE = "no recorded rows left"
 """What the recorded simulator says in place of an instruction when it has handed out all of its rows."""
 
 _TAGGED = re.compile(r"<new_instruction>(.*?)</new_instruction>", re.DOTALL)
-_LEAKED = re.compile(
-    r"</?(?:new_instruction|instruction|task)>"
-    r"|below is an instruction of the task type"
-    r"|write one new instruction that trains the same skill",
-    re.IGNORECASE,
-)
 
 
 def expand(draws: ray.data.Dataset, config: Config, roles: Roles) -> ray.data.Dataset:
@@ -41,10 +34,10 @@ def expand(draws: ray.data.Dataset, config: Config, roles: Roles) -> ray.data.Da
     A new row has its own instruction_id, source and split `generated`, no response, and one user turn after the
     parent's system message. Where no instruction came of a draw its messages and instruction_id are null and the
     reason says why: `no_new_instruction`, `empty`, `source_used_up`, `cut_off`, `refused` (filtered) or an error
-    (failed). `prompt_leakage` and `over_long` (more than `filter.max_chars`) are filtered with their messages kept.
+    (failed).
     """
     sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
-    function = ExpandRow(Prompts(config.prompts.dir), sampling, config.filter.max_chars)
+    function = ExpandRow(Prompts(config.prompts.dir), sampling)
     return roles.ask(draws, function, records.GENERATED_ROWS)
 
 
@@ -54,7 +47,6 @@ class ExpandRow:
 
     prompts: Prompts
     sampling: Sampling
-    max_chars: int
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         if row["status"] != records.OK:
@@ -82,13 +74,7 @@ class ExpandRow:
         if text:
             messages: list[Message] = [*system, {"role": "user", "content": text}]
             generated |= {"messages": messages, "instruction_id": records.instruction_id(messages)}
-            problem = self._problem(text)
         return generated if problem is None else {**generated, "status": records.FILTERED, "reason": problem}
-
-    def _problem(self, text: str) -> str | None:
-        if _LEAKED.search(text):
-            return PROMPT_LEAKAGE
-        return OVER_LONG if len(text) > self.max_chars else None
 
 
 def parse_instruction(text: str) -> tuple[str | None, str | None]:

@@ -3,7 +3,7 @@
     holdout = overlap_index(holdout_rows, config)
     marked = filter_generated(rows, config, {"holdout": holdout}, work_dir, earlier=[seed_bands])
 
-Reasons, the first that applies: `empty`, `over_long`, `prompt_leak`, `other_task: LABEL`, what a user's function
+Reasons, the first that applies: `empty`, `over_long`, `prompt_leakage`, `other_task: LABEL`, what a user's function
 returns, `overlap_holdout: KIND` and `overlap_evaluation: KIND` (KIND: exact, near_duplicate, ngram), `duplicate: ID`,
 `near_duplicate: ID`.
 """
@@ -30,7 +30,7 @@ from tapir_ray.records import OK, Message, instruction_id, text_of
 from tapir_ray.registry import resolve
 
 LEAK_CHARS = 30
-"""A line of the expansion prompt of at least this length, found in an instruction, is the prompt and not its answer."""
+"""A part of the expansion prompt of at least this length, found in an instruction, is the prompt and not its answer."""
 
 RowFilter = Callable[[dict[str, Any]], str | None]
 """A user's filter: a row in, a reason to drop it (a short snake_case word) or None out."""
@@ -171,9 +171,9 @@ def check_table(rows: pa.Table, config: Config, functions: Mapping[str, RowFilte
 
 
 def prompt_lines(prompts: Prompts) -> list[str]:
-    """The fixed lines of the expansion prompt that give it away, lower-case."""
+    """The fixed parts of the expansion prompt's lines that give it away, lower-case."""
     lines = prompts.render("expand", task="\0", instruction="\0").lower().splitlines()
-    return [line.strip() for line in lines if len(line.strip()) >= LEAK_CHARS and "\0" not in line]
+    return [part.strip() for line in lines for part in line.split("\0") if len(part.strip()) >= LEAK_CHARS]
 
 
 def _reason(row: Mapping[str, Any], config: Config, leaks: Sequence[str]) -> str | None:
@@ -185,7 +185,7 @@ def _reason(row: Mapping[str, Any], config: Config, leaks: Sequence[str]) -> str
         return "over_long"
     lowered = text.lower()
     if "new_instruction>" in lowered or any(line in lowered for line in leaks):
-        return "prompt_leak"
+        return "prompt_leakage"
     predicted = row.get("task_predicted")
     sure = (row.get("task_prob") or 0.0) >= config.classify.min_task_prob
     if config.filter.other_task and predicted is not None and predicted != row["task"] and sure:

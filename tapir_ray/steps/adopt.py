@@ -23,6 +23,9 @@ from tapir_ray.records import (
     pair_id,
     with_columns,
 )
+from tapir_ray.steps import holdout, overlap
+
+SPLIT = "seed/split"
 
 BEGINS_WITH = {
     "classify": ("seed/ingested", INSTRUCTIONS, ("messages",)),
@@ -52,17 +55,22 @@ def own_table(start: str) -> tuple[str, str] | None:
 def adopt(context: Context, stage: str, path: str) -> None:
     """Publish the user's rows as the table that `stage` begins with; missing ids and statuses are filled in.
 
-    Does nothing if the run has that table. Raises InputError for a file without the columns that are needed.
+    Seed data without the column `split` is split here: a holdout by hash, and rows that overlap with it filtered. Does
+    nothing if the run has that table. Raises InputError for a file without the columns that are needed.
     """
     table, schema, needed = BEGINS_WITH[stage]
     if context.run.done(table):
         return
     read = ray.data.read_json if path.endswith(".jsonl") else ray.data.read_parquet
     rows = read(path, num_cpus=context.stage_cpus)
-    missing = [name for name in needed if name not in (rows.columns() or [])]
+    given = rows.columns() or []
+    missing = [name for name in needed if name not in given]
     if missing:
         raise InputError(f"--from {stage}={path}: the rows have no column {missing[0]}; {stage} begins with {needed}")
     rows = context.map(rows, completed, names=schema.names, generated=stage == "mix")
+    if schema is INSTRUCTIONS and "split" not in given:
+        context.write(SPLIT, holdout.with_holdout(context, rows), schema, "split off the holdout")
+        rows = overlap.filter_seed(context, context.read(SPLIT))
     context.write(table, rows, schema, f"adopt {table}")
 
 

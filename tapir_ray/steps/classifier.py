@@ -57,7 +57,7 @@ def label_sample(context: Context) -> None:
     from tapir_ray.stages.label import label
 
     config = context.config
-    usable = context.map(context.read("seed/ingested"), _usable)
+    usable = context.map(context.read(texts.seed_table(context)), _usable)
     found = capacities(usable, stage_cpus=context.stage_cpus)
     wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.values()))
     quota = {(SAMPLE, SAMPLE): wanted}

@@ -22,15 +22,22 @@ def split_off(context: Context) -> None:
 
     Raises InputError for a stratum column that the seed data does not have.
     """
-    run, config = context.run, context.config
+    run = context.run
     expected = run.manifest("seed/read").rows
     if not run.done("seed/split"):
-        rows = seed.without_repeats(context)
-        chosen = _choose(context, rows)
-        rows = context.map(rows, _mark, columns=config.holdout.stratify_by, chosen=chosen)
+        rows = with_holdout(context, seed.without_repeats(context))
         context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
     rows = overlap.filter_seed(context, context.read("seed/split"))
     context.write("seed/ingested", rows, INSTRUCTIONS, "check the overlap", expected)
+
+
+def with_holdout(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
+    """The rows with those of the holdout marked in `split`; lazy but for counting the strata.
+
+    Raises InputError for a stratum column that the rows do not have.
+    """
+    chosen = _choose(context, rows)
+    return context.map(rows, _mark, columns=context.config.holdout.stratify_by, chosen=chosen)
 
 
 def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow.compute as pc
+
 from tapir_ray.context import Context
+from tapir_ray.records import OK, SEED
 from tapir_ray.steps import classifier, holdout, seed, train
 
 
@@ -28,12 +32,25 @@ def classify_and_initial_sft(context: Context) -> None:
         classifier.train(context)
         classifier.classify_seed(context)
         train.initial_sft(context, "seed/instructions")
+    else:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            fitting = pool.submit(classifier.train, context)
+            train.initial_sft(context, "seed/ingested")
+            fitting.result()
+        classifier.classify_seed(context)
+    weigh_seed_tasks(context)
+
+
+def weigh_seed_tasks(context: Context) -> None:
+    """Gives the tasks the seed data's own shares as their weights, where `curriculum.tasks` is `seed`."""
+    if not context.taxonomy.from_seed:
         return
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        fitting = pool.submit(classifier.train, context)
-        train.initial_sft(context, "seed/ingested")
-        fitting.result()
-    classifier.classify_seed(context)
+    counts: Counter[str] = Counter()
+    for batch in context.run.scan("seed/instructions", ["task", "status", "split"]):
+        usable = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], SEED))
+        counts.update(task for task in batch["task"].filter(usable).to_pylist() if task is not None)
+    context.curriculum.set_seed_counts(counts)
+    context.taxonomy = context.taxonomy.with_seed_counts(counts)
 
 
 def _fit_together(context: Context) -> bool:

@@ -10,10 +10,15 @@ from tapir_ray.records import OK, text_of
 MOST_ROWS = 50_000
 
 
+def seed_table(context: Context) -> str:
+    """`seed/ingested`, or `seed/instructions` where the run began with the user's own labelled rows."""
+    return "seed/ingested" if context.run.done("seed/ingested") else "seed/instructions"
+
+
 def of_seed(context: Context, responses: bool = False) -> Iterator[str]:
     """Instructions (and responses) of up to MOST_ROWS ok seed rows; never of the holdout."""
     seen = 0
-    for batch in context.run.scan("seed/ingested", ["messages", "response", "status", "split"]):
+    for batch in context.run.scan(seed_table(context), ["messages", "response", "status", "split"]):
         for row in batch.to_pylist():
             if row["status"] != OK or row["split"] != "seed":
                 continue

@@ -27,8 +27,6 @@ def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
         "untagged?": "What is 3 + 3?",
         "nothing?": "<new_instruction>\n</new_instruction> sorry",
         "used up?": "<new_instruction></new_instruction>\nno recorded rows left for this task",
-        "leaks?": "<new_instruction>Below is an instruction of the task type Math.</new_instruction>",
-        "long?": f"<new_instruction>{'x' * 101}</new_instruction>",
         "cut?": Choice("<new_instruction>What", "length"),
     }
     for text, reply in replies.items():
@@ -41,8 +39,6 @@ REASONS = {
     "untagged?": "no_new_instruction: What is 3 + 3?",
     "nothing?": "empty: sorry",
     "used up?": "source_used_up",
-    "leaks?": "prompt_leakage",
-    "long?": "over_long",
     "cut?": "cut_off",
 }
 
@@ -55,7 +51,7 @@ def test_every_draw_leaves_a_row(ray_local: None) -> None:
         draw("with a system message?", messages=[system, {"role": "user", "content": "with a system message?"}])
     )
     with running(teacher) as seen:
-        config = config_for(seen.url, expand={"temperature": 0.8}, filter={"max_chars": 100})
+        config = config_for(seen.url, expand={"temperature": 0.8})
         with opened(config) as roles:
             rows = {
                 row["draw_id"]: row for row in expand(dataset(draws, records.GENERATED_ROWS), config, roles).take_all()
@@ -65,21 +61,21 @@ def test_every_draw_leaves_a_row(ray_local: None) -> None:
         row = rows[before["draw_id"]]
         assert (row["status"], row["reason"], row["response"]) == ("filtered", reason, None), text
         assert row["parent_id"] == before["parent_id"]
-    assert rows[draws[5]["draw_id"]]["messages"] is None
-    new = [rows[before["draw_id"]] for before in draws[6:9]]
+    assert rows[draws[3]["draw_id"]]["messages"] is None
+    new = [rows[before["draw_id"]] for before in draws[4:7]]
     assert len({row["instruction_id"] for row in new}) == 3
     for row in new:
         assert (row["status"], row["split"], row["source"], row["task"]) == ("ok", "generated", "generated", "Math")
         assert row["instruction_id"] == records.instruction_id(row["messages"]) and row["response"] is None
-    assert rows[draws[9]["draw_id"]]["reason"] == "stopped"
-    assert [m["role"] for m in rows[draws[10]["draw_id"]]["messages"]] == ["system", "user"]
+    assert rows[draws[7]["draw_id"]]["reason"] == "stopped"
+    assert [m["role"] for m in rows[draws[8]["draw_id"]]["messages"]] == ["system", "user"]
 
 
 def test_the_same_draw_asks_the_same_question_again() -> None:
     with running(lambda body, n: "<new_instruction>x</new_instruction>") as seen:
         config = config_for(seen.url)
         for _ in range(2):
-            directly(ExpandRow(Prompts(), config.teacher.sampling, 100), [draw("a"), draw("a", 1)], config)
+            directly(ExpandRow(Prompts(), config.teacher.sampling), [draw("a"), draw("a", 1)], config)
     first, second = (sorted(body["seed"] for body in seen.requests[at : at + 2]) for at in (0, 2))
     assert first == second and len(set(first)) == 2
 

@@ -75,6 +75,7 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
         row(12, "add seven to the product of three and five"),
         row(13, "Name the capital of France and its river."),
         row(14, HOLDOUT, status="failed", reason="TimeoutError: no answer"),
+        row(15, "Below is an instruction of the task type Math. How many sides has a dozen of triangles?"),
     ]
     settings_ = config(functions=["tests.stages.test_filter:no_cats"])
     settings_ = settings_.model_copy(update={"classify": settings_.classify.model_copy(update={"min_task_prob": 0.5})})
@@ -93,7 +94,7 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
         1: None,
         2: "empty",
         3: "over_long",
-        4: "prompt_leak",
+        4: "prompt_leakage",
         5: "other_task: Music",
         6: None,
         7: "mentions_a_cat",
@@ -104,6 +105,7 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
         12: f"near_duplicate: {first}",
         13: f"duplicate: {seed_id}",
         14: "TimeoutError: no answer",
+        15: "prompt_leakage",
     }
     assert all((one["status"] == "ok") == (one["reason"] is None) for one in found)
     assert found[13]["status"] == "failed", "a failed row keeps its own status"
