@@ -12,15 +12,14 @@ and what lies in its folder is removed before it is written again.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -31,6 +30,7 @@ import yaml
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.records import FAILED, FILTERED
+from tapir_ray.storage import Storage
 
 if TYPE_CHECKING:
     import ray.data
@@ -63,25 +63,14 @@ class Manifest:
         return self.statuses.get(status, 0) if self.statuses else (self.rows if status == "ok" else 0)
 
 
-class Run:
+class Run(Storage):
     """The folder of one run. Paths inside are given as `rounds/01/scored`."""
 
     def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
-        self.fs = fs
-        self.root = root.rstrip("/")
-        self.uri = uri.rstrip("/")
+        super().__init__(fs, root, uri)
         self.attempt = 0
         self.run_id = ""
         self.progress: Progress | None = None
-        self._appending = threading.Lock()
-
-    @classmethod
-    def at(cls, uri: str) -> Run:
-        """The run at a folder or URI, whether or not it exists yet."""
-        if "://" not in uri:
-            uri = str(Path(uri).absolute())
-        fs, root = pafs.FileSystem.from_uri(uri)
-        return cls(fs, root, uri)
 
     @classmethod
     def open(cls, config: Config, uri: str) -> Run:
@@ -101,51 +90,12 @@ class Run:
             raise InputError(f"{run.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
         else:
             run.write_text("config.yaml", config.dump())
-        run.run_id = f"{config.name}-{config.digest()}"
+        # Two runs of one config in two folders may share a cluster, where this names their actors.
+        place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
+        run.run_id = f"{config.name}-{config.digest()}-{place}"
         run.attempt = len(run.children("attempts")) + 1
         run.write_text(f"attempts/{run.attempt:05d}.json", json.dumps({"started": _now()}))
         return run
-
-    # Files
-
-    def path(self, name: str) -> str:
-        """The path of a file or table inside `fs`."""
-        return f"{self.root}/{name}" if name else self.root
-
-    def exists(self, name: str) -> bool:
-        return self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
-
-    def children(self, name: str) -> list[str]:
-        """Names of the entries of a folder, sorted; empty where there is none."""
-        selector = pafs.FileSelector(self.path(name), allow_not_found=True)
-        return sorted(info.base_name for info in self.fs.get_file_info(selector))
-
-    def read_text(self, name: str) -> str:
-        with self.fs.open_input_stream(self.path(name)) as stream:
-            return stream.read().decode()
-
-    def read_json(self, name: str) -> Any:
-        return json.loads(self.read_text(name))
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a whole file; on a local disk readers see the old content or the new one, never a part."""
-        path = self.path(name)
-        self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        local = isinstance(self.fs, pafs.LocalFileSystem)
-        target = f"{path}.part" if local else path
-        with self.fs.open_output_stream(target) as stream:
-            stream.write(text.encode())
-        if local:
-            self.fs.move(target, path)
-
-    def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-    def append(self, name: str, records: list[dict[str, Any]]) -> None:
-        """Add lines of JSON to `events.jsonl` or `metrics.jsonl`: a few for each stage and step, never rows."""
-        with self._appending:
-            before = self.read_text(name) if self.exists(name) else ""
-            self.write_text(name, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add one event with the time and the attempt."""

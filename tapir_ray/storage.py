@@ -1,0 +1,71 @@
+"""Files under one folder or URI, local or s3 or gs, through pyarrow.fs.
+
+storage = Storage.at("s3://bucket/runs/a")
+storage.write_json("rounds/01/plan.json", {"alpha": 0.3})
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow.fs as pafs
+
+
+class Storage:
+    """A folder. Paths inside are given as `rounds/01/plan.json`."""
+
+    def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
+        self.fs = fs
+        self.root = root.rstrip("/")
+        self.uri = uri.rstrip("/")
+        self._appending = threading.Lock()
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """The folder at a path or URI, whether or not it exists yet."""
+        if "://" not in uri:
+            uri = str(Path(uri).absolute())
+        fs, root = pafs.FileSystem.from_uri(uri)
+        return cls(fs, root, uri)
+
+    def path(self, name: str) -> str:
+        """The path of a file or table inside `fs`."""
+        return f"{self.root}/{name}" if name else self.root
+
+    def exists(self, name: str) -> bool:
+        return self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
+
+    def children(self, name: str) -> list[str]:
+        """Names of the entries of a folder, sorted; empty where there is none."""
+        selector = pafs.FileSelector(self.path(name), allow_not_found=True)
+        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+
+    def read_text(self, name: str) -> str:
+        with self.fs.open_input_stream(self.path(name)) as stream:
+            return stream.read().decode()
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read_text(name))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file; on a local disk readers see the old content or the new one, never a part."""
+        path = self.path(name)
+        self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        local = isinstance(self.fs, pafs.LocalFileSystem)
+        target = f"{path}.part" if local else path
+        with self.fs.open_output_stream(target) as stream:
+            stream.write(text.encode())
+        if local:
+            self.fs.move(target, path)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def append(self, name: str, records: list[dict[str, Any]]) -> None:
+        """Add lines of JSON to `events.jsonl` or `metrics.jsonl`: a few for each stage and step, never rows."""
+        with self._appending:
+            before = self.read_text(name) if self.exists(name) else ""
+            self.write_text(name, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
