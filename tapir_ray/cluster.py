@@ -74,7 +74,9 @@ def session(config: Config) -> Iterator[None]:
 def check_resources(config: Config, available: dict[str, float]) -> None:
     """Raises InputError, naming the key, where a part of the run can never be placed on the cluster."""
     resources = config.resources
-    parts: dict[str, Replicas] = {"train": resources.train}
+    local = [key for key, endpoint in config.endpoints.items() if endpoint.engine == "vllm"]
+    served: dict[str, Replicas] = {key: getattr(resources, key) for key in local}
+    parts = {**served, "train": resources.train}
     if config.student.engine == "vllm":
         parts["student"] = resources.student
     if config.classify.by == "deberta":
@@ -83,16 +85,21 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
     for name, part in parts.items():
         # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
         beside = 0.0 if name == "train" else 6 * resources.stage_cpus
+        # A local teacher and judge stay while the others come and go.
+        others = [other for key, other in served.items() if key != name]
+        beside += sum(other.tensor_parallel * other.cpus for other in others)
         needed = part.replicas * part.tensor_parallel * part.cpus + beside
         if needed > cpus:
             raise InputError(
-                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for the "
-                f"stages beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
+                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for what "
+                f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
             )
+        held = sum(other.tensor_parallel * other.gpus for other in others)
         asked = part.replicas * part.tensor_parallel * part.gpus
-        if asked > gpus:
+        if asked + held > gpus:
+            kept = f" beside {held:g} for {' and '.join(key for key in served if key != name)}" if held else ""
             raise InputError(
-                f"resources.{name} asks for {asked:g} GPUs but the cluster has {gpus:g}; "
+                f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
                 f"lower resources.{name}.gpus or .replicas"
             )
 
@@ -105,7 +112,8 @@ def set_environment() -> None:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # What claims no GPU sees none, and so runs on the CPU also where there is one.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",

@@ -76,16 +76,20 @@ class Run(Storage):
     def open(cls, config: Config, uri: str) -> Run:
         """Create the run, or continue the one that is there: decided by its stored config.
 
-        Raises InputError if the folder belongs to a config that gives other results, naming the keys that differ.
+        A run that has no finished table yet, such as one that was refused for its input, takes the new config. Raises
+        InputError if the folder belongs to a config that gives other results, naming the keys that differ.
         """
         run = cls.at(uri)
         if run.exists("config.yaml"):
-            stored = Config.model_validate(yaml.safe_load(run.read_text("config.yaml")))
+            stored = run._stored_config()
             if stored.digest() != config.digest():
-                raise InputError(
-                    f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
-                    "use another --run-dir, or set these keys back to continue it"
-                )
+                if run._has_table():
+                    raise InputError(
+                        f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
+                        "use another --run-dir, or set these keys back to continue it"
+                    )
+                run.fs.delete_dir_contents(run.root)
+                run.write_text("config.yaml", config.dump())
         elif run.exists("") and any(entry for entry in run.children("") if not entry.startswith(".")):
             raise InputError(f"{run.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
         else:
@@ -96,6 +100,16 @@ class Run(Storage):
         run.attempt = len(run.children("attempts")) + 1
         run.write_text(f"attempts/{run.attempt:05d}.json", json.dumps({"started": _now()}))
         return run
+
+    def _stored_config(self) -> Config:
+        try:
+            return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
+        except (ValueError, yaml.YAMLError) as error:
+            raise InputError(f"{self.uri}/config.yaml is not the config of a run; use another --run-dir") from error
+
+    def _has_table(self) -> bool:
+        found = self.fs.get_file_info(pafs.FileSelector(self.root, recursive=True))
+        return any(info.base_name == MANIFEST for info in found)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add one event with the time and the attempt."""
@@ -137,7 +151,9 @@ class Run(Storage):
 
     def scan(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Batches of a few columns, streamed to the driver: to count, never to hold."""
-        yield from pads.dataset(self.files(table), filesystem=self.fs, format="parquet").to_batches(columns=columns)
+        files = self.files(table)
+        if files:
+            yield from pads.dataset(files, filesystem=self.fs, format="parquet").to_batches(columns=columns)
 
     def clear(self, table: str) -> None:
         """Remove a table, finished or not."""

@@ -231,13 +231,8 @@ class Asker:
 def _endpoints(config: Config) -> dict[str, Endpoint]:
     endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
     student = config.student
-    if student.engine == "openai":
-        endpoints["student"] = Endpoint(
-            model=student.served_model_name or student.model or "",
-            base_url=student.base_url,
-            api_key_env=student.api_key_env,
-            sampling=student.sampling,
-        )
+    if student.endpoint is not None:
+        endpoints["student"] = student.endpoint.model_copy(update={"sampling": student.sampling})
     return endpoints
 
 

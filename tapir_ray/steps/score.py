@@ -65,7 +65,8 @@ def without_holdout(batch: pa.Table) -> pa.Table:
 def _select(context: Context, round_number: int, table: str) -> None:
     """Candidates: the seed data and all generated before, by task up to `score.max_rows`; beside them the holdout."""
     config, cpus = context.config, context.stage_cpus
-    tables = ["seed/instructions", *(f"{round_dir(before)}/generated" for before in range(1, round_number))]
+    generated = [f"{round_dir(before)}/generated" for before in range(1, round_number)]
+    tables = ["seed/instructions", *(table for table in generated if context.run.done(table))]
     rows = context.map(context.read(*tables), _scorable)
     found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
     weights = context.taxonomy.effective_weights(found)

@@ -109,7 +109,12 @@ def test_a_student_behind_an_endpoint(ray_local: None) -> None:
     with running(student) as seen:
         config = config_for(
             "http://127.0.0.1:9/v1",
-            student={"engine": "openai", "model": "s", "base_url": seen.url, "sampling": {"max_tokens": 9}},
+            student={
+                "engine": "openai",
+                "model": "s",
+                "endpoint": {"model": "s", "base_url": seen.url, "api_key_env": None},
+                "sampling": {"max_tokens": 9},
+            },
         )
         with opened(config) as roles:
             table = roles.ask(dataset(rows), student_answer, records.SCORED).take_all()
