@@ -71,7 +71,7 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
     """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
     with Roles(config, run.run_id, simulator_url) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
-        progress = Progress.start(roles.usage)
+        progress = Progress(roles.usage)
         run.progress = progress
         try:
             yield Context(run, config, roles, taxonomy, curriculum, progress)

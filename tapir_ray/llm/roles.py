@@ -157,10 +157,6 @@ class Roles:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())
 
-    def budget_used_up(self) -> bool:
-        """Whether the budget is reached: no request has been sent since."""
-        return self._actor is not None and ray.get(self._actor.exhausted.remote())
-
     def _group(self, role: str) -> str:
         return "teacher" if role == "judge" and self._config.judge.same_as == "teacher" else role
 

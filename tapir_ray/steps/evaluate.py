@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.context import Context, round_dir
-from tapir_ray.records import HOLDOUT, OK, SCORED, conform
+from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform
 from tapir_ray.steps.answer import answer_and_judge
 from tapir_ray.steps.train import student_after
 
@@ -23,8 +23,9 @@ def holdout(context: Context) -> None:
         run.publish(TABLE)
         return
     with context.stage("evaluate", last):
-        rows = answer_and_judge(context, held_out(context), student_after(context, last))
-        context.write(TABLE, rows, SCORED, "evaluate on the holdout")
+        rows = context.remaining(TABLE, held_out(context), ID)
+        rows = answer_and_judge(context, rows, student_after(context, last))
+        context.write(TABLE, rows, SCORED, "evaluate on the holdout", key=ID)
 
 
 def scored_table(context_rounds: int, round_number: int) -> str:

@@ -93,7 +93,6 @@ def test_an_exhausted_budget_sends_nothing_more(ray_local: None) -> None:
         config = config_for(seen.url, budget={"max_tokens": 20}, teacher={"limits": {"in_flight": 4}})
         with opened(config) as roles:
             table = roles.ask(dataset(rows), echo, ECHO).take_all()
-            assert roles.budget_used_up()
     reasons = [row["reason"] for row in table]
     assert len(table) == 40 and reasons.count("budget_used_up") > 20
     assert len(seen.requests) < 30
