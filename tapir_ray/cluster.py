@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tapir_ray.config import Config, Replicas
-from tapir_ray.errors import InputError
+from tapir_ray.errors import InputError, Stopped
 
 SHORT_PATH_LIMIT = 60
 """Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
@@ -64,11 +66,39 @@ def session(config: Config) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         check_resources(config, ray.cluster_resources())
-        yield
+        with stopped_by_signals():
+            yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process as it always does.
+
+    To be entered after Ray is started, which sets a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        restore()
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name}; what is finished is kept, start the same command again to continue")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield
+    finally:
+        restore()
 
 
 def check_resources(config: Config, available: dict[str, float]) -> None:

@@ -30,6 +30,7 @@ import yaml
 from tapir_ray import parts
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, StageError, Stopped
+from tapir_ray.ownership import check_owner, refuse_beside_another
 from tapir_ray.records import FAILED, FILTERED, conform
 from tapir_ray.storage import Storage
 
@@ -71,6 +72,7 @@ class Run(Storage):
     def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
         super().__init__(fs, root, uri)
         self.attempt = 0
+        """Given by `ownership.owned`; 0 is a run that is only read."""
         self.run_id = ""
         self.progress: Progress | None = None
         self._kept: dict[str, int] = {}
@@ -92,6 +94,7 @@ class Run(Storage):
                         f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
                         "use another --run-dir, or set these keys back to continue it"
                     )
+                refuse_beside_another(run)
                 run.fs.delete_dir_contents(run.root)
                 run.write_text("config.yaml", config.dump())
         elif run.exists("") and any(entry for entry in run.children("") if not entry.startswith(".")):
@@ -101,8 +104,6 @@ class Run(Storage):
         # Two runs of one config in two folders may share a cluster, where this names their actors.
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
         run.run_id = f"{config.name}-{config.digest()}-{place}"
-        run.attempt = len(run.children("attempts")) + 1
-        run.write_text(f"attempts/{run.attempt:05d}.json", json.dumps({"started": _now()}))
         return run
 
     def _stored_config(self) -> Config:
@@ -240,8 +241,8 @@ class Run(Storage):
     ) -> Manifest:
         """Count a table's files (all of its folder, if none are named) and write its manifest.
 
-        Raises StageError, and publishes nothing, if other than `expected` rows are there, or more than
-        `max_error_rate` of them failed.
+        Raises StageError, and publishes nothing, if a later attempt owns the run, other than `expected` rows are there,
+        or more than `max_error_rate` of them failed.
         """
         files = [name for name in self.children(table) if name.endswith(".parquet")] if files is None else files
         dataset = pads.dataset([self.path(f"{table}/{name}") for name in files], filesystem=self.fs, format="parquet")
@@ -263,6 +264,7 @@ class Run(Storage):
         if statuses[FAILED] > max_error_rate * rows:
             (kind, _), *_ = reasons[FAILED].most_common(1)
             raise StageError(_too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))
+        check_owner(self, self.attempt)
         manifest = Manifest(
             table=table,
             rows=rows,
