@@ -18,20 +18,30 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
 from tapir_ray.llm import watch
-from tapir_ray.records import FAILED, OK
-from tapir_ray.train.chat import encode_prompt, shared_tokenizer
+from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
-    """The row with `tokenized_prompt`, `sampling_params` and `max_tokens`, as the engine takes them."""
-    sampling = student.sampling
-    prompt = encode_prompt(shared_tokenizer(model, student), row["messages"], student.chat_template_kwargs)
-    room = student.max_model_len - len(prompt)
-    row["prompt_fits"] = room > 0
-    row["tokenized_prompt"] = prompt if room > 0 else prompt[:1]
-    row["max_tokens"] = min(sampling.max_tokens, room) if room > 0 else 1
+    """The row with `tokenized_prompt`, `sampling_params` and `max_tokens`, as the engine takes them.
+
+    A row that cannot be asked has its reason in `unasked` (else "") and one token in place of its prompt, since every
+    row passes through the engine.
+    """
+    sampling, tokenizer = student.sampling, shared_tokenizer(model, student)
+    row["unasked"] = ""
+    try:
+        prompt = encode_prompt(tokenizer, row["messages"], student.chat_template_kwargs)
+        if len(prompt) >= student.max_model_len:
+            row["unasked"] = TOO_LONG
+    except TemplateRefused as refused:
+        row["unasked"] = refused.reason
+    if row["unasked"]:
+        prompt = [tokenizer.eos_token_id]
+    row["tokenized_prompt"] = prompt
+    row["max_tokens"] = 1 if row["unasked"] else min(sampling.max_tokens, student.max_model_len - len(prompt))
     row["sampling_params"] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -67,8 +77,8 @@ def generate(
 
     The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not.
 
-    A prompt that leaves no room for an answer is a failed row with the reason `prompt_too_long`; an error of the
-    engine on one row is a failed row with the engine's message.
+    A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
+    does not take as `template_refused: …`; an error of the engine on one row is a failed row with the engine's message.
     """
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
@@ -103,8 +113,8 @@ def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     error = row.get("__inference_error__")
     if error:
         answered |= {"status": FAILED, "reason": f"engine_error: {error}"}
-    elif not row["prompt_fits"]:
-        answered |= {"status": FAILED, "reason": TOO_LONG}
+    elif row["unasked"]:
+        answered |= {"status": FILTERED, "reason": row["unasked"]}
     else:
         cut = row["num_generated_tokens"] >= row["max_tokens"]
         answered |= {
