@@ -336,6 +336,12 @@ class Train(Section):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     gradient_checkpointing: bool = False
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """A worker that dies costs at most this much training: the others wait for it and go on from the checkpoint."""
+    checkpoint_steps: Count | None = None
+    """A checkpoint every so many optimizer steps, instead of by time."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
     @field_validator("initial_sft", mode="before")
@@ -491,7 +497,8 @@ class Config(Section):
                 endpoint.pop(speed, None)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
-        content["train"].pop("micro_batch")
+        for speed in ("micro_batch", "checkpoint_minutes", "checkpoint_steps", "max_failures"):
+            content["train"].pop(speed)
         if content["simulator"]:
             content["simulator"].pop("log")
             content["simulator"].pop("latency_s")

@@ -102,7 +102,8 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
             start,
             run.path(name),
             run.path("ray_train"),
-            f"{run.run_id}-{round_number:02d}-{run.attempt}",
+            # A stopped training goes on from its checkpoint, which only as many workers can read.
+            f"round-{round_number:02d}-{config.resources.train.replicas}",
             config.student,
             config.train,
             config.resources,

@@ -17,7 +17,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ from tapir_ray.train.chat import IGNORED, load_tokenizer, stop_token_ids
 
 RESULT_FILE = "train_result.json"
 """In the HF folder: what `TrainResult` holds, with the loss of every step."""
+PROGRESS_FILE = "tapir_progress.json"
+"""In a checkpoint on the way: the steps that are done, with their losses."""
+ERROR = "error"
+"""Metric with the sentence of an error that would come again: Ray Train must not repeat the training for it."""
 
 Packed = dict[str, np.ndarray]
 """A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
@@ -181,16 +186,26 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Train, then report once; rank 0 with the HF folder as checkpoint and in it `RESULT_FILE`, the result.
+    """Train, from the last checkpoint if there is one; at its end rank 0 reports the HF folder with RESULT_FILE.
 
-    Raises StageError naming the step where the loss or the gradients are not finite.
+    Where the loss or the gradients are not finite the sentence that names the step is reported as the metric ERROR.
     """
     import ray.train
 
     work: Work = config["work"]
-    engine, device = _engine(work)
-    result = _train(engine, device, work)
     first = ray.train.get_context().get_world_rank() == 0
+    checkpoint = ray.train.get_checkpoint()
+    with checkpoint.as_directory() if checkpoint else nullcontext() as earlier:
+        if earlier and (Path(earlier) / RESULT_FILE).exists():
+            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(earlier) if first else None)
+            return
+        engine, device = _engine(work)
+        progress = _restore(engine, Path(earlier)) if earlier else Progress()
+    try:
+        result = _train(engine, device, work, progress)
+    except StageError as error:
+        ray.train.report({ERROR: str(error)})
+        return
     with tempfile.TemporaryDirectory() as folder:
         _save(engine, work, folder, first)
         if first:
@@ -248,8 +263,39 @@ def _engine(work: Work) -> tuple[Any, Any]:
     return engine, device
 
 
-def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
-    """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank."""
+@dataclass
+class Progress:
+    """What is done of a training, the same on every rank."""
+
+    losses: list[float] = field(default_factory=list)
+    """Of each step."""
+    tokens: int = 0
+    response_tokens: int = 0
+    seconds: float = 0.0
+
+
+def _checkpoint(engine: Any, progress: Progress) -> None:
+    """Report the optimizer's and the model's state; a collective call, each rank with its own part."""
+    import ray.train
+
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save_checkpoint(folder, tag="state")
+        (Path(folder) / PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
+        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _restore(engine: Any, folder: Path) -> Progress:
+    path, _ = engine.load_checkpoint(str(folder), tag="state")
+    if path is None:
+        raise StageError(f"the checkpoint in {folder} cannot be read by this number of workers")
+    return Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
+
+
+def _train(engine: Any, device: Any, work: Work, done: Progress) -> dict[str, Any]:
+    """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank.
+
+    Goes on after the steps that are `done`. Raises StageError naming the step whose loss or gradients are not finite.
+    """
     import ray.train
     import torch
 
@@ -260,10 +306,10 @@ def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
     steps = math.ceil(reader.sequences / train.global_batch)
     micro = micro_batch_size(train, world)
     scale = world * (train.global_batch // world // micro)
-    losses: list[float] = []
-    tokens = response_tokens = 0
-    started = reported = time.time()
-    for step in range(steps):
+    losses, tokens, response_tokens = done.losses, done.tokens, done.response_tokens
+    saved = time.time()
+    started = reported = saved - done.seconds
+    for step in range(len(losses), steps):
         rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_share)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
@@ -272,12 +318,14 @@ def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
             [
                 sum(int((row["labels"] != IGNORED).sum()) for part in rows for row in part),
                 sum(len(row["labels"]) for part in rows for row in part if row is not EMPTY),
+                # All ranks save after the same step: by the clock of the first.
+                float(rank == 0 and time.time() - saved > 60 * train.checkpoint_minutes),
             ],
             dtype=torch.float64,
             device=device,
         )
         torch.distributed.all_reduce(counts)
-        in_loss, seen = (int(count) for count in counts.tolist())
+        in_loss, seen, due = (int(count) for count in counts.tolist())
         total = torch.zeros((), dtype=torch.float64, device=device)
         for part in rows:
             batch = {name: t.to(device) for name, t in collate(part, train.attention == "flash_attention_2").items()}
@@ -308,8 +356,13 @@ def _train(engine: Any, device: Any, work: Work) -> dict[str, Any]:
                     "learning_rate": rate,
                     "tokens": tokens,
                     "tokens_per_second": tokens / max(1e-9, reported - started),
+                    "pid": os.getpid(),
                 }
             )
+        every = train.checkpoint_steps
+        if step + 1 < steps and (due if every is None else (step + 1) % every == 0):
+            _checkpoint(engine, Progress(losses, tokens, response_tokens, time.time() - started))
+            saved = time.time()
     return {
         "steps": steps,
         "sequences": reader.sequences,

@@ -24,7 +24,7 @@ import ray
 
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.loop import RESULT_FILE, PackedReader, Work, train_worker
+from tapir_ray.train.loop import ERROR, RESULT_FILE, PackedReader, Work, train_worker
 
 POLL_S = 0.5
 
@@ -84,13 +84,14 @@ def train_student(
 ) -> TrainResult:
     """Train `init_model` once through the packed table and write the new student to the local folder `out_dir`.
 
-    `packed_dir` and `storage_dir` (Ray Train's own files, removed again) are paths on `fs`; `name` must be new for
-    every round and attempt, or Ray Train takes up the older run. The table already holds `epochs` epochs. `on_progress`
-    is called from this thread about once a second. Raises StageError when the training fails.
+    `packed_dir` and `storage_dir` (Ray Train's own files, removed again) are paths on `fs`. A training of the same
+    `name` that was stopped goes on from its last checkpoint, so the name must be new for every round. The table
+    already holds `epochs` epochs. `on_progress` is called from this thread about once a second. Raises StageError when
+    the training fails.
     """
     import ray.train
     import ray.train.torch
-    from ray.train.v2.api.config import RunConfig
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, RunConfig
 
     called = time.time()
     if isinstance(fs, pafs.LocalFileSystem):
@@ -120,18 +121,24 @@ def train_student(
             storage_path=storage_dir,
             storage_filesystem=fs,
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
+    result = _fit(trainer, mailbox, on_progress)
+    if error := (result.metrics or {}).get(ERROR):
+        fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
+        raise StageError(f"training failed: {error}")
+    checkpoint = result.checkpoint
     shutil.rmtree(out_dir, ignore_errors=True)
     Path(out_dir).parent.mkdir(parents=True, exist_ok=True)
     checkpoint.to_directory(out_dir)
     fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
-    result = json.loads((Path(out_dir) / RESULT_FILE).read_text())
-    startup_seconds = result.pop("started") - called
-    losses = result["losses"]
+    facts = json.loads((Path(out_dir) / RESULT_FILE).read_text())
+    startup_seconds = facts.pop("started") - called
+    losses = facts["losses"]
     return TrainResult(
-        **result, first_loss=losses[0], last_loss=losses[-1], startup_seconds=startup_seconds, checkpoint=out_dir
+        **facts, first_loss=losses[0], last_loss=losses[-1], startup_seconds=startup_seconds, checkpoint=out_dir
     )
 
 

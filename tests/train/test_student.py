@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,26 @@ def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
     assert not (tmp_path / "ray_train" / "two").exists()
 
 
+def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
+    steps: list[int] = []
+    killed: list[int] = []
+
+    def on_progress(message: dict[str, Any]) -> None:
+        steps.append(message["step"])
+        if message["step"] >= 3 and not killed:
+            killed.append(message["step"])
+            os.kill(message["pid"], signal.SIGKILL)
+
+    result = run(model, packed, tmp_path, "killed", on_progress=on_progress, checkpoint_steps=1)
+    assert killed
+    after = steps[steps.index(killed[0]) + 1 :]
+    assert min(after) > 2, "it did not begin again"
+    assert result.losses == pytest.approx(plain_losses(model, packed), rel=1e-4)
+    assert result.tokens == sum(len(PackedReader(packed, FS)[i]["labels"]) for i in range(22))
+
+
 def test_nothing_to_train_on_is_said_at_once(model: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StageError, match=r"no sequence to train on.*train\.sequence_length 64"):
@@ -158,7 +180,6 @@ def test_zero_3_in_two_threads_at_once_saves_whole_weights(
         assert same_model_as_reported(results[name], packed)
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_names_the_step(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"at step \d of 6 .* train\.learning_rate"):
         run(model, packed, tmp_path, "nan", workers=1, learning_rate=1e30)
