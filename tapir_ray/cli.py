@@ -40,7 +40,16 @@ def _run(options: argparse.Namespace) -> int:
     from tapir_ray.launch import launch
 
     config = load(options.config, options.set)
-    launch(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until, options.start)
+    launch(
+        config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until, options.start, options.fork
+    )
+    return 0
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from tapir_ray.launch import retry
+
+    retry(options.run)
     return 0
 
 
@@ -79,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     run.add_argument("--from", dest="start", default="", metavar="STAGE=PATH", help="begin a stage with your own table")
+
+    run.add_argument(
+        "--fork", default="", metavar="RUN", help="begin a new run with what the config leaves valid of an older one"
+    )
+
+    again = verb("retry", _retry, "ask again for a run's failed rows, and make anew what follows from them")
+    again.add_argument("run", help="folder or URI of the run")
 
     labels = verb("classifier", _classifier, "label rows by the teacher, train the task classifier on them, score it")
     labels.add_argument("action", choices=("label", "train", "score"))

@@ -489,8 +489,8 @@ class Config(Section):
         """The whole configuration as YAML, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
-    def digest(self) -> str:
-        """Hash of everything that changes results (not `run_dir`, `resources`, limits or budget); 16 hex digits."""
+    def results(self) -> dict[str, Any]:
+        """Everything that changes results (not `run_dir`, `resources`, limits or budget), as nested mappings."""
         content = self.model_dump(mode="json", exclude={"name", "run_dir", "resources", "budget", "max_error_rate"})
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
             for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url"):
@@ -504,7 +504,11 @@ class Config(Section):
             content["simulator"].pop("latency_s")
             if content["simulator"]["seed_rows"]:
                 content["seed_data"].pop("path")  # inside the run's folder, which may be moved
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        return content
+
+    def digest(self) -> str:
+        """Hash of `results`; 16 hex digits."""
+        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -20,12 +20,14 @@ from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
 from tapir_ray.errors import InputError
+from tapir_ray.fork import fork
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
 from tapir_ray.ownership import owned
 from tapir_ray.progress import Progress
 from tapir_ray.report.summary import print_table, summarise
+from tapir_ray.retry import reopen_failed
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.simulator.options import RECORDED
@@ -38,20 +40,41 @@ from tapir_ray.train.chat import load_tokenizer, resolve_template
 SEED_FILE = "seed_data.jsonl"
 
 
-def launch(config: Config, run_dir: str, until: str = "", start: str = "") -> None:
+def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_of: str = "") -> None:
     """Run or continue the loop in `run_dir`; progress goes to stderr, the final table to stdout.
 
-    `until` names a stage to stop after; `start` (`STAGE=PATH`) brings the table that a stage begins with.
+    `until` names a stage to stop after; `start` (`STAGE=PATH`) brings the table that a stage begins with; `fork_of` is
+    an older run of which a new one takes over what is still valid.
 
     Raises InputError for what can be seen to be wrong beforehand, Stopped and StageError as `distill` does.
     """
     if until and until not in STAGES:
         raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
     own = own_table(start)
+    if fork_of:
+        fork(fork_of, run_dir, config)
     with started(config, run_dir) as context:
         if own is not None:
             adopt(context, *own)
         distill(context, StopAfter(until))
+    print_table(summarise(context), context.run, file=sys.stdout)
+
+
+def retry(run_dir: str) -> None:
+    """Ask again for the failed rows of a run, and make anew what follows from them.
+
+    Raises InputError where there is no run, otherwise as `launch`.
+    """
+    run = Run.at(run_dir)
+    if not run.exists("config.yaml"):
+        raise InputError(f"{run.uri} holds no run (no config.yaml)")
+    with started(run.stored_config(), run_dir) as context:
+        reopened = reopen_failed(context.run, context.config)
+        for table, rows in reopened.items():
+            context.progress.say(f"{table}: {rows} failed rows are asked again")
+        if not reopened:
+            context.progress.say("no row failed: there is nothing to ask again")
+        distill(context, StopAfter())
     print_table(summarise(context), context.run, file=sys.stdout)
 
 

@@ -110,6 +110,11 @@ def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
                 fs.delete_file(f"{folder}/{name}")
 
 
+def unpublish(folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str) -> None:
+    """A finished table becomes unfinished, without its failed rows; it is always the one or the other."""
+    ray.get(ray.remote(num_cpus=0)(_unpublish).remote(folder, fs, list(files), key, manifest))
+
+
 def keys_of(table: pa.Table, key: Key) -> Any:
     """The rows' keys as strings; a missing value counts as empty."""
     columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
@@ -163,6 +168,20 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
         finished.append(keys_of(part, key).combine_chunks())
     keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
     return len(keys), keys
+
+
+def _unpublish(folder: str, fs: pafs.FileSystem, files: list[str], key: Key, manifest: str) -> None:
+    kept: list[str] = []
+    for file in files:
+        table = pq.read_table(f"{folder}/{file}", filesystem=fs)
+        table = table.filter(pc.not_equal(table["status"], FAILED))
+        if len(table):
+            kept.append(f"{PART}{_name(table, key)}.parquet")
+            _write(table, kept[-1], folder, fs)
+    fs.delete_file(f"{folder}/{manifest}")
+    for file in files:
+        if file not in kept:
+            fs.delete_file(f"{folder}/{file}")
 
 
 def _without(block: pa.Table, keys: list[ray.ObjectRef], key: Key) -> pa.Table:

@@ -87,12 +87,13 @@ class Run(Storage):
         """
         run = cls.at(uri)
         if run.exists("config.yaml"):
-            stored = run._stored_config()
+            stored = run.stored_config()
             if stored.digest() != config.digest():
                 if run._has_table():
                     raise InputError(
-                        f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
-                        "use another --run-dir, or set these keys back to continue it"
+                        f"{run.uri} holds a run of another config ({_sentence(differences(stored, config))}); "
+                        "set these keys back to continue it, or branch off with another --run-dir and "
+                        f"--fork {run.uri}, which keeps what is still valid"
                     )
                 refuse_beside_another(run)
                 run.fs.delete_dir_contents(run.root)
@@ -106,7 +107,8 @@ class Run(Storage):
         run.run_id = f"{config.name}-{config.digest()}-{place}"
         return run
 
-    def _stored_config(self) -> Config:
+    def stored_config(self) -> Config:
+        """The config that the run was started with. Raises InputError for a file that is none."""
         try:
             return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
         except (ValueError, yaml.YAMLError) as error:
@@ -310,18 +312,22 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _difference(stored: Config, given: Config) -> str:
-    """The first keys whose values differ, as `a.b: old → new`."""
-    differences: list[str] = []
+def differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any]]:
+    """By key (`a.b`), the stored and the given value of all that differs and changes results."""
+    found: dict[str, tuple[Any, Any]] = {}
 
     def walk(path: str, old: Any, new: Any) -> None:
         if isinstance(old, dict) and isinstance(new, dict):
             for key in sorted(old.keys() | new.keys()):
                 walk(f"{path}.{key}" if path else key, old.get(key), new.get(key))
         elif old != new:
-            differences.append(f"{path}: {old!r} → {new!r}")
+            found[path] = (old, new)
 
-    ignored = {"run_dir", "resources", "budget", "name"}
-    walk("", stored.model_dump(mode="json", exclude=ignored), given.model_dump(mode="json", exclude=ignored))
-    more = f" and {len(differences) - 4} more" if len(differences) > 4 else ""
-    return "; ".join(differences[:4]) + more
+    walk("", stored.results(), given.results())
+    return found
+
+
+def _sentence(changed: dict[str, tuple[Any, Any]]) -> str:
+    """The first of the differences, as `a.b: old → new`."""
+    shown = [f"{key}: {old!r} → {new!r}" for key, (old, new) in list(changed.items())[:4]]
+    return "; ".join(shown) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

@@ -1,0 +1,40 @@
+"""`tapir retry RUN`: ask again for the failed rows of a run, and make anew what follows from them."""
+
+from __future__ import annotations
+
+from tapir_ray import parts
+from tapir_ray.config import Config
+from tapir_ray.lineage import following
+from tapir_ray.records import DRAW, FAILED, ID, SOURCE_AND_ID
+from tapir_ray.run import MANIFEST, Run
+
+
+def reopen_failed(run: Run, config: Config) -> dict[str, int]:
+    """Take the first tables with failed rows back to unfinished, without these rows; returns {table: failed rows}.
+
+    Their other rows stay and are not asked again. What follows from them is removed, to be made again; an answer that
+    was paid for is found in the response cache. Empty where no row failed. Needs a running Ray.
+    """
+    reopened: dict[str, int] = {}
+    stale: list[str] = []
+    for output in following({"seed/read"}, config):
+        manifest = run.done(output)
+        if output in stale or manifest is None or not manifest.count(FAILED):
+            continue
+        reopened[output] = manifest.count(FAILED)
+        stale += following({output}, config)
+    for output in stale:
+        if output in reopened:
+            parts.unpublish(run.path(output), run.fs, run.manifest(output).files, key_of(output), MANIFEST)
+        elif run.exists(output):
+            run.fs.delete_dir(run.path(output))
+    if reopened and run.exists("summary.json"):
+        run.fs.delete_file(run.path("summary.json"))
+    return reopened
+
+
+def key_of(table: str) -> parts.Key:
+    """The key that a table is written with."""
+    if table.endswith(("/expanded", "/generated")):
+        return DRAW
+    return SOURCE_AND_ID if table == "seed/instructions" else ID
