@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tapir_ray.config import Config, parse
-from tapir_ray.lineage import CHANGES, changed_by, following, inputs
+from tapir_ray.lineage import ANSWERS, CHANGES, changed_by, following, inputs
 from tapir_ray.run import differences
 
 BASE: dict[str, Any] = {
@@ -40,7 +40,7 @@ def test_every_section_that_changes_results_is_known() -> None:
     assert {key.split(".")[0] for key in CHANGES} == set(config().results())
     names = {name for names in CHANGES.values() for name in names}
     outputs = inputs(config())
-    assert names <= {*outputs, *(output.removeprefix("rounds/")[3:] for output in outputs)}
+    assert names <= {ANSWERS, *outputs, *(output.removeprefix("rounds/")[3:] for output in outputs)}
 
 
 @pytest.mark.parametrize(
