@@ -70,7 +70,7 @@ def adopt(context: Context, stage: str, path: str) -> None:
     rows = context.map(rows, completed, names=schema.names, generated=stage == "mix")
     if schema is INSTRUCTIONS and "split" not in given:
         context.write(SPLIT, holdout.with_holdout(context, rows), schema, "split off the holdout")
-        rows = overlap.filter_seed(context, context.read(SPLIT))
+        rows = overlap.filter_rows(context, context.read(SPLIT))
     context.write(table, rows, schema, f"adopt {table}")
 
 
