@@ -35,9 +35,15 @@ class Context:
         return self.config.resources.stage_cpus
 
     def write(
-        self, table: str, rows: ray.data.Dataset, schema: pa.Schema, label: str, expected: int | None = None
+        self,
+        table: str,
+        rows: ray.data.Dataset,
+        schema: pa.Schema,
+        label: str,
+        expected: int | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Run a pipeline into a table with live progress; returns the manifest.
+        """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
 
         Raises StageError as `Run.publish` does, and Stopped where the budget ended: the table is then not published.
         """
@@ -50,6 +56,7 @@ class Context:
                 expected=expected,
                 max_error_rate=self.config.max_error_rate,
                 before_publishing=self._within_budget,
+                extra=extra,
             )
 
     def _within_budget(self) -> None:

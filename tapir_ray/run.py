@@ -153,8 +153,9 @@ class Run(Storage):
         expected: int | None = None,
         max_error_rate: float = 1.0,
         before_publishing: Callable[[], None] | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Run the pipeline behind `rows` into a table and publish it.
+        """Run the pipeline behind `rows` into a table and publish it, with `extra` in its manifest.
 
         Raises StageError as `publish` does, and whatever `before_publishing` raises once the pipeline has ended.
         """
@@ -178,7 +179,7 @@ class Run(Storage):
         if before_publishing is not None:
             before_publishing()
         seconds = time.monotonic() - started
-        return self.publish(table, seconds=seconds, expected=expected, max_error_rate=max_error_rate)
+        return self.publish(table, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra)
 
     def write_rows(self, table: str, rows: pa.Table) -> Manifest:
         """Publish a small table that is already here."""
