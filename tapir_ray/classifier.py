@@ -18,11 +18,10 @@ from rich.table import Table
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError
 from tapir_ray.launch import started
-from tapir_ray.records import INSTRUCTIONS
 from tapir_ray.sources import list_files
-from tapir_ray.stages.classify import score_classifier
-from tapir_ray.stages.ingest import parse_sources
-from tapir_ray.steps import classifier
+from tapir_ray.stages.classify import load_labels, score_classifier
+from tapir_ray.stages.ingest import PARSED, parse_sources
+from tapir_ray.steps import classifier, seed
 from tapir_ray.steps.prepare import ingest
 
 SCORED_ROWS = "classifier/scored_rows"
@@ -50,17 +49,26 @@ def prepare(config: Config, run_dir: str, train: bool) -> None:
 def score(config: Config, run_dir: str, rows: str | None, model: str | None) -> None:
     """Print how well a classifier labels the rows of a file, by the task in their `seed_data.task_column`.
 
-    Raises InputError where the file or the column is not named, or a task is not in the taxonomy.
+    Raises InputError where the file, the column or a classifier is not named or not there, or a row cannot be used.
     """
-    if rows is None or config.seed_data.task_column is None:
+    column = config.seed_data.task_column
+    if rows is None or column is None:
         raise InputError("tapir classifier score needs --rows FILE and seed_data.task_column")
-    files = list_files(rows)
-    with started(config, run_dir) as context:
+    if model is None and config.classify.by != "deberta":
+        raise InputError("tapir classifier score needs --model, or classify.by: deberta to score the run's classifier")
+    if model is not None:
+        load_labels(model, config.classify.trust_remote_code)
+    files = list_files(rows, "--rows")
+    with started(config, run_dir, labelled=True) as context:
+        if model is None and config.classify.label_rows and not context.run.exists(f"{classifier.FOLDER}/report.json"):
+            raise InputError(
+                f"{context.run.uri} has no classifier yet: give --model, or run tapir classifier train first"
+            )
         parsed = parse_sources(files, config.seed_data.model_copy(update={"limit": None}), context.stage_cpus)
-        context.write(SCORED_ROWS, parsed, INSTRUCTIONS, "read the rows")
-        for batch in context.run.scan(SCORED_ROWS, ["task"]):
-            for task in set(batch["task"].to_pylist()) - {None}:
-                context.taxonomy.check(task, f"column {config.seed_data.task_column} of {rows}")
+        context.write(SCORED_ROWS, parsed, PARSED, "read the rows")
+        seed.check_rows(context, SCORED_ROWS, f"--rows {rows}")
+        seed.check_task_column(context, SCORED_ROWS, f"--rows {rows}, column {column}")
+        seed.check_tasks(context, SCORED_ROWS, f"column {column} of {rows}")
         chosen = model or classifier.model(context)
         show(score_classifier(context.run.files(SCORED_ROWS), chosen, context.config, context.run.fs).to_dict())
 

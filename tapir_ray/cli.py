@@ -13,9 +13,12 @@ from tapir_ray.cluster import set_environment
 from tapir_ray.config import load
 from tapir_ray.errors import Stopped, TapirError
 
+RAYS_ADVICE = "\nFailed to apply UDF transform"
+"""What Ray Data adds to the text of an error in a pipeline, from here on, is of no use to a user."""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Run one command and return its exit status; an error that is not tapir-ray's own comes through."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["simulate"]:
         from tapir_ray.simulator.__main__ import main as simulate
@@ -25,15 +28,25 @@ def main(arguments: list[str] | None = None) -> int:
     set_environment()
     try:
         return options.verb(options)
-    except Stopped as stop:
-        print(f"tapir: {stop}", file=sys.stderr)
-        return stop.exit_status
-    except TapirError as error:
-        print(f"tapir: {error}", file=sys.stderr)
-        return error.exit_status
     except KeyboardInterrupt:
         print("tapir: interrupted; start the same command again to continue", file=sys.stderr)
         return Stopped.exit_status
+    except Exception as error:
+        own = own_error(error)
+        if own is None:
+            raise
+        print(f"tapir: {str(own).partition(RAYS_ADVICE)[0]}", file=sys.stderr)
+        return own.exit_status
+
+
+def own_error(error: BaseException | None) -> TapirError | None:
+    """The TapirError that `error` is, or that Ray has wrapped in it as the error of a task; None if it is neither."""
+    while error is not None:
+        wrapped = getattr(error, "cause", None)
+        if isinstance(error, TapirError) and wrapped is None:
+            return error
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
+    return None
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -551,7 +551,10 @@ def _apply(content: dict[str, Any], override: str) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise InputError(f"--set {override}: {parent} is a value, not a section")
-    node[last] = yaml.safe_load(value) if value else None
+    try:
+        node[last] = yaml.safe_load(value) if value else None
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def _sentence(error: ValidationError) -> str:

@@ -42,8 +42,9 @@ class Context:
         label: str,
         expected: int | None = None,
         key: Key = (),
+        extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Run a pipeline into a table with live progress; returns the manifest.
+        """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
 
         With `key` (see `remaining`) a block of `resources.rows_per_part` rows is the most that a stop can lose. Raises
         StageError and Stopped as `Run.write` does: the table is then not published.
@@ -58,6 +59,7 @@ class Context:
                 stage_cpus=self.stage_cpus,
                 expected=expected,
                 max_error_rate=self.config.max_error_rate,
+                extra=extra,
             )
 
     def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
-from tapir_ray.config import Config
+from tapir_ray.config import Config, Simulator
 from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
@@ -26,11 +26,12 @@ from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
 from tapir_ray.ownership import owned
 from tapir_ray.progress import Progress
+from tapir_ray.registry import resolve
 from tapir_ray.report.summary import print_table, summarise
 from tapir_ray.retry import reopen_failed
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running, write_seed
-from tapir_ray.simulator.options import RECORDED
+from tapir_ray.simulator.options import RECORDED, TASKS
 from tapir_ray.sources import list_files
 from tapir_ray.stages.classify import check_labels, load_labels
 from tapir_ray.steps.adopt import adopt, own_table
@@ -53,7 +54,7 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
     own = own_table(start)
     if fork_of:
         fork(fork_of, run_dir, config)
-    with started(config, run_dir) as context:
+    with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
         if own is not None:
             adopt(context, *own)
         distill(context, StopAfter(until))
@@ -79,9 +80,12 @@ def retry(run_dir: str) -> None:
 
 
 @contextmanager
-def started(config: Config, run_dir: str) -> Iterator[Context]:
-    """A run with all it needs: checked, its simulator and Ray started, roles and curriculum open; gone at the end."""
-    taxonomy = check_offline(config)
+def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Context]:
+    """A run with all it needs: checked, its simulator and Ray started, roles and curriculum open; gone at the end.
+
+    `labelled` says that the rows to begin with have their tasks already.
+    """
+    taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
         run.attempt = stack.enter_context(owned(run))
@@ -108,23 +112,47 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
             actor.remove(curriculum)
 
 
-def check_offline(config: Config) -> tasks.Taxonomy:
-    """The run's taxonomy. Raises InputError for whatever can be found wrong without Ray, a request or a model."""
+def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
+    """The run's taxonomy. Raises InputError for whatever can be found wrong without Ray, a request or a model.
+
+    Rows that are `labelled` already get no tasks by `classify.by`.
+    """
     Prompts(config.prompts.dir)
     annotation(config.expand.annotation)
     measure(config.curriculum.difficulty.measure)
+    for spec in config.filter.functions:
+        resolve(spec, {}, what="filter.functions")
     if config.seed_data.path is not None:
-        list_files(config.seed_data.path)
+        list_files(config.seed_data.path, "seed_data.path")
     for path in config.filter.evaluation_sets:
-        list_files(path)
+        list_files(path, "filter.evaluation_sets")
+    if config.simulator is not None:
+        _check_simulator(config.simulator)
     if config.student.chat_template is not None:
         resolve_template(config.student.chat_template)
     if config.student.model is not None and Path(config.student.model).exists():
         load_tokenizer(config.student.model, config.student)
     taxonomy = tasks.load(config.curriculum)
+    if (
+        config.classify.by == "none"
+        and not labelled
+        and not taxonomy.from_seed
+        and not taxonomy.weights.get(tasks.OTHERS)
+    ):
+        raise InputError(
+            f"classify.by: none gives every row the task {tasks.OTHERS}, which has no weight; give it one in "
+            "curriculum.weights (or in the file of curriculum.tasks), or have the rows labelled"
+        )
     if config.classify.by == "deberta" and config.classify.label_rows == 0 and config.classify.model:
         check_labels(load_labels(config.classify.model, config.classify.trust_remote_code), taxonomy.labels)
     return taxonomy
+
+
+def _check_simulator(settings: Simulator) -> None:
+    if settings.path is not None:
+        list_files(settings.path, "simulator.path")
+    elif settings.scenario not in (RECORDED, TASKS):
+        list_files(settings.scenario, "simulator.scenario")
 
 
 def with_seed_file(config: Config, run: Run) -> Config:

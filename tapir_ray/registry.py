@@ -25,6 +25,8 @@ def resolve(spec: str, registry: Mapping[str, Callable[..., Any]], what: str) ->
         known = f"one of {', '.join(sorted(registry))}, or " if registry else ""
         raise InputError(f"{what}: there is no {spec!r}; give {known}package.module:function")
     module_name, _, attribute = spec.partition(":")
+    if not module_name or module_name.startswith(".") or not attribute:
+        raise InputError(f"{what}: {spec!r} is not of the form package.module:function")
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -188,8 +188,9 @@ class Run(Storage):
         stage_cpus: float = 0.1,
         expected: int | None = None,
         max_error_rate: float = 1.0,
+        extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Run the pipeline behind `rows` into a table and publish it.
+        """Run the pipeline behind `rows` into a table and publish it, with `extra` in its manifest.
 
         With a `key` what `remaining` found stays, and blocks of at least `rows_per_part` rows are there for good as
         soon as they are written; without one the table is written anew. Raises StageError as `publish` does, already
@@ -218,7 +219,9 @@ class Run(Storage):
             raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
         seconds = time.monotonic() - started
         files = parts.compact(self.path(table), self.fs, key)
-        manifest = self.publish(table, files, seconds=seconds, expected=expected, max_error_rate=max_error_rate)
+        manifest = self.publish(
+            table, files, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra
+        )
         parts.tidy(self.path(table), self.fs, files)
         return manifest
 

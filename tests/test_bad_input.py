@@ -100,6 +100,13 @@ def test_seed_data_that_cannot_be_used(tmp_path: Path, rows: list[str], words: t
     refused(run(tmp_path, rows), "seed_data.path", *words)
 
 
+def test_a_file_that_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "seed.json").write_text(json.dumps(GOOD_ROW))
+    refused(
+        run(tmp_path, seed_data={"path": str(tmp_path / "seed.json")}), "seed_data.path", "must hold a list of rows"
+    )
+
+
 def test_more_than_the_cluster_has(tmp_path: Path) -> None:
     refused(run(tmp_path, resources={"cpus": 4, "train": {"replicas": 8}}), "resources.train", "8")
     refused(run(tmp_path, resources={"cpus": 4, "student": {"gpus": 1}}), "resources.student", "GPU")

@@ -75,6 +75,8 @@ def test_overrides_are_typed_values(tmp_path: Path) -> None:
     assert config.curriculum.weights == {"Math": 1.0}
     with pytest.raises(InputError, match=r"key\.subkey=value"):
         load(path, ["curriculum.rounds"])
+    with pytest.raises(InputError, match=r"--set name=\[: the value is not valid YAML"):
+        load(path, ["name=["])
 
 
 def test_digest_ignores_speed_and_sees_results() -> None:

@@ -6,9 +6,11 @@ prompts.render("expand", task="Math", instruction="…")
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jinja2
+import jinja2.meta
 
 from tapir_ray.errors import InputError
 
@@ -20,7 +22,7 @@ class Prompts:
     """The run's prompts by name. Pickles as its folder's name, so it travels to workers."""
 
     def __init__(self, override_dir: str | None = None) -> None:
-        """Raises InputError for a folder that is missing, or that holds a prompt of an unknown name or bad syntax."""
+        """Raises InputError for a folder that is missing, or a prompt in it that has no use or cannot be rendered."""
         self.override_dir = override_dir
         folders = [SHIPPED]
         if override_dir is not None:
@@ -34,11 +36,9 @@ class Prompts:
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, autoescape=False
         )
-        for name in NAMES:
-            try:
-                self._environment.get_template(f"{name}.jinja")
-            except jinja2.TemplateSyntaxError as error:
-                raise InputError(f"prompt {name}.jinja line {error.lineno}: {error.message}") from error
+        if override_dir is not None:
+            for name in NAMES:
+                self._check(name, Path(override_dir) / f"{name}.jinja")
 
     def __reduce__(self) -> tuple[type[Prompts], tuple[str | None]]:
         return Prompts, (self.override_dir,)
@@ -46,3 +46,26 @@ class Prompts:
     def render(self, name: str, **values: object) -> str:
         """The text of a prompt. Raises jinja2.UndefinedError for a value the file uses and the caller lacks."""
         return self._environment.get_template(f"{name}.jinja").render(**values).strip()
+
+    def _check(self, name: str, file: Path) -> None:
+        """Raises InputError where a prompt cannot be rendered, or uses what it is not given in any of its branches."""
+        known = used = variables(name)
+        try:
+            if file.exists():
+                used = frozenset(jinja2.meta.find_undeclared_variables(self._environment.parse(file.read_text())))
+            self.render(name, **{value: [value] if value == "labels" else value for value in known | used})
+        except jinja2.TemplateSyntaxError as error:
+            raise InputError(f"prompt {file} line {error.lineno}: {error.message}") from error
+        except Exception as error:
+            # A template may do anything; whatever it raises is its author's to mend.
+            raise InputError(f"prompt {file} cannot be rendered: {' '.join(str(error).split())}") from error
+        if unknown := sorted(used - known):
+            raise InputError(f"prompt {file} uses {unknown[0]}; what it is given is {', '.join(sorted(known))}")
+
+
+@functools.cache
+def variables(name: str) -> frozenset[str]:
+    """The values that a prompt is given: those that the shipped file of this name uses."""
+    return frozenset(
+        jinja2.meta.find_undeclared_variables(jinja2.Environment().parse((SHIPPED / f"{name}.jinja").read_text()))
+    )

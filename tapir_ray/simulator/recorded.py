@@ -124,7 +124,7 @@ def _conversations(path: str) -> Iterator[tuple[int, Conversation]]:
 
     Rows that are no conversation are left out. Raises InputError where there is nothing to read.
     """
-    rows = (raw for file in list_files(path) for _, raw in read_raw(file))
+    rows = (raw for file in list_files(path, "the recorded pairs") for _, raw in read_raw(file))
     for number, raw in enumerate(rows):
         try:
             conversations = parse(raw, turns="all")

@@ -100,9 +100,9 @@ def ngram_hashes(text: str, ngram: int) -> list[int]:
 
 
 def overlap_index(rows: ray.data.Dataset, config: Config) -> ray.ObjectRef:
-    """A reference to the OverlapIndex of the rows' `messages`, built in one Ray task (a holdout or evaluation set)."""
+    """A reference to the OverlapIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task."""
     build = ray.remote(_build_index).options(num_cpus=config.resources.stage_cpus)
-    blocks = rows.select_columns(["messages"]).to_arrow_refs()
+    blocks = _mapped(rows.select_columns(["messages", "status"]), _ok_messages, config).to_arrow_refs()
     found: ray.ObjectRef = build.remote(config.filter.ngram, config.filter.near_duplicate, *blocks)
     return found
 
@@ -201,6 +201,10 @@ def _mark_overlaps(rows: pa.Table, overlaps: Mapping[str, ray.ObjectRef]) -> pa.
         reasons = [f"overlap_{name}: {kind}" if ok and (kind := next(kinds)) else None for ok in is_ok]
         rows = _marked(rows, reasons)
     return rows
+
+
+def _ok_messages(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.equal(rows["status"], OK)).select(["messages"])
 
 
 def _build_index(ngram: int, threshold: float, *blocks: pa.Table) -> OverlapIndex:

@@ -1,6 +1,6 @@
 """Source files → conversations with ids: one row for every row read, whatever became of it.
 
-rows = parse_sources(list_files("alpaca_9k.jsonl"), config.seed_data, stage_cpus=0.1)
+rows = parse_sources(list_files("alpaca_9k.jsonl", "seed_data.path"), config.seed_data, stage_cpus=0.1)
 rows = mark_duplicates(rows, duplicate_positions(files, fs))
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,35 +18,48 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import ray
 import ray.data
+import xxhash
 
 from tapir_ray.config import SeedData
 from tapir_ray.records import FILTERED, INSTRUCTIONS, OK, SEED, instruction_id, marked
-from tapir_ray.sources import Malformed, Unsupported, parse, read_raw
+from tapir_ray.sources import Conversation, Malformed, Unreadable, Unsupported, parse, read_raw
 
 POSITION = pa.field("position", pa.int64())
-PARSED = pa.schema([*INSTRUCTIONS, POSITION])
-"""`position` orders rows as they were read, so that of two equal rows the first stays."""
+CONVERSATION_ID = pa.field("conversation_id", pa.string())
+PARSED = pa.schema([*INSTRUCTIONS, POSITION, CONVERSATION_ID])
+"""`position` orders rows as they were read, so that of two equal rows the first stays; `conversation_id` is the same
+for all turns of a conversation: the instruction_id of the longest."""
 
-MALFORMED = "malformed"
+FILE_BITS = 40
+"""A position is a file's number, shifted by as many bits, plus the number of a row in it."""
+ParseRow = Callable[[Any], list[Conversation]]
 ROWS_PER_BLOCK = 2048
+LONGEST_REASON = 500
 IDS_PER_TASK = 1_000_000
 
 
-def parse_sources(files: Sequence[str], seed_data: SeedData, stage_cpus: float) -> ray.data.Dataset:
-    """The conversations of all files, schema PARSED.
+def parse_sources(
+    files: Sequence[str], seed_data: SeedData, stage_cpus: float, parse_row: ParseRow | None = None
+) -> ray.data.Dataset:
+    """The conversations of all files, schema PARSED; by `parse_row` in the place of `sources.parse`.
 
     A row that is not of its format is `filtered` with the reason `malformed: file:line: what`, one that cannot be
-    represented with `unsupported: what`; an instruction without an answer keeps a null response.
+    represented with `unsupported: …`, the end of a broken file with `unreadable: …`; an instruction without an answer
+    keeps a null response.
     """
+    parse_row = parse_row or functools.partial(parse, format=seed_data.format, turns=seed_data.turns)
     # With a limit the files are read in order by one task; without, each by its own.
     groups = [list(files)] if seed_data.limit else [[file] for file in files]
-    items = [{"files": group, "start": index << 40} for index, group in enumerate(groups)]
+    items = [{"files": group, "start": index << FILE_BITS} for index, group in enumerate(groups)]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        functools.partial(_parse_group, seed_data=seed_data), batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus
+        functools.partial(_parse_group, seed_data=seed_data, parse_row=parse_row),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=stage_cpus,
     )
 
 
-def _parse_group(batch: pa.Table, seed_data: SeedData) -> Iterator[pa.Table]:
+def _parse_group(batch: pa.Table, seed_data: SeedData, parse_row: ParseRow) -> Iterator[pa.Table]:
     group = batch.to_pylist()[0]
     rows: list[dict[str, Any]] = []
     position, read = group["start"], 0
@@ -55,7 +68,7 @@ def _parse_group(batch: pa.Table, seed_data: SeedData) -> Iterator[pa.Table]:
             if seed_data.limit is not None and read == seed_data.limit:
                 break
             read += 1
-            for row in _rows(raw, place, seed_data):
+            for row in parsed_rows(raw, place, seed_data, parse_row):
                 rows.append({**row, "position": position})
                 position += 1
             if len(rows) >= ROWS_PER_BLOCK:
@@ -64,32 +77,38 @@ def _parse_group(batch: pa.Table, seed_data: SeedData) -> Iterator[pa.Table]:
     yield pa.Table.from_pylist(rows, schema=PARSED)
 
 
-def _rows(raw: Any, place: str, seed_data: SeedData) -> list[dict[str, Any]]:
+def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow = parse) -> list[dict[str, Any]]:
+    """The rows (PARSED but for `position`) that come of one row of a file: at least one, whatever it holds."""
     base = {"split": SEED, "source": place, "licence": seed_data.licence, "round": 0, "status": OK}
     try:
-        conversations = parse(raw, seed_data.format, seed_data.turns)
-    except (Malformed, Unsupported) as error:
-        reason = MALFORMED if isinstance(error, Malformed) else "unsupported"
-        unread = [{"role": "source", "content": place}]
-        return [
-            {
-                **base,
-                "instruction_id": instruction_id(unread),
-                "status": FILTERED,
-                "reason": f"{reason}: {place}: {error}",
-            }
-        ]
+        conversations = parse_row(raw)
+    except (Malformed, Unsupported, Unreadable) as error:
+        return [{**base, **unread(place, error)}]
+    ids = [instruction_id(conversation.messages) for conversation in conversations]
     return [
         {
             **base,
-            "instruction_id": instruction_id(conversation.messages),
+            "instruction_id": row_id,
+            "conversation_id": ids[-1],
             "messages": conversation.messages,
             "response": conversation.response,
             "task": _task(conversation.meta, seed_data.task_column),
-            "meta": json.dumps(conversation.meta, ensure_ascii=False, default=str, sort_keys=True),
+            "meta": meta_json(conversation.meta),
         }
-        for conversation in conversations
+        for row_id, conversation in zip(ids, conversations, strict=True)
     ]
+
+
+def unread(place: str, error: Malformed | Unsupported | Unreadable) -> dict[str, Any]:
+    """What a row has instead of messages where it cannot be used: an id of its place, and the reason."""
+    row_id = instruction_id([{"role": "source", "content": place}])
+    reason = f"{error.reason}: {place}: {' '.join(str(error).split())[:LONGEST_REASON]}"
+    return {"instruction_id": row_id, "conversation_id": row_id, "status": FILTERED, "reason": reason}
+
+
+def meta_json(meta: dict[str, Any]) -> str:
+    """Other columns of a row as JSON; what JSON does not know as text."""
+    return json.dumps(meta, ensure_ascii=False, default=str, sort_keys=True)
 
 
 def _task(meta: dict[str, Any], column: str | None) -> str | None:
@@ -97,27 +116,29 @@ def _task(meta: dict[str, Any], column: str | None) -> str | None:
     return None if value is None else str(value)
 
 
-def duplicate_positions(files: Sequence[str], fs: pafs.FileSystem, stage_cpus: float) -> np.ndarray:
-    """Positions, sorted, of the ok rows whose instruction_id an earlier position has: found in bounded parts by id."""
+def duplicate_positions(
+    files: Sequence[str], fs: pafs.FileSystem, stage_cpus: float, key: str = "instruction_id"
+) -> np.ndarray:
+    """Positions, sorted, of the ok rows whose `key` an earlier position has: found in bounded parts by key."""
     rows = pads.dataset(list(files), filesystem=fs, format="parquet").count_rows()
     parts = max(1, -(-rows // IDS_PER_TASK))
     find = ray.remote(num_cpus=stage_cpus)(_duplicates_of_part)
-    found = ray.get([find.remote(list(files), fs, part, parts) for part in range(parts)])
+    found = ray.get([find.remote(list(files), fs, key, part, parts) for part in range(parts)])
     return np.sort(np.concatenate(found))
 
 
-def _duplicates_of_part(files: list[str], fs: pafs.FileSystem, part: int, parts: int) -> np.ndarray:
+def _duplicates_of_part(files: list[str], fs: pafs.FileSystem, key: str, part: int, parts: int) -> np.ndarray:
     kept = []
     scanner = pads.dataset(files, filesystem=fs, format="parquet").to_batches(
-        columns=["instruction_id", "position"], filter=pads.field("status") == OK
+        columns=[key, "position"], filter=pads.field("status") == OK
     )
     for batch in scanner:
         mine = np.array(
-            [int(row_id[:8], 16) % parts == part for row_id in batch["instruction_id"].to_pylist()], dtype=bool
+            [xxhash.xxh32_intdigest(value.encode()) % parts == part for value in batch[key].to_pylist()], dtype=bool
         )
         kept.append(pa.Table.from_batches([batch]).filter(pa.array(mine)))
-    table = pa.concat_tables(kept).sort_by([("instruction_id", "ascending"), ("position", "ascending")])
-    ids = table["instruction_id"].combine_chunks()
+    table = pa.concat_tables(kept).sort_by([(key, "ascending"), ("position", "ascending")])
+    ids = table[key].combine_chunks()
     repeats = pc.equal(ids[1:], ids[:-1]) if len(ids) > 1 else pa.array([], pa.bool_())
     return table["position"].combine_chunks()[1:].filter(repeats).to_numpy(zero_copy_only=False)
 

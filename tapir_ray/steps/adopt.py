@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,35 +12,52 @@ import ray.data
 
 from tapir_ray.context import Context
 from tapir_ray.errors import InputError
-from tapir_ray.records import (
-    GENERATED,
-    GENERATED_ROWS,
-    INSTRUCTIONS,
-    OK,
-    SCORED,
-    SEED,
-    TRAINING,
-    draw_id,
-    instruction_id,
-    pair_id,
-    with_columns,
-)
-from tapir_ray.steps import holdout, overlap
+from tapir_ray.records import GENERATED_ROWS, INSTRUCTIONS, SCORED, TRAINING
+from tapir_ray.sources import list_files, read_raw
+from tapir_ray.stages.filter import filter_generated
+from tapir_ray.stages.ingest import duplicate_positions, mark_duplicates
+from tapir_ray.stages.own_rows import HAS_SPLIT, read_own_rows, with_places
+from tapir_ray.steps import holdout, overlap, prepare, seed
 
 SPLIT = "seed/split"
+FROM = "adopted_from"
+"""In the manifest of an adopted table: the absolute path it came from."""
 
+
+@dataclass(frozen=True)
+class Begin:
+    """What a stage begins with: its table, the schema, the columns a user's file must have, and the rows' own key."""
+
+    table: str
+    schema: pa.Schema
+    needed: tuple[str, ...]
+    key: str = "instruction_id"
+
+    @property
+    def is_seed(self) -> bool:
+        """Whether the rows take the place of the seed data, with or without tasks."""
+        return self.schema is INSTRUCTIONS
+
+    @property
+    def is_generated(self) -> bool:
+        return self.schema is GENERATED_ROWS
+
+
+SCORES = ("teacher_score", "student_score")
 BEGINS_WITH = {
-    "classify": ("seed/ingested", INSTRUCTIONS, ("messages",)),
-    "score": ("seed/instructions", INSTRUCTIONS, ("messages", "response", "task")),
-    "generate": ("rounds/01/scored", SCORED, ("messages", "response", "task", "teacher_score", "student_score")),
-    "mix": ("rounds/01/generated", GENERATED_ROWS, ("messages", "response", "task")),
-    "train": ("rounds/01/training", TRAINING, ("messages", "response")),
+    "classify": Begin("seed/ingested", INSTRUCTIONS, ("messages",)),
+    "score": Begin("seed/instructions", INSTRUCTIONS, ("messages", "response", "task")),
+    "generate": Begin("rounds/01/scored", SCORED, ("messages", "response", "task", *SCORES)),
+    "mix": Begin("rounds/01/generated", GENERATED_ROWS, ("messages", "response", "task"), "draw_id"),
+    "train": Begin("rounds/01/training", TRAINING, ("messages", "response"), "pair_id"),
 }
-"""By stage: its table, the table's schema, and the columns that a user's file must have."""
 
 
 def own_table(start: str) -> tuple[str, str] | None:
-    """(stage, path) of `STAGE=PATH`, None for an empty string. Raises InputError for anything else."""
+    """(stage, path) of `STAGE=PATH`, None for an empty string.
+
+    Raises InputError for anything else, and for rows without a column that the stage needs.
+    """
     if not start:
         return None
     stage, _, path = start.partition("=")
@@ -46,50 +65,71 @@ def own_table(start: str) -> tuple[str, str] | None:
         raise InputError(f"--from {start}: write it as STAGE=PATH, with a stage of {', '.join(BEGINS_WITH)}")
     if not Path(path).exists():
         raise InputError(f"--from {start}: there is no file or folder {path}")
-    files = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
-    if not files or any(file.suffix not in (".parquet", ".jsonl") for file in files):
-        raise InputError(f"--from {start}: the table must be .parquet files or one .jsonl file")
+    needed = BEGINS_WITH[stage].needed
+    for _, row in islice(read_raw(list_files(path, f"--from {stage}:")[0]), 1):
+        missing = [name for name in needed if isinstance(row, dict) and name not in row]
+        if missing:
+            raise InputError(
+                f"--from {start}: the rows have no column {missing[0]}; {stage} begins with {', '.join(needed)}"
+            )
     return stage, path
 
 
 def adopt(context: Context, stage: str, path: str) -> None:
-    """Publish the user's rows as the table that `stage` begins with; missing ids and statuses are filled in.
+    """Publish the user's rows as the table that `stage` begins with, filtered as the run's own would be.
 
-    Seed data without the column `split` is split here: a holdout by hash, and rows that overlap with it filtered. Does
-    nothing if the run has that table. Raises InputError for a file without the columns that are needed.
+    Repeated ids are filtered, and what overlaps with the holdout or an evaluation set; rows for `mix` pass the filters
+    of generated rows. Seed data without the column `split` is split here; the tables of round 1 are checked against the
+    holdout of the seed data, which is ingested first. A run that adopted the same path before goes on.
+
+    Raises InputError for a run that already has the table, and for rows that cannot be used.
     """
-    table, schema, needed = BEGINS_WITH[stage]
-    if context.run.done(table):
-        return
-    read = ray.data.read_json if path.endswith(".jsonl") else ray.data.read_parquet
-    rows = read(path, num_cpus=context.stage_cpus)
-    given = rows.columns() or []
-    missing = [name for name in needed if name not in given]
-    if missing:
-        raise InputError(f"--from {stage}={path}: the rows have no column {missing[0]}; {stage} begins with {needed}")
-    rows = context.map(rows, completed, names=schema.names, generated=stage == "mix")
-    if schema is INSTRUCTIONS and "split" not in given:
-        context.write(SPLIT, holdout.with_holdout(context, rows), schema, "split off the holdout")
-        rows = overlap.filter_seed(context, context.read(SPLIT))
-    context.write(table, rows, schema, f"adopt {table}")
+    begin, where = BEGINS_WITH[stage], f"--from {stage}={path}"
+    run, source = context.run, str(Path(path).resolve())
+    there = run.done(begin.table)
+    if there is not None:
+        if there.extra.get(FROM) == source:
+            return
+        raise InputError(f"{where}: the run {run.uri} already has a table {begin.table}; use another --run-dir")
+    if not begin.is_seed:
+        prepare.ingest(context)
+    rows, count = _read(context, stage, path, where)
+    if begin.is_seed:
+        context.write(SPLIT, rows, INSTRUCTIONS, "split off the holdout", count)
+        rows = overlap.filter_rows(context, context.read(SPLIT))
+    elif begin.is_generated:
+        seed_bands, own_bands = overlap.bands_of(context, 0), overlap.bands_of(context, 1)
+        rows = filter_generated(rows, context.config, overlap.indexes(context), own_bands, [seed_bands])
+    else:
+        rows = overlap.filter_rows(context, rows)
+    context.write(begin.table, rows, begin.schema, f"adopt {begin.table}", count, extra={FROM: source})
+    try:
+        seed.check_rows(context, begin.table, where)
+    except InputError:
+        run.clear(begin.table)
+        raise
 
 
-def completed(batch: pa.Table, names: list[str], generated: bool) -> pa.Table:
-    """The batch with what can be derived of the columns in `names`: ids, status, split, round, mfd, pool."""
-    n = len(batch)
-    ids = pa.array([instruction_id(messages) for messages in batch["messages"].to_pylist()], pa.string())
-    derived = {
-        "instruction_id": lambda: ids,
-        "status": lambda: pa.array([OK] * n, pa.string()),
-        "split": lambda: pa.array([GENERATED if generated else SEED] * n, pa.string()),
-        "round": lambda: pa.array([int(generated)] * n, pa.int64()),
-        "mfd": lambda: pc.subtract(batch["teacher_score"], batch["student_score"]),
-        "copy": lambda: pa.array([0] * n, pa.int64()),
-        "pair_id": lambda: pa.array([pair_id(row_id, 0) for row_id in ids.to_pylist()], pa.string()),
-        "draw_id": lambda: pa.array([draw_id(1, row_id, 0) for row_id in ids.to_pylist()], pa.string()),
-        "pool": lambda: pa.array(["hard"] * n, pa.string()),
-    }
-    for name, value in derived.items():
-        if name in names and name not in batch.column_names:
-            batch = with_columns(batch, **{name: value()})
-    return batch
+def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data.Dataset, int]:
+    """The rows of `adopted/STAGE`, lazily, each with its split and those filtered that repeat an id; and their number.
+
+    Raises InputError where they cannot be used.
+    """
+    begin, run, config = BEGINS_WITH[stage], context.run, context.config
+    table, files = f"adopted/{stage}", list_files(path, f"--from {stage}:")
+    rows = read_own_rows(files, begin.schema, begin.needed, begin.is_generated, context.stage_cpus)
+    count = context.write(table, rows, with_places(begin.schema), f"read {path}").rows
+    seed.check_rows(context, table, where)
+    if stage != "classify" or config.classify.by == "column":
+        seed.check_tasks(context, table, f"{where}, column task")
+    if stage == "classify" and config.classify.by == "column":
+        seed.check_task_column(context, table, f"{where}, column task")
+    positions = duplicate_positions(run.files(table), run.fs, context.stage_cpus, begin.key)
+    rows = context.map(context.read(table), mark_duplicates, positions=positions)
+    if begin.is_seed:
+        if config.seed_data.responses == "keep":
+            seed.check_responses(context, table, where)
+            rows = context.map(rows, seed.filter_unanswered)
+        if not any(pc.any(batch[HAS_SPLIT.name]).as_py() for batch in run.scan(table, [HAS_SPLIT.name])):
+            rows = holdout.with_holdout(context, rows)
+    return rows, count

@@ -1,9 +1,13 @@
-"""The holdout: split off by hash before anything else, equal numbers from each stratum; only it says what is better."""
+"""The holdout: split off by hash before anything else, equal numbers from each stratum; only it says what is better.
+
+The hash is that of `conversation_id`, so that all turns of a conversation are on the same side.
+"""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
@@ -27,7 +31,7 @@ def split_off(context: Context) -> None:
     if not run.done("seed/split"):
         rows = with_holdout(context, seed.without_repeats(context))
         context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
-    rows = overlap.filter_seed(context, context.read("seed/split"))
+    rows = overlap.filter_rows(context, context.read("seed/split"))
     context.write("seed/ingested", rows, INSTRUCTIONS, "check the overlap", expected)
 
 
@@ -44,15 +48,20 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
     settings, columns = context.config.holdout, context.config.holdout.stratify_by
     strata = context.map(rows, with_strata, columns=columns)
     found = capacities(strata, stage_cpus=context.stage_cpus)
-    if not found:
+    if not found and columns:
         raise InputError(f"holdout.stratify_by {columns}: no row of the seed data has these columns")
+    if not found:
+        raise InputError("holdout: every row of the seed data is filtered; the counts of seed/read say why")
     wanted = -(-settings.rows // len(found))
     quota = {cell: min(wanted, int(rows * settings.max_share)) for cell, (rows, _) in found.items()}
     return cutoffs(strata, quota, context.config.random_seed, ("holdout",), stage_cpus=context.stage_cpus)
 
 
 def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:
-    """The batch with `pool` and `task` naming the stratum of every ok row with an answer; null for the others."""
+    """The batch with `pool` and `task` naming the stratum of every ok row, null for the others, to be drawn from.
+
+    `instruction_id` is that of the conversation, where the batch has the column `conversation_id`.
+    """
     usable = pc.equal(batch["status"], OK)
     names = []
     for meta, ok in zip(batch["meta"].to_pylist(), usable.to_pylist(), strict=True):
@@ -60,10 +69,12 @@ def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:
         known = ok and all(column in values for column in columns)
         names.append(json.dumps([values[column] for column in columns]) if known else None)
     strata = pa.array(names, pa.string())
-    return with_columns(batch, task=strata, pool=pc.if_else(pc.is_valid(strata), CELL, None))
+    drawn_by = batch["conversation_id" if "conversation_id" in batch.column_names else "instruction_id"]
+    pool = pc.if_else(pc.is_valid(strata), CELL, None)
+    return with_columns(batch, instruction_id=drawn_by, task=strata, pool=pool)
 
 
 def _mark(batch: pa.Table, columns: list[str], chosen: Cutoffs) -> pa.Table:
-    drawn = take_table(with_strata(batch, columns), chosen)["instruction_id"].combine_chunks()
-    held = pc.and_(pc.is_in(batch["instruction_id"], value_set=drawn), pc.equal(batch["status"], OK))
-    return with_columns(batch, split=pc.if_else(held, HOLDOUT, batch["split"]))
+    rows = np.arange(len(batch))
+    drawn = take_table(with_columns(with_strata(batch, columns), row=pa.array(rows)), chosen)["row"]
+    return with_columns(batch, split=pc.if_else(pa.array(np.isin(rows, drawn)), HOLDOUT, batch["split"]))

@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
 
+from tapir_ray.config import SeedData
 from tapir_ray.context import Context, round_dir
-from tapir_ray.records import HOLDOUT, OK, SEED, with_columns
-from tapir_ray.sources import list_files
+from tapir_ray.errors import InputError
+from tapir_ray.records import HOLDOUT, OK, with_columns
+from tapir_ray.sources import list_files, parse_evaluation
 from tapir_ray.stages.filter import mark_overlaps, overlap_index, seed_bands
-from tapir_ray.stages.ingest import parse_sources
+from tapir_ray.stages.ingest import FILE_BITS, PARSED, parse_sources
+
+EVALUATION = "seed/evaluation_sets"
 
 
-def filter_seed(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
-    """The rows with those seed rows filtered that overlap with the holdout or an evaluation set; lazy.
+def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
+    """The rows with those filtered that overlap with the holdout or an evaluation set; lazy.
 
-    Needs `seed/split`. The holdout's own rows pass untouched.
+    Rows that `split` says are the holdout's own pass untouched.
     """
-    hidden = context.map(rows, _only_seed_ok)
-    return context.map(mark_overlaps(hidden, indexes(context, "seed/split"), context.config), _shown)
+    hidden = context.map(rows, _hide_holdout)
+    return context.map(mark_overlaps(hidden, indexes(context), context.config), _shown)
 
 
-def indexes(context: Context, table: str = "seed/instructions") -> dict[str, ray.ObjectRef]:
-    """By name, a reference to the overlap index of the holdout rows in `table`, and of `filter.evaluation_sets`."""
+def indexes(context: Context) -> dict[str, ray.ObjectRef]:
+    """By name, a reference to the overlap index of the holdout's rows, and of `filter.evaluation_sets`."""
     config = context.config
     found = {}
     if config.holdout.rows:
-        held = context.map(context.read(table, columns=["messages", "split", "status"]), _held)
-        found["holdout"] = overlap_index(held, config)
-    files = [file for path in config.filter.evaluation_sets for file in list_files(path)]
-    if files:
-        seed_data = config.seed_data.model_copy(update={"limit": None, "turns": "last", "format": "auto"})
-        found["evaluation"] = overlap_index(parse_sources(files, seed_data, context.stage_cpus), config)
+        table = _labelled(context) or "seed/split"
+        rows = context.map(context.read(table, columns=["messages", "split", "status"]), _held)
+        found["holdout"] = overlap_index(rows, config)
+    if config.filter.evaluation_sets:
+        read_evaluation_sets(context)
+        found["evaluation"] = overlap_index(context.read(EVALUATION, columns=["messages", "status"]), config)
     return found
+
+
+def read_evaluation_sets(context: Context) -> None:
+    """`seed/evaluation_sets`: the rows of `filter.evaluation_sets`, those filtered that cannot be read.
+
+    Says how many these are. Raises InputError for a file without a row that can be used.
+    """
+    run = context.run
+    if run.done(EVALUATION):
+        return
+    files = [
+        file for path in context.config.filter.evaluation_sets for file in list_files(path, "filter.evaluation_sets")
+    ]
+    rows = parse_sources(files, SeedData(), context.stage_cpus, parse_evaluation)
+    manifest = context.write(EVALUATION, rows, PARSED, "read the evaluation sets")
+    usable: Counter[int] = Counter()
+    reasons: dict[int, str] = {}
+    for batch in run.scan(EVALUATION, ["position", "status", "reason"]):
+        for row in batch.to_pylist():
+            number = row["position"] >> FILE_BITS
+            usable[number] += row["status"] == OK
+            if row["reason"] is not None:
+                reasons.setdefault(number, row["reason"])
+    for number, file in enumerate(files):
+        if not usable[number]:
+            run.clear(EVALUATION)
+            why = f"no row can be used ({reasons[number]})" if number in reasons else "it has no row"
+            raise InputError(f"filter.evaluation_sets {file}: {why}; mend the file or leave it out")
+    left_out = manifest.rows - manifest.count(OK)
+    if left_out:
+        context.progress.say(
+            f"filter.evaluation_sets: {left_out} of {manifest.rows} rows cannot be read and are not looked for "
+            f"({reasons[min(reasons)]})"
+        )
 
 
 def bands_of(context: Context, round_number: int) -> str:
@@ -42,10 +82,17 @@ def bands_of(context: Context, round_number: int) -> str:
     folder = f"{round_dir(round_number)}/bands"
     path = f"{context.run.uri}/{folder}"
     if round_number == 0 and not context.run.done(folder):
+        table = _labelled(context) or "seed/ingested"
         columns = ["instruction_id", "messages", "status"]
-        seed_bands(context.read("seed/instructions", columns=columns), context.config, path)
+        seed_bands(context.read(table, columns=columns), context.config, path)
         context.run.publish(folder)
     return path
+
+
+def _labelled(context: Context) -> str | None:
+    """`seed/instructions`, where the seed data is labelled already."""
+    table = "seed/instructions"
+    return table if context.run.done(table) else None
 
 
 def _held(batch: pa.Table) -> pa.Table:
@@ -55,9 +102,11 @@ def _held(batch: pa.Table) -> pa.Table:
 HIDDEN = "hidden"
 
 
-def _only_seed_ok(batch: pa.Table) -> pa.Table:
+def _hide_holdout(batch: pa.Table) -> pa.Table:
     """The filters look at ok rows: those of the holdout are given another status for as long."""
-    hide = pc.and_(pc.not_equal(batch["split"], SEED), pc.equal(batch["status"], OK))
+    if "split" not in batch.column_names:
+        return batch
+    hide = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
     return with_columns(batch, status=pc.if_else(hide, HIDDEN, batch["status"]))
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
@@ -9,28 +14,31 @@ import ray.data
 from tapir_ray.context import Context
 from tapir_ray.errors import InputError
 from tapir_ray.records import OK, marked
-from tapir_ray.sources import list_files
-from tapir_ray.stages.ingest import (
-    MALFORMED,
-    PARSED,
-    duplicate_positions,
-    mark_duplicates,
-    parse_sources,
-)
+from tapir_ray.sources import Malformed, Unreadable, list_files
+from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources
+
+COLUMNS_SHOWN = 10
 
 
 def read(context: Context) -> None:
     """`seed/read`: every row of the seed data with its id and place.
 
-    Raises InputError for malformed rows (the first with file and line), unknown tasks and empty seed data.
+    Raises InputError for malformed rows (the first with file and line), for tasks that are unknown or missing, and
+    where no row can be used.
     """
     seed_data = context.config.seed_data
     if context.run.done("seed/read"):
         return
-    rows = parse_sources(list_files(seed_data.path or ""), seed_data, context.stage_cpus)
+    rows = parse_sources(list_files(seed_data.path or "", "seed_data.path"), seed_data, context.stage_cpus)
     context.write("seed/read", rows, PARSED, "read the seed data")
     try:
-        _refuse(context)
+        where = f"seed_data.path {seed_data.path}"
+        check_rows(context, "seed/read", where)
+        check_responses(context, "seed/read", where)
+        if seed_data.task_column is not None:
+            check_tasks(context, "seed/read", f"column {seed_data.task_column} of {seed_data.path}")
+        if context.config.classify.by == "column":
+            check_task_column(context, "seed/read", f"seed_data.task_column {seed_data.task_column}")
     except InputError:
         context.run.clear("seed/read")
         raise
@@ -42,39 +50,72 @@ def without_repeats(context: Context) -> ray.data.Dataset:
     repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus)
     rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
     keep = context.config.seed_data.responses == "keep"
-    return context.map(rows, _filter_unanswered) if keep else rows
+    return context.map(rows, filter_unanswered) if keep else rows
 
 
-def _refuse(context: Context) -> None:
-    seed_data = context.config.seed_data
-    manifest = context.run.manifest("seed/read")
-    malformed = manifest.reasons.get(MALFORMED, 0)
-    if malformed and not seed_data.skip_malformed:
+def check_rows(context: Context, table: str, where: str) -> None:
+    """Raises InputError, which begins with `where`, for a broken file, a malformed row, or where no row can be used.
+
+    `table` has the columns `position`, `status` and `reason`.
+    """
+    manifest = context.run.manifest(table)
+    if manifest.reasons.get(Unreadable.reason):
+        raise InputError(f"{where}: {_first_reason(context, table, Unreadable.reason)}; mend the file")
+    malformed = manifest.reasons.get(Malformed.reason, 0)
+    if malformed and not context.config.seed_data.skip_malformed:
         raise InputError(
-            f"seed_data.path {seed_data.path}: {_first_reason(context)}"
+            f"{where}: {_first_reason(context, table, Malformed.reason)}"
             f"{f' (and {malformed - 1} more malformed rows)' if malformed > 1 else ''}; "
             "mend the file, or set seed_data.skip_malformed: true to leave such rows out"
         )
     if manifest.count(OK) == 0:
-        raise InputError(f"seed_data.path {seed_data.path}: no usable row among {manifest.rows}")
-    if seed_data.task_column and context.config.curriculum.tasks != "seed":
-        for batch in context.run.scan("seed/read", ["task"]):
-            for task in pc.unique(batch["task"]).to_pylist():
-                if task is not None:
-                    context.taxonomy.check(task, f"column {seed_data.task_column} of {seed_data.path}")
+        reasons = ", ".join(f"{kind} {n}" for kind, n in manifest.reasons.items())
+        raise InputError(f"{where}: no usable row among {manifest.rows}{f' ({reasons})' if reasons else ''}")
 
 
-def _first_reason(context: Context) -> str:
-    first: tuple[int, str] | None = None
-    for batch in context.run.scan("seed/read", ["position", "reason"]):
-        table = pa.Table.from_batches([batch])
-        bad = table.filter(pc.starts_with(pc.fill_null(table["reason"], ""), f"{MALFORMED}:"))
-        for position, reason in zip(bad["position"].to_pylist(), bad["reason"].to_pylist(), strict=True):
-            if first is None or position < first[0]:
-                first = (position, reason)
-    return first[1].removeprefix(f"{MALFORMED}: ") if first else ""
+def check_responses(context: Context, table: str, where: str) -> None:
+    """Raises InputError where the responses of the file are to be kept and no ok row has one."""
+    if context.config.seed_data.responses != "keep":
+        return
+    for batch in context.run.scan(table, ["response", "status"]):
+        if pc.any(pc.and_(pc.is_valid(batch["response"]), pc.equal(batch["status"], OK))).as_py():
+            return
+    raise InputError(f"{where}: no row has a response; set seed_data.responses: fill to have the teacher write them")
 
 
-def _filter_unanswered(batch: pa.Table) -> pa.Table:
+def check_tasks(context: Context, table: str, where: str) -> None:
+    """Raises InputError for a task that is not in the taxonomy; `curriculum.tasks: seed` takes any."""
+    if context.taxonomy.from_seed:
+        return
+    for batch in context.run.scan(table, ["task", "status"]):
+        for task in pc.unique(batch["task"].filter(pc.equal(batch["status"], OK))).to_pylist():
+            if task is not None:
+                context.taxonomy.check(task, where)
+
+
+def check_task_column(context: Context, table: str, where: str) -> None:
+    """Raises InputError, which begins with `where`, if no ok row has a task; it names the columns that there are."""
+    if any(row["task"] is not None for row in _ok_rows(context, table, "task")):
+        return
+    columns = {name: None for row in islice(_ok_rows(context, table, "meta"), 100) for name in json.loads(row["meta"])}
+    others = f"; the columns beside the text are {', '.join(list(columns)[:COLUMNS_SHOWN])}" if columns else ""
+    raise InputError(f"{where}: no row has a value in this column{others}")
+
+
+def _first_reason(context: Context, table: str, kind: str) -> str:
+    """The reason of the earliest row with one of this kind, without the kind."""
+    found: list[tuple[int, str]] = []
+    for batch in context.run.scan(table, ["position", "reason"]):
+        bad = batch.filter(pc.starts_with(pc.fill_null(batch["reason"], ""), f"{kind}:"))
+        found = sorted([*found, *zip(bad["position"].to_pylist(), bad["reason"].to_pylist(), strict=True)])[:1]
+    return found[0][1].removeprefix(f"{kind}: ") if found else ""
+
+
+def _ok_rows(context: Context, table: str, column: str) -> Iterator[dict[str, Any]]:
+    for batch in context.run.scan(table, [column, "status"]):
+        yield from (row for row in batch.to_pylist() if row["status"] == OK)
+
+
+def filter_unanswered(batch: pa.Table) -> pa.Table:
     """Rows without an answer cannot be kept as they are: `no_response`."""
     return marked(batch, pc.is_null(batch["response"]), "no_response")

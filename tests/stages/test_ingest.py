@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tapir_ray.config import SeedData
-from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources
+from tapir_ray.records import instruction_id
+from tapir_ray.sources import PROMPT_KEYS, TEXT_KEYS, parse, parse_evaluation
+from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources, parsed_rows
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "x"]), inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = VALUES | st.dictionaries(st.sampled_from([*TEXT_KEYS, "turns", "kind"]), VALUES, max_size=5)
+FORMATS = st.sampled_from(["auto", "alpaca", "messages", "sharegpt", "prompt"])
 
 
 def write(folder: Path, rows: list[object]) -> str:
@@ -21,12 +35,12 @@ def write(folder: Path, rows: list[object]) -> str:
 def test_rows_in_equal_rows_out(tmp_path: Path, ray_local: None) -> None:
     good = [{"instruction": f"i{n % 30}", "output": "o", "kind": "a"} for n in range(40)]
     tools = {"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "x"}]}
-    path = write(tmp_path, [*good, "{broken", tools, {"prompt": "p"}])
+    path = write(tmp_path, [*good, "{broken", tools, {"prompt": "p"}, {"instruction": "x", "output": 5}])
     rows = parse_sources([path], SeedData(path=path, task_column="kind"), stage_cpus=0.1)
     rows.write_parquet(str(tmp_path / "read"))
     table = pads.dataset(tmp_path / "read").to_table()
     assert table.schema.names == PARSED.names
-    assert len(table) == 43
+    assert len(table) == 44
 
     files = [str(file) for file in (tmp_path / "read").glob("*.parquet")]
     repeated = duplicate_positions(files, pafs.LocalFileSystem(), stage_cpus=0.1)
@@ -36,7 +50,38 @@ def test_rows_in_equal_rows_out(tmp_path: Path, ray_local: None) -> None:
     assert found[40]["reason"].startswith("malformed: seed.jsonl:41")
     assert found[41]["reason"] == "unsupported: seed.jsonl:42: tool_calls"
     assert (found[42]["response"], found[42]["task"], found[0]["task"]) == (None, None, "a")
+    assert found[43]["reason"].startswith("malformed: seed.jsonl:44: output is not text")
     assert json.loads(found[0]["meta"]) == {"kind": "a"}
+
+
+@given(ROWS, FORMATS)
+def test_whatever_a_row_holds_it_becomes_rows_of_the_table(raw: object, format: str) -> None:
+    data = SeedData(path="a.jsonl", task_column="kind")
+    for parser in (lambda row: parse(row, format, "all"), parse_evaluation):
+        made = parsed_rows(raw, "a.jsonl:1", data, parser)
+        rows = pa.Table.from_pylist(made, schema=PARSED).to_pylist()
+        assert rows
+        for row in rows:
+            assert row["instruction_id"]
+            assert (row["status"] == "ok") == (row["reason"] is None) == bool(row["messages"])
+            assert row["response"] is None or row["response"].strip()
+            asked = [turn["content"] for turn in row["messages"] or [] if turn["role"] == "user"]
+            assert bool(asked) == (row["status"] == "ok") and all(text.strip() for text in asked)
+
+
+@given(st.dictionaries(st.sampled_from([*PROMPT_KEYS, "instruction", "system"]), st.text(max_size=3), max_size=3))
+def test_a_row_of_one_prompt_is_a_conversation_of_its_own(raw: dict[str, str]) -> None:
+    for row in parsed_rows(raw, "a.jsonl:1", SeedData(path="a")):
+        assert row["conversation_id"] == row["instruction_id"]
+
+
+def test_all_turns_of_a_conversation_have_its_id() -> None:
+    turns = [{"role": role, "content": f"{role} {at}"} for at in range(3) for role in ("user", "assistant")]
+    rows = parsed_rows(
+        {"messages": turns}, "a.jsonl:1", "a.jsonl", SeedData(path="a"), lambda row: parse(row, "auto", "all")
+    )
+    assert len({row["instruction_id"] for row in rows}) == 3
+    assert {row["conversation_id"] for row in rows} == {instruction_id(turns[:5])}
 
 
 def test_limit_reads_the_first_rows_of_all_files(tmp_path: Path, ray_local: None) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pyarrow as pa
 import ray.data
 
 from tapir_ray.curriculum.sampling import capacities, cutoffs
-from tapir_ray.records import INSTRUCTIONS, conform, instruction_id
+from tapir_ray.records import INSTRUCTIONS, conform, instruction_id, with_columns
 from tapir_ray.steps.holdout import _mark, with_strata
 
 
@@ -48,3 +48,20 @@ def test_equal_numbers_from_each_stratum_in_any_order(ray_local: None) -> None:
     assert Counter(first.values()) == {0: 7, 1: 7, 2: 7}
     backwards = table.take(list(range(len(table)))[::-1])
     assert held(backwards, 3) == first
+
+
+def test_all_turns_of_a_conversation_are_on_the_same_side(ray_local: None) -> None:
+    table = rows(120)
+    numbers = [json.loads(meta)["level"] + 3 * (at // 12) for at, meta in enumerate(table["meta"].to_pylist())]
+    conversations = [f"{number:032x}" for number in numbers]
+    table = with_columns(table, conversation_id=pa.array(conversations))
+    found = held(table, 3)
+    sides: dict[str, set[bool]] = defaultdict(set)
+    ok = [row for row in table.to_pylist() if row["status"] == "ok"]
+    for row in ok:
+        sides[row["conversation_id"]].add(row["instruction_id"] in found)
+    assert {len(side) for side in sides.values()} == {1}
+    assert set().union(*sides.values()) == {True, False}
+    largest = max(Counter(row["conversation_id"] for row in ok).values())
+    assert all(7 <= n < 7 + largest for n in Counter(found.values()).values())
+    assert held(table.take(list(range(len(table)))[::-1]), 2) == found

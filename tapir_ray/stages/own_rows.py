@@ -1,0 +1,162 @@
+"""A user's own rows as rows of a table of the run: what can be derived is, what cannot be used is filtered.
+
+rows = read_own_rows(files, SCORED, needed=("messages", "response"), generated=False, stage_cpus=0.1)
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray.records import (
+    FILTERED,
+    GENERATED,
+    HOLDOUT,
+    OK,
+    SEED,
+    STATUSES,
+    Message,
+    draw_id,
+    instruction_id,
+    pair_id,
+)
+from tapir_ray.sources import Malformed, Unreadable, Unsupported, object_of, read_raw, turns_of
+from tapir_ray.stages.ingest import CONVERSATION_ID, FILE_BITS, POSITION, ROWS_PER_BLOCK, meta_json, unread
+
+HAS_SPLIT = pa.field("has_split", pa.bool_())
+SPLITS = (SEED, HOLDOUT, GENERATED)
+PYTHON: dict[pa.DataType, tuple[type, ...]] = {pa.string(): (str,), pa.float64(): (float, int), pa.int64(): (int,)}
+LARGEST = 1 << 63
+
+
+def read_own_rows(
+    files: Sequence[str], schema: pa.Schema, needed: Sequence[str], generated: bool, stage_cpus: float
+) -> ray.data.Dataset:
+    """The rows of all files by `completed`, as `schema` with `position`, `conversation_id` and `has_split`."""
+    items = [{"file": str(Path(file).resolve()), "start": at << FILE_BITS} for at, file in enumerate(files)]
+    read = functools.partial(_read, schema=with_places(schema), needed=tuple(needed), generated=generated)
+    return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        read, batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus
+    )
+
+
+def with_places(schema: pa.Schema) -> pa.Schema:
+    """The schema with the columns that the rows have as they are read, and no table of a stage has."""
+    return pa.schema([*schema, POSITION, CONVERSATION_ID, HAS_SPLIT])
+
+
+def _read(batch: pa.Table, schema: pa.Schema, needed: tuple[str, ...], generated: bool) -> Iterator[pa.Table]:
+    for item in batch.to_pylist():
+        rows, position = read_raw(item["file"]), item["start"]
+        while block := list(islice(rows, ROWS_PER_BLOCK)):
+            made = [completed(raw, place, schema, needed, generated) for place, raw in block]
+            numbered = [{**row, "position": at} for at, row in enumerate(made, start=position)]
+            yield pa.Table.from_pylist(numbered, schema=schema)
+            position += len(block)
+    yield schema.empty_table()
+
+
+def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], generated: bool) -> dict[str, Any]:
+    """A row of the user's as a row of `schema`: with its ids, status, split, round, mfd, copy and pool.
+
+    `instruction_id` is always that of the messages. An ok row is filtered: as `malformed` or `unsupported`, with its
+    place, where it cannot be used, as `no_COLUMN` where one of the columns in `needed` is empty, and as `holdout` where
+    a table to train on has a row whose split says so.
+    """
+    try:
+        row = _typed(object_of(raw), schema)
+        row["status"], given = row.get("status") or OK, raw.get("split")
+        if row["status"] not in STATUSES:
+            raise Malformed(f"status is {row['status']!r}; it must be {', '.join(STATUSES)}")
+        if given not in (None, *SPLITS):
+            raise Malformed(f"split is {given!r}; it must be {', '.join(SPLITS)}")
+        row["messages"] = _messages(raw, row["status"])
+    except (Malformed, Unsupported, Unreadable) as error:
+        row, given = unread(place, error), None
+    derived: dict[str, Any] = {
+        "split": given or (GENERATED if generated else SEED),
+        "has_split": given is not None,
+        "round": 1 if generated else row.get("round") or 0,
+        "copy": row.get("copy") or 0,
+        "pool": row.get("pool") or "hard",
+        "meta": _meta(raw, schema),
+        **_ids(row, place),
+    }
+    teacher, student = row.get("teacher_score"), row.get("student_score")
+    if row.get("mfd") is None and teacher is not None and student is not None:
+        derived["mfd"] = teacher - student
+    row = {name: value for name, value in {**row, **derived}.items() if name in schema.names}
+    empty = [name for name in needed if row.get(name) is None]
+    if row["status"] == OK and empty:
+        row |= {"status": FILTERED, "reason": f"no_{empty[0]}"}
+    if row["status"] == OK and given == HOLDOUT and (generated or "split" not in schema.names):
+        row |= {"status": FILTERED, "reason": HOLDOUT}
+    return row
+
+
+def _typed(raw: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
+    """The plain columns of the schema; NaN and a blank response are null. Raises Malformed for another type."""
+    row: dict[str, Any] = {}
+    for column in schema:
+        value = raw.get(column.name)
+        if column.type not in PYTHON or column.name == "meta":
+            continue
+        if isinstance(value, float) and value != value:
+            value = None
+        if column.type == pa.int64() and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        fits = isinstance(value, PYTHON[column.type]) and not isinstance(value, bool)
+        if value is not None and not (fits and (not isinstance(value, int) or abs(value) < LARGEST)):
+            raise Malformed(f"the column {column.name} is not of type {column.type} (it is {str(value)[:40]!r})")
+        row[column.name] = float(value) if column.type == pa.float64() and value is not None else value
+    if not (row.get("response") or "").strip():
+        row["response"] = None
+    return row
+
+
+def _messages(raw: dict[str, Any], status: str) -> list[Message] | None:
+    """The context; of a row that is not ok whatever messages it has."""
+    if status == OK:
+        turns = turns_of(raw)
+        if turns[-1]["role"] == "assistant":
+            raise Malformed("messages ends with a turn of the assistant, which belongs in the column response")
+        return turns
+    found = raw.get("messages")
+    whole = isinstance(found, list) and all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in found
+    )
+    return [{"role": turn["role"], "content": turn["content"]} for turn in found] if found and whole else None
+
+
+def _ids(row: dict[str, Any], place: str) -> dict[str, str]:
+    known = row.get("instruction_id") or instruction_id([{"role": "source", "content": place}])
+    row_id = instruction_id(row["messages"]) if row.get("messages") else known
+    return {
+        "instruction_id": row_id,
+        "conversation_id": row.get("conversation_id") or row_id,
+        "pair_id": row.get("pair_id") or pair_id(row_id, row.get("copy") or 0),
+        "draw_id": row.get("draw_id") or draw_id(1, row_id, 0),
+    }
+
+
+def _meta(raw: Any, schema: pa.Schema) -> str | None:
+    """The column `meta` where it is JSON or an object, else all columns that the schema does not have."""
+    if not isinstance(raw, dict):
+        return None
+    given = raw.get("meta")
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if isinstance(given, dict):
+        return meta_json(given)
+    return meta_json({name: value for name, value in raw.items() if name not in schema.names})

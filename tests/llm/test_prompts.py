@@ -1,0 +1,52 @@
+"""A prompt of the user's is refused when it is loaded, not when the first request is rendered."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tapir_ray.errors import InputError
+from tapir_ray.llm.prompts import NAMES, Prompts, variables
+
+
+def test_shipped_prompts_render_with_what_they_are_given() -> None:
+    for name in NAMES:
+        text = Prompts().render(name, **{value: f"<{value}>" for value in variables(name)})
+        assert all(f"<{value}>" in text for value in variables(name) - {"labels"})
+    assert Prompts().render("label", labels=["Math", "Others"], instruction="q").count("Others") == 1
+
+
+def test_a_users_prompt_replaces_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "expand.jinja").write_text(
+        "{% if task == 'Math' %}Sums{% else %}{{ task }}{% endif %}: {{ instruction }}"
+    )
+    prompts = pickle.loads(pickle.dumps(Prompts(str(tmp_path))))
+    assert prompts.render("expand", task="Math", instruction="1 + 1") == "Sums: 1 + 1"
+    assert "1 + 1" in prompts.render("label", labels=["Math"], instruction="1 + 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("expand", "{{ instruction }} {{ tsk }}", "expand.jinja uses tsk; what it is given is instruction, task"),
+        ("judge_pairwise", "{% if answer_1 == 'no' %}{{ answer }}{% endif %}", "judge_pairwise.jinja uses answer"),
+        ("label", "first line\n{% for label in labels %}", "label.jinja line 2"),
+        ("rewrite", "{{ answer | shorter }}", "rewrite.jinja line 1"),
+        ("respond", "{{ style.name.first }}", "respond.jinja cannot be rendered"),
+        ("expand", "{% include 'other.txt' %}", "expand.jinja cannot be rendered: 'other.txt' not found"),
+        ("extend", "{{ instruction }}", "has extend.jinja; the prompts are expand"),
+    ],
+)
+def test_a_prompt_that_cannot_be_used_is_named(tmp_path: Path, name: str, text: str, sentence: str) -> None:
+    (tmp_path / f"{name}.jinja").write_text(text)
+    with pytest.raises(InputError) as error:
+        Prompts(str(tmp_path))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"prompts\.dir .*none is not a folder"):
+        Prompts(str(tmp_path / "none"))

@@ -1,0 +1,46 @@
+"""A context for steps that ask no model: a run, a config and a taxonomy on the tests' Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow.dataset as pads
+
+from tapir_ray.config import parse
+from tapir_ray.context import Context
+from tapir_ray.curriculum import tasks
+from tapir_ray.curriculum.actor import Handle
+from tapir_ray.llm.roles import Roles
+from tapir_ray.progress import Progress
+from tapir_ray.run import Run
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    """The path of a JSONL file of the rows; a string is a line as it is."""
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
+    """A context of the run in `folder/run`; `sections` add to the config, `seed_data` to its section."""
+    config = parse(
+        {
+            "name": "test",
+            "student": {"model": "m"},
+            "teacher": {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None},
+            "holdout": {"rows": 4},
+            **sections,
+            "seed_data": {"path": seed_path, **sections.get("seed_data", {})},
+        }
+    )
+    run = Run.open(config, str(folder / "run"))
+    roles = Roles(config, run.run_id)
+    curriculum = cast(Handle, None)
+    return Context(run, config, roles, tasks.load(config.curriculum), curriculum, Progress(roles.usage))
+
+
+def rows_of(context: Context, table: str) -> list[dict[str, Any]]:
+    """All rows of a table of the run."""
+    return pads.dataset(context.run.files(table), filesystem=context.run.fs, format="parquet").to_table().to_pylist()
