@@ -24,11 +24,10 @@ import openai
 
 from tapir_ray.config import Endpoint, Sampling
 from tapir_ray.llm.usage import Count, Meter
-from tapir_ray.records import FAILED, FILTERED, OK, Message
+from tapir_ray.records import BUDGET_USED_UP, FAILED, FILTERED, OK, Message
 
 CUT_OFF, REFUSED, EMPTY = "cut_off", "refused", "empty"
 UNFINISHED_THINKING = "unfinished_thinking"
-BUDGET_USED_UP = "budget_used_up"
 """Reasons of a reply without a usable text."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0

@@ -158,10 +158,6 @@ class Roles:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())
 
-    def budget_used_up(self) -> bool:
-        """Whether the budget is reached: no request has been sent since."""
-        return self._actor is not None and ray.get(self._actor.exhausted.remote())
-
     def _group(self, role: str) -> str:
         return "teacher" if role == "judge" and self._config.judge.same_as == "teacher" else role
 
@@ -232,13 +228,8 @@ class Asker:
 def _endpoints(config: Config) -> dict[str, Endpoint]:
     endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
     student = config.student
-    if student.engine == "openai":
-        endpoints["student"] = Endpoint(
-            model=student.served_model_name or student.model or "",
-            base_url=student.base_url,
-            api_key_env=student.api_key_env,
-            sampling=student.sampling,
-        )
+    if student.endpoint is not None:
+        endpoints["student"] = student.endpoint.model_copy(update={"sampling": student.sampling})
     return endpoints
 
 

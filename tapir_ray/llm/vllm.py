@@ -17,6 +17,7 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
+from tapir_ray.llm import watch
 from tapir_ray.records import FAILED, FILTERED, OK
 from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_tokenizer
 
@@ -64,9 +65,17 @@ def engine_arguments(student: Student, replicas: Replicas) -> dict[str, Any]:
 
 
 def generate(
-    rows: ray.data.Dataset, model: str, student: Student, replicas: Replicas, stage_cpus: float, random_seed: int
+    rows: ray.data.Dataset,
+    model: str,
+    student: Student,
+    replicas: Replicas,
+    stage_cpus: float,
+    random_seed: int,
+    processes: str | None = None,
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
+
+    The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not.
 
     A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
     does not take as `template_refused: …`; an error of the engine on one row is a failed row with the engine's message.
@@ -87,7 +96,7 @@ def generate(
         detokenize_stage=False,
         accelerator_type=replicas.accelerator_type,
         placement_group_config={"bundle_per_worker": bundle},
-        runtime_env={"env_vars": _engine_environment(replicas)},
+        runtime_env={"env_vars": _engine_environment(replicas, processes)},
     )
     columns = rows.columns()
     if not columns:
@@ -116,8 +125,10 @@ def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     return answered
 
 
-def _engine_environment(replicas: Replicas) -> dict[str, str]:
+def _engine_environment(replicas: Replicas, processes: str | None) -> dict[str, str]:
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
+    if processes is not None:
+        environment[watch.PROCESSES] = processes
     return environment

@@ -55,7 +55,7 @@ def _parse_group(batch: pa.Table, seed_data: SeedData) -> Iterator[pa.Table]:
             if seed_data.limit is not None and read == seed_data.limit:
                 break
             read += 1
-            for row in _rows(raw, place, file, seed_data):
+            for row in _rows(raw, place, seed_data):
                 rows.append({**row, "position": position})
                 position += 1
             if len(rows) >= ROWS_PER_BLOCK:
@@ -64,8 +64,8 @@ def _parse_group(batch: pa.Table, seed_data: SeedData) -> Iterator[pa.Table]:
     yield pa.Table.from_pylist(rows, schema=PARSED)
 
 
-def _rows(raw: Any, place: str, file: str, seed_data: SeedData) -> list[dict[str, Any]]:
-    base = {"split": SEED, "source": file.rsplit("/", 1)[-1], "licence": seed_data.licence, "round": 0, "status": OK}
+def _rows(raw: Any, place: str, seed_data: SeedData) -> list[dict[str, Any]]:
+    base = {"split": SEED, "source": place, "licence": seed_data.licence, "round": 0, "status": OK}
     try:
         conversations = parse(raw, seed_data.format, seed_data.turns)
     except (Malformed, Unsupported) as error:
