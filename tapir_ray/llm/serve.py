@@ -29,9 +29,20 @@ import ray
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
 
+PLACEMENT_TIMEOUT_S = 120.0
+"""Until the actor of a server lives; what it claims is free at that time or was asked for in vain."""
 START_TIMEOUT_S = 900.0
 LOG_LINES = 40
 _PR_SET_PDEATHSIG = 1
+
+_WITHOUT_NO = {
+    "aggregate_engine_logging",
+    "data_parallel_multi_port_external_lb",
+    "disable_log_stats",
+    "grpc",
+    "headless",
+}
+"""Flags of vLLM 0.29 that are off unless given; every other switch has a `--no-` form."""
 
 
 def check_model(model: str, key: str) -> None:
@@ -48,7 +59,7 @@ def check_model(model: str, key: str) -> None:
 
 
 def command(endpoint: Endpoint, port: int, tensor_parallel: int = 1) -> list[str]:
-    """The command line of the server; `engine_kwargs` become its flags, so they win over ours."""
+    """The command line of the server; `engine_kwargs` become its flags (false is `--no-…`), so they win over ours."""
     flags: dict[str, Any] = {
         "model": endpoint.model,
         "served_model_name": endpoint.model,
@@ -64,7 +75,9 @@ def command(endpoint: Endpoint, port: int, tensor_parallel: int = 1) -> list[str
         flag = f"--{name.replace('_', '-')}"
         if value is True:
             words.append(flag)
-        elif value is not False and value is not None:
+        elif value is False:
+            words += [] if name.replace("-", "_") in _WITHOUT_NO else [f"--no-{flag.removeprefix('--')}"]
+        elif value is not None:
             words += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
     return words
 
@@ -101,7 +114,11 @@ class Server:
 
 
 def start(endpoint: Endpoint, claim: Replicas, name: str) -> tuple[Any, str]:
-    """(actor, base URL) of a server on this node with the claimed resources, once it answers. Raises StageError."""
+    """(actor, base URL) of a server on this node with the claimed resources, once it answers.
+
+    `name` ends in `-ROLE`. Raises StageError where the resources are not to be had in PLACEMENT_TIMEOUT_S, and where
+    the server does not start.
+    """
     log = Path(tempfile.mkdtemp(prefix="tapir-vllm-")) / f"{name}.log"
     actor: Any = (
         ray.remote(Server)
@@ -114,6 +131,7 @@ def start(endpoint: Endpoint, claim: Replicas, name: str) -> tuple[Any, str]:
         .remote(endpoint, log, claim.tensor_parallel)
     )
     try:
+        _wait_for_place(actor, claim, name.rpartition("-")[2])
         return actor, ray.get(actor.url.remote())
     except ray.exceptions.RayTaskError as error:
         stop(actor)
@@ -121,6 +139,20 @@ def start(endpoint: Endpoint, claim: Replicas, name: str) -> tuple[Any, str]:
     except BaseException:
         stop(actor)
         raise
+
+
+def _wait_for_place(actor: Any, claim: Replicas, role: str) -> None:
+    try:
+        ray.get(actor.__ray_ready__.remote(), timeout=PLACEMENT_TIMEOUT_S)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnschedulableError):
+        ray.kill(actor)
+        gpus = claim.gpus * claim.tensor_parallel
+        kind = f" of type {claim.accelerator_type}" if claim.accelerator_type else ""
+        raise StageError(
+            f"the vLLM server of the {role} found no place on this node in {PLACEMENT_TIMEOUT_S:g} s: it claims "
+            f"{claim.cpus:g} CPUs and {gpus:g} GPUs{kind}; lower resources.{role}.cpus, gpus or tensor_parallel, or "
+            "end what else holds them"
+        ) from None
 
 
 def stop(server: Any) -> None:

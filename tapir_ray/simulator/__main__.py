@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from tapir_ray.errors import TapirError
-from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.options import Options, flag
 from tapir_ray.simulator.server import serve
 
 TYPES = {"int": int, "float": float}
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tapir_ray.simulator", description="A simulated teacher and judge.")
     for field in fields(Options):
         default = None if field.default is MISSING else field.default
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=TYPES.get(str(field.type), str), default=default)
+        parser.add_argument(flag(field.name), dest=field.name, type=TYPES.get(str(field.type), str), default=default)
     parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
     values: dict[str, Any] = vars(parser.parse_args(arguments))
     parent = values.pop("parent")

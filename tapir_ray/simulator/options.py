@@ -7,6 +7,11 @@ from dataclasses import dataclass
 TASKS, RECORDED = "tasks", "recorded"
 
 
+def flag(field: str) -> str:
+    """The option of the command line that sets a field: `latency_s` is `--latency`, in seconds."""
+    return f"--{field.removesuffix('_s').replace('_', '-')}"
+
+
 @dataclass(frozen=True)
 class Options:
     """One simulator. Replies depend on the request, the scenario, `seed` and the judge's faults alone."""

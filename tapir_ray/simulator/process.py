@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from tapir_ray.errors import InputError
-from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.options import Options, flag
 
 STOP_S = 5.0
 
@@ -46,4 +46,4 @@ def running(options: Options) -> Iterator[str]:
 
 def _arguments(options: Options) -> list[str]:
     given = ((key, value) for key, value in asdict(options).items() if value is not None)
-    return [f"--{key.replace('_', '-')}={value}" for key, value in given]
+    return [f"{flag(key)}={value}" for key, value in given]

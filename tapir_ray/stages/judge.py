@@ -17,13 +17,15 @@ from typing import Any
 import ray.data
 
 from tapir_ray import records
-from tapir_ray.config import Config, Judge
+from tapir_ray.config import Config, Judge, Sampling
 from tapir_ray.llm.openai import REFUSED, Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles, Row
 
 UNPARSEABLE = "unparseable_scores"
 LOWEST, HIGHEST = 1.0, 10.0
+RETRY_TEMPERATURE = 0.7
+"""Lowest temperature of a question asked again: at 0 an endpoint would repeat its reply whatever the seed."""
 
 _LINE = re.compile(r"^[\s*_#>`\-]*scores?[\s*_`]*[:=](?P<rest>.*)$", re.IGNORECASE)
 _NUMBER = r"(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10(?:\.0+)?(?!\d))?"
@@ -138,10 +140,13 @@ async def score_answer(
 async def ask_scores(
     client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...]
 ) -> tuple[float, ...]:
-    """`count` scores for a rendered prompt; an unparseable reply is asked again with a new seed. Raises NotJudged."""
+    """`count` scores for a rendered prompt; an unparseable reply is asked again, less greedily. Raises NotJudged."""
     for attempt in range(settings.parse_attempts):
         reply = await client.chat(
-            [{"role": "user", "content": prompt}], seed=seed_of(*seed, str(attempt)), kind="judge"
+            [{"role": "user", "content": prompt}],
+            sampling=sampling_of(client, attempt),
+            seed=seed_of(*seed, str(attempt)),
+            kind="judge",
         )
         if reply.status == records.FAILED or reply.reason == REFUSED:
             raise NotJudged(reply.status, f"judge_{reply.reason}" if reply.reason == REFUSED else str(reply.reason))
@@ -168,6 +173,12 @@ def parse_scores(text: str, count: int) -> tuple[float, ...] | None:
         scores = tuple(float(number) for number in found.groups()[:count])
         return scores if all(LOWEST <= score <= HIGHEST for score in scores) else None
     return None
+
+
+def sampling_of(client: Client, attempt: int) -> Sampling:
+    """The endpoint's own sampling for the first attempt (0), later ones at RETRY_TEMPERATURE or above."""
+    own = client.target.endpoint.sampling
+    return own if attempt == 0 else own.model_copy(update={"temperature": max(own.temperature, RETRY_TEMPERATURE)})
 
 
 def seed_of(*parts: str) -> int:

@@ -19,7 +19,7 @@ from tapir_ray.config import Config
 from tapir_ray.llm.openai import REFUSED, Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles, Row
-from tapir_ray.stages.judge import seed_of
+from tapir_ray.stages.judge import sampling_of, seed_of
 
 UNKNOWN_LABEL = "unknown_label"
 
@@ -33,8 +33,8 @@ def label(
 ) -> ray.data.Dataset:
     """`rows` as `schema`, each ok row with the `task` that the teacher names.
 
-    A reply that is no label is asked for again with a new seed, `classify.label_attempts` times in all, then the row
-    fails (`unknown_label`, with the last reply). Rows that are not ok pass as they are.
+    A reply that is no label is asked for again with a new seed and some temperature, `classify.label_attempts` times in
+    all, then the row fails (`unknown_label`, with the last reply). Rows that are not ok pass as they are.
     """
     function = LabelRow(Prompts(config.prompts.dir), tuple(labels), config.classify.label_attempts)
     return roles.ask(rows, function, schema)
@@ -56,7 +56,12 @@ class LabelRow:
         text = ""
         for attempt in range(self.attempts):
             seed = seed_of(row["instruction_id"], "label", str(attempt))
-            reply = await clients["teacher"].chat([{"role": "user", "content": prompt}], seed=seed, kind="label")
+            reply = await clients["teacher"].chat(
+                [{"role": "user", "content": prompt}],
+                sampling=sampling_of(clients["teacher"], attempt),
+                seed=seed,
+                kind="label",
+            )
             if reply.status == records.FAILED or reply.reason == REFUSED:
                 return {**row, "status": reply.status, "reason": reply.reason}
             text = reply.text or ""

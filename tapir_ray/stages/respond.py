@@ -19,11 +19,13 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.config import Config
-from tapir_ray.llm.openai import Client, Reply
+from tapir_ray.curriculum.tasks import TOXICITY
+from tapir_ray.llm.openai import REFUSED, Client, Reply
 from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.refusals import is_refusal
 from tapir_ray.llm.roles import Roles, Row
 from tapir_ray.records import Message
-from tapir_ray.stages.judge import NotJudged, score_answer, seed_of, together
+from tapir_ray.stages.judge import NotJudged, score_answer, seed_of
 
 BELOW_MIN_SCORE = "below_min_score"
 
@@ -38,9 +40,10 @@ def respond(
     """`rows` as `schema`, each ok row without a response answered by the teacher; all others pass as they are.
 
     Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style; a task without an entry in
-    `styles` is answered plainly. Of `respond.samples` answers the judge's best is kept, with its `answer_score`; below
-    `respond.min_score` the row is filtered (`below_min_score`). A row without a usable answer has the reply's status
-    and reason (`cut_off`, `refused`, `empty`, or an error).
+    `styles` is answered plainly. Of `respond.samples` answers the best of those that the judge scored is kept, with its
+    `answer_score`; below `respond.min_score` the row is filtered (`below_min_score`). A row without a usable answer has
+    the reply's status and reason (`cut_off`, `refused`, `empty`, or an error); `refused` is also an answer that says so
+    in its text (`llm/refusals.py`, a heuristic), but to the task Toxicity.
     """
     return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles)), schema)
 
@@ -76,7 +79,7 @@ class RespondRow:
             return {**row, "style": style, "status": answers[0].reply.status, "reason": answers[0].reply.reason}
         if settings.samples > 1 or settings.min_score is not None:
             try:
-                usable = await together(*(self._scored(clients["judge"], row, answer) for answer in usable))
+                usable = await self._scored(clients["judge"], row, usable)
             except NotJudged as error:
                 return {**row, "style": style, "status": error.status, "reason": error.reason}
         best = max(usable, key=lambda answer: answer.score or 0.0)
@@ -99,7 +102,7 @@ class RespondRow:
         second_pass = style is not None and self.config.rewrite.mode == "second_pass"
         styled = style is not None and not second_pass
         messages = self._styled(row, style) if styled else row["messages"]
-        reply = await client.chat(messages, seed=seed, kind="respond")
+        reply = _unless_refused(row, await client.chat(messages, seed=seed, kind="respond"))
         if reply.status != records.OK or not second_pass:
             return Answer(reply, messages, seed)
         rewriting: list[Message] = [
@@ -114,7 +117,7 @@ class RespondRow:
                 ),
             }
         ]
-        return Answer(await client.chat(rewriting, seed=seed, kind="rewrite"), rewriting, seed)
+        return Answer(_unless_refused(row, await client.chat(rewriting, seed=seed, kind="rewrite")), rewriting, seed)
 
     def _styled(self, row: Row, style: str | None) -> list[Message]:
         own = [message["content"] for message in row["messages"] if message["role"] == "system"]
@@ -122,7 +125,18 @@ class RespondRow:
         system = "\n\n".join([self.prompts.render("respond", task=row["task"], style=style), *own])
         return [{"role": "system", "content": system}, *turns]
 
-    async def _scored(self, judge: Client, row: Row, answer: Answer) -> Answer:
+    async def _scored(self, judge: Client, row: Row, answers: list[Answer]) -> list[Answer]:
+        """The answers that the judge could score, with their scores. Raises NotJudged where there are none."""
+        results = await asyncio.gather(*(self._score(judge, row, answer) for answer in answers), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, NotJudged):
+                raise result
+        scored = [result for result in results if isinstance(result, Answer)]
+        if not scored and isinstance(results[0], NotJudged):
+            raise results[0]
+        return scored
+
+    async def _score(self, judge: Client, row: Row, answer: Answer) -> Answer:
         instruction = records.text_of(row["messages"])
         seed = (row["instruction_id"], "gate", str(answer.seed))
         text = (answer.reply.text or "").strip()
@@ -131,3 +145,13 @@ class RespondRow:
 
     def _sampling(self, answer: Answer) -> str:
         return json.dumps({**self.config.teacher.sampling.model_dump(), "seed": answer.seed}, sort_keys=True)
+
+
+def _unless_refused(row: Row, reply: Reply) -> Reply:
+    """The reply, filtered as `refused` where its text is a refusal, which a student must not learn as an answer.
+
+    To the task Toxicity it is one: its style is to decline.
+    """
+    if reply.status == records.OK and row["task"] != TOXICITY and is_refusal(reply.text or ""):
+        return replace(reply, status=records.FILTERED, reason=REFUSED)
+    return reply

@@ -12,9 +12,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import ray
 
 from tapir_ray import records
-from tapir_ray.config import CreateModel, Endpoint
+from tapir_ray.config import CreateModel, Endpoint, Replicas
 from tapir_ray.errors import StageError
 from tapir_ray.llm import serve
 from tapir_ray.stages.label import label
@@ -56,6 +57,54 @@ def test_engine_arguments_become_flags() -> None:
     assert words[words.index("--host") + 1] == "127.0.0.1" and "--enforce-eager" in words
     assert words.count("--max-model-len") == 1 and words[words.index("--max-model-len") + 1] == "64"
     assert words[words.index("--x") + 1] == "{}" and "--trust-remote-code" not in words
+
+
+def test_false_switches_off_what_is_on_by_default() -> None:
+    kwargs = {"enable_prefix_caching": False, "disable_log_stats": False, "quantization": None}
+    words = serve.command(Endpoint(engine="vllm", model="m", engine_kwargs=kwargs), 8000)
+    assert "--no-enable-prefix-caching" in words
+    assert not [word for word in words if "log-stats" in word or "quantization" in word]
+
+
+@pytest.mark.slow
+def test_every_switch_of_vllm_can_be_set_either_way() -> None:
+    import argparse
+
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser())
+    kinds = (argparse.BooleanOptionalAction, argparse._StoreTrueAction)
+    switches = [action for action in parser._actions if isinstance(action, kinds)]
+    assert len(switches) > 50
+    for wanted in (True, False):
+        kwargs = {action.dest: wanted for action in switches}
+        words = serve.command(Endpoint(engine="vllm", model="m", engine_kwargs=kwargs), 8000)
+        parsed = vars(parser.parse_args(words[words.index("--model") :]))
+        assert {name: parsed[name] for name in kwargs} == kwargs
+
+
+@pytest.mark.parametrize("claim", [Replicas(cpus=3, gpus=0), Replicas(cpus=2, gpus=1, tensor_parallel=2)])
+def test_a_server_that_finds_no_place_says_which_resources_to_lower(
+    ray_local: None, monkeypatch: pytest.MonkeyPatch, claim: Replicas
+) -> None:
+    """Without a limit a claim on what something else holds would wait for ever."""
+    monkeypatch.setattr(serve, "PLACEMENT_TIMEOUT_S", 2.0)
+    other = ray.remote(Holder).options(num_cpus=2).remote()
+    ray.get(other.ready.remote())
+    began = time.monotonic()
+    wanted = f"{claim.cpus:g} CPUs and {2 * claim.gpus:g} GPUs"
+    with pytest.raises(StageError, match=rf"{wanted}; lower resources\.teacher\.cpus, gpus"):
+        serve.start(Endpoint(model="m"), claim, "run-teacher")
+    assert time.monotonic() - began < 20
+    ray.kill(other)
+
+
+class Holder:
+    """Something that claims CPUs."""
+
+    def ready(self) -> None:
+        """Answers once it runs."""
 
 
 def test_a_server_lives_as_long_as_its_block(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

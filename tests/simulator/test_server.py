@@ -15,6 +15,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from tapir_ray.cli import main
 from tapir_ray.errors import InputError
 from tapir_ray.simulator import Options, running
 from tapir_ray.simulator.server import Server
@@ -117,6 +118,14 @@ def test_latency_is_waited_for_side_by_side(tmp_path: Path) -> None:
         started = time.monotonic()
         openai.OpenAI(base_url=url, api_key="any").chat.completions.create(model="m", messages=user(MATH))
         assert time.monotonic() - started >= 0.3
+
+
+def test_the_command_takes_the_latency_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["simulate", "--help"])
+    shown = capsys.readouterr().out
+    assert "--latency LATENCY" in shown and "--latency-s" not in shown
+    assert main(["simulate", "--latency", "0.5", "--host", "example.org"]) == 2
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_ray import records
-from tapir_ray.stages.judge import judge, parse_scores
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.stages.judge import JudgeRow, judge, parse_scores
 from tests.llm.endpoint import Answer, Fault, running
-from tests.stages.asking import config_for, dataset, instruction, opened
+from tests.stages.asking import config_for, dataset, directly, instruction, opened
 
 SCORE = st.one_of(st.integers(1, 10), st.decimals(1, 10, places=1))
 
@@ -128,6 +129,7 @@ def test_replies_without_scores_are_asked_again_and_then_fail(ray_local: None) -
         prompt = body["messages"][0]["content"]
         seeds = seeds_seen.setdefault(prompt, set())
         seeds.add(body["seed"])
+        assert body["temperature"] == (0.0 if len(seeds) == 1 else 0.7)
         if "Question 0?" in prompt:
             return "I would rather not say."
         return "Scores: 6 5" if len(seeds) > 1 else "Scores: many"
@@ -137,6 +139,13 @@ def test_replies_without_scores_are_asked_again_and_then_fail(ray_local: None) -
     assert (first["status"], first["reason"], first["mfd"]) == ("failed", "unparseable_scores", None)
     assert second["status"] == "ok" and second["mfd"] == 0.0
     assert sorted(len(seeds) for seeds in seeds_seen.values()) == [2, 2, 3, 3]
+
+
+def test_a_warmer_judge_stays_as_warm_when_asked_again() -> None:
+    with running(lambda body, attempt: "?") as seen:
+        config = config_for(seen.url, judge={"sampling": {"temperature": 1.0}, "both_orders": False})
+        directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+    assert {body["temperature"] for body in seen.requests} == {1.0} and len(seen.requests) >= 3
 
 
 def test_rows_without_an_answer_to_compare_pass_untouched_and_failures_are_rows(ray_local: None) -> None:

@@ -59,10 +59,13 @@ def test_labelled_rows(ray_local: None) -> None:
     assert list(kinds) == ["label"] and kinds["label"]["requests"] == len(seen.requests) == 4
 
 
-def test_asking_again_uses_another_seed() -> None:
-    def second_time(body: dict[str, Any], attempt: int) -> str:
-        return "Math" if len({request["seed"] for request in seen.requests}) > 1 else "?"
+def test_asking_again_uses_another_seed_and_some_temperature() -> None:
+    """A greedy endpoint repeats its reply whatever the seed."""
 
-    with running(second_time) as seen:
+    def greedy(body: dict[str, Any], attempt: int) -> str:
+        seeds = {request["seed"] for request in seen.requests}
+        return "Math" if len(seeds) > 1 and body["temperature"] > 0 else "?"
+
+    with running(greedy) as seen:
         (row,) = directly(LabelRow(Prompts(), LABELS, 3), [instruction("2 + 2?")], config_for(seen.url))
-    assert row["task"] == "Math" and len(seen.requests) == 2
+    assert row["task"] == "Math" and [body["temperature"] for body in seen.requests] == [0.0, 0.7]

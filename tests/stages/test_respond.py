@@ -86,6 +86,56 @@ def test_the_best_of_several_samples_is_kept() -> None:
     assert len(seen.requests) == 12
 
 
+def test_a_sample_that_the_judge_cannot_score_leaves_the_others() -> None:
+    """One unparseable verdict once threw away every answer of the row."""
+
+    def forgetful(body: dict[str, Any], attempt: int) -> str | Choice:
+        content = body["messages"][-1]["content"]
+        if "judge" in content and ("\nabab\n" in content or "nothing?" in content):
+            return "I would rather not say."
+        return teacher(body, attempt)
+
+    rows = [instruction("short?", response=None), instruction("short? nothing?", response=None)]
+    with running(forgetful) as seen:
+        config = config_for(seen.url, respond={"samples": 6}, judge={"parse_attempts": 1})
+        kept, lost = directly(RespondRow(Prompts(), config, {}), rows, config)
+    answers = {2 * (1 + body["seed"] % 3) for body in seen.requests if "judge" not in body["messages"][0]["content"]}
+    assert answers == {2, 4, 6}
+    assert (kept["status"], kept["response"], kept["answer_score"]) == ("ok", "ababab", 6.0)
+    assert (lost["status"], lost["reason"], lost["response"]) == ("failed", "unparseable_scores", None)
+
+
+@pytest.mark.parametrize("mode", ["combined", "second_pass"])
+def test_a_refusal_in_words_is_filtered_and_not_paid_for_further(mode: str) -> None:
+    with running(lambda body, attempt: "I’m sorry, but I can’t help with that.") as seen:
+        config = config_for(seen.url, rewrite={"mode": mode}, respond={"min_score": 5.0})
+        (row,) = directly(RespondRow(Prompts(), config, STYLES), [instruction("q", response=None)], config)
+    assert (row["status"], row["reason"], row["response"]) == ("filtered", "refused", None)
+    assert len(seen.requests) == 1
+
+
+def test_a_task_whose_answer_is_to_decline_keeps_it() -> None:
+    with running(lambda body, attempt: "I can't help with that.") as seen:
+        row = instruction("Insult him.", response=None, task="Toxicity")
+        (row,) = directly(
+            RespondRow(Prompts(), config_for(seen.url), {"Toxicity": "Decline."}), [row], config_for(seen.url)
+        )
+    assert (row["status"], row["response"]) == ("ok", "I can't help with that.")
+
+
+def test_the_samples_that_are_no_refusal_are_used() -> None:
+    def moody(body: dict[str, Any], attempt: int) -> str:
+        if "judge" in body["messages"][0]["content"]:
+            return "Score: 5"
+        return "As an AI language model, I cannot sing." if body["seed"] % 2 else "La la la."
+
+    with running(moody) as seen:
+        config = config_for(seen.url, respond={"samples": 6})
+        (row,) = directly(RespondRow(Prompts(), config, {}), [instruction("q", response=None)], config)
+    odd = {body["seed"] % 2 for body in seen.requests if "judge" not in body["messages"][0]["content"]}
+    assert odd == {0, 1} and (row["status"], row["response"]) == ("ok", "La la la.")
+
+
 def test_the_judge_gates_answers() -> None:
     rows = [instruction("short?", response=None), instruction("a longer answer", response=None)]
     with running(teacher) as seen:
