@@ -77,9 +77,7 @@ def test_a_row_of_one_prompt_is_a_conversation_of_its_own(raw: dict[str, str]) -
 
 def test_all_turns_of_a_conversation_have_its_id() -> None:
     turns = [{"role": role, "content": f"{role} {at}"} for at in range(3) for role in ("user", "assistant")]
-    rows = parsed_rows(
-        {"messages": turns}, "a.jsonl:1", "a.jsonl", SeedData(path="a"), lambda row: parse(row, "auto", "all")
-    )
+    rows = parsed_rows({"messages": turns}, "a.jsonl:1", SeedData(path="a"), lambda row: parse(row, "auto", "all"))
     assert len({row["instruction_id"] for row in rows}) == 3
     assert {row["conversation_id"] for row in rows} == {instruction_id(turns[:5])}
 
