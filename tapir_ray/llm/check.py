@@ -55,8 +55,8 @@ async def check(target: Target) -> None:
             await _check_place(target, reply)
     elif names and target.endpoint.model not in names and not await _knows_model(target):
         shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-        key = "student.served_model_name" if target.role == "student" else f"{target.role}.model"
-        problem = f"{key} {target.endpoint.model} is not among the models of {_where(target)}, which are {shown}"
+        wanted = f"{_section(target)}.model {target.endpoint.model}"
+        problem = f"{wanted} is not among the models of {_where(target)}, which are {shown}"
         if len(names) < LONG_LIST or is_own(target.base_url):
             raise InputError(f"{problem}; name one of them")
         print(f"tapir: warning: {problem}; every request fails unless it is an alias", file=sys.stderr)
@@ -72,7 +72,11 @@ def is_own(base_url: str | None) -> bool:
 
 
 def _where(target: Target) -> str:
-    return f"{target.role}.base_url {target.base_url or _OPENAI}"
+    return f"{_section(target)}.base_url {target.base_url or _OPENAI}"
+
+
+def _section(target: Target) -> str:
+    return "student.endpoint" if target.role == "student" else target.role
 
 
 async def _check_place(target: Target, reply: _Reply) -> None:
@@ -101,7 +105,7 @@ def _refuse_key(target: Target, reply: _Reply) -> None:
     if reply.status in (401, 403):
         raise InputError(
             f"{_where(target)} refuses the key (HTTP {reply.status}); "
-            f"correct the variable that {target.role}.api_key_env names"
+            f"correct the variable that {_section(target)}.api_key_env names"
         )
 
 

@@ -122,7 +122,7 @@ def test_a_model_that_is_not_served_is_refused_with_some_that_are() -> None:
         assert message.startswith("teacher.model Qwen/other is not among the models of teacher.base_url")
         assert "a, b, c, d, e and 3 more" in message
         assert seen == ["GET /v1/models", "GET /v1/models/Qwen%2Fother"]
-        assert refused(f"{url}/v1", role="student").startswith("student.served_model_name m ")
+        assert refused(f"{url}/v1", role="student").startswith("student.endpoint.model m is not")
 
 
 def test_an_alias_that_the_endpoint_knows_passes() -> None:

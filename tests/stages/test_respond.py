@@ -17,6 +17,7 @@ from tests.llm.endpoint import Choice, running
 from tests.stages.asking import config_for, dataset, directly, instruction, opened
 
 STYLES = {"Math": "Step by step."}
+WARM = {"sampling": {"temperature": 1.0}}
 
 
 def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
@@ -97,7 +98,7 @@ def test_a_sample_that_the_judge_cannot_score_leaves_the_others() -> None:
 
     rows = [instruction("short?", response=None), instruction("short? nothing?", response=None)]
     with running(forgetful) as seen:
-        config = config_for(seen.url, respond={"samples": 6}, judge={"parse_attempts": 1})
+        config = config_for(seen.url, respond={"samples": 6}, judge={"parse_attempts": 1}, teacher=WARM)
         kept, lost = directly(RespondRow(Prompts(), config, {}), rows, config)
     answers = {2 * (1 + body["seed"] % 3) for body in seen.requests if "judge" not in body["messages"][0]["content"]}
     assert answers == {2, 4, 6}
@@ -130,7 +131,7 @@ def test_the_samples_that_are_no_refusal_are_used() -> None:
         return "As an AI language model, I cannot sing." if body["seed"] % 2 else "La la la."
 
     with running(moody) as seen:
-        config = config_for(seen.url, respond={"samples": 6})
+        config = config_for(seen.url, respond={"samples": 6}, teacher=WARM)
         (row,) = directly(RespondRow(Prompts(), config, {}), [instruction("q", response=None)], config)
     odd = {body["seed"] % 2 for body in seen.requests if "judge" not in body["messages"][0]["content"]}
     assert odd == {0, 1} and (row["status"], row["response"]) == ("ok", "La la la.")
