@@ -23,7 +23,7 @@ PLANNED = (
 
 
 def summarise(context: Context, status: str = "done") -> dict[str, Any]:
-    """Write `summary.json` from the run's manifests, plans and events, and return it."""
+    """Write `summary.json` from the run's manifests, plans, events and usage, and return it."""
     run, config = context.run, context.config
     rounds = config.curriculum.rounds
     scores = [holdout_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
@@ -31,6 +31,7 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
     means = [score["mean"] for score in scores]
     scored = [number for number in range(rounds + 1) if means[number] is not None]
     best = max(scored, key=lambda number: means[number], default=rounds)
+    usage = context.roles.usage()
     summary = {
         "name": config.name,
         "status": status,
@@ -43,8 +44,8 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
         },
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or f"{run.uri}/{checkpoint(best)}",
-        "usage": _usage(run),
-        "cost": round(sum(role["cost"] for role in _usage(run).values()), 6),
+        "usage": usage,
+        "cost": round(sum(role["cost"] for role in usage.values()), 6),
         "versions": _versions(),
     }
     if run.exists("classifier/report.json"):
@@ -102,16 +103,6 @@ def _seconds(run: Run) -> dict[int, dict[str, float]]:
     for event in run.events("stage"):
         seconds[event["round"]][event["stage"]] += event["seconds"]
     return {number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()}
-
-
-def _usage(run: Run) -> dict[str, dict[str, float]]:
-    """Usage by role, summed over all attempts."""
-    total: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for event in run.events("usage"):
-        for role, counts in event["usage"].items():
-            for name, value in counts.items():
-                total[role][name] += value
-    return {role: dict(counts) for role, counts in total.items()}
 
 
 def _versions() -> dict[str, str]:
