@@ -58,6 +58,7 @@ class Context:
                 stage_cpus=self.stage_cpus,
                 expected=expected,
                 max_error_rate=self.config.max_error_rate,
+                drained=self.roles.drained,
             )
 
     def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:
