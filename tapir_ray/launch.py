@@ -19,6 +19,7 @@ from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
+from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
@@ -48,11 +49,18 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "") -> No
     if until and until not in STAGES:
         raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
     own = own_table(start)
+    warn(config)
     with started(config, run_dir) as context:
         if own is not None:
             adopt(context, *own)
         distill(context, StopAfter(until))
     print_table(summarise(context), context.run, file=sys.stdout)
+
+
+def warn(config: Config) -> None:
+    """Print what is likely to be regretted in the config."""
+    for doubt in doubts(config):
+        print(f"tapir: warning: {doubt}", file=sys.stderr)
 
 
 @contextmanager

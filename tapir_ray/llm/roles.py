@@ -23,7 +23,7 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.blocks import small_blocks
-from tapir_ray.config import Config, Endpoint
+from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
 from tapir_ray.errors import InputError
 from tapir_ray.llm import ledger, serve, usage
 from tapir_ray.llm.check import check
@@ -33,8 +33,6 @@ Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
 """A picklable async function of (clients by role, row) that returns the output row."""
 
-SIMULATOR = "simulator"
-"""The `base_url` that names the simulator of the config."""
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
 
@@ -82,7 +80,9 @@ class Roles:
         Raises StageError where a server does not start, with the end of its log.
         """
         accounts = {
-            role: usage.Account(self._group(role), endpoint.limits, endpoint.price, endpoint.timeout_s + GRACE_S)
+            role: usage.Account(
+                self._group(role), endpoint.limits, endpoint.known_price or Price(), endpoint.timeout_s + GRACE_S
+            )
             for role, endpoint in self._endpoints.items()
         }
         self._actor = ledger.start(self._run_id, accounts, self._config.budget, self._folder, self._attempt)

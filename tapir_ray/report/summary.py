@@ -159,12 +159,25 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         tasks.add_row(task, *(_number(score["by_task"].get(task)) for score in scores))
     tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
     console.print(tasks)
+    console.print(_usage_table(summary["usage"]))
     for entry in summary["rounds"]:
         for warning in entry["warnings"]:
             console.print(f"round {entry['round']}: {warning}", highlight=False)
     choice = "the best on the holdout" if first["student_score"]["rows"] else "the last, as no holdout was scored"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri}/summary.json", soft_wrap=True)
+
+
+def _usage_table(usage: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="requests of the run, all attempts")
+    table.add_column("role")
+    for column in ("requests", "failed", "input tokens", "cached", "output tokens", "reasoning", "US dollars"):
+        table.add_column(column, justify="right")
+    names = ("requests", "failed", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+    for role, used in usage.items():
+        unknown = f" (+ at most {used['unsettled_cost']:,.4f} unknown)" if used.get("unsettled_cost") else ""
+        table.add_row(role, *(f"{used[name]:,.0f}" for name in names), f"{used['cost']:,.4f}{unknown}")
+    return table
 
 
 def _number(value: float | None) -> str:
