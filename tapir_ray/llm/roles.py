@@ -158,6 +158,13 @@ class Roles:
             **serve.beside(self._servers),
         )
 
+    def clients(self, meter_class: type[usage.Meter] = usage.Meter) -> dict[str, Client]:
+        """A client for each role that belongs to this process's event loop, under the run's limits and budget."""
+        meter = meter_class(self._actor, self._leased())
+        targets = [self._target(role) for role in self._endpoints]
+        groups = {target.group: asyncio.Semaphore(target.endpoint.limits.in_flight) for target in targets}
+        return {target.role: Client(target, meter, groups[target.group]) for target in targets}
+
     def usage(self) -> dict[str, dict[str, float]]:
         """Of all attempts of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …),
         failed, cost (US dollars), `unsettled_tokens` and `unsettled_cost` (see `ledger.Ledger.snapshot`).
