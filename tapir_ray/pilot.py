@@ -66,10 +66,11 @@ class _Pilot:
         self.sizes = Sizes(measured=rows, most=bounds(self.config, seed, context.taxonomy))
 
     async def run(self) -> Sizes:
-        self.clients = self.context.roles.clients(RowMeter)
+        self.clients, meter = self.context.roles.clients(RowMeter)
         try:
             await self._stages()
         finally:
+            await meter.flush()
             await asyncio.gather(*(client.close() for client in self.clients.values()))
         return self.sizes
 
@@ -83,7 +84,7 @@ class _Pilot:
         self.sizes.tasks = {task: n / len(chosen) for task, n in Counter(row["task"] for row in chosen).items()}
         answer = RespondRow(self.prompts, config, dict(taxonomy.styles))
         if config.seed_data.responses != "keep":
-            chosen, held = await self._ask("fill", answer, chosen), await self._ask("fill", answer, held)
+            chosen, held = await self._filled(answer, chosen), await self._filled(answer, held)
         scored = await self._score("score_seed", chosen)
         await self._score("score_holdout", held)
         draws = _draws(scored, taxonomy, self.rows)
@@ -108,6 +109,14 @@ class _Pilot:
             return [row for row in await self._ask("label", label, rows) if row["status"] == OK]
         found = (row["task"] or taxonomy.label_by_words(records.text_of(row["messages"])) for row in rows)
         return [{**row, "task": task} for row, task in zip(rows, found, strict=True)]
+
+    async def _filled(self, answer: AskRow, rows: list[Row]) -> list[Row]:
+        """The rows that have an answer, those of the teacher included; of `replace` all are the teacher's."""
+        replace = self.config.seed_data.responses == "replace"
+        rows = [{**row, "response": None} for row in rows] if replace else rows
+        answered = [row for row in rows if row["response"] is not None]
+        filled = await self._ask("fill", answer, [row for row in rows if row["response"] is None])
+        return answered + [row for row in filled if row["status"] == OK]
 
     async def _score(self, asked: str, rows: list[Row]) -> list[Row]:
         judge = JudgeRow(self.prompts, self.config.judge, self.config.random_seed)
@@ -196,14 +205,11 @@ def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
 
 def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
     """The new instructions that pass the filters of a single row and are not like a row of the seed sample."""
-    table = pa.Table.from_pylist([{key: row[key] for key in CHECKED} for row in made])
     if not made:
         return []
+    table = records.conform(made, records.GENERATED_ROWS)
     functions = {spec: resolve(spec, {}, what="filter.functions") for spec in config.filter.functions}
     passed = [status == OK for status in check_table(table, config, functions)["status"].to_pylist()]
     index = OverlapIndex.build((row["messages"] for row in seed.sample), 0, config.filter.near_duplicate)
     repeated = index.overlaps([row["messages"] for row in made])
     return [row for row, ok, kind in zip(made, passed, repeated, strict=True) if ok and kind is None]
-
-
-CHECKED = ("draw_id", "messages", "task", "status", "reason")

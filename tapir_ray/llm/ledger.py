@@ -364,8 +364,8 @@ class UsageActor(Ledger):
             self._show()
             try:
                 self.save()
-            except OSError:  # storage that fails for a moment; what changed is saved the next time
-                self._changed = True
+            except OSError:
+                continue  # storage that fails for a moment; what changed is saved the next time
 
     def _show(self) -> None:
         for role, used in self.snapshot().items():

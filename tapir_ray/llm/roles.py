@@ -158,12 +158,15 @@ class Roles:
             **serve.beside(self._servers),
         )
 
-    def clients(self, meter_class: type[usage.Meter] = usage.Meter) -> dict[str, Client]:
-        """A client for each role that belongs to this process's event loop, under the run's limits and budget."""
+    def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
+        """A client for each role under the run's limits and budget, and their meter, to be flushed at the end.
+
+        For questions of this process, outside a stage; to be used in one event loop.
+        """
         meter = meter_class(self._actor, self._leased())
         targets = [self._target(role) for role in self._endpoints]
         groups = {target.group: asyncio.Semaphore(target.endpoint.limits.in_flight) for target in targets}
-        return {target.role: Client(target, meter, groups[target.group]) for target in targets}
+        return {target.role: Client(target, meter, groups[target.group]) for target in targets}, meter
 
     def usage(self) -> dict[str, dict[str, float]]:
         """Of all attempts of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …),
