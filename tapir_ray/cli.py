@@ -66,6 +66,14 @@ def _retry(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check(options: argparse.Namespace) -> int:
+    from tapir_ray.check import check
+
+    config = load(options.config, options.set)
+    check(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.pilot, options.json)
+    return 0
+
+
 def _classifier(options: argparse.Namespace) -> int:
     from tapir_ray import classifier
 
@@ -109,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     again = verb("retry", _retry, "ask again for a run's failed rows, and make anew what follows from them")
     again.add_argument("run", help="folder or URI of the run")
 
+    check = verb("check", _check, "check a config and print what its run will need: calls, tokens, cost")
+    takes_config(check)
+    check.add_argument("--run-dir", help="folder or URI of the run; a pilot gets one of its own beside it")
+    check.add_argument("--pilot", type=_rows, default=0, metavar="N", help="send N real rows through every stage first")
+    check.add_argument("--json", action="store_true", help="print JSON")
+
     labels = verb("classifier", _classifier, "label rows by the teacher, train the task classifier on them, score it")
     labels.add_argument("action", choices=("label", "train", "score"))
     takes_config(labels)
@@ -119,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 
     return parser
+
+
+def _rows(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":

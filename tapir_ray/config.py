@@ -17,10 +17,14 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tapir_ray import prices
 from tapir_ray.errors import InputError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+
+SIMULATOR = "simulator"
+"""The `base_url` that names the simulator of the config."""
 
 
 class Section(BaseModel):
@@ -117,10 +121,21 @@ class Endpoint(Section):
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Count = 6
     limits: Limits = Limits()
-    price: Price = Price()
+    price: Price | None = None
+    """Empty is the list price of `prices.yaml` for the models that it knows; a price of 0 is a free endpoint."""
     max_model_len: Count = 4096
     trust_remote_code: bool = False
     engine_kwargs: dict[str, Any] = {}
+
+    @property
+    def known_price(self) -> Price | None:
+        """What the model costs: as given, nothing where it is served here or simulated, or as listed; else None."""
+        if self.price is not None:
+            return self.price
+        if self.engine == "vllm" or self.base_url == SIMULATOR:
+            return Price()
+        listed = prices.listed_price(self.model, self.base_url)
+        return None if listed is None else Price(**listed)
 
 
 class Student(Section):
@@ -440,12 +455,12 @@ class Config(Section):
         if self.seed_data.path is None and not writes_seed:
             raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
         for key, endpoint in self.endpoints.items():
-            if endpoint.base_url == "simulator" and self.simulator is None:
+            if endpoint.base_url == SIMULATOR and self.simulator is None:
                 raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
-            unpriced = endpoint.engine == "openai" and endpoint.base_url != "simulator" and endpoint.price == Price()
-            if self.budget.max_cost is not None and unpriced:
+            if self.budget.max_cost is not None and endpoint.known_price is None:
                 raise ValueError(
-                    f"budget.max_cost cannot be kept without {key}.price; set it, or use budget.max_tokens"
+                    f"budget.max_cost cannot be kept without {key}.price, as {endpoint.model} is not in our list; "
+                    "set it, or use budget.max_tokens"
                 )
         if self.respond.samples > 1 and self.teacher.sampling.temperature == 0.0:
             raise ValueError(

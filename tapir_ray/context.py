@@ -60,6 +60,7 @@ class Context:
                 expected=expected,
                 max_error_rate=self.config.max_error_rate,
                 extra=extra,
+                drained=self.roles.drained,
             )
 
     def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:

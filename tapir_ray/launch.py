@@ -19,6 +19,7 @@ from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
+from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError
 from tapir_ray.fork import fork
 from tapir_ray.llm.prompts import Prompts
@@ -54,6 +55,7 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
     own = own_table(start)
     if fork_of:
         fork(fork_of, run_dir, config)
+    warn(config)
     with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
         if own is not None:
             adopt(context, *own)
@@ -79,6 +81,12 @@ def retry(run_dir: str) -> None:
     print_table(summarise(context), context.run, file=sys.stdout)
 
 
+def warn(config: Config) -> None:
+    """Print what is likely to be regretted in the config."""
+    for doubt in doubts(config):
+        print(f"tapir: warning: {doubt}", file=sys.stderr)
+
+
 @contextmanager
 def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Context]:
     """A run with all it needs: checked, its simulator and Ray started, roles and curriculum open; gone at the end.
@@ -100,7 +108,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
 @contextmanager
 def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: str | None) -> Iterator[Context]:
     """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
-    with Roles(config, run.run_id, simulator_url) as roles:
+    with Roles(config, run.run_id, simulator_url, run.uri, run.attempt) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
         progress = Progress(roles.usage)
         run.progress = progress
@@ -108,7 +116,6 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
             yield Context(run, config, roles, taxonomy, curriculum, progress)
         finally:
             run.progress = None
-            run.event("usage", usage=roles.usage())
             actor.remove(curriculum)
 
 

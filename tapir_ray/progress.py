@@ -36,7 +36,7 @@ class Progress:
         """Show a stage while it runs; what the caller puts into the yielded dict is shown at the end of the line."""
         done = threading.Event()
         facts: dict[str, Any] = {}
-        tokens_before = self._tokens()
+        before = self.usage()
         started = time.monotonic()
 
         def line(final: bool) -> str:
@@ -46,9 +46,7 @@ class Progress:
                 rows, failed = self._counts.get(table, (0, 0))
                 total = f"/{expected}" if expected is not None else ""
                 parts.append(f"{rows}{total} rows  {rows / max(seconds, 1e-6):.1f} rows/s  failed {failed}")
-                tokens = self._tokens() - tokens_before
-                if tokens:
-                    parts.append(f"{tokens:,} tokens")
+                parts += spending(self.usage(), before)
             parts += [f"{key} {value}" for key, value in facts.items()]
             parts.append(f"{'done in ' if final else ''}{seconds:.0f} s")
             return "  ".join(parts)
@@ -75,5 +73,16 @@ class Progress:
         with self._print:
             print(("\r\033[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
 
-    def _tokens(self) -> int:
-        return sum(role.get("input_tokens", 0) + role.get("output_tokens", 0) for role in self.usage().values())
+
+def spending(usage: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> list[str]:
+    """Tokens since `before`, and where anything has a price the dollars of the run so far, by role."""
+    tokens = sum(_tokens(role) for role in usage.values()) - sum(_tokens(role) for role in before.values())
+    parts = [f"{tokens:,.0f} tokens"] if tokens else []
+    costs = {name: role.get("cost", 0.0) for name, role in usage.items()}
+    if any(costs.values()):
+        parts.append("  ".join(f"{name} ${cost:,.4g}" for name, cost in costs.items()))
+    return parts
+
+
+def _tokens(role: dict[str, float]) -> float:
+    return role.get("input_tokens", 0) + role.get("output_tokens", 0)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +44,8 @@ ROWS_PER_BLOCK = 2_000
 LEAST_ERRORS = 10
 """Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
 LARGE_ROWS = 200_000
+DRAIN_S = 10.0
+"""How long a table gets no row that was asked, after the budget ended, before its pipeline is stopped."""
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,15 @@ class Run(Storage):
         expected: int | None = None,
         max_error_rate: float = 1.0,
         extra: dict[str, Any] | None = None,
+        drained: Callable[[], bool] = lambda: True,
     ) -> Manifest:
         """Run the pipeline behind `rows` into a table and publish it, with `extra` in its manifest.
 
         With a `key` what `remaining` found stays, and blocks of at least `rows_per_part` rows are there for good as
         soon as they are written; without one the table is written anew. Raises StageError as `publish` does, already
-        while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended.
+        while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended,
+        before a local student has answered all the rows that nobody will judge: once `drained` says that no request is
+        on its way and for DRAIN_S no block had a row that was asked.
         """
         started = time.monotonic()
         kept = self._kept.pop(table, 0) if key else 0
@@ -204,6 +209,7 @@ class Run(Storage):
         if self.progress is not None:
             self.progress.count(table, kept, 0)
         unasked = failed = 0
+        asked_at = time.monotonic()
         rows = rows.map_batches(
             functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
         )
@@ -211,6 +217,10 @@ class Run(Storage):
             for block in parts.written(rows, self.path(table), self.fs, key, rows_per_part, stage_cpus * 0.9):
                 unasked += block["unasked"]
                 failed += block["failed"]
+                if block["rows"]:
+                    asked_at = time.monotonic()
+                elif unasked and time.monotonic() - asked_at > DRAIN_S and drained():
+                    break
                 if self.progress is not None:
                     self.progress.count(table, block["rows"], block["failed"])
                 if expected is not None and failed > max(LEAST_ERRORS, max_error_rate * expected):

@@ -41,7 +41,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"student": {"create": {"hidden_size": 100, "heads": 3}}}, "not a multiple of create.heads"),
         ({"student": {"model": "m", "engine": "openai"}}, "needs student.endpoint"),
         ({"judge": {"same_as": "teacher", "model": "other"}}, "judge.model has no effect"),
-        ({"budget": {"max_cost": 5}}, "without teacher.price"),
+        ({"budget": {"max_cost": 5}, "teacher": {"model": "mine"}}, "without teacher.price"),
         ({"respond": {"samples": 3}}, "set teacher.sampling.temperature"),
         ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 import ray.data
 
 from tapir_ray.config import Config, parse
-from tapir_ray.errors import InputError, StageError
+from tapir_ray.errors import InputError, StageError, Stopped
 from tapir_ray.ownership import owned
 from tapir_ray.run import Run
 
@@ -96,3 +97,32 @@ def test_events_of_all_attempts_are_kept(tmp_path: Path) -> None:
         with owned(run) as run.attempt, run.timed("score", 1):
             pass
     assert [event["attempt"] for event in run.events("stage")] == [1, 2]
+
+
+def test_once_the_budget_is_used_up_a_pipeline_does_not_run_to_its_end(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local student would go on answering thousands of rows that nobody judges; rows on their way are kept."""
+    monkeypatch.setattr("tapir_ray.run.DRAIN_S", 1.0)
+    asked = {str(number) for number in range(5)}
+
+    def slow(row: dict[str, str]) -> dict[str, str | None]:
+        time.sleep(0.1)
+        ok = row["instruction_id"] in asked
+        return {**row, "status": "ok" if ok else "failed", "reason": None if ok else "budget_used_up"}
+
+    run = Run.open(config(), str(tmp_path / "run"))
+    rows = ray.data.from_items([{"instruction_id": str(number)} for number in range(1000)], override_num_blocks=100)
+    started, polls = time.monotonic(), iter([False] * 3)
+    with pytest.raises(Stopped, match="budget"):
+        run.write(
+            "t",
+            rows.map(slow, num_cpus=1, concurrency=1),
+            SCHEMA,
+            key=("instruction_id",),
+            rows_per_part=10,
+            expected=1000,
+            drained=lambda: next(polls, True),
+        )
+    assert time.monotonic() - started < 60, "the rows alone take 100 s"
+    assert run.remaining("t", rows, ("instruction_id",)).count() == 995

@@ -14,6 +14,7 @@ import email.utils
 import json
 import random
 import re
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +32,8 @@ UNFINISHED_THINKING = "unfinished_thinking"
 """Reasons of a reply without a usable text."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
-CHARS_PER_TOKEN = 3
-"""For the worst case a request is leased for, before its real count is known; low, so that it is rather too many."""
+TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST = 16, 64
+"""What a chat template may add, a system prompt of its own included."""
 
 _POLICY_CODES = {"content_filter", "content_policy_violation"}
 _THINK_TAG = re.compile(r"</?think>")
@@ -117,11 +118,12 @@ class Client:
         """
         endpoint = self.target.endpoint
         body = request_body(endpoint, messages, sampling or endpoint.sampling, seed)
-        worst = sum(len(message["content"]) for message in messages) // CHARS_PER_TOKEN + _limit(body)
+        worst = worst_case(body)
         for attempt in range(1, endpoint.max_attempts + 1):
             async with self._in_flight:
                 await self._pause.over()
-                if not await self._meter.lease(self.target.role, worst):
+                lease = await self._meter.lease(self.target.role, *worst)
+                if lease is None:
                     return Reply(None, status=FAILED, reason=BUDGET_USED_UP)
                 try:
                     async with asyncio.timeout(endpoint.timeout_s):
@@ -132,11 +134,13 @@ class Client:
                 except (openai.OpenAIError, TimeoutError, BadReply, json.JSONDecodeError) as error:
                     reply, count = self._failure(error), Count(kind, requests=1)
                     retry, pause = _retry(error)
+                    known = not _may_be_paid(error)
                 else:
                     retry, pause = False, None
+                    known = count.input_tokens > 0
             last = not retry or attempt == endpoint.max_attempts
             failed = int(last and reply.status == FAILED)
-            self._meter.record(self.target.role, count + Count(kind, reserved_tokens=worst, failed=failed))
+            self._meter.record(self.target.role, count + Count(kind, failed=failed), lease, known)
             if last:
                 return reply
             if pause is not None:
@@ -269,8 +273,26 @@ def split_thinking(content: str) -> tuple[str | None, str | None]:
     return (None, rest.strip() or None) if opened else (content, None)
 
 
-def _limit(body: dict[str, Any]) -> int:
-    return int(body.get("max_tokens") or body["max_completion_tokens"])
+def worst_case(body: dict[str, Any]) -> tuple[int, int]:
+    """(input, output) tokens that a request can use at most: a token is at least a byte of the text."""
+    merged = {**body, **body.get("extra_body", {})}
+    messages = merged["messages"]
+    text = sum(len(str(message["content"]).encode("utf-8", "surrogatepass")) for message in messages)
+    limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
+    tokens = text + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_REQUEST
+    return tokens, max(map(int, limits)) * int(merged.get("n") or 1)
+
+
+def _may_be_paid(error: BaseException) -> bool:
+    """Whether a request that ended so may have been answered, and be paid for, though nobody knows with how much."""
+    if isinstance(error, openai.APIConnectionError):
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ConnectionRefusedError | socket.gaierror):
+                return False
+            cause = cause.__cause__ or cause.__context__
+        return True
+    return not isinstance(error, openai.APIStatusError)
 
 
 def _retry(error: Exception) -> tuple[bool, float | None]:

@@ -1,6 +1,6 @@
 """Teacher and judge (and a student behind an endpoint) as Ray Data stages: each row asks what it needs to.
 
-    with Roles(config, run_id, simulator_url) as roles:
+    with Roles(config, run_id, simulator_url, folder=run.uri, attempt=2) as roles:
         roles.check()
         scored = roles.ask(rows, function, records.SCORED)     # one output row for each input row
         roles.usage()
@@ -23,9 +23,9 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.blocks import small_blocks
-from tapir_ray.config import Config, Endpoint
+from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
 from tapir_ray.errors import InputError
-from tapir_ray.llm import serve, usage
+from tapir_ray.llm import ledger, serve, usage
 from tapir_ray.llm.check import check
 from tapir_ray.llm.openai import Client, Secret, Target
 
@@ -33,24 +33,34 @@ Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
 """A picklable async function of (clients by role, row) that returns the output row."""
 
-SIMULATOR = "simulator"
-"""The `base_url` that names the simulator of the config."""
+GRACE_S = 30.0
+"""How long after its timeout a request may still be reported."""
 
 
 class Roles:
     """The endpoints of a run, what may be asked of them and what was used. A context manager."""
 
-    def __init__(self, config: Config, run_id: str, simulator_url: str | None = None) -> None:
-        """Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given."""
+    def __init__(
+        self,
+        config: Config,
+        run_id: str,
+        simulator_url: str | None = None,
+        folder: str | None = None,
+        attempt: int = 0,
+    ) -> None:
+        """`folder` is the run's storage, where what its attempts use is counted; without one it is not kept.
+
+        Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given.
+        """
         self._config = config
         self._run_id = run_id
         self._simulator_url = simulator_url
+        self._folder, self._attempt = folder, attempt
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}
         self._urls: dict[str, str] = {}
         self._last_usage: dict[str, dict[str, float]] = {}
-        self._last_counts: list[tuple[str, usage.Count]] = []
         for role, endpoint in self._endpoints.items():
             if endpoint.base_url == SIMULATOR and simulator_url is None:
                 raise InputError(f"{role}.base_url is '{SIMULATOR}' but no simulator runs: add a simulator section")
@@ -65,16 +75,17 @@ class Roles:
         self.close()
 
     def open(self) -> None:
-        """Start the usage actor and the local servers; goes on counting where a `close` left off.
+        """Start the usage actor, which goes on from what the run has used, and the local servers.
 
         Raises StageError where a server does not start, with the end of its log.
         """
         accounts = {
-            role: usage.Account(self._group(role), endpoint.limits, endpoint.price)
+            role: usage.Account(
+                self._group(role), endpoint.limits, endpoint.known_price or Price(), endpoint.timeout_s + GRACE_S
+            )
             for role, endpoint in self._endpoints.items()
         }
-        self._actor = usage.start(self._run_id, accounts, self._config.budget)
-        ray.get(self._actor.record.remote(self._last_counts))
+        self._actor = ledger.start(self._run_id, accounts, self._config.budget, self._folder, self._attempt)
         try:
             for role, endpoint in self._endpoints.items():
                 if endpoint.engine == "vllm" and self._group(role) == role:
@@ -90,8 +101,7 @@ class Roles:
             serve.stop(server)
         self._servers, self._urls = {}, {}
         if self._actor is not None:
-            self._last_usage = self.usage()
-            self._last_counts = ray.get(self._actor.counts.remote())
+            self._last_usage = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
             self._actor = None
 
@@ -148,8 +158,20 @@ class Roles:
             **serve.beside(self._servers),
         )
 
+    def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
+        """A client for each role under the run's limits and budget, and their meter, to be flushed at the end.
+
+        For questions of this process, outside a stage; to be used in one event loop.
+        """
+        meter = meter_class(self._actor, self._leased())
+        targets = [self._target(role) for role in self._endpoints]
+        groups = {target.group: asyncio.Semaphore(target.endpoint.limits.in_flight) for target in targets}
+        return {target.role: Client(target, meter, groups[target.group]) for target in targets}, meter
+
     def usage(self) -> dict[str, dict[str, float]]:
-        """By role: requests, tokens (input, cached, output, reasoning: `input_tokens` …), failed, cost (US dollars)."""
+        """Of all attempts of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …),
+        failed, cost (US dollars), `unsettled_tokens` and `unsettled_cost` (see `ledger.Ledger.snapshot`).
+        """
         return self._last_usage if self._actor is None else ray.get(self._actor.snapshot.remote())
 
     def usage_by_kind(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -157,6 +179,10 @@ class Roles:
         if self._actor is None:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())
+
+    def drained(self) -> bool:
+        """Whether the budget is used up and no request is on its way any more."""
+        return self._actor is not None and ray.get(self._actor.drained.remote())
 
     def _group(self, role: str) -> str:
         return "teacher" if role == "judge" and self._config.judge.same_as == "teacher" else role

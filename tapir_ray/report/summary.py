@@ -23,7 +23,7 @@ PLANNED = (
 
 
 def summarise(context: Context, status: str = "done") -> dict[str, Any]:
-    """Write `summary.json` from the run's manifests, plans and events, and return it."""
+    """Write `summary.json` from the run's manifests, plans, events and usage, and return it."""
     run, config = context.run, context.config
     rounds = config.curriculum.rounds
     scores = [holdout_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
@@ -31,6 +31,7 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
     means = [score["mean"] for score in scores]
     scored = [number for number in range(rounds + 1) if means[number] is not None]
     best = max(scored, key=lambda number: means[number], default=rounds)
+    usage = context.roles.usage()
     summary = {
         "name": config.name,
         "status": status,
@@ -43,8 +44,8 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
         },
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or f"{run.uri}/{checkpoint(best)}",
-        "usage": _usage(run),
-        "cost": round(sum(role["cost"] for role in _usage(run).values()), 6),
+        "usage": usage,
+        "cost": round(sum(role["cost"] for role in usage.values()), 6),
         "versions": _versions(),
     }
     if run.exists("classifier/report.json"):
@@ -104,16 +105,6 @@ def _seconds(run: Run) -> dict[int, dict[str, float]]:
     return {number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()}
 
 
-def _usage(run: Run) -> dict[str, dict[str, float]]:
-    """Usage by role, summed over all attempts."""
-    total: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for event in run.events("usage"):
-        for role, counts in event["usage"].items():
-            for name, value in counts.items():
-                total[role][name] += value
-    return {role: dict(counts) for role, counts in total.items()}
-
-
 def _versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
@@ -168,12 +159,25 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         tasks.add_row(task, *(_number(score["by_task"].get(task)) for score in scores))
     tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
     console.print(tasks)
+    console.print(_usage_table(summary["usage"]))
     for entry in summary["rounds"]:
         for warning in entry["warnings"]:
             console.print(f"round {entry['round']}: {warning}", highlight=False)
     choice = "the best on the holdout" if first["student_score"]["rows"] else "the last, as no holdout was scored"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri}/summary.json", soft_wrap=True)
+
+
+def _usage_table(usage: dict[str, dict[str, float]]) -> Table:
+    table = Table(title="requests of the run, all attempts")
+    table.add_column("role")
+    for column in ("requests", "failed", "input tokens", "cached", "output tokens", "reasoning", "US dollars"):
+        table.add_column(column, justify="right")
+    names = ("requests", "failed", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+    for role, used in usage.items():
+        unknown = f" (+ at most {used['unsettled_cost']:,.4f} unknown)" if used.get("unsettled_cost") else ""
+        table.add_row(role, *(f"{used[name]:,.0f}" for name in names), f"{used['cost']:,.4f}{unknown}")
+    return table
 
 
 def _number(value: float | None) -> str:

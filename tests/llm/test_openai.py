@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import Endpoint, Limits, Sampling
 from tapir_ray.llm import openai as client_module
-from tapir_ray.llm.openai import Client, Reply, Secret, Target, split_thinking
-from tapir_ray.llm.usage import Count, Meter
+from tapir_ray.llm.openai import Client, Reply, Secret, Target, request_body, split_thinking, worst_case
+from tapir_ray.llm.usage import Count, Lease, Meter
 from tests.llm.endpoint import Answer, Choice, Fault, running
 
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -184,3 +184,36 @@ UNTAGGED = st.text(st.characters(exclude_characters="<"), max_size=40)
 def test_no_thinking_is_left_in_an_answer(thoughts: str, answer: str, opened: bool) -> None:
     content = f"{'<think>' if opened else ''}{thoughts}</think>{answer}"
     assert split_thinking(content) == (answer.lstrip(), thoughts.strip() or None)
+
+
+@given(text=st.text(max_size=60), limit=st.integers(1, 4096))
+def test_the_worst_case_counts_bytes_and_what_extra_body_asks_for(text: str, limit: int) -> None:
+    endpoint = Endpoint(model="m", extra_body={"max_tokens": 9000, "n": 2})
+    messages = [{"role": "user", "content": text}]
+    plain = worst_case(request_body(Endpoint(model="m"), messages, Sampling(max_tokens=limit), 1))
+    assert plain[0] >= len(text.encode()) and plain[1] == limit
+    assert worst_case(request_body(endpoint, messages, Sampling(max_tokens=limit), 1))[1] == 18_000
+
+
+def test_a_request_that_may_have_been_paid_for_is_not_settled_as_free() -> None:
+    settled: list[bool] = []
+
+    class Watching(Meter):
+        def record(self, role: str, count: Count, lease: Lease | None = None, known: bool = True) -> None:
+            settled.append(known)
+
+    def outcome(body: dict[str, Any], attempt: int) -> Choice | Fault:
+        no_usage = {"prompt_tokens": 0, "completion_tokens": 0}
+        answers = [Choice("x"), Choice("x", usage=no_usage), Fault(429), Choice("x", delay_s=3.0), Fault(200, body="?")]
+        return answers[body["seed"]]
+
+    async def main(url: str) -> None:
+        client = Client(Target("teacher", Endpoint(model="m", timeout_s=1.0, max_attempts=1), url), Watching())
+        for number in range(5):
+            await client.chat(HELLO, seed=number, kind="x")
+        await client.close()
+
+    with running(outcome) as seen:
+        asyncio.run(main(seen.url))
+    asyncio.run(main("http://127.0.0.1:9/v1"))
+    assert settled == [True, False, True, False, False] + [True] * 5

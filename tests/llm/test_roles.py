@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import ray
 import ray.data
 
 from tapir_ray import records
 from tapir_ray.errors import InputError
 from tapir_ray.llm.openai import Client
-from tapir_ray.llm.roles import Row
+from tapir_ray.llm.roles import Roles, Row
 from tapir_ray.stages.answer_openai import student_answer
 from tests.llm.endpoint import Choice, Fault, running
 from tests.stages.asking import config_for, dataset, instruction, opened
@@ -45,8 +46,6 @@ def test_one_row_out_for_each_row_in_whatever_happens(ray_local: None) -> None:
             table = roles.ask(dataset(rows).repartition(3), echo, ECHO).take_all()
             usage = roles.usage()
         assert roles.usage() == usage
-        with roles:
-            assert roles.usage() == usage
     by_id = {row["instruction_id"]: row for row in table}
     assert len(by_id) == len(table) == 102 and list(table[0]) == ECHO.names
     assert by_id[rows[7]["instruction_id"]]["reply"] == "Q7"
@@ -90,13 +89,37 @@ def test_limits_hold_over_all_workers(ray_local: None) -> None:
 
 def test_an_exhausted_budget_sends_nothing_more(ray_local: None) -> None:
     rows = [instruction(f"q{number}") for number in range(40)]
-    with running(lambda body, n: "x", latency_s=0.05) as seen:
-        config = config_for(seen.url, budget={"max_tokens": 20}, teacher={"limits": {"in_flight": 4}})
+    with running(lambda body, n: "x", latency_s=0.02) as seen:
+        endpoint = {"limits": {"in_flight": 4}, "sampling": {"max_tokens": 20}}
+        # A request may use 2 bytes + 80 of any template + 20, and uses 2.
+        config = config_for(
+            seen.url, budget={"max_tokens": 150}, teacher=endpoint, judge={"sampling": {"max_tokens": 20}}
+        )
         with opened(config) as roles:
+            assert not roles.drained()
             table = roles.ask(dataset(rows), echo, ECHO).take_all()
+            used = roles.usage()
+            assert roles.drained()
     reasons = [row["reason"] for row in table]
-    assert len(table) == 40 and reasons.count("budget_used_up") > 20
-    assert len(seen.requests) < 30
+    assert len(table) == 40 and reasons.count("budget_used_up") > 15
+    tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used.values())
+    assert 40 < tokens <= 150 and tokens == 2 * len(seen.requests)
+
+
+def test_what_a_run_used_is_kept_over_attempts_and_over_the_death_of_its_actor(ray_local: None, tmp_path: Path) -> None:
+    rows = [instruction(f"q{number}") for number in range(8)]
+    with running(lambda body, n: "x") as seen:
+        config = config_for(seen.url, budget={"max_tokens": 100_000})
+        for attempt in (1, 2):
+            with Roles(config, f"kept-{attempt}", None, str(tmp_path), attempt) as roles:
+                assert roles.ask(dataset(rows), echo, ECHO).count() == len(rows)
+                time.sleep(1.5)  # saved once a second
+                ray.kill(roles._actor, no_restart=False)
+                assert roles.usage()["judge"]["requests"] == (8 if attempt == 1 else 16)
+                assert roles.ask(dataset(rows[:2]), echo, ECHO).count() == 2
+                assert roles.usage()["judge"]["requests"] == (10 if attempt == 1 else 18)
+            rows = rows[:6]
+            assert roles.usage()["teacher"]["unsettled_tokens"] == 0
 
 
 def test_a_student_behind_an_endpoint(ray_local: None) -> None:

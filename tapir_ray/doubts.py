@@ -1,0 +1,34 @@
+"""What is likely to be regretted in a config that is not wrong; said once, before a run begins.
+
+for sentence in doubts(config): print(sentence)
+"""
+
+from __future__ import annotations
+
+from tapir_ray import prices
+from tapir_ray.config import SIMULATOR, Config
+from tapir_ray.llm.check import is_own
+
+
+def doubts(config: Config) -> list[str]:
+    """Sentences: models whose name has no date, a judge that is the teacher, prices that come from the shipped list."""
+    found = []
+    for key, endpoint in config.endpoints.items():
+        if endpoint.engine != "openai" or endpoint.base_url == SIMULATOR:
+            continue
+        if not prices.is_pinned(endpoint.model) and not is_own(endpoint.base_url):
+            found.append(
+                f"{key}.model {endpoint.model} has no date: its provider may put another model behind the name, "
+                "and the run then mixes both"
+            )
+        if endpoint.price is None and (listed := endpoint.known_price) is not None:
+            found.append(
+                f"{key}.price is not set: counting {listed.input:g} dollars for a million input tokens and "
+                f"{listed.output:g} for output, from our list of {prices.date()}; check it, or set {key}.price"
+            )
+    judge, teacher = config.judge_endpoint, config.teacher
+    simulated = teacher.base_url == SIMULATOR
+    same = config.judge.same_as == "teacher" or (judge.model, judge.base_url) == (teacher.model, teacher.base_url)
+    if same and not simulated:
+        found.append("the judge is the teacher: it may prefer its own answers; name another model in judge.model")
+    return found

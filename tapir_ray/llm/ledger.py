@@ -1,0 +1,391 @@
+"""The usage actor: limits over all workers, tokens and cost by role, and a budget that is never exceeded.
+
+    actor = start(run_id, accounts, Budget(max_cost=5.0), folder="runs/a", attempt=2)     # one a run, no CPU of its own
+    ray.get(actor.snapshot.remote())                                                      # of all attempts of the run
+
+The budget is the run's: RUN/usage/ATTEMPT.json holds what each attempt used, and a later one starts from their sum.
+A lease reserves the worst case of its request, and its record puts what was used in the place of that. What does not
+fit beside the reservations waits for them; what does not fit although none is left uses the budget up, for good. Under
+a budget a lease is on storage before it is granted, so that an actor, a driver or a machine that dies takes no spending
+with it: a request whose record never came counts as its worst case (`unsettled`) from then on.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import ray
+from ray.util import metrics
+
+from tapir_ray.config import Budget, Price
+from tapir_ray.llm.usage import Account, Count, Lease, Report
+from tapir_ray.storage import Storage
+
+NAMESPACE = "tapir"
+FOLDER = "usage"
+SAVE_S = 1.0
+WAIT_S = 0.2
+"""After which a request that does not fit asks again."""
+
+
+class Bucket:
+    """A token bucket that gives out at most `per_minute` in any 60 seconds, at most a second's share at once.
+
+    A single request above a second's share is let through when the bucket is full and paid off afterwards, so a window
+    can exceed the limit by at most one such request.
+    """
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self.capacity = max(1.0, per_minute / 60)
+        self.per_second = max(per_minute - self.capacity, per_minute / 2) / 60
+        self.level = self.capacity
+        self.at = now
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until `amount` can be taken; 0 if it can be now."""
+        self.level = min(self.capacity, self.level + max(0.0, now - self.at) * self.per_second)
+        self.at = now
+        missing = min(amount, self.capacity) - self.level
+        return missing / self.per_second if missing > 1e-6 else 0.0
+
+    def take(self, amount: float) -> None:
+        """Take `amount`, or give it back where it is negative."""
+        self.level = min(self.capacity, self.level - amount)
+
+
+@dataclass
+class Reserved:
+    """An outstanding lease; after `until` its worker is taken for dead."""
+
+    role: str
+    lease: Lease
+    until: float
+
+
+class UsageFiles:
+    """What each attempt of a run used, as one file each in its storage."""
+
+    def __init__(self, folder: str, attempt: int) -> None:
+        self._storage = Storage.at(folder)
+        self._mine = f"{attempt:05d}.json"
+
+    def load(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """(this attempt's state, if its actor has died and come back; those of the others)."""
+        names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
+        states = {name: self._storage.read_json(f"{FOLDER}/{name}") for name in names}
+        return states.pop(self._mine, None), list(states.values())
+
+    def save(self, state: dict[str, Any]) -> None:
+        self._storage.write_json(f"{FOLDER}/{self._mine}", state)
+
+
+class Ledger:
+    """The state of the usage actor, a plain class: leases, counts by role and kind, cost and budget."""
+
+    def __init__(
+        self,
+        accounts: Mapping[str, Account],
+        budget: Budget,
+        files: UsageFiles | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._accounts = dict(accounts)
+        self._budget = budget
+        self._has_budget = budget.max_cost is not None or budget.max_tokens is not None
+        self._files = files
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._changed = self._used_up = False
+        self._before: dict[str, dict[str, Count]] = defaultdict(dict)
+        """Of earlier attempts."""
+        self._counts: dict[str, dict[str, Count]] = defaultdict(dict)
+        self._unsettled: dict[str, Count] = {role: Count("unsettled") for role in accounts}
+        """Worst cases of requests of which nobody knows what they used, of all attempts."""
+        self._unsettled_before = dict(self._unsettled)
+        self._reserved: dict[str, Reserved] = {}
+        self._expired: dict[str, Reserved] = {}
+        """Counted as unsettled, but a record may still come."""
+        self._reports: dict[str, int] = {}
+        self._dearest = {role: _dearest(account.price) for role, account in accounts.items()}
+        now = clock()
+        groups = {account.group: account.limits for account in accounts.values()}
+        self._requests = {
+            group: Bucket(limits.requests_per_minute, now)
+            for group, limits in groups.items()
+            if limits.requests_per_minute is not None
+        }
+        self._tokens = {
+            group: Bucket(limits.tokens_per_minute, now)
+            for group, limits in groups.items()
+            if limits.tokens_per_minute is not None
+        }
+        if files is not None:
+            mine, others = files.load()
+            for state in others:
+                self._add_earlier(state)
+            if mine is not None:
+                self._restore(mine)
+
+    def lease(self, role: str, leases: Sequence[Lease]) -> tuple[int, float]:
+        """Grants waiting requests, in order.
+
+        Returns how many were granted, from the front, and the seconds after which to ask for the rest; infinite once
+        the budget is used up. The same leases asked for again are granted again.
+        """
+        with self._lock:
+            granted, pause = self._grant(role, leases)
+            if granted and self._has_budget:
+                self.save()
+            return granted, pause
+
+    def _grant(self, role: str, leases: Sequence[Lease]) -> tuple[int, float]:
+        account, now = self._accounts[role], self._clock()
+        self._expire(now)
+        tokens, cost = self._committed() if self._has_budget else (0, 0.0)
+        for granted, lease in enumerate(leases):
+            if lease.id in self._reserved:
+                continue
+            if self._used_up:
+                return granted, math.inf
+            tokens += lease.input_tokens + lease.output_tokens
+            cost += self._lease_cost(role, lease)
+            if not self._fits(tokens, cost):
+                if self._reserved:
+                    return granted, WAIT_S
+                self._used_up = True
+                return granted, math.inf
+            amounts = [
+                (self._requests.get(account.group), 1.0),
+                (self._tokens.get(account.group), float(lease.likely_tokens)),
+            ]
+            wait = max((bucket.wait(amount, now) for bucket, amount in amounts if bucket is not None), default=0.0)
+            if wait > 0.0:
+                return granted, wait
+            for bucket, amount in amounts:
+                if bucket is not None:
+                    bucket.take(amount)
+            self._reserved[lease.id] = Reserved(role, lease, now + account.patience_s)
+            self._changed = True
+        return len(leases), 0.0
+
+    def record(self, report: Report) -> None:
+        """Add what a worker reports; a report that was seen before changes nothing."""
+        with self._lock:
+            if report.number <= self._reports.get(report.worker, 0):
+                return
+            self._reports[report.worker] = report.number
+            self._changed = True
+            for role, count in report.counts:
+                kinds = self._counts[role]
+                kinds[count.kind] = kinds.get(count.kind, Count(count.kind)) + count
+            for lease_id, used in report.settled:
+                self._settle(lease_id, used)
+
+    def _settle(self, lease_id: str, used: int | None) -> None:
+        reserved = self._reserved.pop(lease_id, None)
+        if reserved is None:
+            reserved = self._expired.pop(lease_id, None)
+            if reserved is None:
+                return  # counted as unsettled by an actor that has died since: rather too much than too little
+            self._unsettle(reserved, -1)
+        if used is None:
+            self._unsettle(reserved)
+        bucket = self._tokens.get(self._accounts[reserved.role].group)
+        if bucket is not None and used is not None:
+            bucket.take(used - reserved.lease.likely_tokens)
+
+    def _unsettle(self, reserved: Reserved, sign: int = 1) -> None:
+        worst = {name: sign * value for name, value in reserved.lease.count().numbers().items()}
+        self._unsettled[reserved.role] += Count("unsettled", **worst)
+
+    def _expire(self, now: float) -> None:
+        for lease_id, reserved in list(self._reserved.items()):
+            if now >= reserved.until:
+                self._expired[lease_id] = self._reserved.pop(lease_id)
+                self._unsettle(reserved)
+                self._changed = True
+
+    def _committed(self) -> tuple[int, float]:
+        """(tokens, dollars) of the run if all requests that are on their way use as much as they can."""
+        tokens, cost = 0, 0.0
+        for role in self._accounts:
+            spent, unknown = self._spent(role), self._unsettled[role]
+            tokens += spent.tokens + unknown.tokens
+            cost += spent.cost(self._accounts[role].price) + self._worst_cost(role, unknown)
+        for reserved in self._reserved.values():
+            tokens += reserved.lease.input_tokens + reserved.lease.output_tokens
+            cost += self._lease_cost(reserved.role, reserved.lease)
+        return tokens, cost
+
+    def _fits(self, tokens: int, cost: float) -> bool:
+        max_cost, max_tokens = self._budget.max_cost, self._budget.max_tokens
+        return (max_tokens is None or tokens <= max_tokens) and (max_cost is None or cost <= max_cost)
+
+    def _spent(self, role: str) -> Count:
+        return sum([*self._before[role].values(), *self._counts[role].values()], Count("all"))
+
+    def _cost(self, role: str) -> float:
+        return self._spent(role).cost(self._accounts[role].price)
+
+    def _unsettled_cost(self, role: str) -> float:
+        return self._worst_cost(role, self._unsettled[role])
+
+    def _worst_cost(self, role: str, worst: Count) -> float:
+        return worst.cost(self._dearest[role])
+
+    def _lease_cost(self, role: str, lease: Lease) -> float:
+        price = self._dearest[role]
+        return (lease.input_tokens * price.input + lease.output_tokens * price.output) / 1e6
+
+    def exhausted(self) -> bool:
+        """Whether a request did not fit into the budget although none was on its way."""
+        return self._used_up
+
+    def drained(self) -> bool:
+        """Whether the budget is used up and every request that was granted has ended."""
+        return self._used_up and not self._reserved
+
+    def snapshot(self) -> dict[str, dict[str, float]]:
+        """Of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …), failed, cost (US
+        dollars), and the worst case of what nobody knows (`unsettled_tokens`, `unsettled_cost`), which is not in them.
+        """
+        with self._lock:
+            return {
+                role: {
+                    **self._spent(role).numbers(),
+                    "cost": self._cost(role),
+                    "unsettled_tokens": self._unsettled[role].tokens,
+                    "unsettled_cost": self._unsettled_cost(role),
+                }
+                for role in self._accounts
+            }
+
+    def by_kind(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By role and kind of request, the same numbers without the cost."""
+        with self._lock:
+            kinds = {role: [*self._before[role].values(), *self._counts[role].values()] for role in self._accounts}
+            return {
+                role: {
+                    kind: sum((count for count in counts if count.kind == kind), Count(kind)).numbers()
+                    for kind in dict.fromkeys(count.kind for count in counts)
+                }
+                for role, counts in kinds.items()
+            }
+
+    # On storage
+
+    def save(self) -> None:
+        """Write this attempt's state, if it has changed."""
+        with self._lock:
+            if self._files is None or not self._changed:
+                return
+            self._files.save(
+                {
+                    "counts": _listed(self._counts),
+                    "unsettled": {
+                        role: _difference(count, self._unsettled_before[role]).numbers()
+                        for role, count in self._unsettled.items()
+                    },
+                    "reserved": [[one.role, asdict(one.lease)] for one in self._reserved.values()],
+                    "reports": self._reports,
+                    "used_up": self._used_up,
+                }
+            )
+            self._changed = False
+
+    def _add_earlier(self, state: dict[str, Any]) -> None:
+        for role, count in _counts(state):
+            kinds = self._before[role]
+            kinds[count.kind] = kinds.get(count.kind, Count(count.kind)) + count
+        for role, count in _unsettled(state):
+            if role in self._unsettled:
+                self._unsettled[role] += count
+        for role, lease in state["reserved"]:
+            if role in self._unsettled:
+                self._unsettle(Reserved(role, Lease(**lease), 0.0))
+        self._unsettled_before = dict(self._unsettled)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for role, count in _counts(state):
+            self._counts[role][count.kind] = count
+        for role, count in _unsettled(state):
+            self._unsettled[role] += count
+        for role, lease in state["reserved"]:
+            until = self._clock() + self._accounts[role].patience_s
+            self._reserved[lease["id"]] = Reserved(role, Lease(**lease), until)
+        self._reports = state["reports"]
+        self._used_up = state["used_up"]
+
+
+def _dearest(price: Price) -> Price:
+    """What a token can cost at most: neither a cache nor reasoning is known beforehand."""
+    return Price(input=max(price.input, price.cached_input or 0.0), output=max(price.output, price.reasoning or 0.0))
+
+
+def _listed(counts: Mapping[str, Mapping[str, Count]]) -> dict[str, dict[str, dict[str, int]]]:
+    return {role: {kind: count.numbers() for kind, count in kinds.items()} for role, kinds in counts.items()}
+
+
+def _counts(state: dict[str, Any]) -> list[tuple[str, Count]]:
+    return [
+        (role, Count(kind, **numbers)) for role, kinds in state["counts"].items() for kind, numbers in kinds.items()
+    ]
+
+
+def _unsettled(state: dict[str, Any]) -> list[tuple[str, Count]]:
+    return [(role, Count("unsettled", **numbers)) for role, numbers in state["unsettled"].items()]
+
+
+def _difference(count: Count, before: Count) -> Count:
+    return count + Count(before.kind, **{name: -value for name, value in before.numbers().items()})
+
+
+class UsageActor(Ledger):
+    """The ledger as an actor: saves itself every second, and tells Ray's metrics what the run has used."""
+
+    def __init__(self, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int) -> None:
+        super().__init__(accounts, budget, None if folder is None else UsageFiles(folder, attempt))
+        self._gauges = {
+            "requests": metrics.Gauge("tapir_requests", "Requests sent by a run, all attempts.", ("role",)),
+            "tokens": metrics.Gauge("tapir_tokens", "Input and output tokens of a run.", ("role",)),
+            "cost": metrics.Gauge("tapir_cost_dollars", "US dollars of a run, by the prices of its config.", ("role",)),
+        }
+        threading.Thread(target=self._save_again_and_again, daemon=True, name="tapir-usage").start()
+
+    def _save_again_and_again(self) -> None:
+        while True:
+            time.sleep(SAVE_S)
+            self._show()
+            try:
+                self.save()
+            except OSError:
+                continue  # storage that fails for a moment; what changed is saved the next time
+
+    def _show(self) -> None:
+        for role, used in self.snapshot().items():
+            tokens = used["input_tokens"] + used["output_tokens"]
+            for name, value in (("requests", used["requests"]), ("tokens", tokens), ("cost", used["cost"])):
+                self._gauges[name].set(value, {"role": role})
+
+    def close(self) -> dict[str, dict[str, float]]:
+        """Save for the last time; returns the snapshot."""
+        self.save()
+        return self.snapshot()
+
+
+def start(
+    run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None = None, attempt: int = 0
+) -> Any:
+    """The handle of a new usage actor named `usage-RUN_ID`; it ends with the driver or by `ray.kill`.
+
+    `folder` is the run's storage; without one the counts are kept in memory. An actor that dies is started again and
+    goes on from what it saved.
+    """
+    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
+    return actor.options(name=f"usage-{run_id}", namespace=NAMESPACE).remote(accounts, budget, folder, attempt)

@@ -1,0 +1,215 @@
+"""A few real rows through every stage that asks a model, to measure what a run will need.
+
+    with started(config, "runs/demo-pilot-0f3a") as context:
+        sizes = measured(context, seed, rows=50)
+
+The stages' own functions ask, each row counted by itself. Nothing is trained: where the student is served by the run,
+a teacher's answer, cut at random to between a half and the whole of it and to the student's `max_tokens`, stands in for
+the student's; a student behind an endpoint is asked. Every row that was scored counts as hard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from tapir_ray import records
+from tapir_ray.config import Config
+from tapir_ray.context import Context
+from tapir_ray.curriculum.quotas import apportion
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.errors import StageError, Stopped
+from tapir_ray.estimate import BYTES_PER_TOKEN, Size, Sizes, bounds
+from tapir_ray.llm.openai import Client
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import AskRow, Row
+from tapir_ray.llm.usage import Count, Lease, Meter
+from tapir_ray.records import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
+from tapir_ray.registry import resolve
+from tapir_ray.seed_sample import Seed
+from tapir_ray.stages.answer_openai import student_answer
+from tapir_ray.stages.expand import ExpandRow
+from tapir_ray.stages.filter import OverlapIndex, check_table
+from tapir_ray.stages.judge import JudgeRow
+from tapir_ray.stages.label import LabelRow
+from tapir_ray.stages.respond import RespondRow
+
+_row_counts: contextvars.ContextVar[dict[str, Count]] = contextvars.ContextVar("row_counts")
+
+
+class RowMeter(Meter):
+    """Also counts for the row that is being asked, which the request's own task knows."""
+
+    def record(self, role: str, count: Count, lease: Lease | None = None, known: bool = True) -> None:
+        counts = _row_counts.get()
+        counts[role] = counts.get(role, Count("row")) + count
+        super().record(role, count, lease, known)
+
+
+def measured(context: Context, seed: Seed, rows: int) -> Sizes:
+    """Sizes by `rows` rows of the seed data through every stage, in about ten requests a row.
+
+    Raises Stopped where the budget does not suffice, StageError where no row of a stage came through.
+    """
+    return asyncio.run(_Pilot(context, seed, rows).run())
+
+
+class _Pilot:
+    def __init__(self, context: Context, seed: Seed, rows: int) -> None:
+        self.context, self.config, self.seed, self.rows = context, context.config, seed, rows
+        self.prompts = Prompts(self.config.prompts.dir)
+        self.sizes = Sizes(measured=rows, most=bounds(self.config, seed, context.taxonomy))
+
+    async def run(self) -> Sizes:
+        self.clients, meter = self.context.roles.clients(RowMeter)
+        try:
+            await self._stages()
+        finally:
+            await meter.flush()
+            await asyncio.gather(*(client.close() for client in self.clients.values()))
+        return self.sizes
+
+    async def _stages(self) -> None:
+        config, taxonomy = self.config, self.context.taxonomy
+        held, chosen = _split(self.seed, config, self.rows)
+        chosen = await self._labelled(chosen)
+        if taxonomy.from_seed:
+            taxonomy = taxonomy.with_seed_counts(Counter(row["task"] for row in chosen))
+        held = [{**row, "task": row["task"] or taxonomy.labels[0], "split": HOLDOUT} for row in held]
+        self.sizes.tasks = {task: n / len(chosen) for task, n in Counter(row["task"] for row in chosen).items()}
+        answer = RespondRow(self.prompts, config, dict(taxonomy.styles))
+        if config.seed_data.responses != "keep":
+            chosen, held = await self._filled(answer, chosen), await self._filled(answer, held)
+        scored = await self._score("score_seed", chosen)
+        await self._score("score_holdout", held)
+        draws = _draws(scored, taxonomy, self.rows)
+        sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
+        expanded = await self._ask("expand", ExpandRow(self.prompts, sampling), draws)
+        made = [row for row in expanded if row["status"] == OK]
+        fresh = _fresh(made, self.seed, config)
+        self.sizes.expanded = len(made) / max(1, len(draws))
+        self.sizes.fresh = len(fresh) / max(1, len(made))
+        answered = await self._ask("respond", answer, fresh)
+        new = [row for row in answered if row["status"] == OK]
+        self.sizes.accepted = len(new) / max(1, len(fresh))
+        await self._score("score_new", new)
+        self._keep("scored", scored, records.SCORED)
+        self._keep("generated", answered, records.GENERATED_ROWS)
+
+    async def _labelled(self, rows: list[Row]) -> list[Row]:
+        """The rows with their task: the teacher's label where the run has any, else the column, else by words."""
+        config, taxonomy = self.config, self.context.taxonomy
+        if config.classify.by == "teacher" or (config.classify.by == "deberta" and config.classify.label_rows):
+            label = LabelRow(self.prompts, tuple(taxonomy.labels), config.classify.label_attempts)
+            return [row for row in await self._ask("label", label, rows) if row["status"] == OK]
+        found = (row["task"] or taxonomy.label_by_words(records.text_of(row["messages"])) for row in rows)
+        return [{**row, "task": task} for row, task in zip(rows, found, strict=True)]
+
+    async def _filled(self, answer: AskRow, rows: list[Row]) -> list[Row]:
+        """The rows that have an answer, those of the teacher included; of `replace` all are the teacher's."""
+        replace = self.config.seed_data.responses == "replace"
+        rows = [{**row, "response": None} for row in rows] if replace else rows
+        answered = [row for row in rows if row["response"] is not None]
+        filled = await self._ask("fill", answer, [row for row in rows if row["response"] is None])
+        return answered + [row for row in filled if row["status"] == OK]
+
+    async def _score(self, asked: str, rows: list[Row]) -> list[Row]:
+        judge = JudgeRow(self.prompts, self.config.judge, self.config.random_seed)
+        if self.config.student.endpoint is None:
+            return await self._ask(asked, judge, [_stand_in(row, self.config) for row in rows])
+
+        async def both(clients: Mapping[str, Client], row: Row) -> Row:
+            return await judge(clients, await student_answer(clients, row))
+
+        return await self._ask(asked, both, rows)
+
+    async def _ask(self, asked: str, function: AskRow, rows: Sequence[Row]) -> list[Row]:
+        """What `function` makes of the rows; what each of them used is kept under `asked`."""
+
+        async def one(row: Row) -> Row:
+            counts: dict[str, Count] = {}
+            _row_counts.set(counts)
+            answered = await function(self.clients, dict(row))
+            used = {role: Size(n.requests, n.input_tokens, n.output_tokens) for role, n in counts.items()}
+            self.sizes.rows.setdefault(asked, []).append((row["task"], used))
+            return answered
+
+        self.sizes.rows.setdefault(asked, [])
+        with self.context.progress.stage(f"pilot {asked}") as facts:
+            answered = list(await asyncio.gather(*(asyncio.create_task(one(row)) for row in rows)))
+            facts["rows"] = len(answered)
+        reasons = [str(row["reason"]) for row in answered if row["status"] == FAILED]
+        if BUDGET_USED_UP in reasons:
+            raise Stopped("the budget does not suffice for the pilot; raise it, or lower --pilot")
+        if reasons and len(reasons) == len(answered):
+            raise StageError(f"pilot {asked}: all {len(reasons)} rows failed, such as with: {reasons[0]}")
+        return answered
+
+    def _keep(self, name: str, rows: list[Row], schema: pa.Schema) -> None:
+        if rows:
+            self.context.run.write_rows(f"pilot/{name}", records.conform(rows, schema))
+
+
+def _split(seed: Seed, config: Config, rows: int) -> tuple[list[Row], list[Row]]:
+    """(rows as the holdout takes them, other rows): of each stratum as many as its share of the holdout."""
+    held = seed.held_out(config)
+    wanted = apportion(min(rows, sum(held.values())), held, _weights(held)) if sum(held.values()) else {}
+    by_stratum: dict[str, list[Row]] = defaultdict(list)
+    for row in seed.sample:
+        by_stratum[row["stratum"]].append(row)
+    chosen = [row for name, n in wanted.items() for row in by_stratum[name][:n]]
+    ids = {row["instruction_id"] for row in chosen}
+    others = [{**row, "split": SEED} for row in seed.sample if row["instruction_id"] not in ids]
+    return chosen, others[:rows]
+
+
+def _weights(counts: Mapping[str, int]) -> dict[str, float]:
+    return {name: max(1e-9, float(n)) for name, n in counts.items()}
+
+
+def _stand_in(row: Row, config: Config) -> Row:
+    """The row with a part of its answer as the student's."""
+    words = (row["response"] or "").encode()[: BYTES_PER_TOKEN * config.student.sampling.max_tokens]
+    part = random.Random(row["instruction_id"]).uniform(0.5, 1.0)
+    return {
+        **row,
+        "student_response": words[: round(part * len(words))].decode(errors="ignore"),
+        "finish_reason": "stop",
+    }
+
+
+def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
+    """`rows` draws from the scored rows, tasks by their weights, each row as seldom as that allows."""
+    by_task: dict[str, list[Row]] = defaultdict(list)
+    for row in scored:
+        if row["status"] == OK:
+            by_task[row["task"]].append(row)
+    weights = taxonomy.effective_weights(by_task)
+    quota = apportion(rows, dict.fromkeys(weights, rows), weights)
+    return [
+        {
+            **by_task[task][number % len(by_task[task])],
+            "parent_id": by_task[task][number % len(by_task[task])]["instruction_id"],
+            "draw_id": records.draw_id(0, by_task[task][number % len(by_task[task])]["instruction_id"], number),
+            "round": 1,
+        }
+        for task, n in quota.items()
+        for number in range(n)
+    ]
+
+
+def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
+    """The new instructions that pass the filters of a single row and are not like a row of the seed sample."""
+    if not made:
+        return []
+    table = records.conform(made, records.GENERATED_ROWS)
+    functions = {spec: resolve(spec, {}, what="filter.functions") for spec in config.filter.functions}
+    passed = [status == OK for status in check_table(table, config, functions)["status"].to_pylist()]
+    index = OverlapIndex.build((row["messages"] for row in seed.sample), 0, config.filter.near_duplicate)
+    repeated = index.overlaps([row["messages"] for row in made])
+    return [row for row, ok, kind in zip(made, passed, repeated, strict=True) if ok and kind is None]

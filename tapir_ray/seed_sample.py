@@ -1,0 +1,86 @@
+"""What the seed file holds, read without Ray: counts of all rows and a random sample of them.
+
+seed = read_seed(config)        # InputError for malformed rows, as the run would raise it
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapir_ray.config import Config
+from tapir_ray.errors import InputError
+from tapir_ray.records import instruction_id, order_key
+from tapir_ray.sources import Malformed, Unsupported, list_files, parse, read_raw
+
+SAMPLE = 4_000
+
+
+@dataclass
+class Seed:
+    """`usable` rows are well-formed, no repeats, and have an answer where answers are kept."""
+
+    usable: int = 0
+    unanswered: int = 0
+    strata: Counter[str] = field(default_factory=Counter)
+    """Usable rows by the values of `holdout.stratify_by`."""
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    """Usable rows in random order: instruction_id, messages, response, task, stratum."""
+
+    def held_out(self, config: Config) -> dict[str, int]:
+        """Rows that the holdout takes of each stratum."""
+        wanted = -(-config.holdout.rows // max(1, len(self.strata)))
+        return {name: min(wanted, int(rows * config.holdout.max_share)) for name, rows in self.strata.items()}
+
+
+def read_seed(config: Config) -> Seed:
+    """Counts and sample of the config's seed data. Raises InputError where the run would refuse it."""
+    settings, seed = config.seed_data, Seed()
+    heap: list[tuple[int, dict[str, Any]]] = []
+    seen: set[bytes] = set()
+    for row_number, (place, raw) in enumerate(
+        pair for file in list_files(settings.path or "", "seed_data.path") for pair in read_raw(file, settings.revision)
+    ):
+        if settings.limit is not None and row_number == settings.limit:
+            break
+        try:
+            conversations = parse(raw, settings.format, settings.turns)
+        except Unsupported:
+            continue
+        except Malformed as error:
+            if settings.skip_malformed:
+                continue
+            raise InputError(
+                f"seed_data.path {settings.path}: {place}: {error}; mend the file, or set seed_data.skip_malformed: "
+                "true to leave such rows out"
+            ) from None
+        for conversation in conversations:
+            row_id = instruction_id(conversation.messages)
+            if bytes.fromhex(row_id) in seen or (settings.responses == "keep" and conversation.response is None):
+                continue
+            seen.add(bytes.fromhex(row_id))
+            seed.usable += 1
+            seed.unanswered += conversation.response is None
+            stratum = json.dumps([conversation.meta.get(column) for column in config.holdout.stratify_by])
+            seed.strata[stratum] += 1
+            task = conversation.meta.get(settings.task_column) if settings.task_column else None
+            row = {
+                "instruction_id": row_id,
+                "messages": conversation.messages,
+                "response": conversation.response,
+                "task": None if task is None else str(task),
+                "stratum": stratum,
+                "status": "ok",
+            }
+            key = -int(order_key(row_id, config.random_seed, "sample")[:15], 16)
+            if len(heap) < SAMPLE:
+                heapq.heappush(heap, (key, row))
+            elif key > heap[0][0]:
+                heapq.heapreplace(heap, (key, row))
+    if not seed.usable:
+        raise InputError(f"seed_data.path {settings.path}: no usable row")
+    seed.sample = [row for _, row in sorted(heap, key=lambda entry: -entry[0])]
+    return seed
