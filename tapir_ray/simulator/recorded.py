@@ -22,7 +22,7 @@ from tapir_ray.simulator import requests
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import RECORDED, Options
 from tapir_ray.simulator.requests import Request
-from tapir_ray.sources import Conversation, Malformed, Unsupported, list_files, parse, read_raw
+from tapir_ray.sources import Conversation, Malformed, Unreadable, Unsupported, list_files, parse, read_raw
 
 WORD = re.compile(r"\w+")
 TURN = re.compile(r"\n\n\[user\]\n")
@@ -122,10 +122,12 @@ def _last_user_turn_of(text: str) -> str:
 def _conversations(path: str) -> Iterator[tuple[int, Conversation]]:
     """Every conversation of a file or folder, with the number of its row, counted as `seed_data.limit` counts rows.
 
-    Rows that are no conversation are left out. Raises InputError where there is nothing to read.
+    Rows that are no conversation are left out. Raises InputError where there is nothing to read, or a file is broken.
     """
-    rows = (raw for file in list_files(path, "the recorded pairs") for _, raw in read_raw(file))
-    for number, raw in enumerate(rows):
+    rows = (row for file in list_files(path, "the recorded pairs") for row in read_raw(file))
+    for number, (place, raw) in enumerate(rows):
+        if isinstance(raw, Unreadable):
+            raise InputError(f"the recorded pairs {path}: {place}: {raw}")
         try:
             conversations = parse(raw, turns="all")
         except (Malformed, Unsupported):

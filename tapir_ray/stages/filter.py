@@ -102,7 +102,7 @@ def ngram_hashes(text: str, ngram: int) -> list[int]:
 def overlap_index(rows: ray.data.Dataset, config: Config) -> ray.ObjectRef:
     """A reference to the OverlapIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task."""
     build = ray.remote(_build_index).options(num_cpus=config.resources.stage_cpus)
-    blocks = _mapped(rows.select_columns(["messages", "status"]), _ok_messages, config).to_arrow_refs()
+    blocks = rows.select_columns(["messages", "status"]).to_arrow_refs()
     found: ray.ObjectRef = build.remote(config.filter.ngram, config.filter.near_duplicate, *blocks)
     return found
 
@@ -203,12 +203,9 @@ def _mark_overlaps(rows: pa.Table, overlaps: Mapping[str, ray.ObjectRef]) -> pa.
     return rows
 
 
-def _ok_messages(rows: pa.Table) -> pa.Table:
-    return rows.filter(pc.equal(rows["status"], OK)).select(["messages"])
-
-
 def _build_index(ngram: int, threshold: float, *blocks: pa.Table) -> OverlapIndex:
-    return OverlapIndex.build((one for block in blocks for one in block["messages"].to_pylist()), ngram, threshold)
+    kept = [block.filter(pc.equal(block["status"], OK)) for block in blocks if len(block)]
+    return OverlapIndex.build((one for block in kept for one in block["messages"].to_pylist()), ngram, threshold)
 
 
 def _marked(rows: pa.Table, reasons: list[str | None]) -> pa.Table:

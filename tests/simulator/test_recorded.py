@@ -186,7 +186,12 @@ def test_every_later_turn_is_handed_out_once_and_answered_at_any_limit(
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text('{"instruction": "Why?"}\n')
-    for scenario in ("recorded", str(tmp_path / "missing.jsonl"), str(tmp_path / "empty.jsonl")):
+    (tmp_path / "broken.json").write_text('[{"instruction": "Why?", "output": "Bec')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "good.jsonl").write_text('{"instruction": "Why?", "output": "Because."}\n')
+    (tmp_path / "data" / "cut.json").write_text('[{"instruction": "Why?", "output": "Bec')
+    for name in ("recorded", "missing.jsonl", "empty.jsonl", "broken.json", "data"):
+        scenario = name if name == "recorded" else str(tmp_path / name)
         with pytest.raises(InputError, match=Path(scenario).stem):
             Recorded(Options(scenario=scenario))
 
