@@ -24,8 +24,11 @@ ifeq ($(EXTRA),cpu)
 endif
 	touch $@
 
+# The config claims CPUs alone; the CUDA build of vLLM needs a GPU, which student and training then take in turn.
+DEMO_GPU := resources.student.gpus=1 resources.train.gpus=1 resources.train.replicas=1 resources.classifier.gpus=0.1
+
 demo: setup
-	$(BIN)/tapir run configs/demo.yaml
+	$(BIN)/tapir run configs/demo.yaml $(if $(filter gpu,$(EXTRA)),--set $(DEMO_GPU))
 
 test: setup
 	$(BIN)/python -m pytest

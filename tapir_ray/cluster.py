@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tapir_ray.config import Config, Replicas
-from tapir_ray.errors import InputError
+from tapir_ray.errors import InputError, Stopped
 
 SHORT_PATH_LIMIT = 60
 """Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
@@ -64,17 +66,47 @@ def session(config: Config) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         check_resources(config, ray.cluster_resources())
-        yield
+        with stopped_by_signals():
+            yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process as it always does.
+
+    To be entered after Ray is started, which sets a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        restore()
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name}; what is finished is kept, start the same command again to continue")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield
+    finally:
+        restore()
+
+
 def check_resources(config: Config, available: dict[str, float]) -> None:
     """Raises InputError, naming the key, where a part of the run can never be placed on the cluster."""
     resources = config.resources
-    parts: dict[str, Replicas] = {"train": resources.train}
+    local = [key for key, endpoint in config.endpoints.items() if endpoint.engine == "vllm"]
+    served: dict[str, Replicas] = {key: getattr(resources, key) for key in local}
+    parts = {**served, "train": resources.train}
     if config.student.engine == "vllm":
         parts["student"] = resources.student
     if config.classify.by == "deberta":
@@ -83,16 +115,21 @@ def check_resources(config: Config, available: dict[str, float]) -> None:
     for name, part in parts.items():
         # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
         beside = 0.0 if name == "train" else 6 * resources.stage_cpus
+        # A local teacher and judge stay while the others come and go.
+        others = [other for key, other in served.items() if key != name]
+        beside += sum(other.tensor_parallel * other.cpus for other in others)
         needed = part.replicas * part.tensor_parallel * part.cpus + beside
         if needed > cpus:
             raise InputError(
-                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for the "
-                f"stages beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
+                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for what "
+                f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
             )
+        held = sum(other.tensor_parallel * other.gpus for other in others)
         asked = part.replicas * part.tensor_parallel * part.gpus
-        if asked > gpus:
+        if asked + held > gpus:
+            kept = f" beside {held:g} for {' and '.join(key for key in served if key != name)}" if held else ""
             raise InputError(
-                f"resources.{name} asks for {asked:g} GPUs but the cluster has {gpus:g}; "
+                f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
                 f"lower resources.{name}.gpus or .replicas"
             )
 
@@ -105,7 +142,8 @@ def set_environment() -> None:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # What claims no GPU sees none, and so runs on the CPU also where there is one.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",

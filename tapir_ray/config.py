@@ -76,38 +76,10 @@ class CreateModel(Section):
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the random weights; a very small student learns faster from larger ones (0.07)."""
 
-
-class Student(Section):
-    """The model that learns: a HF name or folder (`model`), or one made on the spot (`create`)."""
-
-    engine: Literal["vllm", "openai"] = "vllm"
-    model: str | None = None
-    revision: str | None = None
-    create: CreateModel | None = None
-    base_url: str | None = None
-    """Of engine `openai`: where the student answers; `simulator` names the simulator of this config."""
-    served_model_name: str | None = None
-    """Of engine `openai`: what the endpoint calls the student; empty is `model`."""
-    api_key_env: str | None = None
-    chat_template: str | None = None
-    """Name of a shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
-    chat_template_kwargs: dict[str, Any] = {}
-    trust_remote_code: bool = False
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: Count = 2048
-    sampling: Sampling = Sampling()
-    engine_kwargs: dict[str, Any] = {}
-    """Passed to vLLM as they are."""
-    batch_size: Count = 64
-
     @model_validator(mode="after")
-    def _one_source(self) -> Student:
-        if (self.model is None) == (self.create is None):
-            raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
-        if self.engine == "openai" and self.base_url is None:
-            raise ValueError("student.engine openai needs student.base_url")
-        if self.engine == "openai" and self.model is None and self.served_model_name is None:
-            raise ValueError("student.engine openai with student.create needs student.served_model_name")
+    def _divisible(self) -> CreateModel:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"create.hidden_size {self.hidden_size} is not a multiple of create.heads {self.heads}")
         return self
 
 
@@ -151,10 +123,45 @@ class Endpoint(Section):
     engine_kwargs: dict[str, Any] = {}
 
 
+class Student(Section):
+    """The model that learns: a HF name or folder (`model`), or one made on the spot (`create`)."""
+
+    engine: Literal["vllm", "openai"] = "vllm"
+    model: str | None = None
+    revision: str | None = None
+    create: CreateModel | None = None
+    endpoint: Endpoint | None = None
+    """Of engine `openai`: where the student answers. It stays the same over the rounds, whatever is trained here."""
+    chat_template: str | None = None
+    """Name of a shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
+    chat_template_kwargs: dict[str, Any] = {}
+    trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: Count = 2048
+    sampling: Sampling = Sampling()
+    engine_kwargs: dict[str, Any] = {}
+    """Passed to vLLM as they are."""
+    batch_size: Count = 64
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Student:
+        if (self.model is None) == (self.create is None):
+            raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
+        if (self.engine == "openai") != (self.endpoint is not None):
+            raise ValueError("student.engine openai needs student.endpoint, and engine vllm needs none")
+        if self.endpoint is not None and self.endpoint.engine != "openai":
+            raise ValueError("student.endpoint.engine must be openai; student.engine vllm runs the student here")
+        if self.create is not None and self.max_model_len > self.create.max_length:
+            longest = self.create.max_length
+            raise ValueError(f"student.max_model_len {self.max_model_len} is above student.create.max_length {longest}")
+        return self
+
+
 class Judge(Endpoint):
-    """Who scores answers. `same_as: teacher` shares the teacher's endpoint and limits."""
+    """Who scores answers; the teacher, unless `model`, `engine` or `base_url` is given."""
 
     same_as: Literal["teacher"] | None = None
+    """`teacher` shares the teacher's endpoint, limits and price; the judge has its own `sampling`."""
     mode: Literal["pairwise", "pointwise"] = "pairwise"
     both_orders: bool = True
     parse_attempts: Count = 3
@@ -163,6 +170,18 @@ class Judge(Endpoint):
     """Share of the scored rows that is judged twice, to report the noise σ against the threshold."""
     min_teacher_score: Annotated[float, Field(ge=1, le=10)] = 4.0
     """A teacher answer scored below makes the row unreliable: in neither pool."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whose(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = sorted(given.keys() & (Endpoint.model_fields.keys() - {"sampling"}))
+        if given.get("same_as") == "teacher" and any(given[key] != _default(Endpoint, key) for key in own):
+            raise ValueError(f"judge.{own[0]} has no effect with judge.same_as teacher; leave one of them out")
+        if "same_as" not in given and not given.keys() & {"model", "engine", "base_url"}:
+            return {**given, "same_as": "teacher"}
+        return given
 
 
 class Classify(Section):
@@ -289,7 +308,8 @@ class Mix(Section):
 
     unit: Literal["tokens", "pairs"] = "tokens"
     size: Count | None = None
-    """In `unit`s; empty takes as much as the pools give at α."""
+    """In `unit`s; empty takes as much as the pools give at α, which uses the smaller of them whole, `max_repeat` times:
+    in that pool the tasks are then as its rows are, not as their weights."""
     max_repeat: Count = 2
 
 
@@ -297,6 +317,7 @@ class Train(Section):
     """Fine-tuning by Ray Train and DeepSpeed."""
 
     initial_sft: Literal["auto", "on", "off"] = "auto"
+    """Fine-tune on the seed data first; `auto`: a model without a chat template of its own."""
     init_from: Literal["previous", "base"] = "previous"
     data: Literal["current", "cumulative"] = "current"
     initial_epochs: Count = 1
@@ -317,6 +338,12 @@ class Train(Section):
     gradient_checkpointing: bool = False
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
+    @field_validator("initial_sft", mode="before")
+    @classmethod
+    def _on_and_off_of_yaml(cls, given: Any) -> Any:
+        """YAML reads a bare `on` or `off` as a truth value."""
+        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+
 
 class Replicas(Section):
     """Resources of one kind of worker."""
@@ -336,6 +363,8 @@ class Resources(Section):
     object_store_gb: Annotated[float, Field(gt=0)] | None = None
     stage_cpus: Annotated[float, Field(gt=0)] = 0.1
     """CPUs each plain stage task claims; small, so that a pipeline fits a small machine."""
+    rows_per_part: Count = 64
+    """Rows that are written together by the stages that ask models: what a stop can lose of each."""
     request_workers: Count = 1
     """Actors that send requests to endpoints."""
     student: Replicas = Replicas()
@@ -383,7 +412,7 @@ class Config(Section):
     holdout: Holdout = Holdout()
     student: Student
     teacher: Endpoint = Endpoint()
-    judge: Judge = Judge(same_as="teacher")
+    judge: Judge = Judge.model_validate({})
     classify: Classify = Classify(by="none")
     curriculum: Curriculum = Curriculum()
     score: Score = Score()
@@ -404,9 +433,21 @@ class Config(Section):
         writes_seed = self.simulator is not None and self.simulator.seed_rows > 0
         if self.seed_data.path is None and not writes_seed:
             raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
-        for role in ("student", "teacher", "judge"):
-            if getattr(self, role).base_url == "simulator" and self.simulator is None:
-                raise ValueError(f"{role}.base_url is 'simulator' but the config has no simulator section")
+        for key, endpoint in self.endpoints.items():
+            if endpoint.base_url == "simulator" and self.simulator is None:
+                raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
+            unpriced = endpoint.engine == "openai" and endpoint.base_url != "simulator" and endpoint.price == Price()
+            if self.budget.max_cost is not None and unpriced:
+                raise ValueError(
+                    f"budget.max_cost cannot be kept without {key}.price; set it, or use budget.max_tokens"
+                )
+        if self.respond.samples > 1 and self.teacher.sampling.temperature == 0.0:
+            raise ValueError(
+                f"respond.samples {self.respond.samples} would be the same answer: set teacher.sampling.temperature"
+            )
+        for part in ("classifier", "train"):
+            if getattr(self.resources, part).tensor_parallel > 1:
+                raise ValueError(f"resources.{part}.tensor_parallel has no effect; use resources.{part}.replicas")
         if self.classify.by == "column" and self.seed_data.task_column is None:
             raise ValueError("classify.by column needs seed_data.task_column")
         if self.train.sequence_length > self.student.max_model_len:
@@ -422,6 +463,16 @@ class Config(Section):
         return self
 
     @property
+    def endpoints(self) -> dict[str, Endpoint]:
+        """The endpoints that requests go to, by the key that describes them."""
+        found: dict[str, Endpoint] = {"teacher": self.teacher}
+        if self.judge.same_as is None:
+            found["judge"] = self.judge
+        if self.student.endpoint is not None:
+            found["student.endpoint"] = self.student.endpoint
+        return found
+
+    @property
     def judge_endpoint(self) -> Endpoint:
         """The endpoint the judge's requests go to: its own, or the teacher's with the judge's sampling."""
         if self.judge.same_as == "teacher":
@@ -435,9 +486,9 @@ class Config(Section):
     def digest(self) -> str:
         """Hash of everything that changes results (not `run_dir`, `resources`, limits or budget); 16 hex digits."""
         content = self.model_dump(mode="json", exclude={"name", "run_dir", "resources", "budget", "max_error_rate"})
-        for role in ("teacher", "judge"):
+        for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
             for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url"):
-                content[role].pop(speed)
+                endpoint.pop(speed, None)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
         content["train"].pop("micro_batch")
@@ -505,6 +556,11 @@ def _sentence(error: ValidationError) -> str:
         message = f"{message} (it is {first['input']!r})"
     more = f" (and {len(others)} more)" if others else ""
     return f"{key}: {message}{more}" if key else f"{message}{more}"
+
+
+def _default(section: type[Section], key: str) -> Any:
+    value = section.model_fields[key].get_default(call_default_factory=True)
+    return value.model_dump(mode="json") if isinstance(value, Section) else value
 
 
 def _hint(place: tuple[int | str, ...]) -> str:

@@ -13,8 +13,8 @@ import ray.data
 from tapir_ray.config import Config
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.tasks import Taxonomy
-from tapir_ray.errors import Stopped
 from tapir_ray.llm.roles import Roles
+from tapir_ray.parts import Key
 from tapir_ray.progress import Progress
 from tapir_ray.run import Manifest, Run
 
@@ -41,27 +41,30 @@ class Context:
         schema: pa.Schema,
         label: str,
         expected: int | None = None,
+        key: Key = (),
         extra: dict[str, Any] | None = None,
     ) -> Manifest:
         """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
 
-        Raises StageError as `Run.publish` does, and Stopped where the budget ended: the table is then not published.
+        With `key` (see `remaining`) a block of `resources.rows_per_part` rows is the most that a stop can lose. Raises
+        StageError and Stopped as `Run.write` does: the table is then not published.
         """
         with self.progress.stage(label, table, expected):
             return self.run.write(
                 table,
                 rows,
                 schema,
+                key=key,
+                rows_per_part=self.config.resources.rows_per_part if key else None,
                 stage_cpus=self.stage_cpus,
                 expected=expected,
                 max_error_rate=self.config.max_error_rate,
-                before_publishing=self._within_budget,
                 extra=extra,
             )
 
-    def _within_budget(self) -> None:
-        if self.roles.budget_used_up():
-            raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
+    def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:
+        """The rows that an earlier attempt has not written to `table`; to be followed by `write` with the same key."""
+        return self.run.remaining(table, rows, key, self.stage_cpus)
 
     def read(self, *tables: str, columns: list[str] | None = None) -> ray.data.Dataset:
         return self.run.read(*tables, columns=columns, stage_cpus=self.stage_cpus)
@@ -82,6 +85,10 @@ class Context:
 def round_dir(round_number: int) -> str:
     """Folder of a round inside the run; round 0 is the seed data and the initial SFT."""
     return "seed" if round_number == 0 else f"rounds/{round_number:02d}"
+
+
+PROCESSES = "processes"
+"""Folder of a run in which the processes of its engines are recorded."""
 
 
 def checkpoint(round_number: int) -> str:

@@ -17,7 +17,7 @@ def distill(context: Context, stop: StopAfter) -> None:
     """Move the teacher's instruction following into the student, hard tasks first.
 
     Leaves `rounds/NN/{scored,generated,training}`, `checkpoints/NN` and `evaluation/` in the run. Raises StageError
-    where a step cannot be completed, Stopped after the stage that `stop` names.
+    where a step cannot be completed, Reached after the stage that `stop` names.
     """
     prepare.ingest(context)
     stop.after("ingest")
@@ -32,7 +32,7 @@ def distill(context: Context, stop: StopAfter) -> None:
             generate.generate(context, round_number, plan)  # new instructions like the hard ones, answered in style
             stop.after("generate")
             mix.mix(context, round_number, plan)  # hard and easy at α, tasks by weight
-        stop.after("mix")
+        stop.after("score", "generate", "mix")
         train.train(context, round_number)
         stop.after("train")
 

@@ -17,6 +17,12 @@ class StageError(TapirError):
     """A stage could not be completed, e.g. too many failed rows (exit 1)."""
 
 
+class Reached(TapirError):
+    """The stage of `--until` is done (exit 0)."""
+
+    exit_status = 0
+
+
 class Stopped(TapirError):
     """A clean, resumable stop by a budget or a signal (exit 3)."""
 

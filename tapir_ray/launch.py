@@ -15,13 +15,15 @@ from pathlib import Path
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
 from tapir_ray.config import Config, Simulator
-from tapir_ray.context import Context
+from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.watch import end_orphans
+from tapir_ray.ownership import owned
 from tapir_ray.progress import Progress
 from tapir_ray.registry import resolve
 from tapir_ray.report.summary import print_table, summarise
@@ -63,6 +65,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
     taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
+        run.attempt = stack.enter_context(owned(run))
+        end_orphans(f"{run.uri}/{PROCESSES}")
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         Roles(config, run.run_id, simulator_url).check()
@@ -75,7 +79,7 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
     """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
     with Roles(config, run.run_id, simulator_url) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
-        progress = Progress.start(roles.usage)
+        progress = Progress(roles.usage)
         run.progress = progress
         try:
             yield Context(run, config, roles, taxonomy, curriculum, progress)

@@ -1,7 +1,8 @@
-"""Live progress of a run: an actor counts the rows that stages write, the driver prints one line a stage.
+"""Live progress of a run: one line a stage.
 
-progress = Progress.start(run_id, usage=roles.usage)
-with progress.stage("round 1 score", expected=1000): ...
+progress = Progress(roles.usage)
+with progress.stage("round 1 score", "rounds/01/scored", expected=1000):
+    progress.count("rounds/01/scored", rows=64, failed=1)
 """
 
 from __future__ import annotations
@@ -11,45 +12,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import ray
-from ray.actor import ActorHandle
-
-from tapir_ray.records import FAILED
-
-NAMESPACE = "tapir"
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
-
-
-class _Counter:
-    def __init__(self) -> None:
-        self.rows: dict[str, int] = {}
-        self.failed: dict[str, int] = {}
-
-    def add(self, table: str, rows: int, failed: int) -> None:
-        self.rows[table] = self.rows.get(table, 0) + rows
-        self.failed[table] = self.failed.get(table, 0) + failed
-
-    def count(self, table: str) -> tuple[int, int]:
-        return self.rows.get(table, 0), self.failed.get(table, 0)
 
 
 class Progress:
     """Prints a line for each stage: in place on a terminal, every ten seconds and at the end in a log."""
 
-    def __init__(self, counter: ActorHandle, usage: Callable[[], dict[str, Any]]) -> None:
-        self.counter = counter
+    def __init__(self, usage: Callable[[], dict[str, Any]]) -> None:
         self.usage = usage
         self.started = time.monotonic()
         self._print = threading.Lock()
+        self._counts: dict[str, tuple[int, int]] = {}
 
-    @classmethod
-    def start(cls, usage: Callable[[], dict[str, Any]]) -> Progress:
-        counter: Any = ray.remote(num_cpus=0)(_Counter)
-        return cls(counter.remote(), usage)
+    def count(self, table: str, rows: int, failed: int) -> None:
+        """Add what was written to a table."""
+        rows_before, failed_before = self._counts.get(table, (0, 0))
+        self._counts[table] = (rows_before + rows, failed_before + failed)
 
     @contextmanager
     def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:
@@ -63,7 +43,7 @@ class Progress:
             seconds = time.monotonic() - started
             parts = [f"[{time.monotonic() - self.started:6.0f} s] {label:<24}"]
             if table:
-                rows, failed = cast(tuple[int, int], ray.get(self.counter.count.remote(table)))
+                rows, failed = self._counts.get(table, (0, 0))
                 total = f"/{expected}" if expected is not None else ""
                 parts.append(f"{rows}{total} rows  {rows / max(seconds, 1e-6):.1f} rows/s  failed {failed}")
                 tokens = self._tokens() - tokens_before
@@ -97,10 +77,3 @@ class Progress:
 
     def _tokens(self) -> int:
         return sum(role.get("input_tokens", 0) + role.get("output_tokens", 0) for role in self.usage().values())
-
-
-def counted(batch: pa.Table, counter: ActorHandle, table: str) -> pa.Table:
-    """The batch as it is; its rows and failed rows are reported to the counter."""
-    failed = pc.sum(pc.equal(batch["status"], FAILED)).as_py() if "status" in batch.column_names else 0
-    counter.add.remote(table, len(batch), failed or 0)
-    return batch

@@ -24,8 +24,18 @@ MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])
 OK, FILTERED, FAILED = "ok", "filtered", "failed"
 STATUSES = (OK, FILTERED, FAILED)
 
+BUDGET_USED_UP = "budget_used_up"
+"""Reason of a row that was not asked because the budget ended; such rows are never written."""
+
 SEED, HOLDOUT, GENERATED = "seed", "holdout", "generated"
 """Values of `split`: where a row may be used."""
+
+ID = ("instruction_id",)
+"""Key of tables in which every instruction is once."""
+SOURCE_AND_ID = ("source", "instruction_id")
+"""Key of the seed data, in which filtered rows may repeat an instruction."""
+DRAW = ("draw_id",)
+"""Key of a round's generated rows."""
 
 INSTRUCTIONS = pa.schema(
     [

@@ -16,7 +16,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,9 +27,11 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import yaml
 
+from tapir_ray import parts
 from tapir_ray.config import Config
-from tapir_ray.errors import InputError, StageError
-from tapir_ray.records import FAILED, FILTERED
+from tapir_ray.errors import InputError, StageError, Stopped
+from tapir_ray.ownership import check_owner, refuse_beside_another
+from tapir_ray.records import FAILED, FILTERED, conform
 from tapir_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
 MANIFEST = "_manifest.json"
 ROWS_PER_BLOCK = 2_000
-"""Rows of a file at least, where there are as many: a pipeline's small blocks would make hundreds of small files."""
+LEAST_ERRORS = 10
+"""Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
 LARGE_ROWS = 200_000
 
 
@@ -69,23 +72,31 @@ class Run(Storage):
     def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
         super().__init__(fs, root, uri)
         self.attempt = 0
+        """Given by `ownership.owned`; 0 is a run that is only read."""
         self.run_id = ""
         self.progress: Progress | None = None
+        self._kept: dict[str, int] = {}
+        """Rows of unfinished tables that `remaining` found."""
 
     @classmethod
     def open(cls, config: Config, uri: str) -> Run:
         """Create the run, or continue the one that is there: decided by its stored config.
 
-        Raises InputError if the folder belongs to a config that gives other results, naming the keys that differ.
+        A run that has no finished table yet, such as one that was refused for its input, takes the new config. Raises
+        InputError if the folder belongs to a config that gives other results, naming the keys that differ.
         """
         run = cls.at(uri)
         if run.exists("config.yaml"):
-            stored = Config.model_validate(yaml.safe_load(run.read_text("config.yaml")))
+            stored = run._stored_config()
             if stored.digest() != config.digest():
-                raise InputError(
-                    f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
-                    "use another --run-dir, or set these keys back to continue it"
-                )
+                if run._has_table():
+                    raise InputError(
+                        f"{run.uri} holds a run of another config ({_difference(stored, config)}); "
+                        "use another --run-dir, or set these keys back to continue it"
+                    )
+                refuse_beside_another(run)
+                run.fs.delete_dir_contents(run.root)
+                run.write_text("config.yaml", config.dump())
         elif run.exists("") and any(entry for entry in run.children("") if not entry.startswith(".")):
             raise InputError(f"{run.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
         else:
@@ -93,9 +104,17 @@ class Run(Storage):
         # Two runs of one config in two folders may share a cluster, where this names their actors.
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
         run.run_id = f"{config.name}-{config.digest()}-{place}"
-        run.attempt = len(run.children("attempts")) + 1
-        run.write_text(f"attempts/{run.attempt:05d}.json", json.dumps({"started": _now()}))
         return run
+
+    def _stored_config(self) -> Config:
+        try:
+            return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
+        except (ValueError, yaml.YAMLError) as error:
+            raise InputError(f"{self.uri}/config.yaml is not the config of a run; use another --run-dir") from error
+
+    def _has_table(self) -> bool:
+        found = self.fs.get_file_info(pafs.FileSelector(self.root, recursive=True))
+        return any(info.base_name == MANIFEST for info in found)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add one event with the time and the attempt."""
@@ -137,11 +156,24 @@ class Run(Storage):
 
     def scan(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Batches of a few columns, streamed to the driver: to count, never to hold."""
-        yield from pads.dataset(self.files(table), filesystem=self.fs, format="parquet").to_batches(columns=columns)
+        files = self.files(table)
+        if files:
+            yield from pads.dataset(files, filesystem=self.fs, format="parquet").to_batches(columns=columns)
 
     def clear(self, table: str) -> None:
         """Remove a table, finished or not."""
         self.fs.delete_dir_contents(self.path(table), missing_dir_ok=True)
+
+    def remaining(
+        self, table: str, rows: ray.data.Dataset, key: parts.Key, stage_cpus: float = 0.1
+    ) -> ray.data.Dataset:
+        """`rows` without those that an earlier attempt has written to the unfinished `table`; lazy.
+
+        `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
+        are among the remaining.
+        """
+        self._kept[table], keys = parts.reopen(self.path(table), self.fs, key)
+        return parts.without(rows, keys, key, stage_cpus) if self._kept[table] else rows
 
     def write(
         self,
@@ -149,37 +181,47 @@ class Run(Storage):
         rows: ray.data.Dataset,
         schema: pa.Schema,
         *,
+        key: parts.Key = (),
+        rows_per_part: int | None = None,
         stage_cpus: float = 0.1,
         expected: int | None = None,
         max_error_rate: float = 1.0,
-        before_publishing: Callable[[], None] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Manifest:
         """Run the pipeline behind `rows` into a table and publish it, with `extra` in its manifest.
 
-        Raises StageError as `publish` does, and whatever `before_publishing` raises once the pipeline has ended.
+        With a `key` what `remaining` found stays, and blocks of at least `rows_per_part` rows are there for good as
+        soon as they are written; without one the table is written anew. Raises StageError as `publish` does, already
+        while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended.
         """
-        from tapir_ray.progress import counted
-        from tapir_ray.records import conform
-
         started = time.monotonic()
-        self.clear(table)
+        kept = self._kept.pop(table, 0) if key else 0
+        if not key:
+            self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
-        few: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": stage_cpus}
-        rows = rows.map_batches(functools.partial(conform, schema=schema), **few)
         if self.progress is not None:
-            rows = rows.map_batches(functools.partial(counted, counter=self.progress.counter, table=table), **few)
-        rows.write_parquet(
-            self.path(table),
-            filesystem=self.fs,
-            # Another claim than the maps before keeps Ray from fusing them: rows are counted before a file is full.
-            ray_remote_args={"num_cpus": stage_cpus * 0.9},
-            min_rows_per_file=ROWS_PER_BLOCK,
+            self.progress.count(table, kept, 0)
+        unasked = failed = 0
+        rows = rows.map_batches(
+            functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
         )
-        if before_publishing is not None:
-            before_publishing()
+        if expected is None or kept < expected:
+            for block in parts.written(rows, self.path(table), self.fs, key, rows_per_part, stage_cpus * 0.9):
+                unasked += block["unasked"]
+                failed += block["failed"]
+                if self.progress is not None:
+                    self.progress.count(table, block["rows"], block["failed"])
+                if expected is not None and failed > max(LEAST_ERRORS, max_error_rate * expected):
+                    raise StageError(_too_many(table, failed, expected, max_error_rate, block["error"]))
+        if unasked:
+            raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
         seconds = time.monotonic() - started
-        return self.publish(table, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra)
+        files = parts.compact(self.path(table), self.fs, key)
+        manifest = self.publish(
+            table, files, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra
+        )
+        parts.tidy(self.path(table), self.fs, files)
+        return manifest
 
     def write_rows(self, table: str, rows: pa.Table) -> Manifest:
         """Publish a small table that is already here."""
@@ -187,24 +229,25 @@ class Run(Storage):
 
         self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
-        pq.write_table(rows, self.path(f"{table}/part-0.parquet"), filesystem=self.fs)
+        pq.write_table(rows, self.path(f"{table}/rows-000000.parquet"), filesystem=self.fs)
         return self.publish(table)
 
     def publish(
         self,
         table: str,
+        files: list[str] | None = None,
         *,
         seconds: float = 0.0,
         expected: int | None = None,
         max_error_rate: float = 1.0,
         extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Count a table's files and write its manifest.
+        """Count a table's files (all of its folder, if none are named) and write its manifest.
 
-        Raises StageError, and publishes nothing, if other than `expected` rows are there, or more than
-        `max_error_rate` of them failed.
+        Raises StageError, and publishes nothing, if a later attempt owns the run, other than `expected` rows are there,
+        or more than `max_error_rate` of them failed.
         """
-        files = [name for name in self.children(table) if name.endswith(".parquet")]
+        files = [name for name in self.children(table) if name.endswith(".parquet")] if files is None else files
         dataset = pads.dataset([self.path(f"{table}/{name}") for name in files], filesystem=self.fs, format="parquet")
         rows = dataset.count_rows() if files else 0
         if expected is not None and rows != expected:
@@ -222,11 +265,9 @@ class Run(Storage):
                         if status == FAILED:
                             examples.setdefault(kind, reason)
         if statuses[FAILED] > max_error_rate * rows:
-            (kind, n), *_ = reasons[FAILED].most_common(1)
-            raise StageError(
-                f"{table}: {statuses[FAILED]} of {rows} rows failed, more than max_error_rate {max_error_rate:g}; the "
-                f"commonest error, {n} times: {examples[kind]}. Mend its cause and start again, or raise max_error_rate"
-            )
+            (kind, _), *_ = reasons[FAILED].most_common(1)
+            raise StageError(_too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))
+        check_owner(self, self.attempt)
         manifest = Manifest(
             table=table,
             rows=rows,
@@ -254,6 +295,13 @@ class Run(Storage):
             return []
         lines = (json.loads(line) for line in self.read_text("events.jsonl").splitlines())
         return [line for line in lines if line["event"] == kind]
+
+
+def _too_many(table: str, failed: int, rows: int, rate: float, example: str) -> str:
+    return (
+        f"{table}: {failed} of {rows} rows failed, more than max_error_rate {rate:g}, such as with: {example}. "
+        "Mend the cause and start again (failed rows are asked again), or raise max_error_rate"
+    )
 
 
 def _read_blocks(rows: int) -> int | None:

@@ -11,7 +11,10 @@ import threading
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.fs as pafs
+
+from tapir_ray.errors import InputError
 
 
 class Storage:
@@ -25,10 +28,18 @@ class Storage:
 
     @classmethod
     def at(cls, uri: str) -> Self:
-        """The folder at a path or URI, whether or not it exists yet."""
+        """The folder at a path or URI, whether or not it exists yet.
+
+        Raises InputError for a URI that names no filesystem, and for a file.
+        """
         if "://" not in uri:
             uri = str(Path(uri).absolute())
-        fs, root = pafs.FileSystem.from_uri(uri)
+        try:
+            fs, root = pafs.FileSystem.from_uri(uri)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{uri}: {' '.join(str(error).split())}; give a folder, s3://… or gs://…") from error
+        if fs.get_file_info(root).type == pafs.FileType.File:
+            raise InputError(f"{uri} is a file; give a folder")
         return cls(fs, root, uri)
 
     def path(self, name: str) -> str:

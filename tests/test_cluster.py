@@ -25,12 +25,23 @@ def test_too_much_is_refused(resources: dict, key: str) -> None:
         check_resources(parse({**SMALL, "resources": resources}), {"CPU": 4, "GPU": 1})
 
 
+def test_a_local_teacher_holds_its_gpu_beside_the_others() -> None:
+    local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "resources": {"teacher": {"gpus": 1}}}
+    check_resources(parse(local), {"CPU": 8, "GPU": 1})
+    with pytest.raises(InputError, match=r"resources.train asks for 1 GPUs beside 1 for teacher"):
+        check_resources(
+            parse({**local, "resources": {**local["resources"], "train": {"gpus": 1}}}), {"CPU": 8, "GPU": 1}
+        )
+    with pytest.raises(InputError, match=r"resources.teacher"):
+        check_resources(parse({**local, "resources": {"teacher": {"gpus": 8}}}), {"CPU": 8, "GPU": 1})
+
+
 def test_what_fits_passes() -> None:
     resources = {"train": {"replicas": 2, "cpus": 2}, "student": {"cpus": 3, "gpus": 1}}
     check_resources(parse({**SMALL, "resources": resources}), {"CPU": 4, "GPU": 1})
 
 
 def test_a_student_behind_an_endpoint_needs_no_engine() -> None:
-    student = {"model": "m", "engine": "openai", "base_url": "http://127.0.0.1:1/v1"}
+    student = {"model": "m", "engine": "openai", "endpoint": {"base_url": "http://127.0.0.1:1/v1"}}
     config = parse({**SMALL, "student": student, "resources": {"student": {"cpus": 64}}})
     check_resources(config, {"CPU": 4})

@@ -37,6 +37,13 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),
         ({"train": {"global_batch": 3}, "resources": {"train": {"replicas": 2}}}, "not a multiple"),
         ({"name": "../x"}, "name: "),
+        ({"student": {"create": {}}}, "student.max_model_len 2048 is above student.create.max_length 512"),
+        ({"student": {"create": {"hidden_size": 100, "heads": 3}}}, "not a multiple of create.heads"),
+        ({"student": {"model": "m", "engine": "openai"}}, "needs student.endpoint"),
+        ({"judge": {"same_as": "teacher", "model": "other"}}, "judge.model has no effect"),
+        ({"budget": {"max_cost": 5}}, "without teacher.price"),
+        ({"respond": {"samples": 3}}, "set teacher.sampling.temperature"),
+        ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
     ],
 )
 def test_a_mistake_is_named(change: dict, sentence: str) -> None:
@@ -44,6 +51,20 @@ def test_a_mistake_is_named(change: dict, sentence: str) -> None:
         parse({**SMALL, **change})
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_judge_is_the_teacher_unless_it_is_named() -> None:
+    for judge in ({}, {"mode": "pointwise"}, {"sampling": {"max_tokens": 9}}):
+        assert parse({**SMALL, "judge": judge}).judge.same_as == "teacher"
+    own = parse({**SMALL, "judge": {"model": "j", "base_url": "http://127.0.0.1:1/v1"}})
+    assert own.judge.same_as is None
+    assert own.judge_endpoint.model == "j"
+
+
+@pytest.mark.parametrize("written", ["on", "off", "auto"])
+def test_the_initial_sft_is_written_as_yaml_writes_it(written: str) -> None:
+    train = yaml.safe_load(f"initial_sft: {written}")
+    assert parse({**SMALL, "train": train}).train.initial_sft == written
 
 
 def test_overrides_are_typed_values(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import ray.data
 
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.ownership import owned
 from tapir_ray.run import Run
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
@@ -51,9 +52,35 @@ def test_a_table_without_manifest_does_not_exist(tmp_path: Path) -> None:
 def test_continued_by_the_same_config_and_refused_by_another(tmp_path: Path) -> None:
     first = Run.open(config(), str(tmp_path / "run"))
     again = Run.open(config(resources={"cpus": 3}), str(tmp_path / "run"))
-    assert (first.attempt, again.attempt) == (1, 2)
+    assert first.run_id == again.run_id
+    first.write_rows("seed/read", table(4))
     with pytest.raises(InputError, match=r"curriculum.alpha: 0.3 → 0.5"):
         Run.open(config(curriculum={"alpha": 0.5}), str(tmp_path / "run"))
+
+
+def test_a_run_that_has_no_table_yet_takes_the_config_that_mends_it(tmp_path: Path) -> None:
+    Run.open(config(), str(tmp_path / "run")).write_text("seed_data.jsonl", "{}")
+    again = Run.open(config(seed_data={"path": "b.jsonl"}), str(tmp_path / "run"))
+    assert "b.jsonl" in again.read_text("config.yaml")
+    assert not again.exists("seed_data.jsonl")
+
+
+@pytest.mark.parametrize("place", ["file.txt", "foo://x"])
+def test_a_place_that_holds_no_folder_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file.txt").write_text("mine")
+    with pytest.raises(InputError, match=place):
+        Run.open(config(), place if ":" in place else str(tmp_path / place))
+
+
+def test_a_foreign_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    with pytest.raises(InputError, match="not the config of a run"):
+        Run.open(config(), str(tmp_path))
+
+
+def test_two_runs_of_one_config_have_two_names(tmp_path: Path) -> None:
+    names = {Run.open(config(), str(tmp_path / folder)).run_id for folder in ("a", "b", "a")}
+    assert len(names) == 2
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
@@ -66,6 +93,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_events_of_all_attempts_are_kept(tmp_path: Path) -> None:
     for _ in range(2):
         run = Run.open(config(), str(tmp_path / "run"))
-        with run.timed("score", 1):
+        with owned(run) as run.attempt, run.timed("score", 1):
             pass
     assert [event["attempt"] for event in run.events("stage")] == [1, 2]

@@ -59,6 +59,8 @@ class Plan(Record):
     easy: int
     unreliable: int
     failed: int
+    filtered: int
+    """Rows that the judge refused."""
     unscored: int
     by_task: dict[str, PoolCounts]
     weights: dict[str, float]
@@ -67,6 +69,9 @@ class Plan(Record):
     expand: dict[str, int]
     """Draws from the hard rows of each task; they sum to expand.size."""
     noise: float | None
+    mean_seen: float | None
+    mean_unseen: float | None
+    """Mean difficulty of rows that were trained on before, which measures memory, and of the others."""
     length_correlation: float | None
     teacher_score: float | None
     student_score: float | None
@@ -150,6 +155,7 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         easy=n - hard,
         unreliable=stats.unreliable,
         failed=stats.failed,
+        filtered=stats.filtered,
         unscored=stats.unscored,
         by_task={
             task: PoolCounts(hard=n_hard, easy=n_easy, unreliable=stats.by_task[task].unreliable)
@@ -159,6 +165,8 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         absent_tasks=absent,
         expand=apportion(config.expand.size, sources, weights),
         noise=stats.noise,
+        mean_seen=stats.seen.mean,
+        mean_unseen=stats.unseen.mean,
         length_correlation=stats.length_correlation,
         teacher_score=sum(task.teacher_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
         student_score=sum(task.student_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,

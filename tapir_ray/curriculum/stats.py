@@ -51,6 +51,11 @@ class Moments(Counts):
             return None
         return (self.n * self.xy - self.x * self.y) / math.sqrt(spread)
 
+    @property
+    def mean(self) -> float | None:
+        """Mean of x in units (x is in thousandths); None of nothing."""
+        return self.x / MILLI / self.n if self.n else None
+
 
 class TaskStats(Counts):
     """The scored rows of one task."""
@@ -91,7 +96,10 @@ class ScoreStats(Counts):
     """Sum of the column `tokens`, where there is one."""
     by_task: dict[str, TaskStats] = {}
     repeats: Moments = Moments()
-    """x = mfd − repeat_mfd in thousandths, of the rows judged twice."""
+    """x = difference of the two judgings' score gaps in thousandths, of the rows judged twice."""
+    seen: Moments = Moments()
+    unseen: Moments = Moments()
+    """x = difficulty in thousandths, of rows that were trained on before, and of the others."""
     gaps: int = 0
     gap_milli: int = 0
     """Rows with a position gap, and the sum of its absolute values."""
@@ -161,7 +169,7 @@ def score_stats(rows: ray.data.Dataset, min_teacher_score: float, stage_cpus: fl
 
 
 NEEDED = ["task", "status", "mfd", "teacher_score", "student_score"]
-OPTIONAL = ["position_gap", "repeat_mfd", "response_chars", "student_response_chars", "tokens"]
+OPTIONAL = ["position_gap", "repeat_mfd", "response_chars", "student_response_chars", "times_trained", "tokens"]
 
 
 def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
@@ -189,7 +197,9 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         by_task[entry["task"]] = by_task[entry["task"]].merged(
             TaskStats(judged=entry["count_all"], teacher_milli=entry["teacher_sum"], student_milli=entry["student_sum"])
         )
-    repeat = _pairs(pc.subtract(scored["mfd"], scored["repeat_mfd"])) if _has(rows, "repeat_mfd") else Moments()
+    gap = pc.subtract(scored["teacher_score"], scored["student_score"])
+    repeat = _pairs(pc.subtract(gap, scored["repeat_mfd"])) if _has(rows, "repeat_mfd") else Moments()
+    seen = pc.greater(pc.fill_null(scored["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
     n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)
     return ScoreStats(
@@ -202,6 +212,8 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         repeats=repeat,
         gaps=len(gaps),
         gap_milli=pc.sum(_milli(gaps)).as_py() or 0,
+        seen=Moments() if seen is None else _pairs(scored["mfd"].filter(seen)),
+        unseen=_pairs(scored["mfd"] if seen is None else scored["mfd"].filter(pc.invert(seen))),
         teacher_length=_length(scored, "response_chars", "teacher_score"),
         student_length=_length(scored, "student_response_chars", "student_score"),
     )

@@ -24,11 +24,10 @@ import openai
 
 from tapir_ray.config import Endpoint, Sampling
 from tapir_ray.llm.usage import Count, Meter
-from tapir_ray.records import FAILED, FILTERED, OK, Message
+from tapir_ray.records import BUDGET_USED_UP, FAILED, FILTERED, OK, Message
 
 CUT_OFF, REFUSED, EMPTY = "cut_off", "refused", "empty"
 UNFINISHED_THINKING = "unfinished_thinking"
-BUDGET_USED_UP = "budget_used_up"
 """Reasons of a reply without a usable text."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
@@ -36,7 +35,7 @@ CHARS_PER_TOKEN = 3
 """For the worst case a request is leased for, before its real count is known; low, so that it is rather too many."""
 
 _POLICY_CODES = {"content_filter", "content_policy_violation"}
-_THINKING = re.compile(r"^\s*<think>(.*?)</think>\s*", re.DOTALL)
+_THINK_TAG = re.compile(r"</?think>")
 
 
 class Secret:
@@ -246,13 +245,28 @@ def understand(completion: Any, reasoning: str, kind: str) -> tuple[Reply, Count
 
 
 def split_thinking(content: str) -> tuple[str | None, str | None]:
-    """(text, thoughts) of a reply that may begin with `<think>…</think>`; text None where the thinking never ends."""
-    found = _THINKING.match(content)
-    if found:
-        return content[found.end() :], found[1].strip() or None
-    if content.lstrip().startswith("<think>"):
-        return None, content.lstrip().removeprefix("<think>").strip() or None
-    return content, None
+    """(text, thoughts) of a reply that may begin with thinking; text None where `<think>` is never closed.
+
+    The opening tag may be missing, since some models have it in the prompt (DeepSeek-R1, Qwen3). Thinking ends at the
+    last `</think>` that closes no `<think>` of the text: an answer that shows both tags, as code does, stays whole.
+    """
+    opened = content.lstrip().startswith("<think>")
+    rest = content.lstrip().removeprefix("<think>") if opened else content
+    end: re.Match[str] | None = None
+    depth = 0
+    for tag in _THINK_TAG.finditer(rest):
+        if tag[0] == "<think>":
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            end = tag
+    if end is None and opened:
+        # Thoughts that name the opening tag: whatever closes one ends them.
+        end = next(re.finditer("</think>", rest), None)
+    if end is not None:
+        return rest[end.end() :].lstrip(), rest[: end.start()].strip() or None
+    return (None, rest.strip() or None) if opened else (content, None)
 
 
 def _limit(body: dict[str, Any]) -> int:

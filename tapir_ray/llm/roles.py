@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-import openai
 import pyarrow as pa
 import ray
 import ray.data
@@ -27,7 +26,8 @@ from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Config, Endpoint
 from tapir_ray.errors import InputError
 from tapir_ray.llm import serve, usage
-from tapir_ray.llm.openai import Client, Secret, Target, connect, headers
+from tapir_ray.llm.check import check
+from tapir_ray.llm.openai import Client, Secret, Target
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
@@ -96,7 +96,8 @@ class Roles:
             self._actor = None
 
     def check(self) -> None:
-        """Every key variable exists, every endpoint answers, every local model folder can be served.
+        """Every key variable exists, every endpoint can be used and serves its model, every local model folder can be
+        served.
 
         Needs no Ray and spends nothing. Raises InputError that names the key and what to change.
         """
@@ -106,7 +107,7 @@ class Roles:
             if endpoint.engine == "vllm":
                 serve.check_model(endpoint.model, f"{role}.model")
             else:
-                asyncio.run(_check_endpoint(self._target(role)))
+                asyncio.run(check(self._target(role)))
 
     def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
         """`function` of every row, as rows of `schema`; lazy, in no fixed order.
@@ -156,10 +157,6 @@ class Roles:
         if self._actor is None:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())
-
-    def budget_used_up(self) -> bool:
-        """Whether the budget is reached: no request has been sent since."""
-        return self._actor is not None and ray.get(self._actor.exhausted.remote())
 
     def _group(self, role: str) -> str:
         return "teacher" if role == "judge" and self._config.judge.same_as == "teacher" else role
@@ -231,13 +228,8 @@ class Asker:
 def _endpoints(config: Config) -> dict[str, Endpoint]:
     endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
     student = config.student
-    if student.engine == "openai":
-        endpoints["student"] = Endpoint(
-            model=student.served_model_name or student.model or "",
-            base_url=student.base_url,
-            api_key_env=student.api_key_env,
-            sampling=student.sampling,
-        )
+    if student.endpoint is not None:
+        endpoints["student"] = student.endpoint.model_copy(update={"sampling": student.sampling})
     return endpoints
 
 
@@ -251,24 +243,3 @@ def _key(config_key: str, variable: str | None) -> Secret | None:
             f"{config_key}: the environment variable {variable} is not set; set it, or write null for no key"
         )
     return Secret(value)
-
-
-async def _check_endpoint(target: Target) -> None:
-    """Raises InputError where the endpoint does not answer or refuses the key. A missing model list is no error."""
-    where = f"{target.role}.base_url {target.base_url or 'https://api.openai.com/v1'}"
-    client = connect(target).with_options(timeout=min(20.0, target.endpoint.timeout_s))
-    try:
-        await client.models.list(extra_headers=headers(target))
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise InputError(
-            f"{where} refuses the key (HTTP {error.status_code}); "
-            f"correct the variable that {target.role}.api_key_env names"
-        ) from None
-    except openai.APIConnectionError as error:
-        cause = " ".join(str(error.__cause__ or error).split()) or "no reply in time"
-        raise InputError(f"{where} cannot be reached ({cause}); correct the URL or start the server") from None
-    except openai.APIStatusError as error:
-        if error.status_code >= 500:
-            raise InputError(f"{where} answers HTTP {error.status_code}; try again when it is up") from None
-    finally:
-        await client.close()

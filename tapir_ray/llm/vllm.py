@@ -17,20 +17,31 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
-from tapir_ray.records import FAILED, OK
-from tapir_ray.train.chat import encode_prompt, shared_tokenizer
+from tapir_ray.llm import watch
+from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
-    """The row with `tokenized_prompt`, `sampling_params` and `max_tokens`, as the engine takes them."""
-    sampling = student.sampling
-    prompt = encode_prompt(shared_tokenizer(model, student), row["messages"], student.chat_template_kwargs)
-    room = student.max_model_len - len(prompt)
-    row["prompt_fits"] = room > 0
-    row["tokenized_prompt"] = prompt if room > 0 else prompt[:1]
-    row["max_tokens"] = min(sampling.max_tokens, room) if room > 0 else 1
+    """The row with `tokenized_prompt`, `sampling_params` and `max_tokens`, as the engine takes them.
+
+    A row that cannot be asked has its reason in `unasked` (else "") and one token in place of its prompt, since every
+    row passes through the engine.
+    """
+    sampling, tokenizer = student.sampling, shared_tokenizer(model, student)
+    row["unasked"] = ""
+    try:
+        prompt = encode_prompt(tokenizer, row["messages"], student.chat_template_kwargs)
+        if len(prompt) >= student.max_model_len:
+            row["unasked"] = TOO_LONG
+    except TemplateRefused as refused:
+        row["unasked"] = refused.reason
+    if row["unasked"]:
+        prompt = [tokenizer.eos_token_id]
+    row["tokenized_prompt"] = prompt
+    row["max_tokens"] = 1 if row["unasked"] else min(sampling.max_tokens, student.max_model_len - len(prompt))
     row["sampling_params"] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -54,12 +65,20 @@ def engine_arguments(student: Student, replicas: Replicas) -> dict[str, Any]:
 
 
 def generate(
-    rows: ray.data.Dataset, model: str, student: Student, replicas: Replicas, stage_cpus: float, random_seed: int
+    rows: ray.data.Dataset,
+    model: str,
+    student: Student,
+    replicas: Replicas,
+    stage_cpus: float,
+    random_seed: int,
+    processes: str | None = None,
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
 
-    A prompt that leaves no room for an answer is a failed row with the reason `prompt_too_long`; an error of the
-    engine on one row is a failed row with the engine's message.
+    The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not.
+
+    A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
+    does not take as `template_refused: …`; an error of the engine on one row is a failed row with the engine's message.
     """
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
@@ -77,7 +96,7 @@ def generate(
         detokenize_stage=False,
         accelerator_type=replicas.accelerator_type,
         placement_group_config={"bundle_per_worker": bundle},
-        runtime_env={"env_vars": _engine_environment(replicas)},
+        runtime_env={"env_vars": _engine_environment(replicas, processes)},
     )
     columns = rows.columns()
     if not columns:
@@ -94,8 +113,8 @@ def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     error = row.get("__inference_error__")
     if error:
         answered |= {"status": FAILED, "reason": f"engine_error: {error}"}
-    elif not row["prompt_fits"]:
-        answered |= {"status": FAILED, "reason": TOO_LONG}
+    elif row["unasked"]:
+        answered |= {"status": FILTERED, "reason": row["unasked"]}
     else:
         cut = row["num_generated_tokens"] >= row["max_tokens"]
         answered |= {
@@ -106,8 +125,10 @@ def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     return answered
 
 
-def _engine_environment(replicas: Replicas) -> dict[str, str]:
+def _engine_environment(replicas: Replicas, processes: str | None) -> dict[str, str]:
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
+    if processes is not None:
+        environment[watch.PROCESSES] = processes
     return environment

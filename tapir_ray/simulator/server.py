@@ -51,12 +51,16 @@ class Server:
         app = web.Application(client_max_size=LARGEST_BODY)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/v1/models/{name:.+}", self.model)
         app.cleanup_ctx.append(self._log_file)
         return app
 
     async def models(self, _: web.Request) -> web.Response:
-        name = f"simulator-{self.options.scenario}"
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model", "owned_by": "tapir"}]})
+        return web.json_response({"object": "list", "data": [_model(f"simulator-{self.options.scenario}")]})
+
+    async def model(self, http: web.Request) -> web.Response:
+        """Any name is a model here."""
+        return web.json_response(_model(http.match_info["name"]))
 
     async def chat(self, http: web.Request) -> web.Response:
         try:
@@ -111,6 +115,10 @@ def _cut(text: str, max_tokens: int | None) -> tuple[str, str]:
         return text, "stop"
     rest = text.split(maxsplit=max_tokens)[-1]
     return text[: len(text) - len(rest)].rstrip(), "length"
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "tapir"}
 
 
 def _error(message: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _parse_group(batch: pa.Table, seed_data: SeedData, parse_row: ParseRow) -> I
             if seed_data.limit is not None and read == seed_data.limit:
                 break
             read += 1
-            for row in parsed_rows(raw, place, file, seed_data, parse_row):
+            for row in parsed_rows(raw, place, seed_data, parse_row):
                 rows.append({**row, "position": position})
                 position += 1
             if len(rows) >= ROWS_PER_BLOCK:
@@ -77,11 +77,9 @@ def _parse_group(batch: pa.Table, seed_data: SeedData, parse_row: ParseRow) -> I
     yield pa.Table.from_pylist(rows, schema=PARSED)
 
 
-def parsed_rows(
-    raw: Any, place: str, file: str, seed_data: SeedData, parse_row: ParseRow = parse
-) -> list[dict[str, Any]]:
+def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow = parse) -> list[dict[str, Any]]:
     """The rows (PARSED but for `position`) that come of one row of a file: at least one, whatever it holds."""
-    base = {"split": SEED, "source": file.rsplit("/", 1)[-1], "licence": seed_data.licence, "round": 0, "status": OK}
+    base = {"split": SEED, "source": place, "licence": seed_data.licence, "round": 0, "status": OK}
     try:
         conversations = parse_row(raw)
     except (Malformed, Unsupported, Unreadable) as error:

@@ -24,7 +24,7 @@ import ray
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, order_key, with_columns
-from tapir_ray.train.chat import IGNORED, encode_pair, end_of_turn, shared_tokenizer
+from tapir_ray.train.chat import IGNORED, TemplateRefused, encode_pair, end_of_turn, shared_tokenizer
 
 if TYPE_CHECKING:
     import ray.data
@@ -51,7 +51,7 @@ _ENCODED = pa.schema(
 
 @dataclass(frozen=True)
 class PackStats:
-    """What was packed. Sequences, tokens and pairs are counted in each epoch; `cut` and `over_length` once."""
+    """What was packed. Sequences, tokens and pairs are counted in each epoch, all that follow `pairs` once."""
 
     sequences: int
     tokens: int
@@ -63,6 +63,8 @@ class PackStats:
     """Pairs whose response was shortened (`train.over_length: cut`)."""
     over_length: int
     """Pairs left out because they do not fit `train.sequence_length`."""
+    template_refused: int
+    """Pairs left out because the chat template does not take their roles."""
     epochs: int
 
 
@@ -75,7 +77,10 @@ class _Part:
 
 
 def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) -> pa.Table:
-    """The same rows with `tokens`; pairs that cannot be trained on become filtered, reason `over_length`."""
+    """The same rows with `tokens`; pairs that cannot be trained on become filtered: `over_length`, `template_refused`.
+
+    Those that the chat template refuses have no `tokens`, and its sentence in the reason.
+    """
     tokenizer, chat_kwargs = shared_tokenizer(model_dir, student), student.chat_template_kwargs
     end = end_of_turn(tokenizer, chat_kwargs)
     tokens, statuses, reasons = [], [], []
@@ -83,11 +88,15 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
         status, reason = row["status"], row["reason"]
         count = None
         if status == OK:
-            prompt, response = encode_pair(tokenizer, row["messages"], row["response"], chat_kwargs, end)
-            kept = fit(len(prompt), len(response), train)
-            count = kept or len(response)
-            if not kept:
-                status, reason = FILTERED, OVER_LENGTH
+            try:
+                prompt, response = encode_pair(tokenizer, row["messages"], row["response"], chat_kwargs, end)
+            except TemplateRefused as refused:
+                status, reason = FILTERED, refused.reason
+            else:
+                kept = fit(len(prompt), len(response), train)
+                count = kept or len(response)
+                if not kept:
+                    status, reason = FILTERED, OVER_LENGTH
         tokens.append(count)
         statuses.append(status)
         reasons.append(reason)
@@ -100,7 +109,7 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
 def count_tokens(
     rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, stage_cpus: float
 ) -> ray.data.Dataset:
-    """Training rows with `tokens` (response tokens with the end of turn); over-long pairs are marked as filtered.
+    """Training rows with `tokens` (response tokens with the end of turn); pairs that cannot be used are filtered.
 
     Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
     the student has no tokenizer or chat template.
@@ -196,7 +205,7 @@ def pack(
 
 
 _EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
-_ONCE = ("cut", "over_length")
+_ONCE = ("cut", "over_length", "template_refused")
 
 
 def _sources(parts: Sequence[_Part], chunk: int) -> list[tuple[str, int]]:
@@ -255,7 +264,11 @@ def _encode(
     for path in paths:
         rows = pq.read_table(path, columns=["pair_id", "messages", "response", "pool", "status"], filesystem=fs)
         for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
-            prompt, response = encode_pair(tokenizer, row["messages"], row["response"], kwargs, end)
+            try:
+                prompt, response = encode_pair(tokenizer, row["messages"], row["response"], kwargs, end)
+            except TemplateRefused:
+                counts["template_refused"] += 1
+                continue
             kept = fit(len(prompt), len(response), train)
             if not kept:
                 counts["over_length"] += 1

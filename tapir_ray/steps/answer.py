@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ray.data
 
-from tapir_ray.context import Context
+from tapir_ray.context import PROCESSES, Context
 from tapir_ray.records import SCORED
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.judge import judge
@@ -22,5 +22,13 @@ def answer_and_judge(context: Context, rows: ray.data.Dataset, model: str) -> ra
     else:
         from tapir_ray.llm.vllm import generate
 
-        rows = generate(rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed)
+        rows = generate(
+            rows,
+            model,
+            config.student,
+            config.resources.student,
+            context.stage_cpus,
+            config.random_seed,
+            f"{context.run.uri}/{PROCESSES}",
+        )
     return judge(rows, config, context.roles, config.random_seed)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import capacities, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
-from tapir_ray.records import INSTRUCTIONS, OK, SEED, with_columns
+from tapir_ray.records import ID, INSTRUCTIONS, OK, SEED, SOURCE_AND_ID, with_columns
 from tapir_ray.steps import texts
 
 FOLDER = "classifier"
@@ -62,9 +62,9 @@ def label_sample(context: Context) -> None:
     wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.values()))
     quota = {(SAMPLE, SAMPLE): wanted}
     chosen = cutoffs(usable, quota, config.random_seed, ("label",), stage_cpus=context.stage_cpus)
-    rows = take(usable, chosen, context.stage_cpus)
+    rows = context.remaining("seed/labels", take(usable, chosen, context.stage_cpus), ID)
     rows = label(rows, config, context.roles, list(context.taxonomy.labels))
-    context.write("seed/labels", rows, INSTRUCTIONS, "teacher labels a sample", wanted)
+    context.write("seed/labels", rows, INSTRUCTIONS, "teacher labels a sample", wanted, ID)
 
 
 def classify_seed(context: Context) -> None:
@@ -77,7 +77,7 @@ def classify_seed(context: Context) -> None:
     if run.done("seed/instructions"):
         return
     with context.stage("classify", 0):
-        rows = context.read("seed/ingested")
+        rows = context.remaining("seed/instructions", context.read("seed/ingested"), SOURCE_AND_ID)
         if config.classify.by == "deberta":
             rows = classify(rows, model(context), config)
         elif config.classify.by == "teacher":
@@ -88,7 +88,9 @@ def classify_seed(context: Context) -> None:
             replace = config.seed_data.responses == "replace"
             rows = context.map(rows, _without_response) if replace else rows
             rows = respond(rows, config, context.roles, context.taxonomy.styles, schema=INSTRUCTIONS)
-        context.write("seed/instructions", rows, INSTRUCTIONS, "classify", run.manifest("seed/ingested").rows)
+        context.write(
+            "seed/instructions", rows, INSTRUCTIONS, "classify", run.manifest("seed/ingested").rows, SOURCE_AND_ID
+        )
 
 
 def model(context: Context) -> str:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.context import Context, round_dir
-from tapir_ray.records import HOLDOUT, OK, SCORED, conform
+from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform
 from tapir_ray.steps.answer import answer_and_judge
 from tapir_ray.steps.train import student_after
 
@@ -15,13 +15,17 @@ TABLE = "evaluation/holdout"
 
 
 def holdout(context: Context) -> None:
-    """`evaluation/holdout`: the last student's answers to the holdout and the judge's scores."""
+    """`evaluation/holdout`: the last student's answers to the holdout and the judge's scores; empty without one."""
     run, last = context.run, context.config.curriculum.rounds
     if run.done(TABLE):
         return
+    if not _any_held_out(context):
+        run.publish(TABLE)
+        return
     with context.stage("evaluate", last):
-        rows = answer_and_judge(context, held_out(context), student_after(context, last))
-        context.write(TABLE, rows, SCORED, "evaluate on the holdout")
+        rows = context.remaining(TABLE, held_out(context), ID)
+        rows = answer_and_judge(context, rows, student_after(context, last))
+        context.write(TABLE, rows, SCORED, "evaluate on the holdout", key=ID)
 
 
 def scored_table(context_rounds: int, round_number: int) -> str:
@@ -32,6 +36,13 @@ def scored_table(context_rounds: int, round_number: int) -> str:
 def held_out(context: Context) -> ray.data.Dataset:
     """The holdout's rows that have an answer to compare with, schema SCORED."""
     return context.map(context.read("seed/instructions"), _held)
+
+
+def _any_held_out(context: Context) -> bool:
+    return any(len(_held(pa.Table.from_batches([batch]))) for batch in context.run.scan("seed/instructions", HELD))
+
+
+HELD = ["split", "status", "response"]
 
 
 def _held(batch: pa.Table) -> pa.Table:

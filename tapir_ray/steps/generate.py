@@ -10,7 +10,7 @@ from tapir_ray.context import Context, round_dir
 from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import cutoffs, take
-from tapir_ray.records import GENERATED_ROWS, conform, draw_id, with_columns
+from tapir_ray.records import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
 from tapir_ray.stages.classify import classify
 from tapir_ray.stages.expand import expand
 from tapir_ray.stages.filter import filter_generated
@@ -30,13 +30,14 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
     label, draws = f"round {round_number}", sum(plan.expand.values())
     with context.stage("generate", round_number):
         if not run.done(expanded):
-            rows = expand(_draws(context, round_number, plan), context.config, context.roles)
+            rows = context.remaining(expanded, _draws(context, round_number, plan), DRAW)
+            rows = expand(rows, context.config, context.roles)
             if context.config.classify.by == "deberta" and context.config.filter.other_task:
                 rows = context.map(rows, conform, schema=CHECKED)
                 rows = classify(
                     rows, classifier.model(context), context.config, columns=("task_predicted", "task_prob")
                 )
-            context.write(expanded, rows, CHECKED, f"{label} expand", draws)
+            context.write(expanded, rows, CHECKED, f"{label} expand", draws, DRAW)
         earlier = [overlap.bands_of(context, before) for before in range(round_number)]
         rows = filter_generated(
             context.read(expanded),
@@ -45,9 +46,10 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
             overlap.bands_of(context, round_number),
             earlier,
         )
+        rows = context.remaining(generated, rows, DRAW)
         answer = annotation(context.config.expand.annotation)
         rows = answer(rows, context.config, context.roles, context.taxonomy.styles)
-        context.write(generated, rows, GENERATED_ROWS, f"{label} filter and respond", draws)
+        context.write(generated, rows, GENERATED_ROWS, f"{label} filter and respond", draws, DRAW)
 
 
 def _draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:

@@ -45,10 +45,11 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
         quota = context.curriculum.plan_mix(round_number, capacities(rows, "tokens", cpus))
         chosen = cutoffs(rows, quota.table, config.random_seed, (round_number, "mix"), by_tokens, cpus)
         rows = context.map(take(rows, chosen, cpus), _pairs)
-        context.write(f"{folder}/training", rows, TRAINING, f"round {round_number} mix")
+        # Before the table, whose presence says that the round is mixed.
         run.write_json(
             f"{folder}/plan.json", {"plan": plan.model_dump(mode="json"), "mix": quota.model_dump(mode="json")}
         )
+        context.write(f"{folder}/training", rows, TRAINING, f"round {round_number} mix")
         for warning in quota.warnings:
             context.progress.say(f"round {round_number} mix: {warning}")
 

@@ -33,10 +33,13 @@ def classify_and_initial_sft(context: Context) -> None:
         classifier.classify_seed(context)
         train.initial_sft(context, "seed/instructions")
     else:
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        pool = ThreadPoolExecutor(max_workers=1)
+        try:
             fitting = pool.submit(classifier.train, context)
             train.initial_sft(context, "seed/ingested")
             fitting.result()
+        finally:
+            pool.shutdown(wait=False)  # a stop does not wait for the other half
         classifier.classify_seed(context)
     weigh_seed_tasks(context)
 

@@ -14,7 +14,7 @@ from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
 from tapir_ray.curriculum.stats import score_stats
-from tapir_ray.records import HOLDOUT, OK, SCORED, conform, with_columns
+from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, with_columns
 from tapir_ray.steps.answer import answer_and_judge
 from tapir_ray.steps.train import student_after
 
@@ -34,10 +34,11 @@ def score(context: Context, round_number: int) -> None:
         if not run.done(candidates):
             _select(context, round_number, candidates)
         times = _times_trained(context, round_number, candidates)
-        rows = context.map(context.read(candidates), _with_times, times=times)
+        rows = context.remaining(scored, context.read(candidates), ID)
+        rows = context.map(rows, _with_times, times=times)
         rows = answer_and_judge(context, rows, student_after(context, round_number - 1))
         rows = context.map(rows, with_difficulty, spec=spec)
-        context.write(scored, rows, SCORED, f"round {round_number} score", run.manifest(candidates).rows)
+        context.write(scored, rows, SCORED, f"round {round_number} score", run.manifest(candidates).rows, ID)
 
 
 def plan(context: Context, round_number: int) -> Plan:
@@ -65,7 +66,8 @@ def without_holdout(batch: pa.Table) -> pa.Table:
 def _select(context: Context, round_number: int, table: str) -> None:
     """Candidates: the seed data and all generated before, by task up to `score.max_rows`; beside them the holdout."""
     config, cpus = context.config, context.stage_cpus
-    tables = ["seed/instructions", *(f"{round_dir(before)}/generated" for before in range(1, round_number))]
+    generated = [f"{round_dir(before)}/generated" for before in range(1, round_number)]
+    tables = ["seed/instructions", *(table for table in generated if context.run.done(table))]
     rows = context.map(context.read(*tables), _scorable)
     found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
     weights = context.taxonomy.effective_weights(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tapir_ray.errors import Stopped
+from tapir_ray.errors import Reached
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,6 @@ class StopAfter:
     stage: str = ""
 
     def after(self, *stages: str) -> None:
-        """Raises Stopped if the run is to end after one of the stages just finished."""
+        """Raises Reached if the run is to end after one of the stages just finished."""
         if self.stage in stages:
-            raise Stopped(f"stopped after {self.stage}, as asked")
+            raise Reached(f"stopped after {self.stage}, as asked")

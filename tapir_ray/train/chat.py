@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from tapir_ray.config import Student
 from tapir_ray.errors import InputError
 from tapir_ray.records import Message
@@ -24,6 +26,18 @@ IGNORED = -100
 
 _PROBE = "5f2c91"
 """A response that no template contains, to find what a template writes after it."""
+
+
+class TemplateRefused(Exception):
+    """A conversation that the chat template does not take (a system turn, roles that do not alternate).
+
+    The text is the template's own sentence; of such a row it is the reason, after `template_refused: `.
+    """
+
+    @property
+    def reason(self) -> str:
+        """The `reason` of a filtered row."""
+        return f"template_refused: {self}"
 
 
 def template_names() -> list[str]:
@@ -47,7 +61,7 @@ def resolve_template(name_or_file: str) -> str:
 def load_tokenizer(model: str, student: Student) -> Any:
     """The tokenizer of `model` (a folder or HF name) with the run's chat template set.
 
-    Raises InputError, with what to set, where there is no tokenizer, no chat template from anywhere or no end token.
+    Raises InputError, with what to set, where there is no tokenizer, no end token or no usable chat template.
     """
     from transformers import AutoTokenizer
 
@@ -68,6 +82,7 @@ def load_tokenizer(model: str, student: Student) -> Any:
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {model} has no eos_token: name one in its tokenizer_config.json")
+    end_of_turn(tokenizer, student.chat_template_kwargs)
     return tokenizer
 
 
@@ -82,7 +97,7 @@ def _loaded(model: str, student_json: str) -> Any:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any]) -> list[int]:
-    """Token ids that the student is shown for `messages`, up to where its answer begins."""
+    """Token ids that the student is shown for `messages`, up to where its answer begins. Raises TemplateRefused."""
     return _render_ids(tokenizer, messages, chat_template_kwargs, add_generation_prompt=True)
 
 
@@ -97,7 +112,7 @@ def encode_pair(
 
     Where the template renders the whole conversation as a continuation of the prompt, the response is that
     continuation; else (templates that rewrite earlier turns) it is the response's own tokens and the end of turn.
-    `end` is `end_of_turn(...)`, for callers that encode many pairs.
+    `end` is `end_of_turn(...)`, for callers that encode many pairs. Raises TemplateRefused.
     """
     prompt = encode_prompt(tokenizer, messages, chat_template_kwargs)
     turns = [*messages, {"role": "assistant", "content": response}]
@@ -116,9 +131,16 @@ def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[in
 
     They are what the template writes after a response, up to its first special token. Where it writes none (a base
     model's tokenizer without the template's marks) no engine could stop there, and it is eos alone.
+    Raises InputError for a template that is no Jinja or takes no question and answer at all.
     """
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, **chat_template_kwargs)
+    try:
+        text = _render(tokenizer, turns, chat_template_kwargs)
+    except (TemplateRefused, jinja2.TemplateSyntaxError) as error:
+        raise InputError(
+            f"the chat template cannot write a question and its answer ({error}): correct student.chat_template or "
+            "student.chat_template_kwargs"
+        ) from error
     suffix = text.rpartition(_PROBE)[2] if _PROBE in text else ""
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     ids = tokenizer(suffix, add_special_tokens=False)["input_ids"]
@@ -136,10 +158,17 @@ def stop_token_ids(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list
 def _render_ids(
     tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any], add_generation_prompt: bool
 ) -> list[int]:
-    text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **chat_template_kwargs
-    )
+    text = _render(tokenizer, messages, chat_template_kwargs, add_generation_prompt=add_generation_prompt)
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any], **options: bool) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options, **chat_template_kwargs))
+    except jinja2.TemplateSyntaxError:
+        raise
+    except jinja2.TemplateError as error:
+        raise TemplateRefused(" ".join(str(error).split())[:200]) from None
 
 
 def brings_template(model: str, student: Student) -> bool:

@@ -25,12 +25,10 @@ from pyarrow import fs as pafs
 from tapir_ray import records
 from tapir_ray.config import Classify, Resources
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.train.classifier_loop import held_rows
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint
-
-MIN_ROWS = 8
-"""Fewer labelled rows than this train nothing worth having (our decision)."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +101,15 @@ def train_classifier(
     task count. The model has all of `labels` as outputs, also those without a row. `storage_dir` (path or URI, seen by
     all workers) holds the model between worker and driver, under a name of this attempt's own, and is cleaned up.
 
-    Raises InputError for a task that is not in `labels`, StageError where the rows are too few or training fails.
+    Two rows of two labels are enough to train (our decision: how well it then labels is for the report to say, which
+    has no accuracy where nothing could be held out). Raises InputError for a task that is not in `labels`, StageError
+    where the rows are too few or training fails.
     """
     started = time.monotonic()
     filesystem = fs or pafs.LocalFileSystem()
     files = parquet_files(rows, filesystem)
     counts = count_labels(files, filesystem)
-    _check(counts, labels, classify)
+    _check(counts, labels, classify, resources.classifier.replicas)
 
     import ray.train
     import ray.train.torch
@@ -195,7 +195,7 @@ def count_labels(files: Sequence[str], filesystem: pafs.FileSystem) -> Counter[s
     return counts
 
 
-def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify) -> None:
+def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify, workers: int) -> None:
     unknown = sorted(counts.keys() - set(labels))
     if unknown:
         raise InputError(
@@ -203,14 +203,21 @@ def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify)
             "which is not one of the labels: correct the rows or name a taxonomy with it in curriculum.tasks"
         )
     total = sum(counts.values())
-    change = f"raise classify.label_rows (it is {classify.label_rows}), or give a fine-tuned classify.model"
+    change = (
+        f"raise classify.label_rows (it is {classify.label_rows}) or seed_data.limit, or do without a classifier by "
+        "classify.by: teacher or none"
+    )
     if len(counts) < 2:
         raise StageError(
             f"a classifier needs rows of at least two labels, and {total} labelled rows have "
             f"{', '.join(counts) or 'none'}: {change}"
         )
-    if total < MIN_ROWS or (classify.holdout_share > 0 and max(counts.values()) < 4):
-        raise StageError(f"{total} labelled rows of {len(counts)} labels are too few to train a classifier: {change}")
+    left = sum(rows - held_rows(rows, classify.holdout_share) for rows in counts.values())
+    if left < workers:
+        raise StageError(
+            f"{left} of {total} labelled rows are left to train on beside classify.holdout_share "
+            f"{classify.holdout_share:g}, too few for resources.classifier.replicas {workers}: {change}"
+        )
 
 
 def _publish(checkpoint: Checkpoint, out_dir: str) -> None:

@@ -65,21 +65,20 @@ def read_labelled(files: Sequence[str], filesystem: pafs.FileSystem) -> list[Lab
     return [rows[row_id] for row_id in sorted(rows)]
 
 
-def hold_out(rows: Sequence[Labelled], share: float, random_seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """(training part, held-out part): of each label the rows with the smallest hash are held out.
+def held_rows(rows: int, share: float) -> int:
+    """How many rows of a label with `rows` rows are held out; of four or more at least one, unless `share` is 0."""
+    return max(round(share * rows), int(share > 0 and rows >= 4))
 
-    At least one row of a label that has four or more; of a rarer one none where the share rounds to 0.
-    """
+
+def hold_out(rows: Sequence[Labelled], share: float, random_seed: int) -> tuple[list[Labelled], list[Labelled]]:
+    """(training part, held-out part): of each label the `held_rows` with the smallest hash are held out."""
     by_label = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
     held: set[str] = set()
     for members in by_label.values():
-        count = round(share * len(members))
-        if share > 0 and len(members) >= 4:
-            count = max(1, count)
         members.sort(key=lambda row: records.order_key(row.instruction_id, random_seed, "classifier_holdout"))
-        held.update(row.instruction_id for row in members[:count])
+        held.update(row.instruction_id for row in members[: held_rows(len(members), share)])
     training = [row for row in rows if row.instruction_id not in held]
     return training, [row for row in rows if row.instruction_id in held]
 

@@ -8,6 +8,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tapir_ray.config import Endpoint, Limits, Sampling
 from tapir_ray.llm import openai as client_module
@@ -123,6 +125,8 @@ def test_requests_in_flight_are_bounded() -> None:
         (Choice(None, message={"refusal": "I will not"}), "filtered", "refused", ""),
         (Choice("  "), "filtered", "empty", "  "),
         (Choice("<think>so</think>\n\n42"), "ok", None, "42"),
+        (Choice("so I add</think>\n\n42"), "ok", None, "42"),
+        (Choice("so I add</think>", "length"), "failed", "unfinished_thinking", None),
         (Choice("<think>so and so", "length"), "failed", "unfinished_thinking", None),
         (Choice("", "length", {"reasoning_content": "so and so"}), "failed", "unfinished_thinking", None),
         (Choice("42", message={"reasoning": "so"}), "ok", None, "42"),
@@ -150,5 +154,33 @@ def test_the_key_is_sent_and_never_shown() -> None:
     assert "secret" not in repr(target).replace("Secret", "") and target.key.reveal() == "sk-very-secret"
 
 
-def test_thinking_in_the_middle_is_part_of_the_answer() -> None:
-    assert split_thinking("a <think>b</think>") == ("a <think>b</think>", None)
+CODE = "re.sub('<think>.*?</think>', '', text)"
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "thoughts"),
+    [
+        ("first I think…</think>\n\nThe answer is 4.", "The answer is 4.", "first I think…"),
+        ("<think>b</think> a", "a", "b"),
+        ("</think>a", "a", None),
+        ("I close with </think> and then</think>a", "a", "I close with </think> and then"),
+        ("<think>I close with </think> and then</think>a", "a", "I close with </think> and then"),
+        ("<think>what is a <think> tag</think>a", "a", "what is a <think> tag"),
+        ("a <think>b</think>", "a <think>b</think>", None),
+        (CODE, CODE, None),
+        (f"I strip it</think>{CODE}", CODE, "I strip it"),
+        (f"<think>I strip it</think>\n{CODE}", CODE, "I strip it"),
+        ("<think>b", None, "b"),
+    ],
+)
+def test_thinking_is_told_from_the_answer(content: str, text: str | None, thoughts: str | None) -> None:
+    assert split_thinking(content) == (text, thoughts)
+
+
+UNTAGGED = st.text(st.characters(exclude_characters="<"), max_size=40)
+
+
+@given(UNTAGGED, UNTAGGED, st.booleans())
+def test_no_thinking_is_left_in_an_answer(thoughts: str, answer: str, opened: bool) -> None:
+    content = f"{'<think>' if opened else ''}{thoughts}</think>{answer}"
+    assert split_thinking(content) == (answer.lstrip(), thoughts.strip() or None)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tapir_ray.config import Curriculum
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.errors import InputError
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.records import text_of
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.recorded import USED_UP, Recorded, rouge_l
+from tapir_ray.stages.respond import RespondRow
 from tests.simulator.asking import prompt, request, styled, user
+from tests.stages.asking import config_for
 
 ROWS = [
     {"instruction": "Calculate the sum.", "input": "2 and 3", "output": "The sum is 5."},
@@ -28,6 +33,12 @@ ROWS = [
     {"instruction": "", "input": "", "output": "nothing was asked"},
     {"instruction": "Name a colour.", "input": "", "output": "Red."},
 ]
+
+
+def respond_messages(instruction: str, own: str) -> list[dict[str, str]]:
+    """A styled request for a row with a system message of its own, as the respond stage writes it."""
+    row = {"messages": [{"role": "system", "content": own}, *user(instruction)], "task": "Math"}
+    return RespondRow(Prompts(), config_for("http://127.0.0.1:9/v1"), {})._styled(row, "In steps.")
 
 
 def new_instruction(simulator: Recorded, task: str, instruction: str, seed: int) -> str:
@@ -105,6 +116,72 @@ def test_conversations_of_other_formats_are_known_by_their_whole_context(tmp_pat
         assert simulator.reply(request(turns[:4])) == "Now we talk."
         assert simulator.reply(request(turns[:2])) == "Hi."
         assert simulator.reply(request([*styled("")[:1], *turns[:4]])) == "Now we talk."
+
+
+def system_file(folder: Path, rows: int) -> str:
+    """Pairs that each have a system prompt; every other one asks what the one before asked."""
+    path = folder / "system.jsonl"
+    lines = []
+    for number in range(rows):
+        turns = [("system", f"You are guide {number}."), ("user", f"Calculate the sum of {number // 2}."),
+                 ("assistant", f"Guide {number} says {number // 2}.")]  # fmt: skip
+        lines.append(json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_a_style_is_taken_off_and_the_rows_own_system_text_stays(tmp_path: Path) -> None:
+    simulator = Recorded(Options(scenario=system_file(tmp_path, 4)))
+    for number in range(4):
+        instruction, own = f"Calculate the sum of {number // 2}.", f"You are guide {number}."
+        asked = respond_messages(instruction, own)
+        assert asked[0]["content"].startswith("Task type: Math.") and asked[0]["content"].endswith(own)
+        assert simulator.reply(request(asked)) == f"Guide {number} says {number // 2}."
+    assert simulator.reply(request(respond_messages("Calculate the sum of 1.", "Nobody."))) == "Guide 2 says 1."
+
+
+def test_rows_with_a_system_prompt_are_handed_out_answered_and_graded(tmp_path: Path) -> None:
+    """Fifty such pairs once left nothing to hand out: every draw was `source_used_up`."""
+    simulator = Recorded(Options(scenario=system_file(tmp_path, 50), skip=20))
+    parent = "[user]\nCalculate the sum of 3."
+    handed = {new_instruction(simulator, "Math", parent, seed) for seed in range(100)}
+    assert handed == {f"Calculate the sum of {number}." for number in range(10, 25)}
+    for new in handed:
+        answer = simulator.reply(request(respond_messages(new, "You are guide 3.")))
+        assert answer.startswith("Guide ")
+        conversation = text_of([{"role": "system", "content": "You are guide 3."}, *user(new)])
+        graded = simulator.reply(request(prompt("judge_pointwise", instruction=conversation, answer=answer)))
+        assert graded.splitlines()[-1] == "Score: 10"
+        labels = simulator.taxonomy.labels
+        assert simulator.reply(request(prompt("label", labels=labels, instruction=conversation))) == "Math"
+
+
+TURN = st.text("ab ?", min_size=1, max_size=3)
+EXCHANGES = st.lists(st.tuples(TURN, st.sampled_from(["yes", "no"])), min_size=1, max_size=3)
+
+
+@given(st.lists(st.tuples(st.none() | TURN, EXCHANGES), min_size=1, max_size=6), st.integers(0, 7))
+@settings(deadline=None, max_examples=50)
+def test_every_later_turn_is_handed_out_once_and_answered_at_any_limit(
+    rows: list[tuple[str | None, list[tuple[str, str]]]], limit: int
+) -> None:
+    lines, turns = [], []
+    for system, exchanges in rows:
+        messages = [] if system is None else [{"role": "system", "content": system}]
+        for question, answer in exchanges:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        lines.append(json.dumps({"messages": messages}))
+        turns.append({question.strip() for question, _ in exchanges} - {""})
+    assume(any(turns))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.jsonl")
+        path.write_text("\n".join(lines))
+        simulator = Recorded(Options(scenario=str(path), skip=limit))
+    seen, later = set().union(*turns[:limit]), set().union(*turns[limit:])
+    handed = [turn for unseen in simulator.unseen.values() for turn in unseen]
+    assert sorted(handed) == sorted(later - seen)
+    for turn in handed:
+        assert simulator.reply(request(user(turn))) in ("yes", "no")
 
 
 def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -47,7 +47,11 @@ def test_a_chat_completion_has_text_usage_and_finish_reason(client: openai.OpenA
     assert reply.model == "any-name"
     assert reply.usage is not None
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (16, 1, 17)
+
+
+def test_it_serves_every_name(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["simulator-tasks"]
+    assert client.models.retrieve("Qwen/any-name").id == "Qwen/any-name"
 
 
 @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])

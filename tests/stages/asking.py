@@ -24,7 +24,7 @@ def config_for(url: str, **sections: Any) -> Config:
         {
             "name": "test",
             "seed_data": {"path": "seed.jsonl"},
-            "student": {"create": {}},
+            "student": {"model": "m"},
             "teacher": teacher,
             "judge": judge,
             **sections,

@@ -58,7 +58,7 @@ def test_rows_in_equal_rows_out(tmp_path: Path, ray_local: None) -> None:
 def test_whatever_a_row_holds_it_becomes_rows_of_the_table(raw: object, format: str) -> None:
     data = SeedData(path="a.jsonl", task_column="kind")
     for parser in (lambda row: parse(row, format, "all"), parse_evaluation):
-        made = parsed_rows(raw, "a.jsonl:1", "a.jsonl", data, parser)
+        made = parsed_rows(raw, "a.jsonl:1", data, parser)
         rows = pa.Table.from_pylist(made, schema=PARSED).to_pylist()
         assert rows
         for row in rows:
@@ -71,15 +71,13 @@ def test_whatever_a_row_holds_it_becomes_rows_of_the_table(raw: object, format: 
 
 @given(st.dictionaries(st.sampled_from([*PROMPT_KEYS, "instruction", "system"]), st.text(max_size=3), max_size=3))
 def test_a_row_of_one_prompt_is_a_conversation_of_its_own(raw: dict[str, str]) -> None:
-    for row in parsed_rows(raw, "a.jsonl:1", "a.jsonl", SeedData(path="a")):
+    for row in parsed_rows(raw, "a.jsonl:1", SeedData(path="a")):
         assert row["conversation_id"] == row["instruction_id"]
 
 
 def test_all_turns_of_a_conversation_have_its_id() -> None:
     turns = [{"role": role, "content": f"{role} {at}"} for at in range(3) for role in ("user", "assistant")]
-    rows = parsed_rows(
-        {"messages": turns}, "a.jsonl:1", "a.jsonl", SeedData(path="a"), lambda row: parse(row, "auto", "all")
-    )
+    rows = parsed_rows({"messages": turns}, "a.jsonl:1", SeedData(path="a"), lambda row: parse(row, "auto", "all"))
     assert len({row["instruction_id"] for row in rows}) == 3
     assert {row["conversation_id"] for row in rows} == {instruction_id(turns[:5])}
 

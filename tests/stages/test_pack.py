@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, instruction_id, pair_id
 from tapir_ray.stages.pack import PackStats, best_fit, count_tokens, pack
-from tapir_ray.train.chat import encode_pair, load_tokenizer
+from tapir_ray.train.chat import encode_pair, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
 
 FS = pafs.LocalFileSystem()
@@ -112,6 +112,7 @@ def test_a_packed_sequence_is_its_pairs_one_after_the_other(ray_local: None, mod
         pairs=100,
         cut=0,
         over_length=1,
+        template_refused=0,
         epochs=1,
     )
 
@@ -156,3 +157,25 @@ def test_counting_marks_what_does_not_fit_and_keeps_every_row(ray_local: None, m
         response = encode_pair(tokenizer, row["messages"], row["response"], {})[1]
         assert by_id[row["pair_id"]]["tokens"] == len(response)
         assert by_id[row["pair_id"]]["status"] == OK
+
+
+def test_a_row_that_the_chat_template_refuses_is_filtered_and_the_others_go_on(
+    ray_local: None, model: str, tmp_path: Path
+) -> None:
+    """Gemma's template raises on a system turn; one such row must not end a run."""
+    template = tmp_path / "strict.jinja"
+    template.write_text(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + resolve_template("plain")
+    )
+    student = Student(model=model, chat_template=str(template))
+    rows = training_rows(9)
+    system = {"role": "system", "content": "Be brief."}
+    rows[4] = {**rows[4], "messages": [system, *rows[4]["messages"]]}
+    counted = count_tokens(ray.data.from_arrow(conform(rows, TRAINING)), model, student, TRAIN, 0.1).take_all()
+    refused = [row for row in counted if row["status"] != OK]
+    assert len(counted) == 9 and [row["pair_id"] for row in refused] == [rows[4]["pair_id"]]
+    assert (refused[0]["status"], refused[0]["tokens"]) == (FILTERED, None)
+    assert refused[0]["reason"] == "template_refused: no system role"
+    stats = pack(write(rows, tmp_path / "in", 2), str(tmp_path / "out"), FS, model, student, TRAIN, 0, epochs=2)
+    assert (stats.pairs, stats.template_refused, stats.over_length) == (16, 1, 0)

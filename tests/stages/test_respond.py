@@ -79,7 +79,7 @@ def test_second_pass_rewrites_a_plain_answer() -> None:
 
 def test_the_best_of_several_samples_is_kept() -> None:
     with running(teacher) as seen:
-        config = config_for(seen.url, respond={"samples": 6})
+        config = config_for(seen.url, respond={"samples": 6}, teacher={"sampling": {"temperature": 1.0}})
         (row,) = directly(RespondRow(Prompts(), config, {}), [instruction("short?", response=None)], config)
     lengths = {2 * (1 + body["seed"] % 3) for body in seen.requests if "judge" not in body["messages"][0]["content"]}
     assert len(row["response"]) == max(lengths) == row["answer_score"] and len(lengths) > 1

@@ -38,7 +38,7 @@ def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
     run = Run.open(config, str(folder / "run"))
     roles = Roles(config, run.run_id)
     curriculum = cast(Handle, None)
-    return Context(run, config, roles, tasks.load(config.curriculum), curriculum, Progress.start(roles.usage))
+    return Context(run, config, roles, tasks.load(config.curriculum), curriculum, Progress(roles.usage))
 
 
 def rows_of(context: Context, table: str) -> list[dict[str, Any]]:

@@ -8,7 +8,15 @@ import pytest
 
 from tapir_ray.config import CreateModel, Student
 from tapir_ray.errors import InputError
-from tapir_ray.train.chat import encode_pair, load_tokenizer, resolve_template, stop_token_ids, template_names
+from tapir_ray.train.chat import (
+    TemplateRefused,
+    encode_pair,
+    encode_prompt,
+    load_tokenizer,
+    resolve_template,
+    stop_token_ids,
+    template_names,
+)
 from tapir_ray.train.create_student import create_student
 
 SINGLE = [{"role": "user", "content": "What is 3 + 4?"}]
@@ -73,6 +81,27 @@ def test_a_template_may_be_a_file(model: str, tmp_path: Path) -> None:
     file.write_text("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
     tokenizer = load_tokenizer(model, Student(model=model, chat_template=str(file)))
     assert tokenizer.decode(encode_pair(tokenizer, SINGLE, "7", {})[0]) == "What is 3 + 4?<|end|>"
+
+
+def test_a_conversation_that_the_template_does_not_take_is_told_from_a_template_that_is_broken(
+    model: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "strict.jinja"
+    file.write_text(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role\n not supported') }}{% endif %}"
+        + resolve_template("plain")
+    )
+    tokenizer = load_tokenizer(model, Student(model=model, chat_template=str(file)))
+    assert encode_pair(tokenizer, SINGLE, "It is 7.", {}) == encode_pair(load_tokenizer(model, Student(model=model)),
+                                                                        SINGLE, "It is 7.", {})  # fmt: skip
+    for encode in (lambda: encode_prompt(tokenizer, TURNS, {}), lambda: encode_pair(tokenizer, SYSTEM, "It is 7.", {})):
+        with pytest.raises(TemplateRefused) as refused:
+            encode()
+        assert refused.value.reason == "template_refused: System role not supported"
+    for broken in ("{% if %}", "{{ raise_exception('never') }}"):
+        file.write_text(broken)
+        with pytest.raises(InputError, match=r"student\.chat_template"):
+            load_tokenizer(model, Student(model=model, chat_template=str(file)))
 
 
 def test_what_is_missing_is_said_with_what_to_set(model: str, tmp_path: Path) -> None:

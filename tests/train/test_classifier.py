@@ -89,21 +89,44 @@ def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tm
 
 
 def test_rows_that_cannot_train_a_classifier_say_what_to_change(tmp_path: Path) -> None:
-    def train(rows: list[dict]) -> None:
+    def train(rows: list[dict], **changes: float) -> None:
+        settings = CLASSIFY.model_copy(update=changes)
         train_classifier(
-            write(tmp_path / "rows", rows), "base", LABELS, CLASSIFY, HALF_A_CPU, out_dir="m", storage_dir="s", name="c"
+            write(tmp_path / "rows", rows), "base", LABELS, settings, HALF_A_CPU, out_dir="m", storage_dir="s", name="c"
         )
 
-    with pytest.raises(StageError, match=r"at least two labels.*classify\.label_rows"):
+    keys = r".*classify\.label_rows.*seed_data\.limit.*classify\.by"
+    with pytest.raises(StageError, match=rf"at least two labels.*Math{keys}"):
         train([row(f"question {number}", "Math") for number in range(20)])
-    with pytest.raises(StageError, match=r"too few.*classify\.label_rows"):
-        train([row("a", "Math"), row("b", "Writing"), row("c", "Writing", "failed")])
+    with pytest.raises(StageError, match=rf"0 labelled rows have none{keys}"):
+        train([row("a", "Math", "failed")])
+    with pytest.raises(StageError, match=rf"1 of 3 labelled rows.*holdout_share 0\.6.*replicas 2{keys}"):
+        train([row("a", "Math"), row("b", "Writing"), row("c", "Writing")], holdout_share=0.6)
     with pytest.raises(InputError, match="'Cooking'"):
         train([row("a", "Math"), row("b", "Cooking")])
     with pytest.raises(InputError, match="no Parquet file"):
         train_classifier(
             str(tmp_path / "none"), "base", LABELS, CLASSIFY, HALF_A_CPU, out_dir="m", storage_dir="s", name="c"
         )
+
+
+def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Path) -> None:
+    """As many as seed data of a few rows has: nothing is held out, and both workers have a row."""
+    rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]
+    texts = [records.text_of(r["messages"]) for r in rows]
+    create_classifier(TINY, texts, LABELS, str(tmp_path / "base"), 0)
+    report = train_classifier(
+        write(tmp_path / "rows", rows),
+        str(tmp_path / "base"),
+        LABELS,
+        CLASSIFY,
+        HALF_A_CPU,
+        out_dir=str(tmp_path / "model"),
+        storage_dir=str(tmp_path / "storage"),
+        name="few",
+    )
+    assert (report.rows, report.train_rows, report.holdout_rows, report.accuracy) == (2, 2, 0, None)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
 def test_a_created_classifier_is_reproducible_and_loads_without_more(tmp_path: Path) -> None:

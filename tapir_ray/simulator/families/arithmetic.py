@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tapir_ray.simulator import text
 from tapir_ray.simulator.families.base import Family, Problem
@@ -65,6 +66,8 @@ class Arithmetic(Family[Sum]):
             return None
         start = int(values["start"])
         changes = tuple(int(n) if verb in GAINS else -int(n) for verb, n in STEP.findall(values["steps"]))
+        if min(accumulate(changes, initial=start)) < 0:
+            return None  # nobody can give away more than there is
         return Sum(min(len(changes), 5), start, changes)
 
     def plain(self, problem: Sum) -> str:

@@ -84,9 +84,11 @@ class Ordering(Family[Order]):
 
 
 def _chain(pairs: list[tuple[str, str]]) -> list[str] | None:
+    """All people from first to last; None where the pairs are no single chain (two starts, a fork, a circle)."""
     after = dict(pairs)
     starts = set(after) - set(after.values())
-    if len(starts) != 1 or len(after) != len(pairs):
+    # Nobody before or after two others: the walk from the start then meets nobody twice, so it ends.
+    if len(starts) != 1 or not len(after) == len(set(after.values())) == len(pairs):
         return None
     people = [starts.pop()]
     while people[-1] in after:

@@ -8,4 +8,4 @@ PLURALS = tuple(thing + "s" for thing in THINGS)
 COLORS = ("red", "blue", "green", "black", "white", "gray")
 
 NAME, THING, PLURAL, COLOR = one_of(NAMES), one_of(THINGS), one_of(PLURALS), one_of(COLORS)
-NUMBER = r"\d+"
+NUMBER = r"\d{1,9}"

@@ -50,7 +50,7 @@ class Writing(Family[Note]):
         values = WORDING.read(instruction)
         if values is None:
             return None
-        facts = tuple((thing, state) for thing, state in FACT.findall(values["facts"]))
+        facts = tuple(dict.fromkeys((thing, state) for thing, state in FACT.findall(values["facts"])))
         return Note(min(len(facts), 5), values["sender"], values["reader"], facts)
 
     def plain(self, problem: Note) -> str:

@@ -1,0 +1,204 @@
+"""A table while it is being written: a file for each block, so that what a killed stage had finished stays.
+
+    keys = reopen(folder, fs, ("instruction_id",))           # what an earlier attempt finished
+    rows = without(rows, keys, ("instruction_id",))          # is not asked again
+    for block in written(rows, folder, fs, ("instruction_id",)): ...
+    files = compact(folder, fs, ("instruction_id",))         # few files where there were many
+
+A block is written whole or not at all, under a name that is a hash of its keys: written again by a task that Ray had to
+repeat, it replaces its file. The files hold the rows themselves, so there is no second record that could disagree.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from tapir_ray.records import BUDGET_USED_UP, FAILED, conform
+
+PART, FILE, UNFINISHED = "part-", "rows-", "writing-"
+"""Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
+ROWS_PER_FILE = 2_000
+"""Rows of a finished file at least, where there are as many: every file costs later reads."""
+
+Key = tuple[str, ...]
+WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", pa.int64()), ("error", pa.string())])
+"""What became of a block; `error` is the reason of one of its failed rows."""
+
+
+def written(
+    rows: ray.data.Dataset, folder: str, fs: pafs.FileSystem, key: Key, rows_per_part: int | None, stage_cpus: float
+) -> Iterator[dict[str, Any]]:
+    """Write the rows as they come, and give a WRITTEN row for each file; at most `rows_per_part` rows wait for it."""
+    summaries = rows.map_batches(
+        functools.partial(write_part, folder=folder, fs=fs, key=key),
+        batch_format="pyarrow",
+        batch_size=rows_per_part,
+        num_cpus=stage_cpus,
+    )
+    blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
+    for batch in blocks:
+        yield from batch.to_pylist()
+
+
+def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> pa.Table:
+    """Write a block's rows, but for those that were not asked, as one file; returns a WRITTEN row."""
+    unasked, error = 0, None
+    failed = pa.array([False] * len(block))
+    if "status" in block.column_names:
+        failed = pc.equal(block["status"], FAILED)
+        asked = pc.invert(pc.and_(failed, pc.equal(pc.fill_null(block["reason"], ""), BUDGET_USED_UP)))
+        unasked = len(block) - (pc.sum(asked).as_py() or 0)
+        block, failed = block.filter(asked), failed.filter(asked)
+        reasons = block["reason"].filter(failed)
+        error = reasons[0].as_py() if len(reasons) else None
+    if len(block):
+        _write(block, f"{PART}{_name(block, key)}.parquet", folder, fs)
+    return pa.Table.from_pylist(
+        [{"rows": len(block), "failed": pc.sum(failed).as_py() or 0, "unasked": unasked, "error": error}], WRITTEN
+    )
+
+
+def reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, ray.ObjectRef]:
+    """(rows, a reference to their keys) of what earlier attempts wrote; failed rows are dropped, to be asked again."""
+    task: Any = ray.remote(num_cpus=0)(_reopen)
+    count, keys = task.options(num_returns=2).remote(folder, fs, key)
+    return ray.get(count), keys
+
+
+def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, stage_cpus: float) -> ray.data.Dataset:
+    """The rows whose key is not among `keys`; lazy."""
+    return rows.map_batches(
+        functools.partial(_without, keys=[keys], key=key),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=stage_cpus,
+    )
+
+
+def compact(folder: str, fs: pafs.FileSystem, key: Key) -> list[str]:
+    """Names of the table's files: the parts, or where they are small the fewer ones made of them.
+
+    A row that is in two parts, since an attempt that was overtaken still wrote, is kept once. The parts stay until
+    `tidy`, so that a table can be compacted again.
+    """
+    parts = _names(folder, fs, PART)
+    if not parts:
+        return []
+    counts = ray.get(ray.remote(num_cpus=0)(_counts).remote(folder, fs, parts, key))
+    if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(parts) - 1):
+        return parts
+    return ray.get(ray.remote(num_cpus=0)(_rewrite).remote(folder, fs, parts, key))
+
+
+def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
+    """Remove what is not of the finished table."""
+    for prefix in (PART, FILE, UNFINISHED):
+        for name in _names(folder, fs, prefix):
+            if name not in files:
+                fs.delete_file(f"{folder}/{name}")
+
+
+def keys_of(table: pa.Table, key: Key) -> Any:
+    """The rows' keys as strings; a missing value counts as empty."""
+    columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
+
+
+def _name(block: pa.Table, key: Key) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    if key:
+        for value in sorted(keys_of(block, key).to_pylist()):
+            digest.update(value.encode() + b"\x1e")
+    else:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, block.schema) as stream:
+            stream.write_table(block)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+def _write(table: pa.Table, name: str, folder: str, fs: pafs.FileSystem) -> None:
+    """A file is there whole or not at all: an object store does so by itself, on a disk it is renamed."""
+    if not isinstance(fs, pafs.LocalFileSystem):
+        pq.write_table(table, f"{folder}/{name}", filesystem=fs)
+        return
+    unfinished = f"{folder}/{UNFINISHED}{uuid.uuid4().hex}"
+    pq.write_table(table, unfinished, filesystem=fs)
+    fs.move(unfinished, f"{folder}/{name}")
+
+
+def _names(folder: str, fs: pafs.FileSystem, prefix: str) -> list[str]:
+    found = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.base_name.startswith(prefix))
+
+
+def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
+    for prefix in (UNFINISHED, FILE):
+        for name in _names(folder, fs, prefix):
+            fs.delete_file(f"{folder}/{name}")
+    finished = []
+    for name in _names(folder, fs, PART):
+        path = f"{folder}/{name}"
+        columns = [*key, *(["status"] if "status" in pq.read_schema(path, filesystem=fs).names else [])]
+        part = pq.read_table(path, columns=columns, filesystem=fs)
+        if "status" in columns and pc.any(pc.equal(part["status"], FAILED)).as_py():
+            whole = pq.read_table(path, filesystem=fs)
+            kept = whole.filter(pc.not_equal(whole["status"], FAILED))
+            if len(kept):
+                _write(kept, f"{PART}{_name(kept, key)}.parquet", folder, fs)
+            fs.delete_file(path)
+            part = kept
+        finished.append(keys_of(part, key).combine_chunks())
+    keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
+    return len(keys), keys
+
+
+def _without(block: pa.Table, keys: list[ray.ObjectRef], key: Key) -> pa.Table:
+    return block.filter(pc.invert(pc.is_in(keys_of(block, key), value_set=ray.get(keys[0]))))
+
+
+def _counts(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> dict[str, int]:
+    dataset = pads.dataset([f"{folder}/{name}" for name in parts], filesystem=fs, format="parquet")
+    if not key:
+        rows = dataset.count_rows()
+        return {"rows": rows, "unique": rows}
+    keys = keys_of(dataset.to_table(columns=list(key)), key)
+    return {"rows": len(keys), "unique": len(pc.unique(keys))}
+
+
+def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> list[str]:
+    """The parts' rows in files of ROWS_PER_FILE rows or a few more, one file in memory at a time."""
+    seen: set[str] = set()
+    names: list[str] = []
+    waiting: list[pa.Table] = []
+
+    def flush() -> None:
+        name = f"{FILE}{len(names):06d}.parquet"
+        _write(pa.concat_tables(waiting), name, folder, fs)
+        names.append(name)
+        waiting.clear()
+
+    schema = pq.read_schema(f"{folder}/{parts[0]}", filesystem=fs)
+    for part in parts:
+        table = conform(pq.read_table(f"{folder}/{part}", filesystem=fs), schema)
+        if key:
+            fresh = [value not in seen and not seen.add(value) for value in keys_of(table, key).to_pylist()]  # type: ignore[func-returns-value]
+            table = table.filter(pa.array(fresh, pa.bool_()))
+        waiting.append(table)
+        if sum(map(len, waiting)) >= ROWS_PER_FILE:
+            flush()
+    if waiting:
+        flush()
+    return names

@@ -1,0 +1,56 @@
+"""What the student's engine is given and what becomes of its rows; the engine itself is left to the slow tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_ray.config import CreateModel, Sampling, Student
+from tapir_ray.llm.vllm import _collect, tokenised
+from tapir_ray.train.chat import encode_prompt, load_tokenizer, resolve_template
+from tapir_ray.train.create_student import create_student
+
+USER = {"role": "user", "content": "What is two plus two?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("vllm") / "student")
+    create = CreateModel(hidden_size=16, intermediate_size=32, layers=1, heads=2)
+    create_student(create, ["What is two plus two? Be brief."] * 9, folder, None, 0)
+    return folder
+
+
+def asked(student: Student, model: str, *messages: dict[str, str]) -> dict[str, Any]:
+    return tokenised({"instruction_id": "a", "messages": list(messages)}, model, student, 7)
+
+
+def answered(row: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a row, after an engine that says one token."""
+    engine = {"generated_text": " four ", "num_generated_tokens": 1}
+    return _collect({**row, **engine}, ["instruction_id", "status", "reason"])
+
+
+def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: str) -> None:
+    student = Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50))
+    row = asked(student, model, USER)
+    assert row["tokenized_prompt"] == encode_prompt(load_tokenizer(model, student), [USER], {})
+    assert row["max_tokens"] == row["sampling_params"]["max_tokens"] == min(50, 64 - len(row["tokenized_prompt"]))
+    kept = answered(row)
+    assert (kept["status"], kept["student_response"], kept["finish_reason"]) == ("ok", "four", "stop")
+
+
+def test_a_row_that_cannot_be_asked_is_filtered_with_its_reason(model: str, tmp_path: Path) -> None:
+    """The engine sees every row, so these carry a token through it; what it says to them must not be kept."""
+    file = tmp_path / "strict.jinja"
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    file.write_text(refusal + resolve_template("plain"))
+    student = Student(model=model, max_model_len=16, chat_template=str(file))
+    refused = asked(student, model, SYSTEM, USER)
+    too_long = asked(student, model, {"role": "user", "content": "two " * 30})
+    for row, reason in ((refused, "template_refused: no system role"), (too_long, "prompt_too_long")):
+        assert len(row["tokenized_prompt"]) == row["max_tokens"] == 1
+        assert answered(row) == {"instruction_id": "a", "status": "filtered", "reason": reason}

@@ -1,0 +1,108 @@
+"""A table written block by block: what is finished stays, once each, whatever is done again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import ray
+import ray.data
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_ray import parts
+from tapir_ray.config import parse
+from tapir_ray.errors import StageError, Stopped
+from tapir_ray.run import Run
+
+SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+KEY = ("instruction_id",)
+LOCAL = pafs.LocalFileSystem()
+
+
+def rows(ids: range, status: str = "ok", reason: str | None = None) -> pa.Table:
+    return pa.table(
+        {"instruction_id": [str(n) for n in ids], "status": [status] * len(ids), "reason": [reason] * len(ids)}, SCHEMA
+    )
+
+
+def run_in(folder: Path) -> Run:
+    return Run.open(parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}), str(folder))
+
+
+def ids_in(folder: Path) -> list[str]:
+    files = [path for path in folder.glob("*.parquet")]
+    return sorted(value for file in files for value in pq.read_table(file)["instruction_id"].to_pylist())
+
+
+@given(st.lists(st.text(), unique=True, min_size=1), st.randoms())
+def test_a_block_has_one_name_in_any_order(ids: list[str], random: object) -> None:
+    shuffled = sorted(ids, key=lambda _: random.random())  # type: ignore[attr-defined]
+    one, other = (pa.table({"instruction_id": pa.array(order, pa.string())}) for order in (ids, shuffled))
+    assert parts._name(one, KEY) == parts._name(other, KEY)
+
+
+@given(st.lists(st.text(), unique=True, min_size=2))
+def test_blocks_of_other_rows_have_other_names(ids: list[str]) -> None:
+    tables = [pa.table({"instruction_id": pa.array(some, pa.string())}) for some in (ids, ids[1:])]
+    assert parts._name(tables[0], KEY) != parts._name(tables[1], KEY)
+
+
+def test_a_repeated_task_replaces_its_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        parts.write_part(rows(range(5)), str(tmp_path), LOCAL, KEY)
+    assert ids_in(tmp_path) == [str(n) for n in range(5)]
+    assert not list(tmp_path.glob(f"{parts.UNFINISHED}*"))
+
+
+def test_a_continued_table_keeps_what_is_finished_and_asks_again_for_what_failed(
+    tmp_path: Path, ray_local: None
+) -> None:
+    run = run_in(tmp_path / "run")
+    folder = Path(run.path("t"))
+    folder.mkdir(parents=True)
+    parts.write_part(pa.concat_tables([rows(range(6)), rows(range(6, 8), "failed", "x")]), str(folder), LOCAL, KEY)
+    parts.write_part(rows(range(8, 10), "filtered", "empty"), str(folder), LOCAL, KEY)
+    (folder / f"{parts.UNFINISHED}abc").write_bytes(b"half a fi")
+    asked = run.remaining("t", ray.data.from_arrow(rows(range(20))), KEY)
+    assert sorted(int(row["instruction_id"]) for row in asked.take_all()) == [6, 7, *range(10, 20)]
+    manifest = run.write("t", asked, SCHEMA, key=KEY, rows_per_part=4, expected=20)
+    assert manifest.statuses == {"ok": 18, "filtered": 2}
+    assert ids_in(folder) == sorted(str(n) for n in range(20)), "and nothing else lies in the folder"
+
+
+def test_rows_that_two_attempts_wrote_are_kept_once(tmp_path: Path, ray_local: None) -> None:
+    for some in (range(6), range(4, 10)):
+        parts.write_part(rows(some), str(tmp_path), LOCAL, KEY)
+    files = parts.compact(str(tmp_path), LOCAL, KEY)
+    parts.tidy(str(tmp_path), LOCAL, files)
+    assert ids_in(tmp_path) == [str(n) for n in range(10)]
+
+
+def test_many_small_files_become_few(tmp_path: Path, ray_local: None) -> None:
+    for n in range(50):
+        parts.write_part(rows(range(n * 100, n * 100 + 100)), str(tmp_path), LOCAL, KEY)
+    files = parts.compact(str(tmp_path), LOCAL, KEY)
+    parts.tidy(str(tmp_path), LOCAL, files)
+    assert len(files) == 3
+    assert len(set(ids_in(tmp_path))) == 5000
+
+
+def test_rows_that_were_not_asked_are_never_written(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    some = pa.concat_tables([rows(range(5)), rows(range(5, 9), "failed", "budget_used_up")])
+    with pytest.raises(Stopped, match="budget"):
+        run.write("t", ray.data.from_arrow(some), SCHEMA, key=KEY, expected=9)
+    assert run.done("t") is None
+    assert ids_in(Path(run.path("t"))) == [str(n) for n in range(5)]
+
+
+def test_too_many_errors_end_a_stage_before_its_end(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    blocks = [rows(range(n * 20, n * 20 + 20), "failed", "KeyError: 'x'") for n in range(50)]
+    with pytest.raises(StageError, match=r"of 1000 rows failed.*KeyError: 'x'"):
+        run.write("t", ray.data.from_arrow(blocks), SCHEMA, key=KEY, expected=1000, max_error_rate=0.05)
+    assert run.done("t") is None
