@@ -88,7 +88,7 @@ def test_classifier_score_says_what_it_lacks(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"id2label": {"0": "Math"}}')
     seed_data = {"path": "owner/name", "task_column": "task"}
-    config = {"name": "x", "student": {"create": {}}, "seed_data": seed_data, "classify": {"by": "none"}}
+    config = {"name": "x", "student": {"model": "owner/student"}, "seed_data": seed_data, "classify": {"by": "none"}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     given = [str(tmp_path / "model") if argument == "MODEL" else argument for argument in arguments]
     assert cli.main(["classifier", "score", str(tmp_path / "c.yaml"), *given]) == 2

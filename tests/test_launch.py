@@ -19,7 +19,7 @@ def config(tmp_path: Path, **sections: Any) -> Config:
     (tmp_path / "prompts").mkdir(exist_ok=True)
     (tmp_path / "prompts" / "expand.jinja").write_text("{{ tsk }}")
     seed_data = {"path": str(tmp_path / "seed.jsonl")}
-    return parse({"name": "x", "student": {"create": {}}, "seed_data": seed_data, **sections})
+    return parse({"name": "x", "student": {"model": "owner/student"}, "seed_data": seed_data, **sections})
 
 
 @pytest.mark.parametrize(

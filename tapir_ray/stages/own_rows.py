@@ -66,9 +66,9 @@ def _read(batch: pa.Table, schema: pa.Schema, needed: tuple[str, ...], generated
 def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], generated: bool) -> dict[str, Any]:
     """A row of the user's as a row of `schema`: with its ids, status, split, round, mfd, copy and pool.
 
-    `instruction_id` is always that of the messages. An ok row is filtered: as `malformed` or `unsupported`, with its
-    place, where it cannot be used, as `no_COLUMN` where one of the columns in `needed` is empty, and as `holdout` where
-    a table to train on has a row whose split says so.
+    `instruction_id` is always that of the messages, and `source` the place; a source that is given goes to `meta`.
+    An ok row is filtered: as `malformed` or `unsupported`, with its place, where it cannot be used, as `no_COLUMN`
+    where one of the columns in `needed` is empty, as `holdout` where a table to train on has a row of that split.
     """
     try:
         row = _typed(object_of(raw), schema)
@@ -81,6 +81,7 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
     except (Malformed, Unsupported, Unreadable) as error:
         row, given = unread(place, error), None
     derived: dict[str, Any] = {
+        "source": place,
         "split": given or (GENERATED if generated else SEED),
         "has_split": given is not None,
         "round": 1 if generated else row.get("round") or 0,
@@ -148,7 +149,7 @@ def _ids(row: dict[str, Any], place: str) -> dict[str, str]:
 
 
 def _meta(raw: Any, schema: pa.Schema) -> str | None:
-    """The column `meta` where it is JSON or an object, else all columns that the schema does not have."""
+    """The column `meta` where it is JSON or an object, else all columns that the schema does not have; and `source`."""
     if not isinstance(raw, dict):
         return None
     given = raw.get("meta")
@@ -157,6 +158,6 @@ def _meta(raw: Any, schema: pa.Schema) -> str | None:
             given = json.loads(given)
         except ValueError:
             given = None
-    if isinstance(given, dict):
-        return meta_json(given)
-    return meta_json({name: value for name, value in raw.items() if name not in schema.names})
+    others = given if isinstance(given, dict) else {name: raw[name] for name in raw if name not in schema.names}
+    source = {} if raw.get("source") is None else {"source": raw["source"]}
+    return meta_json({**source, **others})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_ray.config import Curriculum
@@ -156,7 +156,7 @@ def test_rows_with_a_system_prompt_are_handed_out_answered_and_graded(tmp_path: 
         assert simulator.reply(request(prompt("label", labels=labels, instruction=conversation))) == "Math"
 
 
-TURN = st.text("ab ?", min_size=1, max_size=3)
+TURN = st.text("ab ?", min_size=1, max_size=3).filter(str.strip)
 EXCHANGES = st.lists(st.tuples(TURN, st.sampled_from(["yes", "no"])), min_size=1, max_size=3)
 
 
@@ -171,8 +171,7 @@ def test_every_later_turn_is_handed_out_once_and_answered_at_any_limit(
         for question, answer in exchanges:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         lines.append(json.dumps({"messages": messages}))
-        turns.append({question.strip() for question, _ in exchanges} - {""})
-    assume(any(turns))
+        turns.append({question.strip() for question, _ in exchanges})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.jsonl")
         path.write_text("\n".join(lines))

@@ -11,6 +11,7 @@ import pytest
 
 from tapir_ray.context import Context
 from tapir_ray.errors import InputError
+from tapir_ray.records import SOURCE_AND_ID
 from tapir_ray.steps.adopt import adopt, own_table
 from tests.steps.contexts import context_for, rows_of, write
 
@@ -53,6 +54,7 @@ def test_rows_to_classify_are_split_and_checked(tmp_path: Path, ray_local: None)
     found = rows_of(made, "seed/ingested")
     assert len(found) == 22
     assert Counter(one["reason"] for one in found) == {None: 20, "duplicate": 1, "overlap_evaluation: exact": 1}
+    assert len({tuple(one[name] for name in SOURCE_AND_ID) for one in found}) == 22, "not the key of the seed data"
     assert Counter(one["split"] for one in found if one["status"] == "ok")["holdout"] == 4
 
     before = made.run.manifest("seed/ingested")
