@@ -393,6 +393,10 @@ class Simulator(Section):
     judge_noise: Annotated[float, Field(ge=0)] = 0.0
     position_bias: float = 0.0
     length_bias: float = 0.0
+    error_rate: Share = 0.0
+    """Share of the requests that meet an error: 429, 500, 503, a dropped or hanging connection, a broken reply."""
+    max_requests_per_minute: Count | None = None
+    """What is above it in any 60 seconds is answered 429."""
     log: str | None = None
 
 
@@ -494,7 +498,8 @@ class Config(Section):
         content["train"].pop("micro_batch")
         if content["simulator"]:
             content["simulator"].pop("log")
-            content["simulator"].pop("latency_s")
+            for weather in ("latency_s", "error_rate", "max_requests_per_minute"):
+                content["simulator"].pop(weather)
             if content["simulator"]["seed_rows"]:
                 content["seed_data"].pop("path")  # inside the run's folder, which may be moved
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -105,6 +105,8 @@ class Client:
         self._meter = meter
         self._in_flight = in_flight or asyncio.Semaphore(target.endpoint.limits.in_flight)
         self._pause = Pause()
+        limits = target.endpoint.limits
+        self._limited = limits.requests_per_minute is not None or limits.tokens_per_minute is not None
         self._openai = connect(target)
 
     async def chat(
@@ -139,7 +141,7 @@ class Client:
             self._meter.record(self.target.role, count + Count(kind, reserved_tokens=worst, failed=failed))
             if last:
                 return reply
-            if pause is not None:
+            if pause is not None and not self._limited:
                 self._pause.until = max(self._pause.until, time.monotonic() + pause)
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
