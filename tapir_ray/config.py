@@ -400,6 +400,14 @@ class Simulator(Section):
     log: str | None = None
 
 
+class Cache(Section):
+    """Replies are kept, and the same request is not paid for twice."""
+
+    enabled: bool = True
+    dir: str | None = None
+    """Folder or URI that several runs may share; empty is `cache` in the run's own."""
+
+
 class Budget(Section):
     max_cost: Annotated[float, Field(gt=0)] | None = None
     max_tokens: Count | None = None
@@ -429,6 +437,7 @@ class Config(Section):
     resources: Resources = Resources()
     prompts: Prompts = Prompts()
     budget: Budget = Budget()
+    cache: Cache = Cache()
     simulator: Simulator | None = None
     max_error_rate: Share = 0.05
 
@@ -488,8 +497,10 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def digest(self) -> str:
-        """Hash of everything that changes results (not `run_dir`, `resources`, limits or budget); 16 hex digits."""
-        content = self.model_dump(mode="json", exclude={"name", "run_dir", "resources", "budget", "max_error_rate"})
+        """Hash of all that changes results (not `run_dir`, `resources`, limits, cache or budget); 16 hex digits."""
+        content = self.model_dump(
+            mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "max_error_rate"}
+        )
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
             for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url"):
                 endpoint.pop(speed, None)

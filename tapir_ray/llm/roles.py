@@ -11,6 +11,7 @@ An engine `openai` is a URL; an engine `vllm` is a server on loopback that lives
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,8 +27,9 @@ from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Config, Endpoint
 from tapir_ray.errors import InputError
 from tapir_ray.llm import serve, usage
+from tapir_ray.llm.cache import Cache
 from tapir_ray.llm.check import check
-from tapir_ray.llm.openai import Client, Secret, Target
+from tapir_ray.llm.openai import Client, Secret, Target, slots
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
@@ -40,11 +42,17 @@ SIMULATOR = "simulator"
 class Roles:
     """The endpoints of a run, what may be asked of them and what was used. A context manager."""
 
-    def __init__(self, config: Config, run_id: str, simulator_url: str | None = None) -> None:
-        """Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given."""
+    def __init__(
+        self, config: Config, run_id: str, simulator_url: str | None = None, cache_dir: str | None = None
+    ) -> None:
+        """`cache_dir` is where replies are kept, None for no cache; `cache.dir` of the config takes its place.
+
+        Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given.
+        """
         self._config = config
         self._run_id = run_id
         self._simulator_url = simulator_url
+        self._cache_dir = (config.cache.dir or cache_dir) if config.cache.enabled else None
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}
@@ -135,6 +143,7 @@ class Roles:
                 "usage_actor": self._actor,
                 "leased": self._leased(),
                 "workers": workers,
+                "cache_dir": self._cache_dir,
             },
             batch_size=None,
             batch_format="pyarrow",
@@ -169,13 +178,24 @@ class Roles:
         return frozenset(role for role, limit in limits.items() if limit.requests_per_minute or limit.tokens_per_minute)
 
     def _target(self, role: str) -> Target:
-        endpoint, group = self._endpoints[role], self._group(role)
+        endpoint, group, scope = self._endpoints[role], self._group(role), self._scope(role)
         if endpoint.engine == "vllm":
-            return Target(role, endpoint, self._urls[group], None, group)
+            return Target(role, endpoint, self._urls[group], None, group, scope)
         if endpoint.base_url == SIMULATOR:
             base = str(self._simulator_url).rstrip("/").removesuffix("/v1")
-            return Target(role, endpoint, f"{base}/v1", None, group)
-        return Target(role, endpoint, endpoint.base_url, _key(f"{group}.api_key_env", endpoint.api_key_env), group)
+            return Target(role, endpoint, f"{base}/v1", None, group, scope)
+        key = _key(f"{group}.api_key_env", endpoint.api_key_env)
+        return Target(role, endpoint, endpoint.base_url, key, group, scope)
+
+    def _scope(self, role: str) -> str:
+        """What else than the request decides a reply: the place that serves the model, and how."""
+        endpoint, simulator = self._endpoints[role], self._config.simulator
+        if endpoint.engine == "vllm":
+            return json.dumps(["vllm", endpoint.engine_kwargs], sort_keys=True)
+        if endpoint.base_url == SIMULATOR and simulator is not None:
+            settings = simulator.model_dump(mode="json", exclude={"log", "latency_s", "max_requests_per_minute"})
+            return json.dumps(["simulator", self._config.random_seed, settings], sort_keys=True)
+        return endpoint.base_url or ""
 
 
 class Asker:
@@ -189,14 +209,16 @@ class Asker:
         usage_actor: Any | None,
         leased: frozenset[str],
         workers: int,
+        cache_dir: str | None = None,
     ) -> None:
         self._function = function
         self._schema = schema
         self._meter = usage.Meter(usage_actor, leased)
-        groups = {
-            target.group: asyncio.Semaphore(max(1, target.endpoint.limits.in_flight // workers)) for target in targets
+        self._cache = None if cache_dir is None else Cache(cache_dir)
+        groups = {target.group: slots(target, workers) for target in targets}
+        self._clients = {
+            target.role: Client(target, self._meter, groups[target.group], self._cache) for target in targets
         }
-        self._clients = {target.role: Client(target, self._meter, groups[target.group]) for target in targets}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -209,20 +231,36 @@ class Asker:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=5)
 
     async def _close(self) -> None:
+        if self._cache is not None:
+            await self._cache.flush()
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     async def _ask(self, rows: list[Row]) -> pa.Table:
-        tables = await asyncio.gather(*(self._ask_row(row) for row in rows))
-        await self._meter.flush()
-        return pa.concat_tables(tables) if tables else self._schema.empty_table()
-
-    async def _ask_row(self, row: Row) -> pa.Table:
+        answered = await asyncio.gather(*(self._ask_row(row) for row in rows))
+        await asyncio.gather(self._meter.flush(), *([self._cache.flush()] if self._cache else []))
         try:
-            return records.conform([await self._function(self._clients, dict(row))], self._schema)
+            return records.conform(list(answered), self._schema)
+        except (pa.ArrowException, TypeError, ValueError):
+            tables = [self._conformed(row, out) for row, out in zip(rows, answered, strict=True)]
+            return pa.concat_tables(tables)
+
+    async def _ask_row(self, row: Row) -> Row:
+        try:
+            return await self._function(self._clients, dict(row))
         except Exception as error:
-            # One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            return records.conform([{**row, "status": records.FAILED, "reason": reason}], self._schema)
+            return _failed(row, error)
+
+    def _conformed(self, row: Row, answered: Row) -> pa.Table:
+        try:
+            return records.conform([answered], self._schema)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            return records.conform([_failed(row, error)], self._schema)
+
+
+def _failed(row: Row, error: Exception) -> Row:
+    """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return {**row, "status": records.FAILED, "reason": reason}
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:
