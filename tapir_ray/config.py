@@ -100,10 +100,22 @@ class Price(Section):
     reasoning: Annotated[float, Field(ge=0)] | None = None
 
 
-class Endpoint(Section):
-    """A model behind the OpenAI protocol (`openai`), or one that this run serves with vLLM (`vllm`)."""
+class Batch(Section):
+    """How requests become batches of a provider's batch API (engine `openai_batch`)."""
 
-    engine: Literal["openai", "vllm"] = "openai"
+    size: Count = 10_000
+    """Requests that may wait at once, over all workers, and that a batch has at most."""
+    window_s: Annotated[float, Field(gt=0)] = 10.0
+    """A batch is submitted when no request has come for so long."""
+    poll_s: Annotated[float, Field(gt=0)] = 30.0
+    price_factor: Annotated[float, Field(ge=0)] = 0.5
+
+
+class Endpoint(Section):
+    """A model behind the OpenAI protocol (`openai`), its batch API (`openai_batch`: half the price, up to a day), or
+    one that this run serves with vLLM (`vllm`)."""
+
+    engine: Literal["openai", "openai_batch", "vllm"] = "openai"
     model: str = "gpt-4.1"
     base_url: str | None = None
     """`simulator` names the simulator of this config; empty is the client's default."""
@@ -118,6 +130,7 @@ class Endpoint(Section):
     max_attempts: Count = 6
     limits: Limits = Limits()
     price: Price = Price()
+    batch: Batch = Batch()
     max_model_len: Count = 4096
     trust_remote_code: bool = False
     engine_kwargs: dict[str, Any] = {}
@@ -449,7 +462,7 @@ class Config(Section):
         for key, endpoint in self.endpoints.items():
             if endpoint.base_url == "simulator" and self.simulator is None:
                 raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
-            unpriced = endpoint.engine == "openai" and endpoint.base_url != "simulator" and endpoint.price == Price()
+            unpriced = endpoint.engine != "vllm" and endpoint.base_url != "simulator" and endpoint.price == Price()
             if self.budget.max_cost is not None and unpriced:
                 raise ValueError(
                     f"budget.max_cost cannot be kept without {key}.price; set it, or use budget.max_tokens"
@@ -502,7 +515,7 @@ class Config(Section):
             mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "max_error_rate"}
         )
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
-            for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url"):
+            for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):
                 endpoint.pop(speed, None)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")

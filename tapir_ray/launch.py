@@ -73,7 +73,7 @@ def started(config: Config, run_dir: str) -> Iterator[Context]:
 @contextmanager
 def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: str | None) -> Iterator[Context]:
     """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
-    with Roles(config, run.run_id, simulator_url, f"{run.uri}/cache") as roles:
+    with Roles(config, run.run_id, simulator_url, run.uri) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
         progress = Progress(roles.usage)
         run.progress = progress

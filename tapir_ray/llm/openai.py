@@ -101,6 +101,14 @@ class BadReply(Exception):
     """An HTTP success that is not a chat completion."""
 
 
+class LineError(Exception):
+    """A request that failed in a batch; `again` where asking again may help."""
+
+    def __init__(self, message: str, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
+
+
 @dataclass
 class Pause:
     """Until when a role waits because its endpoint said so (`Retry-After`); shared by its requests in a worker."""
@@ -125,6 +133,7 @@ class Client:
         self._pause = Pause()
         self._openai = connect(target)
         self._headers = headers(target)
+        self._timeout_s: float | None = target.endpoint.timeout_s
 
     async def chat(
         self, messages: Sequence[Message], *, sampling: Sampling | None = None, seed: int | None = None, kind: str
@@ -161,10 +170,10 @@ class Client:
                     return Reply(None, status=FAILED, reason=BUDGET_USED_UP)
                 asked_at = time.monotonic()
                 try:
-                    async with asyncio.timeout(endpoint.timeout_s):
+                    async with asyncio.timeout(self._timeout_s):
                         completion = await self._send(body)
                     reply, count = understand(completion, endpoint.reasoning, kind)
-                except (openai.OpenAIError, TimeoutError, BadReply, json.JSONDecodeError) as error:
+                except (openai.OpenAIError, TimeoutError, BadReply, LineError, json.JSONDecodeError) as error:
                     reply, count = self._failure(error), Count(kind, requests=1)
                     retry, pause = _retry(error)
                     if _overloaded(error):
@@ -335,6 +344,8 @@ def _retry(error: Exception) -> tuple[bool, float | None]:
     if isinstance(error, openai.APIStatusError):
         again = error.status_code in (408, 409, 429) or error.status_code >= 500
         return again and error.code != "insufficient_quota", _retry_after(error)
+    if isinstance(error, LineError):
+        return error.again, None
     transient = (
         openai.APIConnectionError,
         openai.APIResponseValidationError,

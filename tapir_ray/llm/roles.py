@@ -24,9 +24,10 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.blocks import small_blocks
-from tapir_ray.config import Config, Endpoint
+from tapir_ray.config import Config, Endpoint, Price
 from tapir_ray.errors import InputError
 from tapir_ray.llm import serve, usage
+from tapir_ray.llm.batch import BatchClient
 from tapir_ray.llm.cache import Cache
 from tapir_ray.llm.check import check
 from tapir_ray.llm.openai import Client, Secret, Target, slots
@@ -37,22 +38,28 @@ AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
 
 SIMULATOR = "simulator"
 """The `base_url` that names the simulator of the config."""
+MOST_BLOCKS = 64
+"""Blocks of rows in flight, about; each holds a thread of its worker."""
+BATCH_PROGRESS_S = 26 * 3600.0
+"""A stage without progress is stuck only after this time where it waits for batches, which may take a day."""
 
 
 class Roles:
     """The endpoints of a run, what may be asked of them and what was used. A context manager."""
 
     def __init__(
-        self, config: Config, run_id: str, simulator_url: str | None = None, cache_dir: str | None = None
+        self, config: Config, run_id: str, simulator_url: str | None = None, folder: str | None = None
     ) -> None:
-        """`cache_dir` is where replies are kept, None for no cache; `cache.dir` of the config takes its place.
+        """`folder` is the run's, where replies are kept (unless `cache.dir` is set) and batches are recorded.
 
         Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given.
         """
         self._config = config
         self._run_id = run_id
         self._simulator_url = simulator_url
-        self._cache_dir = (config.cache.dir or cache_dir) if config.cache.enabled else None
+        own_cache = None if folder is None else f"{folder}/cache"
+        self._cache_dir = (config.cache.dir or own_cache) if config.cache.enabled else None
+        self._batch_dir = None if folder is None else f"{folder}/batches"
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}
@@ -129,11 +136,13 @@ class Roles:
         resources = self._config.resources
         workers = resources.request_workers
         targets = [self._target(role) for role in self._endpoints]
-        in_flight = max(1, max(target.endpoint.limits.in_flight for target in targets) // workers)
-        block_rows = max(1, min(32, in_flight // 4))
+        in_flight = max(1, max(map(_in_flight, targets)) // workers)
+        block_rows = max(1, min(32, in_flight // 4), in_flight // MOST_BLOCKS)
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
         small = small_blocks(rows, block_rows, resources.stage_cpus)
+        if any(target.endpoint.engine == "openai_batch" for target in targets):
+            small.context.execution_no_progress_timeout_s = BATCH_PROGRESS_S
         return small.map_batches(
             Asker,
             fn_constructor_kwargs={
@@ -144,6 +153,7 @@ class Roles:
                 "leased": self._leased(),
                 "workers": workers,
                 "cache_dir": self._cache_dir,
+                "batch_dir": self._batch_dir,
             },
             batch_size=None,
             batch_format="pyarrow",
@@ -210,15 +220,19 @@ class Asker:
         leased: frozenset[str],
         workers: int,
         cache_dir: str | None = None,
+        batch_dir: str | None = None,
     ) -> None:
         self._function = function
         self._schema = schema
         self._meter = usage.Meter(usage_actor, leased)
         self._cache = None if cache_dir is None else Cache(cache_dir)
         groups = {target.group: slots(target, workers) for target in targets}
-        self._clients = {
-            target.role: Client(target, self._meter, groups[target.group], self._cache) for target in targets
-        }
+        self._clients: dict[str, Client] = {}
+        for target in targets:
+            if target.endpoint.engine == "openai_batch":
+                self._clients[target.role] = BatchClient(target, self._meter, batch_dir, cache=self._cache)
+            else:
+                self._clients[target.role] = Client(target, self._meter, groups[target.group], self._cache)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -263,8 +277,20 @@ def _failed(row: Row, error: Exception) -> Row:
     return {**row, "status": records.FAILED, "reason": reason}
 
 
+def _in_flight(target: Target) -> int:
+    endpoint = target.endpoint
+    return endpoint.batch.size if endpoint.engine == "openai_batch" else endpoint.limits.in_flight
+
+
+def _at_batch_price(endpoint: Endpoint) -> Endpoint:
+    if endpoint.engine != "openai_batch":
+        return endpoint
+    price = {name: value and value * endpoint.batch.price_factor for name, value in endpoint.price.model_dump().items()}
+    return endpoint.model_copy(update={"price": Price(**price)})
+
+
 def _endpoints(config: Config) -> dict[str, Endpoint]:
-    endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
+    endpoints = {"teacher": _at_batch_price(config.teacher), "judge": _at_batch_price(config.judge_endpoint)}
     student = config.student
     if student.endpoint is not None:
         endpoints["student"] = student.endpoint.model_copy(update={"sampling": student.sampling})

@@ -32,6 +32,10 @@ class Options:
     """Seconds after which a hanging request is dropped."""
     max_requests_per_minute: int | None = None
     """What is above it in any 60 seconds is answered 429 with Retry-After."""
+    batch_s: float = 0.2
+    """Seconds a batch takes."""
+    expire_batches: int = 0
+    """The first batches, so many, expire with half of their requests answered."""
     log: str | None = None
     """File that gets one JSON line a request."""
     path: str | None = None

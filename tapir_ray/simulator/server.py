@@ -19,6 +19,7 @@ from aiohttp import web
 
 from tapir_ray.errors import InputError
 from tapir_ray.records import prompt_hash
+from tapir_ray.simulator.batches import Batches
 from tapir_ray.simulator.faults import (
     DROPPED,
     EMPTY,
@@ -72,6 +73,7 @@ class Server:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name:.+}", self.model)
+        Batches(self._of_batch, self.options.batch_s, self.options.expire_batches).add_to(app)
         app.cleanup_ctx.append(self._log_file)
         return app
 
@@ -116,6 +118,16 @@ class Server:
             text = json.dumps(reply)
             return web.Response(text=text[: len(text) // 2], content_type="application/json")
         return web.json_response(reply)
+
+    def _of_batch(self, body: Any, batch: str) -> tuple[int, dict[str, Any]]:
+        try:
+            request = read(body)
+        except BadRequest as error:
+            return 400, _error(str(error))
+        reply = completion(body, request, self.scenario.reply(request))
+        identity = {"prompt": prompt_hash(body["messages"]), "seed": body.get("seed")}
+        self._write({"kind": request.kind, **identity, "status": 200, "batch": batch, **reply["usage"]})
+        return 200, reply
 
     def _refuse(self, fault: str, record: dict[str, Any], retry_after: int | None) -> web.Response:
         self._write({**record, "status": STATUS[fault], "fault": fault})
