@@ -84,9 +84,10 @@ class Batches:
 
     async def _work(self, batch: dict[str, Any], expires: bool) -> None:
         await asyncio.sleep(self._batch_s)
-        lines = [json.loads(line) for line in self._files[batch["input_file_id"]].splitlines()]
+        lines = [json.loads(line) for line in self._files[batch["input_file_id"]].split("\n") if line]
         answered = lines[: len(lines) // 2] if expires else lines
-        done, errors = [], []
+        done: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
         for line in answered:
             status, body = self._answer(line["body"], batch["id"])
             reply = {"custom_id": line["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
