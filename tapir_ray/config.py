@@ -104,10 +104,22 @@ class Price(Section):
     reasoning: Annotated[float, Field(ge=0)] | None = None
 
 
-class Endpoint(Section):
-    """A model behind the OpenAI protocol (`openai`), or one that this run serves with vLLM (`vllm`)."""
+class Batch(Section):
+    """How requests become batches of a provider's batch API (engine `openai_batch`)."""
 
-    engine: Literal["openai", "vllm"] = "openai"
+    size: Count = 10_000
+    """Requests that may wait at once, over all workers, and that a batch has at most."""
+    window_s: Annotated[float, Field(gt=0)] = 10.0
+    """A batch is submitted when no request has come for so long."""
+    poll_s: Annotated[float, Field(gt=0)] = 30.0
+    price_factor: Annotated[float, Field(ge=0)] = 0.5
+
+
+class Endpoint(Section):
+    """A model behind the OpenAI protocol (`openai`), its batch API (`openai_batch`: half the price, up to a day), or
+    one that this run serves with vLLM (`vllm`)."""
+
+    engine: Literal["openai", "openai_batch", "vllm"] = "openai"
     model: str = "gpt-4.1"
     base_url: str | None = None
     """`simulator` names the simulator of this config; empty is the client's default."""
@@ -123,19 +135,24 @@ class Endpoint(Section):
     limits: Limits = Limits()
     price: Price | None = None
     """Empty is the list price of `prices.yaml` for the models that it knows; a price of 0 is a free endpoint."""
+    batch: Batch = Batch()
     max_model_len: Count = 4096
     trust_remote_code: bool = False
     engine_kwargs: dict[str, Any] = {}
 
     @property
     def known_price(self) -> Price | None:
-        """What the model costs: as given, nothing where it is served here or simulated, or as listed; else None."""
-        if self.price is not None:
-            return self.price
-        if self.engine == "vllm" or self.base_url == SIMULATOR:
+        """What the model costs: as given, nothing where it is served here or simulated, or as listed; else None.
+
+        A batch has its `price_factor` of that.
+        """
+        if self.price is None and (self.engine == "vllm" or self.base_url == SIMULATOR):
             return Price()
-        listed = prices.listed_price(self.model, self.base_url)
-        return None if listed is None else Price(**listed)
+        listed = prices.listed_price(self.model, self.base_url) if self.price is None else self.price.model_dump()
+        if listed is None:
+            return None
+        factor = self.batch.price_factor if self.engine == "openai_batch" else 1.0
+        return Price(**{name: value and value * factor for name, value in listed.items()})
 
 
 class Student(Section):
@@ -414,7 +431,19 @@ class Simulator(Section):
     judge_noise: Annotated[float, Field(ge=0)] = 0.0
     position_bias: float = 0.0
     length_bias: float = 0.0
+    error_rate: Share = 0.0
+    """Share of the requests that meet an error: 429, 500, 503, a dropped or hanging connection, a broken reply."""
+    max_requests_per_minute: Count | None = None
+    """What is above it in any 60 seconds is answered 429."""
     log: str | None = None
+
+
+class Cache(Section):
+    """Replies are kept, and the same request is not paid for twice."""
+
+    enabled: bool = True
+    dir: str | None = None
+    """Folder or URI that several runs may share; empty is `cache` in the run's own."""
 
 
 class Budget(Section):
@@ -446,6 +475,7 @@ class Config(Section):
     resources: Resources = Resources()
     prompts: Prompts = Prompts()
     budget: Budget = Budget()
+    cache: Cache = Cache()
     simulator: Simulator | None = None
     max_error_rate: Share = 0.05
 
@@ -505,10 +535,12 @@ class Config(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def results(self) -> dict[str, Any]:
-        """Everything that changes results (not `run_dir`, `resources`, limits or budget), as nested mappings."""
-        content = self.model_dump(mode="json", exclude={"name", "run_dir", "resources", "budget", "max_error_rate"})
+        """Everything that changes results (not `run_dir`, `resources`, limits, cache or budget), as nested mappings."""
+        content = self.model_dump(
+            mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "max_error_rate"}
+        )
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
-            for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url"):
+            for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):
                 endpoint.pop(speed, None)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
@@ -516,7 +548,8 @@ class Config(Section):
             content["train"].pop(speed)
         if content["simulator"]:
             content["simulator"].pop("log")
-            content["simulator"].pop("latency_s")
+            for weather in ("latency_s", "error_rate", "max_requests_per_minute"):
+                content["simulator"].pop(weather)
             if content["simulator"]["seed_rows"]:
                 content["seed_data"].pop("path")  # inside the run's folder, which may be moved
         return content

@@ -185,6 +185,8 @@ def simulator(config: Config) -> AbstractContextManager[str]:
             judge_noise=settings.judge_noise,
             position_bias=settings.position_bias,
             length_bias=settings.length_bias,
+            error_rate=settings.error_rate,
+            max_requests_per_minute=settings.max_requests_per_minute,
             log=settings.log,
             path=(settings.path or config.seed_data.path) if recorded else None,
             skip=(config.seed_data.limit or 0) if recorded and settings.path is None else 0,

@@ -83,6 +83,7 @@ def test_digest_ignores_speed_and_sees_results() -> None:
     base = parse(SMALL).digest()
     assert parse({**SMALL, "resources": {"cpus": 9}, "run_dir": "elsewhere"}).digest() == base
     assert parse({**SMALL, "teacher": {"limits": {"in_flight": 1}}}).digest() == base
+    assert parse({**SMALL, "cache": {"dir": "/shared/cache"}}).digest() == base
     assert parse({**SMALL, "curriculum": {"alpha": 0.4}}).digest() != base
     assert parse({**SMALL, "random_seed": 1}).digest() != base
 

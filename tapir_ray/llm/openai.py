@@ -1,6 +1,6 @@
 """One role's requests over the OpenAI protocol: retries, limits, usage, and a reply that says what became of it.
 
-    client = Client(Target("teacher", endpoint, base_url, key), meter, asyncio.Semaphore(64))
+    client = Client(Target("teacher", endpoint, base_url, key), meter, InFlight(64))
     reply = await client.chat([{"role": "user", "content": "…"}], seed=7, kind="respond")
 
 `extra_body` is merged over the request, so it can also replace a parameter (a reasoning model that accepts no
@@ -11,21 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import hashlib
 import json
 import random
 import re
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import openai
 
 from tapir_ray.config import Endpoint, Sampling
+from tapir_ray.llm.in_flight import InFlight
 from tapir_ray.llm.usage import Count, Meter
 from tapir_ray.records import BUDGET_USED_UP, FAILED, FILTERED, OK, Message
+
+if TYPE_CHECKING:
+    from tapir_ray.llm.cache import Cache
 
 CUT_OFF, REFUSED, EMPTY = "cut_off", "refused", "empty"
 UNFINISHED_THINKING = "unfinished_thinking"
@@ -63,6 +68,14 @@ class Target:
     key: Secret | None = None
     group: str = ""
     """Roles of one group share limits and requests in flight."""
+    scope: str = ""
+    """What serves the model, in the cache's keys: equal requests to it have equal replies."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the limits of the endpoint are known; else they are found out by trying."""
+        limits = self.endpoint.limits
+        return limits.requests_per_minute is not None or limits.tokens_per_minute is not None
 
 
 @dataclass(frozen=True)
@@ -81,10 +94,20 @@ class Reply:
     output_tokens: int = 0
     status: str = OK
     reason: str | None = None
+    key: str | None = field(default=None, repr=False, compare=False)
+    """Under which the cache knows it."""
 
 
 class BadReply(Exception):
     """An HTTP success that is not a chat completion."""
+
+
+class LineError(Exception):
+    """A request that failed in a batch; `again` where asking again may help."""
+
+    def __init__(self, message: str, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 @dataclass
@@ -101,23 +124,45 @@ class Pause:
 class Client:
     """Chat requests of one role. Belongs to the event loop it is first used in."""
 
-    def __init__(self, target: Target, meter: Meter, in_flight: asyncio.Semaphore | None = None) -> None:
+    def __init__(
+        self, target: Target, meter: Meter, in_flight: InFlight | None = None, cache: Cache | None = None
+    ) -> None:
         self.target = target
         self._meter = meter
-        self._in_flight = in_flight or asyncio.Semaphore(target.endpoint.limits.in_flight)
+        self._in_flight = in_flight or slots(target)
+        self._cache = cache
         self._pause = Pause()
         self._openai = connect(target)
+        self._headers = headers(target)
+        self._timeout_s: float | None = target.endpoint.timeout_s
 
     async def chat(
         self, messages: Sequence[Message], *, sampling: Sampling | None = None, seed: int | None = None, kind: str
     ) -> Reply:
         """Ask once, with as many attempts as the endpoint allows; never raises for what an endpoint does.
 
-        429, 5xx, timeouts and broken connections are tried again after an exponential, jittered pause of at least
-        `Retry-After`; every other error is permanent. `kind` is the kind of request in the usage.
+        A stored reply to the same request is given instead, without cost; a request without a seed and with a
+        temperature is a new one each time. 429, 5xx, timeouts and broken connections are tried again after an
+        exponential, jittered pause of at least `Retry-After`; every other error is permanent. `kind` is the kind of
+        request in the usage.
         """
         endpoint = self.target.endpoint
         body = request_body(endpoint, messages, sampling or endpoint.sampling, seed)
+        if self._cache is None or (seed is None and body["temperature"]):
+            return await self._ask(body, kind)
+        key = request_key(self.target.scope, body)
+        reply, served = await self._cache.answer(key, lambda: self._ask(body, kind))
+        if served:
+            self._meter.record(self.target.role, Count(kind, cached_requests=1))
+        return reply
+
+    def reject(self, reply: Reply) -> None:
+        """Say that a reply is of no use (no score, no label): it is not served again."""
+        if self._cache is not None:
+            self._cache.reject(reply)
+
+    async def _ask(self, body: dict[str, Any], kind: str) -> Reply:
+        endpoint = self.target.endpoint
         worst = worst_case(body)
         for attempt in range(1, endpoint.max_attempts + 1):
             async with self._in_flight:
@@ -125,29 +170,36 @@ class Client:
                 lease = await self._meter.lease(self.target.role, *worst)
                 if lease is None:
                     return Reply(None, status=FAILED, reason=BUDGET_USED_UP)
+                asked_at = time.monotonic()
                 try:
-                    async with asyncio.timeout(endpoint.timeout_s):
-                        completion = await self._openai.chat.completions.create(
-                            **body, extra_headers=headers(self.target)
-                        )
+                    async with asyncio.timeout(self._timeout_s):
+                        completion = await self._send(body)
                     reply, count = understand(completion, endpoint.reasoning, kind)
-                except (openai.OpenAIError, TimeoutError, BadReply, json.JSONDecodeError) as error:
+                except (openai.OpenAIError, TimeoutError, BadReply, LineError, json.JSONDecodeError) as error:
                     reply, count = self._failure(error), Count(kind, requests=1)
                     retry, pause = _retry(error)
                     known = not _may_be_paid(error)
+                    if _overloaded(error):
+                        self._in_flight.overloaded(asked_at)
                 else:
                     retry, pause = False, None
                     known = count.input_tokens > 0
+                    self._in_flight.succeeded()
             last = not retry or attempt == endpoint.max_attempts
             failed = int(last and reply.status == FAILED)
-            self._meter.record(self.target.role, count + Count(kind, failed=failed), lease, known)
+            self._meter.record(self.target.role, replace(count, failed=failed), lease, known)
             if last:
                 return reply
-            if pause is not None:
+            if pause is not None and not self.target.limited:
                 self._pause.until = max(self._pause.until, time.monotonic() + pause)
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
         raise AssertionError("the last attempt returns")
+
+    async def _send(self, body: dict[str, Any]) -> Any:
+        """The reply's JSON. The client's own typed models cost as much as the whole request otherwise does."""
+        options: Any = {"headers": self._headers}
+        return json.loads(await self._openai.post("/chat/completions", cast_to=str, body=body, options=options))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -163,6 +215,12 @@ class Client:
         if self.target.key is not None:
             message = message.replace(self.target.key.reveal(), "***")
         return Reply(None, status=FAILED, reason=f"{type(error).__name__}: {message[:500]}")
+
+
+def slots(target: Target, workers: int = 1) -> InFlight:
+    """One worker's share of what may be in flight to an endpoint; found by trying where its limits are unknown."""
+    adaptive = target.endpoint.engine == "openai" and not target.limited
+    return InFlight(max(1, target.endpoint.limits.in_flight // workers), adaptive)
 
 
 def connect(target: Target) -> openai.AsyncOpenAI:
@@ -188,7 +246,7 @@ def headers(target: Target) -> dict[str, Any]:
 def request_body(
     endpoint: Endpoint, messages: Sequence[Message], sampling: Sampling, seed: int | None
 ) -> dict[str, Any]:
-    """The arguments of `chat.completions.create`; parameters at the protocol's own default are left out."""
+    """The JSON of a chat request; parameters at the protocol's own default are left out."""
     body: dict[str, Any] = {
         "model": endpoint.model,
         "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
@@ -202,44 +260,52 @@ def request_body(
         body["top_p"] = sampling.top_p
     if seed is not None:
         body["seed"] = seed
-    if endpoint.extra_body:
-        body["extra_body"] = endpoint.extra_body
-    return body
+    return {**body, **endpoint.extra_body}
+
+
+def request_key(scope: str, body: dict[str, Any]) -> str:
+    """The key of a request: a 128-bit hash of its body (model, messages, parameters, seed) and of what serves it."""
+    content = json.dumps([scope, body], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 1").hexdigest()
 
 
 def understand(completion: Any, reasoning: str, kind: str) -> tuple[Reply, Count]:
-    """What a chat completion says and what it used; reasoning is kept only for `keep`. Raises BadReply."""
-    if not getattr(completion, "choices", None):
-        raise BadReply(f"not a chat completion: {str(completion)[:200]}")
-    choice, usage = completion.choices[0], completion.usage
-    message = choice.message
+    """What the JSON of a chat completion says and what it used; reasoning is kept only for `keep`. Raises BadReply."""
+    try:
+        choice, used = completion["choices"][0], completion.get("usage")
+        message, finish_reason = choice["message"], choice.get("finish_reason")
+        content = message.get("content") or ""
+        if not isinstance(content, str):
+            raise TypeError
+    except (LookupError, TypeError, AttributeError):
+        raise BadReply(f"not a chat completion: {str(completion)[:200]}") from None
     count = Count(kind, requests=1)
-    if usage is not None:
-        prompt, output = usage.prompt_tokens_details, usage.completion_tokens_details
+    if used:
+        prompt, output = used.get("prompt_tokens_details") or {}, used.get("completion_tokens_details") or {}
         count = Count(
             kind,
             requests=1,
-            input_tokens=usage.prompt_tokens or 0,
-            cached_tokens=(prompt and prompt.cached_tokens) or 0,
-            output_tokens=usage.completion_tokens or 0,
-            reasoning_tokens=(output and output.reasoning_tokens) or 0,
+            input_tokens=used.get("prompt_tokens") or 0,
+            cached_tokens=prompt.get("cached_tokens") or 0,
+            output_tokens=used.get("completion_tokens") or 0,
+            reasoning_tokens=output.get("reasoning_tokens") or 0,
         )
-    text, thoughts = split_thinking(message.content or "")
-    thoughts = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or thoughts
+    text, thoughts = split_thinking(content)
+    thoughts = message.get("reasoning_content") or message.get("reasoning") or thoughts
     status, reason = OK, None
-    if text is None or (not text.strip() and thoughts and choice.finish_reason == "length"):
+    if text is None or (not text.strip() and thoughts and finish_reason == "length"):
         status, reason, text = FAILED, UNFINISHED_THINKING, None
-    elif choice.finish_reason == "content_filter" or message.refusal:
+    elif finish_reason == "content_filter" or message.get("refusal"):
         status, reason = FILTERED, REFUSED
-    elif choice.finish_reason == "length":
+    elif finish_reason == "length":
         status, reason = FILTERED, CUT_OFF
     elif not text.strip():
         status, reason = FILTERED, EMPTY
     reply = Reply(
         text=text,
         reasoning=thoughts if reasoning == "keep" else None,
-        finish_reason=choice.finish_reason,
-        model=completion.model,
+        finish_reason=finish_reason,
+        model=completion.get("model"),
         input_tokens=count.input_tokens,
         output_tokens=count.output_tokens,
         status=status,
@@ -300,6 +366,8 @@ def _retry(error: Exception) -> tuple[bool, float | None]:
     if isinstance(error, openai.APIStatusError):
         again = error.status_code in (408, 409, 429) or error.status_code >= 500
         return again and error.code != "insufficient_quota", _retry_after(error)
+    if isinstance(error, LineError):
+        return error.again, None
     transient = (
         openai.APIConnectionError,
         openai.APIResponseValidationError,
@@ -308,6 +376,13 @@ def _retry(error: Exception) -> tuple[bool, float | None]:
         json.JSONDecodeError,
     )
     return isinstance(error, transient), None
+
+
+def _overloaded(error: Exception) -> bool:
+    """Whether fewer requests at once might have helped."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in (429, 503)
+    return isinstance(error, TimeoutError | openai.APITimeoutError)
 
 
 def _retry_after(error: openai.APIStatusError) -> float | None:

@@ -11,6 +11,7 @@ An engine `openai` is a URL; an engine `vllm` is a server on loopback that lives
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,8 +27,10 @@ from tapir_ray.blocks import small_blocks
 from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
 from tapir_ray.errors import InputError
 from tapir_ray.llm import ledger, serve, usage
+from tapir_ray.llm.batch import BatchClient
+from tapir_ray.llm.cache import Cache
 from tapir_ray.llm.check import check
-from tapir_ray.llm.openai import Client, Secret, Target
+from tapir_ray.llm.openai import Client, Secret, Target, slots
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
@@ -35,6 +38,10 @@ AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
+MOST_BLOCKS = 64
+"""Blocks of rows in flight, about; each holds a thread of its worker."""
+BATCH_PROGRESS_S = 26 * 3600.0
+"""A stage without progress is stuck only after this time where it waits for batches, which may take a day."""
 
 
 class Roles:
@@ -48,7 +55,8 @@ class Roles:
         folder: str | None = None,
         attempt: int = 0,
     ) -> None:
-        """`folder` is the run's storage, where what its attempts use is counted; without one it is not kept.
+        """`folder` is the run's storage: what its attempts use is counted there, replies are kept (unless `cache.dir`
+        is set) and batches recorded; without one nothing is.
 
         Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given.
         """
@@ -56,6 +64,9 @@ class Roles:
         self._run_id = run_id
         self._simulator_url = simulator_url
         self._folder, self._attempt = folder, attempt
+        own_cache = None if folder is None else f"{folder}/cache"
+        self._cache_dir = (config.cache.dir or own_cache) if config.cache.enabled else None
+        self._batch_dir = None if folder is None else f"{folder}/batches"
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}
@@ -81,7 +92,7 @@ class Roles:
         """
         accounts = {
             role: usage.Account(
-                self._group(role), endpoint.limits, endpoint.known_price or Price(), endpoint.timeout_s + GRACE_S
+                self._group(role), endpoint.limits, endpoint.known_price or Price(), _longest(endpoint) + GRACE_S
             )
             for role, endpoint in self._endpoints.items()
         }
@@ -131,11 +142,13 @@ class Roles:
         resources = self._config.resources
         workers = resources.request_workers
         targets = [self._target(role) for role in self._endpoints]
-        in_flight = max(1, max(target.endpoint.limits.in_flight for target in targets) // workers)
-        block_rows = max(1, min(32, in_flight // 4))
+        in_flight = max(1, max(map(_in_flight, targets)) // workers)
+        block_rows = max(1, min(32, in_flight // 4), in_flight // MOST_BLOCKS)
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
         small = small_blocks(rows, block_rows, resources.stage_cpus)
+        if any(target.endpoint.engine == "openai_batch" for target in targets):
+            small.context.execution_no_progress_timeout_s = BATCH_PROGRESS_S
         return small.map_batches(
             Asker,
             fn_constructor_kwargs={
@@ -145,6 +158,8 @@ class Roles:
                 "usage_actor": self._actor,
                 "leased": self._leased(),
                 "workers": workers,
+                "cache_dir": self._cache_dir,
+                "batch_dir": self._batch_dir,
             },
             batch_size=None,
             batch_format="pyarrow",
@@ -165,7 +180,7 @@ class Roles:
         """
         meter = meter_class(self._actor, self._leased())
         targets = [self._target(role) for role in self._endpoints]
-        groups = {target.group: asyncio.Semaphore(target.endpoint.limits.in_flight) for target in targets}
+        groups = {target.group: slots(target, 1) for target in targets}
         return {target.role: Client(target, meter, groups[target.group]) for target in targets}, meter
 
     def usage(self) -> dict[str, dict[str, float]]:
@@ -195,13 +210,24 @@ class Roles:
         return frozenset(role for role, limit in limits.items() if limit.requests_per_minute or limit.tokens_per_minute)
 
     def _target(self, role: str) -> Target:
-        endpoint, group = self._endpoints[role], self._group(role)
+        endpoint, group, scope = self._endpoints[role], self._group(role), self._scope(role)
         if endpoint.engine == "vllm":
-            return Target(role, endpoint, self._urls[group], None, group)
+            return Target(role, endpoint, self._urls[group], None, group, scope)
         if endpoint.base_url == SIMULATOR:
             base = str(self._simulator_url).rstrip("/").removesuffix("/v1")
-            return Target(role, endpoint, f"{base}/v1", None, group)
-        return Target(role, endpoint, endpoint.base_url, _key(f"{group}.api_key_env", endpoint.api_key_env), group)
+            return Target(role, endpoint, f"{base}/v1", None, group, scope)
+        key = _key(f"{group}.api_key_env", endpoint.api_key_env)
+        return Target(role, endpoint, endpoint.base_url, key, group, scope)
+
+    def _scope(self, role: str) -> str:
+        """What else than the request decides a reply: the place that serves the model, and how."""
+        endpoint, simulator = self._endpoints[role], self._config.simulator
+        if endpoint.engine == "vllm":
+            return json.dumps(["vllm", endpoint.engine_kwargs], sort_keys=True)
+        if endpoint.base_url == SIMULATOR and simulator is not None:
+            settings = simulator.model_dump(mode="json", exclude={"log", "latency_s", "max_requests_per_minute"})
+            return json.dumps(["simulator", self._config.random_seed, settings], sort_keys=True)
+        return endpoint.base_url or ""
 
 
 class Asker:
@@ -215,14 +241,20 @@ class Asker:
         usage_actor: Any | None,
         leased: frozenset[str],
         workers: int,
+        cache_dir: str | None = None,
+        batch_dir: str | None = None,
     ) -> None:
         self._function = function
         self._schema = schema
         self._meter = usage.Meter(usage_actor, leased)
-        groups = {
-            target.group: asyncio.Semaphore(max(1, target.endpoint.limits.in_flight // workers)) for target in targets
-        }
-        self._clients = {target.role: Client(target, self._meter, groups[target.group]) for target in targets}
+        self._cache = None if cache_dir is None else Cache(cache_dir)
+        groups = {target.group: slots(target, workers) for target in targets}
+        self._clients: dict[str, Client] = {}
+        for target in targets:
+            if target.endpoint.engine == "openai_batch":
+                self._clients[target.role] = BatchClient(target, self._meter, batch_dir, cache=self._cache)
+            else:
+                self._clients[target.role] = Client(target, self._meter, groups[target.group], self._cache)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -235,20 +267,46 @@ class Asker:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=5)
 
     async def _close(self) -> None:
+        if self._cache is not None:
+            await self._cache.flush()
         await asyncio.gather(*(client.close() for client in self._clients.values()))
 
     async def _ask(self, rows: list[Row]) -> pa.Table:
-        tables = await asyncio.gather(*(self._ask_row(row) for row in rows))
-        await self._meter.flush()
-        return pa.concat_tables(tables) if tables else self._schema.empty_table()
-
-    async def _ask_row(self, row: Row) -> pa.Table:
+        answered = await asyncio.gather(*(self._ask_row(row) for row in rows))
+        await asyncio.gather(self._meter.flush(), *([self._cache.flush()] if self._cache else []))
         try:
-            return records.conform([await self._function(self._clients, dict(row))], self._schema)
+            return records.conform(list(answered), self._schema)
+        except (pa.ArrowException, TypeError, ValueError):
+            tables = [self._conformed(row, out) for row, out in zip(rows, answered, strict=True)]
+            return pa.concat_tables(tables)
+
+    async def _ask_row(self, row: Row) -> Row:
+        try:
+            return await self._function(self._clients, dict(row))
         except Exception as error:
-            # One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-            return records.conform([{**row, "status": records.FAILED, "reason": reason}], self._schema)
+            return _failed(row, error)
+
+    def _conformed(self, row: Row, answered: Row) -> pa.Table:
+        try:
+            return records.conform([answered], self._schema)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            return records.conform([_failed(row, error)], self._schema)
+
+
+def _failed(row: Row, error: Exception) -> Row:
+    """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return {**row, "status": records.FAILED, "reason": reason}
+
+
+def _in_flight(target: Target) -> int:
+    endpoint = target.endpoint
+    return endpoint.batch.size if endpoint.engine == "openai_batch" else endpoint.limits.in_flight
+
+
+def _longest(endpoint: Endpoint) -> float:
+    """Seconds after which nothing is to be heard of a request."""
+    return BATCH_PROGRESS_S if endpoint.engine == "openai_batch" else endpoint.timeout_s
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:

@@ -40,6 +40,8 @@ class Count:
     cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
+    cached_requests: int = 0
+    """Questions that an equal request had answered: no request, no tokens, no cost."""
     failed: int = 0
     """Questions that ended without an answer; `requests` counts every attempt that was sent."""
 

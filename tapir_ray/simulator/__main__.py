@@ -11,7 +11,7 @@ from tapir_ray.errors import TapirError
 from tapir_ray.simulator.options import Options, flag
 from tapir_ray.simulator.server import serve
 
-TYPES = {"int": int, "float": float}
+TYPES = {"int": int, "float": float, "int | None": int}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,6 +31,16 @@ class Options:
     """Points added to the first of two answers."""
     length_bias: float = 0.0
     """Points added for every 100 words an answer has."""
+    error_rate: float = 0.0
+    """Share of the requests that meet an error (`faults.FAULTS`)."""
+    hang_s: float = 30.0
+    """Seconds after which a hanging request is dropped."""
+    max_requests_per_minute: int | None = None
+    """What is above it in any 60 seconds is answered 429 with Retry-After."""
+    batch_s: float = 0.2
+    """Seconds a batch takes."""
+    expire_batches: int = 0
+    """The first batches, so many, expire with half of their requests answered."""
     log: str | None = None
     """File that gets one JSON line a request."""
     path: str | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import math
 import os
 import signal
 import time
@@ -18,6 +19,22 @@ from aiohttp import web
 
 from tapir_ray.errors import InputError
 from tapir_ray.records import prompt_hash
+from tapir_ray.simulator.batches import Batches
+from tapir_ray.simulator.faults import (
+    DROPPED,
+    EMPTY,
+    HANG,
+    NO_HELP,
+    NO_SCORES,
+    OVER_LIMIT,
+    RATE_LIMITED_WAIT,
+    REFUSAL,
+    STATUS,
+    TRUNCATED,
+    UNPARSEABLE,
+    Faults,
+    Window,
+)
 from tapir_ray.simulator.options import TASKS, Options
 from tapir_ray.simulator.recorded import Recorded
 from tapir_ray.simulator.requests import BadRequest, Request, read
@@ -25,6 +42,8 @@ from tapir_ray.simulator.tasks import Tasks
 
 LARGEST_BODY = 64 * 1024**2
 PARENT_CHECK_S = 0.25
+UNUSUAL = {EMPTY: "", REFUSAL: NO_HELP, UNPARSEABLE: NO_SCORES}
+"""What is said in place of a reply."""
 
 
 class Scenario(Protocol):
@@ -45,6 +64,8 @@ class Server:
             raise InputError(f"simulator host {options.host} is not loopback: use 127.0.0.1")
         self.options = options
         self.scenario = scenario_of(options)
+        self._faults = Faults(options.error_rate, options.seed)
+        self._window = Window(options.max_requests_per_minute) if options.max_requests_per_minute else None
         self._log: TextIO | None = None
 
     def app(self) -> web.Application:
@@ -52,6 +73,7 @@ class Server:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/v1/models/{name:.+}", self.model)
+        Batches(self._of_batch, self.options.batch_s, self.options.expire_batches).add_to(app)
         app.cleanup_ctx.append(self._log_file)
         return app
 
@@ -69,25 +91,48 @@ class Server:
         except (BadRequest, ValueError) as error:
             self._write({"kind": "invalid", "status": 400})
             return web.json_response(_error(str(error) if isinstance(error, BadRequest) else "not JSON"), status=400)
+        record = {
+            "kind": request.kind,
+            "prompt": prompt_hash(body["messages"]),
+            "seed": body.get("seed"),
+            "arrived": round(time.time(), 6),
+        }
+        wait = self._window.admit(time.monotonic()) if self._window else 0.0
+        if wait:
+            return self._refuse(OVER_LIMIT, record, math.ceil(wait))
+        fault = self._faults.draw(request)
         if self.options.latency_s:
             await asyncio.sleep(self.options.latency_s)
-        text, finish_reason = _cut(self.scenario.reply(request), request.max_tokens)
-        prompt_tokens = sum(len(str(message["content"]).split()) for message in body["messages"])
-        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text.split())}
-        usage["total_tokens"] = sum(usage.values())
-        identity = prompt_hash(body["messages"])
-        self._write({"kind": request.kind, "prompt": identity, "seed": body.get("seed"), "status": 200, **usage})
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
-        return web.json_response(
-            {
-                "id": f"chatcmpl-{identity}",
-                "object": "chat.completion",
-                "created": 0,
-                "model": request.model,
-                "choices": [choice],
-                "usage": usage,
-            }
-        )
+        if fault in STATUS:
+            return self._refuse(fault, record, 1 if fault == RATE_LIMITED_WAIT else None)
+        if fault in (DROPPED, HANG):
+            self._write({**record, "status": None, "fault": fault})
+            await asyncio.sleep(self.options.hang_s if fault == HANG else 0.0)
+            if http.transport is not None:
+                http.transport.abort()
+            return web.Response()
+        reply = completion(body, request, UNUSUAL[fault] if fault in UNUSUAL else self.scenario.reply(request), fault)
+        tag = {} if fault is None else {"fault": fault}
+        self._write({**record, "status": 200, **reply["usage"], **tag})
+        if fault == TRUNCATED:
+            text = json.dumps(reply)
+            return web.Response(text=text[: len(text) // 2], content_type="application/json")
+        return web.json_response(reply)
+
+    def _of_batch(self, body: Any, batch: str) -> tuple[int, dict[str, Any]]:
+        try:
+            request = read(body)
+        except BadRequest as error:
+            return 400, _error(str(error))
+        reply = completion(body, request, self.scenario.reply(request))
+        identity = {"prompt": prompt_hash(body["messages"]), "seed": body.get("seed")}
+        self._write({"kind": request.kind, **identity, "status": 200, "batch": batch, **reply["usage"]})
+        return 200, reply
+
+    def _refuse(self, fault: str, record: dict[str, Any], retry_after: int | None) -> web.Response:
+        self._write({**record, "status": STATUS[fault], "fault": fault})
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        return web.json_response(_error(f"simulated: {fault}"), status=STATUS[fault], headers=headers)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self._log is not None:
@@ -100,6 +145,23 @@ class Server:
         with open(self.options.log, "a", buffering=1) as self._log:
             yield
         self._log = None
+
+
+def completion(body: dict[str, Any], request: Request, text: str, fault: str | None = None) -> dict[str, Any]:
+    """The chat completion that says `text`, cut at the request's max_tokens; a refusal has no content."""
+    text, finish_reason = _cut(text, request.max_tokens)
+    prompt_tokens = sum(len(str(message["content"]).split()) for message in body["messages"])
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text.split())}
+    usage["total_tokens"] = sum(usage.values())
+    said = {"content": None, "refusal": text} if fault == REFUSAL else {"content": text}
+    return {
+        "id": f"chatcmpl-{prompt_hash(body['messages'])}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": request.model,
+        "choices": [{"index": 0, "message": {"role": "assistant", **said}, "finish_reason": finish_reason}],
+        "usage": usage,
+    }
 
 
 def _is_loopback(host: str) -> bool:

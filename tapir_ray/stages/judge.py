@@ -153,6 +153,7 @@ async def ask_scores(
         scores = parse_scores(reply.text or "", count)
         if scores is not None:
             return scores
+        client.reject(reply)
     raise NotJudged(records.FAILED, UNPARSEABLE)
 
 

@@ -68,6 +68,7 @@ class LabelRow:
             task = parse_label(text, self.labels)
             if task is not None:
                 return {**row, "task": task}
+            clients["teacher"].reject(reply)
         return {**row, "status": records.FAILED, "reason": f"{UNKNOWN_LABEL}: {' '.join(text.split())[:100]}"}
 
 

@@ -1,0 +1,223 @@
+"""A provider's batch API behind the interface of `Client`: half the price for replies within a day.
+
+    client = BatchClient(target, meter, f"{run.uri}/batches", cache=cache)
+    reply = await client.chat(messages, seed=7, kind="respond")        # waits until its batch is done
+
+Calls that wait together become one file and one batch. A batch is recorded on the run's storage before it is created
+and again with its id, under a hash of its requests: a restarted run finds it, by its record or by its metadata at the
+provider, and does not submit it again. What an expired batch finished is kept, and only the rest is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+
+from tapir_ray.llm.in_flight import InFlight
+from tapir_ray.llm.openai import FIRST_BACKOFF_S, Client, LineError, Target, headers, request_key
+from tapir_ray.llm.usage import Meter
+from tapir_ray.storage import Storage
+
+ENDED = ("completed", "expired", "cancelled", "failed")
+MARK = "tapir"
+"""Key of a batch's metadata that holds the hash of its requests."""
+TRIES = 8
+"""Times an upload or another call around a batch is tried before its requests fail."""
+
+
+@dataclass
+class Submitted:
+    """A batch at the provider: which requests are in it, and who waits for them."""
+
+    name: str
+    requests: list[str]
+    batch: str | None = None
+    waiting: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] | None = None
+    polling: asyncio.Task[None] | None = None
+
+
+class BatchClient(Client):
+    """Chat requests of one role, collected into batches. Belongs to the event loop it is first used in."""
+
+    def __init__(self, target: Target, meter: Meter, folder: str | None = None, **shared: Any) -> None:
+        """`folder` is where batches are recorded; None keeps no record. `shared` as of Client."""
+        settings = target.endpoint.batch
+        super().__init__(target, meter, **{**shared, "in_flight": InFlight(settings.size)})
+        self._timeout_s = None
+        self._settings = settings
+        self._storage = None if folder is None else Storage.at(folder)
+        self._window: dict[str, tuple[dict[str, Any], asyncio.Future[Any]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._known: dict[str, Submitted] = {}
+        """Batches of an earlier attempt, by the requests that were not served from them yet."""
+        for record in self._records():
+            submitted = Submitted(record["name"], record["requests"], record["batch"])
+            self._known.update(dict.fromkeys(submitted.requests, submitted))
+
+    async def _send(self, body: dict[str, Any]) -> Any:
+        """The reply's JSON. Raises LineError for a request that failed in its batch."""
+        key = request_key(self.target.scope, body)
+        earlier = self._known.pop(key, None)
+        if earlier is not None:
+            return await self._wait_for(earlier, key, body)
+        waiting = self._window.get(key)
+        if waiting is None:
+            waiting = self._window[key] = (body, asyncio.get_running_loop().create_future())
+            if self._timer is not None:
+                self._timer.cancel()
+            if len(self._window) >= self._settings.size:
+                self._close_window()
+            else:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._settings.window_s, self._close_window)
+        return await asyncio.shield(waiting[1])
+
+    async def _wait_for(self, submitted: Submitted, key: str, body: dict[str, Any]) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        submitted.waiting[key] = future
+        if submitted.polling is None:
+            submitted.polling = self._background(self._collect(submitted))
+        elif submitted.results is not None:
+            self._serve(submitted)
+        return await future
+
+    def _close_window(self) -> None:
+        asked, self._window, self._timer = self._window, {}, None
+        if asked:
+            self._background(self._submit(asked))
+
+    def _background(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _submit(self, asked: dict[str, tuple[dict[str, Any], asyncio.Future[Any]]]) -> None:
+        name = hashlib.blake2b("\n".join(sorted(asked)).encode(), digest_size=16).hexdigest()
+        submitted = Submitted(name, sorted(asked), waiting={key: future for key, (_, future) in asked.items()})
+        try:
+            await self._record(submitted)
+            lines = [
+                {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+                for key, (body, _) in asked.items()
+            ]
+            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+            extra: Any = {"extra_headers": headers(self.target)}
+            file = await self._patiently(
+                lambda: self._openai.files.create(file=(f"tapir-{name}.jsonl", content), purpose="batch", **extra)
+            )
+            batch = await self._patiently(
+                lambda: self._openai.batches.create(
+                    input_file_id=file.id,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={MARK: name},
+                    **extra,
+                )
+            )
+            submitted.batch = batch.id
+            await self._record(submitted)
+        except Exception as error:
+            _fail(submitted, error)
+            return
+        await self._collect(submitted)
+
+    async def _collect(self, submitted: Submitted) -> None:
+        """Poll until the batch has ended, then give every waiting request its line."""
+        extra: Any = {"extra_headers": headers(self.target)}
+        try:
+            if submitted.batch is None:
+                submitted.batch = await self._find(submitted.name)
+            if submitted.batch is None:
+                submitted.results = {}
+            else:
+                batch_id = submitted.batch
+                while True:
+                    batch = await self._patiently(lambda: self._openai.batches.retrieve(batch_id, **extra))
+                    if batch.status in ENDED:
+                        break
+                    await asyncio.sleep(self._settings.poll_s)
+                if batch.status == "failed":
+                    problems = [error.message for error in (batch.errors and batch.errors.data) or []]
+                    raise LineError(f"batch {batch.id} failed: {'; '.join(map(str, problems[:3]))}", again=False)
+                results: dict[str, dict[str, Any]] = {}
+                for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+                    content = await self._patiently(lambda name=file_id: self._openai.files.content(name, **extra))
+                    for line in content.text.split("\n"):
+                        if line.strip():
+                            found = json.loads(line)
+                            results[found["custom_id"]] = found
+                submitted.results = results
+            self._serve(submitted)
+        except Exception as error:
+            _fail(submitted, error)
+
+    def _serve(self, submitted: Submitted) -> None:
+        waiting, submitted.waiting = submitted.waiting, {}
+        for key, future in waiting.items():
+            if future.done():
+                continue
+            try:
+                future.set_result(_body((submitted.results or {}).get(key)))
+            except LineError as error:
+                future.set_exception(error)
+
+    async def _find(self, name: str) -> str | None:
+        """The batch of a record without an id, where the provider did create it."""
+        extra: Any = {"extra_headers": headers(self.target)}
+        async for batch in self._openai.batches.list(limit=100, **extra):
+            if (batch.metadata or {}).get(MARK) == name:
+                return str(batch.id)
+        return None
+
+    async def _patiently(self, call: Any) -> Any:
+        """The result of a call around a batch; a batch that is paid for must not be lost to a busy endpoint."""
+        for attempt in range(TRIES):
+            try:
+                return await call()
+            except openai.APIError as error:
+                permanent = isinstance(error, openai.APIStatusError) and error.status_code in (400, 401, 403, 404)
+                if permanent or attempt == TRIES - 1:
+                    raise
+                await asyncio.sleep(FIRST_BACKOFF_S * 2**attempt)
+        raise AssertionError("the last try returns")
+
+    def _records(self) -> list[dict[str, Any]]:
+        if self._storage is None:
+            return []
+        # Without an id first: a record with one then takes the place of the same requests.
+        found = [self._storage.read_json(name) for name in self._storage.children("") if name.endswith(".json")]
+        return sorted(found, key=lambda record: record["batch"] is not None)
+
+    async def _record(self, submitted: Submitted) -> None:
+        if self._storage is None:
+            return
+        record = {"name": submitted.name, "requests": submitted.requests, "batch": submitted.batch}
+        await asyncio.to_thread(self._storage.write_json, f"{submitted.name}.json", record)
+
+
+def _body(line: dict[str, Any] | None) -> Any:
+    """The chat completion of a line. Raises LineError for one that is an error or is not there."""
+    if line is None:
+        raise LineError("not answered by its batch", again=True)
+    response, error = line.get("response"), line.get("error")
+    if response and response["status_code"] == 200:
+        return response["body"]
+    status = response["status_code"] if response else None
+    problem = (response["body"].get("error") if response else error) or {}
+    again = status is None or status in (408, 409, 429) or status >= 500
+    raise LineError(f"{problem.get('code') or status}: {problem.get('message') or 'no reason given'}", again=again)
+
+
+def _fail(submitted: Submitted, error: Exception) -> None:
+    waiting, submitted.waiting, submitted.results = submitted.waiting, {}, {}
+    for future in waiting.values():
+        if not future.done():
+            future.set_exception(error)

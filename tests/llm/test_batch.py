@@ -1,0 +1,130 @@
+"""The batch API against the simulator's: few batches, half the price, and nothing submitted or paid for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_ray import records
+from tapir_ray.config import Batch, Endpoint
+from tapir_ray.llm import openai as client_module
+from tapir_ray.llm.batch import BatchClient
+from tapir_ray.llm.openai import Reply, Target
+from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.usage import Meter
+from tapir_ray.simulator import Options, running
+from tapir_ray.stages.respond import respond
+from tests.simulator.asking import user
+from tests.stages.asking import config_for, dataset, instruction
+
+
+@pytest.fixture(autouse=True)
+def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
+
+
+@contextmanager
+def simulated(folder: Path, **options: Any) -> Iterator[tuple[str, Path]]:
+    log = folder / "log.jsonl"
+    with running(Options(log=str(log), **options)) as url:
+        yield url, log
+
+
+def endpoint(**values: Any) -> Endpoint:
+    return Endpoint(engine="openai_batch", model="m", batch=Batch(**{"window_s": 0.2, "poll_s": 0.05, **values}))
+
+
+def client(url: str, folder: Path, **values: Any) -> BatchClient:
+    return BatchClient(Target("teacher", endpoint(**values), url), Meter(), str(folder / "batches"))
+
+
+async def ask(one: BatchClient, numbers: Sequence[int], wait_s: float = 60.0) -> list[Reply]:
+    """Replies to some requests; TimeoutError leaves the client as a killed process would."""
+    asked = (one.chat(user(f"tom has {n} pens , finds 3 , loses 2 . how many pens now ?"), seed=n, kind="respond")
+             for n in numbers)  # fmt: skip
+    async with asyncio.timeout(wait_s):
+        return list(await asyncio.gather(*asked))
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def batches(log: Path) -> list[int]:
+    """Requests answered in each batch."""
+    return sorted(Counter(line["batch"] for line in lines(log)).values())
+
+
+def test_calls_that_wait_together_become_one_batch_and_a_full_one_goes_at_once(tmp_path: Path) -> None:
+    with simulated(tmp_path) as (url, log):
+        replies = asyncio.run(ask(client(url, tmp_path), range(10)))
+        assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [10]
+        assert [reply.text for reply in replies][:2] != [replies[0].text] * 2
+        asyncio.run(ask(client(url, tmp_path / "other", size=4), range(20, 28)))
+        assert batches(log) == [4, 4, 10]
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_restart_waits_for_the_batch_it_had_submitted(recorded: bool, tmp_path: Path) -> None:
+    """Killed while the batch was under way, or between its creation and the record of its id."""
+    with simulated(tmp_path, batch_s=3.0) as (url, log):
+        with pytest.raises(TimeoutError):
+            asyncio.run(ask(client(url, tmp_path), range(10), wait_s=2.5))
+        (record,) = (tmp_path / "batches").glob("*.json")
+        content = json.loads(record.read_text())
+        assert content["batch"] and len(content["requests"]) == 10
+        if not recorded:
+            record.write_text(json.dumps({**content, "batch": None}))
+        # Other rows may be asked for as well, and the same ones by another grouping.
+        replies = asyncio.run(ask(client(url, tmp_path), [9, 3, 12]))
+        assert [reply.status for reply in replies] == ["ok"] * 3
+    assert batches(log) == [1, 10]
+
+
+def test_a_restart_before_the_batch_was_created_submits_it(tmp_path: Path) -> None:
+    with simulated(tmp_path) as (url, log):
+        first = client(url, tmp_path)
+        asyncio.run(ask(first, range(3)))
+        (record,) = (tmp_path / "batches").glob("*.json")
+        record.write_text(json.dumps({**json.loads(record.read_text()), "name": "never-created", "batch": None}))
+        replies = asyncio.run(ask(client(url, tmp_path), range(3)))
+    assert [reply.status for reply in replies] == ["ok"] * 3 and batches(log) == [3, 3]
+
+
+def test_what_an_expired_batch_finished_is_kept(tmp_path: Path) -> None:
+    with simulated(tmp_path, expire_batches=1) as (url, log):
+        replies = asyncio.run(ask(client(url, tmp_path), range(10)))
+    assert [reply.status for reply in replies] == ["ok"] * 10
+    assert batches(log) == [5, 5] and {line["seed"] for line in lines(log)} == set(range(10))
+
+
+def test_a_request_that_fails_in_its_batch_fails_alone(tmp_path: Path) -> None:
+    async def one_is_bad() -> list[Reply]:
+        one = client(url, tmp_path)
+        good = one.chat(user("add 2 and 3 ."), seed=1, kind="respond")
+        return list(await asyncio.gather(good, one.chat([], seed=2, kind="respond")))
+
+    with simulated(tmp_path) as (url, _):
+        good, bad = asyncio.run(one_is_bad())
+    assert good.status == "ok" and bad.status == "failed"
+    assert bad.reason is not None and "at least one message" in bad.reason
+
+
+def test_a_stage_needs_no_change_and_costs_half(ray_local: None, tmp_path: Path) -> None:
+    rows = [instruction(f"tom has {n} pens , finds 3 , loses 2 . how many pens now ?") for n in range(40)]
+    teacher = {"engine": "openai_batch", "price": {"output": 2e6}, "batch": {"window_s": 2.0, "poll_s": 0.1}}
+    with simulated(tmp_path) as (url, log):
+        config = config_for(url, teacher=teacher)
+        with Roles(config, "batches", None, str(tmp_path / "run")) as roles:
+            table = respond(dataset(rows, records.GENERATED_ROWS), config, roles, {}).take_all()
+            usage = roles.usage()["teacher"]
+    assert {row["status"] for row in table} == {"ok"} and len({row["instruction_id"] for row in table}) == 40
+    assert usage["requests"] == 40 and usage["cost"] == pytest.approx(usage["output_tokens"])
+    assert len(batches(log)) <= 3
