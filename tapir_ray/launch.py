@@ -84,7 +84,7 @@ def retry(run_dir: str) -> None:
 def warn(config: Config) -> None:
     """Print what is likely to be regretted in the config."""
     for doubt in doubts(config):
-        print(f"tapir: warning: {doubt}", file=sys.stderr)
+        print(f"warning: {doubt}", file=sys.stderr)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def config(seed_path: Path, url: str = "http://127.0.0.1:9/v1", **sections: Any)
             "train": {"sequence_length": 512},
             "teacher": teacher,
             "judge": {"same_as": "teacher", "repeat_share": 0.0},
-            "curriculum": {"rounds": 2, "weights": {"Math": 0.5, "Grammar": 0.5}},
+            "curriculum": {"rounds": 2, "weights": {"Math": 0.4, "Grammar": 0.4, "Others": 0.2}},
             "score": {"max_rows": 40},
             "expand": {"size": 20},
             **sections,

@@ -59,7 +59,7 @@ async def check(target: Target) -> None:
         problem = f"{wanted} is not among the models of {_where(target)}, which are {shown}"
         if len(names) < LONG_LIST or is_own(target.base_url):
             raise InputError(f"{problem}; name one of them")
-        print(f"tapir: warning: {problem}; every request fails unless it is an alias", file=sys.stderr)
+        print(f"warning: {problem}; every request fails unless it is an alias", file=sys.stderr)
 
 
 def is_own(base_url: str | None) -> bool:
