@@ -1,4 +1,4 @@
-# make setup · make demo · make test · make test-slow · make lint
+# make setup · make demo · make test · make test-slow · make test-restart · make lint
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH := 2.13.0
 
-.PHONY: setup demo test test-slow lint format
+.PHONY: setup demo test test-slow test-restart lint format
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-restart: setup
+	$(BIN)/python -m pytest -m restart
 
 lint: setup
 	$(BIN)/ruff check .

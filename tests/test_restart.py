@@ -121,7 +121,7 @@ def requests(log: Path) -> Counter[tuple[str, int]]:
     return Counter((line["prompt"], line["seed"]) for line in lines if line.get("status") == 200 and "prompt" in line)
 
 
-@pytest.mark.slow
+@pytest.mark.restart
 @pytest.mark.timeout(1800)
 def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) -> None:
     for name in ("alone", "killed"):
@@ -148,7 +148,7 @@ def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) ->
     assert repeated <= kills * 2 * IN_FLIGHT, "no more than was in flight of each role at a kill"
 
 
-@pytest.mark.slow
+@pytest.mark.restart
 @pytest.mark.timeout(1500)
 def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
     path, run_dir, output = config(tmp_path, tmp_path / "log.jsonl"), tmp_path / "run", tmp_path / "output.txt"
@@ -173,7 +173,7 @@ def _files(folder: Path) -> list[Path]:
     return list(folder.glob("*.json")) if folder.exists() else []
 
 
-@pytest.mark.slow
+@pytest.mark.restart
 @pytest.mark.timeout(900)
 def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> None:
     path, run_dir, output = config(tmp_path, tmp_path / "log.jsonl", **SIMULATED), tmp_path / "run", tmp_path / "o.txt"
@@ -189,7 +189,7 @@ def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> 
     finish(path, run_dir, output)
 
 
-@pytest.mark.slow
+@pytest.mark.restart
 @pytest.mark.timeout(900)
 def test_a_killed_worker_is_replaced_while_the_run_goes_on(tmp_path: Path) -> None:
     path, run_dir, output = config(tmp_path, tmp_path / "log.jsonl", **SIMULATED), tmp_path / "run", tmp_path / "o.txt"

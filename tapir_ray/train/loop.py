@@ -34,8 +34,8 @@ RESULT_FILE = "train_result.json"
 """In the HF folder: what `TrainResult` holds, with the loss of every step."""
 PROGRESS_FILE = "tapir_progress.json"
 """In a checkpoint on the way: the steps that are done, with their losses."""
-ERROR = "error"
-"""Metric with the sentence of an error that would come again: Ray Train must not repeat the training for it."""
+ERROR_FILE = "tapir_error.txt"
+"""Alone in a checkpoint: the sentence of an error that would come again, for which Ray Train must not train again."""
 
 Packed = dict[str, np.ndarray]
 """A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
@@ -188,7 +188,7 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 def train_worker(config: dict[str, Any]) -> None:
     """Train, from the last checkpoint if there is one; at its end rank 0 reports the HF folder with RESULT_FILE.
 
-    Where the loss or the gradients are not finite the sentence that names the step is reported as the metric ERROR.
+    Where the loss or the gradients are not finite the sentence that names the step is reported, in `ERROR_FILE`.
     """
     import ray.train
 
@@ -204,7 +204,9 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         result = _train(engine, device, work, progress)
     except StageError as error:
-        ray.train.report({ERROR: str(error)})
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / ERROR_FILE).write_text(str(error))
+            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
         return
     with tempfile.TemporaryDirectory() as folder:
         _save(engine, work, folder, first)

@@ -24,7 +24,7 @@ import ray
 
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.loop import ERROR, RESULT_FILE, PackedReader, Work, train_worker
+from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, PackedReader, Work, train_worker
 
 POLL_S = 0.5
 
@@ -125,15 +125,15 @@ def train_student(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    result = _fit(trainer, mailbox, on_progress)
-    if error := (result.metrics or {}).get(ERROR):
-        fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
-        raise StageError(f"training failed: {error}")
-    checkpoint = result.checkpoint
+    checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
     shutil.rmtree(out_dir, ignore_errors=True)
     Path(out_dir).parent.mkdir(parents=True, exist_ok=True)
     checkpoint.to_directory(out_dir)
     fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
+    if (error := Path(out_dir) / ERROR_FILE).exists():
+        sentence = error.read_text()
+        shutil.rmtree(out_dir)
+        raise StageError(f"training failed: {sentence}")
     facts = json.loads((Path(out_dir) / RESULT_FILE).read_text())
     startup_seconds = facts.pop("started") - called
     losses = facts["losses"]
