@@ -1,4 +1,4 @@
-"""What the student's engine is given and what becomes of its rows; the engine itself is left to the slow tests."""
+"""What the student's engine is given and what becomes of its rows; the engine itself runs in the end-to-end test."""
 
 from __future__ import annotations
 
