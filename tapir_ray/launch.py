@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from pyarrow.fs import LocalFileSystem
+
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
 from tapir_ray.config import Config, Simulator
@@ -95,6 +97,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
     """
     taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
+        _check_folder(run_dir)
         run = Run.open(config, run_dir)
         run.attempt = stack.enter_context(owned(run))
         end_orphans(f"{run.uri}/{PROCESSES}")
@@ -103,6 +106,15 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         yield stack.enter_context(opened(run, config, taxonomy, simulator_url))
+
+
+def _check_folder(run_dir: str) -> None:
+    """Raises InputError for a place that tables could be written to, but from which no model could be loaded."""
+    if not isinstance(Run.at(run_dir).fs, LocalFileSystem):
+        raise InputError(
+            f"--run-dir {run_dir}: students are loaded from the run's folder, which must be on a disk; "
+            "give a folder, shared by the nodes where there are several"
+        )
 
 
 @contextmanager
