@@ -109,7 +109,7 @@ def test_an_exhausted_budget_sends_nothing_more(ray_local: None) -> None:
 def test_what_a_run_used_is_kept_over_attempts_and_over_the_death_of_its_actor(ray_local: None, tmp_path: Path) -> None:
     rows = [instruction(f"q{number}") for number in range(8)]
     with running(lambda body, n: "x") as seen:
-        config = config_for(seen.url, budget={"max_tokens": 100_000})
+        config = config_for(seen.url, budget={"max_tokens": 100_000}, cache={"enabled": False})
         for attempt in (1, 2):
             with Roles(config, f"kept-{attempt}", None, str(tmp_path), attempt) as roles:
                 assert roles.ask(dataset(rows), echo, ECHO).count() == len(rows)
