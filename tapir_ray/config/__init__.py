@@ -1,0 +1,62 @@
+"""The configuration of a run: typed, frozen, one YAML file plus `--set a.b=c`.
+
+    config = load("configs/demo.yaml", overrides=["curriculum.rounds=3"])
+
+Imports neither torch nor ray, so a bad file fails in milliseconds. Bad combinations fail here, in a validator, with a
+sentence that names the key.
+"""
+
+from tapir_ray.config.config import Config
+from tapir_ray.config.data import Holdout, SeedData, Simulator
+from tapir_ray.config.load import load, parse
+from tapir_ray.config.method import Curriculum, Difficulty, Expand, Filter, Mix, Respond, Rewrite, Score, Train
+from tapir_ray.config.models import (
+    SIMULATOR,
+    Batch,
+    Classify,
+    CreateModel,
+    Endpoint,
+    Judge,
+    Limits,
+    Price,
+    Sampling,
+    Student,
+)
+from tapir_ray.config.resources import Budget, Cache, Prompts, Replicas, Resources
+from tapir_ray.config.section import Count, Section, Share
+
+__all__ = [
+    "SIMULATOR",
+    "Batch",
+    "Budget",
+    "Cache",
+    "Classify",
+    "Config",
+    "Count",
+    "CreateModel",
+    "Curriculum",
+    "Difficulty",
+    "Endpoint",
+    "Expand",
+    "Filter",
+    "Holdout",
+    "Judge",
+    "Limits",
+    "Mix",
+    "Price",
+    "Prompts",
+    "Replicas",
+    "Resources",
+    "Respond",
+    "Rewrite",
+    "Sampling",
+    "Score",
+    "Section",
+    "SeedData",
+    "Share",
+    "Simulator",
+    "Student",
+    "Train",
+    "load",
+    "parse",
+]

@@ -1,0 +1,124 @@
+"""The whole configuration of a run, with what must fit together in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from tapir_ray.config.data import Holdout, SeedData, Simulator
+from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
+from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Student
+from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
+from tapir_ray.config.section import Section, Share
+
+
+class Config(Section):
+    """One run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    run_dir: str | None = None
+    """Folder or URI of the run; empty is `runs/NAME`."""
+    random_seed: int = 0
+    seed_data: SeedData = SeedData()
+    holdout: Holdout = Holdout()
+    student: Student
+    teacher: Endpoint = Endpoint()
+    judge: Judge = Judge.model_validate({})
+    classify: Classify = Classify(by="none")
+    curriculum: Curriculum = Curriculum()
+    score: Score = Score()
+    expand: Expand = Expand()
+    filter: Filter = Filter()
+    respond: Respond = Respond()
+    rewrite: Rewrite = Rewrite()
+    mix: Mix = Mix()
+    train: Train = Train()
+    resources: Resources = Resources()
+    prompts: Prompts = Prompts()
+    budget: Budget = Budget()
+    cache: Cache = Cache()
+    simulator: Simulator | None = None
+    max_error_rate: Share = 0.05
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        writes_seed = self.simulator is not None and self.simulator.seed_rows > 0
+        if self.seed_data.path is None and not writes_seed:
+            raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
+        for key, endpoint in self.endpoints.items():
+            if endpoint.base_url == SIMULATOR and self.simulator is None:
+                raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
+            if self.budget.max_cost is not None and endpoint.known_price is None:
+                raise ValueError(
+                    f"budget.max_cost cannot be kept without {key}.price, as {endpoint.model} is not in our list; "
+                    "set it, or use budget.max_tokens"
+                )
+        if self.respond.samples > 1 and self.teacher.sampling.temperature == 0.0:
+            raise ValueError(
+                f"respond.samples {self.respond.samples} would be the same answer: set teacher.sampling.temperature"
+            )
+        for part in ("classifier", "train"):
+            if getattr(self.resources, part).tensor_parallel > 1:
+                raise ValueError(f"resources.{part}.tensor_parallel has no effect; use resources.{part}.replicas")
+        if self.classify.by == "column" and self.seed_data.task_column is None:
+            raise ValueError("classify.by column needs seed_data.task_column")
+        if self.train.sequence_length > self.student.max_model_len:
+            raise ValueError(
+                f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
+                f"{self.student.max_model_len}"
+            )
+        workers = self.resources.train.replicas
+        if self.train.global_batch % workers:
+            raise ValueError(
+                f"train.global_batch {self.train.global_batch} is not a multiple of resources.train.replicas {workers}"
+            )
+        return self
+
+    @property
+    def endpoints(self) -> dict[str, Endpoint]:
+        """The endpoints that requests go to, by the key that describes them."""
+        found: dict[str, Endpoint] = {"teacher": self.teacher}
+        if self.judge.same_as is None:
+            found["judge"] = self.judge
+        if self.student.endpoint is not None:
+            found["student.endpoint"] = self.student.endpoint
+        return found
+
+    @property
+    def judge_endpoint(self) -> Endpoint:
+        """The endpoint the judge's requests go to: its own, or the teacher's with the judge's sampling."""
+        if self.judge.same_as == "teacher":
+            return self.teacher.model_copy(update={"sampling": self.judge.sampling})
+        return self.judge
+
+    def dump(self) -> str:
+        """The whole configuration as YAML, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def results(self) -> dict[str, Any]:
+        """Everything that changes results (not `run_dir`, `resources`, limits, cache or budget), as nested mappings."""
+        content = self.model_dump(
+            mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "max_error_rate"}
+        )
+        for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
+            for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):
+                endpoint.pop(speed, None)
+        content["student"].pop("batch_size")
+        content["classify"].pop("batch_size")
+        for speed in ("micro_batch", "checkpoint_minutes", "checkpoint_steps", "max_failures"):
+            content["train"].pop(speed)
+        if content["simulator"]:
+            content["simulator"].pop("log")
+            for weather in ("latency_s", "error_rate", "max_requests_per_minute"):
+                content["simulator"].pop(weather)
+            if content["simulator"]["seed_rows"]:
+                content["seed_data"].pop("path")  # inside the run's folder, which may be moved
+        return content
+
+    def digest(self) -> str:
+        """Hash of `results`; 16 hex digits."""
+        return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,139 @@
+"""What the method does: curriculum, expansion, filters, answers, mix and training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from tapir_ray.config.section import Count, Section, Share
+
+
+class Difficulty(Section):
+    """How hard a row is for the current student, and from where on it counts as hard."""
+
+    measure: str = "mfd"
+    """A registered measure or `package:function`."""
+    threshold: float = 2.0
+    """δ: hard if MFD ≥ δ."""
+    top_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Instead of δ: this share of the reliable rows, the hardest, is hard."""
+    on_small_pool: Literal["move_threshold", "move_alpha", "stop"] = "move_threshold"
+    """What the plan may move where a pool cannot fill its share."""
+    min_hard_share: Share = 0.05
+    """A hard pool below this share of the reliable rows is too small: expansions need sources."""
+
+
+class Curriculum(Section):
+    """The plan over rounds: α_{r+1} = min(1, α_r + Δα)."""
+
+    tasks: str = "tapir"
+    """`tapir` (published weights), `seed` (the seed data's own shares), or a YAML file with a taxonomy."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Replaces the weights: tasks that are not named get 0; must sum to 1."""
+    toxicity: bool = False
+    rounds: Annotated[int, Field(ge=0)] = 3
+    alpha: Share = 0.3
+    alpha_step: Share = 0.2
+    difficulty: Difficulty = Difficulty()
+
+    @field_validator("weights")
+    @classmethod
+    def _sum_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
+        if weights and abs(sum(weights.values()) - 1.0) > 1e-3:
+            raise ValueError(f"the weights sum to {sum(weights.values()):.4f}; they must sum to 1")
+        return weights
+
+
+class Score(Section):
+    """What is answered by the student and judged each round."""
+
+    max_rows: Count = 10_000
+
+
+class Expand(Section):
+    """New instructions like the hard ones."""
+
+    size: Count = 10_000
+    """Draws a round; each gives at most one instruction."""
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    annotation: str = "respond"
+    """How a new instruction gets its answer: a registered annotation or `package:function`."""
+
+
+class Filter(Section):
+    """What a generated row must pass."""
+
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Jaccard similarity of word 3-grams from which two instructions are the same."""
+    ngram: Annotated[int, Field(ge=0)] = 13
+    """A shared word n-gram of this length with a holdout or evaluation row is an overlap; 0 is off."""
+    max_chars: Count = 8000
+    other_task: bool = True
+    evaluation_sets: list[str] = Field(default_factory=list)
+    """Files whose instructions must not be trained on."""
+    functions: list[str] = Field(default_factory=list)
+    """`package:function`, each called with a row; returns a reason to drop it, or None."""
+
+
+class Respond(Section):
+    """The teacher's answers to new instructions."""
+
+    samples: Count = 1
+    """Answers asked for; with more than one the judge keeps the best."""
+    min_score: Annotated[float, Field(ge=1, le=10)] | None = None
+    """The judge gates new answers: below, the row is filtered."""
+
+
+class Rewrite(Section):
+    """The task's style: one styled call, or an answer and then its rewriting (the paper's)."""
+
+    mode: Literal["combined", "second_pass"] = "combined"
+
+
+class Mix(Section):
+    """The training set of a round."""
+
+    unit: Literal["tokens", "pairs"] = "tokens"
+    size: Count | None = None
+    """In `unit`s; empty takes as much as the pools give at α, which uses the smaller of them whole, `max_repeat` times:
+    in that pool the tasks are then as its rows are, not as their weights."""
+    max_repeat: Count = 2
+
+
+class Train(Section):
+    """Fine-tuning by Ray Train and DeepSpeed."""
+
+    initial_sft: Literal["auto", "on", "off"] = "auto"
+    """Fine-tune on the seed data first; `auto`: a model without a chat template of its own."""
+    init_from: Literal["previous", "base"] = "previous"
+    data: Literal["current", "cumulative"] = "current"
+    initial_epochs: Count = 1
+    epochs: Count = 1
+    sequence_length: Count = 2048
+    over_length: Literal["filter", "cut"] = "filter"
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    round_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of the rounds after the initial SFT; empty is `learning_rate`."""
+    warmup_share: Share = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
+    global_batch: Count = 64
+    """Sequences an optimizer step, over all workers."""
+    micro_batch: Count = 4
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    gradient_checkpointing: bool = False
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """A worker that dies costs at most this much training: the others wait for it and go on from the checkpoint."""
+    checkpoint_steps: Count | None = None
+    """A checkpoint every so many optimizer steps, instead of by time."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Times the workers of one training may die before the run stops."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+
+    @field_validator("initial_sft", mode="before")
+    @classmethod
+    def _on_and_off_of_yaml(cls, given: Any) -> Any:
+        """YAML reads a bare `on` or `off` as a truth value."""
+        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given

@@ -1,0 +1,206 @@
+"""The models of a run and where they answer: student, teacher, judge and classifier."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from tapir_ray import prices
+from tapir_ray.config.section import Count, Section, Share, default_of
+
+SIMULATOR = "simulator"
+"""The `base_url` that names the simulator of the config."""
+
+
+class Sampling(Section):
+    """Sampling parameters of a role; `null` leaves the engine's default."""
+
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: Count = 512
+
+
+class CreateModel(Section):
+    """A small model made from its config on the spot (random weights), with a tokenizer trained on the seed data."""
+
+    hidden_size: Count = 128
+    intermediate_size: Count = 512
+    layers: Count = 3
+    heads: Count = 4
+    vocab_size: Count = 2048
+    max_length: Count = 512
+    initializer_range: Annotated[float, Field(gt=0)] = 0.02
+    """Standard deviation of the random weights; a very small student learns faster from larger ones (0.07)."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> CreateModel:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"create.hidden_size {self.hidden_size} is not a multiple of create.heads {self.heads}")
+        return self
+
+
+class Limits(Section):
+    """What may be asked of an endpoint, over all workers of the cluster; `null` is no limit."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    in_flight: Count = 64
+
+
+class Price(Section):
+    """US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0)] = 0.0
+    cached_input: Annotated[float, Field(ge=0)] | None = None
+    output: Annotated[float, Field(ge=0)] = 0.0
+    reasoning: Annotated[float, Field(ge=0)] | None = None
+
+
+class Batch(Section):
+    """How requests become batches of a provider's batch API (engine `openai_batch`)."""
+
+    size: Count = 10_000
+    """Requests that may wait at once, over all workers, and that a batch has at most."""
+    window_s: Annotated[float, Field(gt=0)] = 10.0
+    """A batch is submitted when no request has come for so long."""
+    poll_s: Annotated[float, Field(gt=0)] = 30.0
+    price_factor: Annotated[float, Field(ge=0)] = 0.5
+
+
+class Endpoint(Section):
+    """A model behind the OpenAI protocol (`openai`), its batch API (`openai_batch`: half the price, up to a day), or
+    one that this run serves with vLLM (`vllm`)."""
+
+    engine: Literal["openai", "openai_batch", "vllm"] = "openai"
+    model: str = "gpt-4.1"
+    base_url: str | None = None
+    """`simulator` names the simulator of this config; empty is the client's default."""
+    api_key_env: str | None = "OPENAI_API_KEY"
+    """Name of the environment variable with the key; null sends none."""
+    sampling: Sampling = Sampling(temperature=0.0, max_tokens=1024)
+    max_completion_tokens: Count | None = None
+    """Sent instead of `max_tokens` where a model wants it so (reasoning models)."""
+    reasoning: Literal["drop", "keep"] = "drop"
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    max_attempts: Count = 6
+    limits: Limits = Limits()
+    price: Price | None = None
+    """Empty is the list price of `prices.yaml` for the models that it knows; a price of 0 is a free endpoint."""
+    batch: Batch = Batch()
+    max_model_len: Count = 4096
+    trust_remote_code: bool = False
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def known_price(self) -> Price | None:
+        """What the model costs: as given, nothing where it is served here or simulated, or as listed; else None.
+
+        A batch has its `price_factor` of that.
+        """
+        if self.price is None and (self.engine == "vllm" or self.base_url == SIMULATOR):
+            return Price()
+        listed = prices.listed_price(self.model, self.base_url) if self.price is None else self.price.model_dump()
+        if listed is None:
+            return None
+        factor = self.batch.price_factor if self.engine == "openai_batch" else 1.0
+        return Price(**{name: value and value * factor for name, value in listed.items()})
+
+
+class Student(Section):
+    """The model that learns: a HF name or folder (`model`), or one made on the spot (`create`)."""
+
+    engine: Literal["vllm", "openai"] = "vllm"
+    model: str | None = None
+    revision: str | None = None
+    create: CreateModel | None = None
+    endpoint: Endpoint | None = None
+    """Of engine `openai`: where the student answers. It stays the same over the rounds, whatever is trained here."""
+    chat_template: str | None = None
+    """Name of a shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    trust_remote_code: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: Count = 2048
+    sampling: Sampling = Sampling()
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Passed to vLLM as they are."""
+    batch_size: Count = 64
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Student:
+        if (self.model is None) == (self.create is None):
+            raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
+        if (self.engine == "openai") != (self.endpoint is not None):
+            raise ValueError("student.engine openai needs student.endpoint, and engine vllm needs none")
+        if self.endpoint is not None and self.endpoint.engine != "openai":
+            raise ValueError("student.endpoint.engine must be openai; student.engine vllm runs the student here")
+        if self.create is not None and self.max_model_len > self.create.max_length:
+            longest = self.create.max_length
+            raise ValueError(f"student.max_model_len {self.max_model_len} is above student.create.max_length {longest}")
+        return self
+
+
+class Judge(Endpoint):
+    """Who scores answers; the teacher, unless `model`, `engine` or `base_url` is given."""
+
+    same_as: Literal["teacher"] | None = None
+    """`teacher` shares the teacher's endpoint, limits and price; the judge has its own `sampling`."""
+    mode: Literal["pairwise", "pointwise"] = "pairwise"
+    both_orders: bool = True
+    parse_attempts: Count = 3
+    """Times an unparseable reply is asked for again before the row fails."""
+    repeat_share: Share = 0.05
+    """Share of the scored rows that is judged twice, to report the noise σ against the threshold."""
+    min_teacher_score: Annotated[float, Field(ge=1, le=10)] = 4.0
+    """A teacher answer scored below makes the row unreliable: in neither pool."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whose(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = sorted(given.keys() & (Endpoint.model_fields.keys() - {"sampling"}))
+        if given.get("same_as") == "teacher" and any(given[key] != default_of(Endpoint, key) for key in own):
+            raise ValueError(f"judge.{own[0]} has no effect with judge.same_as teacher; leave one of them out")
+        if "same_as" not in given and not given.keys() & {"model", "engine", "base_url"}:
+            return {**given, "same_as": "teacher"}
+        return given
+
+
+class Classify(Section):
+    """Where task labels come from."""
+
+    by: Literal["deberta", "teacher", "column", "none"] = "deberta"
+    model: str | None = None
+    """A fine-tuned HF name or folder: used as it is. With `label_rows` it is a base model to fine-tune."""
+    create: CreateModel | None = None
+    label_rows: Annotated[int, Field(ge=0)] = 0
+    """Instructions the teacher labels to fine-tune the classifier on; 0 uses `model` as it is."""
+    label_attempts: Count = 3
+    """Times the teacher is asked for a label before a row whose replies are none fails."""
+    holdout_share: Share = 0.15
+    max_length: Count = 256
+    batch_size: Count = 64
+    epochs: Count = 3
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    train_batch_size: Count = 32
+    """Rows an optimizer step, over all workers."""
+    warmup_share: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    class_weight_power: Share = 0.5
+    """A label weighs (1 / its rows) to this power in the loss: 0 leaves the skew, 1 makes all labels count the same."""
+    trust_remote_code: bool = False
+    min_task_prob: Share = 0.0
+    """A generated instruction is filtered as `other_task` only if the classifier is at least this sure."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Classify:
+        if self.by != "deberta":
+            return self
+        if (self.model is None) == (self.create is None):
+            raise ValueError("classify.by deberta needs exactly one of classify.model and classify.create")
+        if self.create is not None and self.label_rows == 0:
+            raise ValueError("classify.create makes random weights: set classify.label_rows to train them")
+        return self

@@ -1,0 +1,57 @@
+"""What a run may use: machines, prompts, the cache of replies, money."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tapir_ray.config.section import Count, Section
+
+
+class Replicas(Section):
+    """Resources of one kind of worker."""
+
+    replicas: Count = 1
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    tensor_parallel: Count = 1
+    accelerator_type: str | None = None
+
+
+class Resources(Section):
+    """What each part claims of the cluster. The same file with other `resources` runs elsewhere."""
+
+    cpus: Count | None = None
+    """CPUs Ray is told of when it is started here; empty is what the machine has."""
+    object_store_gb: Annotated[float, Field(gt=0)] | None = None
+    stage_cpus: Annotated[float, Field(gt=0)] = 0.1
+    """CPUs each plain stage task claims; small, so that a pipeline fits a small machine."""
+    rows_per_part: Count = 64
+    """Rows that are written together by the stages that ask models: what a stop can lose of each."""
+    request_workers: Count = 1
+    """Actors that send requests to endpoints."""
+    student: Replicas = Replicas()
+    teacher: Replicas = Replicas()
+    judge: Replicas = Replicas()
+    classifier: Replicas = Replicas(cpus=0.5)
+    train: Replicas = Replicas()
+    no_progress_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+
+
+class Prompts(Section):
+    dir: str | None = None
+    """A folder whose files replace the shipped prompts of the same name."""
+
+
+class Cache(Section):
+    """Replies are kept, and the same request is not paid for twice."""
+
+    enabled: bool = True
+    dir: str | None = None
+    """Folder or URI that several runs may share; empty is `cache` in the run's own."""
+
+
+class Budget(Section):
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    max_tokens: Count | None = None
