@@ -8,7 +8,6 @@ cross-entropy over its response tokens divided by their number, so workers and m
 
 from __future__ import annotations
 
-import bisect
 import json
 import logging
 import math
@@ -16,37 +15,23 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from tapir_ray.config import Student, Train
 from tapir_ray.errors import StageError
+from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED, load_tokenizer, stop_token_ids
+from tapir_ray.train.checkpoint import Done, restore, save
 
 RESULT_FILE = "train_result.json"
 """In the HF folder: what `TrainResult` holds, with the loss of every step."""
-PROGRESS_FILE = "tapir_progress.json"
-"""In a checkpoint on the way: the steps that are done, with their losses."""
 ERROR_FILE = "tapir_error.txt"
 """Alone in a checkpoint: the sentence of an error that would come again, for which Ray Train must not train again."""
-
-Packed = dict[str, np.ndarray]
-"""A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
-
-
-EMPTY: Packed = {
-    "input_ids": np.zeros(1, np.int64),
-    "labels": np.full(1, IGNORED),
-    "position_ids": np.zeros(1, np.int64),
-}
-"""Fills the last global batch: one token that is in no loss."""
 
 
 @dataclass(frozen=True)
@@ -71,82 +56,6 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) ->
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-class PackedReader:
-    """Sequences of a `packed` table by index; keeps one row group in memory, so ask for rising indices."""
-
-    def __init__(self, packed_dir: str, fs: pafs.FileSystem) -> None:
-        files = fs.get_file_info(pafs.FileSelector(packed_dir))
-        self.fs = fs
-        self.groups: list[tuple[int, str, int]] = []
-        """(index of the first sequence, file, row group) of every row group."""
-        self.sequences = 0
-        self._at = -1
-        self._rows: list[Packed] = []
-        for path in sorted(file.path for file in files if file.path.endswith(".parquet")):
-            metadata = pq.read_metadata(path, filesystem=fs)
-            for group in range(metadata.num_row_groups):
-                self.groups.append((self.sequences, path, group))
-                self.sequences += metadata.row_group(group).num_rows
-
-    def __getitem__(self, index: int) -> Packed:
-        """Sequence `index` in the order of `seq_index`."""
-        if not 0 <= index < self.sequences:
-            raise IndexError(index)
-        at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
-        first, path, group = self.groups[at]
-        if at != self._at:
-            self._rows = self._read(first, path, group)
-            self._at = at
-        return self._rows[index - first]
-
-    def _read(self, first: int, path: str, group: int) -> list[Packed]:
-        with pq.ParquetFile(path, filesystem=self.fs) as file:
-            table = file.read_row_group(group, columns=["seq_index", "input_ids", "labels", "position_ids"])
-        if table["seq_index"][0].as_py() != first:
-            raise StageError(f"{path}: the packed table is not complete (sequence {first} is missing)")
-        columns = {name: table[name] for name in ("input_ids", "labels", "position_ids")}
-        return [
-            {name: column[row].values.to_numpy().astype(np.int64) for name, column in columns.items()}
-            for row in range(len(table))
-        ]
-
-
-def micro_batches(
-    reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
-) -> Iterator[list[Packed]]:
-    """This rank's share of global batch `step` in lists of `micro`; beyond the last sequence come empty ones."""
-    indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
-    for start in range(0, len(indices), micro):
-        yield [reader[i] if i < reader.sequences else EMPTY for i in indices[start : start + micro]]
-
-
-def micro_batch_size(train: Train, world: int) -> int:
-    """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch`."""
-    share = train.global_batch // world
-    return max(size for size in range(1, min(share, train.micro_batch) + 1) if share % size == 0)
-
-
-def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
-    """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
-
-    Positions restart with every conversation and with the padding, which is how transformers tells conversations
-    apart when no attention mask is given: each then attends to itself only.
-    """
-    import torch
-
-    if one_row:
-        return {name: torch.from_numpy(np.concatenate([row[name] for row in rows]))[None] for name in rows[0]}
-    longest = max(len(row["input_ids"]) for row in rows)
-    batch = {name: np.zeros((len(rows), longest), np.int64) for name in rows[0]}
-    batch["labels"][:] = IGNORED
-    for number, row in enumerate(rows):
-        length = len(row["input_ids"])
-        for name, values in row.items():
-            batch[name][number, :length] = values
-        batch["position_ids"][number, length:] = np.arange(longest - length)
-    return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def response_loss(model: Any, batch: dict[str, Any]) -> Any:
@@ -200,9 +109,9 @@ def train_worker(config: dict[str, Any]) -> None:
             ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(earlier) if first else None)
             return
         engine, device = _engine(work)
-        progress = _restore(engine, Path(earlier)) if earlier else Progress()
+        done = restore(engine, Path(earlier)) if earlier else Done()
     try:
-        result = _train(engine, device, work, progress)
+        result = _train(engine, device, work, done)
     except StageError as error:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / ERROR_FILE).write_text(str(error))
@@ -265,35 +174,7 @@ def _engine(work: Work) -> tuple[Any, Any]:
     return engine, device
 
 
-@dataclass
-class Progress:
-    """What is done of a training, the same on every rank."""
-
-    losses: list[float] = field(default_factory=list)
-    """Of each step."""
-    tokens: int = 0
-    response_tokens: int = 0
-    seconds: float = 0.0
-
-
-def _checkpoint(engine: Any, progress: Progress) -> None:
-    """Report the optimizer's and the model's state; a collective call, each rank with its own part."""
-    import ray.train
-
-    with tempfile.TemporaryDirectory() as folder:
-        engine.save_checkpoint(folder, tag="state")
-        (Path(folder) / PROGRESS_FILE).write_text(json.dumps(asdict(progress)))
-        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _restore(engine: Any, folder: Path) -> Progress:
-    path, _ = engine.load_checkpoint(str(folder), tag="state")
-    if path is None:
-        raise StageError(f"the checkpoint in {folder} cannot be read by this number of workers")
-    return Progress(**json.loads((folder / PROGRESS_FILE).read_text()))
-
-
-def _train(engine: Any, device: Any, work: Work, done: Progress) -> dict[str, Any]:
+def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank.
 
     Goes on after the steps that are `done`. Raises StageError naming the step whose loss or gradients are not finite.
@@ -363,7 +244,7 @@ def _train(engine: Any, device: Any, work: Work, done: Progress) -> dict[str, An
             )
         every = train.checkpoint_steps
         if step + 1 < steps and (due if every is None else (step + 1) % every == 0):
-            _checkpoint(engine, Progress(losses, tokens, response_tokens, time.time() - started))
+            save(engine, Done(losses, tokens, response_tokens, time.time() - started))
             saved = time.time()
     return {
         "steps": steps,

@@ -24,7 +24,8 @@ import ray
 
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, PackedReader, Work, train_worker
+from tapir_ray.train.batches import PackedReader
+from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, Work, train_worker
 
 POLL_S = 0.5
 

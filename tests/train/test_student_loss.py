@@ -16,16 +16,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from tapir_ray.config import Train
 from tapir_ray.errors import StageError
 from tapir_ray.records import PACKED, conform
-from tapir_ray.train.loop import (
-    IGNORED,
-    Packed,
-    PackedReader,
-    collate,
-    learning_rate_at,
-    micro_batch_size,
-    micro_batches,
-    response_loss,
-)
+from tapir_ray.train.batches import Packed, PackedReader, collate, micro_batch_size, micro_batches
+from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.loop import learning_rate_at, response_loss
 
 SIZES = {
     "vocab_size": 50,

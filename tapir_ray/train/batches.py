@@ -1,0 +1,106 @@
+"""Packed sequences as batches: which of them a step, a rank and a forward pass takes, and their tensors.
+
+reader = PackedReader(packed_dir, fs)
+for rows in micro_batches(reader, step=0, global_batch=64, rank=0, world=2, micro=4): collate(rows, one_row=False)
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from tapir_ray.config import Train
+from tapir_ray.errors import StageError
+from tapir_ray.train.chat import IGNORED
+
+Packed = dict[str, np.ndarray]
+"""A packed sequence: `input_ids`, `labels` and `position_ids`, all of one length."""
+
+
+EMPTY: Packed = {
+    "input_ids": np.zeros(1, np.int64),
+    "labels": np.full(1, IGNORED),
+    "position_ids": np.zeros(1, np.int64),
+}
+"""Fills the last global batch: one token that is in no loss."""
+
+
+class PackedReader:
+    """Sequences of a `packed` table by index; keeps one row group in memory, so ask for rising indices."""
+
+    def __init__(self, packed_dir: str, fs: pafs.FileSystem) -> None:
+        files = fs.get_file_info(pafs.FileSelector(packed_dir))
+        self.fs = fs
+        self.groups: list[tuple[int, str, int]] = []
+        """(index of the first sequence, file, row group) of every row group."""
+        self.sequences = 0
+        self._at = -1
+        self._rows: list[Packed] = []
+        for path in sorted(file.path for file in files if file.path.endswith(".parquet")):
+            metadata = pq.read_metadata(path, filesystem=fs)
+            for group in range(metadata.num_row_groups):
+                self.groups.append((self.sequences, path, group))
+                self.sequences += metadata.row_group(group).num_rows
+
+    def __getitem__(self, index: int) -> Packed:
+        """Sequence `index` in the order of `seq_index`."""
+        if not 0 <= index < self.sequences:
+            raise IndexError(index)
+        at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
+        first, path, group = self.groups[at]
+        if at != self._at:
+            self._rows = self._read(first, path, group)
+            self._at = at
+        return self._rows[index - first]
+
+    def _read(self, first: int, path: str, group: int) -> list[Packed]:
+        with pq.ParquetFile(path, filesystem=self.fs) as file:
+            table = file.read_row_group(group, columns=["seq_index", "input_ids", "labels", "position_ids"])
+        if table["seq_index"][0].as_py() != first:
+            raise StageError(f"{path}: the packed table is not complete (sequence {first} is missing)")
+        columns = {name: table[name] for name in ("input_ids", "labels", "position_ids")}
+        return [
+            {name: column[row].values.to_numpy().astype(np.int64) for name, column in columns.items()}
+            for row in range(len(table))
+        ]
+
+
+def micro_batches(
+    reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
+) -> Iterator[list[Packed]]:
+    """This rank's share of global batch `step` in lists of `micro`; beyond the last sequence come empty ones."""
+    indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
+    for start in range(0, len(indices), micro):
+        yield [reader[i] if i < reader.sequences else EMPTY for i in indices[start : start + micro]]
+
+
+def micro_batch_size(train: Train, world: int) -> int:
+    """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch`."""
+    share = train.global_batch // world
+    return max(size for size in range(1, min(share, train.micro_batch) + 1) if share % size == 0)
+
+
+def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
+    """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
+
+    Positions restart with every conversation and with the padding, which is how transformers tells conversations
+    apart when no attention mask is given: each then attends to itself only.
+    """
+    import torch
+
+    if one_row:
+        return {name: torch.from_numpy(np.concatenate([row[name] for row in rows]))[None] for name in rows[0]}
+    longest = max(len(row["input_ids"]) for row in rows)
+    batch = {name: np.zeros((len(rows), longest), np.int64) for name in rows[0]}
+    batch["labels"][:] = IGNORED
+    for number, row in enumerate(rows):
+        length = len(row["input_ids"])
+        for name, values in row.items():
+            batch[name][number, :length] = values
+        batch["position_ids"][number, length:] = np.arange(longest - length)
+    return {name: torch.from_numpy(values) for name, values in batch.items()}

@@ -1,0 +1,43 @@
+"""Checkpoints on the way: what a training that lost a worker goes on from."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.errors import StageError
+
+PROGRESS_FILE = "tapir_progress.json"
+"""In a checkpoint on the way: the steps that are done, with their losses."""
+
+
+@dataclass
+class Done:
+    """What is done of a training, the same on every rank."""
+
+    losses: list[float] = field(default_factory=list)
+    """Of each step."""
+    tokens: int = 0
+    response_tokens: int = 0
+    seconds: float = 0.0
+
+
+def save(engine: Any, done: Done) -> None:
+    """Report the optimizer's and the model's state; a collective call, each rank with its own part."""
+    import ray.train
+
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save_checkpoint(folder, tag="state")
+        (Path(folder) / PROGRESS_FILE).write_text(json.dumps(asdict(done)))
+        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def restore(engine: Any, folder: Path) -> Done:
+    """What is done of the training whose state is loaded from a checkpoint; raises StageError if it cannot be read."""
+    path, _ = engine.load_checkpoint(str(folder), tag="state")
+    if path is None:
+        raise StageError(f"the checkpoint in {folder} cannot be read by this number of workers")
+    return Done(**json.loads((folder / PROGRESS_FILE).read_text()))
