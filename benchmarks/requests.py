@@ -42,8 +42,9 @@ import ray.data
 
 from tapir_ray.cluster import set_environment
 from tapir_ray.config import parse
+from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
-from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.llm.roles import Roles
 from tapir_ray.simulator import Options, running
 
 RESULT = Path(__file__).parent / "results" / "requests.json"

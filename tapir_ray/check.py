@@ -18,12 +18,13 @@ from rich.table import Table
 
 from tapir_ray import launch
 from tapir_ray.config import Config
-from tapir_ray.estimate import Estimate, Sizes, estimated, guessed
-from tapir_ray.estimate import as_json as json_of
+from tapir_ray.cost.estimate import Estimate, estimated
+from tapir_ray.cost.estimate import as_json as json_of
+from tapir_ray.cost.pilot import measured
+from tapir_ray.cost.seed_sample import read_seed
+from tapir_ray.cost.sizes import Sizes, guessed
 from tapir_ray.llm.roles import Roles
-from tapir_ray.pilot import measured
 from tapir_ray.run import Run
-from tapir_ray.seed_sample import read_seed
 
 ASSUMED = (
     "requests that are tried again after an error are not counted",

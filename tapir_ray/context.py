@@ -14,9 +14,10 @@ from tapir_ray.config import Config
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.llm.roles import Roles
+from tapir_ray.manifest import Manifest
 from tapir_ray.parts import Key
 from tapir_ray.progress import Progress
-from tapir_ray.run import Manifest, Run
+from tapir_ray.run import Run
 
 
 @dataclass

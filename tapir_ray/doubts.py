@@ -5,8 +5,8 @@ for sentence in doubts(config): print(sentence)
 
 from __future__ import annotations
 
-from tapir_ray import prices
 from tapir_ray.config import SIMULATOR, Config
+from tapir_ray.cost import prices
 from tapir_ray.llm.check import is_own
 
 

@@ -10,9 +10,10 @@ import posixpath
 import pyarrow.fs as pafs
 
 from tapir_ray.config import Config
+from tapir_ray.config.differences import differences
 from tapir_ray.errors import InputError
 from tapir_ray.lineage import changed_by, following, inputs
-from tapir_ray.run import Run, differences
+from tapir_ray.run import Run
 
 
 def fork(old_uri: str, new_uri: str, config: Config) -> list[str]:

@@ -18,12 +18,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any
 
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.llm.watch import identity, is_alive
-from tapir_ray.storage import Storage
+from tapir_ray.storage import Storage, now
 
 FOLDER = "attempts"
 BEAT_S = 5.0
@@ -46,14 +45,14 @@ def owned(storage: Storage) -> Iterator[int]:
     finally:
         ended.set()
         beat.join()
-        storage.write_json(f"{FOLDER}/{attempt:05d}.ended.json", {"time": _now()})
+        storage.write_json(f"{FOLDER}/{attempt:05d}.ended.json", {"time": now()})
 
 
 def claim(storage: Storage) -> int:
     """Take over the run with the next attempt number. Raises InputError while another attempt is alive."""
     refuse_beside_another(storage)
     attempt, token = latest(storage) + 1, uuid.uuid4().hex
-    mine = {"host": socket.gethostname(), "user": getpass.getuser(), "token": token, "time": _now()}
+    mine = {"host": socket.gethostname(), "user": getpass.getuser(), "token": token, "time": now()}
     storage.write_json(f"{FOLDER}/{attempt:05d}.json", {**mine, **identity(os.getpid())})
     # Of two that start in the same moment the one that wrote last stays.
     if storage.read_json(f"{FOLDER}/{attempt:05d}.json")["token"] != token:
@@ -107,11 +106,7 @@ def _beat(storage: Storage, attempt: int, ended: threading.Event) -> None:
     number = 0
     while True:
         with suppress(OSError):  # storage that fails for a moment must not end the run; the next beat tries again
-            storage.write_text(f"{FOLDER}/{attempt:05d}.beat.json", json.dumps({"beat": number, "time": _now()}))
+            storage.write_text(f"{FOLDER}/{attempt:05d}.beat.json", json.dumps({"beat": number, "time": now()}))
         number += 1
         if ended.wait(BEAT_S):
             return
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

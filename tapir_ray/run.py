@@ -18,8 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,10 +27,12 @@ import yaml
 
 from tapir_ray import parts
 from tapir_ray.config import Config
+from tapir_ray.config.differences import differences, in_words
 from tapir_ray.errors import InputError, StageError, Stopped
+from tapir_ray.manifest import Manifest
 from tapir_ray.ownership import check_owner, refuse_beside_another
 from tapir_ray.records import FAILED, FILTERED, conform
-from tapir_ray.storage import Storage
+from tapir_ray.storage import Storage, now
 
 if TYPE_CHECKING:
     import ray.data
@@ -46,26 +46,6 @@ LEAST_ERRORS = 10
 LARGE_ROWS = 200_000
 DRAIN_S = 10.0
 """How long a table gets no row that was asked, after the budget ended, before its pipeline is stopped."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a finished table holds: written last, so that its presence means the table is whole."""
-
-    table: str
-    rows: int
-    files: list[str]
-    statuses: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Filtered rows by reason (the word before a colon)."""
-    errors: dict[str, int] = field(default_factory=dict)
-    """Failed rows by reason."""
-    seconds: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def count(self, status: str) -> int:
-        """Rows of a status; a table without statuses has only ok rows."""
-        return self.statuses.get(status, 0) if self.statuses else (self.rows if status == "ok" else 0)
 
 
 class Run(Storage):
@@ -93,7 +73,7 @@ class Run(Storage):
             if stored.digest() != config.digest():
                 if run._has_table():
                     raise InputError(
-                        f"{run.uri} holds a run of another config ({_sentence(differences(stored, config))}); "
+                        f"{run.uri} holds a run of another config ({in_words(differences(stored, config))}); "
                         "set these keys back to continue it, or branch off with another --run-dir and "
                         f"--fork {run.uri}, which keeps what is still valid"
                     )
@@ -122,7 +102,7 @@ class Run(Storage):
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add one event with the time and the attempt."""
-        self.append("events.jsonl", [{"time": _now(), "attempt": self.attempt, "event": kind, **fields}])
+        self.append("events.jsonl", [{"time": now(), "attempt": self.attempt, "event": kind, **fields}])
 
     # Tables
 
@@ -319,28 +299,3 @@ def _too_many(table: str, failed: int, rows: int, rate: float, example: str) -> 
 def _read_blocks(rows: int) -> int | None:
     """Read tasks for a table: few for a small one, as every task at once is a process; None leaves it to Ray."""
     return max(1, rows // ROWS_PER_BLOCK) if rows < LARGE_ROWS else None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any]]:
-    """By key (`a.b`), the stored and the given value of all that differs and changes results."""
-    found: dict[str, tuple[Any, Any]] = {}
-
-    def walk(path: str, old: Any, new: Any) -> None:
-        if isinstance(old, dict) and isinstance(new, dict):
-            for key in sorted(old.keys() | new.keys()):
-                walk(f"{path}.{key}" if path else key, old.get(key), new.get(key))
-        elif old != new:
-            found[path] = (old, new)
-
-    walk("", stored.results(), given.results())
-    return found
-
-
-def _sentence(changed: dict[str, tuple[Any, Any]]) -> str:
-    """The first of the differences, as `a.b: old → new`."""
-    shown = [f"{key}: {old!r} → {new!r}" for key, (old, new) in list(changed.items())[:4]]
-    return "; ".join(shown) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

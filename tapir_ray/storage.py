@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,3 +81,8 @@ class Storage:
         with self._appending:
             before = self.read_text(name) if self.exists(name) else ""
             self.write_text(name, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
+
+
+def now() -> str:
+    """The time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -17,12 +17,13 @@ from tapir_ray.check import check
 from tapir_ray.cli import main
 from tapir_ray.config import Config, parse
 from tapir_ray.context import Context
+from tapir_ray.cost.estimate import Estimate, estimated
+from tapir_ray.cost.pilot import measured
+from tapir_ray.cost.seed_sample import Seed, read_seed
+from tapir_ray.cost.sizes import Size, Sizes, bounds, guessed
 from tapir_ray.curriculum import tasks
 from tapir_ray.errors import InputError, Stopped
-from tapir_ray.estimate import Estimate, Size, Sizes, bounds, estimated, guessed
-from tapir_ray.pilot import measured
 from tapir_ray.run import Run
-from tapir_ray.seed_sample import Seed, read_seed
 from tests.llm.endpoint import Choice, running
 
 PRICE = {"input": 1.0, "output": 2.0}

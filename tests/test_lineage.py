@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tapir_ray.config import Config, parse
+from tapir_ray.config.differences import differences
 from tapir_ray.lineage import ANSWERS, CHANGES, changed_by, following, inputs
-from tapir_ray.run import differences
 
 BASE: dict[str, Any] = {
     "name": "x",

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tapir_ray import prices
 from tapir_ray.config.section import Count, Section, Share, default_of
+from tapir_ray.cost import prices
 
 SIMULATOR = "simulator"
 """The `base_url` that names the simulator of the config."""

@@ -19,7 +19,9 @@ from typing import Any
 import openai
 
 from tapir_ray.llm.in_flight import InFlight
-from tapir_ray.llm.openai import FIRST_BACKOFF_S, Client, LineError, Target, headers, request_key
+from tapir_ray.llm.openai import FIRST_BACKOFF_S, Client, LineError, headers
+from tapir_ray.llm.request import request_key
+from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
 from tapir_ray.storage import Storage
 

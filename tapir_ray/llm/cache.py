@@ -25,7 +25,7 @@ from itertools import islice
 
 import pyarrow.fs as pafs
 
-from tapir_ray.llm.openai import Reply
+from tapir_ray.llm.reply import Reply
 from tapir_ray.records import OK
 from tapir_ray.storage import Storage
 

@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 import openai
 
 from tapir_ray.errors import InputError
-from tapir_ray.llm.openai import Target, connect, headers
+from tapir_ray.llm.openai import connect, headers
+from tapir_ray.llm.target import Target
 
 TIMEOUT_S = 20.0
 SHOWN = 5

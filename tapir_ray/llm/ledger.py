@@ -1,7 +1,4 @@
-"""The usage actor: limits over all workers, tokens and cost by role, and a budget that is never exceeded.
-
-    actor = start(run_id, accounts, Budget(max_cost=5.0), folder="runs/a", attempt=2)     # one a run, no CPU of its own
-    ray.get(actor.snapshot.remote())                                                      # of all attempts of the run
+"""What a run may spend and has spent: leases under its limits, counts by role, and a budget that is never exceeded.
 
 The budget is the run's: RUN/usage/ATTEMPT.json holds what each attempt used, and a later one starts from their sum.
 A lease reserves the worst case of its request, and its record puts what was used in the place of that. What does not
@@ -20,43 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ray
-from ray.util import metrics
-
 from tapir_ray.config import Budget, Price
+from tapir_ray.llm.bucket import Bucket
 from tapir_ray.llm.usage import Account, Count, Lease, Report
 from tapir_ray.storage import Storage
 
-NAMESPACE = "tapir"
 FOLDER = "usage"
-SAVE_S = 1.0
 WAIT_S = 0.2
 """After which a request that does not fit asks again."""
-
-
-class Bucket:
-    """A token bucket that gives out at most `per_minute` in any 60 seconds, at most a second's share at once.
-
-    A single request above a second's share is let through when the bucket is full and paid off afterwards, so a window
-    can exceed the limit by at most one such request.
-    """
-
-    def __init__(self, per_minute: int, now: float) -> None:
-        self.capacity = max(1.0, per_minute / 60)
-        self.per_second = max(per_minute - self.capacity, per_minute / 2) / 60
-        self.level = self.capacity
-        self.at = now
-
-    def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` can be taken; 0 if it can be now."""
-        self.level = min(self.capacity, self.level + max(0.0, now - self.at) * self.per_second)
-        self.at = now
-        missing = min(amount, self.capacity) - self.level
-        return missing / self.per_second if missing > 1e-6 else 0.0
-
-    def take(self, amount: float) -> None:
-        """Take `amount`, or give it back where it is negative."""
-        self.level = min(self.capacity, self.level - amount)
 
 
 @dataclass
@@ -344,48 +312,3 @@ def _unsettled(state: dict[str, Any]) -> list[tuple[str, Count]]:
 
 def _difference(count: Count, before: Count) -> Count:
     return count + Count(before.kind, **{name: -value for name, value in before.numbers().items()})
-
-
-class UsageActor(Ledger):
-    """The ledger as an actor: saves itself every second, and tells Ray's metrics what the run has used."""
-
-    def __init__(self, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int) -> None:
-        super().__init__(accounts, budget, None if folder is None else UsageFiles(folder, attempt))
-        self._gauges = {
-            "requests": metrics.Gauge("tapir_requests", "Requests sent by a run, all attempts.", ("role",)),
-            "tokens": metrics.Gauge("tapir_tokens", "Input and output tokens of a run.", ("role",)),
-            "cost": metrics.Gauge("tapir_cost_dollars", "US dollars of a run, by the prices of its config.", ("role",)),
-        }
-        threading.Thread(target=self._save_again_and_again, daemon=True, name="tapir-usage").start()
-
-    def _save_again_and_again(self) -> None:
-        while True:
-            time.sleep(SAVE_S)
-            self._show()
-            try:
-                self.save()
-            except OSError:
-                continue  # storage that fails for a moment; what changed is saved the next time
-
-    def _show(self) -> None:
-        for role, used in self.snapshot().items():
-            tokens = used["input_tokens"] + used["output_tokens"]
-            for name, value in (("requests", used["requests"]), ("tokens", tokens), ("cost", used["cost"])):
-                self._gauges[name].set(value, {"role": role})
-
-    def close(self) -> dict[str, dict[str, float]]:
-        """Save for the last time; returns the snapshot."""
-        self.save()
-        return self.snapshot()
-
-
-def start(
-    run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None = None, attempt: int = 0
-) -> Any:
-    """The handle of a new usage actor named `usage-RUN_ID`; it ends with the driver or by `ray.kill`.
-
-    `folder` is the run's storage; without one the counts are kept in memory. An actor that dies is started again and
-    goes on from what it saved.
-    """
-    actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
-    return actor.options(name=f"usage-{run_id}", namespace=NAMESPACE).remote(accounts, budget, folder, attempt)

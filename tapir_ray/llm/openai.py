@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import hashlib
 import json
 import random
 import re
@@ -24,82 +23,21 @@ from urllib.parse import urlsplit
 
 import openai
 
-from tapir_ray.config import Endpoint, Sampling
+from tapir_ray.config import Sampling
 from tapir_ray.llm.in_flight import InFlight
+from tapir_ray.llm.reply import REFUSED, BadReply, Reply, understand
+from tapir_ray.llm.request import request_body, request_key, worst_case
+from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Count, Meter
-from tapir_ray.records import BUDGET_USED_UP, FAILED, FILTERED, OK, Message
+from tapir_ray.records import BUDGET_USED_UP, FAILED, FILTERED, Message
 
 if TYPE_CHECKING:
     from tapir_ray.llm.cache import Cache
 
-CUT_OFF, REFUSED, EMPTY = "cut_off", "refused", "empty"
-UNFINISHED_THINKING = "unfinished_thinking"
-"""Reasons of a reply without a usable text."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
-TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST = 16, 64
-"""What a chat template may add, a system prompt of its own included."""
 
 _POLICY_CODES = {"content_filter", "content_policy_violation"}
-_THINK_TAG = re.compile(r"</?think>")
-
-
-class Secret:
-    """A key that travels to workers and prints as stars."""
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The key itself."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a role's requests go. `key` None sends no key."""
-
-    role: str
-    endpoint: Endpoint
-    base_url: str | None
-    key: Secret | None = None
-    group: str = ""
-    """Roles of one group share limits and requests in flight."""
-    scope: str = ""
-    """What serves the model, in the cache's keys: equal requests to it have equal replies."""
-
-    @property
-    def limited(self) -> bool:
-        """Whether the limits of the endpoint are known; else they are found out by trying."""
-        limits = self.endpoint.limits
-        return limits.requests_per_minute is not None or limits.tokens_per_minute is not None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer of a model, or why there is none.
-
-    `status` is ok, filtered (`cut_off`, `refused`, `empty`) or failed (`unfinished_thinking`, `budget_used_up`, or the
-    error's class and message). A cut-off reply keeps its text.
-    """
-
-    text: str | None
-    reasoning: str | None = None
-    finish_reason: str | None = None
-    model: str | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    status: str = OK
-    reason: str | None = None
-    key: str | None = field(default=None, repr=False, compare=False)
-    """Under which the cache knows it."""
-
-
-class BadReply(Exception):
-    """An HTTP success that is not a chat completion."""
 
 
 class LineError(Exception):
@@ -241,112 +179,6 @@ def connect(target: Target) -> openai.AsyncOpenAI:
 def headers(target: Target) -> dict[str, Any]:
     """`extra_headers` of a request: without a key no Authorization header is sent."""
     return {"Authorization": openai.Omit()} if target.key is None else {}
-
-
-def request_body(
-    endpoint: Endpoint, messages: Sequence[Message], sampling: Sampling, seed: int | None
-) -> dict[str, Any]:
-    """The JSON of a chat request; parameters at the protocol's own default are left out."""
-    body: dict[str, Any] = {
-        "model": endpoint.model,
-        "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
-        "temperature": sampling.temperature,
-    }
-    if endpoint.max_completion_tokens is None:
-        body["max_tokens"] = sampling.max_tokens
-    else:
-        body["max_completion_tokens"] = endpoint.max_completion_tokens
-    if sampling.top_p < 1.0:
-        body["top_p"] = sampling.top_p
-    if seed is not None:
-        body["seed"] = seed
-    return {**body, **endpoint.extra_body}
-
-
-def request_key(scope: str, body: dict[str, Any]) -> str:
-    """The key of a request: a 128-bit hash of its body (model, messages, parameters, seed) and of what serves it."""
-    content = json.dumps([scope, body], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 1").hexdigest()
-
-
-def understand(completion: Any, reasoning: str, kind: str) -> tuple[Reply, Count]:
-    """What the JSON of a chat completion says and what it used; reasoning is kept only for `keep`. Raises BadReply."""
-    try:
-        choice, used = completion["choices"][0], completion.get("usage")
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        content = message.get("content") or ""
-        if not isinstance(content, str):
-            raise TypeError
-    except (LookupError, TypeError, AttributeError):
-        raise BadReply(f"not a chat completion: {str(completion)[:200]}") from None
-    count = Count(kind, requests=1)
-    if used:
-        prompt, output = used.get("prompt_tokens_details") or {}, used.get("completion_tokens_details") or {}
-        count = Count(
-            kind,
-            requests=1,
-            input_tokens=used.get("prompt_tokens") or 0,
-            cached_tokens=prompt.get("cached_tokens") or 0,
-            output_tokens=used.get("completion_tokens") or 0,
-            reasoning_tokens=output.get("reasoning_tokens") or 0,
-        )
-    text, thoughts = split_thinking(content)
-    thoughts = message.get("reasoning_content") or message.get("reasoning") or thoughts
-    status, reason = OK, None
-    if text is None or (not text.strip() and thoughts and finish_reason == "length"):
-        status, reason, text = FAILED, UNFINISHED_THINKING, None
-    elif finish_reason == "content_filter" or message.get("refusal"):
-        status, reason = FILTERED, REFUSED
-    elif finish_reason == "length":
-        status, reason = FILTERED, CUT_OFF
-    elif not text.strip():
-        status, reason = FILTERED, EMPTY
-    reply = Reply(
-        text=text,
-        reasoning=thoughts if reasoning == "keep" else None,
-        finish_reason=finish_reason,
-        model=completion.get("model"),
-        input_tokens=count.input_tokens,
-        output_tokens=count.output_tokens,
-        status=status,
-        reason=reason,
-    )
-    return reply, count
-
-
-def split_thinking(content: str) -> tuple[str | None, str | None]:
-    """(text, thoughts) of a reply that may begin with thinking; text None where `<think>` is never closed.
-
-    The opening tag may be missing, since some models have it in the prompt (DeepSeek-R1, Qwen3). Thinking ends at the
-    last `</think>` that closes no `<think>` of the text: an answer that shows both tags, as code does, stays whole.
-    """
-    opened = content.lstrip().startswith("<think>")
-    rest = content.lstrip().removeprefix("<think>") if opened else content
-    end: re.Match[str] | None = None
-    depth = 0
-    for tag in _THINK_TAG.finditer(rest):
-        if tag[0] == "<think>":
-            depth += 1
-        elif depth:
-            depth -= 1
-        else:
-            end = tag
-    if end is None and opened:
-        # Thoughts that name the opening tag: whatever closes one ends them.
-        end = next(re.finditer("</think>", rest), None)
-    if end is not None:
-        return rest[end.end() :].lstrip(), rest[: end.start()].strip() or None
-    return (None, rest.strip() or None) if opened else (content, None)
-
-
-def worst_case(body: dict[str, Any]) -> tuple[int, int]:
-    """(input, output) tokens that a request can use at most: a token is at least a byte of the text."""
-    merged = {**body, **body.get("extra_body", {})}
-    messages = merged["messages"]
-    text = sum(len(str(message["content"]).encode("utf-8", "surrogatepass")) for message in messages)
-    limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
-    tokens = text + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_REQUEST
-    return tokens, max(map(int, limits)) * int(merged.get("n") or 1)
 
 
 def _may_be_paid(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What requests use and cost, and the worker's side of counting it; the other side is the actor of `llm/ledger.py`.
+"""What requests use and cost, and the worker's side of counting it; the other side is `llm/usage_actor.py`.
 
     meter = Meter(actor, leased={"teacher"})                       # in each worker
     lease = await meter.lease("teacher", input_tokens=900, output_tokens=256)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tapir_ray import records
+from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
-from tapir_ray.llm.roles import Row
 from tapir_ray.stages.judge import seed_of
 
 

@@ -13,9 +13,11 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.config import Config, Sampling
-from tapir_ray.llm.openai import EMPTY, Client
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.llm.reply import EMPTY
+from tapir_ray.llm.roles import Roles
 from tapir_ray.records import Message
 from tapir_ray.stages.judge import seed_of
 

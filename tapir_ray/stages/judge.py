@@ -18,9 +18,11 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.config import Config, Judge, Sampling
-from tapir_ray.llm.openai import REFUSED, Client
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.llm.reply import REFUSED
+from tapir_ray.llm.roles import Roles
 
 UNPARSEABLE = "unparseable_scores"
 LOWEST, HIGHEST = 1.0, 10.0

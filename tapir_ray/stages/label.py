@@ -16,9 +16,11 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.config import Config
-from tapir_ray.llm.openai import REFUSED, Client
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.llm.reply import REFUSED
+from tapir_ray.llm.roles import Roles
 from tapir_ray.stages.judge import sampling_of, seed_of
 
 UNKNOWN_LABEL = "unknown_label"

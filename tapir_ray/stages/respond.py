@@ -20,10 +20,12 @@ import ray.data
 from tapir_ray import records
 from tapir_ray.config import Config
 from tapir_ray.curriculum.tasks import TOXICITY
-from tapir_ray.llm.openai import REFUSED, Client, Reply
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.refusals import is_refusal
-from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.llm.reply import REFUSED, Reply
+from tapir_ray.llm.roles import Roles
 from tapir_ray.records import Message
 from tapir_ray.stages.judge import NotJudged, score_answer, seed_of
 

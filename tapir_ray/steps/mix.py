@@ -10,7 +10,7 @@ from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import capacities, cutoffs, take
 from tapir_ray.records import OK, TRAINING, conform, pair_id, with_columns
-from tapir_ray.stages.pack import count_tokens
+from tapir_ray.stages.count_tokens import count_tokens
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.steps.train import student_after
 

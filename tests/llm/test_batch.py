@@ -16,8 +16,9 @@ from tapir_ray import records
 from tapir_ray.config import Batch, Endpoint
 from tapir_ray.llm import openai as client_module
 from tapir_ray.llm.batch import BatchClient
-from tapir_ray.llm.openai import Reply, Target
+from tapir_ray.llm.reply import Reply
 from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
 from tapir_ray.simulator import Options, running
 from tapir_ray.stages.respond import respond

@@ -14,9 +14,12 @@ from tapir_ray import records
 from tapir_ray.config import Endpoint, Limits
 from tapir_ray.llm import cache as cache_module
 from tapir_ray.llm.cache import SUFFIX, Cache
-from tapir_ray.llm.openai import Client, Reply, Secret, Target, request_key
+from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.reply import Reply
+from tapir_ray.llm.request import request_key
 from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.target import Secret, Target
 from tapir_ray.llm.usage import Meter
 from tapir_ray.stages.judge import NotJudged, ask_scores
 from tapir_ray.stages.label import LabelRow, label

@@ -16,7 +16,7 @@ from tapir_ray.config import Endpoint
 from tapir_ray.errors import InputError
 from tapir_ray.llm import check as module
 from tapir_ray.llm.check import check, is_own
-from tapir_ray.llm.openai import Secret, Target
+from tapir_ray.llm.target import Secret, Target
 
 HTML = "<!doctype html><title>Welcome</title>"
 NOT_FOUND = (404, {"detail": "Not Found"})

@@ -11,7 +11,9 @@ import pytest
 from tapir_ray.config import Endpoint, Limits
 from tapir_ray.llm import openai as client_module
 from tapir_ray.llm.in_flight import START, InFlight
-from tapir_ray.llm.openai import Client, Reply, Target
+from tapir_ray.llm.openai import Client
+from tapir_ray.llm.reply import Reply
+from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
 from tests.llm.endpoint import Choice, Fault, running
 

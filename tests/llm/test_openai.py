@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import Endpoint, Limits, Sampling
 from tapir_ray.llm import openai as client_module
-from tapir_ray.llm.openai import Client, Reply, Secret, Target, request_body, split_thinking, worst_case
+from tapir_ray.llm.openai import Client
+from tapir_ray.llm.reply import Reply, split_thinking
+from tapir_ray.llm.request import request_body, worst_case
+from tapir_ray.llm.target import Secret, Target
 from tapir_ray.llm.usage import Count, Lease, Meter
 from tests.llm.endpoint import Answer, Choice, Fault, running
 

@@ -14,8 +14,9 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.errors import InputError
+from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
-from tapir_ray.llm.roles import Roles, Row
+from tapir_ray.llm.roles import Roles
 from tapir_ray.stages.answer_openai import student_answer
 from tests.llm.endpoint import Choice, Fault, running
 from tests.stages.asking import config_for, dataset, instruction, opened

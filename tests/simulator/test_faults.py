@@ -14,7 +14,9 @@ import pytest
 from tapir_ray.config import Endpoint, Limits
 from tapir_ray.errors import InputError
 from tapir_ray.llm import openai as client_module
-from tapir_ray.llm.openai import Client, Reply, Target
+from tapir_ray.llm.openai import Client
+from tapir_ray.llm.reply import Reply
+from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
 from tapir_ray.simulator import Options, running
 from tapir_ray.simulator.faults import FAULTS, Faults, Window

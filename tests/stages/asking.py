@@ -11,8 +11,10 @@ import ray.data
 
 from tapir_ray import records
 from tapir_ray.config import Config, parse
-from tapir_ray.llm.openai import Client, Target
-from tapir_ray.llm.roles import AskRow, Roles
+from tapir_ray.llm.asker import AskRow
+from tapir_ray.llm.openai import Client
+from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, instruction_id, pair_id
-from tapir_ray.stages.pack import PackStats, best_fit, count_tokens, pack
+from tapir_ray.stages.count_tokens import count_tokens
+from tapir_ray.stages.pack import PackStats, best_fit, pack
 from tapir_ray.train.chat import encode_pair, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
 

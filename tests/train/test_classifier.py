@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tapir_ray import records
 from tapir_ray.config import Classify, CreateModel, Replicas, Resources
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.train.classifier import measure, train_classifier
+from tapir_ray.train.classifier import ClassifierReport, measure, train_classifier
 from tapir_ray.train.classifier_loop import Labelled, batches_by_length, class_weights, hold_out, rate_factor
 from tapir_ray.train.create_classifier import create_classifier
 
@@ -47,6 +47,20 @@ def labelled(counts: dict[str, int]) -> list[Labelled]:
     return [Labelled(f"{label}-{number}", "text", label) for label, count in counts.items() for number in range(count)]
 
 
+def trained(folder: Path, rows: str) -> ClassifierReport:
+    """The report of FOLDER/base, trained into FOLDER/model."""
+    return train_classifier(
+        rows,
+        str(folder / "base"),
+        LABELS,
+        CLASSIFY,
+        HALF_A_CPU,
+        out_dir=str(folder / "model"),
+        storage_dir=str(folder / "storage"),
+        name="classifier",
+    )
+
+
 def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tmp_path: Path) -> None:
     """Two workers on half a CPU each; three sources, so chance is 1/3; a base with other labels gets a new head."""
     rows = []
@@ -59,16 +73,7 @@ def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tm
     (tmp_path / "labelled" / "manifest.json").write_text("{}")
     files = write(tmp_path / "labelled", rows)
     create_classifier(TINY, [records.text_of(r["messages"]) for r in rows], ["yes", "no"], str(tmp_path / "base"), 0)
-    report = train_classifier(
-        files,
-        str(tmp_path / "base"),
-        LABELS,
-        CLASSIFY,
-        HALF_A_CPU,
-        out_dir=str(tmp_path / "model"),
-        storage_dir=str(tmp_path / "storage"),
-        name="classifier",
-    )
+    report = trained(tmp_path, files)
     distinct = {r["instruction_id"] for r in rows[:-2]}
     assert report.rows == len(distinct) == report.train_rows + report.holdout_rows
     assert report.holdout_rows == sum(sum(row.values()) for row in report.confusion.values()) == 90
@@ -115,16 +120,7 @@ def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Pa
     rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]
     texts = [records.text_of(r["messages"]) for r in rows]
     create_classifier(TINY, texts, LABELS, str(tmp_path / "base"), 0)
-    report = train_classifier(
-        write(tmp_path / "rows", rows),
-        str(tmp_path / "base"),
-        LABELS,
-        CLASSIFY,
-        HALF_A_CPU,
-        out_dir=str(tmp_path / "model"),
-        storage_dir=str(tmp_path / "storage"),
-        name="few",
-    )
+    report = trained(tmp_path, write(tmp_path / "rows", rows))
     assert (report.rows, report.train_rows, report.holdout_rows, report.accuracy) == (2, 2, 0, None)
     assert (tmp_path / "model" / "model.safetensors").is_file()
 

@@ -21,17 +21,17 @@ import pyarrow as pa
 from tapir_ray import records
 from tapir_ray.config import Config
 from tapir_ray.context import Context
+from tapir_ray.cost.seed_sample import Seed
+from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.errors import StageError, Stopped
-from tapir_ray.estimate import BYTES_PER_TOKEN, Size, Sizes, bounds
+from tapir_ray.llm.asker import AskRow, Row
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.roles import AskRow, Row
 from tapir_ray.llm.usage import Count, Lease, Meter
 from tapir_ray.records import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
 from tapir_ray.registry import resolve
-from tapir_ray.seed_sample import Seed
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.expand import ExpandRow
 from tapir_ray.stages.filter import OverlapIndex, check_table

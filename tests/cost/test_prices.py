@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tapir_ray import prices
 from tapir_ray.config import Price, parse
+from tapir_ray.cost import prices
 from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError
 from tapir_ray.progress import spending

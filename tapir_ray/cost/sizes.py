@@ -1,0 +1,171 @@
+"""What a row needs: requests and tokens by what is asked, guessed from the config and the seed file alone.
+
+    sizes = guessed(config, seed, taxonomy)                # or measured by `pilot.py`
+
+The bound takes every attempt, every token that a request may answer with, and a token for each byte that is sent.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapir_ray.config import Config, Endpoint
+from tapir_ray.cost.seed_sample import Seed
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
+from tapir_ray.records import text_of
+
+BYTES_PER_TOKEN = 4
+GUESSED_ROWS = 300
+LABEL_TOKENS, JUDGE_TOKENS, STYLED = 4, 120, 1.3
+"""Guesses: a label's tokens, a judge's reply, and a styled answer's length against the seed data's."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Requests and tokens, of a row or of many."""
+
+    calls: float = 0.0
+    input: float = 0.0
+    output: float = 0.0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.calls + other.calls, self.input + other.input, self.output + other.output)
+
+    def times(self, factor: float) -> Size:
+        return Size(self.calls * factor, self.input * factor, self.output * factor)
+
+    @property
+    def tokens(self) -> float:
+        return self.input + self.output
+
+
+@dataclass
+class Sizes:
+    """What a row needs, by (what is asked, role): of each measured row with its task, and at most."""
+
+    rows: dict[str, list[tuple[str | None, dict[str, Size]]]] = field(default_factory=dict)
+    """By what is asked: (task, size by role) of each row."""
+    most: dict[str, dict[str, Size]] = field(default_factory=dict)
+    tasks: dict[str | None, float] = field(default_factory=lambda: {None: 1.0})
+    """Shares of the seed data's tasks."""
+    expanded: float = 1.0
+    """Share of the draws that give an instruction."""
+    fresh: float = 1.0
+    """Share of the instructions that are no duplicate of the seed data."""
+    accepted: float = 1.0
+    """Share of the instructions that get a usable answer."""
+    measured: int = 0
+    """Rows that the pilot sent through each stage; 0 are guesses."""
+
+
+def guessed(config: Config, seed: Seed, taxonomy: Taxonomy) -> Sizes:
+    """Sizes by the length of the prompts and of the seed data's rows, a token for every four bytes."""
+    prompts, sizes = Prompts(config.prompts.dir), Sizes()
+    answers = [row["response"] for row in seed.sample if row["response"] is not None]
+    unknown = "x" * int(statistics.mean(map(len, answers)) if answers else BYTES_PER_TOKEN * 200)
+    for row in seed.sample[:GUESSED_ROWS]:
+        for asked, by_role in _of_row(config, prompts, taxonomy, row, row["response"] or unknown, _guess).items():
+            sizes.rows.setdefault(asked, []).append((None, by_role))
+    sizes.most = bounds(config, seed, taxonomy)
+    return sizes
+
+
+def bounds(config: Config, seed: Seed, taxonomy: Taxonomy) -> dict[str, dict[str, Size]]:
+    """What a row needs at most, on average over the seed data; of generated rows nothing but `max_tokens` is known."""
+    prompts = Prompts(config.prompts.dir)
+    longest = "x" * _limit(config.teacher)
+    written = "x" * (BYTES_PER_TOKEN * config.student.sampling.max_tokens)
+    rows = seed.sample[:GUESSED_ROWS]
+    found: dict[str, dict[str, Size]] = {}
+    for row in rows:
+        made = {**row, "messages": [{"role": "user", "content": longest}], "response": longest}
+        of_seed = _of_row(config, prompts, taxonomy, row, row["response"] or longest, _bound, written)
+        of_new = _of_row(config, prompts, taxonomy, made, longest, _bound, written)
+        of_seed |= {asked: of_new[asked] for asked in ("score_new", "respond")}
+        for asked, by_role in of_seed.items():
+            for role, size in by_role.items():
+                found.setdefault(asked, {}).setdefault(role, Size())
+                found[asked][role] += size.times(1 / len(rows))
+    return found
+
+
+def _guess(text: str, messages: int, calls: float, attempts: int, reply: float, limit: int) -> Size:
+    return Size(calls, calls * len(text.encode()) / BYTES_PER_TOKEN, calls * min(reply, limit))
+
+
+def _bound(text: str, messages: int, calls: float, attempts: int, reply: float, limit: int) -> Size:
+    overhead = TOKENS_PER_MESSAGE * messages + TOKENS_PER_REQUEST
+    return Size(1, len(text.encode()) + overhead, limit).times(calls * attempts)
+
+
+def _of_row(
+    config: Config,
+    prompts: Prompts,
+    taxonomy: Taxonomy,
+    row: Mapping[str, Any],
+    answer: str,
+    size: Any,
+    student_text: str | None = None,
+) -> dict[str, dict[str, Size]]:
+    """Size by what is asked of a row, then by role; `size` is `_guess` or `_bound`."""
+    instruction, task = text_of(row["messages"]), row["task"] or taxonomy.labels[0]
+    label = prompts.render("label", labels=taxonomy.labels, instruction=instruction)
+    teacher, judge, student = config.teacher, config.judge, config.student
+    limit, judge_limit = _limit(teacher), _limit(config.judge_endpoint, judge.sampling.max_tokens)
+    if student_text is None:
+        student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
+    reply = len(answer.encode()) / BYTES_PER_TOKEN
+    attempts = judge.parse_attempts
+    if judge.mode == "pairwise":
+        text = prompts.render("judge_pairwise", instruction=instruction, answer_1=answer, answer_2=student_text)
+        calls = (2 if judge.both_orders else 1) * (1 + judge.repeat_share)
+        score = {"judge": size(text, 1, calls, attempts, JUDGE_TOKENS, judge_limit)}
+    else:
+        texts = [
+            prompts.render("judge_pointwise", instruction=instruction, answer=one) for one in (answer, student_text)
+        ]
+        parts = [size(text, 1, 1 + judge.repeat_share, attempts, JUDGE_TOKENS, judge_limit) for text in texts]
+        score = {"judge": parts[0] + parts[1]}
+    if student.endpoint is not None:
+        score["student"] = size(instruction, 1, 1, 1, reply, student.sampling.max_tokens)
+    expand = prompts.render("expand", task=task, instruction=instruction)
+    new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
+    return {
+        "label": {"teacher": size(label, 1, 1, config.classify.label_attempts, LABEL_TOKENS, limit)},
+        "fill": _answers(config, prompts, taxonomy, task, instruction, answer, size),
+        "score_seed": score,
+        "score_holdout": score,
+        "score_new": score,
+        "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
+        "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size),
+    }
+
+
+def _answers(
+    config: Config, prompts: Prompts, taxonomy: Taxonomy, task: str, instruction: str, answer: str, size: Any
+) -> dict[str, Size]:
+    style, samples, limit = taxonomy.styles.get(task, ""), config.respond.samples, _limit(config.teacher)
+    reply = STYLED * len(answer.encode()) / BYTES_PER_TOKEN
+    if config.rewrite.mode == "second_pass":
+        rewrite = prompts.render("rewrite", task=task, style=style, instruction=instruction, answer=answer)
+        teacher = size(instruction, 1, samples, 1, reply, limit) + size(rewrite, 1, samples, 1, reply, limit)
+    else:
+        system = prompts.render("respond", task=task, style=style)
+        teacher = size(system + instruction, 2, samples, 1, reply, limit)
+    if samples == 1 and config.respond.min_score is None:
+        return {"teacher": teacher}
+    gate = prompts.render("judge_pointwise", instruction=instruction, answer=answer)
+    judge_limit = _limit(config.judge_endpoint, config.judge.sampling.max_tokens)
+    return {
+        "teacher": teacher,
+        "judge": size(gate, 1, samples, config.judge.parse_attempts, JUDGE_TOKENS, judge_limit),
+    }
+
+
+def _limit(endpoint: Endpoint, max_tokens: int | None = None) -> int:
+    return endpoint.max_completion_tokens or max_tokens or endpoint.sampling.max_tokens

@@ -1,0 +1,90 @@
+"""The worker behind `Roles.ask`: asks what each row of a block needs, all of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from tapir_ray import records
+from tapir_ray.llm import usage
+from tapir_ray.llm.batch import BatchClient
+from tapir_ray.llm.cache import Cache
+from tapir_ray.llm.openai import Client, slots
+from tapir_ray.llm.target import Target
+
+Row = dict[str, Any]
+AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
+"""A picklable async function of (clients by role, row) that returns the output row."""
+
+
+class Asker:
+    """The worker of `Roles.ask`: an event loop in a thread, and a client for each role."""
+
+    def __init__(
+        self,
+        function: AskRow,
+        schema: pa.Schema,
+        targets: list[Target],
+        usage_actor: Any | None,
+        leased: frozenset[str],
+        workers: int,
+        cache_dir: str | None = None,
+        batch_dir: str | None = None,
+    ) -> None:
+        self._function = function
+        self._schema = schema
+        self._meter = usage.Meter(usage_actor, leased)
+        self._cache = None if cache_dir is None else Cache(cache_dir)
+        groups = {target.group: slots(target, workers) for target in targets}
+        self._clients: dict[str, Client] = {}
+        for target in targets:
+            if target.endpoint.engine == "openai_batch":
+                self._clients[target.role] = BatchClient(target, self._meter, batch_dir, cache=self._cache)
+            else:
+                self._clients[target.role] = Client(target, self._meter, groups[target.group], self._cache)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The block's rows after `function`; called from several threads at once."""
+        return asyncio.run_coroutine_threadsafe(self._ask(block.to_pylist()), self._loop).result()
+
+    def __del__(self) -> None:
+        # Ray Data drops the worker's object when the stage is over; open connections would be complained about.
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=5)
+
+    async def _close(self) -> None:
+        if self._cache is not None:
+            await self._cache.flush()
+        await asyncio.gather(*(client.close() for client in self._clients.values()))
+
+    async def _ask(self, rows: list[Row]) -> pa.Table:
+        answered = await asyncio.gather(*(self._ask_row(row) for row in rows))
+        await asyncio.gather(self._meter.flush(), *([self._cache.flush()] if self._cache else []))
+        try:
+            return records.conform(list(answered), self._schema)
+        except (pa.ArrowException, TypeError, ValueError):
+            tables = [self._conformed(row, out) for row, out in zip(rows, answered, strict=True)]
+            return pa.concat_tables(tables)
+
+    async def _ask_row(self, row: Row) -> Row:
+        try:
+            return await self._function(self._clients, dict(row))
+        except Exception as error:
+            return _failed(row, error)
+
+    def _conformed(self, row: Row, answered: Row) -> pa.Table:
+        try:
+            return records.conform([answered], self._schema)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            return records.conform([_failed(row, error)], self._schema)
+
+
+def _failed(row: Row, error: Exception) -> Row:
+    """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    return {**row, "status": records.FAILED, "reason": reason}
