@@ -39,7 +39,7 @@ def prepare(config: Config, run_dir: str, train: bool) -> None:
         if not train:
             if not context.run.done("seed/labels"):
                 classifier.label_sample(context)
-            print(f"{context.run.manifest('seed/labels').rows} labelled rows: {context.run.uri}/seed/labels")
+            print(f"{context.run.manifest('seed/labels').rows} labelled rows: {context.run.uri_of('seed/labels')}")
             return
         classifier.train(context)
         show(context.run.read_json(f"{classifier.FOLDER}/report.json"))

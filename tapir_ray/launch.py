@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from pyarrow.fs import LocalFileSystem
-
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
 from tapir_ray.config import Config, Simulator
@@ -27,6 +25,7 @@ from tapir_ray.fork import fork
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
+from tapir_ray.models import written
 from tapir_ray.ownership import owned
 from tapir_ray.progress import Progress
 from tapir_ray.registry import resolve
@@ -39,6 +38,7 @@ from tapir_ray.sources import list_files
 from tapir_ray.stages.classify import check_labels, load_labels
 from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
+from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import load_tokenizer, resolve_template
 
 SEED_FILE = "seed_data.jsonl"
@@ -97,24 +97,14 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
     """
     taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
-        _check_folder(run_dir)
         run = Run.open(config, run_dir)
         run.attempt = stack.enter_context(owned(run))
-        end_orphans(f"{run.uri}/{PROCESSES}")
+        end_orphans(run.uri_of(PROCESSES))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         yield stack.enter_context(opened(run, config, taxonomy, simulator_url))
-
-
-def _check_folder(run_dir: str) -> None:
-    """Raises InputError for a place that tables could be written to, but from which no model could be loaded."""
-    if not isinstance(Run.at(run_dir).fs, LocalFileSystem):
-        raise InputError(
-            f"--run-dir {run_dir}: students are loaded from the run's folder, which must be on a disk; "
-            "give a folder, shared by the nodes where there are several"
-        )
 
 
 @contextmanager
@@ -149,8 +139,9 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         _check_simulator(config.simulator)
     if config.student.chat_template is not None:
         resolve_template(config.student.chat_template)
-    if config.student.model is not None and Path(config.student.model).exists():
-        load_tokenizer(config.student.model, config.student)
+    model = config.student.model
+    if model is not None and (is_remote(model) or Path(model).exists()):
+        load_tokenizer(model, config.student)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"
@@ -178,9 +169,10 @@ def with_seed_file(config: Config, run: Run) -> Config:
     """The config with the simulator's seed data written into the run, where it is to write any."""
     if config.simulator is None or config.simulator.seed_rows == 0:
         return config
-    path = run.path(SEED_FILE)
+    path = run.uri_of(SEED_FILE)
     if not run.exists(SEED_FILE):
-        write_seed(path, config.simulator.seed_rows, config.random_seed)
+        with written(run, SEED_FILE) as file:
+            write_seed(file, config.simulator.seed_rows, config.random_seed)
     return config.model_copy(update={"seed_data": config.seed_data.model_copy(update={"path": path})})
 
 

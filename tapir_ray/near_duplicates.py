@@ -11,7 +11,6 @@ by bucket, written by a Ray Data pipeline and joined bucket by bucket in Ray tas
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from pyarrow import fs
 from rensa import RMinHash
 
 from tapir_ray.records import FILTERED, OK, text_of
+from tapir_ray.storage import Storage
 
 PERMUTATIONS = 128
 SEED = 20240522
@@ -90,18 +90,19 @@ def bands(rows: ray.data.Dataset, out_dir: str, threshold: float, stage_cpus: fl
     Rows need `instruction_id`, `messages`, `status` and a unique `order`. A row lies once in every bucket that one of
     its bands falls into.
     """
-    out_dir = _absolute(out_dir)
-    filesystem, path = _filesystem(out_dir)
-    filesystem.create_dir(path, recursive=True)
-    filesystem.delete_dir_contents(path)
+    storage = Storage.at(out_dir)
+    storage.fs.create_dir(storage.root, recursive=True)
+    storage.fs.delete_dir_contents(storage.root)
     banded = rows.select_columns(["order", "instruction_id", "messages", "status"]).map_batches(
         functools.partial(band_table, threshold=threshold),
         batch_format="pyarrow",
         batch_size=None,
         num_cpus=stage_cpus,
     )
-    banded.write_parquet(out_dir, partition_cols=["bucket"], ray_remote_args={"num_cpus": stage_cpus})
-    return out_dir
+    banded.write_parquet(
+        storage.root, filesystem=storage.fs, partition_cols=["bucket"], ray_remote_args={"num_cpus": stage_cpus}
+    )
+    return storage.uri
 
 
 def mark_near_duplicates(
@@ -119,7 +120,7 @@ def mark_near_duplicates(
     twice, so it must be stored or repeatable.
     """
     work_dir = bands(rows, work_dir, threshold, stage_cpus)
-    folders = [_absolute(folder) for folder in earlier]
+    folders = [Storage.at(folder).uri for folder in earlier]
     join = ray.remote(_join_buckets).options(num_cpus=stage_cpus)
     merge = ray.remote(_merge).options(num_cpus=stage_cpus)
     tasks = max(1, min(BUCKETS, int(ray.cluster_resources().get("CPU", 1))))
@@ -249,8 +250,8 @@ def replace_status(rows: pa.Table, dropped: Any, reason: Any) -> pa.Table:
 
 
 def _read_bucket(folder: str, bucket: int) -> pa.Table:
-    filesystem, path = _filesystem(folder)
-    part = f"{path}/bucket={bucket}"
+    storage = Storage.at(folder)
+    part = storage.path(f"bucket={bucket}")
     columns = pa.schema(
         [
             ("order", pa.string()),
@@ -259,18 +260,6 @@ def _read_bucket(folder: str, bucket: int) -> pa.Table:
             ("bands", pa.list_(pa.uint64())),
         ]
     )
-    if filesystem.get_file_info(part).type == fs.FileType.NotFound:
+    if storage.fs.get_file_info(part).type == fs.FileType.NotFound:
         return columns.empty_table()
-    return ds.dataset(part, schema=columns, filesystem=filesystem, format="parquet").to_table()
-
-
-def _absolute(uri: str) -> str:
-    """A path that means the same in a worker, whose current folder is another."""
-    return uri if "://" in uri else os.path.abspath(uri)
-
-
-def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    if "://" in uri:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-        return filesystem, path
-    return fs.LocalFileSystem(), uri
+    return ds.dataset(part, schema=columns, filesystem=storage.fs, format="parquet").to_table()

@@ -83,7 +83,10 @@ class Run(Storage):
         elif run.exists("") and any(entry for entry in run.children("") if not entry.startswith(".")):
             raise InputError(f"{run.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
         else:
-            run.write_text("config.yaml", config.dump())
+            try:
+                run.write_text("config.yaml", config.dump())
+            except OSError as error:
+                raise InputError(f"{run.uri} cannot be written to: {' '.join(str(error).split())}") from error
         # Two runs of one config in two folders may share a cluster, where this names their actors.
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
         run.run_id = f"{config.name}-{config.digest()}-{place}"

@@ -4,20 +4,25 @@
         conversations = parse(row, format="auto", turns="last")
 
 Formats: Alpaca (instruction, input, output), OpenAI `messages`, ShareGPT `conversations`, prompt-only rows; stored as
-JSON, JSONL, Parquet, a saved HF dataset folder, or under a HF hub id.
+JSON, JSONL or Parquet, here or on s3 or gs, as a saved HF dataset folder, or under a HF hub id.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.fs as pafs
 
 from tapir_ray.errors import InputError
 from tapir_ray.records import Message
+from tapir_ray.storage import is_remote
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FILE_SUFFIXES = (*SUFFIXES, ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".yaml")
@@ -62,6 +67,8 @@ def list_files(path: str, key: str) -> list[str]:
     Of a folder, names that begin with `_` or `.` are left out. Raises InputError, which names `key` and the path, where
     there is nothing to read.
     """
+    if is_remote(path):
+        return _list_remote(path, key)
     location = Path(path)
     if location.is_file():
         if location.suffix not in SUFFIXES:
@@ -80,19 +87,43 @@ def list_files(path: str, key: str) -> list[str]:
     raise InputError(f"{key} {path}: there is no such file or folder, and it is not a hub id (owner/name)")
 
 
+def _list_remote(uri: str, key: str) -> list[str]:
+    try:
+        fs, path = pafs.FileSystem.from_uri(uri)
+        info = fs.get_file_info(path)
+        entries = fs.get_file_info(pafs.FileSelector(path)) if info.type == pafs.FileType.Directory else [info]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{key} {uri}: cannot be read ({' '.join(str(error).split())})") from error
+    files = [entry for entry in entries if entry.type == pafs.FileType.File]
+    found = [entry for entry in files if entry.base_name.endswith(SUFFIXES) and entry.base_name[0] not in "_."]
+    if not found:
+        raise InputError(f"{key} {uri}: there is no .json, .jsonl or .parquet file")
+    return sorted(uri.replace(path, entry.path, 1) for entry in found)
+
+
+def _open(path: str) -> BinaryIO:
+    """A local file or URI, to read."""
+    if not is_remote(path):
+        return open(path, "rb")
+    fs, place = pafs.FileSystem.from_uri(path)
+    stream: Any = fs.open_input_file(place)
+    return io.BufferedReader(stream)
+
+
 def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]]:
     """The rows of one source with their place (`file:line`).
 
     What cannot be read comes as an exception object in a row's place: a line that is not JSON, and at the end, as
     Unreadable, a file or hub dataset that is broken or not there.
     """
-    name = Path(path).name
+    place = path.partition("?")[0] if is_remote(path) else path
+    name, suffix = Path(place).name, Path(place).suffix
     try:
-        if Path(path).suffix == ".jsonl":
+        if suffix == ".jsonl":
             yield from _read_lines(path, name)
-        elif Path(path).suffix == ".json":
+        elif suffix == ".json":
             yield from _read_list(path, name)
-        elif Path(path).suffix == ".parquet":
+        elif suffix == ".parquet":
             yield from _read_parquet(path, name)
         else:
             yield from _read_dataset(path, name, revision)
@@ -102,14 +133,15 @@ def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]
 
 
 def _read_lines(path: str, name: str) -> Iterator[tuple[str, Any]]:
-    with open(path, "rb") as lines:
+    with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield f"{name}:{number}", _loads(line)
 
 
 def _read_list(path: str, name: str) -> Iterator[tuple[str, Any]]:
-    content = _loads(Path(path).read_bytes())
+    with _open(path) as file:
+        content = _loads(file.read())
     if isinstance(content, Exception):
         line = getattr(content, "lineno", 1)
         yield f"{name}:{line}", Unreadable(f"the file is cut short or not JSON ({content})")
@@ -124,10 +156,11 @@ def _read_parquet(path: str, name: str) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet as pq
 
     number = 0
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{name}:row {number}", row
+    with _open(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{name}:row {number}", row
 
 
 def _read_dataset(path: str, name: str, revision: str | None) -> Iterator[tuple[str, Any]]:

@@ -33,7 +33,7 @@ class Storage:
 
         Raises InputError for a URI that names no filesystem, and for a file.
         """
-        if "://" not in uri:
+        if not is_remote(uri):
             uri = str(Path(uri).absolute())
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
@@ -46,6 +46,10 @@ class Storage:
     def path(self, name: str) -> str:
         """The path of a file or table inside `fs`."""
         return f"{self.root}/{name}" if name else self.root
+
+    def uri_of(self, name: str) -> str:
+        """The URI (or local path) of a file or folder, for another process."""
+        return uri_in(self.uri, name)
 
     def exists(self, name: str) -> bool:
         return self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
@@ -81,6 +85,17 @@ class Storage:
         with self._appending:
             before = self.read_text(name) if self.exists(name) else ""
             self.write_text(name, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
+
+
+def is_remote(place: str) -> bool:
+    """Whether a file, folder or model is named by a URI, so that no local path is meant."""
+    return "://" in place
+
+
+def uri_in(folder: str, name: str) -> str:
+    """The URI or path of a name in a folder; options of the URI (`?endpoint_override=…`) stay at its end."""
+    place, mark, options = folder.partition("?")
+    return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
 def now() -> str:

@@ -6,35 +6,19 @@ The command as a user runs it, killed by SIGKILL at random moments of every stag
 from __future__ import annotations
 
 import json
-import os
 import random
-import subprocess
-import sys
 import time
-from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pyarrow.dataset as pads
 import pytest
-import yaml
 
 from tapir_ray.llm.watch import identity, is_alive
+from tests.runs import IN_FLIGHT, SIMULATED, TABLES, Driver, assert_gone, kill, title, write_config
 
-ROOT = Path(__file__).parents[1]
-IN_FLIGHT = 16
-ROWS_PER_PART = 16
-TABLES = {
-    "seed/instructions": ("source", "instruction_id"),
-    "rounds/01/scored": ("instruction_id",),
-    "rounds/01/expanded": ("draw_id",),
-    "rounds/01/generated": ("draw_id",),
-    "rounds/01/training": ("pair_id",),
-    "evaluation/holdout": ("instruction_id",),
-}
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "")
-"""Ray's own, which end by themselves a minute after their node; "" is a process that has just ended."""
+pytestmark = pytest.mark.restart
+
 MOMENTS = [
     "seed/split",
     "seed/instructions",
@@ -48,177 +32,100 @@ MOMENTS = [
 """A kill falls up to two seconds after the folder of the table is there."""
 
 
-def config(folder: Path, log: Path, **student: Any) -> Path:
-    size = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "vocab_size": 500, "max_length": 192}
-    endpoint = {"base_url": "simulator", "api_key_env": None, "limits": {"in_flight": IN_FLIGHT}}
-    content = {
-        "name": "restart",
-        "simulator": {"scenario": "tasks", "seed_rows": 400, "latency_s": 0.2, "log": str(log)},
-        "holdout": {"rows": 40},
-        "student": {"create": size, "dtype": "float32", "max_model_len": 192, **student},
-        "teacher": {**endpoint, "model": "simulated-teacher", "sampling": {"max_tokens": 256}},
-        "classify": {"by": "teacher"},
-        "curriculum": {"rounds": 1, "alpha": 0.5, "tasks": "seed", "difficulty": {"top_fraction": 0.5}},
-        "score": {"max_rows": 120},
-        "expand": {"size": 60},
-        "train": {
-            "sequence_length": 192, "learning_rate": 3e-3, "global_batch": 4, "micro_batch": 2, "precision": "float32",
-        },
-        "resources": {"cpus": 4, "stage_cpus": 0.4, "rows_per_part": ROWS_PER_PART},
-    }  # fmt: skip
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-SIMULATED = {
-    "engine": "openai",
-    "endpoint": {
-        "base_url": "simulator",
-        "model": "simulated-student",
-        "api_key_env": None,
-        "limits": {"in_flight": IN_FLIGHT},
-    },
-}
-
-
-def start(path: Path, run_dir: Path, output: Path) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    command = [sys.executable, "-m", "tapir_ray.cli", "run", str(path), "--run-dir", str(run_dir)]
-    with output.open("ab") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT, env=environment)
-
-
-def finish(path: Path, run_dir: Path, output: Path) -> None:
-    assert start(path, run_dir, output).wait(500) == 0, output.read_text()[-4000:]
-
-
-def kill_during(process: subprocess.Popen[bytes], table: Path, delay: float) -> bool:
-    """Kill the driver a little after a table has begun, and see that nothing it started survives; False if it ended."""
-    deadline = time.monotonic() + 300
-    while not table.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(delay)
-    if process.poll() is not None:
-        return False
-    family = [identity(child.pid) for child in psutil.Process(process.pid).children(recursive=True)]
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and any(
-        is_alive(entry) and _title(psutil.Process(entry["pid"])) not in AGENTS for entry in family
-    ):
-        time.sleep(0.2)
-    left = [title for entry in family if is_alive(entry) and (title := _title(psutil.Process(entry["pid"])))]
-    assert not [title for title in left if title not in AGENTS], f"processes that survived the kill: {left}"
-    return True
-
-
-def keys(run_dir: Path, table: str) -> list[tuple[Any, ...]]:
-    rows = pads.dataset(run_dir / table, format="parquet", exclude_invalid_files=True).to_table()
-    return sorted(zip(*(rows[name].to_pylist() for name in TABLES[table]), strict=True))
-
-
-def requests(log: Path) -> Counter[tuple[str, int]]:
-    """How often each request was answered."""
-    lines = (json.loads(line) for line in log.read_text().splitlines())
-    return Counter((line["prompt"], line["seed"]) for line in lines if line.get("status") == 200 and "prompt" in line)
-
-
-@pytest.mark.restart
 @pytest.mark.timeout(1800)
 def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) -> None:
-    for name in ("alone", "killed"):
-        (tmp_path / name).mkdir()
-    alone, killed = tmp_path / "alone", tmp_path / "killed"
-    undisturbed = config(alone, alone / "log.jsonl", **SIMULATED)
-    finish(undisturbed, alone / "run", alone / "output.txt")
-
-    disturbed, moments = config(killed, killed / "log.jsonl", **SIMULATED), random.Random(0)
-    kills = 0
+    alone, killed = (
+        Driver(write_config(tmp_path / name, SIMULATED), tmp_path / name / "run") for name in ("alone", "killed")
+    )
+    alone.finish()
+    moments, kills = random.Random(0), 0
     for table in MOMENTS:
-        process = start(disturbed, killed / "run", killed / "output.txt")
-        kills += kill_during(process, killed / "run" / table, moments.uniform(0, 2))
+        process = killed.start()
+        killed.wait_for(table, process)
+        time.sleep(moments.uniform(0, 2))
+        kills += kill(process)
     assert kills >= 6, "most of the moments came before the end"
-    finish(disturbed, killed / "run", killed / "output.txt")
+    killed.finish()
 
     for table in TABLES:
-        assert keys(killed / "run", table) == keys(alone / "run", table), table
-        assert len(set(keys(killed / "run", table))) == len(keys(killed / "run", table)), table
-    once, again = requests(alone / "log.jsonl"), requests(killed / "log.jsonl")
+        assert killed.keys(table) == alone.keys(table), table
+        assert len(set(killed.keys(table))) == len(killed.keys(table)), table
+    once, again = alone.requests(), killed.requests()
     assert set(once) == set(again)
     repeated = sum(again.values()) - len(again) - (sum(once.values()) - len(once))
     print(f"{kills} kills, {len(once)} requests, {repeated} repeated")
     assert repeated <= kills * 2 * IN_FLIGHT, "no more than was in flight of each role at a kill"
 
 
-@pytest.mark.restart
 @pytest.mark.timeout(1500)
 def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
-    path, run_dir, output = config(tmp_path, tmp_path / "log.jsonl"), tmp_path / "run", tmp_path / "output.txt"
-    records = run_dir / "processes"
+    driver = Driver(write_config(tmp_path), tmp_path / "run")
+
+    def engines() -> list[bool]:
+        return [is_alive(json.loads(file.read_text())) for file in (tmp_path / "run/processes").glob("*.json")]
+
     for table in ("rounds/01/scored", "evaluation/holdout"):
-        process = start(path, run_dir, output)
+        process = driver.start()
+        driver.wait_for(table, process)
         deadline = time.monotonic() + 300
         # The engine is up once its processes are recorded.
-        while time.monotonic() < deadline and process.poll() is None:
-            if (run_dir / table).exists() and any(is_alive(json.loads(file.read_text())) for file in _files(records)):
-                break
+        while not any(engines()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert kill_during(process, run_dir / table, 3.0), output.read_text()[-4000:]
-        assert not any(is_alive(json.loads(file.read_text())) for file in _files(records))
-    finish(path, run_dir, output)
-    for table, key in TABLES.items():
-        found = keys(run_dir, table)
-        assert found and len(set(found)) == len(found), (table, key)
+        time.sleep(3.0)
+        assert kill(process), driver.said()
+        assert engines() and not any(engines())
+    driver.finish()
+    driver.check_keys()
 
 
-def _files(folder: Path) -> list[Path]:
-    return list(folder.glob("*.json")) if folder.exists() else []
+@pytest.mark.timeout(900)
+def test_a_run_goes_on_after_its_whole_node_was_killed(tmp_path: Path) -> None:
+    """Ray's processes die, all at once; the driver says so and ends, and the next start goes on."""
+    driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
+    process = driver.start()
+    assert driver.wait_for("rounds/01/scored", process), driver.said()
+    time.sleep(1.0)
+    children = psutil.Process(process.pid).children(recursive=True)
+    node = [child for child in children if "/ray/" in title(child) or title(child).startswith("ray::")]
+    family = [identity(child.pid) for child in children]
+    assert len(node) > 5
+    for child in node:
+        child.kill()
+    assert process.wait(180) == 1, driver.said()
+    assert_gone(family)
+    driver.finish()
+    driver.check_keys()
 
 
-@pytest.mark.restart
 @pytest.mark.timeout(900)
 def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> None:
-    path, run_dir, output = config(tmp_path, tmp_path / "log.jsonl", **SIMULATED), tmp_path / "run", tmp_path / "o.txt"
-    process = start(path, run_dir, output)
-    deadline = time.monotonic() + 120
-    while not (run_dir / "seed/instructions").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert start(path, run_dir, tmp_path / "second.txt").wait(60) == 2
-    assert f"process {process.pid} of" in (tmp_path / "second.txt").read_text()
+    driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
+    process = driver.start()
+    assert driver.wait_for("seed/instructions", process), driver.said()
+    second = tmp_path / "second.txt"
+    assert driver.start(second).wait(60) == 2
+    assert f"process {process.pid} of" in second.read_text()
     process.terminate()
-    assert process.wait(60) == 3, output.read_text()[-4000:]
-    assert "stopped by SIGTERM; what is finished is kept" in output.read_text()
-    finish(path, run_dir, output)
+    assert process.wait(60) == 3, driver.said()
+    assert "stopped by SIGTERM; what is finished is kept" in driver.said()
+    driver.finish()
 
 
-@pytest.mark.restart
 @pytest.mark.timeout(900)
-def test_a_killed_worker_is_replaced_while_the_run_goes_on(tmp_path: Path) -> None:
-    path, run_dir, output = config(tmp_path, tmp_path / "log.jsonl", **SIMULATED), tmp_path / "run", tmp_path / "o.txt"
-    process = start(path, run_dir, output)
-    killed: set[str] = set()
-    wanted = ("Asker", "Curriculum", "Ledger")
+def test_killed_workers_and_actors_are_replaced_while_the_run_goes_on(tmp_path: Path) -> None:
+    driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
+    process = driver.start()
+    wanted, killed = ("Asker", "Curriculum", "UsageActor"), set()
+    assert driver.wait_for("rounds/01/scored", process), driver.said()
     deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if (run_dir / "rounds/01/scored").exists():
-            for child in psutil.Process(process.pid).children(recursive=True):
-                title = _title(child)
-                for name in wanted:
-                    if name in title and name not in killed:
+    while process.poll() is None and killed != set(wanted) and time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            for name in wanted:
+                if name in title(child) and name not in killed:
+                    with suppress(psutil.NoSuchProcess):
                         child.kill()
                         killed.add(name)
         time.sleep(0.2)
-    assert process.wait(300) == 0, output.read_text()[-4000:]
+    assert process.wait(300) == 0, driver.said()
     assert killed == set(wanted)
-    for table in TABLES:
-        found = keys(run_dir, table)
-        assert found and len(set(found)) == len(found), table
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()).strip()
-    except psutil.Error:
-        return ""
+    driver.check_keys()

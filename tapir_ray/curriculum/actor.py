@@ -15,13 +15,11 @@ or another, the calls of an earlier one are refused. Every operation may be repe
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from pyarrow import fs
 
 from tapir_ray.config import Config
 from tapir_ray.curriculum import tasks
@@ -29,35 +27,31 @@ from tapir_ray.curriculum.plan import Mix, Plan, make_mix, make_plan
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.storage import Storage
 
 NAMESPACE = "tapir"
+FOLDER = "state"
 
 
 class StateFiles:
     """The versions of a run's state as immutable objects in one folder (a path or a URI)."""
 
     def __init__(self, run_uri: str) -> None:
-        if "://" in run_uri:
-            self.filesystem, root = fs.FileSystem.from_uri(run_uri)
-        else:
-            self.filesystem, root = fs.LocalFileSystem(), run_uri
-        self.folder = f"{root.rstrip('/')}/state"
-        self.filesystem.create_dir(self.folder, recursive=True)
+        self._storage = Storage.at(run_uri)
 
     def versions(self) -> list[tuple[int, int]]:
         """(attempt, version) of every object, rising."""
-        names = [entry.base_name for entry in self.filesystem.get_file_info(fs.FileSelector(self.folder))]
-        parts = [name.removesuffix(".json").split("-") for name in names if name.endswith(".json")]
+        names = [name for name in self._storage.children(FOLDER) if name.endswith(".json")]
+        parts = [name.removesuffix(".json").split("-") for name in names]
         return sorted((int(attempt), int(version)) for attempt, version in parts)
 
     def latest(self) -> dict[str, Any] | None:
         """The content of the last object that was written to its end; None where there is none."""
         for attempt, version in reversed(self.versions()):
-            with self.filesystem.open_input_stream(self._path(attempt, version)) as stream:
-                try:
-                    found: dict[str, Any] = json.loads(stream.read())
-                except ValueError:
-                    continue  # cut short by the death of its writer
+            try:
+                found: dict[str, Any] = self._storage.read_json(_name(attempt, version))
+            except ValueError:
+                continue  # cut short by the death of its writer
             return found
         return None
 
@@ -67,11 +61,11 @@ class StateFiles:
         if versions and versions[-1][0] > attempt:
             raise StageError(_refusal(attempt, versions[-1][0]))
         version = versions[-1][1] + 1 if versions and versions[-1][0] == attempt else 0
-        with self.filesystem.open_output_stream(self._path(attempt, version)) as stream:
-            stream.write(json.dumps(content, indent=1).encode())
+        self._storage.write_json(_name(attempt, version), content)
 
-    def _path(self, attempt: int, version: int) -> str:
-        return f"{self.folder}/{attempt:05d}-{version:06d}.json"
+
+def _name(attempt: int, version: int) -> str:
+    return f"{FOLDER}/{attempt:05d}-{version:06d}.json"
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -226,10 +220,9 @@ def start(run_uri: str, run_id: str, config_json: str, attempt: int) -> Handle:
     Raises InputError where the run belongs to another configuration, StageError where a later attempt has started.
     """
     name = f"curriculum-{run_id}"
-    root = run_uri if "://" in run_uri else os.path.abspath(run_uri)
     actor = Curriculum.options(  # type: ignore[attr-defined]
         name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
-    ).remote(root, config_json)
+    ).remote(Storage.at(run_uri).uri, config_json)
     _call(actor.claim, attempt, Config.model_validate_json(config_json).digest())
     return Handle(actor, attempt)
 

@@ -28,6 +28,7 @@ from tapir_ray.llm.asker import Asker, AskRow
 from tapir_ray.llm.check import check
 from tapir_ray.llm.openai import Client, slots
 from tapir_ray.llm.target import Secret, Target
+from tapir_ray.storage import uri_in
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
@@ -57,9 +58,9 @@ class Roles:
         self._run_id = run_id
         self._simulator_url = simulator_url
         self._folder, self._attempt = folder, attempt
-        own_cache = None if folder is None else f"{folder}/cache"
+        own_cache = None if folder is None else uri_in(folder, "cache")
         self._cache_dir = (config.cache.dir or own_cache) if config.cache.enabled else None
-        self._batch_dir = None if folder is None else f"{folder}/batches"
+        self._batch_dir = None if folder is None else uri_in(folder, "batches")
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}

@@ -28,6 +28,7 @@ import ray
 
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.models import local
 
 PLACEMENT_TIMEOUT_S = 120.0
 """Until the actor of a server lives; what it claims is free at that time or was asked for in vain."""
@@ -47,7 +48,7 @@ _WITHOUT_NO = {
 
 def check_model(model: str, key: str) -> None:
     """Raises InputError where `model` is a local folder that vLLM cannot serve; a hub name is not looked up."""
-    folder = Path(model)
+    folder = Path(local(model))
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith("."):
             raise InputError(f"{key} {model} is not a folder")
@@ -61,7 +62,7 @@ def check_model(model: str, key: str) -> None:
 def command(endpoint: Endpoint, port: int, tensor_parallel: int = 1) -> list[str]:
     """The command line of the server; `engine_kwargs` become its flags (false is `--no-…`), so they win over ours."""
     flags: dict[str, Any] = {
-        "model": endpoint.model,
+        "model": local(endpoint.model),
         "served_model_name": endpoint.model,
         "host": "127.0.0.1",
         "port": port,

@@ -18,7 +18,9 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
 from tapir_ray.llm import watch
+from tapir_ray.models import FOLDER, MODEL, folder, local
 from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
@@ -85,7 +87,8 @@ def generate(
         bundle["GPU"] = replicas.gpus
     few_cpus: dict[str, Any] = {"num_cpus": stage_cpus}
     config = vLLMEngineProcessorConfig(
-        model_source=model,
+        # A path that is here too: Ray reads the model's config in this process.
+        model_source=local(model),
         engine_kwargs=engine_arguments(student, replicas),
         concurrency=(replicas.replicas, replicas.replicas),
         batch_size=student.batch_size,
@@ -96,7 +99,7 @@ def generate(
         detokenize_stage=False,
         accelerator_type=replicas.accelerator_type,
         placement_group_config={"bundle_per_worker": bundle},
-        runtime_env={"env_vars": _engine_environment(replicas, processes)},
+        runtime_env={"env_vars": _engine_environment(replicas, processes, model)},
     )
     columns = rows.columns()
     if not columns:
@@ -125,10 +128,12 @@ def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     return answered
 
 
-def _engine_environment(replicas: Replicas, processes: str | None) -> dict[str, str]:
+def _engine_environment(replicas: Replicas, processes: str | None, model: str) -> dict[str, str]:
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
+    if is_remote(model):
+        environment |= {MODEL: model, FOLDER: str(folder())}
     if processes is not None:
         environment[watch.PROCESSES] = processes
     return environment

@@ -43,7 +43,7 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
             "seconds": seconds.get(0, {}),
         },
         "best_round": best,
-        "student": context.run.manifest(checkpoint(best)).extra.get("model") or f"{run.uri}/{checkpoint(best)}",
+        "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
         "usage": usage,
         "cost": round(sum(role["cost"] for role in usage.values()), 6),
         "versions": _versions(),
@@ -165,7 +165,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
             console.print(f"round {entry['round']}: {warning}", highlight=False)
     choice = "the best on the holdout" if first["student_score"]["rows"] else "the last, as no holdout was scored"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
-    console.print(f"summary: {run.uri}/summary.json", soft_wrap=True)
+    console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
 
 
 def _usage_table(usage: dict[str, dict[str, float]]) -> Table:

@@ -21,6 +21,7 @@ from pyarrow import fs as pafs
 from tapir_ray import records
 from tapir_ray.config import Classify, Config
 from tapir_ray.errors import InputError
+from tapir_ray.models import local
 from tapir_ray.train.classifier import ClassifierReport, measure, parquet_files
 
 if TYPE_CHECKING:
@@ -93,11 +94,11 @@ def _fill(table: pa.Table, column: str, kind: pa.DataType, positions: Sequence[i
 
 
 def load_labels(model: str, trust_remote_code: bool = False) -> list[str]:
-    """The labels of a classification model (HF name or folder), in the order of its outputs.
+    """The labels of a classification model (HF name, folder or URI), in the order of its outputs.
 
     Raises InputError where `model` is not there or has no labels.
     """
-    file = Path(model) / "config.json"
+    file = Path(local(model)) / "config.json"
     if file.is_file():
         names = json.loads(file.read_text()).get("id2label") or {}
     else:

@@ -29,6 +29,7 @@ from tapir_ray.records import (
 )
 from tapir_ray.sources import Malformed, Unreadable, Unsupported, object_of, read_raw, turns_of
 from tapir_ray.stages.ingest import CONVERSATION_ID, FILE_BITS, POSITION, ROWS_PER_BLOCK, meta_json, unread
+from tapir_ray.storage import is_remote
 
 HAS_SPLIT = pa.field("has_split", pa.bool_())
 SPLITS = (SEED, HOLDOUT, GENERATED)
@@ -40,7 +41,10 @@ def read_own_rows(
     files: Sequence[str], schema: pa.Schema, needed: Sequence[str], generated: bool, stage_cpus: float
 ) -> ray.data.Dataset:
     """The rows of all files by `completed`, as `schema` with `position`, `conversation_id` and `has_split`."""
-    items = [{"file": str(Path(file).resolve()), "start": at << FILE_BITS} for at, file in enumerate(files)]
+    items = [
+        {"file": file if is_remote(file) else str(Path(file).resolve()), "start": at << FILE_BITS}
+        for at, file in enumerate(files)
+    ]
     read = functools.partial(_read, schema=with_places(schema), needed=tuple(needed), generated=generated)
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         read, batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus

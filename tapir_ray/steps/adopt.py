@@ -18,6 +18,7 @@ from tapir_ray.stages.filter import filter_generated
 from tapir_ray.stages.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.stages.own_rows import HAS_SPLIT, read_own_rows, with_places
 from tapir_ray.steps import holdout, overlap, prepare, seed
+from tapir_ray.storage import is_remote
 
 SPLIT = "seed/split"
 FROM = "adopted_from"
@@ -63,7 +64,7 @@ def own_table(start: str) -> tuple[str, str] | None:
     stage, _, path = start.partition("=")
     if stage not in BEGINS_WITH or not path:
         raise InputError(f"--from {start}: write it as STAGE=PATH, with a stage of {', '.join(BEGINS_WITH)}")
-    if not Path(path).exists():
+    if not is_remote(path) and not Path(path).exists():
         raise InputError(f"--from {start}: there is no file or folder {path}")
     needed = BEGINS_WITH[stage].needed
     for _, row in islice(read_raw(list_files(path, f"--from {stage}:")[0]), 1):
@@ -85,7 +86,7 @@ def adopt(context: Context, stage: str, path: str) -> None:
     Raises InputError for a run that already has the table, and for rows that cannot be used.
     """
     begin, where = BEGINS_WITH[stage], f"--from {stage}={path}"
-    run, source = context.run, str(Path(path).resolve())
+    run, source = context.run, path if is_remote(path) else str(Path(path).resolve())
     there = run.done(begin.table)
     if there is not None:
         if there.extra.get(FROM) == source:

@@ -29,6 +29,6 @@ def answer_and_judge(context: Context, rows: ray.data.Dataset, model: str) -> ra
             config.resources.student,
             context.stage_cpus,
             config.random_seed,
-            f"{context.run.uri}/{PROCESSES}",
+            context.run.uri_of(PROCESSES),
         )
     return judge(rows, config, context.roles, config.random_seed)

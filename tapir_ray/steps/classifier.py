@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import capacities, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
+from tapir_ray.models import written
 from tapir_ray.records import ID, INSTRUCTIONS, OK, SEED, SOURCE_AND_ID, with_columns
 from tapir_ray.steps import texts
 
@@ -31,8 +32,9 @@ def train(context: Context) -> None:
         base = settings.model
         labels = list(context.taxonomy.labels)
         if settings.create is not None:
-            base = run.path(f"{FOLDER}/base")
-            create_classifier(settings.create, texts.of_seed(context), labels, base, config.random_seed)
+            with written(run, f"{FOLDER}/base") as folder:
+                create_classifier(settings.create, texts.of_seed(context), labels, folder, config.random_seed)
+            base = run.uri_of(f"{FOLDER}/base")
         assert base is not None
         with context.progress.stage("train the classifier") as facts:
             report = train_classifier(
@@ -97,7 +99,7 @@ def model(context: Context) -> str:
     """The fine-tuned classifier: the run's own, or the one that the config names."""
     settings = context.config.classify
     if settings.label_rows:
-        return context.run.path(f"{FOLDER}/model")
+        return context.run.uri_of(f"{FOLDER}/model")
     assert settings.model is not None
     return settings.model
 

@@ -80,7 +80,7 @@ def read_evaluation_sets(context: Context) -> None:
 def bands_of(context: Context, round_number: int) -> str:
     """Folder of the near-duplicate bands of a round's rows; those of the seed data are written when first asked for."""
     folder = f"{round_dir(round_number)}/bands"
-    path = f"{context.run.uri}/{folder}"
+    path = context.run.uri_of(folder)
     if round_number == 0 and not context.run.done(folder):
         table = _labelled(context) or "seed/ingested"
         columns = ["instruction_id", "messages", "status"]

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError
+from tapir_ray.models import written
 from tapir_ray.records import OK, SEED, TRAINING, pair_id
 from tapir_ray.stages.pack import pack
 from tapir_ray.steps import texts
@@ -27,18 +28,18 @@ def base_student(context: Context) -> str:
     if student.create is None:
         assert student.model is not None
         return student.model
-    folder = run.path(BASE)
     if not run.done(BASE):
         seed_texts = texts.of_seed(context, responses=True)
-        create_student(student.create, seed_texts, folder, student.chat_template, context.config.random_seed)
+        with written(run, BASE) as folder:
+            create_student(student.create, seed_texts, folder, student.chat_template, context.config.random_seed)
         run.publish(BASE)
-    return folder
+    return run.uri_of(BASE)
 
 
 def student_after(context: Context, round_number: int) -> str:
     """The HF folder (or name) of the student as it is after a round. Raises StageError if that is not trained yet."""
     manifest = context.run.manifest(checkpoint(round_number))
-    return manifest.extra.get("model") or context.run.path(checkpoint(round_number))
+    return manifest.extra.get("model") or context.run.uri_of(checkpoint(round_number))
 
 
 def initial_sft(context: Context, source: str) -> None:

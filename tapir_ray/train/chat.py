@@ -17,6 +17,7 @@ import jinja2
 
 from tapir_ray.config import Student
 from tapir_ray.errors import InputError
+from tapir_ray.models import local
 from tapir_ray.records import Message
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -59,7 +60,7 @@ def resolve_template(name_or_file: str) -> str:
 
 
 def load_tokenizer(model: str, student: Student) -> Any:
-    """The tokenizer of `model` (a folder or HF name) with the run's chat template set.
+    """The tokenizer of `model` (a folder, URI or HF name) with the run's chat template set.
 
     Raises InputError, with what to set, where there is no tokenizer, no end token or no usable chat template.
     """
@@ -67,7 +68,9 @@ def load_tokenizer(model: str, student: Student) -> Any:
 
     revision = student.revision if model == student.model else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=student.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            local(model), revision=revision, trust_remote_code=student.trust_remote_code
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"student.model: no tokenizer could be loaded from {model}; the folder needs tokenizer.json and "
@@ -176,5 +179,7 @@ def brings_template(model: str, student: Student) -> bool:
     from transformers import AutoTokenizer
 
     revision = student.revision if model == student.model else None
-    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=student.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(
+        local(model), revision=revision, trust_remote_code=student.trust_remote_code
+    )
     return bool(tokenizer.chat_template)

@@ -9,13 +9,12 @@ training.
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -25,10 +24,11 @@ from pyarrow import fs as pafs
 from tapir_ray import records
 from tapir_ray.config import Classify, Resources
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.models import replace
 from tapir_ray.train.classifier_loop import held_rows
 
 if TYPE_CHECKING:
-    from ray.train import Checkpoint
+    pass
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def train_classifier(
     """Fine-tune `base_model` (HF name or folder) on labelled rows; the HF folder `out_dir` is there when it returns.
 
     `rows` is a folder or a list of Parquet files with instruction_id, messages, task and status; only `ok` rows with a
-    task count. The model has all of `labels` as outputs, also those without a row. `storage_dir` (path or URI, seen by
-    all workers) holds the model between worker and driver, under a name of this attempt's own, and is cleaned up.
+    task count. The model has all of `labels` as outputs, also those without a row. `storage_dir` holds the model
+    between worker and driver, under a name of this attempt's own, and is cleaned up. All are paths on `fs`.
 
     Two rows of two labels are enough to train (our decision: how well it then labels is for the report to say, which
     has no accuracy where nothing could be held out). Raises InputError for a task that is not in `labels`, StageError
@@ -107,6 +107,8 @@ def train_classifier(
     """
     started = time.monotonic()
     filesystem = fs or pafs.LocalFileSystem()
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        out_dir, storage_dir = os.path.abspath(out_dir), os.path.abspath(storage_dir)
     files = parquet_files(rows, filesystem)
     counts = count_labels(files, filesystem)
     _check(counts, labels, classify, resources.classifier.replicas)
@@ -143,7 +145,8 @@ def train_classifier(
         ),
         run_config=ray.train.RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
-            storage_path=storage_dir if "://" in storage_dir else str(Path(storage_dir).absolute()),
+            storage_path=storage_dir,
+            storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=2),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
@@ -153,7 +156,7 @@ def train_classifier(
     except ray.train.TrainingFailedError as error:
         raise StageError(f"the classifier could not be trained from {base_model}: {_last_line(error)}") from error
     assert result.checkpoint is not None and result.metrics is not None
-    _publish(result.checkpoint, out_dir)
+    replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, filesystem)
     result.filesystem.delete_dir(result.filesystem.normalize_path(result.path))
     outcome: dict[str, Any] = result.metrics
     measured = measure({(true, predicted): count for true, predicted, count in outcome["pairs"]})
@@ -218,16 +221,6 @@ def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify,
             f"{left} of {total} labelled rows are left to train on beside classify.holdout_share "
             f"{classify.holdout_share:g}, too few for resources.classifier.replicas {workers}: {change}"
         )
-
-
-def _publish(checkpoint: Checkpoint, out_dir: str) -> None:
-    """Copy the checkpoint to `out_dir`, complete or not at all."""
-    target = Path(out_dir)
-    part = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
-    checkpoint.to_directory(str(part))
-    if target.exists():
-        shutil.rmtree(target)
-    part.rename(target)
 
 
 def _last_line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ import pyarrow.fs as pafs
 
 from tapir_ray.config import Student, Train
 from tapir_ray.errors import StageError
+from tapir_ray.models import local
 from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED, load_tokenizer, stop_token_ids
 from tapir_ray.train.checkpoint import Done, restore, save
@@ -150,7 +151,7 @@ def _engine(work: Work) -> tuple[Any, Any]:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     train, student = work.train, work.student
     model: Any = AutoModelForCausalLM.from_pretrained(
-        work.init_model,
+        local(work.init_model),
         revision=student.revision if work.init_model == student.model else None,
         dtype=getattr(torch, train.precision),
         attn_implementation=train.attention,

@@ -3,7 +3,7 @@
     model = SequenceClassifier("microsoft/deberta-v3-base", max_length=256, labels=["Math", "Writing"])
     labels, probabilities = model.predict(model.encode(["What is 2 + 2?"]), batch_size=64)
 
-Any HF name or folder. Imported in workers only: it loads torch and transformers.
+Any HF name, folder or URI. Imported in workers only: it loads torch and transformers.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tapir_ray.models import local
 
 TokenIds = list[int]
 
@@ -39,7 +41,7 @@ class SequenceClassifier:
     ) -> None:
         torch.set_num_threads(threads)
         self.device = torch.device("cuda" if gpu else "cpu")
-        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        self.tokenizer = AutoTokenizer.from_pretrained(local(name), trust_remote_code=trust_remote_code)
         self.tokenizer.truncation_side = "right"
         head = {}
         if labels is not None:
@@ -51,7 +53,7 @@ class SequenceClassifier:
             }
         # Checkpoints stored in 16 bits, as DeBERTa-v3's are, would otherwise be trained in them and give NaN.
         self.model = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=trust_remote_code, **head
+            local(name), dtype=torch.float32, trust_remote_code=trust_remote_code, **head
         ).to(self.device)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

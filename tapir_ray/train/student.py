@@ -11,12 +11,10 @@ from __future__ import annotations
 import json
 import os
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -24,6 +22,7 @@ import ray
 
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
+from tapir_ray.models import replace
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, Work, train_worker
 
@@ -83,12 +82,12 @@ def train_student(
     random_seed: int,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainResult:
-    """Train `init_model` once through the packed table and write the new student to the local folder `out_dir`.
+    """Train `init_model` once through the packed table and write the new student to the folder `out_dir`.
 
-    `packed_dir` and `storage_dir` (Ray Train's own files, removed again) are paths on `fs`. A training of the same
-    `name` that was stopped goes on from its last checkpoint, so the name must be new for every round. The table
-    already holds `epochs` epochs. `on_progress` is called from this thread about once a second. Raises StageError when
-    the training fails.
+    `packed_dir`, `out_dir` and `storage_dir` (Ray Train's own files, removed again) are paths on `fs`. A training of
+    the same `name` that was stopped goes on from its last checkpoint, so the name must be new for every round. The
+    table already holds `epochs` epochs. `on_progress` is called from this thread about once a second. Raises StageError
+    when the training fails.
     """
     import ray.train
     import ray.train.torch
@@ -96,7 +95,7 @@ def train_student(
 
     called = time.time()
     if isinstance(fs, pafs.LocalFileSystem):
-        packed_dir, storage_dir = os.path.abspath(packed_dir), os.path.abspath(storage_dir)
+        packed_dir, out_dir, storage_dir = map(os.path.abspath, (packed_dir, out_dir, storage_dir))
     init_model = os.path.abspath(init_model) if os.path.isdir(init_model) else init_model
     if PackedReader(packed_dir, fs).sequences == 0:
         raise StageError(
@@ -127,20 +126,24 @@ def train_student(
         ),
     )
     checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
-    shutil.rmtree(out_dir, ignore_errors=True)
-    Path(out_dir).parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.to_directory(out_dir)
+    replace(checkpoint.path, checkpoint.filesystem, out_dir, fs)
     fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
-    if (error := Path(out_dir) / ERROR_FILE).exists():
-        sentence = error.read_text()
-        shutil.rmtree(out_dir)
-        raise StageError(f"training failed: {sentence}")
-    facts = json.loads((Path(out_dir) / RESULT_FILE).read_text())
+    if (error := _text(fs, f"{out_dir}/{ERROR_FILE}")) is not None:
+        fs.delete_dir(out_dir)
+        raise StageError(f"training failed: {error}")
+    facts = json.loads(_text(fs, f"{out_dir}/{RESULT_FILE}") or "")
     startup_seconds = facts.pop("started") - called
     losses = facts["losses"]
     return TrainResult(
         **facts, first_loss=losses[0], last_loss=losses[-1], startup_seconds=startup_seconds, checkpoint=out_dir
     )
+
+
+def _text(fs: pafs.FileSystem, path: str) -> str | None:
+    if fs.get_file_info(path).type == pafs.FileType.NotFound:
+        return None
+    with fs.open_input_stream(path) as stream:
+        return stream.read().decode()
 
 
 def _trainer_class() -> type[Any]:

@@ -1,0 +1,148 @@
+"""Whole runs for tests, by the command as a user runs it: started, killed, continued and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.dataset as pads
+import yaml
+
+from tapir_ray.llm.watch import identity, is_alive
+from tapir_ray.storage import Storage
+
+ROOT = Path(__file__).parents[1]
+IN_FLIGHT = 16
+ROWS_PER_PART = 16
+TABLES = {
+    "seed/instructions": ("source", "instruction_id"),
+    "rounds/01/scored": ("instruction_id",),
+    "rounds/01/expanded": ("draw_id",),
+    "rounds/01/generated": ("draw_id",),
+    "rounds/01/training": ("pair_id",),
+    "evaluation/holdout": ("instruction_id",),
+}
+ENDPOINT = {"base_url": "simulator", "api_key_env": None, "limits": {"in_flight": IN_FLIGHT}}
+SIMULATED = {"engine": "openai", "endpoint": {**ENDPOINT, "model": "simulated-student"}}
+"""A student behind an endpoint, which saves the start of an engine."""
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "")
+"""Ray's own, which end by themselves a minute after their node; "" is a process that has just ended."""
+
+
+def write_config(folder: Path, student: dict[str, Any] | None = None, **sections: Any) -> Path:
+    """The config file of a short run of one round in `folder`, its simulator's log in `folder/log.jsonl`."""
+    size = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "vocab_size": 500, "max_length": 192}
+    simulator = {"scenario": "tasks", "seed_rows": 400, "latency_s": 0.2, "log": str(folder / "log.jsonl")}
+    content = {
+        "name": "restart",
+        "simulator": simulator,
+        "holdout": {"rows": 40},
+        "student": {"create": size, "dtype": "float32", "max_model_len": 192, **(student or {})},
+        "teacher": {**ENDPOINT, "model": "simulated-teacher", "sampling": {"max_tokens": 256}},
+        "classify": {"by": "teacher"},
+        "curriculum": {"rounds": 1, "alpha": 0.5, "tasks": "seed", "difficulty": {"top_fraction": 0.5}},
+        "score": {"max_rows": 120},
+        "expand": {"size": 60},
+        "train": {
+            "sequence_length": 192, "learning_rate": 3e-3, "global_batch": 4, "micro_batch": 2, "precision": "float32",
+        },
+        "resources": {"cpus": 4, "stage_cpus": 0.4, "rows_per_part": ROWS_PER_PART},
+        **sections,
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+class Driver:
+    """`tapir run` of one config in one run directory, again and again; what it prints is in a file."""
+
+    def __init__(self, config: Path, run_dir: str | Path, **environment: str) -> None:
+        self.config = config
+        self.run = Storage.at(str(run_dir))
+        self.output = config.with_name("output.txt")
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self._environment = {**inherited, **environment}
+
+    def start(self, output: Path | None = None) -> subprocess.Popen[bytes]:
+        """The process of a start."""
+        command = [sys.executable, "-m", "tapir_ray.cli", "run", str(self.config), "--run-dir", self.run.uri]
+        with (output or self.output).open("ab") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT, env=self._environment)
+
+    def finish(self) -> None:
+        """Start, and see it end well."""
+        assert self.start().wait(500) == 0, self.said()
+
+    def said(self) -> str:
+        """The end of what was printed."""
+        return self.output.read_text()[-4000:]
+
+    def wait_for(self, name: str, process: subprocess.Popen[bytes], seconds: float = 300) -> bool:
+        """Wait until a table's folder is there; False where the process ended before."""
+        deadline = time.monotonic() + seconds
+        while not self.run.exists(name) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return process.poll() is None
+
+    def keys(self, table: str) -> list[tuple[Any, ...]]:
+        """The rows' keys, sorted."""
+        files = self.run.read_json(f"{table}/_manifest.json")["files"]
+        paths = [self.run.path(f"{table}/{name}") for name in files]
+        rows = pads.dataset(paths, filesystem=self.run.fs, format="parquet").to_table()
+        return sorted(zip(*(rows[name].to_pylist() for name in TABLES[table]), strict=True))
+
+    def check_keys(self) -> None:
+        """Every table has rows, and none twice."""
+        for table in TABLES:
+            found = self.keys(table)
+            assert found and len(set(found)) == len(found), table
+
+    def requests(self) -> Counter[tuple[str, int]]:
+        """How often each request was answered."""
+        lines = (json.loads(line) for line in self.config.with_name("log.jsonl").read_text().splitlines())
+        answered = (line for line in lines if line.get("status") == 200 and "prompt" in line)
+        return Counter((line["prompt"], line["seed"]) for line in answered)
+
+
+def kill(process: subprocess.Popen[bytes]) -> bool:
+    """Kill a driver and see that nothing it started survives; False if it had ended."""
+    if process.poll() is not None:
+        return False
+    family = [identity(child.pid) for child in psutil.Process(process.pid).children(recursive=True)]
+    process.kill()
+    process.wait()
+    assert_gone(family)
+    return True
+
+
+def assert_gone(family: list[dict[str, Any]]) -> None:
+    """See processes end within half a minute, but for Ray's own agents."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and any(is_alive(entry) and _title_of(entry) not in AGENTS for entry in family):
+        time.sleep(0.2)
+    left = [title for entry in family if is_alive(entry) and (title := _title_of(entry)) not in AGENTS]
+    assert not left, f"processes that survived: {left}"
+
+
+def title(process: psutil.Process) -> str:
+    """The command line; empty for a process that has ended."""
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.Error:
+        return ""
+
+
+def _title_of(entry: dict[str, Any]) -> str:
+    try:
+        return title(psutil.Process(entry["pid"]))
+    except psutil.Error:
+        return ""
