@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tapir_ray.config import Config, Replicas
+from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
+from tapir_ray.room import room, shortage, stopped_by_lost_nodes
 
 SHORT_PATH_LIMIT = 60
 """Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
@@ -65,8 +66,9 @@ def session(config: Config) -> Iterator[None]:
         for name, level in LOG_LEVELS.items():
             logging.getLogger(name).setLevel(level)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
-        check_resources(config, ray.cluster_resources())
-        with stopped_by_signals():
+        if short := shortage(config, room()):
+            raise InputError(short)
+        with stopped_by_signals(), stopped_by_lost_nodes(config):
             yield
     finally:
         ray.shutdown()
@@ -99,39 +101,6 @@ def stopped_by_signals() -> Iterator[None]:
         yield
     finally:
         restore()
-
-
-def check_resources(config: Config, available: dict[str, float]) -> None:
-    """Raises InputError, naming the key, where a part of the run can never be placed on the cluster."""
-    resources = config.resources
-    local = [key for key, endpoint in config.endpoints.items() if endpoint.engine == "vllm"]
-    served: dict[str, Replicas] = {key: getattr(resources, key) for key in local}
-    parts = {**served, "train": resources.train}
-    if config.student.engine == "vllm":
-        parts["student"] = resources.student
-    if config.classify.by == "deberta":
-        parts["classifier"] = resources.classifier
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
-    for name, part in parts.items():
-        # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
-        beside = 0.0 if name == "train" else 6 * resources.stage_cpus
-        # A local teacher and judge stay while the others come and go.
-        others = [other for key, other in served.items() if key != name]
-        beside += sum(other.tensor_parallel * other.cpus for other in others)
-        needed = part.replicas * part.tensor_parallel * part.cpus + beside
-        if needed > cpus:
-            raise InputError(
-                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for what "
-                f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
-            )
-        held = sum(other.tensor_parallel * other.gpus for other in others)
-        asked = part.replicas * part.tensor_parallel * part.gpus
-        if asked + held > gpus:
-            kept = f" beside {held:g} for {' and '.join(key for key in served if key != name)}" if held else ""
-            raise InputError(
-                f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
-                f"lower resources.{name}.gpus or .replicas"
-            )
 
 
 def set_environment() -> None:

@@ -37,6 +37,9 @@ class Resources(Section):
     classifier: Replicas = Replicas(cpus=0.5)
     train: Replicas = Replicas()
     no_progress_timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    """A stage in which nothing has happened for so long is given up."""
+    lost_node_patience_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long a cluster may have too little for the run, after it lost nodes, before the run stops."""
 
 
 class Prompts(Section):

@@ -102,7 +102,7 @@ def train_student(
             f"{packed_dir} holds no sequence to train on: no pair passed the filters and fits train.sequence_length "
             f"{train.sequence_length}"
         )
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote() if on_progress else None
+    mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Mailbox).remote() if on_progress else None
     work = Work(packed_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox)
     workers = resources.train
     claims = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}

@@ -1,0 +1,90 @@
+"""A cluster of two nodes that loses one: the run ends with the same rows, or says in time that it cannot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tapir_ray.simulator import Options, running, write_seed
+from tests.runs import IN_FLIGHT, TABLES, Driver, title, write_config
+
+pytestmark = pytest.mark.restart
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """A head with two CPUs, whose nodes each are processes of this machine."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 256 * 2**20},
+    )
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def simulator(tmp_path: Path) -> Iterator[str]:
+    """A teacher, judge and student that every node reaches."""
+    with running(Options(scenario="tasks", seed=0, latency_s=0.2, log=str(tmp_path / "log.jsonl"))) as url:
+        yield url
+
+
+def driver(folder: Path, cluster: Any, url: str, **sections: Any) -> Driver:
+    endpoint = {"base_url": f"{url.removesuffix('/v1')}/v1", "api_key_env": None, "limits": {"in_flight": IN_FLIGHT}}
+    student = {"engine": "openai", "endpoint": {**endpoint, "model": "simulated-student"}}
+    teacher = {**endpoint, "model": "simulated-teacher", "sampling": {"max_tokens": 256}}
+    seed = folder / "seed.jsonl"
+    config = write_config(folder, student, simulator=None, seed_data={"path": str(seed)}, teacher=teacher, **sections)
+    write_seed(str(seed), 400, 0)
+    return Driver(config, folder / "run", RAY_ADDRESS=cluster.address)
+
+
+def workers_of(node: Any) -> list[str]:
+    """What runs on a node of the cluster."""
+    raylet = node.all_processes["raylet"][0].process.pid
+    return [title(child) for child in psutil.Process(raylet).children(recursive=True)]
+
+
+@pytest.mark.timeout(1200)
+def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) -> None:
+    resources = {"stage_cpus": 0.4, "rows_per_part": 16, "request_workers": 4, "train": {"cpus": 1}}
+    alone = driver(tmp_path / "alone", cluster, simulator, resources=resources)
+    second = cluster.add_node(num_cpus=2)
+    alone.finish()
+
+    lossy = driver(tmp_path / "lossy", cluster, simulator, resources=resources)
+    process = lossy.start()
+    for table in ("rounds/01/scored", "rounds/01/generated"):
+        assert lossy.wait_for(table, process), lossy.said()
+        deadline = time.monotonic() + 60
+        while not any("Asker" in worker for worker in workers_of(second)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        assert any("Asker" in worker for worker in workers_of(second)), "the node had no part in it"
+        cluster.remove_node(second, allow_graceful=False)
+        second = cluster.add_node(num_cpus=2)
+    assert process.wait(500) == 0, lossy.said()
+    for table in TABLES:
+        assert lossy.keys(table) == alone.keys(table), table
+
+
+@pytest.mark.timeout(900)
+def test_too_little_left_is_said_within_two_minutes(tmp_path: Path, cluster: Any, simulator: str) -> None:
+    resources = {"stage_cpus": 0.1, "rows_per_part": 16, "train": {"cpus": 2, "replicas": 2}}
+    second = cluster.add_node(num_cpus=2)
+    short = driver(tmp_path, cluster, simulator, resources=resources)
+    process = short.start()
+    assert short.wait_for("rounds/01/scored", process), short.said()
+    cluster.remove_node(second, allow_graceful=False)
+    assert process.wait(120) == 1, short.said()
+    assert "nodes were lost: resources.train needs 4 CPUs" in short.said()
+    cluster.add_node(num_cpus=2)
+    short.finish()
+    short.check_keys()
