@@ -32,6 +32,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"student": {}}, "exactly one of student.model"),
         ({"seed_data": {}}, "seed_data.path is missing"),
         ({"teacher": {"base_url": "simulator"}}, "no simulator section"),
+        ({"teacher": {"base_url": "http://me:secret@host/v1"}}, "name a variable in api_key_env"),
         ({"classify": {"by": "column"}}, "needs seed_data.task_column"),
         ({"classify": {"by": "deberta"}}, "classify.model"),
         ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),

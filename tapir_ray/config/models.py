@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tapir_ray.config.section import Count, Section, Share, default_of
 from tapir_ray.cost import prices
@@ -92,6 +93,13 @@ class Endpoint(Section):
     max_model_len: Count = 4096
     trust_remote_code: bool = False
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_secret(cls, url: str | None) -> str | None:
+        if url is not None and "@" in urlsplit(url).netloc:
+            raise ValueError("the URL holds a user or password, which files would show; name a variable in api_key_env")
+        return url
 
     @property
     def known_price(self) -> Price | None:
