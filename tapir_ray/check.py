@@ -31,6 +31,7 @@ ASSUMED = (
     "seed rows that overlap with the holdout, and tasks without a weight, are not known before the run",
 )
 GUESSED = (
+    "whether the cluster has the resources is seen with --pilot, and by run",
     "a token for every 4 bytes of the prompts and of the seed data",
     "a judge's reply has 120 tokens, a label 4, a new instruction the length of a seed instruction, a new answer 1.3 "
     "times that of a seed answer, a student's answer that of the teacher's up to student.sampling.max_tokens",
@@ -60,6 +61,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
             place = context.run.uri
         spent: dict[str, Any] | None = context.roles.usage()
     else:
+        Run.at(run_dir).refuse_another(config)
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tapir-check-"))
             run = Run.at(folder)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
+from tapir_ray.interrupt import interruptible
 from tapir_ray.room import room, shortage, stopped_by_lost_nodes
 
 SHORT_PATH_LIMIT = 60
@@ -22,7 +23,7 @@ IDLE_WORKER_MS = 300_000
 LOG_LEVELS = {
     "ray.data": logging.ERROR,
     "ray.train": logging.ERROR,
-    "ray.llm": logging.WARNING,
+    "ray.llm": logging.ERROR,
     "ray._private.worker": logging.WARNING,
 }
 """Of the libraries' own loggers in the driver: what they say of each execution would bury the run's lines."""
@@ -68,7 +69,7 @@ def session(config: Config) -> Iterator[None]:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
         if short := shortage(config, room()):
             raise InputError(short)
-        with stopped_by_signals(), stopped_by_lost_nodes(config):
+        with stopped_by_signals(), interruptible(), stopped_by_lost_nodes(config):
             yield
     finally:
         ray.shutdown()

@@ -31,6 +31,10 @@ class Progress:
         rows_before, failed_before = self._counts.get(table, (0, 0))
         self._counts[table] = (rows_before + rows, failed_before + failed)
 
+    def rows(self, table: str) -> int:
+        """Rows of a table that were written so far."""
+        return self._counts.get(table, (0, 0))[0]
+
     @contextmanager
     def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:
         """Show a stage while it runs; what the caller puts into the yielded dict is shown at the end of the line."""

@@ -7,7 +7,6 @@ with stopped_by_lost_nodes(config): ...
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 
 from tapir_ray.config import Config, Replicas
 from tapir_ray.errors import StageError
+from tapir_ray.interrupt import interrupt
 
 CHECK_S = 2.0
 
@@ -24,33 +24,24 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
     """Raise StageError in the main thread once the cluster has had too little for the run for
     `resources.lost_node_patience_s`; a new node in that time is as good as the lost one.
 
-    Ray itself would wait for ever for a place. Does nothing outside the main thread.
+    Ray itself would wait for ever for a place.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    patience, ended, said = config.resources.lost_node_patience_s, threading.Event(), [""]
-
-    def stop(number: int, _: object) -> None:
-        raise StageError(
-            f"nodes were lost: {said[0]}, or give the cluster nodes again and start the same command; what is "
-            "finished is kept"
-        )
+    patience, ended = config.resources.lost_node_patience_s, threading.Event()
 
     def watch() -> None:
         since: float | None = None
         while not ended.wait(CHECK_S):
             try:
-                said[0] = shortage(config, room()) or ""
+                short = shortage(config, room())
             except Exception as error:  # the cluster's head is away for a moment, or for good: Ray ends the driver then
                 logging.getLogger(__name__).debug("the cluster's resources are not known: %s", error)
                 continue
-            since = (since or time.monotonic()) if said[0] else None
+            since = (since or time.monotonic()) if short else None
             if since is not None and time.monotonic() - since > patience:
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                sentence = f"nodes were lost: {short}, or give the cluster nodes again and start the same command"
+                interrupt(StageError(f"{sentence}; what is finished is kept"))
                 return
 
-    before = signal.signal(signal.SIGUSR1, stop)
     watcher = threading.Thread(target=watch, daemon=True, name="tapir-room")
     watcher.start()
     try:
@@ -58,7 +49,6 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
     finally:
         ended.set()
         watcher.join()
-        signal.signal(signal.SIGUSR1, before)
 
 
 def room() -> dict[str, float]:

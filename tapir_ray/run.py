@@ -68,21 +68,13 @@ class Run(Storage):
         InputError if the folder belongs to a config that gives other results, naming the keys that differ.
         """
         run = cls.at(uri)
-        if run.exists("config.yaml"):
-            stored = run.stored_config()
-            if stored.digest() != config.digest():
-                if run._has_table():
-                    raise InputError(
-                        f"{run.uri} holds a run of another config ({in_words(differences(stored, config))}); "
-                        "set these keys back to continue it, or branch off with another --run-dir and "
-                        f"--fork {run.uri}, which keeps what is still valid"
-                    )
-                refuse_beside_another(run)
-                run.fs.delete_dir_contents(run.root)
-                run.write_text("config.yaml", config.dump())
-        elif run.exists("") and any(entry for entry in run.children("") if not entry.startswith(".")):
-            raise InputError(f"{run.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
-        else:
+        run.refuse_another(config)
+        stored = run.stored_config() if run.exists("config.yaml") else None
+        if stored is not None and stored.digest() != config.digest():
+            refuse_beside_another(run)
+            run.fs.delete_dir_contents(run.root)
+            stored = None
+        if stored is None:
             try:
                 run.write_text("config.yaml", config.dump())
             except OSError as error:
@@ -91,6 +83,20 @@ class Run(Storage):
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
         run.run_id = f"{config.name}-{config.digest()}-{place}"
         return run
+
+    def refuse_another(self, config: Config) -> None:
+        """Raises InputError if the folder has other content than a run that `config` may create or continue."""
+        if not self.exists("config.yaml"):
+            if any(not entry.startswith(".") for entry in self.children("")):
+                raise InputError(f"{self.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
+            return
+        stored = self.stored_config()
+        if stored.digest() != config.digest() and self._has_table():
+            raise InputError(
+                f"{self.uri} holds a run of another config ({in_words(differences(stored, config))}); "
+                "set these keys back to continue it, or branch off with another --run-dir and "
+                f"--fork {self.uri}, which keeps what is still valid"
+            )
 
     def stored_config(self) -> Config:
         """The config that the run was started with. Raises InputError for a file that is none."""

@@ -108,9 +108,15 @@ class Driver:
 
     def requests(self) -> Counter[tuple[str, int]]:
         """How often each request was answered."""
+        return Counter((line["prompt"], line["seed"]) for line in self._answered())
+
+    def tokens(self) -> int:
+        """Input and output tokens of all answers."""
+        return sum(line["prompt_tokens"] + line["completion_tokens"] for line in self._answered())
+
+    def _answered(self) -> list[dict[str, Any]]:
         lines = (json.loads(line) for line in self.config.with_name("log.jsonl").read_text().splitlines())
-        answered = (line for line in lines if line.get("status") == 200 and "prompt" in line)
-        return Counter((line["prompt"], line["seed"]) for line in answered)
+        return [line for line in lines if line.get("status") == 200 and "prompt" in line]
 
 
 def kill(process: subprocess.Popen[bytes]) -> bool:

@@ -79,6 +79,43 @@ def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(900)
+def test_an_engine_that_keeps_dying_stops_the_run_with_its_log(tmp_path: Path) -> None:
+    driver = Driver(write_config(tmp_path), tmp_path / "run")
+    process, killed, first = driver.start(), 0, 0.0
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if "EngineCore" in title(child):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+                    killed += 1
+                    first = first or time.monotonic()
+        time.sleep(0.2)
+    assert process.returncode == 1 and time.monotonic() - first < 300, driver.said()
+    assert killed >= 3 and "times and no row was finished; the end of its log:" in driver.said()
+    assert "Engine" in driver.said().partition("the end of its log:")[2]
+    driver.finish()
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_run_stays_in_its_budget_and_ends_with_a_larger_one(tmp_path: Path) -> None:
+    """What the killed attempts used is counted by the next, at its worst where nobody knows it."""
+    most = 60_000
+    config = write_config(tmp_path, SIMULATED, budget={"max_tokens": most})
+    driver = Driver(config, tmp_path / "run")
+    for table in ("seed/instructions", "rounds/01/scored"):
+        process = driver.start()
+        assert driver.wait_for(table, process), driver.said()
+        time.sleep(1.5)
+        assert kill(process)
+    assert driver.start().wait(300) == 3, driver.said()
+    assert "the budget is used up" in driver.said()
+    assert most / 2 < driver.tokens() <= most
+    write_config(tmp_path, SIMULATED, budget={"max_tokens": 10 * most})
+    driver.finish()
+    driver.check_keys()
+
+
+@pytest.mark.timeout(900)
 def test_a_run_goes_on_after_its_whole_node_was_killed(tmp_path: Path) -> None:
     """Ray's processes die, all at once; the driver says so and ends, and the next start goes on."""
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")

@@ -9,6 +9,7 @@ import pytest
 from tapir_ray import room as module
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError
+from tapir_ray.interrupt import interruptible
 from tapir_ray.room import shortage
 
 SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, "train": {"global_batch": 8}}
@@ -53,14 +54,14 @@ def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "room", lambda: dict(have))
     monkeypatch.setattr(module, "CHECK_S", 0.05)
     config = parse({**SMALL, "resources": {"train": {"cpus": 3}, "lost_node_patience_s": 0.5}})
-    with module.stopped_by_lost_nodes(config):
+    with interruptible(), module.stopped_by_lost_nodes(config):
         have["CPU"] = 1.0
         time.sleep(0.3)
         have["CPU"] = 4.0
         time.sleep(0.6)
     began = time.monotonic()
     lost = pytest.raises(StageError, match=r"nodes were lost: resources.train needs .* CPUs")
-    with lost, module.stopped_by_lost_nodes(config):
+    with lost, interruptible(), module.stopped_by_lost_nodes(config):
         have["CPU"] = 1.0
         time.sleep(30)
     assert 0.5 < time.monotonic() - began < 10

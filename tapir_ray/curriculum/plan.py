@@ -281,8 +281,6 @@ def _doubts(stats: ScoreStats, delta: float, config: Config) -> list[str]:
     doubts = []
     if stats.noise is not None and delta < 2 * stats.noise:
         doubts.append(f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise")
-    if config.judge.same_as == "teacher" or config.judge.model == config.teacher.model:
-        doubts.append("the judge is the teacher: it may prefer its own answers")
     length = stats.length_correlation
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
         doubts.append(f"scores follow the length of answers (correlation {length:.2f})")

@@ -42,10 +42,22 @@ def _watch(parent: int, folder: str) -> None:
 
 
 def record(folder: str) -> None:
-    """Write `HOST-PID.json` with this process's start time into a folder (path or URI)."""
+    """Write `HOST-PID.json` with this process's start time into a folder (path or URI).
+
+    Beside it whether it is the worker of Ray that holds the engine, its node and the file that its errors go to.
+    """
+    import ray
+
     from tapir_ray.storage import Storage
 
-    entry = {"host": socket.gethostname(), **identity(os.getpid())}
+    worker = ray.is_initialized()
+    entry = {
+        "host": socket.gethostname(),
+        **identity(os.getpid()),
+        "worker": worker,
+        "node": ray.get_runtime_context().get_node_id() if worker else None,
+        "log": os.readlink("/proc/self/fd/2"),
+    }
     Storage.at(folder).write_json(f"{entry['host']}-{entry['pid']}.json", entry)
 
 

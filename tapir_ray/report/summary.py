@@ -93,7 +93,7 @@ def _round(
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
         "seconds": seconds.get(number, {}),
-        "warnings": made.get("warnings", []) + mix.get("warnings", []),
+        "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []))),
     }
 
 

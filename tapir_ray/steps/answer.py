@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import ray.data
 
 from tapir_ray.context import PROCESSES, Context
+from tapir_ray.llm.engines import stopped_if_dying
 from tapir_ray.records import SCORED
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.judge import judge
+
+
+@contextmanager
+def answering(context: Context, table: str) -> Iterator[None]:
+    """To be around the writing of a `table` of answers: stops the run where the student's engines keep dying."""
+    if context.config.student.engine == "openai":
+        yield
+        return
+    replicas, progress = context.config.resources.student.replicas, context.progress
+    with stopped_if_dying(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table)):
+        yield
 
 
 def answer_and_judge(context: Context, rows: ray.data.Dataset, model: str) -> ray.data.Dataset:

@@ -8,7 +8,7 @@ import ray.data
 
 from tapir_ray.context import Context, round_dir
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform
-from tapir_ray.steps.answer import answer_and_judge
+from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.train import student_after
 
 TABLE = "evaluation/holdout"
@@ -25,7 +25,8 @@ def holdout(context: Context) -> None:
     with context.stage("evaluate", last):
         rows = context.remaining(TABLE, held_out(context), ID)
         rows = answer_and_judge(context, rows, student_after(context, last))
-        context.write(TABLE, rows, SCORED, "evaluate on the holdout", key=ID)
+        with answering(context, TABLE):
+            context.write(TABLE, rows, SCORED, "evaluate on the holdout", key=ID)
 
 
 def scored_table(context_rounds: int, round_number: int) -> str:

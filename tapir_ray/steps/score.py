@@ -15,7 +15,7 @@ from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
 from tapir_ray.curriculum.stats import score_stats
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, with_columns
-from tapir_ray.steps.answer import answer_and_judge
+from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.train import student_after
 
 CANDIDATE = "candidate"
@@ -38,7 +38,8 @@ def score(context: Context, round_number: int) -> None:
         rows = context.map(rows, _with_times, times=times)
         rows = answer_and_judge(context, rows, student_after(context, round_number - 1))
         rows = context.map(rows, with_difficulty, spec=spec)
-        context.write(scored, rows, SCORED, f"round {round_number} score", run.manifest(candidates).rows, ID)
+        with answering(context, scored):
+            context.write(scored, rows, SCORED, f"round {round_number} score", run.manifest(candidates).rows, ID)
 
 
 def plan(context: Context, round_number: int) -> Plan:

@@ -120,7 +120,6 @@ def test_doubts_about_the_judge_are_said() -> None:
     )
     warnings = " ".join(planned(noisy).warnings)
     assert "2σ" in warnings
-    assert "judge is the teacher" in warnings
     assert "length" in warnings
     calm = config(judge={"model": "other"})
     assert planned(stats(Math={0.0: 60, 4.0: 60}), calm).warnings[0].startswith("no rows of")

@@ -1,0 +1,92 @@
+"""Engines that keep dying: Ray would start them again for ever.
+
+with stopped_if_dying(run.uri_of(PROCESSES), replicas=2, rows_done=lambda: progress.rows("rounds/01/scored")):
+    ...                                                  # the pipeline that holds the engines
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.errors import StageError
+from tapir_ray.interrupt import interrupt
+from tapir_ray.storage import Storage
+
+STARTS = 3
+"""How often each engine may be started without a row being finished in between."""
+CHECK_S = 2.0
+LOG_LINES = 20
+
+
+@contextmanager
+def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]) -> Iterator[None]:
+    """Raise StageError in the main thread, with the end of the engine's log, where engines die again and again.
+
+    `processes` is the folder in which they are recorded (see `llm/watch.py`).
+    """
+    storage, ended = Storage.at(processes), threading.Event()
+    seen = set(storage.children(""))
+
+    def watch() -> None:
+        starts: list[dict[str, Any]] = []
+        rows = rows_done()
+        while not ended.wait(CHECK_S):
+            if rows_done() != rows:
+                rows, starts = rows_done(), []
+            for name in sorted(set(storage.children("")) - seen):
+                seen.add(name)
+                entry = storage.read_json(name)
+                starts += [entry] if entry["worker"] else []
+            if len(starts) > STARTS * replicas:
+                interrupt(
+                    StageError(
+                        f"the student's engine was started {len(starts)} times and no row was finished; the end of "
+                        f"its log:\n{last_lines(starts[:-1])}"
+                    )
+                )
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True, name="tapir-engines")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def last_lines(entries: list[dict[str, Any]]) -> str:
+    """The end of the last log that can be read, of engines that have died."""
+    for entry in reversed(entries):
+        if lines := _read(entry):
+            return "\n".join(lines)
+    return "(there is none)"
+
+
+def _read(entry: dict[str, Any]) -> list[str]:
+    if entry["host"] == socket.gethostname():
+        return tail(entry["log"])
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    place = NodeAffinitySchedulingStrategy(entry["node"], soft=False)
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(tail).options(scheduling_strategy=place)
+    try:
+        lines: list[str] = ray.get(task.remote(entry["log"]), timeout=20)
+    except (ray.exceptions.RayError, ValueError):
+        return []  # the machine is gone, and its log with it
+    return lines
+
+
+def tail(path: str) -> list[str]:
+    """The last lines of a file that say something; none where it cannot be read."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.strip()][-LOG_LINES:]
