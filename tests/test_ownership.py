@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 
 from tapir_ray import ownership
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.llm.watch import end_orphans, identity, is_alive
+from tapir_ray.llm.watch import PROCESSES, end_orphans, identity, is_alive
 from tapir_ray.ownership import check_owner, claim, owned
 from tapir_ray.storage import Storage
 
@@ -100,3 +101,35 @@ def test_a_watched_process_dies_with_its_parent_and_is_recorded(tmp_path: Path) 
     while is_alive(entry) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_alive(entry)
+
+
+def test_a_process_whose_parent_died_before_it_could_watch_ends_too(tmp_path: Path) -> None:
+    script = tmp_path / "spawner.py"
+    script.write_text(
+        "import multiprocessing, os, pathlib, sys, time\n"
+        "def child():\n"
+        "    from tapir_ray.llm.watch import watch_parent\n"
+        "    pathlib.Path(sys.argv[1], 'child').write_text(str(os.getpid()))\n"
+        "    while not pathlib.Path(sys.argv[1], 'watch').exists(): time.sleep(0.05)\n"
+        "    watch_parent()\n"
+        "    time.sleep(60)\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.get_context('spawn').Process(target=child).start()\n"
+        "    time.sleep(60)\n"
+    )
+    environment = {**os.environ, PROCESSES: str(tmp_path / "processes")}
+    parent = subprocess.Popen([sys.executable, str(script), str(tmp_path)], env=environment)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "child").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.2)
+    child = identity(int((tmp_path / "child").read_text()))
+    parent.kill()
+    parent.wait()
+    time.sleep(1)
+    assert is_alive(child)
+    (tmp_path / "watch").touch()
+    deadline = time.monotonic() + 10
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive(child)

@@ -7,6 +7,7 @@ otherwise leave the engine's own processes behind, with the memory they hold.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -34,9 +35,11 @@ def watch_parent() -> None:
 
 
 def _watch(parent: int, folder: str) -> None:
+    # The parent of a process that multiprocessing spawned may have died before this one had imported vLLM.
+    spawner = multiprocessing.parent_process()
     with suppress(OSError):  # the record is the second line of defence; the engine must not end for it
         record(folder)
-    while os.getppid() == parent:
+    while os.getppid() == parent and (spawner is None or spawner.is_alive()):
         time.sleep(CHECK_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
