@@ -21,7 +21,7 @@ SHORT_PATH_LIMIT = 60
 """Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
 IDLE_WORKER_MS = 300_000
 LOG_LEVELS = {
-    "ray.data": logging.ERROR,
+    "ray.data": logging.CRITICAL,
     "ray.train": logging.ERROR,
     "ray.llm": logging.ERROR,
     "ray._private.worker": logging.WARNING,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -78,22 +79,33 @@ def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
     driver.check_keys()
 
 
-@pytest.mark.timeout(900)
-def test_an_engine_that_keeps_dying_stops_the_run_with_its_log(tmp_path: Path) -> None:
-    driver = Driver(write_config(tmp_path), tmp_path / "run")
-    process, killed, first = driver.start(), 0, 0.0
+def kill_engines(process: subprocess.Popen[bytes], starting: bool) -> int:
+    """Kill the engine's process whenever there is one, as it starts or once it has started; the number killed."""
+    killed = 0
     while process.poll() is None:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            if "EngineCore" in title(child):
-                with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                if "EngineCore" in title(child) and ("__init__" in title(child.parent())) == starting:
                     child.kill()
                     killed += 1
-                    first = first or time.monotonic()
         time.sleep(0.2)
-    assert process.returncode == 1 and time.monotonic() - first < 300, driver.said()
-    assert killed >= 3 and "times and no row was finished; the end of its log:" in driver.said()
-    assert "Engine" in driver.said().partition("the end of its log:")[2]
-    driver.finish()
+    return killed
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("starting", "sentence"), [(True, "could not be started: "), (False, "no row was finished")])
+def test_an_engine_that_dies_again_and_again_ends_the_run(tmp_path: Path, starting: bool, sentence: str) -> None:
+    """Whoever starts it last is told why, within minutes, with the log."""
+    simulator = {"scenario": "tasks", "seed_rows": 150, "latency_s": 2.0, "log": str(tmp_path / "log.jsonl")}
+    driver = Driver(write_config(tmp_path, simulator=simulator), tmp_path / "run")
+    process = driver.start()
+    assert driver.wait_for("rounds/01/scored", process), driver.said()
+    began = time.monotonic()
+    killed = kill_engines(process, starting)
+    assert process.returncode == 1 and time.monotonic() - began < 300, driver.said()
+    assert killed >= (1 if starting else 3)
+    before, _, log = driver.said().rpartition("the end of its log:")
+    assert sentence in before and "EngineCore" in log, driver.said()
 
 
 @pytest.mark.timeout(900)

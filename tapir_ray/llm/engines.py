@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interrupt
 from tapir_ray.storage import Storage
@@ -21,11 +24,14 @@ STARTS = 3
 """How often each engine may be started without a row being finished in between."""
 CHECK_S = 2.0
 LOG_LINES = 20
+ENGINE = "vLLMEngineStageUDF"
+"""What Ray calls the worker that holds an engine."""
 
 
 @contextmanager
 def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]) -> Iterator[None]:
-    """Raise StageError in the main thread, with the end of the engine's log, where engines die again and again.
+    """Raise StageError in the main thread, with the end of the engine's log, where engines cannot be started, or die
+    again and again.
 
     `processes` is the folder in which they are recorded (see `llm/watch.py`).
     """
@@ -55,9 +61,22 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     watcher.start()
     try:
         yield
+    except ray.exceptions.ActorDiedError as error:
+        if ENGINE not in str(error):
+            raise
+        entries = [entry for name in sorted(set(storage.children(""))) if (entry := storage.read_json(name))["worker"]]
+        entries.sort(key=lambda entry: entry["started"])
+        raise StageError(
+            f"the student's engine could not be started: {_cause(error)}; the end of its log:\n{last_lines(entries)}"
+        ) from error
     finally:
         ended.set()
         watcher.join()
+
+
+def _cause(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
 
 
 def last_lines(entries: list[dict[str, Any]]) -> str:
@@ -71,9 +90,6 @@ def last_lines(entries: list[dict[str, Any]]) -> str:
 def _read(entry: dict[str, Any]) -> list[str]:
     if entry["host"] == socket.gethostname():
         return tail(entry["log"])
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     place = NodeAffinitySchedulingStrategy(entry["node"], soft=False)
     task: Any = ray.remote(num_cpus=0, max_retries=0)(tail).options(scheduling_strategy=place)
     try:

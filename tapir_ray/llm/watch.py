@@ -1,67 +1,78 @@
-"""Engine processes that die with the process that started them, and the record of those that might not.
+"""Engine processes that die with their worker, and the record of those that might not.
 
-vLLM loads `watch_parent` as a plugin (`vllm.general_plugins`) in every process of an engine. A killed Ray worker would
-otherwise leave the engine's own processes behind, with the memory they hold.
+    python -m tapir_ray.llm.watch PID STARTED FOLDER         # the watcher of one worker; ends with it
+
+vLLM loads `watch_engine` as a plugin (`vllm.general_plugins`) in the Ray worker that holds an engine. A killed worker
+would otherwise leave the engine's own processes behind, with the memory they hold: those that were just starting wait
+for it for minutes.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
-import threading
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from typing import Any
 
 import psutil
 
+from tapir_ray.storage import Storage
+
 PROCESSES = "TAPIR_ENGINE_PROCESSES"
 """Environment variable that turns the watch on: the folder (path or URI) where the engine's processes are recorded."""
+WORKER = "TAPIR_ENGINE_WORKER"
+"""Environment variable by which the processes of a worker's engine are known: the worker, as `PID-STARTED`."""
 CHECK_S = 0.5
 
-_watching = threading.Lock()
 
-
-def watch_parent() -> None:
-    """Record this process and end it as soon as its parent is gone; does nothing outside a run's engine."""
+def watch_engine() -> None:
+    """Record this worker and start its watcher; does nothing outside a run, and in the engine's other processes."""
     folder = os.environ.get(PROCESSES)
-    if folder is None or not _watching.acquire(blocking=False):
+    if folder is None or WORKER in os.environ:
         return
-    parent = os.getppid()
-    threading.Thread(target=_watch, args=(parent, folder), daemon=True, name="tapir-parent-watch").start()
-
-
-def _watch(parent: int, folder: str) -> None:
-    # The parent of a process that multiprocessing spawned may have died before this one had imported vLLM.
-    spawner = multiprocessing.parent_process()
-    with suppress(OSError):  # the record is the second line of defence; the engine must not end for it
-        record(folder)
-    while os.getppid() == parent and (spawner is None or spawner.is_alive()):
-        time.sleep(CHECK_S)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def record(folder: str) -> None:
-    """Write `HOST-PID.json` with this process's start time into a folder (path or URI).
-
-    Beside it whether it is the worker of Ray that holds the engine, its node and the file that its errors go to.
-    """
+    me = identity(os.getpid())
+    os.environ[WORKER] = _name(me)
+    command = [sys.executable, "-m", "tapir_ray.llm.watch", str(me["pid"]), repr(me["started"]), folder]
+    quiet = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     import ray
 
-    from tapir_ray.storage import Storage
+    node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+    with suppress(OSError):  # the record is the second line of defence; the engine must not end for it
+        record(folder, {**me, "worker": True, "node": node, "log": os.readlink("/proc/self/fd/2")})
 
-    worker = ray.is_initialized()
-    entry = {
-        "host": socket.gethostname(),
-        **identity(os.getpid()),
-        "worker": worker,
-        "node": ray.get_runtime_context().get_node_id() if worker else None,
-        "log": os.readlink("/proc/self/fd/2"),
-    }
-    Storage.at(folder).write_json(f"{entry['host']}-{entry['pid']}.json", entry)
+
+def watch(worker: dict[str, Any], folder: str) -> None:
+    """Wait for the end of a worker (an `identity`), then end what its engine has left; record it while it lives."""
+    family: dict[str, dict[str, Any]] = {}
+    while is_alive(worker):
+        with suppress(psutil.Error, OSError):
+            for child in _descendants(worker["pid"]):
+                if _name(child) in family and "recorded" not in family[_name(child)]:
+                    family[_name(child)]["recorded"] = True
+                    record(folder, {**child, "worker": False})
+                family.setdefault(_name(child), child)
+        time.sleep(CHECK_S)
+    for process in psutil.process_iter():
+        # Also what was started since the last look.
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(WORKER) == _name(worker):
+                child = identity(process.pid)
+                family.setdefault(_name(child), child)
+    for child in family.values():
+        if is_alive(child):
+            os.kill(child["pid"], signal.SIGKILL)
+
+
+def record(folder: str, entry: dict[str, Any]) -> None:
+    """Write `HOST-PID.json` with a process of this machine into a folder (path or URI)."""
+    host = socket.gethostname()
+    Storage.at(folder).write_json(f"{host}-{entry['pid']}.json", {"host": host, **entry})
 
 
 def identity(pid: int) -> dict[str, Any]:
@@ -81,8 +92,6 @@ def is_alive(entry: dict[str, Any]) -> bool:
 
 def end_orphans(folder: str) -> list[int]:
     """End the recorded processes of this machine that are still alive; returns their pids and removes the records."""
-    from tapir_ray.storage import Storage
-
     storage, ended = Storage.at(folder), []
     for name in storage.children(""):
         entry = json.loads(storage.read_text(name))
@@ -93,3 +102,16 @@ def end_orphans(folder: str) -> list[int]:
             ended.append(entry["pid"])
         storage.fs.delete_file(storage.path(name))
     return ended
+
+
+def _descendants(pid: int) -> list[dict[str, Any]]:
+    children = psutil.Process(pid).children(recursive=True)
+    return [{"pid": child.pid, "started": child.create_time()} for child in children if child.pid != os.getpid()]
+
+
+def _name(entry: dict[str, Any]) -> str:
+    return f"{entry['pid']}-{entry['started']}"
+
+
+if __name__ == "__main__":
+    watch({"pid": int(sys.argv[1]), "started": float(sys.argv[2])}, sys.argv[3])
