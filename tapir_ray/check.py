@@ -55,7 +55,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     launch.warn(config)
     sizes: Sizes
     if pilot:
-        with launch.started(config, f"{run_dir.rstrip('/')}-pilot-{config.digest()[:8]}") as context:
+        with launch.started(_now(config), f"{run_dir.rstrip('/')}-pilot-{config.digest()[:8]}") as context:
             seed = read_seed(context.config)
             sizes = measured(context, seed, pilot)
             place = context.run.uri
@@ -88,6 +88,15 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     else:
         show(estimate, report, sys.stdout)
     return report
+
+
+def _now(config: Config) -> Config:
+    """The config with batches sent, and paid for, as single requests: a pilot does not wait a day."""
+    sections = config.model_dump()
+    for role in ("teacher", "judge"):
+        if sections[role]["engine"] == "openai_batch":
+            sections[role]["engine"] = "openai"
+    return Config.model_validate(sections)
 
 
 def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:

@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
 def _retry(options: argparse.Namespace) -> int:
     from tapir_ray.launch import retry
 
-    retry(options.run)
+    retry(options.run, options.set)
     return 0
 
 
@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     again = verb("retry", _retry, "ask again for a run's failed rows, and make anew what follows from them")
     again.add_argument("run", help="folder or URI of the run")
+    again.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
 
     check = verb("check", _check, "check a config and print what its run will need: calls, tokens, cost")
     takes_config(check)

@@ -14,7 +14,7 @@ def doubts(config: Config) -> list[str]:
     """Sentences: models whose name has no date, a judge that is the teacher, prices that come from the shipped list."""
     found = []
     for key, endpoint in config.endpoints.items():
-        if endpoint.engine != "openai" or endpoint.base_url == SIMULATOR:
+        if endpoint.engine == "vllm" or endpoint.base_url == SIMULATOR:
             continue
         if not prices.is_pinned(endpoint.model) and not is_own(endpoint.base_url):
             found.append(

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
-from tapir_ray.config import Config, Simulator
+from tapir_ray.config import Config, Simulator, changed
 from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
 from tapir_ray.doubts import doubts
-from tapir_ray.errors import InputError
+from tapir_ray.errors import InputError, TapirError
 from tapir_ray.fork import fork
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
@@ -29,7 +29,7 @@ from tapir_ray.models import written
 from tapir_ray.ownership import owned
 from tapir_ray.progress import Progress
 from tapir_ray.registry import resolve
-from tapir_ray.report.summary import print_table, summarise
+from tapir_ray.report.summary import print_table, summarise, summarise_stopped
 from tapir_ray.retry import reopen_failed
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running, write_seed
@@ -65,15 +65,16 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
     print_table(summarise(context), context.run, file=sys.stdout)
 
 
-def retry(run_dir: str) -> None:
+def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     """Ask again for the failed rows of a run, and make anew what follows from them.
 
-    Raises InputError where there is no run, otherwise as `launch`.
+    The config is that of the last start, with `overrides` (`a.b=c`) of keys that change no results. Raises InputError
+    where there is no run, otherwise as `launch`.
     """
     run = Run.at(run_dir)
     if not run.exists("config.yaml"):
         raise InputError(f"{run.uri} holds no run (no config.yaml)")
-    with started(run.stored_config(), run_dir) as context:
+    with started(changed(run.stored_config(), overrides or []), run_dir) as context:
         reopened = reopen_failed(context.run, context.config)
         for table, rows in reopened.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
@@ -104,7 +105,12 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
-        yield stack.enter_context(opened(run, config, taxonomy, simulator_url))
+        context = stack.enter_context(opened(run, config, taxonomy, simulator_url))
+        try:
+            yield context
+        except TapirError as error:
+            summarise_stopped(context, error)
+            raise
 
 
 @contextmanager
@@ -115,7 +121,8 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
         progress = Progress(roles.usage)
         run.progress = progress
         try:
-            yield Context(run, config, roles, taxonomy, curriculum, progress)
+            with roles.watched():
+                yield Context(run, config, roles, taxonomy, curriculum, progress)
         finally:
             run.progress = None
             actor.remove(curriculum)

@@ -20,12 +20,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import pyarrow.fs as pafs
+
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.interrupt import interrupt
 from tapir_ray.llm.watch import identity, is_alive
 from tapir_ray.storage import Storage, now
 
 FOLDER = "attempts"
 BEAT_S = 5.0
+SETTLE_S = 2.0
 PATIENCE_S = 3 * BEAT_S
 """An owner on another machine that does not beat for so long is dead. Its clock is never compared with ours."""
 
@@ -53,11 +57,28 @@ def claim(storage: Storage) -> int:
     refuse_beside_another(storage)
     attempt, token = latest(storage) + 1, uuid.uuid4().hex
     mine = {"host": socket.gethostname(), "user": getpass.getuser(), "token": token, "time": now()}
-    storage.write_json(f"{FOLDER}/{attempt:05d}.json", {**mine, **identity(os.getpid())})
-    # Of two that start in the same moment the one that wrote last stays.
-    if storage.read_json(f"{FOLDER}/{attempt:05d}.json")["token"] != token:
+    mine |= identity(os.getpid())
+    if not _create(storage, f"{FOLDER}/{attempt:05d}.json", mine):
         raise InputError(f"{storage.uri} was taken by another start in the same moment")
     return attempt
+
+
+def _create(storage: Storage, name: str, content: dict[str, Any]) -> bool:
+    """Write an object that must not be there yet; False if another process has made it."""
+    if isinstance(storage.fs, pafs.LocalFileSystem):
+        part = f"{name}.{content['token']}"
+        storage.write_json(part, content)
+        try:
+            os.link(storage.path(part), storage.path(name))
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(storage.path(part))
+        return True
+    # An object store keeps what was written last. Who looked before the other wrote has written by then.
+    storage.write_json(name, content)
+    time.sleep(SETTLE_S)
+    return bool(storage.read_json(name)["token"] == content["token"])
 
 
 def refuse_beside_another(storage: Storage) -> None:
@@ -79,7 +100,11 @@ def latest(storage: Storage) -> int:
 def check_owner(storage: Storage, attempt: int) -> None:
     """Raises StageError if a later attempt than this one owns the run; an `attempt` of 0 is not checked."""
     if attempt and (last := latest(storage)) > attempt:
-        raise StageError(f"attempt {attempt} of this run was overtaken by attempt {last}; this process must stop")
+        raise StageError(_overtaken(attempt, last))
+
+
+def _overtaken(attempt: int, last: int) -> str:
+    return f"attempt {attempt} of this run was overtaken by attempt {last}; this process must stop"
 
 
 def _alive(storage: Storage, attempt: int) -> dict[str, Any] | None:
@@ -107,6 +132,9 @@ def _beat(storage: Storage, attempt: int, ended: threading.Event) -> None:
     while True:
         with suppress(OSError):  # storage that fails for a moment must not end the run; the next beat tries again
             storage.write_text(f"{FOLDER}/{attempt:05d}.beat.json", json.dumps({"beat": number, "time": now()}))
+            if (last := latest(storage)) > attempt:
+                interrupt(StageError(_overtaken(attempt, last)))
+                return
         number += 1
         if ended.wait(BEAT_S):
             return

@@ -17,19 +17,20 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
     """
     reopened: dict[str, int] = {}
     stale: list[str] = []
+    if run.exists("summary.json"):
+        run.fs.delete_file(run.path("summary.json"))
     for output in following({"seed/read"}, config):
         manifest = run.done(output)
         if output in stale or manifest is None or not manifest.count(FAILED):
             continue
         reopened[output] = manifest.count(FAILED)
         stale += following({output}, config)
-    for output in stale:
+    # What follows first: whenever this stops, a table that is there was made from those that are there.
+    for output in reversed(stale):
         if output in reopened:
             parts.unpublish(run.path(output), run.fs, run.manifest(output).files, key_of(output), MANIFEST)
         elif run.exists(output):
             run.fs.delete_dir(run.path(output))
-    if reopened and run.exists("summary.json"):
-        run.fs.delete_file(run.path("summary.json"))
     return reopened
 
 

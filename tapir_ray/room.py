@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tapir_ray.config import Config, Replicas
@@ -17,6 +17,11 @@ from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interrupt
 
 CHECK_S = 2.0
+MOST_NODES = 1000
+"""Nodes an autoscaler without a limit is taken to add."""
+
+Node = dict[str, float]
+"""What a node has: `CPU` and `GPU`."""
 
 
 @contextmanager
@@ -51,17 +56,21 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
         watcher.join()
 
 
-def room() -> dict[str, float]:
-    """CPUs and GPUs of the cluster, with what its autoscaler may add where it has one."""
+def room() -> list[Node]:
+    """CPUs and GPUs of each node of the cluster, and of those that its autoscaler may add where it has one."""
     import ray
     from ray._private.state import state
 
-    now, most = ray.cluster_resources(), state.get_max_resources_from_cluster_config() or {}
-    return {name: max(now.get(name, 0.0), float(most.get(name, 0))) for name in ("CPU", "GPU")}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    config = state.get_cluster_config()
+    for group in config.node_group_configs if config is not None else ():
+        count = group.max_count if 0 <= group.max_count <= MOST_NODES else MOST_NODES
+        nodes += [dict(group.resources)] * count
+    return [{name: float(node.get(name, 0.0)) for name in ("CPU", "GPU")} for node in nodes]
 
 
-def shortage(config: Config, available: Mapping[str, float]) -> str | None:
-    """A sentence that names the key to change, where a part of the run can never be placed on the cluster."""
+def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
+    """A sentence that names the key to change, where a part of the run can never be placed on the cluster's nodes."""
     resources = config.resources
     local = [key for key, endpoint in config.endpoints.items() if endpoint.engine == "vllm"]
     served: dict[str, Replicas] = {key: getattr(resources, key) for key in local}
@@ -70,7 +79,7 @@ def shortage(config: Config, available: Mapping[str, float]) -> str | None:
         parts["student"] = resources.student
     if config.classify.by == "deberta":
         parts["classifier"] = resources.classifier
-    cpus, gpus = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    cpus, gpus = (sum(node[name] for node in nodes) for name in ("CPU", "GPU"))
     for name, part in parts.items():
         # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
         beside = 0.0 if name == "train" else 6 * resources.stage_cpus
@@ -91,4 +100,17 @@ def shortage(config: Config, available: Mapping[str, float]) -> str | None:
                 f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
                 f"lower resources.{name}.gpus or .replicas"
             )
+        workers = part.replicas * part.tensor_parallel
+        places = sum(_places(node, part) for node in nodes)
+        if places < workers:
+            return (
+                f"resources.{name} needs {workers} workers of {part.cpus:g} CPUs and {part.gpus:g} GPUs, each on one "
+                f"node, and the nodes have room for {places}; lower resources.{name}.cpus, .gpus or .replicas"
+            )
     return None
+
+
+def _places(node: Node, part: Replicas) -> int:
+    """How many workers fit on an empty node."""
+    claims = ((node["CPU"], part.cpus), (node["GPU"], part.gpus))
+    return min((int(has / claim + 1e-6) for has, claim in claims if claim), default=MOST_NODES)

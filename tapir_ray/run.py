@@ -44,6 +44,7 @@ ROWS_PER_BLOCK = 2_000
 LEAST_ERRORS = 10
 """Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
 LARGE_ROWS = 200_000
+BEGUN = {"adopted", "classifier", "checkpoints", "rounds", "seed", "seed_data.jsonl", "state"}
 DRAIN_S = 10.0
 """How long a table gets no row that was asked, after the budget ended, before its pipeline is stopped."""
 
@@ -72,9 +73,8 @@ class Run(Storage):
         stored = run.stored_config() if run.exists("config.yaml") else None
         if stored is not None and stored.digest() != config.digest():
             refuse_beside_another(run)
-            run.fs.delete_dir_contents(run.root)
-            stored = None
-        if stored is None:
+            run._clear_begun()
+        if stored is None or (stored != config and run._was_started()):
             try:
                 run.write_text("config.yaml", config.dump())
             except OSError as error:
@@ -84,13 +84,24 @@ class Run(Storage):
         run.run_id = f"{config.name}-{config.digest()}-{place}"
         return run
 
+    def _clear_begun(self) -> None:
+        """Remove the tables that a run without a finished one has begun; what it used and was answered stays."""
+        for name in set(self.children("")) & BEGUN:
+            if self.fs.get_file_info(self.path(name)).type == pafs.FileType.Directory:
+                self.fs.delete_dir(self.path(name))
+            else:
+                self.fs.delete_file(self.path(name))
+
     def refuse_another(self, config: Config) -> None:
         """Raises InputError if the folder has other content than a run that `config` may create or continue."""
+        others = [entry for entry in self.children("") if not entry.startswith(".") and entry != "config.yaml"]
         if not self.exists("config.yaml"):
-            if any(not entry.startswith(".") for entry in self.children("")):
+            if others:
                 raise InputError(f"{self.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
             return
         stored = self.stored_config()
+        if not self._was_started() and (others or stored.digest() != config.digest()):
+            raise InputError(f"{self.uri} is not empty and holds no run that was started; use another --run-dir")
         if stored.digest() != config.digest() and self._has_table():
             raise InputError(
                 f"{self.uri} holds a run of another config ({in_words(differences(stored, config))}); "
@@ -104,6 +115,10 @@ class Run(Storage):
             return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
         except (ValueError, yaml.YAMLError) as error:
             raise InputError(f"{self.uri}/config.yaml is not the config of a run; use another --run-dir") from error
+
+    def _was_started(self) -> bool:
+        """Whether the folder was made by a run, and its config.yaml is not a user's own."""
+        return self.exists("attempts") or self.exists("events.jsonl")
 
     def _has_table(self) -> bool:
         found = self.fs.get_file_info(pafs.FileSelector(self.root, recursive=True))
@@ -190,6 +205,8 @@ class Run(Storage):
         before a local student has answered all the rows that nobody will judge: once `drained` says that no request is
         on its way and for DRAIN_S no block had a row that was asked.
         """
+        from ray.data.exceptions import ExecutionTimeoutError
+
         started = time.monotonic()
         kept = self._kept.pop(table, 0) if key else 0
         if not key:
@@ -198,22 +215,32 @@ class Run(Storage):
         if self.progress is not None:
             self.progress.count(table, kept, 0)
         unasked = failed = 0
+        errors: Counter[str] = Counter()
+        examples: dict[str, str] = {}
         asked_at = time.monotonic()
         rows = rows.map_batches(
             functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
         )
         if expected is None or kept < expected:
-            for block in parts.written(rows, self.path(table), self.fs, key, rows_per_part, stage_cpus * 0.9):
-                unasked += block["unasked"]
-                failed += block["failed"]
-                if block["rows"]:
-                    asked_at = time.monotonic()
-                elif unasked and time.monotonic() - asked_at > DRAIN_S and drained():
-                    break
-                if self.progress is not None:
-                    self.progress.count(table, block["rows"], block["failed"])
-                if expected is not None and failed > max(LEAST_ERRORS, max_error_rate * expected):
-                    raise StageError(_too_many(table, failed, expected, max_error_rate, block["error"]))
+            try:
+                for block in parts.written(rows, self.path(table), self.fs, key, rows_per_part, stage_cpus * 0.9):
+                    unasked += block["unasked"]
+                    failed += block["failed"]
+                    if block["failed"]:
+                        kind = _kind(block["error"])
+                        errors[kind] += block["failed"]
+                        examples.setdefault(kind, block["error"])
+                    if block["rows"]:
+                        asked_at = time.monotonic()
+                    elif unasked and time.monotonic() - asked_at > DRAIN_S and drained():
+                        break
+                    if self.progress is not None:
+                        self.progress.count(table, block["rows"], block["failed"])
+                    if expected is not None and failed > max(LEAST_ERRORS, max_error_rate * expected):
+                        (kind, _), *_ = errors.most_common(1)
+                        raise StageError(_too_many(table, failed, expected, max_error_rate, examples[kind]))
+            except ExecutionTimeoutError as error:
+                raise StageError(f"{table}: nothing has happened for a long time; {_first_line(error)}") from error
         if unasked:
             raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
         seconds = time.monotonic() - started
@@ -261,7 +288,7 @@ class Run(Storage):
                 for status, reason in zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True):
                     statuses[status] += 1
                     if status in reasons:
-                        kind = (reason or "unknown").partition(":")[0]
+                        kind = _kind(reason)
                         reasons[status][kind] += 1
                         if status == FAILED:
                             examples.setdefault(kind, reason)
@@ -296,6 +323,14 @@ class Run(Storage):
             return []
         lines = (json.loads(line) for line in self.read_text("events.jsonl").splitlines())
         return [line for line in lines if line["event"] == kind]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _kind(reason: str | None) -> str:
+    return (reason or "unknown").partition(":")[0]
 
 
 def _too_many(table: str, failed: int, rows: int, rate: float, example: str) -> str:

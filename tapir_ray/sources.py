@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 
 from tapir_ray.errors import InputError
 from tapir_ray.records import Message
-from tapir_ray.storage import is_remote
+from tapir_ray.storage import is_remote, refuse_secret
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FILE_SUFFIXES = (*SUFFIXES, ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".yaml")
@@ -68,6 +68,7 @@ def list_files(path: str, key: str) -> list[str]:
     there is nothing to read.
     """
     if is_remote(path):
+        refuse_secret(path)
         return _list_remote(path, key)
     location = Path(path)
     if location.is_file():

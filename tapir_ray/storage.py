@@ -11,6 +11,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -33,13 +34,15 @@ class Storage:
 
         Raises InputError for a URI that names no filesystem, and for a file.
         """
+        refuse_secret(uri)
         if not is_remote(uri):
             uri = str(Path(uri).absolute())
         try:
             fs, root = pafs.FileSystem.from_uri(uri)
+            kind = fs.get_file_info(root).type
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{uri}: {' '.join(str(error).split())}; give a folder, s3://… or gs://…") from error
-        if fs.get_file_info(root).type == pafs.FileType.File:
+        if kind == pafs.FileType.File:
             raise InputError(f"{uri} is a file; give a folder")
         return cls(fs, root, uri)
 
@@ -90,6 +93,13 @@ class Storage:
 def is_remote(place: str) -> bool:
     """Whether a file, folder or model is named by a URI, so that no local path is meant."""
     return "://" in place
+
+
+def refuse_secret(uri: str) -> None:
+    """Raises InputError for a URI with a user or a key, which files and messages would show."""
+    if is_remote(uri) and ("@" in urlsplit(uri).netloc or "secret_key" in uri):
+        place = f"{uri.partition('://')[0]}://…{uri.rpartition('@')[2].partition('?')[0]}"
+        raise InputError(f"{place}: the URI holds a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
 
 
 def uri_in(folder: str, name: str) -> str:

@@ -33,6 +33,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"seed_data": {}}, "seed_data.path is missing"),
         ({"teacher": {"base_url": "simulator"}}, "no simulator section"),
         ({"teacher": {"base_url": "http://me:secret@host/v1"}}, "name a variable in api_key_env"),
+        ({"teacher": {"api_key_env": "sk-secret"}}, "write the name of an environment variable"),
         ({"classify": {"by": "column"}}, "needs seed_data.task_column"),
         ({"classify": {"by": "deberta"}}, "classify.model"),
         ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),
@@ -52,6 +53,7 @@ def test_a_mistake_is_named(change: dict, sentence: str) -> None:
         parse({**SMALL, **change})
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
 
 
 def test_the_judge_is_the_teacher_unless_it_is_named() -> None:

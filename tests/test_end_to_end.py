@@ -49,7 +49,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stopped = tapir(*command, "--until", "score")
     assert stopped.returncode == 0, stopped.stderr[-4000:]
     assert "stopped after score" in stopped.stderr
-    assert not (folder / "summary.json").exists()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["reason"]) == ("stopped", "stopped after score, as asked")
+    assert summary["usage"]["judge"]["requests"] > 0
     scored = (folder / "rounds/01/scored/_manifest.json").stat().st_mtime_ns
     finished = tapir(*command)
     assert finished.returncode == 0, finished.stderr[-4000:]

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tapir_ray import fork as module
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError
 from tapir_ray.fork import fork
@@ -43,6 +44,28 @@ def test_a_branch_takes_over_what_is_still_valid(tmp_path: Path) -> None:
     assert new.manifest("rounds/01/scored").rows == 6
     assert new.done("rounds/01/generated") is None
     assert fork(old.uri, str(tmp_path / "new"), changed) == [], "a branch that is there is continued"
+
+
+def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = run_with(tmp_path / "old", dict.fromkeys(["seed/read", "seed/instructions"], 0))
+    old.write_text("cache/00.jsonl", "{}")
+    copy, copied = module._copy, []
+
+    def stopped(*arguments: Any) -> None:
+        if copied:
+            raise KeyboardInterrupt
+        copied.append(copy(*arguments))
+
+    monkeypatch.setattr(module, "_copy", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fork(old.uri, str(tmp_path / "new"), config())
+    monkeypatch.setattr(module, "_copy", copy)
+    assert fork(old.uri, str(tmp_path / "new"), config()) == ["seed/read", "seed/instructions"]
+    new = Run.open(config(), str(tmp_path / "new"))
+    assert new.manifest("seed/instructions").rows == 6
+    assert new.exists("cache/00.jsonl"), "what was answered is not paid for again"
 
 
 def test_there_must_be_a_run_to_branch_off(tmp_path: Path) -> None:

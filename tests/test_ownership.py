@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tapir_ray import ownership
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.interrupt import interruptible
 from tapir_ray.llm.watch import identity
 from tapir_ray.ownership import check_owner, claim, owned
 from tapir_ray.storage import Storage
@@ -39,6 +41,24 @@ def test_a_dead_owner_is_taken_over_and_stops_when_it_wakes_up(tmp_path: Path) -
     check_owner(storage, 2)
     with pytest.raises(StageError, match="attempt 1 of this run was overtaken by attempt 2"):
         check_owner(storage, 1)
+
+
+def test_of_two_starts_in_the_same_moment_one_owns_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage.at(str(tmp_path))
+    monkeypatch.setattr(ownership, "latest", lambda _: 0)  # both have looked before either has written
+    assert claim(storage) == 1
+    with pytest.raises(InputError, match="in the same moment"):
+        claim(storage)
+    assert storage.children("attempts") == ["00001.json"]
+
+
+def test_an_overtaken_driver_is_stopped_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "BEAT_S", 0.05)
+    storage = Storage.at(str(tmp_path))
+    overtaken = pytest.raises(StageError, match="attempt 1 of this run was overtaken by attempt 2")
+    with overtaken, interruptible(), owned(storage):
+        storage.write_json("attempts/00002.json", {})
+        time.sleep(10)
 
 
 def test_an_owner_on_another_machine_is_alive_while_it_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

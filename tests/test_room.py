@@ -25,33 +25,33 @@ SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, "tr
     ],
 )
 def test_too_much_is_refused(resources: dict, key: str) -> None:
-    assert key in (shortage(parse({**SMALL, "resources": resources}), {"CPU": 4, "GPU": 1}) or "")
+    assert key in (shortage(parse({**SMALL, "resources": resources}), [{"CPU": 4, "GPU": 1}]) or "")
 
 
 def test_a_local_teacher_holds_its_gpu_beside_the_others() -> None:
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "resources": {"teacher": {"gpus": 1}}}
-    assert shortage(parse(local), {"CPU": 8, "GPU": 1}) is None
+    assert shortage(parse(local), [{"CPU": 8, "GPU": 1}]) is None
     both = parse({**local, "resources": {**local["resources"], "train": {"gpus": 1}}})
-    assert "resources.train asks for 1 GPUs beside 1 for teacher" in (shortage(both, {"CPU": 8, "GPU": 1}) or "")
+    assert "resources.train asks for 1 GPUs beside 1 for teacher" in (shortage(both, [{"CPU": 8, "GPU": 1}]) or "")
     many = parse({**local, "resources": {"teacher": {"gpus": 8}}})
-    assert "resources.teacher" in (shortage(many, {"CPU": 8, "GPU": 1}) or "")
+    assert "resources.teacher" in (shortage(many, [{"CPU": 8, "GPU": 1}]) or "")
 
 
 def test_what_fits_passes() -> None:
     resources = {"train": {"replicas": 2, "cpus": 2}, "student": {"cpus": 3, "gpus": 1}}
-    assert shortage(parse({**SMALL, "resources": resources}), {"CPU": 4, "GPU": 1}) is None
+    assert shortage(parse({**SMALL, "resources": resources}), [{"CPU": 4, "GPU": 1}]) is None
 
 
 def test_a_student_behind_an_endpoint_needs_no_engine() -> None:
     student = {"model": "m", "engine": "openai", "endpoint": {"base_url": "http://127.0.0.1:1/v1"}}
     config = parse({**SMALL, "student": student, "resources": {"student": {"cpus": 64}}})
-    assert shortage(config, {"CPU": 4}) is None
+    assert shortage(config, [{"CPU": 4, "GPU": 0}]) is None
 
 
 def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the patience, not at once: a node that comes back in time is as good as the lost one."""
-    have = {"CPU": 4.0}
-    monkeypatch.setattr(module, "room", lambda: dict(have))
+    have = {"CPU": 4.0, "GPU": 0.0}
+    monkeypatch.setattr(module, "room", lambda: [dict(have)])
     monkeypatch.setattr(module, "CHECK_S", 0.05)
     config = parse({**SMALL, "resources": {"train": {"cpus": 3}, "lost_node_patience_s": 0.5}})
     with interruptible(), module.stopped_by_lost_nodes(config):
@@ -65,3 +65,12 @@ def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.Monke
         have["CPU"] = 1.0
         time.sleep(30)
     assert 0.5 < time.monotonic() - began < 10
+
+
+def test_a_worker_must_fit_on_one_node() -> None:
+    config = parse({**SMALL, "resources": {"train": {"cpus": 4}, "student": {"gpus": 2}, "stage_cpus": 0.1}})
+    assert "resources.train needs 1 workers of 4 CPUs" in (shortage(config, [{"CPU": 2, "GPU": 1}] * 2) or "")
+    assert "resources.student needs 1 workers of 1 CPUs and 2 GPUs" in (
+        shortage(config, [{"CPU": 4, "GPU": 1}] * 2) or ""
+    )
+    assert shortage(config, [{"CPU": 4, "GPU": 0}, {"CPU": 2, "GPU": 2}]) is None

@@ -60,10 +60,35 @@ def test_continued_by_the_same_config_and_refused_by_another(tmp_path: Path) -> 
 
 
 def test_a_run_that_has_no_table_yet_takes_the_config_that_mends_it(tmp_path: Path) -> None:
-    Run.open(config(), str(tmp_path / "run")).write_text("seed_data.jsonl", "{}")
+    run = Run.open(config(), str(tmp_path / "run"))
+    run.write_text("attempts/00001.json", "{}")
+    run.write_text("attempts/00001.ended.json", "{}")
+    run.write_text("seed_data.jsonl", "{}")
+    run.write_text("usage/00001.json", "{}")
+    run.write_text("notes.txt", "mine")
     again = Run.open(config(seed_data={"path": "b.jsonl"}), str(tmp_path / "run"))
     assert "b.jsonl" in again.read_text("config.yaml")
     assert not again.exists("seed_data.jsonl")
+    assert again.exists("usage/00001.json") and again.exists("notes.txt")
+
+
+def test_a_folder_with_a_config_that_no_run_was_started_in_is_left_alone(tmp_path: Path) -> None:
+    """Such as a user's own, with the config, seed data and notes of an experiment."""
+    (tmp_path / "config.yaml").write_text(config().dump())
+    (tmp_path / "seed").mkdir()
+    (tmp_path / "seed/mine.jsonl").write_text("{}")
+    for other in (config(), config(seed_data={"path": "b.jsonl"})):
+        with pytest.raises(InputError, match="holds no run that was started"):
+            Run.open(other, str(tmp_path))
+    assert (tmp_path / "seed/mine.jsonl").exists()
+    assert (tmp_path / "config.yaml").read_text() == config().dump()
+
+
+def test_the_config_of_the_last_start_is_kept(tmp_path: Path) -> None:
+    """A retry goes on with the budget that the run ended with."""
+    Run.open(config(), str(tmp_path)).event("begun")
+    Run.open(config(budget={"max_tokens": 7}), str(tmp_path))
+    assert Run.at(str(tmp_path)).stored_config().budget.max_tokens == 7
 
 
 @pytest.mark.parametrize("place", ["file.txt", "foo://x"])

@@ -8,7 +8,7 @@ sentence that names the key.
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import Holdout, SeedData, Simulator
-from tapir_ray.config.load import load, parse
+from tapir_ray.config.load import changed, load, parse
 from tapir_ray.config.method import Curriculum, Difficulty, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import (
     SIMULATOR,
@@ -57,6 +57,7 @@ __all__ = [
     "Simulator",
     "Student",
     "Train",
+    "changed",
     "load",
     "parse",
 ]

@@ -13,6 +13,9 @@ from tapir_ray.config.config import Config
 from tapir_ray.config.section import Section
 from tapir_ray.errors import InputError
 
+SECRETIVE = (("base_url",), ("api_key_env",))
+"""Keys whose wrong value may be a secret, and is not repeated."""
+
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """The configuration in `path` with `a.b=c` overrides applied (values are YAML).
@@ -32,6 +35,14 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     for override in overrides or []:
         _apply(content, override)
     return parse(content, where=str(path))
+
+
+def changed(config: Config, overrides: list[str]) -> Config:
+    """A config with `a.b=c` overrides applied. Raises InputError as `load` does."""
+    content = config.model_dump(mode="json", exclude_unset=True)
+    for override in overrides:
+        _apply(content, override)
+    return parse(content)
 
 
 def parse(content: dict[str, Any], where: str = "config") -> Config:
@@ -66,7 +77,7 @@ def _sentence(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"unknown key; {_hint(first['loc'])}"
-    elif "input" in first and not isinstance(first["input"], dict):
+    elif "input" in first and not isinstance(first["input"], dict) and first["loc"][-1:] not in SECRETIVE:
         message = f"{message} (it is {first['input']!r})"
     more = f" (and {len(others)} more)" if others else ""
     return f"{key}: {message}{more}" if key else f"{message}{more}"

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import openai
 
 from tapir_ray.llm.in_flight import InFlight
-from tapir_ray.llm.openai import FIRST_BACKOFF_S, Client, LineError, headers
+from tapir_ray.llm.openai import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Client, LineError, headers
+from tapir_ray.llm.reply import Reply
 from tapir_ray.llm.request import request_key
 from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
@@ -28,8 +31,12 @@ from tapir_ray.storage import Storage
 ENDED = ("completed", "expired", "cancelled", "failed")
 MARK = "tapir"
 """Key of a batch's metadata that holds the hash of its requests."""
-TRIES = 8
-"""Times an upload or another call around a batch is tried before its requests fail."""
+REJECTED = "rejected"
+"""Folder beside the records: an empty file for each request whose reply was of no use."""
+LONGEST_S = 26 * 3600.0
+"""How long a batch is asked for while its endpoint cannot be reached: as long as it may take."""
+UPLOAD_S = 1800.0
+"""How long its upload is tried, before anything is paid for."""
 
 
 @dataclass
@@ -59,9 +66,19 @@ class BatchClient(Client):
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, Submitted] = {}
         """Batches of an earlier attempt, by the requests that were not served from them yet."""
+        rejected = set() if self._storage is None else set(self._storage.children(REJECTED))
         for record in self._records():
             submitted = Submitted(record["name"], record["requests"], record["batch"])
-            self._known.update(dict.fromkeys(submitted.requests, submitted))
+            self._known.update(dict.fromkeys(set(submitted.requests) - rejected, submitted))
+
+    def reject(self, reply: Reply) -> None:
+        """Say that a reply is of no use: neither the cache nor its batch serves it again."""
+        super().reject(reply)
+        if reply.key is not None and self._storage is not None:
+            self._storage.write_text(f"{REJECTED}/{reply.key}", "")
+
+    def _lease_id(self, body: dict[str, Any]) -> str:
+        return f"batch-{request_key(self.target.scope, body)}"
 
     async def _send(self, body: dict[str, Any]) -> Any:
         """The reply's JSON. Raises LineError for a request that failed in its batch."""
@@ -113,18 +130,25 @@ class BatchClient(Client):
             content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
             extra: Any = {"extra_headers": headers(self.target)}
             file = await self._patiently(
-                lambda: self._openai.files.create(file=(f"tapir-{name}.jsonl", content), purpose="batch", **extra)
+                lambda: self._openai.files.create(file=(f"tapir-{name}.jsonl", content), purpose="batch", **extra),
+                UPLOAD_S,
             )
-            batch = await self._patiently(
-                lambda: self._openai.batches.create(
+
+            async def create(again: bool) -> str:
+                # One that was made although its reply did not come is not made a second time.
+                if again and (found := await self._find(name)) is not None:
+                    return found
+                batch = await self._openai.batches.create(
                     input_file_id=file.id,
                     endpoint="/v1/chat/completions",
                     completion_window="24h",
                     metadata={MARK: name},
                     **extra,
                 )
-            )
-            submitted.batch = batch.id
+                return batch.id
+
+            tried = itertools.count()
+            submitted.batch = await self._patiently(lambda: create(next(tried) > 0))
             await self._record(submitted)
         except Exception as error:
             _fail(submitted, error)
@@ -136,7 +160,7 @@ class BatchClient(Client):
         extra: Any = {"extra_headers": headers(self.target)}
         try:
             if submitted.batch is None:
-                submitted.batch = await self._find(submitted.name)
+                submitted.batch = await self._patiently(lambda: self._find(submitted.name))
             if submitted.batch is None:
                 submitted.results = {}
             else:
@@ -147,6 +171,7 @@ class BatchClient(Client):
                         break
                     await asyncio.sleep(self._settings.poll_s)
                 if batch.status == "failed":
+                    await self._forget(submitted)
                     problems = [error.message for error in (batch.errors and batch.errors.data) or []]
                     raise LineError(f"batch {batch.id} failed: {'; '.join(map(str, problems[:3]))}", again=False)
                 results: dict[str, dict[str, Any]] = {}
@@ -157,6 +182,11 @@ class BatchClient(Client):
                             found = json.loads(line)
                             results[found["custom_id"]] = found
                 submitted.results = results
+            self._serve(submitted)
+        except openai.NotFoundError:
+            # The provider no longer has it: its requests are asked again.
+            await self._forget(submitted)
+            submitted.results = {}
             self._serve(submitted)
         except Exception as error:
             _fail(submitted, error)
@@ -179,17 +209,19 @@ class BatchClient(Client):
                 return str(batch.id)
         return None
 
-    async def _patiently(self, call: Any) -> Any:
-        """The result of a call around a batch; a batch that is paid for must not be lost to a busy endpoint."""
-        for attempt in range(TRIES):
+    async def _patiently(self, call: Any, seconds: float = LONGEST_S) -> Any:
+        """The result of a call around a batch, tried for so long: a batch that is paid for must not be lost, or paid
+        again, because its endpoint cannot be reached for an hour.
+        """
+        deadline = time.monotonic() + seconds
+        for attempt in itertools.count():
             try:
                 return await call()
             except openai.APIError as error:
                 permanent = isinstance(error, openai.APIStatusError) and error.status_code in (400, 401, 403, 404)
-                if permanent or attempt == TRIES - 1:
+                if permanent or time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(FIRST_BACKOFF_S * 2**attempt)
-        raise AssertionError("the last try returns")
+                await asyncio.sleep(min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)))
 
     def _records(self) -> list[dict[str, Any]]:
         if self._storage is None:
@@ -197,6 +229,11 @@ class BatchClient(Client):
         # Without an id first: a record with one then takes the place of the same requests.
         found = [self._storage.read_json(name) for name in self._storage.children("") if name.endswith(".json")]
         return sorted(found, key=lambda record: record["batch"] is not None)
+
+    async def _forget(self, submitted: Submitted) -> None:
+        """A batch of which nothing more will come is not waited for by the next start."""
+        if self._storage is not None and self._storage.exists(f"{submitted.name}.json"):
+            await asyncio.to_thread(self._storage.fs.delete_file, self._storage.path(f"{submitted.name}.json"))
 
     async def _record(self, submitted: Submitted) -> None:
         if self._storage is None:

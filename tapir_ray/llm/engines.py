@@ -36,7 +36,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     `processes` is the folder in which they are recorded (see `llm/watch.py`).
     """
     storage, ended = Storage.at(processes), threading.Event()
-    seen = set(storage.children(""))
+    seen = _names(storage)
 
     def watch() -> None:
         starts: list[dict[str, Any]] = []
@@ -44,7 +44,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
         while not ended.wait(CHECK_S):
             if rows_done() != rows:
                 rows, starts = rows_done(), []
-            for name in sorted(set(storage.children("")) - seen):
+            for name in sorted(_names(storage) - seen):
                 seen.add(name)
                 entry = storage.read_json(name)
                 starts += [entry] if entry["worker"] else []
@@ -64,7 +64,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     except ray.exceptions.ActorDiedError as error:
         if ENGINE not in str(error):
             raise
-        entries = [entry for name in sorted(set(storage.children(""))) if (entry := storage.read_json(name))["worker"]]
+        entries = [entry for name in _names(storage) if (entry := storage.read_json(name))["worker"]]
         entries.sort(key=lambda entry: entry["started"])
         raise StageError(
             f"the student's engine could not be started: {_cause(error)}; the end of its log:\n{last_lines(entries)}"
@@ -72,6 +72,10 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     finally:
         ended.set()
         watcher.join()
+
+
+def _names(storage: Storage) -> set[str]:
+    return {name for name in storage.children("") if name.endswith(".json")}
 
 
 def _cause(error: Exception) -> str:

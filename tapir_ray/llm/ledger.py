@@ -79,6 +79,9 @@ class Ledger:
         self._reserved: dict[str, Reserved] = {}
         self._expired: dict[str, Reserved] = {}
         """Counted as unsettled, but a record may still come."""
+        self._earlier: dict[str, Reserved] = {}
+        """Leases that earlier attempts left, counted as unsettled until the same request is asked for again."""
+        self._resolved: list[str] = []
         self._reports: dict[str, int] = {}
         self._dearest = {role: _dearest(account.price) for role, account in accounts.items()}
         now = clock()
@@ -123,6 +126,10 @@ class Ledger:
                 return granted, math.inf
             tokens += lease.input_tokens + lease.output_tokens
             cost += self._lease_cost(role, lease)
+            earlier = self._earlier.get(lease.id)
+            if earlier is not None:
+                tokens -= earlier.lease.input_tokens + earlier.lease.output_tokens
+                cost -= self._lease_cost(earlier.role, earlier.lease)
             if not self._fits(tokens, cost):
                 if self._reserved:
                     return granted, WAIT_S
@@ -138,6 +145,9 @@ class Ledger:
             for bucket, amount in amounts:
                 if bucket is not None:
                     bucket.take(amount)
+            if earlier is not None:
+                self._unsettle(self._earlier.pop(lease.id), -1)
+                self._resolved.append(lease.id)
             self._reserved[lease.id] = Reserved(role, lease, now + account.patience_s)
             self._changed = True
         return len(leases), 0.0
@@ -261,6 +271,7 @@ class Ledger:
                         for role, count in self._unsettled.items()
                     },
                     "reserved": [[one.role, asdict(one.lease)] for one in self._reserved.values()],
+                    "resolved": self._resolved,
                     "reports": self._reports,
                     "used_up": self._used_up,
                 }
@@ -276,7 +287,8 @@ class Ledger:
                 self._unsettled[role] += count
         for role, lease in state["reserved"]:
             if role in self._unsettled:
-                self._unsettle(Reserved(role, Lease(**lease), 0.0))
+                self._earlier[lease["id"]] = Reserved(role, Lease(**lease), 0.0)
+                self._unsettle(self._earlier[lease["id"]])
         self._unsettled_before = dict(self._unsettled)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -287,6 +299,9 @@ class Ledger:
         for role, lease in state["reserved"]:
             until = self._clock() + self._accounts[role].patience_s
             self._reserved[lease["id"]] = Reserved(role, Lease(**lease), until)
+        self._resolved = state["resolved"]
+        for lease_id in self._resolved:
+            self._earlier.pop(lease_id, None)
         self._reports = state["reports"]
         self._used_up = state["used_up"]
 

@@ -105,7 +105,7 @@ class Client:
         for attempt in range(1, endpoint.max_attempts + 1):
             async with self._in_flight:
                 await self._pause.over()
-                lease = await self._meter.lease(self.target.role, *worst)
+                lease = await self._meter.lease(self.target.role, *worst, self._lease_id(body))
                 if lease is None:
                     return Reply(None, status=FAILED, reason=BUDGET_USED_UP)
                 asked_at = time.monotonic()
@@ -133,6 +133,9 @@ class Client:
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
         raise AssertionError("the last attempt returns")
+
+    def _lease_id(self, body: dict[str, Any]) -> str | None:
+        return None
 
     async def _send(self, body: dict[str, Any]) -> Any:
         """The reply's JSON. The client's own typed models cost as much as the whole request otherwise does."""

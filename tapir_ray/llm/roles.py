@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -109,6 +110,10 @@ class Roles:
             self._last_usage = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
             self._actor = None
+
+    def watched(self) -> AbstractContextManager[None]:
+        """Raises StageError in the main thread where a local server dies."""
+        return serve.stopped_if_dead(self._servers) if self._servers else nullcontext()
 
     def check(self) -> None:
         """Every key variable exists, every endpoint can be used and serves its model, every local model folder can be

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,12 +29,14 @@ import ray
 
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.interrupt import interrupt
 from tapir_ray.models import local
 
 PLACEMENT_TIMEOUT_S = 120.0
 """Until the actor of a server lives; what it claims is free at that time or was asked for in vain."""
 START_TIMEOUT_S = 900.0
 LOG_LINES = 40
+CHECK_S = 5.0
 _PR_SET_PDEATHSIG = 1
 
 _WITHOUT_NO = {
@@ -109,6 +112,11 @@ class Server:
         _wait(self._process, self._url, self._log, self._endpoint.model)
         return self._url
 
+    def check(self) -> None:
+        """Raises StageError, with the end of its log, where the server has ended."""
+        if (status := self._process.poll()) is not None:
+            raise _broken(self._log, self._endpoint.model, f"ended with status {status}")
+
     def stop(self) -> None:
         """End the server."""
         _end(self._process)
@@ -161,6 +169,34 @@ def stop(server: Any) -> None:
     with suppress(ray.exceptions.RayError):
         ray.get(server.stop.remote(), timeout=60)
     ray.kill(server)
+
+
+@contextmanager
+def stopped_if_dead(servers: Mapping[str, Any]) -> Iterator[None]:
+    """Raise StageError in the main thread, with the end of the log, where one of these servers has ended."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(CHECK_S):
+            for role, server in servers.items():
+                try:
+                    ray.get(server.check.remote(), timeout=CHECK_S)
+                except ray.exceptions.GetTimeoutError:
+                    continue
+                except ray.exceptions.RayTaskError as error:
+                    interrupt(error.cause)
+                    return
+                except ray.exceptions.RayActorError as error:
+                    interrupt(StageError(f"the vLLM server of the {role} is gone: {error}"))
+                    return
+
+    watcher = threading.Thread(target=watch, daemon=True, name="tapir-servers")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def beside(servers: Mapping[str, Any]) -> dict[str, Any]:

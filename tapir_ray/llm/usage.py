@@ -125,10 +125,15 @@ class Meter:
         self._waiting: dict[str, list[tuple[Lease, asyncio.Future[bool]]]] = defaultdict(list)
         self._pumps: dict[str, asyncio.Task[None]] = {}
 
-    async def lease(self, role: str, input_tokens: int, output_tokens: int) -> Lease | None:
-        """Wait for a lease of one request of at most so many tokens; None if the budget is used up."""
+    async def lease(
+        self, role: str, input_tokens: int, output_tokens: int, lease_id: str | None = None
+    ) -> Lease | None:
+        """Wait for a lease of one request of at most so many tokens; None if the budget is used up.
+
+        `lease_id` is given for a request that goes on when its worker dies: who waits for it next asks for the same.
+        """
         self._leases += 1
-        lease = Lease(f"{self._worker}-{self._leases}", input_tokens, output_tokens)
+        lease = Lease(lease_id or f"{self._worker}-{self._leases}", input_tokens, output_tokens)
         if self._actor is None or role not in self._leased:
             return lease
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()

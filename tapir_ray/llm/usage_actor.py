@@ -58,10 +58,12 @@ class UsageActor(Ledger):
 def start(
     run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None = None, attempt: int = 0
 ) -> Any:
-    """The handle of a new usage actor named `usage-RUN_ID`; it ends with the driver or by `ray.kill`.
+    """The handle of a new usage actor named `usage-RUN_ID-ATTEMPT`; it ends with the driver or by `ray.kill`.
 
     `folder` is the run's storage; without one the counts are kept in memory. An actor that dies is started again and
     goes on from what it saved.
     """
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
-    return actor.options(name=f"usage-{run_id}", namespace=NAMESPACE).remote(accounts, budget, folder, attempt)
+    return actor.options(name=f"usage-{run_id}-{attempt}", namespace=NAMESPACE).remote(
+        accounts, budget, folder, attempt
+    )

@@ -94,6 +94,8 @@ def end_orphans(folder: str) -> list[int]:
     """End the recorded processes of this machine that are still alive; returns their pids and removes the records."""
     storage, ended = Storage.at(folder), []
     for name in storage.children(""):
+        if not name.endswith(".json"):
+            continue  # cut short by the death of its writer
         entry = json.loads(storage.read_text(name))
         if entry["host"] != socket.gethostname():
             continue

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tapir_ray.context import Context, checkpoint, round_dir
+from tapir_ray.errors import StageError, TapirError
 from tapir_ray.records import FAILED, HOLDOUT, OK
 from tapir_ray.run import Run
 from tapir_ray.steps.evaluate import scored_table
@@ -22,7 +23,7 @@ PLANNED = (
 """What `summary.json` shows of a round's plan."""
 
 
-def summarise(context: Context, status: str = "done") -> dict[str, Any]:
+def summarise(context: Context) -> dict[str, Any]:
     """Write `summary.json` from the run's manifests, plans, events and usage, and return it."""
     run, config = context.run, context.config
     rounds = config.curriculum.rounds
@@ -34,7 +35,7 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
     usage = context.roles.usage()
     summary = {
         "name": config.name,
-        "status": status,
+        "status": "done",
         "random_seed": config.random_seed,
         "rounds": [_round(context, number, scores, seconds) for number in range(1, rounds + 1)],
         "initial_sft": {
@@ -53,6 +54,23 @@ def summarise(context: Context, status: str = "done") -> dict[str, Any]:
         summary["classifier"] = {key: report[key] for key in ("rows", "holdout_rows", "accuracy", "macro_f1")}
     run.write_json("summary.json", summary)
     return summary
+
+
+def summarise_stopped(context: Context, error: TapirError) -> None:
+    """Write a `summary.json` of a run that did not come to its end: why, and what it has used."""
+    usage = context.roles.usage()
+    context.run.write_json(
+        "summary.json",
+        {
+            "name": context.config.name,
+            "status": "failed" if isinstance(error, StageError) else "stopped",
+            "reason": str(error),
+            "random_seed": context.config.random_seed,
+            "usage": usage,
+            "cost": round(sum(role["cost"] for role in usage.values()), 6),
+            "versions": _versions(),
+        },
+    )
 
 
 def holdout_scores(run: Run, table: str) -> dict[str, Any]:

@@ -19,14 +19,15 @@ def holdout(context: Context) -> None:
     run, last = context.run, context.config.curriculum.rounds
     if run.done(TABLE):
         return
-    if not _any_held_out(context):
+    count = _count_held_out(context)
+    if not count:
         run.publish(TABLE)
         return
     with context.stage("evaluate", last):
         rows = context.remaining(TABLE, held_out(context), ID)
         rows = answer_and_judge(context, rows, student_after(context, last))
         with answering(context, TABLE):
-            context.write(TABLE, rows, SCORED, "evaluate on the holdout", key=ID)
+            context.write(TABLE, rows, SCORED, "evaluate on the holdout", count, ID)
 
 
 def scored_table(context_rounds: int, round_number: int) -> str:
@@ -39,8 +40,8 @@ def held_out(context: Context) -> ray.data.Dataset:
     return context.map(context.read("seed/instructions"), _held)
 
 
-def _any_held_out(context: Context) -> bool:
-    return any(len(_held(pa.Table.from_batches([batch]))) for batch in context.run.scan("seed/instructions", HELD))
+def _count_held_out(context: Context) -> int:
+    return sum(len(_held(pa.Table.from_batches([batch]))) for batch in context.run.scan("seed/instructions", HELD))
 
 
 HELD = ["split", "status", "response"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,9 @@ import pyarrow.compute as pc
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError
 from tapir_ray.models import written
+from tapir_ray.ownership import check_owner
 from tapir_ray.records import OK, SEED, TRAINING, pair_id
+from tapir_ray.run import MANIFEST, Run
 from tapir_ray.stages.pack import pack
 from tapir_ray.steps import texts
 from tapir_ray.train.chat import brings_template
@@ -19,6 +22,8 @@ from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student
 
 BASE = "checkpoints/base"
+RAY_TRAIN = "ray_train"
+"""Where Ray Train keeps the checkpoints of a training that is not done."""
 POOL_OF_SEED = "seed"
 
 
@@ -97,14 +102,17 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
             run.publish(packed, extra=asdict(stats))
         if run.manifest(packed).extra["sequences"] == 0:
             raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(tables)}")
+        # A stopped training goes on from its checkpoint: of this very table, and of as many workers.
+        table = hashlib.blake2b(run.read_text(f"{packed}/{MANIFEST}").encode(), digest_size=6).hexdigest()
+        training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
+        _remove_trainings(run, round_number, but=training)
         result = train_student(
             run.path(packed),
             run.fs,
             start,
             run.path(name),
-            run.path("ray_train"),
-            # A stopped training goes on from its checkpoint, which only as many workers can read.
-            f"round-{round_number:02d}-{config.resources.train.replicas}",
+            run.path(RAY_TRAIN),
+            training,
             config.student,
             config.train,
             config.resources,
@@ -112,12 +120,21 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
             rate,
             config.random_seed,
             on_progress=lambda at: facts.update(_shown(at)),
+            before_writing=lambda: check_owner(run, run.attempt),
         )
         facts.clear()
         facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}", "tokens": f"{result.tokens:,}"}
     summary = {key: value for key, value in asdict(result).items() if key not in ("losses", "checkpoint")}
-    run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
     run.publish(name, extra=summary)
+    run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
+    _remove_trainings(run, round_number)
+
+
+def _remove_trainings(run: Run, round_number: int, but: str = "") -> None:
+    """Remove what Ray Train kept of a round's trainings."""
+    for name in run.children(RAY_TRAIN):
+        if name.startswith(f"round-{round_number:02d}-") and name != but:
+            run.fs.delete_dir(run.path(f"{RAY_TRAIN}/{name}"))
 
 
 def _shown(at: dict[str, Any]) -> dict[str, str]:

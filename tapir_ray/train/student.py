@@ -27,6 +27,8 @@ from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, Work, train_worker
 
 POLL_S = 0.5
+START_TRIES = 20
+"""How often workers that find no place in a minute are waited for again: nodes may be on their way."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,15 @@ def train_student(
     learning_rate: float,
     random_seed: int,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
+    before_writing: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Train `init_model` once through the packed table and write the new student to the folder `out_dir`.
 
-    `packed_dir`, `out_dir` and `storage_dir` (Ray Train's own files, removed again) are paths on `fs`. A training of
-    the same `name` that was stopped goes on from its last checkpoint, so the name must be new for every round. The
-    table already holds `epochs` epochs. `on_progress` is called from this thread about once a second. Raises StageError
-    when the training fails.
+    `packed_dir`, `out_dir` and `storage_dir` are paths on `fs`. `storage_dir` keeps Ray Train's own files, to be
+    removed by the caller once the result is safe: a training of the same `name` that was stopped goes on from its last
+    checkpoint, so the name must be new for every packed table. The table already holds `epochs` epochs. `on_progress`
+    is called from this thread about once a second, `before_writing` before `out_dir` is touched. Raises StageError when
+    the training fails.
     """
     import ray.train
     import ray.train.torch
@@ -121,16 +125,17 @@ def train_student(
             storage_path=storage_dir,
             storage_filesystem=fs,
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            # Unlimited by default: workers that can never be placed would be waited for without an end.
+            failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=START_TRIES),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
     checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
-    replace(checkpoint.path, checkpoint.filesystem, out_dir, fs)
-    fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
-    if (error := _text(fs, f"{out_dir}/{ERROR_FILE}")) is not None:
-        fs.delete_dir(out_dir)
+    if (error := _text(checkpoint.filesystem, f"{checkpoint.path}/{ERROR_FILE}")) is not None:
+        fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
         raise StageError(f"training failed: {error}")
+    before_writing()
+    replace(checkpoint.path, checkpoint.filesystem, out_dir, fs)
     facts = json.loads(_text(fs, f"{out_dir}/{RESULT_FILE}") or "")
     startup_seconds = facts.pop("started") - called
     losses = facts["losses"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from tapir_ray import records
 from tapir_ray.config import Batch, Endpoint
+from tapir_ray.llm import batch as batch_module
 from tapir_ray.llm import openai as client_module
 from tapir_ray.llm.batch import BatchClient
+from tapir_ray.llm.cache import Cache
 from tapir_ray.llm.reply import Reply
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.target import Target
@@ -29,6 +34,7 @@ from tests.stages.asking import config_for, dataset, instruction
 @pytest.fixture(autouse=True)
 def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(batch_module, "FIRST_BACKOFF_S", 0.01)
 
 
 @contextmanager
@@ -97,6 +103,46 @@ def test_a_restart_before_the_batch_was_created_submits_it(tmp_path: Path) -> No
         record.write_text(json.dumps({**json.loads(record.read_text()), "name": "never-created", "batch": None}))
         replies = asyncio.run(ask(client(url, tmp_path), range(3)))
     assert [reply.status for reply in replies] == ["ok"] * 3 and batches(log) == [3, 3]
+
+
+def test_a_batch_outlives_an_outage_of_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than a request would be tried again; the batch is not submitted a second time."""
+    with simulated(tmp_path) as (url, log):
+        one = client(url, tmp_path)
+        retrieve, calls = one._openai.batches.retrieve, itertools.count()
+
+        async def away(*arguments: Any, **options: Any) -> Any:
+            if next(calls) < 15:
+                raise openai.APIConnectionError(request=httpx.Request("GET", url))
+            return await retrieve(*arguments, **options)
+
+        monkeypatch.setattr(one._openai.batches, "retrieve", away)
+        monkeypatch.setattr(batch_module, "LONGEST_BACKOFF_S", 0.05)
+        replies = asyncio.run(ask(one, range(5)))
+        assert [reply.status for reply in replies] == ["ok"] * 5 and batches(log) == [5]
+        assert next(calls) > 15
+
+
+def test_a_batch_that_its_provider_no_longer_has_is_asked_again(tmp_path: Path) -> None:
+    with simulated(tmp_path) as (url, log):
+        one = client(url, tmp_path)
+        asyncio.run(ask(one, range(3)))
+        (record,) = (tmp_path / "batches").glob("*.json")
+        record.write_text(json.dumps({**json.loads(record.read_text()), "batch": "batch-that-is-gone"}))
+        replies = asyncio.run(ask(client(url, tmp_path), range(3)))
+        assert [reply.status for reply in replies] == ["ok"] * 3 and batches(log) == [3, 3]
+
+
+def test_a_reply_of_no_use_is_not_served_again_by_its_batch(tmp_path: Path) -> None:
+    with simulated(tmp_path) as (url, log):
+        one = BatchClient(
+            Target("teacher", endpoint(), url), Meter(), str(tmp_path / "batches"), cache=Cache(str(tmp_path / "cache"))
+        )
+        replies = asyncio.run(ask(one, range(4)))
+        one.reject(replies[2])
+        again = BatchClient(Target("teacher", endpoint(), url), Meter(), str(tmp_path / "batches"), cache=None)
+        asyncio.run(ask(again, range(4)))
+        assert batches(log) == [1, 4]
 
 
 def test_what_an_expired_batch_finished_is_kept(tmp_path: Path) -> None:

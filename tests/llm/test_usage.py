@@ -215,6 +215,27 @@ def test_the_budget_is_of_the_run_not_of_an_attempt(tmp_path: Path) -> None:
     assert raised.lease("judge", leases(150)) == (1, 0.0), "raising the budget continues"
 
 
+def test_a_request_that_outlives_its_worker_is_reserved_once(tmp_path: Path) -> None:
+    """As in a batch: however many starts wait for it, its worst case counts once, and in the end what it used."""
+
+    def start(attempt: int) -> Ledger:
+        return ledger(budget=Budget(max_tokens=250), files=UsageFiles(str(tmp_path), attempt))
+
+    asked = Lease("batch-1", 60, 40)
+    for attempt in (1, 2, 3):
+        one = start(attempt)
+        for _ in range(2):
+            assert one.lease("teacher", [asked])[0] == 1
+        one.save()
+        one = start(attempt)  # the actor dies and comes back
+        assert one.snapshot()["teacher"]["unsettled_tokens"] == 0
+    one.record(Report("w", 1, [("teacher", Count("respond", requests=1, input_tokens=5))], [("batch-1", 5)]))
+    assert one.lease("teacher", [Lease("other", 145, 100)])[0] == 1
+    one.save()
+    last = start(4).snapshot()["teacher"]
+    assert (last["input_tokens"], last["unsettled_tokens"]) == (5, 245)
+
+
 def test_an_actor_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
     files = UsageFiles(str(tmp_path), 1)
     one = ledger(budget=Budget(max_tokens=100), files=files)

@@ -24,8 +24,9 @@ while not os.path.exists(sys.argv[1] + "/go"): time.sleep(0.02)
 for _ in range(2):
     child = subprocess.Popen([sys.executable, "-c", "import sys, time; sys.path; time.sleep(60)"])
     print(child.pid, flush=True)
-if not os.fork(): time.sleep(60)
-time.sleep(float(sys.argv[2]))
+seconds = float(sys.argv[2])
+if seconds and not os.fork(): time.sleep(60)
+time.sleep(seconds)
 os.kill(os.getpid(), 9)
 """
 
