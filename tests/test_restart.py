@@ -74,6 +74,10 @@ def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
             time.sleep(0.1)
         time.sleep(3.0)
         assert kill(process), driver.said()
+        deadline = time.monotonic() + 10
+        # What the engine was just starting.
+        while any(engines()) and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert engines() and not any(engines())
     driver.finish()
     driver.check_keys()
@@ -104,7 +108,7 @@ def test_an_engine_that_dies_again_and_again_ends_the_run(tmp_path: Path, starti
     killed = kill_engines(process, starting)
     assert process.returncode == 1 and time.monotonic() - began < 300, driver.said()
     assert killed >= (1 if starting else 3)
-    before, _, log = driver.said().rpartition("the end of its log:")
+    before, _, log = driver.output.read_text().rpartition("the end of its log:")
     assert sentence in before and "EngineCore" in log, driver.said()
 
 

@@ -6,6 +6,7 @@ with stopped_if_dying(run.uri_of(PROCESSES), replicas=2, rows_done=lambda: progr
 
 from __future__ import annotations
 
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,9 @@ from tapir_ray.storage import Storage
 STARTS = 3
 """How often each engine may be started without a row being finished in between."""
 CHECK_S = 2.0
-LOG_LINES = 20
+LOG_LINES, LINE_CHARACTERS = 20, 400
+CRASH = ("*** StackTrace Information ***", "*** SIGABRT received")
+"""Where Ray begins to print the stack of a worker that it ends, long and of no use to a reader."""
 ENGINE = "vLLMEngineStageUDF"
 """What Ray calls the worker that holds an engine."""
 
@@ -104,9 +107,10 @@ def _read(entry: dict[str, Any]) -> list[str]:
 
 
 def tail(path: str) -> list[str]:
-    """The last lines of a file that say something; none where it cannot be read."""
+    """The last lines of a worker's log that say something; none where it cannot be read."""
     try:
         lines = Path(path).read_text(errors="replace").splitlines()
     except OSError:
         return []
-    return [line for line in lines if line.strip()][-LOG_LINES:]
+    said = itertools.takewhile(lambda line: not any(mark in line for mark in CRASH), lines)
+    return [line[:LINE_CHARACTERS] for line in said if line.strip()][-LOG_LINES:]

@@ -24,7 +24,8 @@ def start(folder: Path, number: int, log: Path, worker: bool = True) -> None:
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(engines, "CHECK_S", 0.02)
     (tmp_path / "processes").mkdir()
-    (tmp_path / "log").write_text("".join(f"line {number}\n\n" for number in range(50)))
+    said = "".join(f"line {number}\n\n" for number in range(50))
+    (tmp_path / "log").write_text(f"{said}[vm E 1] *** SIGABRT received at time=1\nextension modules\n")
     return tmp_path / "log"
 
 
