@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import pyarrow.dataset as pads
+import pyarrow.fs as pafs
 import yaml
 
 from tapir_ray.llm.watch import identity, is_alive
@@ -109,6 +111,21 @@ class Driver:
     def requests(self) -> Counter[tuple[str, int]]:
         """How often each request was answered."""
         return Counter((line["prompt"], line["seed"]) for line in self._answered())
+
+    def repeated(self, starts: list[float]) -> list[int]:
+        """Requests that were answered before, by the start that asked them again (times of the starts, rising)."""
+        seen: set[tuple[str, int]] = set()
+        found = [0] * (len(starts) + 1)
+        for line in sorted(self._answered(), key=lambda line: line["arrived"]):
+            key = (line["prompt"], line["seed"])
+            found[bisect.bisect(starts, line["arrived"])] += key in seen
+            seen.add(key)
+        return found
+
+    def files(self, folder: str) -> int:
+        """Files in a folder of the run, at any depth."""
+        selector = pafs.FileSelector(self.run.path(folder), recursive=True, allow_not_found=True)
+        return sum(info.type == pafs.FileType.File for info in self.run.fs.get_file_info(selector))
 
     def tokens(self) -> int:
         """Input and output tokens of all answers."""
