@@ -20,6 +20,7 @@ from tapir_ray import launch
 from tapir_ray.config import Config
 from tapir_ray.cost.estimate import Estimate, estimated
 from tapir_ray.cost.estimate import as_json as json_of
+from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.cost.sizes import Sizes, guessed
@@ -81,6 +82,8 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         "budget": config.budget.model_dump(),
         "pilot_usage": spent,
         "pilot_dir": place,
+        "over_length_share": over_length(config, seed),
+        "over_length": config.train.over_length,
         "assumes": assumed,
     }
     if as_json:
@@ -144,6 +147,9 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used)
         cost = sum(role["cost"] for role in used)
         console.print(f"pilots so far used {tokens:,.0f} tokens, {_dollars(cost)} dollars: {report['pilot_dir']}")
+    if (share := report["over_length_share"]) is not None:
+        what = "cut" if report["over_length"] == "cut" else "left out"
+        console.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {what}")
     for sentence in report["assumes"]:
         console.print(f"- {sentence}")
 
