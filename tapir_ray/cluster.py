@@ -39,9 +39,9 @@ def session(config: Config) -> Iterator[None]:
     import ray
     import ray.data
 
-    folder = None
+    folder, show_logs = None, bool(os.environ.get("TAPIR_WORKER_LOGS"))
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
     else:
         base = tempfile.gettempdir()
         folder = tempfile.mkdtemp(prefix="tapir-", dir=base if len(base) < SHORT_PATH_LIMIT else "/tmp")
@@ -52,7 +52,7 @@ def session(config: Config) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=int(memory * 1024**3) if memory else None,
             logging_level=logging.WARNING,
-            log_to_driver=bool(os.environ.get("TAPIR_WORKER_LOGS")),
+            log_to_driver=show_logs,
             _temp_dir=folder,
             # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
             _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
