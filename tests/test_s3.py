@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -123,3 +124,8 @@ def test_a_run_on_s3_is_killed_and_goes_on(tmp_path: Path, bucket: str) -> None:
     driver.check_keys()
     assert driver.run.read_json("summary.json")["student"].startswith(f"{bucket}/runs/a/checkpoints/")
     assert driver.run.exists("checkpoints/01/model.safetensors")
+    assert s3.SECRET not in driver.output.read_text()
+    for info in driver.run.fs.get_file_info(pafs.FileSelector(driver.run.root, recursive=True)):
+        if info.type == pafs.FileType.File:
+            with driver.run.fs.open_input_stream(info.path) as stream:
+                assert s3.SECRET.encode() not in stream.read(), info.path
