@@ -26,6 +26,7 @@ from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.cost.sizes import Sizes, guessed
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run import Run
+from tapir_ray.storage import uri_beside
 
 ASSUMED = (
     "requests that are tried again after an error are not counted",
@@ -56,7 +57,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     launch.warn(config)
     sizes: Sizes
     if pilot:
-        with launch.started(_now(config), f"{run_dir.rstrip('/')}-pilot-{config.digest()[:8]}") as context:
+        with launch.started(_now(config), uri_beside(run_dir, f"-pilot-{config.digest()[:8]}")) as context:
             seed = read_seed(context.config)
             sizes = measured(context, seed, pilot)
             place = context.run.uri

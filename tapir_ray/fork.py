@@ -26,7 +26,8 @@ def fork(old_uri: str, new_uri: str, config: Config) -> list[str]:
     InputError where there is no old run.
     """
     old, new = Run.at(old_uri), Run.at(new_uri)
-    if new.exists("config.yaml") and (not new.events(BEGUN) or new.events(DONE)):
+    begun = new.exists("attempts") or new.exists("events.jsonl")
+    if begun and (not new.events(BEGUN) or new.events(DONE)):
         return []
     if not old.exists("config.yaml"):
         raise InputError(f"--fork {old_uri}: there is no run (no config.yaml)")

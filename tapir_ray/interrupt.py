@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 _waiting: list[Exception] = []
 _open = threading.Event()
+_sending = threading.RLock()
 
 
 @contextmanager
@@ -31,13 +32,16 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        _open.clear()
+        # An interrupt on its way must still find the handler, and nothing to raise.
+        with _sending:
+            _open.clear()
+            _waiting.clear()
         signal.signal(signal.SIGUSR1, before)
-        _waiting.clear()
 
 
 def interrupt(error: Exception) -> None:
     """Raise an error in the main thread; nothing happens where it is not `interruptible`."""
-    if _open.is_set():
-        _waiting.append(error)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    with _sending:
+        if _open.is_set():
+            _waiting.append(error)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from ray.exceptions import RayError
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
@@ -26,7 +28,7 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
 from tapir_ray.models import written
-from tapir_ray.ownership import owned
+from tapir_ray.ownership import latest, owned
 from tapir_ray.progress import Progress
 from tapir_ray.registry import resolve
 from tapir_ray.report.summary import print_table, summarise, summarise_stopped
@@ -109,7 +111,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         try:
             yield context
         except TapirError as error:
-            summarise_stopped(context, error)
+            with suppress(OSError, RayError):
+                summarise_stopped(context, error)
             raise
 
 
@@ -125,7 +128,8 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
                 yield Context(run, config, roles, taxonomy, curriculum, progress)
         finally:
             run.progress = None
-            actor.remove(curriculum)
+            if latest(run) == run.attempt:
+                actor.remove(curriculum)  # else it serves the attempt that took over
 
 
 def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:

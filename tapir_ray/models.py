@@ -16,6 +16,7 @@ import os
 import posixpath
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,8 @@ FOLDER = "TAPIR_MODELS"
 """Environment variable: where the copies lie; unset, in a folder of the user's own beside other temporary files."""
 MODEL = "TAPIR_MODEL"
 """Environment variable of an engine's processes: the URI of the model that has to be here before it is loaded."""
-COPIES = 2
-"""Copies kept of the models of one folder, such as the checkpoints of a run: the one in use and the one before."""
+COPIES, UNUSED_S = 2, 3600.0
+"""Of the models of one folder, such as the checkpoints of a run, so many copies stay, and those used within an hour."""
 
 
 def folder() -> Path:
@@ -61,6 +62,7 @@ def local(model: str) -> str:
             part = tempfile.mkdtemp(dir=siblings, prefix="part-")
             pafs.copy_files(storage.root, part, source_filesystem=storage.fs)
             os.rename(part, copy)
+            os.utime(copy)
             _drop_others(siblings)
     return str(copy)
 
@@ -75,8 +77,13 @@ def fetch_for_engine() -> None:
 def written(storage: Storage, name: str) -> Iterator[str]:
     """A local folder (or the place of a file) to write to; on a remote storage it is copied there at the end."""
     if isinstance(storage.fs, pafs.LocalFileSystem):
-        os.makedirs(os.path.dirname(storage.path(name)), exist_ok=True)
-        yield storage.path(name)
+        place = storage.path(name)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        # A file is there whole or not at all; a folder is whole when its table is published.
+        part = f"{place}.part"
+        yield part if posixpath.splitext(name)[1] else place
+        if os.path.isfile(part):
+            os.replace(part, place)
         return
     with tempfile.TemporaryDirectory() as part:
         place = f"{part}/{posixpath.basename(name)}"
@@ -93,9 +100,12 @@ def replace(source: str, source_fs: pafs.FileSystem, target: str, target_fs: paf
 
 
 def _drop_others(siblings: Path) -> None:
-    copies = [entry for entry in siblings.iterdir() if entry.is_dir() and not entry.name.startswith("part-")]
-    for old in sorted(copies, key=lambda entry: entry.stat().st_mtime)[:-COPIES]:
-        shutil.rmtree(old, ignore_errors=True)
+    folders = sorted((entry for entry in siblings.iterdir() if entry.is_dir()), key=lambda entry: entry.stat().st_mtime)
+    parts = [entry for entry in folders if entry.name.startswith("part-")]
+    copies = [entry for entry in folders if entry not in parts]
+    for old in [*parts, *copies[:-COPIES]]:
+        if time.time() - old.stat().st_mtime > UNUSED_S:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _hash(text: str) -> str:

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -66,12 +67,14 @@ def claim(storage: Storage) -> int:
 def _create(storage: Storage, name: str, content: dict[str, Any]) -> bool:
     """Write an object that must not be there yet; False if another process has made it."""
     if isinstance(storage.fs, pafs.LocalFileSystem):
-        part = f"{name}.{content['token']}"
+        part, place = f"{name}.{content['token']}", storage.path(name)
         storage.write_json(part, content)
         try:
-            os.link(storage.path(part), storage.path(name))
+            os.link(storage.path(part), place)
         except FileExistsError:
             return False
+        except OSError:  # a shared folder without hard links
+            return _copy_new(storage.path(part), place)
         finally:
             os.unlink(storage.path(part))
         return True
@@ -79,6 +82,15 @@ def _create(storage: Storage, name: str, content: dict[str, Any]) -> bool:
     storage.write_json(name, content)
     time.sleep(SETTLE_S)
     return bool(storage.read_json(name)["token"] == content["token"])
+
+
+def _copy_new(source: str, target: str) -> bool:
+    try:
+        with open(target, "xb") as file:
+            file.write(Path(source).read_bytes())
+    except FileExistsError:
+        return False
+    return True
 
 
 def refuse_beside_another(storage: Storage) -> None:

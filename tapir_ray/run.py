@@ -71,9 +71,10 @@ class Run(Storage):
         run = cls.at(uri)
         run.refuse_another(config)
         stored = run.stored_config() if run.exists("config.yaml") else None
-        if stored is not None and stored.digest() != config.digest():
+        if stored is not None and stored != config:
             refuse_beside_another(run)
-            run._clear_begun()
+            if stored.digest() != config.digest():
+                run._clear_begun()
         if stored is None or (stored != config and run._was_started()):
             try:
                 run.write_text("config.yaml", config.dump())
@@ -114,7 +115,9 @@ class Run(Storage):
         try:
             return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
         except (ValueError, yaml.YAMLError) as error:
-            raise InputError(f"{self.uri}/config.yaml is not the config of a run; use another --run-dir") from error
+            raise InputError(
+                f"{self.uri_of('config.yaml')} is not the config of a run; use another --run-dir"
+            ) from error
 
     def _was_started(self) -> bool:
         """Whether the folder was made by a run, and its config.yaml is not a user's own."""
@@ -139,7 +142,7 @@ class Run(Storage):
         """Raises StageError if the table is not finished."""
         manifest = self.done(table)
         if manifest is None:
-            raise StageError(f"{self.uri}/{table} is not there or not finished")
+            raise StageError(f"{self.uri_of(table)} is not there or not finished")
         return manifest
 
     def files(self, table: str) -> list[str]:

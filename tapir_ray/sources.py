@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from tapir_ray.errors import InputError
 from tapir_ray.records import Message
-from tapir_ray.storage import is_remote, refuse_secret
+from tapir_ray.storage import is_remote, refuse_secret, uri_in
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FILE_SUFFIXES = (*SUFFIXES, ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".yaml")
@@ -91,7 +92,7 @@ def list_files(path: str, key: str) -> list[str]:
 def _list_remote(uri: str, key: str) -> list[str]:
     try:
         fs, path = pafs.FileSystem.from_uri(uri)
-        info = fs.get_file_info(path)
+        info = fs.get_file_info(path.rstrip("/"))
         entries = fs.get_file_info(pafs.FileSelector(path)) if info.type == pafs.FileType.Directory else [info]
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{key} {uri}: cannot be read ({' '.join(str(error).split())})") from error
@@ -99,7 +100,9 @@ def _list_remote(uri: str, key: str) -> list[str]:
     found = [entry for entry in files if entry.base_name.endswith(SUFFIXES) and entry.base_name[0] not in "_."]
     if not found:
         raise InputError(f"{key} {uri}: there is no .json, .jsonl or .parquet file")
-    return sorted(uri.replace(path, entry.path, 1) for entry in found)
+    if info.type == pafs.FileType.File:
+        return [uri]
+    return sorted(uri_in(uri, quote(entry.base_name)) for entry in found)
 
 
 def _open(path: str) -> BinaryIO:
@@ -118,7 +121,7 @@ def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]
     Unreadable, a file or hub dataset that is broken or not there.
     """
     place = path.partition("?")[0] if is_remote(path) else path
-    name, suffix = Path(place).name, Path(place).suffix
+    name, suffix = Path(unquote(place) if is_remote(path) else place).name, Path(place).suffix
     try:
         if suffix == ".jsonl":
             yield from _read_lines(path, name)

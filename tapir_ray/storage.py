@@ -97,15 +97,24 @@ def is_remote(place: str) -> bool:
 
 def refuse_secret(uri: str) -> None:
     """Raises InputError for a URI with a user or a key, which files and messages would show."""
-    if is_remote(uri) and ("@" in urlsplit(uri).netloc or "secret_key" in uri):
-        place = f"{uri.partition('://')[0]}://…{uri.rpartition('@')[2].partition('?')[0]}"
-        raise InputError(f"{place}: the URI holds a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+    place, _, options = uri.partition("?")
+    # A key may have a slash, and then is not in what a parser calls the host.
+    if is_remote(uri) and ("@" in place or "secret_key" in options):
+        raise InputError(
+            f"a URI of {urlsplit(uri).scheme}:// holds a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+        )
 
 
 def uri_in(folder: str, name: str) -> str:
     """The URI or path of a name in a folder; options of the URI (`?endpoint_override=…`) stay at its end."""
-    place, mark, options = folder.partition("?")
+    place, mark, options = folder.partition("?") if is_remote(folder) else (folder, "", "")
     return f"{place.rstrip('/')}/{name}{mark}{options}"
+
+
+def uri_beside(folder: str, suffix: str) -> str:
+    """The URI or path of a folder with a suffix to its name."""
+    place, mark, options = folder.partition("?") if is_remote(folder) else (folder, "", "")
+    return f"{place.rstrip('/')}{suffix}{mark}{options}"
 
 
 def now() -> str:

@@ -66,10 +66,17 @@ def test_seed_data_of_every_kind_is_read(bucket: str) -> None:
     storage.write_json("two.json", rows)
     pq.write_table(pa.Table.from_pylist(rows), storage.path("three.parquet"), filesystem=storage.fs)
     storage.write_text("_manifest.json", "{}")
+    storage.write_text("with space/a b.jsonl", '{"instruction": "a"}\n')
     files = list_files(storage.uri, "seed_data.path")
     assert [file.rsplit("/", 1)[1] for file in files] == ["one.jsonl", "three.parquet", "two.json"]
     for file in files:
         assert [row["instruction"] for _, row in read_raw(file)] == ["a", "c"]
+    (odd,) = list_files(f"{bucket}/seed/with%20space/", "seed_data.path")
+    assert list(read_raw(odd)) == [("a b.jsonl:1", {"instruction": "a"})]
+    for secret in ("s3://AKIA:abc/def@bucket/runs", "s3://AKIA:abc@bucket", "s3://bucket/runs?secret_key=abc"):
+        with pytest.raises(InputError, match="holds a key") as error:
+            Storage.at(secret)
+        assert "abc" not in str(error.value)
     with pytest.raises(InputError, match=r"seed_data\.path s3://tapir/none: there is no"):
         list_files(f"{bucket}/none", "seed_data.path")
 
@@ -95,7 +102,10 @@ def test_a_model_is_copied_once_and_anew_when_it_changed(bucket: str, models: Pa
         local(storage.uri_of("checkpoints/02"))
 
 
-def test_only_the_last_copies_of_a_runs_models_are_kept(bucket: str, models: Path) -> None:
+def test_only_the_last_copies_of_a_runs_models_are_kept(
+    bucket: str, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapir_ray.models.UNUSED_S", 0.0)
     storage = Storage.at(f"{bucket}/runs/a")
     copies = []
     for name in ("checkpoints/00", "checkpoints/01", "checkpoints/02", "classifier/model"):

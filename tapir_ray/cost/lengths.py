@@ -5,8 +5,12 @@ share = over_length(config, seed)        # 0.03; None where there is no tokenize
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
+from tapir_ray.errors import InputError
+from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import TemplateRefused, encode_pair, end_of_turn, load_tokenizer
 
 ROWS = 1_000
@@ -15,14 +19,20 @@ ROWS = 1_000
 def over_length(config: Config, seed: Seed) -> float | None:
     """Share of the answered pairs in the sample that are longer than `train.sequence_length` tokens.
 
-    None for a student that is made on the spot, whose tokenizer is not there yet, and where no row has an answer.
+    None for a student whose tokenizer is not here (one that is made on the spot, a hub name without a network), and
+    where the seed data's own answers are not trained on.
     Pairs that the chat template refuses count as fitting: they are filtered for that.
     """
     student = config.student
     rows = [row for row in seed.sample if row["response"] is not None][:ROWS]
-    if student.model is None or student.engine == "openai" or not rows:
+    if student.model is None or student.engine == "openai" or config.seed_data.responses == "replace" or not rows:
         return None
-    tokenizer = load_tokenizer(student.model, student)
+    try:
+        tokenizer = load_tokenizer(student.model, student)
+    except InputError:
+        if Path(student.model).exists() or is_remote(student.model):
+            raise
+        return None  # a hub name that this machine cannot look up
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     longer = 0
     for row in rows:

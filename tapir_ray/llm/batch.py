@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,8 @@ class BatchClient(Client):
         """Say that a reply is of no use: neither the cache nor its batch serves it again."""
         super().reject(reply)
         if reply.key is not None and self._storage is not None:
-            self._storage.write_text(f"{REJECTED}/{reply.key}", "")
+            with suppress(OSError):
+                self._storage.write_text(f"{REJECTED}/{reply.key}", "")
 
     def _lease_id(self, body: dict[str, Any]) -> str:
         return f"batch-{request_key(self.target.scope, body)}"
@@ -149,7 +151,8 @@ class BatchClient(Client):
 
             tried = itertools.count()
             submitted.batch = await self._patiently(lambda: create(next(tried) > 0))
-            await self._record(submitted)
+            with suppress(OSError):  # without its id it is found by its name
+                await self._record(submitted)
         except Exception as error:
             _fail(submitted, error)
             return
@@ -185,9 +188,9 @@ class BatchClient(Client):
             self._serve(submitted)
         except openai.NotFoundError:
             # The provider no longer has it: its requests are asked again.
-            await self._forget(submitted)
             submitted.results = {}
             self._serve(submitted)
+            await self._forget(submitted)
         except Exception as error:
             _fail(submitted, error)
 
@@ -232,7 +235,9 @@ class BatchClient(Client):
 
     async def _forget(self, submitted: Submitted) -> None:
         """A batch of which nothing more will come is not waited for by the next start."""
-        if self._storage is not None and self._storage.exists(f"{submitted.name}.json"):
+        if self._storage is None:
+            return
+        with suppress(OSError):
             await asyncio.to_thread(self._storage.fs.delete_file, self._storage.path(f"{submitted.name}.json"))
 
     async def _record(self, submitted: Submitted) -> None:

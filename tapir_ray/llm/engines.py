@@ -10,7 +10,7 @@ import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     `processes` is the folder in which they are recorded (see `llm/watch.py`).
     """
     storage, ended = Storage.at(processes), threading.Event()
-    seen = _names(storage)
+    before = _names(storage)
+    seen = set(before)
 
     def watch() -> None:
         starts: list[dict[str, Any]] = []
@@ -47,10 +48,11 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
         while not ended.wait(CHECK_S):
             if rows_done() != rows:
                 rows, starts = rows_done(), []
-            for name in sorted(_names(storage) - seen):
-                seen.add(name)
-                entry = storage.read_json(name)
-                starts += [entry] if entry["worker"] else []
+            with suppress(OSError):  # storage that fails for a moment
+                for name in sorted(_names(storage) - seen):
+                    entry = storage.read_json(name)
+                    seen.add(name)
+                    starts += [entry] if entry["worker"] else []
             if len(starts) > STARTS * replicas:
                 interrupt(
                     StageError(
@@ -67,7 +69,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     except ray.exceptions.ActorDiedError as error:
         if ENGINE not in str(error):
             raise
-        entries = [entry for name in _names(storage) if (entry := storage.read_json(name))["worker"]]
+        entries = [entry for name in _names(storage) - before if (entry := storage.read_json(name))["worker"]]
         entries.sort(key=lambda entry: entry["started"])
         raise StageError(
             f"the student's engine could not be started: {_cause(error)}; the end of its log:\n{last_lines(entries)}"

@@ -279,6 +279,9 @@ class Ledger:
             self._changed = False
 
     def _add_earlier(self, state: dict[str, Any]) -> None:
+        """Add an attempt's state; to be called for each in the order of their numbers."""
+        for lease_id in state["resolved"]:
+            self._earlier.pop(lease_id, None)
         for role, count in _counts(state):
             kinds = self._before[role]
             kinds[count.kind] = kinds.get(count.kind, Count(count.kind)) + count

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from tapir_ray.errors import InputError
 from tapir_ray.storage import Storage
 
 PROCESSES = "TAPIR_ENGINE_PROCESSES"
@@ -43,7 +44,7 @@ def watch_engine() -> None:
     import ray
 
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
-    with suppress(OSError):  # the record is the second line of defence; the engine must not end for it
+    with suppress(OSError, InputError):  # the record is the second line of defence; the engine must not end for it
         record(folder, {**me, "worker": True, "node": node, "log": os.readlink("/proc/self/fd/2")})
 
 
@@ -51,7 +52,7 @@ def watch(worker: dict[str, Any], folder: str) -> None:
     """Wait for the end of a worker (an `identity`), then end what its engine has left; record it while it lives."""
     family: dict[str, dict[str, Any]] = {}
     while is_alive(worker):
-        with suppress(psutil.Error, OSError):
+        with suppress(psutil.Error, OSError, InputError):
             for child in _descendants(worker["pid"]):
                 if _name(child) in family and "recorded" not in family[_name(child)]:
                     family[_name(child)]["recorded"] = True
@@ -65,8 +66,7 @@ def watch(worker: dict[str, Any], folder: str) -> None:
                 child = identity(process.pid)
                 family.setdefault(_name(child), child)
     for child in family.values():
-        if is_alive(child):
-            os.kill(child["pid"], signal.SIGKILL)
+        _end(child)
 
 
 def record(folder: str, entry: dict[str, Any]) -> None:
@@ -99,11 +99,19 @@ def end_orphans(folder: str) -> list[int]:
         entry = json.loads(storage.read_text(name))
         if entry["host"] != socket.gethostname():
             continue
-        if is_alive(entry):
-            os.kill(entry["pid"], signal.SIGKILL)
+        if _end(entry):
             ended.append(entry["pid"])
         storage.fs.delete_file(storage.path(name))
     return ended
+
+
+def _end(entry: dict[str, Any]) -> bool:
+    """Kill a process; False if it had ended."""
+    if not is_alive(entry):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(entry["pid"], signal.SIGKILL)
+    return True
 
 
 def _descendants(pid: int) -> list[dict[str, Any]]:

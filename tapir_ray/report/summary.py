@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError, TapirError
+from tapir_ray.ownership import latest
 from tapir_ray.records import FAILED, HOLDOUT, OK
 from tapir_ray.run import Run
 from tapir_ray.steps.evaluate import scored_table
@@ -57,9 +58,15 @@ def summarise(context: Context) -> dict[str, Any]:
 
 
 def summarise_stopped(context: Context, error: TapirError) -> None:
-    """Write a `summary.json` of a run that did not come to its end: why, and what it has used."""
+    """Write a `summary.json` of a run that did not come to its end: why, and what it has used.
+
+    That of a run that is done, or that another attempt works on, stays.
+    """
+    run = context.run
+    if latest(run) > run.attempt or (run.exists("summary.json") and run.read_json("summary.json")["status"] == "done"):
+        return
     usage = context.roles.usage()
-    context.run.write_json(
+    run.write_json(
         "summary.json",
         {
             "name": context.config.name,

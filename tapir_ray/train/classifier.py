@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
@@ -26,9 +26,7 @@ from tapir_ray.config import Classify, Resources
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.models import replace
 from tapir_ray.train.classifier_loop import held_rows
-
-if TYPE_CHECKING:
-    pass
+from tapir_ray.train.student import START_TRIES
 
 
 @dataclass(frozen=True)
@@ -109,12 +107,14 @@ def train_classifier(
     filesystem = fs or pafs.LocalFileSystem()
     if isinstance(filesystem, pafs.LocalFileSystem):
         out_dir, storage_dir = os.path.abspath(out_dir), os.path.abspath(storage_dir)
+    base_model = os.path.abspath(base_model) if os.path.isdir(base_model) else base_model
     files = parquet_files(rows, filesystem)
     counts = count_labels(files, filesystem)
     _check(counts, labels, classify, resources.classifier.replicas)
 
     import ray.train
     import ray.train.torch
+    from ray.train.v2.api.config import FailureConfig
 
     from tapir_ray.train.classifier_loop import Job, train_worker
 
@@ -147,7 +147,7 @@ def train_classifier(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=storage_dir,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=2),
+            failure_config=FailureConfig(max_failures=2, controller_failure_limit=START_TRIES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )

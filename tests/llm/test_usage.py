@@ -234,6 +234,8 @@ def test_a_request_that_outlives_its_worker_is_reserved_once(tmp_path: Path) -> 
     one.save()
     last = start(4).snapshot()["teacher"]
     assert (last["input_tokens"], last["unsettled_tokens"]) == (5, 245)
+    again = start(5)  # such as by a retry, when what it left has been settled
+    assert again.lease("teacher", [asked])[0] == 0 and again.snapshot()["teacher"]["unsettled_tokens"] == 245
 
 
 def test_an_actor_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
