@@ -7,6 +7,7 @@ with stopped_if_dying(run.uri_of(PROCESSES), replicas=2, rows_done=lambda: progr
 from __future__ import annotations
 
 import itertools
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -25,8 +26,8 @@ STARTS = 3
 """How often each engine may be started without a row being finished in between."""
 CHECK_S = 2.0
 LOG_LINES, LINE_CHARACTERS = 20, 400
-CRASH = ("*** StackTrace Information ***", "*** SIGABRT received")
-"""Where Ray begins to print the stack of a worker that it ends, long and of no use to a reader."""
+CRASH, FRAME = "*** SIGABRT received", re.compile(r"\[0x[0-9a-f]+\]")
+"""Where Ray begins its report of a worker that it ends, and a line of a native stack: long, and of no use to a reader."""
 ENGINE = "vLLMEngineStageUDF"
 """What Ray calls the worker that holds an engine."""
 
@@ -114,5 +115,5 @@ def tail(path: str) -> list[str]:
         lines = Path(path).read_text(errors="replace").splitlines()
     except OSError:
         return []
-    said = itertools.takewhile(lambda line: not any(mark in line for mark in CRASH), lines)
-    return [line[:LINE_CHARACTERS] for line in said if line.strip()][-LOG_LINES:]
+    said = itertools.takewhile(lambda line: CRASH not in line, lines)
+    return [line[:LINE_CHARACTERS] for line in said if line.strip() and not FRAME.search(line)][-LOG_LINES:]
