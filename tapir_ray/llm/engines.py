@@ -27,7 +27,7 @@ STARTS = 3
 CHECK_S = 2.0
 LOG_LINES, LINE_CHARACTERS = 20, 400
 CRASH, FRAME = "*** SIGABRT received", re.compile(r"\[0x[0-9a-f]+\]")
-"""Where Ray begins its report of a worker that it ends, and a line of a native stack: long, and of no use to a reader."""
+"""Where Ray begins its report of a worker that it ends, and a line of a native stack: long, and of no use here."""
 ENGINE = "vLLMEngineStageUDF"
 """What Ray calls the worker that holds an engine."""
 
