@@ -25,9 +25,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(engines, "CHECK_S", 0.02)
     (tmp_path / "processes").mkdir()
     said = "".join(f"line {number}\n\n" for number in range(50))
-    (tmp_path / "log").write_text(
-        f"{said}/usr/lib/libc.so.6(+0x2724a) [0x7fc21a04524a]\n[vm E 1] *** SIGABRT received at time=1\nextension modules\n"
-    )
+    stack = "/usr/lib/libc.so.6(+0x2724a) [0x7fc21a04524a]\n[vm E 1] *** SIGABRT received at time=1\nmodules\n"
+    (tmp_path / "log").write_text(said + stack)
     return tmp_path / "log"
 
 
