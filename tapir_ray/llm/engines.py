@@ -49,7 +49,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
         while not ended.wait(CHECK_S):
             if rows_done() != rows:
                 rows, starts = rows_done(), []
-            with suppress(OSError):  # storage that fails for a moment
+            with suppress(OSError, ValueError):  # storage that fails for a moment, or a record cut short
                 for name in sorted(_names(storage) - seen):
                     entry = storage.read_json(name)
                     seen.add(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from pathlib import Path
@@ -13,11 +12,12 @@ from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interrupt, interruptible
 from tapir_ray.llm import engines
 from tapir_ray.llm.engines import LOG_LINES, STARTS, last_lines, stopped_if_dying, tail
+from tapir_ray.storage import Storage
 
 
 def start(folder: Path, number: int, log: Path, worker: bool = True) -> None:
     entry = {"host": socket.gethostname(), "pid": number, "started": 0.0, "node": None, "log": str(log)}
-    (folder / f"host-{number:03d}.json").write_text(json.dumps({**entry, "worker": worker}))
+    Storage.at(str(folder)).write_json(f"host-{number:03d}.json", {**entry, "worker": worker})
 
 
 @pytest.fixture

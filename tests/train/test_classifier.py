@@ -115,6 +115,7 @@ def test_rows_that_cannot_train_a_classifier_say_what_to_change(tmp_path: Path) 
         )
 
 
+@pytest.mark.slow
 def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Path) -> None:
     """As many as seed data of a few rows has: nothing is held out, and both workers have a row."""
     rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]

@@ -134,6 +134,7 @@ def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
     assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
