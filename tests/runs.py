@@ -122,10 +122,11 @@ class Driver:
             seen.add(key)
         return found
 
-    def files(self, folder: str) -> int:
+    def files(self, folder: str) -> set[str]:
         """Files in a folder of the run, at any depth."""
         selector = pafs.FileSelector(self.run.path(folder), recursive=True, allow_not_found=True)
-        return sum(info.type == pafs.FileType.File for info in self.run.fs.get_file_info(selector))
+        found = self.run.fs.get_file_info(selector)
+        return {info.path for info in found if info.type == pafs.FileType.File}
 
     def tokens(self) -> int:
         """Input and output tokens of all answers."""
