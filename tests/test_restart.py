@@ -22,9 +22,9 @@ pytestmark = pytest.mark.restart
 
 MOMENTS = [
     "seed/split",
+    "ray_train",
+    "ray_train",
     "seed/instructions",
-    "ray_train",
-    "ray_train",
     "rounds/01/scored",
     "rounds/01/scored",
     "rounds/01/expanded",
