@@ -6,10 +6,14 @@ with interruptible():                                    # in the main thread
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+JOIN_S = 10.0
+"""How long a look that waits for a cluster that is gone may hold up the end."""
 
 _waiting: list[Exception] = []
 _open = threading.Event()
@@ -45,3 +49,31 @@ def interrupt(error: Exception) -> None:
         if _open.is_set():
             _waiting.append(error)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+@contextmanager
+def watched(look: Callable[[], Exception | None], every_s: float, name: str) -> Iterator[None]:
+    """Call `look` in a thread of its own, again and again; what it returns for an error is raised in the main thread.
+
+    An error that it raises itself ends nothing: the next look may see more.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s):
+            try:
+                error = look()
+            except Exception as problem:
+                logging.getLogger(__name__).debug("the watch of %s: %s", name, problem)
+                continue
+            if error is not None:
+                interrupt(error)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True, name=f"tapir-{name}")
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join(JOIN_S)

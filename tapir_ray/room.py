@@ -6,15 +6,13 @@ with stopped_by_lost_nodes(config): ...
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tapir_ray.config import Config, Replicas
 from tapir_ray.errors import StageError
-from tapir_ray.interrupt import interrupt
+from tapir_ray.interrupt import watched
 
 CHECK_S = 2.0
 MOST_NODES = 1000
@@ -31,29 +29,20 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
 
     Ray itself would wait for ever for a place.
     """
-    patience, ended = config.resources.lost_node_patience_s, threading.Event()
+    patience = config.resources.lost_node_patience_s
+    since: float | None = None
 
-    def watch() -> None:
-        since: float | None = None
-        while not ended.wait(CHECK_S):
-            try:
-                short = shortage(config, room())
-            except Exception as error:  # the cluster's head is away for a moment, or for good: Ray ends the driver then
-                logging.getLogger(__name__).debug("the cluster's resources are not known: %s", error)
-                continue
-            since = (since or time.monotonic()) if short else None
-            if since is not None and time.monotonic() - since > patience:
-                sentence = f"nodes were lost: {short}, or give the cluster nodes again and start the same command"
-                interrupt(StageError(f"{sentence}; what is finished is kept"))
-                return
+    def look() -> StageError | None:
+        nonlocal since
+        short = shortage(config, room())
+        since = (since or time.monotonic()) if short else None
+        if since is None or time.monotonic() - since <= patience:
+            return None
+        sentence = f"nodes were lost: {short}, or give the cluster nodes again and start the same command"
+        return StageError(f"{sentence}; what is finished is kept")
 
-    watcher = threading.Thread(target=watch, daemon=True, name="tapir-room")
-    watcher.start()
-    try:
+    with watched(look, CHECK_S, "room"):
         yield
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def room() -> list[Node]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tapir_ray.errors import StageError
-from tapir_ray.interrupt import interrupt
+from tapir_ray.interrupt import watched
 from tapir_ray.storage import Storage
 
 STARTS = 3
@@ -39,34 +38,30 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
 
     `processes` is the folder in which they are recorded (see `llm/watch.py`).
     """
-    storage, ended = Storage.at(processes), threading.Event()
+    storage = Storage.at(processes)
     before = _names(storage)
-    seen = set(before)
+    seen, rows = set(before), rows_done()
+    starts: list[dict[str, Any]] = []
 
-    def watch() -> None:
-        starts: list[dict[str, Any]] = []
-        rows = rows_done()
-        while not ended.wait(CHECK_S):
-            if rows_done() != rows:
-                rows, starts = rows_done(), []
-            with suppress(OSError, ValueError):  # storage that fails for a moment, or a record cut short
-                for name in sorted(_names(storage) - seen):
-                    entry = storage.read_json(name)
-                    seen.add(name)
-                    starts += [entry] if entry["worker"] else []
-            if len(starts) > STARTS * replicas:
-                interrupt(
-                    StageError(
-                        f"the student's engine was started {len(starts)} times and no row was finished; the end of "
-                        f"its log:\n{last_lines(starts[:-1])}"
-                    )
-                )
-                return
+    def look() -> StageError | None:
+        nonlocal rows
+        if rows_done() != rows:
+            rows = rows_done()
+            starts.clear()
+        for name in sorted(_names(storage) - seen):
+            entry = storage.read_json(name)
+            seen.add(name)
+            starts.extend([entry] if entry["worker"] else [])
+        if len(starts) <= STARTS * replicas:
+            return None
+        return StageError(
+            f"the student's engine was started {len(starts)} times and no row was finished; the end of its log:\n"
+            f"{last_lines(starts[:-1])}"
+        )
 
-    watcher = threading.Thread(target=watch, daemon=True, name="tapir-engines")
-    watcher.start()
     try:
-        yield
+        with watched(look, CHECK_S, "engines"):
+            yield
     except ray.exceptions.ActorDiedError as error:
         if ENGINE not in str(error):
             raise
@@ -75,9 +70,6 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
         raise StageError(
             f"the student's engine could not be started: {_cause(error)}; the end of its log:\n{last_lines(entries)}"
         ) from error
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def _names(storage: Storage) -> set[str]:

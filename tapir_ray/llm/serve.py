@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,7 +28,7 @@ import ray
 
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.interrupt import interrupt
+from tapir_ray.interrupt import watched
 from tapir_ray.models import local
 
 PLACEMENT_TIMEOUT_S = 120.0
@@ -174,29 +173,21 @@ def stop(server: Any) -> None:
 @contextmanager
 def stopped_if_dead(servers: Mapping[str, Any]) -> Iterator[None]:
     """Raise StageError in the main thread, with the end of the log, where one of these servers has ended."""
-    ended = threading.Event()
 
-    def watch() -> None:
-        while not ended.wait(CHECK_S):
-            for role, server in servers.items():
-                try:
-                    ray.get(server.check.remote(), timeout=CHECK_S)
-                except ray.exceptions.GetTimeoutError:
-                    continue
-                except ray.exceptions.RayTaskError as error:
-                    interrupt(error.cause)
-                    return
-                except ray.exceptions.RayActorError as error:
-                    interrupt(StageError(f"the vLLM server of the {role} is gone: {error}"))
-                    return
+    def look() -> Exception | None:
+        for role, server in servers.items():
+            try:
+                ray.get(server.check.remote(), timeout=CHECK_S)
+            except ray.exceptions.GetTimeoutError:
+                continue
+            except ray.exceptions.RayTaskError as error:
+                return error.cause
+            except ray.exceptions.RayActorError as error:
+                return StageError(f"the vLLM server of the {role} is gone: {error}")
+        return None
 
-    watcher = threading.Thread(target=watch, daemon=True, name="tapir-servers")
-    watcher.start()
-    try:
+    with watched(look, CHECK_S, "servers"):
         yield
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def beside(servers: Mapping[str, Any]) -> dict[str, Any]:
