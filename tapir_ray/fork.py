@@ -13,7 +13,8 @@ from tapir_ray.config import Config
 from tapir_ray.config.differences import differences
 from tapir_ray.errors import InputError
 from tapir_ray.lineage import changed_by, following, inputs
-from tapir_ray.run import MANIFEST, Run
+from tapir_ray.manifest import MANIFEST
+from tapir_ray.run import Run
 
 BEGUN, DONE = "fork_begun", "fork"
 """Events: a new run with the first and without the second was stopped while it was filled."""

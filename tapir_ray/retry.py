@@ -5,8 +5,9 @@ from __future__ import annotations
 from tapir_ray import parts
 from tapir_ray.config import Config
 from tapir_ray.lineage import following
+from tapir_ray.manifest import MANIFEST
 from tapir_ray.records import DRAW, FAILED, ID, SOURCE_AND_ID
-from tapir_ray.run import MANIFEST, Run
+from tapir_ray.run import Run
 
 
 def reopen_failed(run: Run, config: Config) -> dict[str, int]:

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError
+from tapir_ray.manifest import MANIFEST
 from tapir_ray.models import written
 from tapir_ray.ownership import check_owner
 from tapir_ray.records import OK, SEED, TRAINING, pair_id
-from tapir_ray.run import MANIFEST, Run
+from tapir_ray.run import Run
 from tapir_ray.stages.pack import pack
 from tapir_ray.steps import texts
 from tapir_ray.train.chat import brings_template
