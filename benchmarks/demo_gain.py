@@ -100,10 +100,10 @@ def write(figures: dict, target: Path) -> None:
 def control(config: Config, run_dir: str, summary: dict) -> int:
     """Train `control/` from the initial SFT student on the seed data alone and score it; returns its tokens."""
     from tapir_ray.launch import started
-    from tapir_ray.records import SCORED
+    from tapir_ray.records import ID, SCORED
     from tapir_ray.run import Run
     from tapir_ray.stages.pack import pack
-    from tapir_ray.steps.answer import answer_and_judge
+    from tapir_ray.steps.answer import answer_and_judge, answering
     from tapir_ray.steps.evaluate import held_out
     from tapir_ray.steps.train import student_after
     from tapir_ray.train.student import train_student
@@ -128,9 +128,10 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
             packed, run.fs, start, out, storage, f"control-{run.attempt}", config.student, config.train,
             config.resources, epochs, rate, config.random_seed,
         )  # fmt: skip
-        rows = answer_and_judge(context, held_out(context), out)
-        run.write("control/holdout", rows, SCORED)
-        run.publish("control/holdout", extra={"tokens": result.tokens})
+        held, table = held_out(context).materialize(), "control/holdout"
+        rows = answer_and_judge(context, context.remaining(table, held, ID), out, table, held.count())
+        with answering(context, table):
+            run.write(table, rows, SCORED, key=ID, extra={"tokens": result.tokens})
     return result.tokens
 
 

@@ -77,6 +77,26 @@ def reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, ray.ObjectR
     return ray.get(count), keys
 
 
+def kept(
+    rows: ray.data.Dataset, folder: str, fs: pafs.FileSystem, schema: pa.Schema, key: Key, stage_cpus: float
+) -> ray.data.Dataset:
+    """The rows as they come, each block written to the folder before it goes on; lazy."""
+    return rows.map_batches(
+        functools.partial(_keep, folder=folder, fs=fs, schema=schema, key=key),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=stage_cpus,
+    )
+
+
+def found(folder: str, fs: pafs.FileSystem, stage_cpus: float) -> ray.data.Dataset:
+    """The rows of all parts in the folder, which must hold some; lazy."""
+    files = [f"{folder}/{name}" for name in _names(folder, fs, PART)]
+    return ray.data.read_parquet(
+        files, filesystem=fs, num_cpus=stage_cpus, partitioning=None, override_num_blocks=1 + len(files) // 32
+    )
+
+
 def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, stage_cpus: float) -> ray.data.Dataset:
     """The rows whose key is not among `keys`; lazy."""
     return rows.map_batches(
@@ -119,6 +139,12 @@ def keys_of(table: pa.Table, key: Key) -> Any:
     """The rows' keys as strings; a missing value counts as empty."""
     columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
+
+
+def _keep(block: pa.Table, folder: str, fs: pafs.FileSystem, schema: pa.Schema, key: Key) -> pa.Table:
+    block = conform(block, schema)
+    write_part(block, folder, fs, key)
+    return block
 
 
 def _name(block: pa.Table, key: Key) -> str:

@@ -28,10 +28,13 @@ from tapir_ray.records import FAILED, FILTERED, conform
 from tapir_ray.storage import Storage, now
 
 if TYPE_CHECKING:
+    import ray
     import ray.data
 
     from tapir_ray.progress import Progress
 
+ANSWERS = "answers"
+"""Folder of an unfinished table: what a stage inside its pipeline has made."""
 ROWS_PER_BLOCK = 2_000
 LEAST_ERRORS = 10
 """Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
@@ -48,8 +51,8 @@ class Tables(Storage):
         self.attempt = 0
         """Given by `ownership.owned`; 0 is a run that is only read."""
         self.progress: Progress | None = None
-        self._kept: dict[str, int] = {}
-        """Rows of unfinished tables that `remaining` found."""
+        self._kept: dict[str, tuple[int, ray.ObjectRef]] = {}
+        """How many rows of unfinished tables `remaining` found, and their keys."""
 
     def event(self, kind: str, **fields: Any) -> None:
         """Add one event with the time and the attempt."""
@@ -105,8 +108,44 @@ class Tables(Storage):
         `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
         are among the remaining.
         """
-        self._kept[table], keys = parts.reopen(self.path(table), self.fs, key)
-        return parts.without(rows, keys, key, stage_cpus) if self._kept[table] else rows
+        count, keys = self._kept[table] = parts.reopen(self.path(table), self.fs, key)
+        return parts.without(rows, keys, key, stage_cpus) if count else rows
+
+    def answers(
+        self,
+        table: str,
+        rows: ray.data.Dataset,
+        make: Callable[[ray.data.Dataset], ray.data.Dataset],
+        schema: pa.Schema,
+        key: parts.Key,
+        expected: int,
+        stage_cpus: float = 0.1,
+    ) -> ray.data.Dataset:
+        """`make(rows)`, which a later stage of the same pipeline needs for `table`, each block kept beside the table as
+        soon as it is there; lazy.
+
+        `rows` are what `remaining` left of `expected` rows. What an earlier attempt has kept is read and not made
+        again: `make` is not called where that is all of it. The folder goes with `table`: see `forget_answers`.
+        """
+        name = f"{table}/{ANSWERS}"
+        self.fs.create_dir(self.path(name), recursive=True)
+        wanted = self.remaining(name, rows, key, stage_cpus)
+        before, _ = self._kept.pop(name)
+        if before >= expected:
+            return self._earlier(table, name, key, stage_cpus)
+        made = parts.kept(make(wanted), self.path(name), self.fs, schema, key, stage_cpus)
+        return made.union(self._earlier(table, name, key, stage_cpus)) if before else made
+
+    def _earlier(self, table: str, name: str, key: parts.Key, stage_cpus: float) -> ray.data.Dataset:
+        """What was kept for a table and is not in it."""
+        done, keys = self._kept[table]
+        rows = parts.found(self.path(name), self.fs, stage_cpus)
+        return parts.without(rows, keys, key, stage_cpus) if done else rows
+
+    def forget_answers(self, table: str) -> None:
+        """Remove what `answers` has kept for a table that is finished."""
+        if self.exists(f"{table}/{ANSWERS}"):
+            self.fs.delete_dir(self.path(f"{table}/{ANSWERS}"))
 
     def write(
         self,
@@ -133,7 +172,7 @@ class Tables(Storage):
         from ray.data.exceptions import ExecutionTimeoutError
 
         started = time.monotonic()
-        kept = self._kept.pop(table, 0) if key else 0
+        kept = self._kept.pop(table)[0] if key and table in self._kept else 0
         if not key:
             self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)

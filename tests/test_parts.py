@@ -106,3 +106,56 @@ def test_too_many_errors_end_a_stage_before_its_end(tmp_path: Path, ray_local: N
     with pytest.raises(StageError, match=r"of 1000 rows failed.*KeyError: 'x'"):
         run.write("t", ray.data.from_arrow(blocks), SCHEMA, key=KEY, expected=1000, max_error_rate=0.05)
     assert run.done("t") is None
+
+
+def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Path, ray_local: None) -> None:
+    """A run killed while its judge was behind: the student's answers are there, those judged are not judged again."""
+    run = run_in(tmp_path / "run")
+    made, judged = tmp_path / "made", tmp_path / "judged"
+
+    def answer(block: pa.Table) -> pa.Table:
+        with made.open("a") as file:
+            file.writelines(f"{row_id}\n" for row_id in block["instruction_id"].to_pylist())
+        return block
+
+    def judge(block: pa.Table, most: int) -> pa.Table:
+        with judged.open("a+") as file:
+            file.seek(0)
+            if len(file.readlines()) >= most:
+                raise ValueError("killed")
+            file.writelines(f"{row_id}\n" for row_id in block["instruction_id"].to_pylist())
+        return block
+
+    def start(most: int) -> None:
+        everything = ray.data.from_arrow([rows(range(n * 10, n * 10 + 10)) for n in range(10)])
+        left = run.remaining("t", everything, KEY)
+        options = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.1}
+        answered = run.answers("t", left, lambda some: some.map_batches(answer, **options), SCHEMA, KEY, 100)
+        run.write("t", answered.map_batches(judge, fn_args=[most], **options), SCHEMA, key=KEY, expected=100)
+
+    with pytest.raises(ray.exceptions.RayTaskError, match="killed"):
+        start(30)
+    kept, first = ids_in(tmp_path / "run/t/answers"), made.read_text().splitlines()
+    assert len(kept) >= 30 and set(kept) <= set(first)
+    start(100)
+    again = made.read_text().splitlines()[len(first) :]
+    assert not set(again) & set(kept) and set(again) | set(kept) == {str(n) for n in range(100)}
+    assert run.manifest("t").rows == 100
+    assert ids_in(tmp_path / "run/t") == sorted(str(n) for n in range(100))
+    run.forget_answers("t")
+    assert not (tmp_path / "run/t/answers").exists()
+
+
+def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    folder = tmp_path / "run/t/answers"
+    folder.mkdir(parents=True)
+    parts.write_part(rows(range(20)), str(folder), LOCAL, KEY)
+    parts.write_part(rows(range(5)), run.path("t"), LOCAL, KEY)
+    left = run.remaining("t", ray.data.from_arrow(rows(range(20))), KEY)
+
+    def engine(_: ray.data.Dataset) -> ray.data.Dataset:
+        raise AssertionError("an engine was started")
+
+    answered = run.answers("t", left, engine, SCHEMA, KEY, 20)
+    assert run.write("t", answered, SCHEMA, key=KEY, expected=20).rows == 20

@@ -9,7 +9,7 @@ import ray.data
 
 from tapir_ray.context import PROCESSES, Context
 from tapir_ray.llm.engines import stopped_if_dying
-from tapir_ray.records import SCORED
+from tapir_ray.records import ID, SCORED
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.judge import judge
 
@@ -23,27 +23,35 @@ def answering(context: Context, table: str) -> Iterator[None]:
     replicas, progress = context.config.resources.student.replicas, context.progress
     with stopped_if_dying(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table)):
         yield
+    context.run.forget_answers(table)
 
 
-def answer_and_judge(context: Context, rows: ray.data.Dataset, model: str) -> ray.data.Dataset:
+def answer_and_judge(
+    context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int
+) -> ray.data.Dataset:
     """The rows (schema SCORED) with the answers of `model` and the judge's scores; lazy.
 
-    Judging starts with the first answered block. An engine lives while the pipeline runs; a student behind an endpoint
-    is asked there and `model` is not used.
+    `rows` are what is `remaining` of `table`, which gets `expected` rows in all. Judging starts with the first answered
+    block, which is kept: an answer that a killed run had is judged by the next, not made again. An engine lives while
+    the pipeline runs; a student behind an endpoint is asked there (its replies are in the response cache) and `model`
+    is not used.
     """
     config = context.config
     if config.student.engine == "openai":
         rows = context.roles.ask(rows, student_answer, SCORED)
     else:
-        from tapir_ray.llm.vllm import generate
-
-        rows = generate(
-            rows,
-            model,
-            config.student,
-            config.resources.student,
+        rows = context.run.answers(
+            table, rows, lambda unanswered: _generate(context, unanswered, model), SCORED, ID, expected,
             context.stage_cpus,
-            config.random_seed,
-            context.run.uri_of(PROCESSES),
-        )
+        )  # fmt: skip
     return judge(rows, config, context.roles, config.random_seed)
+
+
+def _generate(context: Context, rows: ray.data.Dataset, model: str) -> ray.data.Dataset:
+    from tapir_ray.llm.vllm import generate
+
+    config = context.config
+    processes = context.run.uri_of(PROCESSES)
+    return generate(
+        rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed, processes
+    )

@@ -25,7 +25,7 @@ def holdout(context: Context) -> None:
         return
     with context.stage("evaluate", last):
         rows = context.remaining(TABLE, held_out(context), ID)
-        rows = answer_and_judge(context, rows, student_after(context, last))
+        rows = answer_and_judge(context, rows, student_after(context, last), TABLE, count)
         with answering(context, TABLE):
             context.write(TABLE, rows, SCORED, "evaluate on the holdout", count, ID)
 

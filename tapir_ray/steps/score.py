@@ -33,13 +33,13 @@ def score(context: Context, round_number: int) -> None:
     with context.stage("score", round_number):
         if not run.done(candidates):
             _select(context, round_number, candidates)
-        times = _times_trained(context, round_number, candidates)
+        times, expected = _times_trained(context, round_number, candidates), run.manifest(candidates).rows
         rows = context.remaining(scored, context.read(candidates), ID)
         rows = context.map(rows, _with_times, times=times)
-        rows = answer_and_judge(context, rows, student_after(context, round_number - 1))
+        rows = answer_and_judge(context, rows, student_after(context, round_number - 1), scored, expected)
         rows = context.map(rows, with_difficulty, spec=spec)
         with answering(context, scored):
-            context.write(scored, rows, SCORED, f"round {round_number} score", run.manifest(candidates).rows, ID)
+            context.write(scored, rows, SCORED, f"round {round_number} score", expected, ID)
 
 
 def plan(context: Context, round_number: int) -> Plan:
