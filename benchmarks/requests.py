@@ -4,8 +4,9 @@
 
 errors: requests at 30 % errors under 3,000 a minute against the simulator: lost, doubled, share of the limit used
 (attempts count), share above it, memory of the worker. speed: errors off, 100 ms latency, 256 in flight, the same
-2,000 requests through `Roles.ask` (usage actor with leases, reply cache, rows in and out), through a bare
-`AsyncOpenAI` on aiohttp and through a thread pool of the plain client, in turn in one run; medians of the rounds.
+2,000 requests through `Roles.ask` (usage actor with leases, reply cache, rows in and out) with one worker and with two,
+through a bare `AsyncOpenAI` on aiohttp and through a thread pool of the plain client, in turn in one run; medians of
+the rounds.
 A rate counts from the first request to the last row out: starting the workers is in none of them. All of it, the
 simulator too, shares this machine. Writes benchmarks/results/requests.json.
 """
@@ -91,7 +92,9 @@ async def ask_one(clients: Mapping[str, Client], row: Row) -> Row:
     return {**row, "text": reply.text, "status": reply.status, "reason": reply.reason, "began": began, "rss": rss}
 
 
-def ours(url: str, rows: int, cache: Path, **teacher: Any) -> tuple[list[Row], float, dict[str, float]]:
+def ours(
+    url: str, rows: int, cache: Path, workers: int = 1, **teacher: Any
+) -> tuple[list[Row], float, dict[str, float]]:
     """(rows out, seconds from the first request to the last row, usage) of `Roles.ask`."""
     config = parse(
         {
@@ -99,6 +102,7 @@ def ours(url: str, rows: int, cache: Path, **teacher: Any) -> tuple[list[Row], f
             "seed_data": {"path": "none"},
             "student": {"model": "none"},
             "teacher": {"model": "m", "base_url": url, "api_key_env": None, **teacher},
+            "resources": {"request_workers": workers},
         }
     )
     out: list[Row] = []
@@ -152,7 +156,9 @@ def pool(url: str, requests: int) -> float:
 
 def speed(folder: Path, requests: int, rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
     """Ratios of rates, and requests a second of each by round."""
-    rates: dict[str, list[float]] = {"ours": [], "ours_cached": [], "bare": [], "thread_pool": []}
+    rates: dict[str, list[float]] = {
+        name: [] for name in ("ours", "ours_two_workers", "ours_cached", "bare", "thread_pool")
+    }
     limits = {"in_flight": IN_FLIGHT, "requests_per_minute": 10**7}
     for number in range(rounds):
         cache = folder / f"cache-{number}"
@@ -167,11 +173,15 @@ def speed(folder: Path, requests: int, rounds: int) -> tuple[dict[str, float], d
             # The folder's usage is that of both calls: the second sent nothing.
             assert len(out) == usage["cached_requests"] == usage["requests"] == requests, usage
             rates["ours_cached"].append(requests / seconds)
+            out, seconds, usage = ours(url, requests, folder / f"cache-{number}-two", workers=2, limits=limits)
+            assert len(out) == usage["requests"] == requests, usage
+            rates["ours_two_workers"].append(requests / seconds)
         print({name: [round(rate) for rate in values] for name, values in rates.items()}, flush=True)
     median = {name: statistics.median(values) for name, values in rates.items()}
     ratios = {
         "whole_path_against_bare_client": median["ours"] / median["bare"],
         "whole_path_against_thread_pool": median["ours"] / median["thread_pool"],
+        "two_workers_against_thread_pool": median["ours_two_workers"] / median["thread_pool"],
     }
     return ratios, {
         "requests": requests,

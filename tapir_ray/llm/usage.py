@@ -16,7 +16,7 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -46,8 +46,8 @@ class Count:
     """Questions that ended without an answer; `requests` counts every attempt that was sent."""
 
     def __add__(self, other: Count) -> Count:
-        mine, others = asdict(self), asdict(other)
-        return replace(self, **{key: mine[key] + others[key] for key in mine if key != "kind"})
+        others = other.numbers()
+        return Count(self.kind, **{key: value + others[key] for key, value in self.numbers().items()})
 
     @property
     def tokens(self) -> int:
@@ -55,7 +55,7 @@ class Count:
 
     def numbers(self) -> dict[str, int]:
         """The counts by name."""
-        return {key: value for key, value in asdict(self).items() if key != "kind"}
+        return {key: value for key, value in vars(self).items() if key != "kind"}
 
     def cost(self, price: Price) -> float:
         """US dollars: cached input and reasoning at their own price where there is one."""
