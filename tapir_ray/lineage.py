@@ -16,6 +16,7 @@ LABELS, CLASSIFIER, INSTRUCTIONS, BANDS = "seed/labels", "classifier", "seed/ins
 ANSWERS = "answers"
 """Stands for INSTRUCTIONS where the teacher answers the seed data."""
 BASE, EVALUATION = "checkpoints/base", "evaluation/holdout"
+HELD, HELD_PACKED = "seed/holdout", "seed/holdout_packed"
 
 CHANGES: dict[str, tuple[str, ...]] = {
     "random_seed": (READ,),
@@ -47,7 +48,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "respond": (ANSWERS, "generated"),
     "rewrite": (ANSWERS, "generated"),
     "mix": ("expanded",),
-    "train": ("seed/packed", "packed"),
+    "train": (HELD_PACKED, "seed/packed", "packed"),
     "train.initial_sft": ("seed/training", checkpoint(0)),
     "train.initial_epochs": ("seed/packed",),
     "train.epochs": ("packed",),
@@ -70,6 +71,8 @@ def inputs(config: Config) -> dict[str, list[str]]:
         INSTRUCTIONS: [INGESTED, CLASSIFIER] if config.classify.by == "deberta" else [INGESTED],
         BANDS: [INSTRUCTIONS],
         BASE: [INGESTED],
+        HELD: [INGESTED if keep else INSTRUCTIONS],
+        HELD_PACKED: [HELD, BASE],
         "seed/training": [INGESTED if keep else INSTRUCTIONS],
         "seed/packed": ["seed/training", BASE],
         checkpoint(0): ["seed/packed"],

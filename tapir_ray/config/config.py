@@ -109,7 +109,14 @@ class Config(Section):
                 endpoint.pop(speed, None)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
-        for speed in ("micro_batch", "checkpoint_minutes", "checkpoint_steps", "max_failures"):
+        for speed in (
+            "micro_batch",
+            "checkpoint_minutes",
+            "checkpoint_steps",
+            "checkpoints_kept",
+            "max_loss_rise",
+            "max_failures",
+        ):
             content["train"].pop(speed)
         if content["simulator"]:
             content["simulator"].pop("log")

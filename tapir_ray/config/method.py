@@ -128,6 +128,11 @@ class Train(Section):
     """A worker that dies costs at most this much training: the others wait for it and go on from the checkpoint."""
     checkpoint_steps: Count | None = None
     """A checkpoint every so many optimizer steps, instead of by time."""
+    checkpoints_kept: Count = 2
+    """Of a training that is not done: the latest, and beside it those with the lowest loss on the holdout (without one
+    the latest). The students of all rounds stay, in `checkpoints/`."""
+    max_loss_rise: Annotated[float, Field(gt=0)] | None = 3.0
+    """Nats by which the mean loss of ten steps may rise above its lowest before the run stops; null lets it."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"

@@ -22,6 +22,9 @@ PLANNED = (
     "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise", "mean_seen", "mean_unseen"
 )  # fmt: skip
 """What `summary.json` shows of a round's plan."""
+COLUMNS = (
+    "round", "α", "δ", "hard", "easy", "generated", "filtered", "failed", "tokens", "score", "loss", "seconds"
+)  # fmt: skip
 
 
 def summarise(context: Context) -> dict[str, Any]:
@@ -42,6 +45,7 @@ def summarise(context: Context) -> dict[str, Any]:
         "initial_sft": {
             "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
             "student_score": scores[0],
+            "holdout_loss": _holdout_loss(run, 0),
             "seconds": seconds.get(0, {}),
         },
         "best_round": best,
@@ -117,9 +121,16 @@ def _round(
         "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
+        "holdout_loss": _holdout_loss(run, number),
         "seconds": seconds.get(number, {}),
         "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []))),
     }
+
+
+def _holdout_loss(run: Run, number: int) -> float | None:
+    """The student's loss on the holdout after a round (nats a response token); None where it was not trained."""
+    losses = run.manifest(checkpoint(number)).extra.get("holdout_losses")
+    return round(losses[-1][1], 4) if losses else None
 
 
 def _seconds(run: Run) -> dict[int, dict[str, float]]:
@@ -144,7 +155,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     """The end of a run for a person: a row for each round, the score by task, and where things are."""
     console = Console(file=file, width=140 if not file.isatty() else None)
     table = Table(title=f"{summary['name']}: rounds")
-    for column in ("round", "α", "δ", "hard", "easy", "generated", "filtered", "failed", "tokens", "score", "seconds"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("filtered", "seconds") else "right", overflow="fold")
     first = summary["initial_sft"]
     table.add_row(
@@ -158,6 +169,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         "",
         f"{first['training_tokens']:,}",
         _number(first["student_score"]["mean"]),
+        _number(first["holdout_loss"]),
         _pairs(first["seconds"]),
     )
     for entry in summary["rounds"]:
@@ -172,6 +184,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
             str(entry["failed"]),
             f"{entry['training_tokens']:,}",
             f"{_number(entry['student_score_before']['mean'])} → {_number(entry['student_score_after']['mean'])}",
+            _number(entry["holdout_loss"]),
             _pairs(entry["seconds"]),
         )
     console.print(table)

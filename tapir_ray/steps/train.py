@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapir_ray.context import Context, checkpoint, round_dir
-from tapir_ray.errors import StageError
+from tapir_ray.errors import InputError, StageError
 from tapir_ray.manifest import MANIFEST
 from tapir_ray.models import written
 from tapir_ray.ownership import check_owner
-from tapir_ray.records import OK, SEED, TRAINING, pair_id
+from tapir_ray.records import HOLDOUT, OK, SEED, TRAINING, pair_id
 from tapir_ray.run import Run
 from tapir_ray.stages.pack import pack
 from tapir_ray.steps import texts
@@ -26,6 +26,7 @@ BASE = "checkpoints/base"
 RAY_TRAIN = "ray_train"
 """Where Ray Train keeps the checkpoints of a training that is not done."""
 POOL_OF_SEED = "seed"
+HELD, HELD_PACKED = "seed/holdout", "seed/holdout_packed"
 
 
 def base_student(context: Context) -> str:
@@ -64,7 +65,8 @@ def initial_sft(context: Context, source: str) -> None:
         if not run.done("seed/training"):
             rows = context.map(context.read(source), _pairs)
             context.write("seed/training", rows, TRAINING, "seed data to train on")
-        _fit(context, ["seed/training"], 0, base, config.train.initial_epochs, config.train.learning_rate)
+        held = _packed_holdout(context, source, base)
+        _fit(context, ["seed/training"], 0, base, config.train.initial_epochs, config.train.learning_rate, held)
 
 
 def train(context: Context, round_number: int) -> None:
@@ -78,10 +80,30 @@ def train(context: Context, round_number: int) -> None:
     tables = [f"{round_dir(number)}/training" for number in range(first, round_number + 1)]
     with context.stage("train", round_number):
         rate = settings.round_learning_rate or settings.learning_rate
-        _fit(context, tables, round_number, start, settings.epochs, rate)
+        held = _packed_holdout(context, "seed/instructions", start)
+        _fit(context, tables, round_number, start, settings.epochs, rate, held)
 
 
-def _fit(context: Context, tables: list[str], round_number: int, start: str, epochs: int, rate: float) -> None:
+def _packed_holdout(context: Context, source: str, model: str) -> str | None:
+    """`seed/holdout` and `seed/holdout_packed`: the holdout's pairs as training would see them; None without any."""
+    run, config = context.run, context.config
+    if not run.done(HELD_PACKED):
+        if not run.done(source):
+            return None  # a run that began with the user's own training set
+        if not run.done(HELD):
+            rows = context.map(context.read(source), _pairs, split=HOLDOUT)
+            context.write(HELD, rows, TRAINING, "holdout to measure the loss on")
+        files = run.files(HELD)
+        stats = pack(
+            files, run.path(HELD_PACKED), run.fs, model, config.student, config.train, 0, 1, context.stage_cpus
+        )
+        run.publish(HELD_PACKED, extra=asdict(stats))
+    return run.path(HELD_PACKED) if run.manifest(HELD_PACKED).extra["sequences"] else None
+
+
+def _fit(
+    context: Context, tables: list[str], round_number: int, start: str, epochs: int, rate: float, held: str | None
+) -> None:
     run, config = context.run, context.config
     packed = f"{round_dir(round_number)}/packed"
     name = checkpoint(round_number)
@@ -106,6 +128,7 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
         # A stopped training goes on from its checkpoint: of this very table, and of as many workers.
         table = hashlib.blake2b(run.read_text(f"{packed}/{MANIFEST}").encode(), digest_size=6).hexdigest()
         training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
+        _refuse_other_workers(run, training)
         _remove_trainings(run, round_number, but=training)
         result = train_student(
             run.path(packed),
@@ -122,13 +145,31 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
             config.random_seed,
             on_progress=lambda at: facts.update(_shown(at)),
             before_writing=lambda: check_owner(run, run.attempt),
+            holdout_dir=held,
         )
         facts.clear()
-        facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}", "tokens": f"{result.tokens:,}"}
+        facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}"}
+        if result.holdout_losses:
+            facts["holdout loss"] = f"{result.holdout_losses[0][1]:.2f} → {result.holdout_losses[-1][1]:.2f}"
+        facts["tokens"] = f"{result.tokens:,}"
     summary = {key: value for key, value in asdict(result).items() if key not in ("losses", "checkpoint")}
     run.publish(name, extra=summary)
     run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
     _remove_trainings(run, round_number)
+
+
+def _refuse_other_workers(run: Run, training: str) -> None:
+    """Raises InputError where another number of workers has begun this training: DeepSpeed's state is cut by it."""
+    stem, _, workers = training.rpartition("-")
+    for name in run.children(RAY_TRAIN):
+        others = name.removeprefix(f"{stem}-")
+        begun = others.isdigit() and any("checkpoint_" in entry for entry in run.children(f"{RAY_TRAIN}/{name}"))
+        if begun and others != workers:
+            raise InputError(
+                f"resources.train.replicas is {workers}, but {run.uri_of(f'{RAY_TRAIN}/{name}')} holds a training "
+                f"begun with {others}: set it to {others} to go on from its checkpoint, or remove that folder to train "
+                "anew"
+            )
 
 
 def _remove_trainings(run: Run, round_number: int, but: str = "") -> None:
@@ -155,9 +196,9 @@ def _wanted(context: Context, base: str) -> bool:
     return context.config.student.create is not None or not brings_template(base, context.config.student)
 
 
-def _pairs(batch: pa.Table) -> pa.Table:
-    """Training rows of the ok seed rows, each once."""
-    keep = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], SEED))
+def _pairs(batch: pa.Table, split: str = SEED) -> pa.Table:
+    """Training rows of the ok rows of a split, each once."""
+    keep = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], split))
     batch = batch.filter(pc.and_(keep, pc.is_valid(batch["response"])))
     ids = [pair_id(row_id, 0) for row_id in batch["instruction_id"].to_pylist()]
     columns = {

@@ -58,6 +58,17 @@ class PackedReader:
             self._at = at
         return self._rows[index - first]
 
+    def pair_ids(self, indices: Sequence[int]) -> list[str]:
+        """Ids of the pairs in these sequences, in their order; none for an index beyond the last."""
+        found: list[str] = []
+        for index in indices:
+            if index < self.sequences:
+                at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
+                first, path, group = self.groups[at]
+                with pq.ParquetFile(path, filesystem=self.fs) as file:
+                    found += file.read_row_group(group, columns=["pair_ids"])["pair_ids"][index - first].as_py()
+        return found
+
     def _read(self, first: int, path: str, group: int) -> list[Packed]:
         with pq.ParquetFile(path, filesystem=self.fs) as file:
             table = file.read_row_group(group, columns=["seq_index", "input_ids", "labels", "position_ids"])

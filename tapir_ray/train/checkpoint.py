@@ -12,6 +12,7 @@ from tapir_ray.errors import StageError
 
 PROGRESS_FILE = "tapir_progress.json"
 """In a checkpoint on the way: the steps that are done, with their losses."""
+HOLDOUT_LOSS = "holdout_loss"
 
 
 @dataclass
@@ -23,16 +24,25 @@ class Done:
     tokens: int = 0
     response_tokens: int = 0
     seconds: float = 0.0
+    holdout_losses: list[list[float]] = field(default_factory=list)
+    """(steps done, loss on the holdout) before the first step, at each checkpoint and after the last."""
+    saved: list[int] = field(default_factory=list)
+    """Steps after which there was a checkpoint."""
+
+    def metrics(self) -> dict[str, float]:
+        """What checkpoints are compared by; nothing without a holdout."""
+        return {HOLDOUT_LOSS: self.holdout_losses[-1][1]} if self.holdout_losses else {}
 
 
 def save(engine: Any, done: Done) -> None:
     """Report the optimizer's and the model's state; a collective call, each rank with its own part."""
     import ray.train
 
+    done.saved.append(len(done.losses))
     with tempfile.TemporaryDirectory() as folder:
         engine.save_checkpoint(folder, tag="state")
         (Path(folder) / PROGRESS_FILE).write_text(json.dumps(asdict(done)))
-        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        ray.train.report(done.metrics(), checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def restore(engine: Any, folder: Path) -> Done:

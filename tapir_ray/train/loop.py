@@ -28,11 +28,17 @@ from tapir_ray.models import local
 from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED, load_tokenizer, stop_token_ids
 from tapir_ray.train.checkpoint import Done, restore, save
+from tapir_ray.train.divergence import Health
+from tapir_ray.train.holdout import holdout_loss
+from tapir_ray.train.loss import response_loss
 
 RESULT_FILE = "train_result.json"
 """In the HF folder: what `TrainResult` holds, with the loss of every step."""
 ERROR_FILE = "tapir_error.txt"
-"""Alone in a checkpoint: the sentence of an error that would come again, for which Ray Train must not train again."""
+"""In the folder of a training: the sentence of an error that would come again, for which Ray Train must not train
+again."""
+NAMED_PAIRS = 8
+"""Pairs of a bad batch that an error names."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,10 @@ class Work:
     """What every worker is told."""
 
     packed_dir: str
+    holdout_dir: str | None
+    """The packed holdout, whose loss is watched."""
+    storage_dir: str
+    """Of this training alone."""
     fs: pafs.FileSystem
     init_model: str
     student: Student
@@ -57,25 +67,6 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) ->
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def response_loss(model: Any, batch: dict[str, Any]) -> Any:
-    """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
-    neighbour. Logits are computed only at positions where some row of the batch has a response token.
-    """
-    import torch.nn.functional as functional
-
-    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    keep = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    if len(keep) == 0:
-        keep = keep.new_zeros(1)
-    output = model(
-        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, logits_to_keep=keep
-    )
-    logits = output.logits.float()
-    return functional.cross_entropy(
-        logits.flatten(0, 1), targets[:, keep].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
 
 
 def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
@@ -98,7 +89,8 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 def train_worker(config: dict[str, Any]) -> None:
     """Train, from the last checkpoint if there is one; at its end rank 0 reports the HF folder with RESULT_FILE.
 
-    Where the loss or the gradients are not finite the sentence that names the step is reported, in `ERROR_FILE`.
+    Where the loss or the gradients are not finite, or the loss explodes, the sentence that names the step, its pairs
+    and the last good checkpoint is left in `ERROR_FILE`, and nothing is reported.
     """
     import ray.train
 
@@ -114,15 +106,15 @@ def train_worker(config: dict[str, Any]) -> None:
     try:
         result = _train(engine, device, work, done)
     except StageError as error:
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / ERROR_FILE).write_text(str(error))
-            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
+        if first:
+            with work.fs.open_output_stream(f"{work.storage_dir}/{ERROR_FILE}") as stream:
+                stream.write(str(error).encode())
         return
     with tempfile.TemporaryDirectory() as folder:
         _save(engine, work, folder, first)
         if first:
             (Path(folder) / RESULT_FILE).write_text(json.dumps(result))
-        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
+        ray.train.report(done.metrics(), checkpoint=ray.train.Checkpoint.from_directory(folder) if first else None)
 
 
 def _engine(work: Work) -> tuple[Any, Any]:
@@ -178,7 +170,7 @@ def _engine(work: Work) -> tuple[Any, Any]:
 def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank.
 
-    Goes on after the steps that are `done`. Raises StageError naming the step whose loss or gradients are not finite.
+    Goes on after the steps that are `done`. Raises StageError naming the step at which the training went wrong.
     """
     import ray.train
     import torch
@@ -187,13 +179,18 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     reader = PackedReader(work.packed_dir, work.fs)
+    held = PackedReader(work.holdout_dir, work.fs) if work.holdout_dir else None
     steps = math.ceil(reader.sequences / train.global_batch)
     micro = micro_batch_size(train, world)
     scale = world * (train.global_batch // world // micro)
-    losses, tokens, response_tokens = done.losses, done.tokens, done.response_tokens
+    health = Health(train.max_loss_rise)
+    for number in range(len(done.losses)):
+        health.look(done.losses[: number + 1])
+    if held is not None and not done.losses:
+        done.holdout_losses.append([0, holdout_loss(engine, device, held, train)])
     saved = time.time()
     started = reported = saved - done.seconds
-    for step in range(len(losses), steps):
+    for step in range(len(done.losses), steps):
         rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_share)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
@@ -219,16 +216,14 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             engine.step()
             total += loss.detach()
         torch.distributed.all_reduce(total)
-        losses.append(total.item() / max(1, in_loss))
+        done.losses.append(total.item() / max(1, in_loss))
         # DeepSpeed leaves out a step with infinite gradients and goes on, with a loss that looks well.
-        if not math.isfinite(losses[-1]) or engine.skipped_steps:
-            what = "the gradients are not finite" if math.isfinite(losses[-1]) else f"the loss is {losses[-1]}"
-            raise StageError(
-                f"{what} at step {step + 1} of {steps} (learning rate {rate:.2e}, loss {losses[0]:.3f} at step 1): "
-                "lower train.learning_rate, or set train.gradient_clipping or train.precision float32"
-            )
-        tokens += seen
-        response_tokens += in_loss
+        if wrong := health.look(done.losses, finite_gradients=not engine.skipped_steps):
+            pairs = reader.pair_ids(range(step * train.global_batch, (step + 1) * train.global_batch))
+            raise StageError(_gone_wrong(wrong, done, steps, rate, pairs, health.good))
+        done.tokens += seen
+        done.response_tokens += in_loss
+        done.seconds = time.time() - started
         if work.progress is not None and rank == 0 and (time.time() - reported > 1.0 or step in (0, steps - 1)):
             reported = time.time()
             work.progress.put.remote(
@@ -236,26 +231,43 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
                     "step": step + 1,
                     "steps": steps,
                     "epoch": step * work.epochs // steps + 1,
-                    "loss": losses[-1],
+                    "loss": done.losses[-1],
                     "learning_rate": rate,
-                    "tokens": tokens,
-                    "tokens_per_second": tokens / max(1e-9, reported - started),
+                    "tokens": done.tokens,
+                    "tokens_per_second": done.tokens / max(1e-9, reported - started),
                     "pid": os.getpid(),
                 }
             )
         every = train.checkpoint_steps
-        if step + 1 < steps and (due if every is None else (step + 1) % every == 0):
-            save(engine, Done(losses, tokens, response_tokens, time.time() - started))
-            saved = time.time()
+        last = step + 1 == steps
+        if last or (due if every is None else (step + 1) % every == 0):
+            if held is not None:
+                done.holdout_losses.append([step + 1, holdout_loss(engine, device, held, train)])
+            if not last:
+                save(engine, done)
+                saved = time.time()
     return {
         "steps": steps,
         "sequences": reader.sequences,
-        "tokens": tokens,
-        "response_tokens": response_tokens,
-        "losses": losses,
+        "tokens": done.tokens,
+        "response_tokens": done.response_tokens,
+        "losses": done.losses,
+        "holdout_losses": done.holdout_losses,
         "started": started,
-        "seconds": time.time() - started,
+        "seconds": done.seconds,
     }
+
+
+def _gone_wrong(wrong: str, done: Done, steps: int, rate: float, pairs: list[str], good: int) -> str:
+    """The sentence of a training that cannot go on."""
+    others = f" and {len(pairs) - NAMED_PAIRS} more" if len(pairs) > NAMED_PAIRS else ""
+    kept = max((step for step in done.saved if step <= good), default=0)
+    checkpoint = f"the last good checkpoint is that of step {kept}" if kept else "no checkpoint before it is good"
+    where = f"at step {len(done.losses)} of {steps} (learning rate {rate:.2e}, loss {done.losses[0]:.3f} at step 1)"
+    return (
+        f"{wrong} {where}: lower train.learning_rate, or set train.gradient_clipping or train.precision float32; "
+        f"the step's pairs are {', '.join(pairs[:NAMED_PAIRS])}{others}; {checkpoint}"
+    )
 
 
 def _save(engine: Any, work: Work, folder: str, first: bool) -> None:

@@ -24,6 +24,7 @@ from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError
 from tapir_ray.models import replace
 from tapir_ray.train.batches import PackedReader
+from tapir_ray.train.checkpoint import HOLDOUT_LOSS
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, Work, train_worker
 
 POLL_S = 0.5
@@ -43,6 +44,9 @@ class TrainResult:
     """The ones in the loss."""
     first_loss: float
     last_loss: float
+    holdout_losses: list[tuple[int, float]]
+    """(steps done, mean cross-entropy on the holdout in nats a response token): before the first step, at checkpoints
+    and after the last step; empty without a holdout."""
     losses: list[float]
     """Mean cross-entropy (nats a response token) of each global batch, before its step."""
     seconds: float
@@ -84,14 +88,15 @@ def train_student(
     random_seed: int,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     before_writing: Callable[[], None] = lambda: None,
+    holdout_dir: str | None = None,
 ) -> TrainResult:
     """Train `init_model` once through the packed table and write the new student to the folder `out_dir`.
 
     `packed_dir`, `out_dir` and `storage_dir` are paths on `fs`. `storage_dir` keeps Ray Train's own files, to be
     removed by the caller once the result is safe: a training of the same `name` that was stopped goes on from its last
     checkpoint, so the name must be new for every packed table. The table already holds `epochs` epochs. `on_progress`
-    is called from this thread about once a second, `before_writing` before `out_dir` is touched. Raises StageError when
-    the training fails.
+    is called from this thread about once a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
+    packed table whose loss is measured on the way. Raises StageError when the training fails; its checkpoints stay.
     """
     import ray.train
     import ray.train.torch
@@ -100,6 +105,8 @@ def train_student(
     called = time.time()
     if isinstance(fs, pafs.LocalFileSystem):
         packed_dir, out_dir, storage_dir = map(os.path.abspath, (packed_dir, out_dir, storage_dir))
+        holdout_dir = holdout_dir and os.path.abspath(holdout_dir)
+    own_dir = f"{storage_dir.rstrip('/')}/{name}"
     init_model = os.path.abspath(init_model) if os.path.isdir(init_model) else init_model
     if PackedReader(packed_dir, fs).sequences == 0:
         raise StageError(
@@ -107,7 +114,12 @@ def train_student(
             f"{train.sequence_length}"
         )
     mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Mailbox).remote() if on_progress else None
-    work = Work(packed_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox)
+    work = Work(
+        packed_dir, holdout_dir, own_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox
+    )
+    fs.create_dir(own_dir, recursive=True)
+    if _text(fs, f"{own_dir}/{ERROR_FILE}") is not None:
+        fs.delete_file(f"{own_dir}/{ERROR_FILE}")
     workers = resources.train
     claims = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
     trainer = _trainer_class()(
@@ -127,16 +139,20 @@ def train_student(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             # Unlimited by default: workers that can never be placed would be waited for without an end.
             failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=START_TRIES),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=train.checkpoints_kept,
+                checkpoint_score_attribute=HOLDOUT_LOSS if holdout_dir else None,
+                checkpoint_score_order="min",
+            ),
         ),
     )
     checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
-    if (error := _text(checkpoint.filesystem, f"{checkpoint.path}/{ERROR_FILE}")) is not None:
-        fs.delete_dir(f"{storage_dir.rstrip('/')}/{name}")
-        raise StageError(f"training failed: {error}")
+    if (error := _text(fs, f"{own_dir}/{ERROR_FILE}")) is not None:
+        raise StageError(f"training failed: {error} (checkpoints: {own_dir})")
     before_writing()
     replace(checkpoint.path, checkpoint.filesystem, out_dir, fs)
     facts = json.loads(_text(fs, f"{out_dir}/{RESULT_FILE}") or "")
+    facts["holdout_losses"] = [(step, loss) for step, loss in facts["holdout_losses"]]
     startup_seconds = facts.pop("started") - called
     losses = facts["losses"]
     return TrainResult(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -21,7 +22,8 @@ from tapir_ray.records import PACKED, conform
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
 from tapir_ray.train.create_student import create_student
-from tapir_ray.train.loop import learning_rate_at, response_loss
+from tapir_ray.train.loop import learning_rate_at
+from tapir_ray.train.loss import response_loss
 from tapir_ray.train.student import TrainResult, train_student
 
 FS = pafs.LocalFileSystem()
@@ -59,8 +61,8 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
             ids += prompt + response
             labels += [IGNORED] * len(prompt) + response
             positions += range(len(prompt + response))
-        row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions, "pair_ids": []}
-        rows.append(row)
+        row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions}
+        rows.append({**row, "pair_ids": [f"pair-{number}"]})
     folder = tmp_path_factory.mktemp("packed")
     pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
     return str(folder)
@@ -87,7 +89,7 @@ def plain_losses(model_dir: str, packed: str) -> list[float]:
 def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> TrainResult:
     workers = changes.pop("workers", 2)
     rate = changes.pop("learning_rate", RATE)
-    on_progress = changes.pop("on_progress", None)
+    on_progress, holdout = changes.pop("on_progress", None), changes.pop("holdout", None)
     return train_student(
         packed_dir=packed,
         fs=FS,
@@ -102,6 +104,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
         learning_rate=rate,
         random_seed=0,
         on_progress=on_progress,
+        holdout_dir=holdout,
     )
 
 
@@ -181,6 +184,22 @@ def test_zero_3_in_two_threads_at_once_saves_whole_weights(
         assert same_model_as_reported(results[name], packed)
 
 
-def test_a_loss_that_is_not_a_number_names_the_step(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"at step \d of 6 .* train\.learning_rate"):
-        run(model, packed, tmp_path, "nan", workers=1, learning_rate=1e30)
+def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_checkpoint(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
+    """A training of one rate that is far too high after three steps that were not."""
+    sane = run(model, packed, tmp_path, "sane", workers=1, warmup_share=0.0, holdout=packed, checkpoint_steps=2)
+    assert [step for step, _ in sane.holdout_losses] == [0, 2, 4, 6]
+    assert sane.holdout_losses[-1][1] < sane.holdout_losses[0][1] - 0.5
+    with pytest.raises(StageError) as error:
+        run(model, packed, tmp_path, "nan", workers=1, learning_rate=1e30, checkpoint_steps=1)
+    said = re.search(
+        r"at step (\d) of 6 .* train\.learning_rate.* pairs are (.*); (.*) \(checkpoints: (.*)\)", str(error.value)
+    )
+    assert said, str(error.value)
+    step = int(said[1])
+    assert said[2].split(", ") == [f"pair-{number}" for number in range(4 * step - 4, min(22, 4 * step))]
+    # The weights of the step before made this loss: what was saved after it is not good either.
+    kept = f"the last good checkpoint is that of step {step - 2}" if step > 2 else "no checkpoint before it is good"
+    assert said[3] == kept
+    assert any(Path(said[4]).glob("checkpoint_*")), "what was saved stays"

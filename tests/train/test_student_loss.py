@@ -18,7 +18,8 @@ from tapir_ray.errors import StageError
 from tapir_ray.records import PACKED, conform
 from tapir_ray.train.batches import Packed, PackedReader, collate, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.loop import learning_rate_at, response_loss
+from tapir_ray.train.loop import learning_rate_at
+from tapir_ray.train.loss import response_loss
 
 SIZES = {
     "vocab_size": 50,

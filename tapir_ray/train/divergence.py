@@ -1,0 +1,44 @@
+"""A training that goes wrong: its loss is not finite, or rises and stays high.
+
+health = Health(most_rise=3.0)
+if wrong := health.look(losses): ...        # after every step
+health.good                                 # steps after which the weights were certainly still good
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WINDOW = 10
+"""Steps whose mean loss is compared: one batch may be harder than the others."""
+
+
+@dataclass
+class Health:
+    """What the losses so far say of a training."""
+
+    most_rise: float | None
+    """Nats that the mean loss of WINDOW steps may lie above its lowest; None watches for finite numbers only."""
+    lowest: float = math.inf
+    good: int = 0
+    """Steps after which the weights can be trusted, once something is wrong."""
+
+    def look(self, losses: Sequence[float], finite_gradients: bool = True) -> str | None:
+        """What is wrong after the last of the losses, in words; None where nothing is."""
+        if not math.isfinite(losses[-1]):
+            # The loss of a step is that of the weights after the one before.
+            self.good = len(losses) - 2
+            return f"the loss is {losses[-1]}"
+        if not finite_gradients:
+            self.good = len(losses) - 1
+            return "the gradients are not finite"
+        if len(losses) < WINDOW:
+            return None
+        mean = sum(losses[-WINDOW:]) / WINDOW
+        if mean < self.lowest:
+            self.lowest, self.good = mean, len(losses) - 1
+        elif self.most_rise is not None and mean > self.lowest + self.most_rise:
+            return f"the loss rose from {self.lowest:.2f} to {mean:.2f} (means of {WINDOW} steps)"
+        return None

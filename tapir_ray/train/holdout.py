@@ -1,0 +1,39 @@
+"""The student's own loss on the holdout, while it is trained.
+
+before = holdout_loss(engine, device, PackedReader(holdout_dir, fs), train)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tapir_ray.config import Train
+from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size
+from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.loss import response_loss
+
+
+def holdout_loss(engine: Any, device: Any, reader: PackedReader, train: Train) -> float:
+    """Mean cross-entropy over the response tokens of all sequences (nats a token), the same on every rank.
+
+    A collective call: each rank takes every world-th sequence, and as many forward passes as the others.
+    """
+    import torch
+    from torch import distributed
+
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    micro = micro_batch_size(train, world)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    engine.eval()
+    with torch.no_grad():
+        for number in range(math.ceil(reader.sequences / (world * micro))):
+            first = number * world * micro + rank
+            indices = range(first, first + world * micro, world)
+            rows = [reader[index] if index < reader.sequences else EMPTY for index in indices]
+            batch = {name: t.to(device) for name, t in collate(rows, train.attention == "flash_attention_2").items()}
+            sums[0] += response_loss(engine, batch)
+            sums[1] += (batch["labels"] != IGNORED).sum()
+    engine.train()
+    distributed.all_reduce(sums)
+    return (sums[0] / sums[1].clamp(min=1)).item()

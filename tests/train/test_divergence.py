@@ -1,0 +1,44 @@
+"""What the losses say of a training: noise is not a divergence, a rise that stays is one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tapir_ray.train.divergence import WINDOW, Health
+
+
+def first_alarm(losses: list[float], most_rise: float | None = 3.0) -> tuple[int, str] | None:
+    health = Health(most_rise)
+    for step in range(len(losses)):
+        if wrong := health.look(losses[: step + 1]):
+            return step, wrong
+    return None
+
+
+def test_noise_and_single_hard_batches_are_no_divergence() -> None:
+    rng = np.random.default_rng(0)
+    falling = [8 * math.exp(-step / 50) + 1 + float(rng.normal(0, 0.3)) for step in range(300)]
+    falling[200] = 12.0
+    assert first_alarm(falling) is None
+
+
+def test_a_rise_that_stays_is_told_with_where_it_was_still_good() -> None:
+    losses = [2.0 - step / 100 for step in range(100)] + [7.0] * 40
+    health = Health(3.0)
+    alarms = [health.look(losses[: step + 1]) for step in range(len(losses))]
+    first = next(step for step, wrong in enumerate(alarms) if wrong)
+    assert 100 < first < 100 + WINDOW
+    assert "rose from 1.0" in str(alarms[first])
+    assert health.good == 99, "the weights before the step whose loss was the last low one"
+    assert first_alarm(losses, None) is None
+
+
+def test_the_weights_before_the_last_finite_loss_are_good() -> None:
+    health = Health(None)
+    assert [health.look([3.0, 2.5][:n]) for n in (1, 2)] == [None, None]
+    assert health.look([3.0, 2.5, math.nan]) == "the loss is nan"
+    assert health.good == 1
+    assert health.look([3.0, 2.5, 2.4], finite_gradients=False) == "the gradients are not finite"
+    assert health.good == 2
