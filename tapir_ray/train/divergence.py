@@ -27,13 +27,10 @@ class Health:
 
     def look(self, losses: Sequence[float], finite_gradients: bool = True) -> str | None:
         """What is wrong after the last of the losses, in words; None where nothing is."""
-        if not math.isfinite(losses[-1]):
-            # The loss of a step is that of the weights after the one before.
+        if not (math.isfinite(losses[-1]) and finite_gradients):
+            # The loss and the gradients of a step are those of the weights after the one before: these are suspect.
             self.good = len(losses) - 2
-            return f"the loss is {losses[-1]}"
-        if not finite_gradients:
-            self.good = len(losses) - 1
-            return "the gradients are not finite"
+            return "the gradients are not finite" if math.isfinite(losses[-1]) else f"the loss is {losses[-1]}"
         if len(losses) < WINDOW:
             return None
         mean = sum(losses[-WINDOW:]) / WINDOW
