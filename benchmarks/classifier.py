@@ -105,9 +105,7 @@ def main() -> int:
 def labelled_sources() -> dict[str, Rows]:
     """Rows (INSTRUCTIONS) by source, each instruction once, with the label of its source as their task."""
     seeds = data_folder() / "seeds"
-    found = {
-        name: of_file(seeds / f"{file}.jsonl", lambda _, label=label: label) for name, (file, label) in WHOLE.items()
-    }
+    found = {name: of_file(seeds / f"{file}.jsonl", whole=label) for name, (file, label) in WHOLE.items()}
     found["dolly"] = of_file(seeds / "dolly_3k.jsonl")
     found["simulator"] = unique((row["instruction"], row["task"]) for row in seed_rows(SIMULATOR_ROWS, 0))
     return found
