@@ -34,9 +34,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import ray
 
-from benchmarks.result import data_folder, show, write
+from benchmarks.result import data_folder, show, start_ray, write
 from tapir_ray import records
-from tapir_ray.cluster import set_environment
 from tapir_ray.config import Config, CreateModel, Curriculum, parse
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.simulator.seed import seed_rows
@@ -76,11 +75,9 @@ Rows = list[dict[str, Any]]
 
 def main() -> int:
     options = arguments()
-    set_environment()
     folder = Path(tempfile.mkdtemp(prefix="classifier-", dir="/tmp"))
     sources = {name: rows[: options.rows] for name, rows in labelled_sources().items()}
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=512 * 1024**2,
-             _temp_dir=str(folder / "ray"))  # fmt: skip
+    start_ray(folder)
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {
         "quick": options.quick,

@@ -31,9 +31,8 @@ import ray.data
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from benchmarks.result import data_folder, show, write
+from benchmarks.result import data_folder, show, start_ray, write
 from tapir_ray import records
-from tapir_ray.cluster import set_environment
 from tapir_ray.config import Config, CreateModel, Curriculum, parse
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.stages import classify as stage
@@ -53,11 +52,9 @@ SHARPER = 20.0
 
 def main() -> int:
     options = arguments()
-    set_environment()
     folder = Path(tempfile.mkdtemp(prefix="classify-", dir="/tmp"))
     texts = read_texts(options.rows)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=512 * 1024**2,
-             _temp_dir=str(folder / "ray"))  # fmt: skip
+    start_ray(folder)
     stage._Labeller = Timed  # type: ignore[misc]
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {"quick": options.quick, "rows": len(texts)}
@@ -156,7 +153,8 @@ def by_stage(model: str, texts: list[str], cores: int) -> tuple[float, float, La
     table = records.conform(rows, records.INSTRUCTIONS)
     found: dict[str, dict[str, Any]] = {}
     called = time.time()
-    labelled = stage.classify(ray.data.from_arrow(table), model, config(cores))
+    blocks = [table.slice(start, stage.WINDOW) for start in range(0, len(table), stage.WINDOW)]
+    labelled = stage.classify(ray.data.from_arrow(blocks), model, config(cores))
     for block in labelled.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         ended = time.time()
         found |= {row["instruction_id"]: row for row in block.to_pylist()}

@@ -33,9 +33,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from benchmarks.result import data_folder, show, write
+from benchmarks.result import data_folder, show, start_ray, write
 from tapir_ray import records
-from tapir_ray.cluster import set_environment
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.launch import opened
@@ -62,11 +61,9 @@ REQUESTS_PER_ROW = 2.05
 
 def main() -> int:
     options = arguments()
-    set_environment()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir="/tmp"))
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=512 * 1024**2,
-             _temp_dir=str(folder / "ray"))  # fmt: skip
+    start_ray(folder)
     student_stage._collect = collect
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {"quick": options.quick, "new_tokens": NEW_TOKENS, "max_num_seqs": MAX_NUM_SEQS}

@@ -1,11 +1,13 @@
-"""How a benchmark ends: its ratios printed, and all of it written to benchmarks/results/NAME.json.
+"""What benchmarks share: a Ray of their own, the data, and results as a table and in benchmarks/results/NAME.json.
 
+start_ray(folder)
 write("classify", {"rows_per_second_14M": 2.1}, figures, ("torch", "ray"))
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,29 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tapir_ray.cluster import LOG_LEVELS, set_environment
+
 FOLDER = Path(__file__).parent / "results"
+
+
+def start_ray(folder: Path) -> None:
+    """Start a Ray of four logical CPUs, as quiet as that of a run, with its files in `folder`."""
+    set_environment()
+    import ray
+    import ray.data
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=512 * 1024**2,
+        log_to_driver=False,
+        _temp_dir=str(folder / "ray"),
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.use_datasource_v2 = False
+    for name, level in LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def show(ratios: Mapping[str, float], figures: Mapping[str, Any]) -> None:
