@@ -82,7 +82,7 @@ def _classifier(options: argparse.Namespace) -> int:
     if options.action == "score":
         classifier.score(config, run_dir, options.rows, options.model)
     else:
-        classifier.prepare(config, run_dir, train=options.action == "train")
+        classifier.prepare(config, run_dir, options.action == "train", options.rows)
     return 0
 
 
@@ -128,7 +128,14 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("action", choices=("label", "train", "score"))
     takes_config(labels)
     labels.add_argument("--run-dir", help="folder or URI of the run that holds labels and classifier")
-    labels.add_argument("--rows", help="score: a file of rows whose seed_data.task_column is the true task")
+    labels.add_argument(
+        "--rows",
+        nargs="+",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="files whose rows have a task, in the column seed_data.task_column or for a whole file: to train on, or "
+        "to score on",
+    )
     labels.add_argument("--model", help="score: a fine-tuned HF name or folder instead of the run's own")
 
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")

@@ -181,7 +181,7 @@ class Tables(Storage):
         unasked = failed = 0
         errors: Counter[str] = Counter()
         examples: dict[str, str] = {}
-        asked_at = time.monotonic()
+        asked_at = started
         rows = rows.map_batches(
             functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
         )
@@ -195,6 +195,9 @@ class Tables(Storage):
                         errors[kind] += block["failed"]
                         examples.setdefault(kind, block["error"])
                     if block["rows"]:
+                        if asked_at == started:
+                            # Where engines or workers have to start, mostly their start.
+                            self.event("first_rows", table=table, seconds=round(time.monotonic() - started, 2))
                         asked_at = time.monotonic()
                     elif unasked and time.monotonic() - asked_at > DRAIN_S and drained():
                         break

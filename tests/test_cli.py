@@ -77,7 +77,9 @@ def test_another_error_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "words"),
     [
         (["--rows", "r.jsonl"], "needs --model, or classify.by: deberta"),
-        ([], "needs --rows FILE and seed_data.task_column"),
+        ([], "needs --rows, files whose task is known"),
+        (["--rows", "Maths=r.jsonl", "--model", "MODEL"], "--rows Maths=r.jsonl: unknown task 'Maths'"),
+        (["--rows", "r.jsonl", "--model", "MODEL", "--set", "seed_data.task_column=null"], "or write TASK=FILE"),
         (["--rows", "none/r.jsonl", "--model", "MODEL"], "--rows none/r.jsonl: there is no such file"),
         (["--rows", "r.jsonl", "--model", "none/at/all"], "none/at/all is neither a model folder nor a HF name"),
     ],

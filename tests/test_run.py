@@ -34,6 +34,8 @@ def test_a_table_is_counted_and_read_back(tmp_path: Path, ray_local: None) -> No
     assert (manifest.reasons, manifest.errors) == ({"empty": 10}, {"timeout": 10})
     assert run.done("seed/t") == manifest
     assert run.read("seed/t").count() == 40
+    (first,) = run.events("first_rows")
+    assert first["table"] == "seed/t" and 0 < first["seconds"] <= manifest.seconds + 0.01
     with pytest.raises(StageError, match="41 rows went in and 40 came out"):
         run.write("seed/u", ray.data.from_arrow(table(40)), SCHEMA, expected=41)
     assert run.done("seed/u") is None

@@ -34,7 +34,8 @@ class ClassifierReport:
     """How a classifier labels rows whose label is known.
 
     `accuracy` and `macro_f1` are shares in 0..1 over the held-out rows, None where there are none. `confusion` is
-    {true label: {predicted label: rows}}. `start_seconds` is from the worker's start to the end of its first step.
+    {true label: {predicted label: rows}}. `start_seconds` is from the call to the end of the first step: the
+    workers' start.
     """
 
     rows: int
@@ -103,7 +104,7 @@ def train_classifier(
     has no accuracy where nothing could be held out). Raises InputError for a task that is not in `labels`, StageError
     where the rows are too few or training fails.
     """
-    started = time.monotonic()
+    called = time.time()
     filesystem = fs or pafs.LocalFileSystem()
     if isinstance(filesystem, pafs.LocalFileSystem):
         out_dir, storage_dir = os.path.abspath(out_dir), os.path.abspath(storage_dir)
@@ -163,8 +164,8 @@ def train_classifier(
     return ClassifierReport(
         rows=outcome["train_rows"] + measured["holdout_rows"],
         train_rows=outcome["train_rows"],
-        seconds=time.monotonic() - started,
-        start_seconds=outcome["start_seconds"],
+        seconds=time.time() - called,
+        start_seconds=outcome["first_step_at"] - called,
         folder=out_dir,
         **measured,
     )

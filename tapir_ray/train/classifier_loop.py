@@ -122,9 +122,8 @@ def train_worker(config: dict[str, Any]) -> None:
     """Fine-tune `config["job"]`, report the loss on the way and the model, as a checkpoint of rank 0, at the end.
 
     The last report has `pairs`, the held-out part as [true label, predicted label, rows], `train_rows`, and
-    `start_seconds`, from here to the end of the first step.
+    `first_step_at`, the time at the end of the first step (seconds since the epoch).
     """
-    started = time.monotonic()
     job: Job = config["job"]
     settings = job.classify
     import ray.train
@@ -166,7 +165,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     # Ray Train takes at most one report from a worker every two seconds and lets the next one wait, so reports are few.
     reports = {1} | set(accumulate(len(batches) for batches in epochs))
-    start_seconds, loss_sum, loss_steps = 0.0, 0.0, 0
+    first_step_at, loss_sum, loss_steps = 0.0, 0.0, 0
     model.train()
     for step, (epoch, batch) in enumerate(
         ((e, batch) for e, batches in enumerate(epochs) for batch in batches), start=1
@@ -186,7 +185,7 @@ def train_worker(config: dict[str, Any]) -> None:
         schedule.step()
         loss_sum, loss_steps = loss_sum + loss.item(), loss_steps + 1
         if step == 1:
-            start_seconds = time.monotonic() - started
+            first_step_at = time.time()
         if step in reports:
             ray.train.report({"step": step, "steps": steps, "epoch": epoch, "loss": loss_sum / loss_steps})
             loss_sum, loss_steps = 0.0, 0
@@ -206,7 +205,7 @@ def train_worker(config: dict[str, Any]) -> None:
                 "steps": steps,
                 "train_rows": len(training),
                 "pairs": [[true, predicted, count] for (true, predicted), count in pairs.items()],
-                "start_seconds": start_seconds,
+                "first_step_at": first_step_at,
             },
             checkpoint=checkpoint,
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.SYNC,

@@ -81,7 +81,11 @@ def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tm
     assert report.macro_f1 is not None and report.macro_f1 >= 0.6
     assert set(report.confusion) == set(SOURCES.values())
     assert json.dumps(report.to_dict())
+    assert 0 < report.start_seconds < report.seconds
     assert not any((tmp_path / "storage").iterdir()), "what the workers left in the storage is cleaned up"
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["id2label"] == {str(index): label for index, label in enumerate(LABELS)}, "labels, not LABEL_0"
+    assert config["label2id"] == {label: index for index, label in enumerate(LABELS)}
 
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

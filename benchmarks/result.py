@@ -1,0 +1,70 @@
+"""What benchmarks share: a Ray of their own, the data, and results as a table and in benchmarks/results/NAME.json.
+
+start_ray(folder)
+write("classify", {"rows_per_second_14M": 2.1}, figures, ("torch", "ray"))
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.cluster import LOG_LEVELS, set_environment
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def start_ray(folder: Path) -> None:
+    """Start a Ray of four logical CPUs, as quiet as that of a run, with its files in `folder`."""
+    set_environment()
+    import ray
+    import ray.data
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=512 * 1024**2,
+        log_to_driver=False,
+        _temp_dir=str(folder / "ray"),
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.use_datasource_v2 = False
+    for name, level in LOG_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def show(ratios: Mapping[str, float], figures: Mapping[str, Any]) -> None:
+    """Print the ratios as a table and the figures as a line of JSON."""
+    for name, value in ratios.items():
+        print(f"{name:56} {value:8.4f}")
+    print(json.dumps(figures))
+
+
+def write(name: str, ratios: Mapping[str, float], figures: Mapping[str, Any], packages: Sequence[str]) -> None:
+    """Write NAME.json with the machine, the versions of `packages` and the date."""
+    result = {
+        "benchmark": name,
+        "ratios": {key: round(value, 4) for key, value in ratios.items()},
+        "figures": figures,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
+        "versions": {package: version(package) for package in packages},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def data_folder() -> Path:
+    """The folder of real data: `TAPIR_DATA`, else `shared/data` beside the checkout. Exits where it is not there."""
+    folder = Path(os.environ.get("TAPIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        raise SystemExit(f"real data is not there: {folder} (set TAPIR_DATA)")
+    return folder
