@@ -119,6 +119,7 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
             epochs,
             rate,
             config.random_seed,
+            base_model=_base_of_adapter(context, round_number),
             on_progress=lambda at: facts.update(_shown(at)),
             before_writing=lambda: check_owner(run, run.attempt),
         )
@@ -128,6 +129,15 @@ def _fit(context: Context, tables: list[str], round_number: int, start: str, epo
     run.publish(name, extra=summary)
     run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
     _remove_trainings(run, round_number)
+
+
+def _base_of_adapter(context: Context, round_number: int) -> str | None:
+    """The model under the adapter that the round before has kept and that goes on; None where a new one begins."""
+    lora = context.config.train.lora
+    if lora is None or lora.between_rounds == "merge" or round_number == 0:
+        return None
+    trained = "model" not in context.run.manifest(checkpoint(round_number - 1)).extra
+    return base_student(context) if trained else None
 
 
 def _remove_trainings(run: Run, round_number: int, but: str = "") -> None:

@@ -47,6 +47,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed_folder(model, tmp_path_factory.mktemp("packed"))
+
+
+def packed_folder(model: str, folder: Path) -> str:
     """22 sequences of two conversations, so that the last of 6 global batches of 4 is not full."""
     tokenizer = load_tokenizer(model, Student(model=model))
     rng = np.random.default_rng(0)
@@ -61,14 +65,18 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
             positions += range(len(prompt + response))
         row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions, "pair_ids": []}
         rows.append(row)
-    folder = tmp_path_factory.mktemp("packed")
     pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
     return str(folder)
 
 
 def plain_losses(model_dir: str, packed: str) -> list[float]:
+    """Losses of `plain_training` of the model in a folder."""
+    return plain_training(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), packed)
+
+
+def plain_training(model: Any, packed: str) -> list[float]:
     """The same training written out for one process, without Ray or DeepSpeed."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).train()
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     reader = PackedReader(packed, FS)
     losses = []
@@ -88,6 +96,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
     workers = changes.pop("workers", 2)
     rate = changes.pop("learning_rate", RATE)
     on_progress = changes.pop("on_progress", None)
+    base_model = changes.pop("base_model", None)
     return train_student(
         packed_dir=packed,
         fs=FS,
@@ -101,6 +110,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
         epochs=1,
         learning_rate=rate,
         random_seed=0,
+        base_model=base_model,
         on_progress=on_progress,
     )
 
