@@ -25,7 +25,7 @@ THINKING = """
     {%- if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}
 {%- endif %}
 """
-"""As reasoning models do: a think tag is open before the answer, closed where thinking is off, gone in earlier turns."""
+"""As reasoning models do: a think tag is open before an answer, closed without thinking, gone from earlier turns."""
 
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"

@@ -50,16 +50,18 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return packed_folder(model, tmp_path_factory.mktemp("packed"))
 
 
-def packed_folder(model: str, folder: Path) -> str:
+def packed_folder(model: str, folder: Path, student: Student | None = None) -> str:
     """22 sequences of two conversations, so that the last of 6 global batches of 4 is not full."""
-    tokenizer = load_tokenizer(model, Student(model=model))
+    student = student or Student(model=model)
+    tokenizer = load_tokenizer(model, student)
     rng = np.random.default_rng(0)
     rows = []
     for number in range(22):
         ids, labels, positions = [], [], []
         for _ in range(2):
             words = " ".join(rng.choice(["one", "two", "three"], rng.integers(1, 9)))
-            prompt, response = encode_pair(tokenizer, [{"role": "user", "content": f"Say {words}."}], words, {})
+            messages = [{"role": "user", "content": f"Say {words}."}]
+            prompt, response = encode_pair(tokenizer, messages, words, student.chat_template_kwargs)
             ids += prompt + response
             labels += [IGNORED] * len(prompt) + response
             positions += range(len(prompt + response))
@@ -97,6 +99,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
     rate = changes.pop("learning_rate", RATE)
     on_progress = changes.pop("on_progress", None)
     base_model = changes.pop("base_model", None)
+    student = changes.pop("student", Student(model=model))
     return train_student(
         packed_dir=packed,
         fs=FS,
@@ -104,7 +107,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
         out_dir=str(folder / name),
         storage_dir=str(folder / "ray_train"),
         name=name,
-        student=Student(model=model),
+        student=student,
         train=TRAIN.model_copy(update=changes),
         resources=Resources(train=Replicas(replicas=workers, cpus=1.0)),
         epochs=1,
