@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
@@ -103,10 +102,10 @@ def test_the_folder_says_what_the_trained_module_said(
         for question in QUESTIONS
     ]
     file = tmp_path / "module.json"
-    worker = functools.partial(
-        record_and_train, prompts=prompts, stops=stop_token_ids(tokenizer, student.chat_template_kwargs), file=str(file)
+    stops = stop_token_ids(tokenizer, student.chat_template_kwargs)
+    monkeypatch.setattr(
+        "tapir_ray.train.student.train_worker", lambda config: record_and_train(config, prompts, stops, str(file))
     )
-    monkeypatch.setattr("tapir_ray.train.student.train_worker", worker)
     (tmp_path / "packed").mkdir()
     packed = packed_folder(base, tmp_path / "packed", student)
     folder = run(base, packed, tmp_path, "exported", workers=1, student=student, lora=lora).checkpoint
