@@ -11,7 +11,8 @@ from tapir_ray.llm.check import is_own
 
 
 def doubts(config: Config) -> list[str]:
-    """Sentences: models whose name has no date, a judge that is the teacher, prices that come from the shipped list."""
+    """Sentences: models whose name has no date, a judge that is the teacher, prices that come from the shipped list,
+    answers that are trained on several times."""
     found = []
     for key, endpoint in config.endpoints.items():
         if endpoint.engine == "vllm" or endpoint.base_url == SIMULATOR:
@@ -31,4 +32,9 @@ def doubts(config: Config) -> list[str]:
     same = config.judge.same_as == "teacher" or (judge.model, judge.base_url) == (teacher.model, teacher.base_url)
     if same and not simulated:
         found.append("the judge is the teacher: it may prefer its own answers; name another model in judge.model")
+    if config.seed_data.turns == config.train.turns == "all":
+        found.append(
+            "seed_data.turns and train.turns are both all: a conversation is a row for each of its answers, and each "
+            "row trains on the earlier ones again; one of them is enough"
+        )
     return found

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session
-from tapir_ray.config import Config, Simulator, changed
+from tapir_ray.config import Config, Lora, Simulator, Student, changed
 from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
@@ -42,6 +42,7 @@ from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import load_tokenizer, resolve_template
+from tapir_ray.train.lora import check_target_modules
 
 SEED_FILE = "seed_data.jsonl"
 
@@ -148,11 +149,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         list_files(path, "filter.evaluation_sets")
     if config.simulator is not None:
         _check_simulator(config.simulator)
-    if config.student.chat_template is not None:
-        resolve_template(config.student.chat_template)
-    model = config.student.model
-    if model is not None and (is_remote(model) or Path(model).exists()):
-        load_tokenizer(model, config.student)
+    _check_student(config.student, config.train.lora)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"
@@ -167,6 +164,17 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     if config.classify.by == "deberta" and config.classify.label_rows == 0 and config.classify.model:
         check_labels(load_labels(config.classify.model, config.classify.trust_remote_code), taxonomy.labels)
     return taxonomy
+
+
+def _check_student(student: Student, lora: Lora | None) -> None:
+    if student.chat_template is not None:
+        resolve_template(student.chat_template)
+    if student.model is not None:
+        if not is_remote(student.model) and not Path(student.model).exists():
+            return  # a hub name, which is looked up when it is loaded
+        load_tokenizer(student.model, student)
+    if lora is not None:
+        check_target_modules(student, lora, student.model)
 
 
 def _check_simulator(settings: Simulator) -> None:

@@ -88,6 +88,11 @@ def test_unknown_chat_template(tmp_path: Path) -> None:
     refused(run(tmp_path, student={**STUDENT, "chat_template": "alpacca"}), "student.chat_template", "alpacca")
 
 
+def test_modules_that_the_student_does_not_have(tmp_path: Path) -> None:
+    train = {"sequence_length": 256, "micro_batch": 4, "lora": {"target_modules": ["query"]}}
+    refused(run(tmp_path, train=train), "train.lora.target_modules", "query", "q_proj")
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tapir_ray.config import Config, load, parse
+from tapir_ray.config.differences import differences
 from tapir_ray.errors import InputError
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -45,6 +46,12 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"judge": {"same_as": "teacher", "model": "other"}}, "judge.model has no effect"),
         ({"budget": {"max_cost": 5}, "teacher": {"model": "mine"}}, "without teacher.price"),
         ({"respond": {"samples": 3}}, "set teacher.sampling.temperature"),
+        ({"train": {"lora": {"target_modules": []}}}, "train.lora.target_modules"),
+        ({"train": {"lora": {"ranks": 8}}}, "train.lora.ranks: unknown key; did you mean rank?"),
+        (
+            {"train": {"lora": {"between_rounds": "continue"}, "init_from": "base"}},
+            "set train.init_from previous or train.lora.between_rounds merge",
+        ),
         ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
     ],
 )
@@ -89,6 +96,9 @@ def test_digest_ignores_speed_and_sees_results() -> None:
     assert parse({**SMALL, "cache": {"dir": "/shared/cache"}}).digest() == base
     assert parse({**SMALL, "curriculum": {"alpha": 0.4}}).digest() != base
     assert parse({**SMALL, "random_seed": 1}).digest() != base
+    lora, other = (parse({**SMALL, "train": {"lora": {"rank": rank}}}) for rank in (8, 16))
+    assert len({base, lora.digest(), other.digest()}) == 3
+    assert differences(lora, other) == {"train.lora.rank": (8, 16)}
 
 
 def test_a_run_that_writes_its_seed_data_may_be_moved() -> None:

@@ -102,6 +102,17 @@ def test_a_model_is_copied_once_and_anew_when_it_changed(bucket: str, models: Pa
         local(storage.uri_of("checkpoints/02"))
 
 
+def test_a_models_folder_keeps_its_folders(bucket: str, models: Path) -> None:
+    """Such as the adapter that goes on next round, which lies inside the student's folder."""
+    storage = Storage.at(f"{bucket}/runs/a")
+    with written(storage, "checkpoints/01") as folder:
+        (Path(folder) / "adapter").mkdir(parents=True)
+        (Path(folder) / "config.json").write_text("{}")
+        (Path(folder) / "adapter/adapter_config.json").write_text('{"r": 4}')
+    copy = Path(local(storage.uri_of("checkpoints/01")))
+    assert (copy / "adapter/adapter_config.json").read_text() == '{"r": 4}'
+
+
 def test_only_the_last_copies_of_a_runs_models_are_kept(
     bucket: str, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

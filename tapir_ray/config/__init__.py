@@ -9,7 +9,7 @@ sentence that names the key.
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.load import changed, load, parse
-from tapir_ray.config.method import Curriculum, Difficulty, Expand, Filter, Mix, Respond, Rewrite, Score, Train
+from tapir_ray.config.method import Curriculum, Difficulty, Expand, Filter, Lora, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import (
     SIMULATOR,
     Batch,
@@ -42,6 +42,7 @@ __all__ = [
     "Holdout",
     "Judge",
     "Limits",
+    "Lora",
     "Mix",
     "Price",
     "Prompts",

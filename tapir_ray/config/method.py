@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from tapir_ray.config.section import Count, Section, Share
 
@@ -101,6 +101,28 @@ class Mix(Section):
     max_repeat: Count = 2
 
 
+class Lora(Section):
+    """Low-rank adapters (peft) are trained in the place of the weights; a checkpoint is a plain model all the same."""
+
+    rank: Count = 16
+    alpha: Count = 32
+    """The adapter's product counts `alpha / rank` times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    """Linear modules that get an adapter, by the ends of their names (`q_proj`); `all-linear` is all but the output."""
+    between_rounds: Literal["merge", "continue"] = "merge"
+    """`merge`: each round begins a new adapter on the student of the round before, whose weights were rounded to
+    `train.precision`. `continue`: the adapter of the round before goes on, on the same base (kept in
+    `checkpoints/NN/adapter`)."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_some(cls, modules: str | list[str]) -> str | list[str]:
+        if not modules or not all(modules):
+            raise ValueError("name at least one module, none of them empty, or write all-linear")
+        return modules
+
+
 class Train(Section):
     """Fine-tuning by Ray Train and DeepSpeed."""
 
@@ -112,6 +134,9 @@ class Train(Section):
     epochs: Count = 1
     sequence_length: Count = 2048
     over_length: Literal["filter", "cut"] = "filter"
+    turns: Literal["last", "all"] = "last"
+    """What of a conversation is in the loss: its response, or all answers of the assistant after the first question.
+    A conversation whose earlier answers the chat template rewrites (it drops their thinking) has its response alone."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     round_learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of the rounds after the initial SFT; empty is `learning_rate`."""
@@ -136,6 +161,17 @@ class Train(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    lora: Lora | None = None
+    """Empty trains every weight."""
+
+    @model_validator(mode="after")
+    def _one_base(self) -> Train:
+        if self.lora is not None and self.lora.between_rounds == "continue" and self.init_from == "base":
+            raise ValueError(
+                "lora.between_rounds continue has no adapter to go on from where init_from is base: set "
+                "train.init_from previous or train.lora.between_rounds merge"
+            )
+        return self
 
     @field_validator("initial_sft", mode="before")
     @classmethod

@@ -13,7 +13,8 @@ import ray
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import FILTERED, OK, TRAINING, with_columns
-from tapir_ray.train.chat import TemplateRefused, encode_pair, end_of_turn, shared_tokenizer
+from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
+from tapir_ray.train.turns import encode
 
 if TYPE_CHECKING:
     import ray.data
@@ -27,21 +28,20 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
 
     Those that the chat template refuses have no `tokens`, and its sentence in the reason.
     """
-    tokenizer, chat_kwargs = shared_tokenizer(model_dir, student), student.chat_template_kwargs
-    end = end_of_turn(tokenizer, chat_kwargs)
+    tokenizer = shared_tokenizer(model_dir, student)
+    end = end_of_turn(tokenizer, student.chat_template_kwargs)
     tokens, statuses, reasons = [], [], []
     for row in rows.select(["messages", "response", "status", "reason"]).to_pylist():
         status, reason = row["status"], row["reason"]
         count = None
         if status == OK:
             try:
-                prompt, response = encode_pair(tokenizer, row["messages"], row["response"], chat_kwargs, end)
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end)
             except TemplateRefused as refused:
                 status, reason = FILTERED, refused.reason
             else:
-                kept = fit(len(prompt), len(response), train)
-                count = kept or len(response)
-                if not kept:
+                count = pair.in_loss or pair.uncut
+                if not pair.in_loss:
                     status, reason = FILTERED, OVER_LENGTH
         tokens.append(count)
         statuses.append(status)
@@ -55,7 +55,7 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
 def count_tokens(
     rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, stage_cpus: float
 ) -> ray.data.Dataset:
-    """Training rows with `tokens` (response tokens with the end of turn); pairs that cannot be used are filtered.
+    """Training rows with `tokens` (those in the loss, by `train.turns`); pairs that cannot be used are filtered.
 
     Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
     the student has no tokenizer or chat template.
@@ -66,12 +66,3 @@ def count_tokens(
         batch_format="pyarrow",
         num_cpus=stage_cpus,
     )
-
-
-def fit(prompt_tokens: int, response_tokens: int, train: Train) -> int:
-    """Response tokens of a pair that are trained on: all, those left after a cut, or 0 where it does not fit."""
-    if prompt_tokens + response_tokens <= train.sequence_length:
-        return response_tokens
-    if train.over_length == "cut":
-        return max(0, train.sequence_length - prompt_tokens)
-    return 0

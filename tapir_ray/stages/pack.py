@@ -10,7 +10,7 @@ that hash, so the sequences are the same however many files, blocks or workers t
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,8 @@ import ray
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import OK, PACKED, conform, order_key
-from tapir_ray.stages.count_tokens import fit
-from tapir_ray.train.chat import IGNORED, TemplateRefused, encode_pair, end_of_turn, shared_tokenizer
+from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
+from tapir_ray.train.turns import encode
 
 if TYPE_CHECKING:
     import ray.data
@@ -42,8 +42,8 @@ _ENCODED = pa.schema(
     [
         ("key", pa.string()),
         ("pair_id", pa.string()),
-        ("prompt", pa.list_(pa.int32())),
-        ("response", pa.list_(pa.int32())),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
     ]
 )
 
@@ -55,15 +55,18 @@ class PackStats:
     sequences: int
     tokens: int
     response_tokens: int
+    """The ones in the loss."""
     hard_tokens: int
     """Response tokens of the pool `hard`."""
     pairs: int
     cut: int
-    """Pairs whose response was shortened (`train.over_length: cut`)."""
+    """Pairs whose end was left out (`train.over_length: cut`)."""
     over_length: int
     """Pairs left out because they do not fit `train.sequence_length`."""
     template_refused: int
     """Pairs left out because the chat template does not take their roles."""
+    last_turn_only: int
+    """Pairs with the response alone in the loss though `train.turns` is `all`: the template rewrites an earlier one."""
     epochs: int
 
 
@@ -149,7 +152,7 @@ def pack(
 
 
 _EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
-_ONCE = ("cut", "over_length", "template_refused")
+_ONCE = ("cut", "over_length", "template_refused", "last_turn_only")
 
 
 def _sources(parts: Sequence[_Part], chunk: int) -> list[tuple[str, int]]:
@@ -201,34 +204,33 @@ def _encode(
 ) -> tuple[dict[str, int], list[_Part]]:
     """Tokenise the `ok` rows of `paths` and count them; one file an epoch, a row group for each chunk with rows."""
     tokenizer = shared_tokenizer(model_dir, student)
-    kwargs = student.chat_template_kwargs
-    end = end_of_turn(tokenizer, kwargs)
+    end = end_of_turn(tokenizer, student.chat_template_kwargs)
     encoded: list[dict[str, Any]] = []
     counts = dict.fromkeys((*_EACH_EPOCH, *_ONCE), 0)
     for path in paths:
         rows = pq.read_table(path, columns=["pair_id", "messages", "response", "pool", "status"], filesystem=fs)
         for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
             try:
-                prompt, response = encode_pair(tokenizer, row["messages"], row["response"], kwargs, end)
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end)
             except TemplateRefused:
                 counts["template_refused"] += 1
                 continue
-            kept = fit(len(prompt), len(response), train)
-            if not kept:
+            if not pair.in_loss:
                 counts["over_length"] += 1
                 continue
             encoded.append(
                 {
                     "pair_id": row["pair_id"],
-                    "prompt": np.asarray(prompt, np.int32),
-                    "response": np.asarray(response[:kept], np.int32),
+                    "input_ids": np.asarray(pair.input_ids, np.int32),
+                    "labels": np.asarray(pair.labels, np.int32),
                 }
             )
             counts["pairs"] += 1
-            counts["cut"] += kept < len(response)
-            counts["tokens"] += len(prompt) + kept
-            counts["response_tokens"] += kept
-            counts["hard_tokens"] += kept if row["pool"] == "hard" else 0
+            counts["cut"] += pair.was_cut
+            counts["tokens"] += len(pair.input_ids)
+            counts["response_tokens"] += pair.in_loss
+            counts["hard_tokens"] += pair.in_loss if row["pool"] == "hard" else 0
+            counts["last_turn_only"] += pair.last_turn_only
     parts = []
     for epoch in range(epochs):
         path = f"{target}-{epoch:03d}.parquet"
@@ -253,36 +255,26 @@ def _read_chunk(fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], columns
 
 
 def _bins(chunk: pa.Table, capacity: int) -> list[list[int]]:
-    lengths = pc.add(pc.list_value_length(chunk["prompt"]), pc.list_value_length(chunk["response"]))
-    return best_fit(lengths.to_pylist(), capacity)
+    return best_fit(pc.list_value_length(chunk["input_ids"]).to_pylist(), capacity)
 
 
 def _count_sequences(fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], capacity: int) -> int:
-    return len(_bins(_read_chunk(fs, sources, ["key", "prompt", "response"]), capacity))
+    return len(_bins(_read_chunk(fs, sources, ["key", "input_ids"]), capacity))
 
 
 def _write_sequences(
     fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], capacity: int, start: int, target: str
 ) -> None:
     chunk = _read_chunk(fs, sources, None)
-    prompts, responses = chunk["prompt"].to_pylist(), chunk["response"].to_pylist()
-    pair_ids = chunk["pair_id"].to_pylist()
-    sequences = []
-    for offset, members in enumerate(_bins(chunk, capacity)):
-        pairs = [(prompts[member], responses[member]) for member in members]
-        sequences.append(
-            {
-                "seq_index": start + offset,
-                "input_ids": _joined(pairs, lambda prompt, response: [*prompt, *response]),
-                "labels": _joined(pairs, lambda prompt, response: [*[IGNORED] * len(prompt), *response]),
-                "position_ids": _joined(pairs, lambda prompt, response: [*range(len(prompt) + len(response))]),
-                "pair_ids": [pair_ids[member] for member in members],
-            }
-        )
+    ids, labels, pair_ids = (chunk[name].to_pylist() for name in ("input_ids", "labels", "pair_id"))
+    sequences = [
+        {
+            "seq_index": start + offset,
+            "input_ids": [token for member in members for token in ids[member]],
+            "labels": [label for member in members for label in labels[member]],
+            "position_ids": [position for member in members for position in range(len(ids[member]))],
+            "pair_ids": [pair_ids[member] for member in members],
+        }
+        for offset, members in enumerate(_bins(chunk, capacity))
+    ]
     pq.write_table(conform(sequences, PACKED), target, filesystem=fs, row_group_size=SEQUENCES_PER_ROW_GROUP)
-
-
-def _joined(
-    pairs: Sequence[tuple[list[int], list[int]]], ids: Callable[[list[int], list[int]], list[int]]
-) -> list[int]:
-    return [token for prompt, response in pairs for token in ids(prompt, response)]

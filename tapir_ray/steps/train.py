@@ -143,6 +143,7 @@ def _fit(
             epochs,
             rate,
             config.random_seed,
+            base_model=_base_of_adapter(context, round_number),
             on_progress=lambda at: facts.update(_shown(at)),
             before_writing=lambda: check_owner(run, run.attempt),
             holdout_dir=held,
@@ -170,6 +171,15 @@ def _refuse_other_workers(run: Run, training: str) -> None:
                 f"begun with {others}: set it to {others} to go on from its checkpoint, or remove that folder to train "
                 "anew"
             )
+
+
+def _base_of_adapter(context: Context, round_number: int) -> str | None:
+    """The model under the adapter that the round before has kept and that goes on; None where a new one begins."""
+    lora = context.config.train.lora
+    if lora is None or lora.between_rounds == "merge" or round_number == 0:
+        return None
+    trained = "model" not in context.run.manifest(checkpoint(round_number - 1)).extra
+    return base_student(context) if trained else None
 
 
 def _remove_trainings(run: Run, round_number: int, but: str = "") -> None:

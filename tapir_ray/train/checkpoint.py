@@ -35,19 +35,23 @@ class Done:
 
 
 def save(engine: Any, done: Done) -> None:
-    """Report the optimizer's and the model's state; a collective call, each rank with its own part."""
+    """Report the optimizer's and the model's state; a collective call, each rank with its own part.
+
+    Weights that are not trained are left out: they are those of the model that the training begins with.
+    """
     import ray.train
 
     done.saved.append(len(done.losses))
     with tempfile.TemporaryDirectory() as folder:
-        engine.save_checkpoint(folder, tag="state")
+        engine.save_checkpoint(folder, tag="state", exclude_frozen_parameters=True)
         (Path(folder) / PROGRESS_FILE).write_text(json.dumps(asdict(done)))
         ray.train.report(done.metrics(), checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def restore(engine: Any, folder: Path) -> Done:
     """What is done of the training whose state is loaded from a checkpoint; raises StageError if it cannot be read."""
-    path, _ = engine.load_checkpoint(str(folder), tag="state")
+    whole = all(parameter.requires_grad for parameter in engine.module.parameters())
+    path, _ = engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
     if path is None:
         raise StageError(f"the checkpoint in {folder} cannot be read by this number of workers")
     return Done(**json.loads((folder / PROGRESS_FILE).read_text()))

@@ -30,6 +30,7 @@ from tapir_ray.train.chat import IGNORED, load_tokenizer, stop_token_ids
 from tapir_ray.train.checkpoint import Done, restore, save
 from tapir_ray.train.divergence import Health
 from tapir_ray.train.holdout import holdout_loss
+from tapir_ray.train.lora import FOLDER, merged, save_adapter, with_adapter
 from tapir_ray.train.loss import response_loss
 
 RESULT_FILE = "train_result.json"
@@ -52,6 +53,8 @@ class Work:
     """Of this training alone."""
     fs: pafs.FileSystem
     init_model: str
+    base_model: str | None
+    """The model under the adapter of `init_model` that goes on; None trains `init_model` itself, or begins on it."""
     student: Student
     train: Train
     learning_rate: float
@@ -142,20 +145,24 @@ def _engine(work: Work) -> tuple[Any, Any]:
         device = torch.device("cpu")
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     train, student = work.train, work.student
+    start = work.base_model or work.init_model
     model: Any = AutoModelForCausalLM.from_pretrained(
-        local(work.init_model),
-        revision=student.revision if work.init_model == student.model else None,
+        local(start),
+        revision=student.revision if start == student.model else None,
         dtype=getattr(torch, train.precision),
         attn_implementation=train.attention,
         trust_remote_code=student.trust_remote_code,
     )
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if train.lora is not None:
+        model = with_adapter(model, train.lora, f"{local(work.init_model)}/{FOLDER}" if work.base_model else None)
     model.train()
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     other = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}],
+        [group for group in groups if group["params"]],
         lr=work.learning_rate,
         betas=(0.9, 0.95),
         fused=True,
@@ -272,6 +279,8 @@ def _gone_wrong(wrong: str, done: Done, steps: int, rate: float, pairs: list[str
 
 def _save(engine: Any, work: Work, folder: str, first: bool) -> None:
     """Write the HF folder on rank 0; a collective call, because ZeRO-3 has the weights in pieces."""
+    lora = work.train.lora
+    adapter = merged(engine) if lora is not None else None
     if work.train.zero_stage == 3:
         weights = engine._zero3_consolidated_16bit_state_dict()
     else:
@@ -286,3 +295,5 @@ def _save(engine: Any, work: Work, folder: str, first: bool) -> None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
+    if lora is not None and adapter is not None and lora.between_rounds == "continue":
+        save_adapter(adapter, folder, work.base_model or work.init_model)

@@ -26,6 +26,7 @@ from tapir_ray.models import replace
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.checkpoint import HOLDOUT_LOSS
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, Work, train_worker
+from tapir_ray.train.lora import check_target_modules
 
 POLL_S = 0.5
 START_TRIES = 20
@@ -86,6 +87,7 @@ def train_student(
     epochs: int,
     learning_rate: float,
     random_seed: int,
+    base_model: str | None = None,
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     before_writing: Callable[[], None] = lambda: None,
     holdout_dir: str | None = None,
@@ -96,7 +98,13 @@ def train_student(
     removed by the caller once the result is safe: a training of the same `name` that was stopped goes on from its last
     checkpoint, so the name must be new for every packed table. The table already holds `epochs` epochs. `on_progress`
     is called from this thread about once a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
-    packed table whose loss is measured on the way. Raises StageError when the training fails; its checkpoints stay.
+    packed table whose loss is measured on the way.
+
+    With `train.lora` an adapter is trained, and `out_dir` has it merged. `base_model` makes that the adapter that
+    `init_model` has kept (`between_rounds: continue`), on the model that it was trained on; without it is a new one.
+
+    Raises InputError where the adapter cannot be put where `train.lora` says, StageError when the training fails; its
+    checkpoints then stay.
     """
     import ray.train
     import ray.train.torch
@@ -108,14 +116,28 @@ def train_student(
         holdout_dir = holdout_dir and os.path.abspath(holdout_dir)
     own_dir = f"{storage_dir.rstrip('/')}/{name}"
     init_model = os.path.abspath(init_model) if os.path.isdir(init_model) else init_model
+    base_model = os.path.abspath(base_model) if base_model and os.path.isdir(base_model) else base_model
     if PackedReader(packed_dir, fs).sequences == 0:
         raise StageError(
             f"{packed_dir} holds no sequence to train on: no pair passed the filters and fits train.sequence_length "
             f"{train.sequence_length}"
         )
+    if train.lora is not None:
+        check_target_modules(student, train.lora, base_model or init_model)
     mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Mailbox).remote() if on_progress else None
     work = Work(
-        packed_dir, holdout_dir, own_dir, fs, init_model, student, train, learning_rate, epochs, random_seed, mailbox
+        packed_dir=packed_dir,
+        holdout_dir=holdout_dir,
+        storage_dir=own_dir,
+        fs=fs,
+        init_model=init_model,
+        base_model=base_model,
+        student=student,
+        train=train,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        random_seed=random_seed,
+        progress=mailbox,
     )
     fs.create_dir(own_dir, recursive=True)
     if _text(fs, f"{own_dir}/{ERROR_FILE}") is not None:

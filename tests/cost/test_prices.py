@@ -48,7 +48,7 @@ def test_a_budget_in_dollars_needs_a_price_that_is_given_or_listed() -> None:
     assert parse(config().model_dump(mode="json")) == config(), "the config stored in a run is read again"
 
 
-def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_and_listed_prices() -> None:
+def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices_and_turns() -> None:
     first, second, third = doubts(config(teacher={"model": "gpt-4.1"}))
     assert first.startswith("teacher.model gpt-4.1 has no date")
     assert "teacher.price is not set" in second and prices.date() in second
@@ -56,7 +56,11 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_and_listed_pr
     pinned = {"model": "gpt-4.1-2025-04-14", "price": {"input": 2.0, "output": 8.0}}
     assert doubts(config(teacher=pinned, judge={**pinned, "model": "gpt-4o-2024-08-06"})) == []
     simulated = {"base_url": "simulator", "model": "x", "api_key_env": None}
-    assert doubts(config(teacher=simulated, simulator={"seed_rows": 9})) == []
+    quiet = {"teacher": simulated, "simulator": {"seed_rows": 9}}
+    assert doubts(config(**quiet)) == []
+    assert doubts(config(**quiet, train={"turns": "all"})) == []
+    (twice,) = doubts(config(**quiet, train={"turns": "all"}, seed_data={"path": "a.jsonl", "turns": "all"}))
+    assert twice.startswith("seed_data.turns and train.turns are both all")
 
 
 def test_spending_is_shown_by_role_where_something_has_a_price() -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from tapir_ray.config import CreateModel, Sampling, Student
 from tapir_ray.llm.vllm import _collect, tokenised
-from tapir_ray.train.chat import encode_prompt, load_tokenizer, resolve_template
+from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
+from tests.train.templates import PROMPTS
 
 USER = {"role": "user", "content": "What is two plus two?"}
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -41,6 +42,19 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert row["max_tokens"] == row["sampling_params"]["max_tokens"] == min(50, 64 - len(row["tokenized_prompt"]))
     kept = answered(row)
     assert (kept["status"], kept["student_response"], kept["finish_reason"]) == ("ok", "four", "stop")
+
+
+@pytest.mark.parametrize("about", PROMPTS)
+def test_the_prompt_of_a_pair_is_the_prompt_of_the_engine(model: str, tmp_path: Path, about: str) -> None:
+    """In the chat template's own rendering; what vLLM itself makes of it is in tests/train/test_exported.py."""
+    template, messages, kwargs = PROMPTS[about]
+    file = tmp_path / "template.jinja"
+    file.write_text(template)
+    student = Student(model=model, chat_template=str(file), chat_template_kwargs=kwargs)
+    tokenizer = load_tokenizer(model, student)
+    shown = asked(student, model, *messages)["tokenized_prompt"]
+    assert shown == encode_pair(tokenizer, messages, "It is 8.", kwargs)[0]
+    assert shown == tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **kwargs)
 
 
 def test_a_row_that_cannot_be_asked_is_filtered_with_its_reason(model: str, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, instruction_id, pair_id
 from tapir_ray.stages.count_tokens import count_tokens
 from tapir_ray.stages.pack import PackStats, best_fit, pack
-from tapir_ray.train.chat import encode_pair, load_tokenizer, resolve_template
+from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
+from tests.train.templates import THINKING
 
 FS = pafs.LocalFileSystem()
 TRAIN = Train(sequence_length=64, precision="float32")
@@ -114,6 +115,7 @@ def test_a_packed_sequence_is_its_pairs_one_after_the_other(ray_local: None, mod
         cut=0,
         over_length=1,
         template_refused=0,
+        last_turn_only=0,
         epochs=1,
     )
 
@@ -180,3 +182,36 @@ def test_a_row_that_the_chat_template_refuses_is_filtered_and_the_others_go_on(
     assert refused[0]["reason"] == "template_refused: no system role"
     stats = pack(write(rows, tmp_path / "in", 2), str(tmp_path / "out"), FS, model, student, TRAIN, 0, epochs=2)
     assert (stats.pairs, stats.template_refused, stats.over_length) == (16, 1, 0)
+
+
+def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
+    """But for a conversation whose earlier answers the template rewrites, which is counted."""
+    rows = training_rows(12)
+    earlier = [{"role": "user", "content": "Say six."}, {"role": "assistant", "content": "six"}]
+    for row in rows[:5]:
+        row["messages"] = [*earlier, *row["messages"]]
+    paths = write(rows, tmp_path / "in", 2)
+    tokenizer = load_tokenizer(model, Student(model=model))
+    answer = encode_pair(tokenizer, earlier[:1], "six", {})[1]
+    last, _ = packed(model, paths, tmp_path / "last")
+    every, table = packed(model, paths, tmp_path / "all", turns="all")
+    assert every.response_tokens == last.response_tokens + 5 * len(answer)
+    assert (every.tokens, every.pairs, every.last_turn_only) == (last.tokens, 12, 0)
+    labels = [label for labels in table["labels"].to_pylist() for label in labels if label != IGNORED]
+    assert len(labels) == every.response_tokens and labels.count(answer[-1]) == 12 + 5
+
+    counted = count_tokens(
+        ray.data.from_arrow(conform(rows, TRAINING)),
+        model,
+        Student(model=model),
+        TRAIN.model_copy(update={"turns": "all"}),
+        0.1,
+    )
+    assert sum(row["tokens"] for row in counted.take_all()) == every.response_tokens
+
+    template = tmp_path / "thinking.jinja"
+    template.write_text(THINKING)
+    rewriting = Student(model=model, chat_template=str(template))
+    settings = TRAIN.model_copy(update={"turns": "all", "sequence_length": 96})
+    stats = pack(paths, str(tmp_path / "rewritten"), FS, model, rewriting, settings, 0, epochs=2)
+    assert (stats.pairs, stats.last_turn_only) == (24, 5)

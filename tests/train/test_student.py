@@ -49,28 +49,38 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed_folder(model, tmp_path_factory.mktemp("packed"))
+
+
+def packed_folder(model: str, folder: Path, student: Student | None = None) -> str:
     """22 sequences of two conversations, so that the last of 6 global batches of 4 is not full."""
-    tokenizer = load_tokenizer(model, Student(model=model))
+    student = student or Student(model=model)
+    tokenizer = load_tokenizer(model, student)
     rng = np.random.default_rng(0)
     rows = []
     for number in range(22):
         ids, labels, positions = [], [], []
         for _ in range(2):
             words = " ".join(rng.choice(["one", "two", "three"], rng.integers(1, 9)))
-            prompt, response = encode_pair(tokenizer, [{"role": "user", "content": f"Say {words}."}], words, {})
+            messages = [{"role": "user", "content": f"Say {words}."}]
+            prompt, response = encode_pair(tokenizer, messages, words, student.chat_template_kwargs)
             ids += prompt + response
             labels += [IGNORED] * len(prompt) + response
             positions += range(len(prompt + response))
         row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions}
         rows.append({**row, "pair_ids": [f"pair-{number}"]})
-    folder = tmp_path_factory.mktemp("packed")
     pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
     return str(folder)
 
 
 def plain_losses(model_dir: str, packed: str) -> list[float]:
+    """Losses of `plain_training` of the model in a folder."""
+    return plain_training(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), packed)
+
+
+def plain_training(model: Any, packed: str) -> list[float]:
     """The same training written out for one process, without Ray or DeepSpeed."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).train()
+    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     reader = PackedReader(packed, FS)
     losses = []
@@ -90,6 +100,8 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
     workers = changes.pop("workers", 2)
     rate = changes.pop("learning_rate", RATE)
     on_progress, holdout = changes.pop("on_progress", None), changes.pop("holdout", None)
+    base_model = changes.pop("base_model", None)
+    student = changes.pop("student", Student(model=model))
     return train_student(
         packed_dir=packed,
         fs=FS,
@@ -97,12 +109,13 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
         out_dir=str(folder / name),
         storage_dir=str(folder / "ray_train"),
         name=name,
-        student=Student(model=model),
+        student=student,
         train=TRAIN.model_copy(update=changes),
         resources=Resources(train=Replicas(replicas=workers, cpus=1.0)),
         epochs=1,
         learning_rate=rate,
         random_seed=0,
+        base_model=base_model,
         on_progress=on_progress,
         holdout_dir=holdout,
     )

@@ -1,0 +1,133 @@
+"""Low-rank adapters (peft): trained in the place of the weights, merged into them when the student is written.
+
+    check_target_modules(student, config.train.lora, init_model)             # in the driver
+    model = with_adapter(model, config.train.lora, earlier="runs/x/checkpoints/01/adapter")
+    adapter = merged(engine)                                                 # engine.module is a plain model again
+    save_adapter(adapter, "runs/x/checkpoints/02", base_model="runs/x/checkpoints/base")
+
+A student's folder holds merged weights, so nothing that loads it knows of adapters. Where the adapter is to go on next
+round it lies in `FOLDER` inside, as peft writes one, with the name of its base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.config import Lora, Student
+from tapir_ray.errors import InputError
+from tapir_ray.models import local
+
+FOLDER = "adapter"
+"""In a student's folder: the adapter whose product its weights contain."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter out of its model: on the first rank its weights by peft's names, on others none."""
+
+    config: Any
+    weights: dict[str, Any]
+
+
+def check_target_modules(student: Student, lora: Lora, model: str | None) -> None:
+    """Raises InputError where `target_modules` names a module that is no linear one of `model`, with those there are.
+
+    `model` is a folder, URI or HF name, of which only the config is read; None is the one that `student.create` makes.
+    """
+    if lora.target_modules == "all-linear":
+        return
+    there = _linear_modules(_skeleton(student, model))
+    missing = [name for name in lora.target_modules if not any(f".{path}".endswith(f".{name}") for path in there)]
+    if missing:
+        raise InputError(
+            f"train.lora.target_modules: {model or 'the created student'} has no linear module {', '.join(missing)} "
+            f"that can have an adapter; there are {', '.join(sorted({path.rpartition('.')[2] for path in there}))}"
+        )
+
+
+def with_adapter(model: Any, lora: Lora, earlier: str | None = None) -> Any:
+    """The model with a new adapter, or with the one in the folder `earlier`; only the adapter's weights are trained.
+
+    A new adapter changes nothing yet. To be called after gradient checkpointing is turned on, whose inputs must then
+    require gradients: peft sees to that.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    # The adapter has the dtype of its base: for bfloat16, DeepSpeed keeps float32 copies of whatever is trained.
+    if earlier is not None:
+        return PeftModel.from_pretrained(model, earlier, is_trainable=True, autocast_adapter_dtype=False)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def merged(engine: Any) -> Adapter:
+    """Add the adapter's product to the weights, and put the plain model in the place of `engine.module`.
+
+    A collective call: under ZeRO-3 a layer at a time is whole, on every rank, and is in pieces again afterwards. The
+    engine cannot train any more.
+    """
+    import deepspeed
+    from peft import get_peft_model_state_dict
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model = engine.module
+    in_pieces, first = engine.zero_optimization_partition_weights(), engine.global_rank == 0
+    layers: dict[str, Any] = {name: part for name, part in model.named_modules() if isinstance(part, BaseTunerLayer)}
+    weights: dict[str, Any] = {}
+    for name, layer in layers.items():
+        with deepspeed.zero.GatheredParameters(list(layer.parameters()), modifier_rank=0, enabled=in_pieces):
+            if first:
+                own = layer.state_dict(prefix=f"{name}.")
+                weights.update({key: value.cpu().clone() for key, value in own.items() if ".lora_" in key})
+            layer.merge()
+    config = model.peft_config["default"]
+    adapter = Adapter(config, get_peft_model_state_dict(model, weights, save_embedding_layers=False))
+    engine.module = model.unload()
+    return adapter
+
+
+def save_adapter(adapter: Adapter, student_folder: str, base_model: str) -> None:
+    """Write the adapter to `FOLDER` in a student's folder, as one of `base_model` (a folder, URI or HF name)."""
+    from safetensors.torch import save_file
+
+    folder = Path(student_folder) / FOLDER
+    folder.mkdir()
+    adapter.config.base_model_name_or_path = base_model
+    adapter.config.save_pretrained(str(folder))
+    save_file({key: value.contiguous() for key, value in adapter.weights.items()}, folder / "adapter_model.safetensors")
+
+
+def _skeleton(student: Student, model: str | None) -> Any:
+    """The model without weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+    config: Any = LlamaConfig(num_hidden_layers=1)
+    if model is not None:
+        revision = student.revision if model == student.model else None
+        config = AutoConfig.from_pretrained(
+            local(model), revision=revision, trust_remote_code=student.trust_remote_code
+        )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=student.trust_remote_code)
+
+
+def _linear_modules(model: Any) -> list[str]:
+    """Names of the modules that `all-linear` stands for."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+    ]

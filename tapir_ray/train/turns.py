@@ -1,0 +1,82 @@
+"""A training pair as tokens and labels: what of a conversation is in the loss (`train.turns`).
+
+    encoded = encode(tokenizer, row["messages"], row["response"], config.student, config.train, end)
+    encoded.input_ids, encoded.labels          # of one length; a label is its token, or IGNORED
+
+With `all` an earlier answer is in the loss where the conversation begins, token for token, as the pair that the answer
+ends: the student then learns it after the very prompt that it is shown when it is asked for that answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tapir_ray.config import Student, Train
+from tapir_ray.records import Message
+from tapir_ray.train.chat import IGNORED, TemplateRefused, encode_pair
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation's tokens, cut to the length that is trained on."""
+
+    input_ids: list[int]
+    labels: list[int]
+    in_loss: int
+    """Labels that are tokens, after the cut; 0 where the pair does not fit."""
+    uncut: int
+    """Labels that would be tokens without a cut."""
+    was_cut: bool
+    last_turn_only: bool
+    """All turns were asked for, and the template rewrites an earlier one: the response alone is in the loss."""
+
+
+def encode(
+    tokenizer: Any, messages: Sequence[Message], response: str, student: Student, train: Train, end: list[int]
+) -> Encoded:
+    """The pair as it is trained on, by `train.turns`, `train.sequence_length` and `train.over_length`.
+
+    `end` is `end_of_turn(...)` of the tokenizer. Raises TemplateRefused.
+    """
+    prompt, answer = encode_pair(tokenizer, messages, response, student.chat_template_kwargs, end)
+    ids = [*prompt, *answer]
+    labels = [IGNORED] * len(prompt) + answer
+    earlier: list[tuple[int, int]] | None = []
+    if train.turns == "all":
+        earlier = _earlier_answers(tokenizer, messages, ids, student.chat_template_kwargs, end)
+    for start, stop in earlier or []:
+        labels[start:stop] = ids[start:stop]
+    uncut = _tokens(labels)
+    longer = len(ids) > train.sequence_length
+    kept = 0 if longer and train.over_length == "filter" else train.sequence_length
+    return Encoded(ids[:kept], labels[:kept], _tokens(labels[:kept]), uncut, longer, earlier is None)
+
+
+def _earlier_answers(
+    tokenizer: Any, messages: Sequence[Message], ids: list[int], kwargs: dict[str, Any], end: list[int]
+) -> list[tuple[int, int]] | None:
+    """(start, stop) in `ids` of the answers among `messages`; None where one of them is not there as it would be alone.
+
+    An answer without text, or before the first question, is context.
+    """
+    spans = []
+    asked = False
+    for position, message in enumerate(messages):
+        asked = asked or message["role"] == "user"
+        if not asked or message["role"] != "assistant" or not message["content"].strip():
+            continue
+        try:
+            prompt, answer = encode_pair(tokenizer, messages[:position], message["content"], kwargs, end)
+        except TemplateRefused:
+            return None
+        stop = len(prompt) + len(answer)
+        if ids[:stop] != [*prompt, *answer]:
+            return None
+        spans.append((len(prompt), stop))
+    return spans
+
+
+def _tokens(labels: list[int]) -> int:
+    return sum(label != IGNORED for label in labels)
