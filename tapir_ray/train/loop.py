@@ -59,25 +59,6 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) ->
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def response_loss(model: Any, batch: dict[str, Any]) -> Any:
-    """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
-    neighbour. Logits are computed only at positions where some row of the batch has a response token.
-    """
-    import torch.nn.functional as functional
-
-    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    keep = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
-    if len(keep) == 0:
-        keep = keep.new_zeros(1)
-    output = model(
-        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, logits_to_keep=keep
-    )
-    logits = output.logits.float()
-    return functional.cross_entropy(
-        logits.flatten(0, 1), targets[:, keep].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-
-
 def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
     micro = micro_batch_size(train, world)
@@ -182,6 +163,8 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     """
     import ray.train
     import torch
+
+    from tapir_ray.train.loss import response_loss
 
     train = work.train
     context = ray.train.get_context()

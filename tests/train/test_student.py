@@ -21,7 +21,8 @@ from tapir_ray.records import PACKED, conform
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
 from tapir_ray.train.create_student import create_student
-from tapir_ray.train.loop import learning_rate_at, response_loss
+from tapir_ray.train.loop import learning_rate_at
+from tapir_ray.train.loss import response_loss
 from tapir_ray.train.student import TrainResult, train_student
 
 FS = pafs.LocalFileSystem()
