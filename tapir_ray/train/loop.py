@@ -115,6 +115,7 @@ def _engine(work: Work) -> tuple[Any, Any]:
     import ray.train
     import ray.train.torch
     from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
     from transformers.utils.logging import disable_progress_bar
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
@@ -131,6 +132,10 @@ def _engine(work: Work) -> tuple[Any, Any]:
         device = torch.device("cpu")
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     train, student = work.train, work.student
+    config = deepspeed_config(train, context.get_world_size())
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
+    in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
     model: Any = AutoModelForCausalLM.from_pretrained(
         local(work.init_model),
         revision=student.revision if work.init_model == student.model else None,
@@ -138,21 +143,21 @@ def _engine(work: Work) -> tuple[Any, Any]:
         attn_implementation=train.attention,
         trust_remote_code=student.trust_remote_code,
     )
+    del in_pieces
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    other = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # A weight in pieces has no shape but the one that DeepSpeed notes.
+    decayed = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
+    other = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}],
         lr=work.learning_rate,
         betas=(0.9, 0.95),
         fused=True,
     )
-    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
-    engine, *_ = deepspeed.initialize(
-        model=model.to(device), optimizer=optimizer, config=deepspeed_config(train, context.get_world_size())
-    )
+    engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
     return engine, device
 
 

@@ -48,11 +48,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """22 sequences of two conversations, so that the last of 6 global batches of 4 is not full."""
+    """22 sequences, so that the last of 6 global batches of 4 is not full."""
+    return write_packed(model, 22, str(tmp_path_factory.mktemp("packed")))
+
+
+def write_packed(model: str, sequences: int, folder: str) -> str:
+    """The folder, with a packed table of sequences of two conversations each."""
     tokenizer = load_tokenizer(model, Student(model=model))
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(22):
+    for number in range(sequences):
         ids, labels, positions = [], [], []
         for _ in range(2):
             words = " ".join(rng.choice(["one", "two", "three"], rng.integers(1, 9)))
@@ -62,9 +67,8 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
             positions += range(len(prompt + response))
         row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions, "pair_ids": []}
         rows.append(row)
-    folder = tmp_path_factory.mktemp("packed")
-    pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
-    return str(folder)
+    pq.write_table(conform(rows, PACKED), f"{folder}/part-000-000000.parquet", row_group_size=8)
+    return folder
 
 
 def plain_losses(model_dir: str, packed: str) -> list[float]:
