@@ -127,6 +127,7 @@ def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
 
 def watch() -> None:
     """In every Ray worker: a training then tells the peaks of its private memory, in a message at its end."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     load, train = loop._engine, loop._train
 
     def loaded(work: Any) -> Any:

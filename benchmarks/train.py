@@ -5,13 +5,12 @@
 A Llama of 17M parameters made from its config, float32, sequences of 512, Alpaca's lengths, loss on responses alone:
 the same token ids for all. Each round runs every contender in turn; a rate is the median of the rounds.
 - `ours_2`, `ours_1`: `train_student` with 2 workers (ZeRO-2) and with 1
-- `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), packing on, micro-batches as ours
+- `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), packing on, micro-batches of 1 sequence
 - `trl_default`: the same with SFTTrainer's defaults of data (no packing, 8 pairs a process, padded)
 - `bare`: one process, `model(**batch).loss.backward()` over our packed sequences, nothing else
 TRL's defaults that would only slow it down here are off: gradient checkpointing, DDP's search for unused parameters,
-bfloat16. A rate counts from the end of the first
-optimizer step to the end of the last, start-up (`startup_s`) is apart. Needs the extra `bench`.
-Writes benchmarks/results/train.json.
+bfloat16. A rate counts from the end of the first optimizer step to the end of the last; start-up (`startup_s`) is
+apart. Needs the extra `bench`. Writes benchmarks/results/train.json.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ RESULT = HERE / "results" / "train.json"
 DATA = HERE.parents[1] / "shared" / "data" / "seeds" / "alpaca_9k.jsonl"
 FS = pafs.LocalFileSystem()
 MODEL = CreateModel(hidden_size=384, intermediate_size=1536, layers=6, heads=6, vocab_size=8000, max_length=512)
-TRAIN = Train(sequence_length=512, global_batch=8, micro_batch=1, precision="float32", zero_stage=2)
+TRAIN = Train(sequence_length=512, global_batch=8, micro_batch=4, precision="float32", zero_stage=2)
 RATE = 3e-4
 
 

@@ -75,7 +75,7 @@ def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor) -> Iterator[_Given
         given.version = given.loss._version
         return given.loss
 
-    head.forward = forward  # type: ignore[method-assign]
+    head.forward = forward  # type: ignore[assignment]
     try:
         yield given
     finally:
