@@ -46,7 +46,7 @@ def trl(folder: Path, packing: bool) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             self.ends.append((time.time(), trainer.tokens))
 
-    # A packed micro-batch becomes one row, whose attention mask grows with its square: one sequence at a time is fastest.
+    # A packed micro-batch becomes one row, whose attention mask grows with its square: one sequence is fastest.
     # Without packing 32 pairs hold about as many tokens as a packed global batch.
     micro, accumulation = (1, TRAIN.global_batch // 2) if packing else (8, 2)
     config = SFTConfig(

@@ -158,6 +158,9 @@ def _engine(work: Work) -> tuple[Any, Any]:
         fused=True,
     )
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
+    if train.zero_stage == 0:
+        # In 16 bits it has taken a step without gradients by now; counted by Adam, that makes the first steps smaller.
+        engine.optimizer.state.clear()
     return engine, device
 
 
