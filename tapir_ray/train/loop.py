@@ -129,6 +129,7 @@ def _engine(work: Work) -> tuple[Any, Any]:
     import ray.train
     import ray.train.torch
     from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
     from transformers.utils.logging import disable_progress_bar
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
@@ -146,6 +147,10 @@ def _engine(work: Work) -> tuple[Any, Any]:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     train, student = work.train, work.student
     start = work.base_model or work.init_model
+    config = deepspeed_config(train, context.get_world_size())
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
+    in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
     model: Any = AutoModelForCausalLM.from_pretrained(
         local(start),
         revision=student.revision if start == student.model else None,
@@ -153,13 +158,16 @@ def _engine(work: Work) -> tuple[Any, Any]:
         attn_implementation=train.attention,
         trust_remote_code=student.trust_remote_code,
     )
+    del in_pieces
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if train.lora is not None:
         model = with_adapter(model, train.lora, f"{local(work.init_model)}/{FOLDER}" if work.base_model else None)
     model.train()
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    other = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # A weight in pieces has no shape but the one that DeepSpeed notes.
+    decayed = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
+    other = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -167,10 +175,10 @@ def _engine(work: Work) -> tuple[Any, Any]:
         betas=(0.9, 0.95),
         fused=True,
     )
-    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
-    engine, *_ = deepspeed.initialize(
-        model=model.to(device), optimizer=optimizer, config=deepspeed_config(train, context.get_world_size())
-    )
+    engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
+    if train.zero_stage == 0:
+        # In 16 bits it has taken a step without gradients by now; counted by Adam, that makes the first steps smaller.
+        engine.optimizer.state.clear()
     return engine, device
 
 

@@ -1,29 +1,137 @@
-"""The loss of packed sequences: response tokens only.
+"""The loss of the student: cross-entropy over response tokens, without the logits of a whole sequence in memory.
 
-loss = response_loss(model, collate(rows, one_row=False))
+    loss = response_loss(model, collate(rows, one_row=False))    (a model, a PeftModel or a DeepSpeed engine)
+
+The output layer computes the loss itself, a chunk of tokens after the other, inside its own call in the model's
+forward pass: so ZeRO-3 gathers its weight as for any layer, and adapters, checkpointing and hooks stay as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch.autograd.function import once_differentiable
 
 from tapir_ray.train.chat import IGNORED
 
+LOGITS_AT_ONCE = 2**25
+"""Logits of a chunk (128 MiB in float32): 1,024 tokens of a vocabulary of 32k. Slower from a quarter of it on down."""
 
-def response_loss(model: Any, batch: dict[str, Any]) -> Any:
+
+def response_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
-    neighbour. Logits are computed only at positions where some row of the batch has a response token.
-    """
-    import torch.nn.functional as functional
+    neighbour.
 
-    targets = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-    keep = (targets != IGNORED).any(dim=0).nonzero().squeeze(1)
+    Logits are computed only where a response token follows. A model that changes its logits after the output layer
+    (soft caps, scales), or whose output layer is not a plain matrix, computes those of the whole batch at once.
+    """
+    targets_BT = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    head = getattr(model, "module", model).get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None or getattr(head, _CHANGED, False):
+        return _loss_of_logits(model, inputs, targets_BT)
+    with _as_loss(head, targets_BT) as given:
+        output = model(**inputs).logits
+    if given.loss is None or not given.is_output(output):
+        setattr(head, _CHANGED, True)
+        return _loss_of_logits(model, inputs, targets_BT)
+    return output.squeeze()
+
+
+_CHANGED = "tapir_logits_are_changed"
+"""On an output layer: the model does something to its output, found out at the first batch."""
+
+
+@dataclass
+class _Given:
+    """What an output layer gave instead of logits: a loss of shape [1, 1, 1], as it was then."""
+
+    loss: torch.Tensor | None = None
+    version: int = 0
+
+    def is_output(self, output: torch.Tensor) -> bool:
+        """Whether the model gave on the loss as it was (hooks may have wrapped it: the same memory, not the same
+        object)."""
+        assert self.loss is not None
+        return output.data_ptr() == self.loss.data_ptr() and output._version == self.version
+
+
+@contextmanager
+def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor) -> Iterator[_Given]:
+    """Inside, the call of `head` with hidden states gives the loss of `targets_BT`."""
+    given = _Given()
+
+    def forward(hidden_BTH: torch.Tensor) -> torch.Tensor:
+        if hidden_BTH.shape[:-1] != targets_BT.shape:
+            return functional.linear(hidden_BTH, head.weight)
+        index_N = (targets_BT.flatten() != IGNORED).nonzero().squeeze(1)
+        hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, index_N)
+        given.loss = chunked_cross_entropy(hidden_NH, head.weight, targets_BT.flatten()[index_N]).view(1, 1, 1)
+        given.version = given.loss._version
+        return given.loss
+
+    head.forward = forward  # type: ignore[assignment]
+    try:
+        yield given
+    finally:
+        del head.forward
+
+
+def _loss_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tensor) -> torch.Tensor:
+    """The same from the model's logits, at positions where some row of the batch has a response token."""
+    keep = (targets_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
     if len(keep) == 0:
         keep = keep.new_zeros(1)
-    output = model(
-        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, logits_to_keep=keep
-    )
-    logits = output.logits.float()
+    logits = model(**inputs, logits_to_keep=keep).logits.float()
     return functional.cross_entropy(
-        logits.flatten(0, 1), targets[:, keep].flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.flatten(0, 1), targets_BT[:, keep].flatten(), ignore_index=IGNORED, reduction="sum"
     )
+
+
+def chunked_cross_entropy(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropy of logits `hidden @ weight.T` (nats, a float32 scalar), `LOGITS_AT_ONCE` at a time."""
+    chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
+    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden_NH, weight_VH, targets_N, chunk, torch.is_grad_enabled())
+    return loss
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Computes the gradients in the forward pass, while a chunk's logits are there: nothing is computed twice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor, chunk: int, grad: bool
+    ) -> torch.Tensor:
+        loss = torch.zeros((), dtype=torch.float32, device=hidden_NH.device)
+        hidden_grad = torch.empty_like(hidden_NH) if grad and ctx.needs_input_grad[0] else None
+        # In 32 bits, as a sum over chunks in 16 would lose what one product over all tokens keeps.
+        weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if grad and ctx.needs_input_grad[1] else None
+        for start in range(0, len(hidden_NH), chunk):
+            hidden_CH, targets_C1 = hidden_NH[start : start + chunk], targets_N[start : start + chunk, None]
+            log_probs_CV = functional.log_softmax((hidden_CH @ weight_VH.T).float(), dim=-1)
+            loss -= log_probs_CV.gather(1, targets_C1).sum()
+            if hidden_grad is None and weight_grad is None:
+                continue
+            logits_grad_CV = log_probs_CV.exp_().scatter_add_(1, targets_C1, loss.new_full(targets_C1.shape, -1.0))
+            logits_grad_CV = logits_grad_CV.to(weight_VH.dtype)
+            if hidden_grad is not None:
+                torch.mm(logits_grad_CV, weight_VH, out=hidden_grad[start : start + chunk])
+            if weight_grad is not None and weight_VH.dtype == torch.float32:
+                weight_grad.addmm_(logits_grad_CV.T, hidden_CH)
+            elif weight_grad is not None:
+                weight_grad += logits_grad_CV.T @ hidden_CH
+        ctx.gradients = hidden_grad, None if weight_grad is None else weight_grad.to(weight_VH.dtype)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: torch.Tensor) -> Any:
+        gradients = ctx.gradients
+        # Scaled in place: a second pass backward must fail, not scale them again.
+        del ctx.gradients
+        return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None, None

@@ -1,0 +1,179 @@
+"""Peak memory of a training worker by model size, sequence length and ZeRO stage, with and without chunked logits.
+
+    python benchmarks/memory.py [--quick]
+
+Each cell is a training of two steps by `train_student` with 2 workers, one sequence at a time, float32, every token in
+the loss: the larger worker's peak of private memory (`RssAnon`, sampled), less what it had before it loaded the model,
+in MiB. `loading` is the same up to the first step, of the largest model alone. Mapped files (the weights as they are
+read) are not in it: the machine may drop them, and its workers share them. Writes benchmarks/results/memory.json.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(os.path.dirname(sys.path.pop(0)))  # not this folder, whose names hide packages that Ray imports
+
+import argparse
+import json
+import platform
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from benchmarks.train import local_ray
+from tapir_ray.cluster import set_environment
+from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
+from tapir_ray.records import PACKED, conform
+from tapir_ray.train import loop
+from tapir_ray.train.create_student import create_student
+from tapir_ray.train.student import train_student
+
+RESULT = Path(__file__).absolute().parent / "results" / "memory.json"
+FS = pafs.LocalFileSystem()
+VOCABULARY, WORKERS, STEPS = 32_000, 2, 2
+SIZES = {
+    "15M": {"hidden_size": 256, "intermediate_size": 1024, "layers": 6},
+    "60M": {"hidden_size": 640, "intermediate_size": 2560, "layers": 6},
+    "150M": {"hidden_size": 1024, "intermediate_size": 4096, "layers": 7},
+}
+"""With a vocabulary of 32,000 and tied embeddings; the tokenizer has no use for so many, the weights have them all."""
+LOGITS = "BENCHMARK_LOGITS"
+"""Environment variable of the workers: `whole` computes the logits of a sequence at once."""
+
+
+def main() -> int:
+    options = arguments()
+    set_environment()
+    folder = Path(tempfile.mkdtemp(prefix="memory-", dir="/tmp"))
+    lengths, sizes = ((512,), ("15M",)) if options.quick else ((512, 2048), ("15M", "60M"))
+    largest = sizes[-1] if options.quick else "150M"
+    cells: dict[str, dict[str, float]] = {}
+    try:
+        for size in {*sizes, largest}:
+            create(folder / size, size)
+        for logits in ("chunked", "whole"):
+            with local_ray(folder, runtime_env={"worker_process_setup_hook": watch, "env_vars": {LOGITS: logits}}):
+                for size in sizes:
+                    for length in lengths:
+                        for stage in (0, 2, 3) if logits == "chunked" else (2,):
+                            name = f"{size}, {length} tokens, ZeRO-{stage}, {logits} logits"
+                            cells[name] = peaks(folder, size, length, stage)
+                            print(name, cells[name], flush=True)
+                for stage in (2, 3) if logits == "chunked" else ():
+                    name = f"{largest}, 64 tokens, ZeRO-{stage}, {logits} logits"
+                    cells[name] = peaks(folder, largest, 64, stage)
+                    print(name, cells[name], flush=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    size, length = sizes[-1], lengths[-1]
+    ratios = {
+        "whole_against_chunked_logits": cells[f"{size}, {length} tokens, ZeRO-2, whole logits"]["training"]
+        / cells[f"{size}, {length} tokens, ZeRO-2, chunked logits"]["training"],
+        "loading_zero_3_against_zero_2": cells[f"{largest}, 64 tokens, ZeRO-3, chunked logits"]["loading"]
+        / cells[f"{largest}, 64 tokens, ZeRO-2, chunked logits"]["loading"],
+        "training_zero_3_against_zero_2": cells[f"{largest}, 64 tokens, ZeRO-3, chunked logits"]["training"]
+        / cells[f"{largest}, 64 tokens, ZeRO-2, chunked logits"]["training"],
+    }
+    report(ratios, cells, options.quick)
+    return 0
+
+
+def create(folder: Path, size: str) -> None:
+    """A student of that size with a vocabulary of `VOCABULARY`, whatever its tokenizer has."""
+    from transformers import AutoModelForCausalLM
+
+    sizes = CreateModel(**SIZES[size], heads=4, max_length=2048)
+    create_student(sizes, ["one two three"], str(folder), None, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(VOCABULARY, mean_resizing=False)
+    model.save_pretrained(folder)
+
+
+def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
+    """Peaks of the larger worker in MiB, up to the first step (`loading`) and over all (`training`)."""
+    packed = folder / f"packed-{length}"
+    if not packed.exists():
+        packed.mkdir()
+        rng = np.random.default_rng(0)
+        rows = []
+        for number in range(STEPS * WORKERS):
+            ids = rng.integers(5, VOCABULARY, length)
+            rows.append({"seq_index": number, "pair_ids": [], "input_ids": ids, "labels": ids,
+                         "position_ids": np.arange(length)})  # fmt: skip
+        pq.write_table(conform(rows, PACKED), packed / "part-000-000000.parquet")
+    train = Train(sequence_length=length, global_batch=WORKERS, micro_batch=1, precision="float32", zero_stage=stage)
+    messages: list[dict[str, Any]] = []
+    name = f"{size}-{length}-{stage}"
+    train_student(
+        str(packed), FS, str(folder / size), str(folder / "out"), str(folder / "ray_train"), name,
+        Student(model=str(folder / size)), train, Resources(train=Replicas(replicas=WORKERS)), 1, 1e-4, 0,
+        on_progress=messages.append,
+    )  # fmt: skip
+    shutil.rmtree(folder / "ray_train")
+    found = [message["peaks"] for message in messages if "peaks" in message]
+    assert len(found) == WORKERS, messages
+    return {part: max(peak[part] for peak in found) for part in ("loading", "training")}
+
+
+def watch() -> None:
+    """In every Ray worker: a training then tells the peaks of its private memory, in a message at its end."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    load, train = loop._engine, loop._train
+
+    def loaded(work: Any) -> Any:
+        import deepspeed  # noqa: F401 (as `_engine` does: what imports take is not the model's)
+        import transformers  # noqa: F401
+
+        from benchmarks.private_memory import Sampler
+
+        loop._sampler = Sampler()  # type: ignore[attr-defined]
+        engine = load(work)
+        loop._loading = loop._sampler.peak_mib()  # type: ignore[attr-defined]
+        if os.environ[LOGITS] == "whole":
+            from tapir_ray.train import loss
+
+            setattr(engine[0].module.get_output_embeddings(), loss._CHANGED, True)
+        return engine
+
+    def trained(engine: Any, device: Any, work: Any, done: Any) -> Any:
+        result = train(engine, device, work, done)
+        found = {"loading": loop._loading, "training": loop._sampler.peak_mib()}  # type: ignore[attr-defined]
+        work.progress.put.remote({"peaks": found})
+        return result
+
+    loop._engine, loop._train = loaded, trained
+
+
+def report(ratios: dict[str, float], cells: dict[str, dict[str, float]], quick: bool) -> None:
+    for name, value in ratios.items():
+        print(f"{name:40} {value:8.4f}")
+    result = {
+        "benchmark": "memory",
+        "ratios": {name: round(value, 4) for name, value in ratios.items()},
+        "figures": {"quick": quick, "workers": WORKERS, "vocabulary": VOCABULARY, "peak_mib": cells},
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
+        "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed", "ray")},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="15M and 512 tokens alone; writes the file too")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

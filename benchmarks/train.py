@@ -1,0 +1,275 @@
+"""Training speed of our worker beside TRL and a bare loop: useful (non-padding) tokens a second, and their ratios.
+
+    python benchmarks/train.py [--quick] [--data ../shared/data/seeds/alpaca_9k.jsonl] [--rows N] [--rounds N]
+
+A Llama of 17M parameters made from its config, float32, sequences of 512, Alpaca's lengths, loss on responses alone:
+the same token ids for all. Each round runs every contender in turn; a rate is the median of the rounds.
+- `ours_2`, `ours_1`: `train_student` with 2 workers (ZeRO-2) and with 1
+- `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), packing on, micro-batches of 1 sequence
+- `trl_default`: the same with SFTTrainer's defaults of data (no packing, 8 pairs a process, padded)
+- `bare`: one process, `model(**batch).loss.backward()` over our packed sequences, nothing else
+TRL's defaults that would only slow it down here are off: gradient checkpointing, DDP's search for unused parameters,
+bfloat16. A rate counts from the end of the first optimizer step to the end of the last; start-up (`startup_s`) is
+apart. Needs the extra `bench`. Writes benchmarks/results/train.json.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(os.path.dirname(sys.path.pop(0)))  # not this folder, whose names hide packages that Ray imports
+
+import argparse
+import functools
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray
+
+from tapir_ray.cluster import set_environment
+from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
+from tapir_ray.records import OK, TRAINING, conform, instruction_id, pair_id
+from tapir_ray.stages.pack import pack
+from tapir_ray.train import loop
+from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
+from tapir_ray.train.create_student import create_student
+from tapir_ray.train.student import train_student
+
+HERE = Path(__file__).absolute().parent
+RESULT = HERE / "results" / "train.json"
+DATA = HERE.parents[1] / "shared" / "data" / "seeds" / "alpaca_9k.jsonl"
+FS = pafs.LocalFileSystem()
+MODEL = CreateModel(hidden_size=384, intermediate_size=1536, layers=6, heads=6, vocab_size=8000, max_length=512)
+TRAIN = Train(sequence_length=512, global_batch=8, micro_batch=4, precision="float32", zero_stage=2)
+RATE = 3e-4
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the contenders train: a model's folder, a packed table, and the same pairs one by one."""
+
+    folder: Path
+    parameters: int
+    pairs: int
+    sequences: int
+    filled: float
+    """Share of the packed sequences' room that holds tokens."""
+
+    @property
+    def model(self) -> str:
+        return str(self.folder / "model")
+
+    @property
+    def packed(self) -> str:
+        return str(self.folder / "packed")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One contender in one round."""
+
+    tokens_per_second: float
+    startup_s: float
+
+
+def main() -> int:
+    options = arguments()
+    set_environment()
+    folder = Path(tempfile.mkdtemp(prefix="train-", dir="/tmp"))
+    try:
+        with local_ray(folder):
+            material = prepared(folder, options.data, options.rows)
+            ours = {f"ours_{n}": functools.partial(by_us, material, n) for n in (2, 1)}
+            contenders = {
+                **ours,
+                "trl_packed": functools.partial(by_trl, material, True),
+                "trl_default": functools.partial(by_trl, material, False),
+                "bare": functools.partial(by_bare_loop, material),
+            }
+            rounds: dict[str, list[Measured]] = {name: [] for name in contenders}
+            for number in range(options.rounds):
+                for name, run in contenders.items():
+                    rounds[name].append(run(number))
+                    print(
+                        f"round {number + 1} {name:12} {rounds[name][-1].tokens_per_second:8.0f} tokens/s", flush=True
+                    )
+        with local_ray(folder, runtime_env={"worker_process_setup_hook": time_phases}):
+            phases = phases_of(material)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report(material, rounds, phases, options.quick)
+    return 0
+
+
+class local_ray:
+    """A Ray of the benchmark's own, gone at the end."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder, self.options = folder, options
+
+    def __enter__(self) -> None:
+        ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 1024**2,
+                 _temp_dir=str(self.folder / "ray"), **self.options)  # fmt: skip
+
+    def __exit__(self, *error: object) -> None:
+        ray.shutdown()
+
+
+def prepared(folder: Path, data: Path, rows: int) -> Material:
+    """The first `rows` pairs of an Alpaca file that fit a sequence; `folder` then holds model/, packed/, pairs.json."""
+    source = [json.loads(line) for line in data.read_text().splitlines()]
+    prompts = ["\n\n".join(filter(None, (row["instruction"], row["input"]))) for row in source]
+    student = Student(model=str(folder / "model"))
+    texts = [text for prompt, row in zip(prompts, source, strict=True) for text in (prompt, row["output"])]
+    create_student(MODEL, texts, str(folder / "model"), None, seed=0)
+    tokenizer = load_tokenizer(str(folder / "model"), student)
+    pairs, training = [], []
+    for prompt, row in zip(prompts, source, strict=True):
+        messages = [{"role": "user", "content": prompt}]
+        prompt_ids, response_ids = encode_pair(tokenizer, messages, row["output"], {})
+        if len(prompt_ids) + len(response_ids) > TRAIN.sequence_length or len(pairs) == rows:
+            continue
+        pairs.append({"input_ids": prompt_ids + response_ids, "labels": [IGNORED] * len(prompt_ids) + response_ids})
+        identity = instruction_id(messages)
+        training.append({"pair_id": pair_id(identity, len(pairs)), "instruction_id": identity, "copy": 0,
+                         "messages": messages, "response": row["output"], "task": "none", "pool": "easy",
+                         "status": OK})  # fmt: skip
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    pq.write_table(conform(training, TRAINING), folder / "training.parquet")
+    stats = pack([str(folder / "training.parquet")], str(folder / "packed"), FS, str(folder / "model"), student,
+                 TRAIN, 0, epochs=1)  # fmt: skip
+    from safetensors import safe_open
+
+    with safe_open(folder / "model" / "model.safetensors", framework="np") as weights:
+        parameters = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118
+    filled = stats.tokens / (stats.sequences * TRAIN.sequence_length)
+    return Material(folder, parameters, stats.pairs, stats.sequences, filled)
+
+
+def by_us(material: Material, workers: int, number: int) -> Measured:
+    messages, result = ours(material, workers, f"ours-{workers}-{number}")
+    at = [(m["tokens"] / m["tokens_per_second"], m["tokens"]) for m in messages if "tokens" in m]
+    return Measured(rate(at), result.startup_seconds)
+
+
+def ours(material: Material, workers: int, name: str) -> tuple[list[dict[str, Any]], Any]:
+    """(messages of the first worker, result) of a training by `train_student`."""
+    messages: list[dict[str, Any]] = []
+    result = train_student(
+        material.packed, FS, material.model, str(material.folder / name), str(material.folder / "ray_train"), name,
+        Student(model=material.model), TRAIN, Resources(train=Replicas(replicas=workers)), 1, RATE, 0,
+        on_progress=messages.append,
+    )  # fmt: skip
+    return messages, result
+
+
+def by_trl(material: Material, packing: bool, number: int) -> Measured:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "benchmarks.train_peers"]
+    return by_peer(material, [*command, "trl_packed" if packing else "trl_default"])
+
+
+def by_bare_loop(material: Material, number: int) -> Measured:
+    return by_peer(material, ["-m", "benchmarks.train_peers", "bare"])
+
+
+def by_peer(material: Material, command: list[str]) -> Measured:
+    """A contender in processes of its own, which write [time, tokens so far] of each step."""
+    out = material.folder / "steps.json"
+    called = time.time()
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    subprocess.run([sys.executable, *command, str(material.folder), str(out)], check=True, stdout=sys.stderr,
+                   env=environment)  # fmt: skip
+    steps = json.loads(out.read_text())
+    return Measured(rate(steps["ends"]), steps["began"] - called)
+
+
+def rate(ends: list[tuple[float, float]]) -> float:
+    """Tokens a second from the end of the first step to the end of the last, of (seconds, tokens so far)."""
+    (began, before), (ended, tokens) = ends[0], ends[-1]
+    return (tokens - before) / (ended - began)
+
+
+def time_phases() -> None:
+    """In every Ray worker: the training then tells what its time went to, in a message at its end."""
+    inner = loop._train
+
+    def timed(engine: Any, device: Any, work: Any, done: Any) -> dict[str, Any]:
+        from benchmarks.phases import Phases
+
+        phases = Phases(engine)
+        result = inner(engine, device, work, done)
+        work.progress.put.remote({"phases": phases.shares(result["seconds"])})
+        return result
+
+    loop._train = timed
+
+
+def phases_of(material: Material) -> dict[str, float]:
+    """Shares of the time of the first of 2 workers."""
+    messages, _ = ours(material, 2, "phases")
+    return next(message["phases"] for message in messages if "phases" in message)
+
+
+def report(material: Material, rounds: dict[str, list[Measured]], phases: dict[str, float], quick: bool) -> None:
+    median = {name: statistics.median(m.tokens_per_second for m in all_) for name, all_ in rounds.items()}
+    ratios = {
+        "ours_against_trl_packed": median["ours_2"] / median["trl_packed"],
+        "ours_against_trl_default": median["ours_2"] / median["trl_default"],
+        "ours_1_worker_against_bare_loop": median["ours_1"] / median["bare"],
+    }
+    figures = {
+        "quick": quick,
+        "parameters": material.parameters,
+        "pairs": material.pairs,
+        "sequences": material.sequences,
+        "share_of_the_packed_sequences_filled": round(material.filled, 3),
+        "tokens_per_second": {name: round(value, 1) for name, value in median.items()},
+        "rounds": {name: [round(m.tokens_per_second, 1) for m in all_] for name, all_ in rounds.items()},
+        "startup_s": {name: round(statistics.median(m.startup_s for m in all_), 1) for name, all_ in rounds.items()},
+        "our_time_by_phase": {name: round(share, 3) for name, share in phases.items()},
+    }
+    for name, value in ratios.items():
+        print(f"{name:40} {value:8.4f}")
+    print(json.dumps(figures))
+    result = {
+        "benchmark": "train",
+        "ratios": {name: round(value, 4) for name, value in ratios.items()},
+        "figures": figures,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
+        "versions": {n: version(n) for n in ("torch", "transformers", "deepspeed", "ray", "trl", "accelerate")},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer pairs, one round; writes the file too")
+    parser.add_argument("--data", type=Path, default=DATA, help="Alpaca JSONL (instruction, input, output)")
+    parser.add_argument("--rows", type=int, default=0, help="pairs trained on")
+    parser.add_argument("--rounds", type=int, default=0)
+    options = parser.parse_args()
+    options.rows = options.rows or (120 if options.quick else 240)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    if not options.data.is_file():
+        parser.error(f"{options.data} is not there: name an Alpaca JSONL file with --data")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The chunked loss is the plain one, in value and gradient, whatever the model, and never holds all logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import torch.nn.functional as functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPTJConfig,
+    LlamaConfig,
+    MixtralConfig,
+    PhiConfig,
+    Qwen2Config,
+)
+
+from tapir_ray.train import loss as loss_module
+from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.loss import chunked_cross_entropy, response_loss
+
+VOCABULARY, HIDDEN, ROWS, LENGTH = 97, 32, 3, 40
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+MODELS = {
+    "llama": LlamaConfig(**SIZES),
+    "llama_tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**SIZES),
+    "mixtral": MixtralConfig(**SIZES, num_local_experts=2),
+    "phi_bias": PhiConfig(**SIZES),
+    "gptj_bias": GPTJConfig(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=2, n_head=4, n_positions=64, rotary_dim=4),
+    "cohere_logit_scale": CohereConfig(**SIZES, logit_scale=0.25),
+    "gemma2_soft_cap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5),
+}
+CHUNKED = ("llama", "llama_tied", "qwen2", "mixtral")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """7 tokens a chunk, so that the last of a batch is not full; one thread, as the matrices are tiny."""
+    monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 7 * VOCABULARY + 5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def model_of(config: Any, dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).train()
+
+
+def batch_of(share: float = 0.5) -> dict[str, torch.Tensor]:
+    """Random tokens, `share` of them in the loss."""
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(3, VOCABULARY, (ROWS, LENGTH)))
+    labels = ids.masked_fill(torch.from_numpy(rng.random((ROWS, LENGTH)) >= share), IGNORED)
+    return {"input_ids": ids, "labels": labels, "position_ids": torch.arange(LENGTH).expand(ROWS, LENGTH).contiguous()}
+
+
+def plain_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The loss from all logits of the batch at once, as a textbook writes it."""
+    logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[:, :-1].float()
+    return functional.cross_entropy(
+        logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
+    model.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad and p.grad is not None])
+
+
+def assert_same(model: Any, batch: dict[str, torch.Tensor], tolerance: float = 1e-5) -> None:
+    expected = plain_loss(model, batch)
+    expected_gradient = gradient(model, expected)
+    for _ in range(2):
+        found = response_loss(model, batch)
+        assert found.dtype == torch.float32 and found.shape == ()
+        assert found.item() == pytest.approx(expected.item(), rel=tolerance)
+        apart = (gradient(model, found) - expected_gradient).norm() / expected_gradient.norm()
+        assert apart < tolerance
+
+
+class MostLogits(TorchDispatchMode):
+    """Notes the most elements of a tensor made inside whose last dimension is the vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.shape[-1:] == (VOCABULARY,):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradient_are_the_plain_ones(name: str) -> None:
+    assert_same(model_of(MODELS[name]), batch_of())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_models_that_change_their_logits_compute_them_at_once(name: str) -> None:
+    model, batch = model_of(MODELS[name]), batch_of(share=1.0)
+    response_loss(model, batch)
+    with MostLogits() as most:
+        response_loss(model, batch).backward()
+    if name in CHUNKED:
+        assert most.elements <= max(loss_module.LOGITS_AT_ONCE, HIDDEN * VOCABULARY)
+    else:
+        assert most.elements == ROWS * (LENGTH - 1) * VOCABULARY
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 6, 7, 8, 14, 15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_of_any_number_of_tokens(tokens: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, HIDDEN, dtype=dtype, requires_grad=True)
+    weight = torch.randn(VOCABULARY, HIDDEN, dtype=dtype, requires_grad=True)
+    targets = torch.randint(VOCABULARY, (tokens,))
+    loss = functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
+    expected = torch.autograd.grad(loss * 0.25, (hidden, weight))
+    found_loss = chunked_cross_entropy(hidden, weight, targets)
+    found = torch.autograd.grad(found_loss * 0.25, (hidden, weight))
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(found_loss, loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, **tolerance)
+    assert [gradient.dtype for gradient in found] == [dtype, dtype]
+
+
+def test_the_gradients_are_given_once() -> None:
+    loss = response_loss(model_of(MODELS["llama"]), batch_of())
+    loss.backward(retain_graph=True)
+    with pytest.raises(AttributeError):
+        loss.backward()
+
+
+def test_without_gradients_and_without_responses() -> None:
+    model, batch = model_of(MODELS["llama_tied"]), batch_of()
+    with torch.no_grad():
+        assert response_loss(model, batch).item() == pytest.approx(plain_loss(model, batch).item(), rel=1e-5)
+    nothing = response_loss(model, {**batch, "labels": torch.full_like(batch["labels"], IGNORED)})
+    assert nothing.item() == 0.0
+    assert gradient(model, nothing).abs().sum() == 0.0
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_plain_loss() -> None:
+    batch = batch_of()
+    exact = model_of(MODELS["llama"])
+    expected = gradient(exact, plain_loss(exact, batch))
+    model = model_of(MODELS["llama"], torch.bfloat16)
+    plain = gradient(model, plain_loss(model, batch)).float()
+    chunked = gradient(model, response_loss(model, batch)).float()
+    assert (chunked - expected).norm() < 1.1 * (plain - expected).norm()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_model_is_left_as_it_was(checkpointing: bool) -> None:
+    model, batch = model_of(MODELS["llama"]), batch_of()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert_same(model, batch)
+    assert model(input_ids=batch["input_ids"]).logits.shape == (ROWS, LENGTH, VOCABULARY)
+
+
+@pytest.mark.parametrize("more", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
+def test_adapters(more: dict[str, Any]) -> None:
+    settings = {"target_modules": ["q_proj", "v_proj"], **more}
+    model = peft.get_peft_model(model_of(MODELS["llama"]), peft.LoraConfig(r=2, init_lora_weights=False, **settings))
+    assert_same(model, batch_of())

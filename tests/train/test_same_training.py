@@ -1,0 +1,118 @@
+"""The same small training by other numbers of workers, ZeRO stages and precisions takes the same steps."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tapir_ray.train.batches import PackedReader, collate
+from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.create_student import create_student
+from tapir_ray.train.loop import learning_rate_at
+from tapir_ray.train.loss import response_loss
+from tapir_ray.train.student import TrainResult
+from tests.train.test_student import FS, SIZE, TRAIN, packed_folder, run
+
+pytestmark = pytest.mark.slow
+
+STEPS, GLOBAL_BATCH, RATE = 20, 8, 3e-3
+SEQUENCES = STEPS * GLOBAL_BATCH - 3
+EXACT = 1e-4
+"""Of a loss: float32 sums in another order, over 20 steps."""
+BFLOAT16 = 5e-3
+"""Of a loss: weights and activations keep 8 bits, the optimizer's own copy 24."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = str(tmp_path_factory.mktemp("same") / "student")
+    create_student(SIZE, ["Say one two three.", "one two three"] * 20, folder, None, 0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed_folder(model, tmp_path_factory.mktemp("packed"), sequences=SEQUENCES)
+
+
+@pytest.fixture(scope="module")
+def expected(model: str, packed: str) -> list[float]:
+    """The losses of the same training written out for one process, without Ray or DeepSpeed."""
+    reader = PackedReader(packed, FS)
+    student = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).train()
+    decayed = [p for p in student.parameters() if p.ndim > 1]
+    other = [p for p in student.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": other, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    losses = []
+    for step in range(STEPS):
+        first = step * GLOBAL_BATCH
+        rows = [reader[i] for i in range(first, min(first + GLOBAL_BATCH, SEQUENCES))]
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, STEPS, RATE, TRAIN.warmup_share)
+        optimizer.zero_grad()
+        loss = response_loss(student, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), TRAIN.gradient_clipping)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 1, "a training that goes nowhere would look the same whatever the settings"
+    return losses
+
+
+def train(model: str, packed: str, folder: Path, **changes: Any) -> TrainResult:
+    settings = {"global_batch": GLOBAL_BATCH, "micro_batch": 4, "learning_rate": RATE, "weight_decay": 0.1, **changes}
+    return run(model, packed, folder, "same", **settings)
+
+
+def largest_difference(losses: list[float], expected: list[float]) -> float:
+    """The largest of the steps' differences, as a share of the expected loss."""
+    return max(abs(loss - other) / other for loss, other in zip(losses, expected, strict=True))
+
+
+@pytest.mark.parametrize(("workers", "micro_batch"), [(1, 8), (2, 4), (2, 2)])
+def test_workers_and_accumulation_do_not_change_the_steps(
+    ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, workers: int, micro_batch: int
+) -> None:
+    result = train(model, packed, tmp_path, workers=workers, micro_batch=micro_batch)
+    assert largest_difference(result.losses, expected) < EXACT
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "precision", "gradient_checkpointing"),
+    [
+        (0, "float32", False),
+        (1, "float32", False),
+        (2, "float32", True),
+        (3, "float32", False),
+        (0, "bfloat16", False),
+        (2, "bfloat16", False),
+        (3, "bfloat16", True),
+    ],
+)
+def test_stages_precisions_and_checkpointing_do_not_change_the_training(
+    ray_local: None,
+    model: str,
+    packed: str,
+    expected: list[float],
+    tmp_path: Path,
+    zero_stage: int,
+    precision: str,
+    gradient_checkpointing: bool,
+) -> None:
+    result = train(
+        model,
+        packed,
+        tmp_path,
+        zero_stage=zero_stage,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+    )
+    assert largest_difference(result.losses, expected) < (EXACT if precision == "float32" else BFLOAT16)
+    weights = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32).state_dict()
+    assert all(math.isfinite(tensor.sum()) for tensor in weights.values())
