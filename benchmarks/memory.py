@@ -128,7 +128,7 @@ def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
 def watch() -> None:
     """In every Ray worker: a training then tells the peaks of its private memory, in a message at its end."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    load, train = loop._engine, loop._train
+    load, train = loop.make_engine, loop._train
 
     def loaded(work: Any) -> Any:
         import deepspeed  # noqa: F401 (as `_engine` does: what imports take is not the model's)
@@ -151,7 +151,7 @@ def watch() -> None:
         work.progress.put.remote({"peaks": found})
         return result
 
-    loop._engine, loop._train = loaded, trained
+    loop.make_engine, loop._train = loaded, trained
 
 
 def report(ratios: dict[str, float], cells: dict[str, dict[str, float]], quick: bool) -> None:

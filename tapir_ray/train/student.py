@@ -25,8 +25,9 @@ from tapir_ray.errors import StageError
 from tapir_ray.models import replace
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.checkpoint import HOLDOUT_LOSS
-from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, Work, train_worker
+from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
+from tapir_ray.train.work import Work
 
 POLL_S = 0.5
 START_TRIES = 20

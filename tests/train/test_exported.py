@@ -64,14 +64,14 @@ def greedy(model: Any, prompts: list[list[int]], stops: list[int] | None = None)
 
 def record_and_train(config: dict[str, Any], prompts: list[list[int]], stops: list[int], file: str) -> None:
     """The worker, which writes what its trained module says before it is written itself."""
-    save = loop._save
+    save = loop.export
 
     def recorded(engine: Any, *arguments: Any) -> None:
         logits = [engine.module(input_ids=torch.tensor([prompt])).logits[0, -1].tolist() for prompt in prompts]
         Path(file).write_text(json.dumps({"answers": greedy(engine.module, prompts, stops), "logits": logits}))
         save(engine, *arguments)
 
-    loop._save = recorded
+    loop.export = recorded
     loop.train_worker(config)
 
 

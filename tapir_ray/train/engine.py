@@ -1,0 +1,121 @@
+"""A student in DeepSpeed: made for a training, and written as a HF folder at its end.
+
+engine, device = make_engine(work)
+export(engine, work, folder, first=rank == 0)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any
+
+from tapir_ray.config import Train
+from tapir_ray.models import local
+from tapir_ray.train.batches import micro_batch_size
+from tapir_ray.train.chat import load_tokenizer, stop_token_ids
+from tapir_ray.train.lora import FOLDER, merged, save_adapter, with_adapter
+from tapir_ray.train.work import Work
+
+
+def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
+    """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
+    micro = micro_batch_size(train, world)
+    config: dict[str, Any] = {
+        "train_batch_size": train.global_batch,
+        "train_micro_batch_size_per_gpu": micro,
+        "gradient_accumulation_steps": train.global_batch // world // micro,
+        "gradient_clipping": train.gradient_clipping,
+        "zero_optimization": {"stage": train.zero_stage},
+        "bf16": {"enabled": train.precision == "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+    if train.zero_stage == 3:
+        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    return config
+
+
+def make_engine(work: Work) -> tuple[Any, Any]:
+    """(engine, device) in a worker of Ray Train: the model to begin with, and AdamW over what of it is trained."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import ray.train
+    import ray.train.torch
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.utils.logging import disable_progress_bar
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # Only for inference; it would be compiled here, which takes half a minute and leaves a lock behind when killed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    context = ray.train.get_context()
+    torch.manual_seed(work.random_seed)
+    if torch.cuda.is_available():
+        device = ray.train.torch.get_device()
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    train, student = work.train, work.student
+    start = work.base_model or work.init_model
+    config = deepspeed_config(train, context.get_world_size())
+    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
+    in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        local(start),
+        revision=student.revision if start == student.model else None,
+        dtype=getattr(torch, train.precision),
+        attn_implementation=train.attention,
+        trust_remote_code=student.trust_remote_code,
+    )
+    del in_pieces
+    if train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if train.lora is not None:
+        model = with_adapter(model, train.lora, f"{local(work.init_model)}/{FOLDER}" if work.base_model else None)
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # A weight in pieces has no shape but the one that DeepSpeed notes.
+    decayed = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
+    other = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
+    groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=work.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
+    if train.zero_stage == 0:
+        # In 16 bits it has taken a step without gradients by now; counted by Adam, that makes the first steps smaller.
+        engine.optimizer.state.clear()
+    return engine, device
+
+
+def export(engine: Any, work: Work, folder: str, first: bool) -> None:
+    """Write the HF folder on rank 0; a collective call, because ZeRO-3 has the weights in pieces."""
+    lora = work.train.lora
+    adapter = merged(engine) if lora is not None else None
+    if work.train.zero_stage == 3:
+        weights = engine._zero3_consolidated_16bit_state_dict()
+    else:
+        weights = engine.module.state_dict() if first else None
+    if not first:
+        return
+    tokenizer = load_tokenizer(work.init_model, work.student)
+    model = engine.module
+    stops = stop_token_ids(tokenizer, work.student.chat_template_kwargs)
+    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    if model.generation_config.pad_token_id is None:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
+    if lora is not None and adapter is not None and lora.between_rounds == "continue":
+        save_adapter(adapter, folder, work.base_model or work.init_model)
