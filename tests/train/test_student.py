@@ -50,13 +50,13 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return packed_folder(model, tmp_path_factory.mktemp("packed"))
 
 
-def packed_folder(model: str, folder: Path, student: Student | None = None) -> str:
-    """22 sequences of two conversations, so that the last of 6 global batches of 4 is not full."""
+def packed_folder(model: str, folder: Path, student: Student | None = None, sequences: int = 22) -> str:
+    """Sequences of two conversations: 22, so that the last of 6 global batches of 4 is not full."""
     student = student or Student(model=model)
     tokenizer = load_tokenizer(model, student)
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(22):
+    for number in range(sequences):
         ids, labels, positions = [], [], []
         for _ in range(2):
             words = " ".join(rng.choice(["one", "two", "three"], rng.integers(1, 9)))
