@@ -67,8 +67,9 @@ MT_BENCH = {
     "extraction": "Others",
 }
 """`stem` and `humanities` are of several subjects and have no label."""
+LEARNING_RATES = {"2M": 1e-3, "14M": 5e-4}
 SIMULATOR_ROWS = 2000
-SETTINGS = {"batch_size": 64, "max_length": 128, "learning_rate": 1e-3, "train_batch_size": 16, "holdout_share": 0.15}
+SETTINGS = {"batch_size": 64, "max_length": 128, "train_batch_size": 16, "holdout_share": 0.15}
 
 Rows = list[dict[str, Any]]
 
@@ -174,7 +175,7 @@ def train(size: str, sources: dict[str, Rows], name: str, options: argparse.Name
     texts = [records.text_of(row["messages"]) for rows in sources.values() for row in rows]
     labels = list(load(Curriculum()).labels)
     create_classifier(SIZES[size], texts, labels, str(place / "base"), seed=0)
-    settings = config(options)
+    settings = config(options, LEARNING_RATES[size])
     report = train_classifier(
         files, str(place / "base"), labels, settings.classify, settings.resources,
         out_dir=str(place / "model"), storage_dir=str(place / "storage"), name=f"{size}-{name}",
@@ -210,13 +211,19 @@ def save(rows: Rows, file: Path) -> str:
     return str(file)
 
 
-def config(options: argparse.Namespace) -> Config:
+def config(options: argparse.Namespace, learning_rate: float = 1e-3) -> Config:
     return parse(
         {
             "name": "classifier",
             "seed_data": {"path": "none"},
             "student": {"model": "none"},
-            "classify": {"by": "deberta", "model": "none", "epochs": options.epochs, **SETTINGS},
+            "classify": {
+                "by": "deberta",
+                "model": "none",
+                "epochs": options.epochs,
+                "learning_rate": learning_rate,
+                **SETTINGS,
+            },
             "resources": {"classifier": {"replicas": 2, "cpus": 1}},
         }
     )
