@@ -7,7 +7,7 @@ Runs configs/demo.yaml as a user does (7 to 8 minutes on 2 cores), or reads a ru
   ray               from the start of the process to the beginning of the first stage: imports, simulator, Ray, actors;
   student_engine    from the start of a pipeline with the student's engine to its first rows, answered and judged;
   training          from the call to a training's first step;
-  classifier        the same of the classifier's training, and of pipelines with its workers to their first rows.
+  classifier        the same of the classifier's training, and of the labelling of the seed data to its first rows.
 
 What overlaps in time is counted once, in the total and in its share of the wall time. The first rows come with work
 done on them, so these are upper bounds; `share_with_all_first_rows` counts that time of all other tables too, where it
@@ -104,10 +104,10 @@ def startups(
     spans: dict[str, list[Span]] = defaultdict(list)
     spans["ray"].append((process, first_stage))
     for table, seconds in first_rows.items():
-        kind = {"scored": "student_engine", "holdout": "student_engine", "expanded": "classifier"}
-        name = "classifier" if table == "seed/instructions" else kind.get(table.rpartition("/")[2])
-        if name:
-            spans[name].append(first_span(published[table], seconds))
+        if table == "seed/instructions":
+            spans["classifier"].append(first_span(published[table], seconds))
+        elif table.endswith(("/scored", "/holdout")):
+            spans["student_engine"].append(first_span(published[table], seconds))
     number = 0
     while manifest := run.done(checkpoint(number)):
         if "startup_seconds" in manifest.extra:

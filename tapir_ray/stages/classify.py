@@ -31,11 +31,19 @@ WINDOW = 1024
 """Rows sorted by length together: many times the batch, so that a batch's rows differ little."""
 
 
-def classify(rows: Dataset, model: str, config: Config, *, columns: tuple[str, str] = ("task", "task_prob")) -> Dataset:
+def classify(
+    rows: Dataset,
+    model: str,
+    config: Config,
+    *,
+    columns: tuple[str, str] = ("task", "task_prob"),
+    window: int = WINDOW,
+) -> Dataset:
     """The same rows with a label (string) and its probability (0..1) in the two named columns.
 
     Only rows that are `ok` or have no status are labelled; the others keep what they had in these columns, or null.
-    `model` is a HF name or folder; texts are cut to their first `classify.max_length` tokens.
+    A worker waits for `window` rows, at least `classify.batch_size`: few let rows that come slowly go on, many leave
+    less padding to compute. `model` is a HF name or folder; texts are cut to their first `classify.max_length` tokens.
     """
     import ray.data
 
@@ -45,7 +53,7 @@ def classify(rows: Dataset, model: str, config: Config, *, columns: tuple[str, s
         _Labeller,
         fn_constructor_args=(model, config.classify, columns, max(1, int(workers.cpus)), workers.gpus > 0),
         compute=ray.data.ActorPoolStrategy(size=workers.replicas),
-        batch_size=max(WINDOW, config.classify.batch_size),
+        batch_size=max(window, config.classify.batch_size),
         batch_format="pyarrow",
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,

@@ -35,7 +35,12 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
             if context.config.classify.by == "deberta" and context.config.filter.other_task:
                 rows = context.map(rows, conform, schema=CHECKED)
                 rows = classify(
-                    rows, classifier.model(context), context.config, columns=("task_predicted", "task_prob")
+                    rows,
+                    classifier.model(context),
+                    context.config,
+                    columns=("task_predicted", "task_prob"),
+                    # What the teacher wrote must not wait for a thousand others before it is stored.
+                    window=context.config.resources.rows_per_part,
                 )
             context.write(expanded, rows, CHECKED, f"{label} expand", draws, DRAW)
         earlier = [overlap.bands_of(context, before) for before in range(round_number)]

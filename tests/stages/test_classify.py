@@ -110,6 +110,16 @@ def test_other_columns_leave_the_asked_task_and_an_empty_table_passes(
     assert classify(empty, model, config(1)).take_all() == []
 
 
+def test_rows_do_not_wait_for_more_than_a_window(ray_local: None, model: str) -> None:
+    """Rows that a teacher writes one by one would else be stored only when a thousand of them are there."""
+    import ray.data
+
+    slices = [table().slice(start, 4) for start in range(0, len(TEXTS), 4)]
+    labelled = classify(ray.data.from_arrow(slices), model, config(1), window=16)
+    lengths = [len(block) for block in labelled.iter_batches(batch_size=None, batch_format="pyarrow")]
+    assert sum(lengths) == len(TEXTS) and max(lengths) <= 16
+
+
 def test_scoring_compares_with_the_labels_of_the_file(
     ray_local: None, model: str, expected: dict[str, tuple[str, float]], tmp_path: Path
 ) -> None:
