@@ -242,7 +242,8 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[dict[str, float], dict
             judging = ended - min(json.loads(line)["arrived"] for line in log.read_text().splitlines())
             assert set(judged["status"].to_pylist()) == {records.OK}
             called = time.time()
-            both, ended = consumed(answer_and_judge(context, ray.data.from_arrow(table), model))
+            asked = context.remaining("scored", ray.data.from_arrow(table), records.ID)
+            both, ended = consumed(answer_and_judge(context, asked, model, "scored", rows))
             together, start_together = ended - told(both)[0], told(both)[0] - called
     longer = max(answering, judging)
     return {"answering_and_judging_against_the_longer": together / longer}, {
