@@ -85,11 +85,11 @@ def test_the_second_round_goes_on_from_the_first(
     assert adapter.exists() == (Path(second.checkpoint) / FOLDER).exists() == goes_on
     merged_losses = plain(first.checkpoint, packed, lora=lora)
     expected = plain(model, packed, str(adapter), lora) if goes_on else merged_losses
-    assert second.losses == pytest.approx(expected, rel=1e-3)
-    # The guards that this can fail: from scratch the loss begins high, and the two ways differ.
-    assert second.first_loss < first.first_loss - 0.1
+    assert second.losses == pytest.approx(expected, rel=1e-4)
+    # The guards that this can fail: from scratch the loss begins as it did, and the two ways differ.
+    assert second.first_loss < (first.first_loss + first.last_loss) / 2
     if goes_on:
-        assert second.losses != pytest.approx(merged_losses, rel=1e-3)
+        assert second.losses != pytest.approx(merged_losses, rel=1e-4)
 
     change_of_both = change(weights(second.checkpoint), weights(model), "self_attn.q_proj")
     values = torch.linalg.svdvals(change_of_both)
@@ -108,7 +108,7 @@ def test_every_zero_stage_takes_the_steps_of_a_plain_loop(
     for precision in ("float32", "bfloat16"):
         result = run(model, packed, tmp_path, precision, lora=lora, zero_stage=zero_stage, precision=precision)
         losses[precision] = result.losses
-    assert losses["float32"] == pytest.approx(plain(model, packed, lora=lora), rel=1e-3)
+    assert losses["float32"] == pytest.approx(plain(model, packed, lora=lora), rel=1e-4)
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
 
 
@@ -131,8 +131,8 @@ def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
         model, packed, tmp_path, "kill", lora=LORA, zero_stage=zero_stage, on_progress=on_progress, checkpoint_steps=1
     )
     assert killed
-    assert min(steps[steps.index(killed[0]) + 1 :]) > 2, "it did not begin again"
-    assert result.losses == pytest.approx(plain(model, packed), rel=1e-3)
+    assert min(steps[steps.index(killed[0]) + 1 :]) > 1, "it began again"
+    assert result.losses == pytest.approx(plain(model, packed), rel=1e-4)
 
 
 def test_modules_that_are_not_there_are_named_with_those_that_are(model: str) -> None:
