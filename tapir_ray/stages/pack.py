@@ -25,7 +25,6 @@ from tapir_ray.records import OK, PACKED, conform, order_key
 from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
 from tapir_ray.train.turns import encode
 
-
 PAIRS_PER_CHUNK = 4096
 """Pairs sorted and packed together; a chunk is what one task holds in memory."""
 
