@@ -130,19 +130,19 @@ def watch() -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     load, train = loop.make_engine, loop._train
 
-    def loaded(work: Any) -> Any:
-        import deepspeed  # noqa: F401 (as `_engine` does: what imports take is not the model's)
+    def loaded(work: Any, device: Any) -> Any:
+        import deepspeed  # noqa: F401 (as `make_engine` does: what imports take is not the model's)
         import transformers  # noqa: F401
 
         from benchmarks.private_memory import Sampler
 
         loop._sampler = Sampler()  # type: ignore[attr-defined]
-        engine = load(work)
+        engine = load(work, device)
         loop._loading = loop._sampler.peak_mib()  # type: ignore[attr-defined]
         if os.environ[LOGITS] == "whole":
             from tapir_ray.train import loss
 
-            setattr(engine[0].module.get_output_embeddings(), loss._CHANGED, True)
+            setattr(engine.module.get_output_embeddings(), loss._CHANGED, True)
         return engine
 
     def trained(engine: Any, device: Any, work: Any, done: Any) -> Any:

@@ -50,16 +50,30 @@ def show(ratios: Mapping[str, float], figures: Mapping[str, Any]) -> None:
 
 def write(name: str, ratios: Mapping[str, float], figures: Mapping[str, Any], packages: Sequence[str]) -> None:
     """Write NAME.json with the machine, the versions of `packages` and the date."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work"
+    found = {package: version(package) for package in packages}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    save(FOLDER / f"{name}.json", ratios, figures, machine, found, datetime.now(UTC).date().isoformat())
+
+
+def save(
+    file: Path,
+    ratios: Mapping[str, float],
+    figures: Mapping[str, Any],
+    machine: str,
+    versions: Mapping[str, str],
+    date: str,
+) -> None:
+    """Write the result of the benchmark that `file` is named after."""
     result = {
-        "benchmark": name,
+        "benchmark": file.stem,
         "ratios": {key: round(value, 4) for key, value in ratios.items()},
         "figures": figures,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
-        "versions": {package: version(package) for package in packages},
-        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+        "versions": versions,
+        "date": date,
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
+    file.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def data_folder() -> Path:

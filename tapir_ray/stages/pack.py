@@ -12,23 +12,18 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import ray
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import OK, PACKED, conform, order_key
 from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
 from tapir_ray.train.turns import encode
-
-if TYPE_CHECKING:
-    import ray.data
-
 
 PAIRS_PER_CHUNK = 4096
 """Pairs sorted and packed together; a chunk is what one task holds in memory."""
@@ -114,6 +109,8 @@ def pack(
     The files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the sequences of epoch e follow those of
     epoch e − 1. Paths are paths on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
     """
+    import ray
+
     target_dir = target_dir.rstrip("/")
     parts_dir = f"{target_dir}.parts"
     for folder in (target_dir, parts_dir):
@@ -161,6 +158,8 @@ def _sources(parts: Sequence[_Part], chunk: int) -> list[tuple[str, int]]:
 
 def _run_all(task: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Results in the order of `arguments`, with no more tasks at work than the cluster has CPUs."""
+    import ray
+
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
     results = []

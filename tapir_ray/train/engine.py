@@ -1,7 +1,9 @@
 """A student in DeepSpeed: made for a training, and written as a HF folder at its end.
 
-engine, device = make_engine(work)
+engine = make_engine(work, device)
 export(engine, work, folder, first=rank == 0)
+
+Knows its rank and the number of workers from `torch.distributed`, whose process group must be there; nothing of Ray.
 """
 
 from __future__ import annotations
@@ -36,36 +38,20 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
     return config
 
 
-def make_engine(work: Work) -> tuple[Any, Any]:
-    """(engine, device) in a worker of Ray Train: the model to begin with, and AdamW over what of it is trained."""
+def make_engine(work: Work, device: Any) -> Any:
+    """A DeepSpeed engine on `device`: the model that the training begins with, and AdamW over what of it is trained."""
     import torch
-
-    if not torch.cuda.is_available():
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed
-    import ray.train
-    import ray.train.torch
+    from torch import distributed
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.utils.logging import disable_progress_bar
 
-    deepspeed.utils.logger.setLevel(logging.WARNING)
+    _deepspeed(device)
     disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Only for inference; it would be compiled here, which takes half a minute and leaves a lock behind when killed.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    context = ray.train.get_context()
     torch.manual_seed(work.random_seed)
-    if torch.cuda.is_available():
-        device = ray.train.torch.get_device()
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     train, student = work.train, work.student
     start = work.base_model or work.init_model
-    config = deepspeed_config(train, context.get_world_size())
-    deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    config = deepspeed_config(train, distributed.get_world_size())
     # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
     in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -76,6 +62,18 @@ def make_engine(work: Work) -> tuple[Any, Any]:
         trust_remote_code=student.trust_remote_code,
     )
     del in_pieces
+    return engine_of(model, work, device)
+
+
+def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
+    """The engine of a model in memory, with the adapter of `work` if it has one; `fused` is torch's AdamW in one
+    kernel."""
+    import torch
+    from torch import distributed
+
+    deepspeed = _deepspeed(device)
+    train = work.train
+    config = deepspeed_config(train, distributed.get_world_size())
     if train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if train.lora is not None:
@@ -90,13 +88,27 @@ def make_engine(work: Work) -> tuple[Any, Any]:
         [group for group in groups if group["params"]],
         lr=work.learning_rate,
         betas=(0.9, 0.95),
-        fused=True,
+        fused=fused,
     )
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
     if train.zero_stage == 0:
         # In 16 bits it has taken a step without gradients by now; counted by Adam, that makes the first steps smaller.
         engine.optimizer.state.clear()
-    return engine, device
+    return engine
+
+
+def _deepspeed(device: Any) -> Any:
+    """The module, quiet, with the process group that there is, for this kind of device (the first import fixes it)."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    import deepspeed
+    from torch import distributed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # Only for inference; it would be compiled here, which takes half a minute and leaves a lock behind when killed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    return deepspeed
 
 
 def export(engine: Any, work: Work, folder: str, first: bool) -> None:

@@ -60,7 +60,8 @@ def train_worker(config: dict[str, Any]) -> None:
             again = Done(holdout_losses=json.loads((Path(earlier) / RESULT_FILE).read_text())["holdout_losses"])
             _report(again, earlier if first else None)
             return
-        engine, device = make_engine(work)
+        device = _device()
+        engine = make_engine(work, device)
         done = restore(engine, Path(earlier)) if earlier else Done()
     try:
         result = _train(engine, device, work, done)
@@ -76,6 +77,20 @@ def train_worker(config: dict[str, Any]) -> None:
         _report(done, folder if first else None)
 
 
+def _device() -> Any:
+    """This worker's device; on CPUs its threads are from now on its share of them."""
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    if torch.cuda.is_available():
+        device = ray.train.torch.get_device()
+        torch.cuda.set_device(device)
+        return device
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()))
+    return torch.device("cpu")
+
+
 def _report(done: Done, folder: str | None) -> None:
     import ray.train
 
@@ -88,12 +103,11 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
 
     Goes on after the steps that are `done`. Raises StageError naming the step at which the training went wrong.
     """
-    import ray.train
     import torch
+    from torch import distributed
 
     train = work.train
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world = distributed.get_rank(), distributed.get_world_size()
     reader = PackedReader(work.packed_dir, work.fs)
     held = PackedReader(work.holdout_dir, work.fs) if work.holdout_dir else None
     steps = math.ceil(reader.sequences / train.global_batch)
@@ -121,7 +135,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             dtype=torch.float64,
             device=device,
         )
-        torch.distributed.all_reduce(counts)
+        distributed.all_reduce(counts)
         in_loss, seen, due = (int(count) for count in counts.tolist())
         total = torch.zeros((), dtype=torch.float64, device=device)
         for part in rows:
@@ -131,7 +145,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             engine.backward(loss * (scale / max(1, in_loss)))
             engine.step()
             total += loss.detach()
-        torch.distributed.all_reduce(total)
+        distributed.all_reduce(total)
         done.losses.append(total.item() / max(1, in_loss))
         # DeepSpeed leaves out a step with infinite gradients and goes on, with a loss that looks well.
         if wrong := health.look(done.losses, finite_gradients=not engine.skipped_steps):
