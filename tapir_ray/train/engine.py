@@ -40,13 +40,13 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 
 def make_engine(work: Work, device: Any) -> Any:
     """A DeepSpeed engine on `device`: the model that the training begins with, and AdamW over what of it is trained."""
+    _deepspeed(device)
     import torch
     from torch import distributed
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.utils.logging import disable_progress_bar
 
-    _deepspeed(device)
     disable_progress_bar()
     torch.manual_seed(work.random_seed)
     train, student = work.train, work.student
