@@ -1,20 +1,33 @@
-"""The training step: what it measures the loss on, and when it may go on from a checkpoint."""
+"""The training step: what a round begins with, what its loss is measured on, and when it may go on."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tapir_ray.config import CreateModel
 from tapir_ray.errors import InputError
-from tapir_ray.records import HOLDOUT, INSTRUCTIONS, SEED, conform, instruction_id
-from tapir_ray.steps.train import HELD, HELD_PACKED, _packed_holdout, _refuse_other_workers
+from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, SEED, TRAINING, conform, instruction_id
+from tapir_ray.steps.train import (
+    HELD,
+    HELD_PACKED,
+    _packed_holdout,
+    _refuse_other_workers,
+    initial_sft,
+    student_after,
+    train,
+)
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.create_student import create_student
+from tapir_ray.train.lora import FOLDER
 from tests.steps.contexts import context_for, rows_of, write
 
-SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=300, max_length=64)
+SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=512, max_length=64)
+RANK = 2
 
 
 def test_the_loss_is_measured_on_the_holdout_alone(ray_local: None, tmp_path: Path) -> None:
@@ -48,3 +61,48 @@ def test_a_training_of_another_number_of_workers_is_refused_with_what_to_do(tmp_
     _refuse_other_workers(run, "round-01-def-2")
     with pytest.raises(InputError, match=r"replicas is 2, but .*round-01-abc-4 .* begun with 4: set it to 4"):
         _refuse_other_workers(run, "round-01-abc-2")
+
+
+def query(folder: str) -> torch.Tensor:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).model.layers[0].self_attn.q_proj.weight
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("initial", ["on", "off"])
+def test_one_adapter_goes_on_through_the_rounds(ray_local: None, tmp_path: Path, initial: str) -> None:
+    base = str(tmp_path / "base")
+    create_student(SIZE, ["Say one two three."] * 20, base, None, 0)
+    context = context_for(
+        tmp_path,
+        write(tmp_path / "seed.jsonl", [{"instruction": "unused", "output": "unused"}]),
+        student={"model": base, "max_model_len": 64},
+        train={
+            "initial_sft": initial, "sequence_length": 64, "global_batch": 4, "precision": "float32",
+            "learning_rate": 1e-2, "lora": {"rank": RANK, "alpha": 4, "between_rounds": "continue"},
+        },
+    )  # fmt: skip
+    run = context.run
+    rows = []
+    for number in range(40):
+        messages = [{"role": "user", "content": f"Say {number}."}]
+        row = {"instruction_id": instruction_id(messages), "messages": messages, "response": f"{number} one two"}
+        rows.append({**row, "split": SEED, "task": "Math", "status": OK})
+    run.write_rows("seed/instructions", conform(rows, INSTRUCTIONS))
+    initial_sft(context, "seed/instructions")
+    if initial == "off":
+        assert student_after(context, 0) == base
+    for number in (1, 2):
+        table = conform([{**row, "pair_id": f"{number}-{at}", "pool": "hard"} for at, row in enumerate(rows)], TRAINING)
+        run.write_rows(f"rounds/{number:02d}/training", table)
+        train(context, number)
+
+    trained = [number for number in (0, 1, 2) if student_after(context, number) != base]
+    assert trained == ([0, 1, 2] if initial == "on" else [1, 2])
+    for number in trained:
+        written = json.loads(Path(student_after(context, number), FOLDER, "adapter_config.json").read_text())
+        assert written["base_model_name_or_path"] == base
+    first, last = (query(student_after(context, number)) for number in (trained[0], 2))
+    assert not torch.equal(first, last)
+    values = torch.linalg.svdvals(last - query(base))
+    assert int((values > 1e-4 * values[0]).sum()) == RANK, "one product of rank 2, not one a round"
