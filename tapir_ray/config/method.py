@@ -173,6 +173,15 @@ class Train(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _attention_takes_the_precision(self) -> Train:
+        if self.attention == "flash_attention_2" and self.precision == "float32":
+            raise ValueError(
+                "attention flash_attention_2 takes 16-bit floats alone: set train.precision bfloat16 or "
+                "train.attention sdpa"
+            )
+        return self
+
     @field_validator("initial_sft", mode="before")
     @classmethod
     def _on_and_off_of_yaml(cls, given: Any) -> Any:
