@@ -21,7 +21,7 @@ from tests.train.templates import PROMPTS, THINKING
 from tests.train.test_student import packed_folder, run
 
 SIZE = CreateModel(
-    hidden_size=64, intermediate_size=128, layers=2, heads=2, vocab_size=512, max_length=128, initializer_range=0.07
+    hidden_size=64, intermediate_size=128, layers=2, heads=2, vocab_size=512, max_length=512, initializer_range=0.07
 )
 """Heads of 32, the least that vLLM has on CPUs; weights of a size that learns to end its answers in 50 steps."""
 NEW_TOKENS = 16
@@ -33,7 +33,7 @@ import json, sys
 from vllm import LLM, SamplingParams
 def main():
     job = json.loads(open(sys.argv[1]).read())
-    llm = LLM(model=job["model"], dtype="float32", max_model_len=128, enforce_eager=True, max_num_seqs=16)
+    llm = LLM(model=job["model"], dtype="float32", max_model_len=512, enforce_eager=True, max_num_seqs=16)
     greedy = SamplingParams(temperature=0.0, max_tokens=job["new_tokens"])
     said = llm.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], greedy)
     one = SamplingParams(temperature=0.0, max_tokens=1)
@@ -132,8 +132,9 @@ def test_the_folder_says_what_the_trained_module_said(
     ]
     said = vllm(tmp_path, model=folder, prompts=prompts, new_tokens=NEW_TOKENS, chats=chats)
     assert said["answers"] == module["answers"]
-    for (jinja, messages, kwargs), shown in zip(cases, said["chats"], strict=True):
-        template.write_text(jinja)
-        asked = Student(model=folder, chat_template=str(template), chat_template_kwargs=kwargs)
+    for number, ((jinja, messages, kwargs), shown) in enumerate(zip(cases, said["chats"], strict=True)):
+        own = tmp_path / f"{number}.jinja"  # a file each: the stage's worker keeps its tokenizer
+        own.write_text(jinja)
+        asked = Student(model=folder, chat_template=str(own), chat_template_kwargs=kwargs)
         trained = encode_pair(load_tokenizer(folder, asked), messages, "It is 7.", kwargs)[0]
         assert shown == trained == tokenised({"messages": messages}, folder, asked, 0)["tokenized_prompt"]
