@@ -71,22 +71,13 @@ def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> p
 
 
 def reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, ray.ObjectRef]:
-    """(rows, a reference to their keys) of what earlier attempts wrote; failed rows are dropped, to be asked again."""
+    """(rows, a reference to their keys) of what earlier attempts wrote, each once.
+
+    Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
+    """
     task: Any = ray.remote(num_cpus=0)(_reopen)
     count, keys = task.options(num_returns=2).remote(folder, fs, key)
     return ray.get(count), keys
-
-
-def kept(
-    rows: ray.data.Dataset, folder: str, fs: pafs.FileSystem, schema: pa.Schema, key: Key, stage_cpus: float
-) -> ray.data.Dataset:
-    """The rows as they come, each block written to the folder before it goes on; lazy."""
-    return rows.map_batches(
-        functools.partial(_keep, folder=folder, fs=fs, schema=schema, key=key),
-        batch_format="pyarrow",
-        batch_size=None,
-        num_cpus=stage_cpus,
-    )
 
 
 def found(folder: str, fs: pafs.FileSystem, stage_cpus: float) -> ray.data.Dataset:
@@ -141,10 +132,19 @@ def keys_of(table: pa.Table, key: Key) -> Any:
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
 
 
-def _keep(block: pa.Table, folder: str, fs: pafs.FileSystem, schema: pa.Schema, key: Key) -> pa.Table:
-    block = conform(block, schema)
-    write_part(block, folder, fs, key)
-    return block
+def key_of(row: dict[str, Any], key: Key) -> str:
+    """A row's key, as `keys_of` gives it."""
+    return "\x1f".join("" if row[name] is None else str(row[name]) for name in key)
+
+
+def files_of(folder: str, fs: pafs.FileSystem, key: Key) -> dict[str, str]:
+    """The name of the part that holds a row, by the row's key; failed rows count as not there."""
+    files: dict[str, str] = {}
+    for name in _names(folder, fs, PART):
+        table = pq.read_table(f"{folder}/{name}", columns=[*key, "status"], filesystem=fs)
+        asked = table.filter(pc.not_equal(table["status"], FAILED))
+        files |= dict.fromkeys(keys_of(asked, key).to_pylist(), name)
+    return files
 
 
 def _name(block: pa.Table, key: Key) -> str:
@@ -193,7 +193,26 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
             part = kept
         finished.append(keys_of(part, key).combine_chunks())
     keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
+    if len(keys) < sum(map(len, finished)):
+        _drop_doubles(folder, fs, key)
     return len(keys), keys
+
+
+def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:
+    seen: set[str] = set()
+    for name in _names(folder, fs, PART):
+        table = pq.read_table(f"{folder}/{name}", filesystem=fs)
+        once = _first(table, key, seen)
+        if len(once) < len(table):
+            if len(once):
+                _write(once, f"{PART}{_name(once, key)}.parquet", folder, fs)
+            fs.delete_file(f"{folder}/{name}")
+
+
+def _first(table: pa.Table, key: Key, seen: set[str]) -> pa.Table:
+    """The rows whose key is not in `seen`, which gets them."""
+    fresh = [value not in seen and not seen.add(value) for value in keys_of(table, key).to_pylist()]  # type: ignore[func-returns-value]
+    return table.filter(pa.array(fresh, pa.bool_()))
 
 
 def _unpublish(folder: str, fs: pafs.FileSystem, files: list[str], key: Key, manifest: str) -> None:
@@ -239,8 +258,7 @@ def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -
     for part in parts:
         table = conform(pq.read_table(f"{folder}/{part}", filesystem=fs), schema)
         if key:
-            fresh = [value not in seen and not seen.add(value) for value in keys_of(table, key).to_pylist()]  # type: ignore[func-returns-value]
-            table = table.filter(pa.array(fresh, pa.bool_()))
+            table = _first(table, key, seen)
         waiting.append(table)
         if sum(map(len, waiting)) >= ROWS_PER_FILE:
             flush()

@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 
 from tapir_ray import parts
 from tapir_ray.errors import StageError, Stopped
+from tapir_ray.kept import Kept
 from tapir_ray.manifest import MANIFEST, Manifest
 from tapir_ray.ownership import check_owner
 from tapir_ray.records import FAILED, FILTERED, conform
@@ -115,15 +116,16 @@ class Tables(Storage):
         self,
         table: str,
         rows: ray.data.Dataset,
-        make: Callable[[ray.data.Dataset], ray.data.Dataset],
+        make: Callable[[ray.data.Dataset, Callable[[], Kept]], ray.data.Dataset],
         schema: pa.Schema,
         key: parts.Key,
         expected: int,
+        rows_per_part: int,
         stage_cpus: float = 0.1,
     ) -> ray.data.Dataset:
-        """`make(rows)`, which a later stage of the same pipeline needs for `table`, each block kept beside the table as
-        soon as it is there; lazy.
+        """`make(rows, keep)`, which a later stage of the same pipeline needs for `table`; lazy.
 
+        Its workers call `keep()` for a `Kept`, which writes what they finish beside the table as soon as it is there.
         `rows` are what `remaining` left of `expected` rows. What an earlier attempt has kept is read and not made
         again: `make` is not called where that is all of it. The folder goes with `table`: see `forget_answers`.
         """
@@ -133,7 +135,7 @@ class Tables(Storage):
         before, _ = self._kept.pop(name)
         if before >= expected:
             return self._earlier(table, name, key, stage_cpus)
-        made = parts.kept(make(wanted), self.path(name), self.fs, schema, key, stage_cpus)
+        made = make(wanted, functools.partial(Kept, self.path(name), self.fs, schema, key, rows_per_part))
         return made.union(self._earlier(table, name, key, stage_cpus)) if before else made
 
     def _earlier(self, table: str, name: str, key: parts.Key, stage_cpus: float) -> ray.data.Dataset:

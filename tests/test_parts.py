@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tapir_ray import parts
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
+from tapir_ray.kept import Kept
 from tapir_ray.run import Run
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
@@ -113,9 +115,10 @@ def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Pat
     run = run_in(tmp_path / "run")
     made, judged = tmp_path / "made", tmp_path / "judged"
 
-    def answer(block: pa.Table) -> pa.Table:
+    def answer(block: pa.Table, keep: Callable[[], Kept]) -> pa.Table:
         with made.open("a") as file:
             file.writelines(f"{row_id}\n" for row_id in block["instruction_id"].to_pylist())
+        keep().write(block.to_pylist())
         return block
 
     def judge(block: pa.Table, most: int) -> pa.Table:
@@ -130,7 +133,11 @@ def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Pat
         everything = ray.data.from_arrow([rows(range(n * 10, n * 10 + 10)) for n in range(10)])
         left = run.remaining("t", everything, KEY)
         options = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.1}
-        answered = run.answers("t", left, lambda some: some.map_batches(answer, **options), SCHEMA, KEY, 100)
+
+        def engine(some: ray.data.Dataset, keep: Callable[[], Kept]) -> ray.data.Dataset:
+            return some.map_batches(answer, fn_args=[keep], **options)
+
+        answered = run.answers("t", left, engine, SCHEMA, KEY, 100, 10)
         run.write("t", answered.map_batches(judge, fn_args=[most], **options), SCHEMA, key=KEY, expected=100)
 
     with pytest.raises(ray.exceptions.RayTaskError, match="killed"):
@@ -154,8 +161,8 @@ def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: N
     parts.write_part(rows(range(5)), run.path("t"), LOCAL, KEY)
     left = run.remaining("t", ray.data.from_arrow(rows(range(20))), KEY)
 
-    def engine(_: ray.data.Dataset) -> ray.data.Dataset:
+    def engine(*_: object) -> ray.data.Dataset:
         raise AssertionError("an engine was started")
 
-    answered = run.answers("t", left, engine, SCHEMA, KEY, 20)
+    answered = run.answers("t", left, engine, SCHEMA, KEY, 20, 10)
     assert run.write("t", answered, SCHEMA, key=KEY, expected=20).rows == 20

@@ -8,8 +8,10 @@ tokens it was trained on. The engine lives as long as the pipeline: it is gone w
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import ray.data
@@ -17,6 +19,7 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
+from tapir_ray.kept import Kept
 from tapir_ray.llm import watch
 from tapir_ray.models import FOLDER, MODEL, folder, local
 from tapir_ray.records import FAILED, FILTERED, OK
@@ -74,10 +77,12 @@ def generate(
     stage_cpus: float,
     random_seed: int,
     processes: str | None = None,
+    keep: Callable[[], Kept] | None = None,
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
 
-    The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not.
+    The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not. With
+    `keep`, called by each worker, an answer is kept when it is made, before the others of its batch are.
 
     A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
     does not take as `template_refused: …`; an error of the engine on one row is a failed row with the engine's message.
@@ -106,8 +111,61 @@ def generate(
         raise ValueError("generate: the rows have no columns")
     rows = small_blocks(rows, student.batch_size, stage_cpus)
     prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
-    rows = build_processor(config, prompt, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)(rows)
-    return rows.map(functools.partial(_collect, columns=columns), **few_cpus)
+    processor = build_processor(config, prompt, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)
+    if keep is not None:
+        stage = processor.get_stage_by_name("vLLMEngineStage")
+        engine = type(stage.fn.__name__, (_Keeping, stage.fn), {})
+        arguments = {**stage.fn_constructor_kwargs, "keep": keep, "columns": columns}
+        # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
+        processor.stages["vLLMEngineStage"] = stage.model_copy(
+            update={"fn": engine, "fn_constructor_kwargs": arguments}
+        )
+    return processor(rows).map(functools.partial(_collect, columns=columns), **few_cpus)
+
+
+class _Keeping:
+    """To be mixed into Ray's engine worker: keeps each answer as it is made, and does not ask for one that is kept."""
+
+    IDX_IN_BATCH_COLUMN: str
+
+    def __init__(self, *args: Any, keep: Callable[[], Kept], columns: list[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept, self.columns = keep(), columns
+        self.in_hand = 0
+
+    async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        """What the engine says to each row, in the order it says it, as Ray's worker does."""
+        asked = {}
+        for row in batch:
+            answer = self.kept.found(row)
+            if answer is None:
+                asked[row[self.IDX_IN_BATCH_COLUMN]] = row
+            else:
+                yield {**_as_said(answer, row), self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN]}
+        self.in_hand += len(asked)
+        try:
+            if asked:
+                async for said in super().udf(list(asked.values())):  # type: ignore[misc]
+                    self.in_hand -= 1
+                    row = asked.pop(said[self.IDX_IN_BATCH_COLUMN])
+                    finished = self.kept.add(_collect({**row, **said}, self.columns))
+                    if finished:
+                        await asyncio.to_thread(self.kept.write, finished)
+                    yield said
+        finally:
+            self.in_hand -= len(asked)
+        if not self.in_hand:
+            await asyncio.to_thread(self.kept.write, self.kept.rest())
+
+
+def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A kept answer in the engine's words, for `_collect`."""
+    cut = answer["finish_reason"] == "length"
+    return {
+        "generated_text": answer["student_response"] or "",
+        "num_generated_tokens": row["max_tokens"] if cut else 0,
+        "__inference_error__": "",
+    }
 
 
 def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:

@@ -28,7 +28,10 @@ PROCESSES = "TAPIR_ENGINE_PROCESSES"
 """Environment variable that turns the watch on: the folder (path or URI) where the engine's processes are recorded."""
 WORKER = "TAPIR_ENGINE_WORKER"
 """Environment variable by which the processes of a worker's engine are known: the worker, as `PID-STARTED`."""
-CHECK_S = 0.5
+ENGINE_CORE = "EngineCore"
+"""In the title of the process that computes: the first of an engine's."""
+CHECK_S, NOTICE_S = 0.5, 15.0
+"""How often a watcher looks, and how long a worker has to notice that its engine is dead."""
 
 
 def watch_engine() -> None:
@@ -49,8 +52,14 @@ def watch_engine() -> None:
 
 
 def watch(worker: dict[str, Any], folder: str) -> None:
-    """Wait for the end of a worker (an `identity`), then end what its engine has left; record it while it lives."""
+    """Wait for the end of a worker (an `identity`), then end what its engine has left; record it while it lives.
+
+    A worker whose engine has died ends itself, so that Ray starts another. Now and then it misses the death and would
+    wait for answers for ever: it is ended after NOTICE_S.
+    """
     family: dict[str, dict[str, Any]] = {}
+    engines: dict[str, dict[str, Any]] = {}
+    last_seen = time.monotonic()
     while is_alive(worker):
         with suppress(psutil.Error, OSError, InputError):
             for child in _descendants(worker["pid"]):
@@ -58,6 +67,12 @@ def watch(worker: dict[str, Any], folder: str) -> None:
                     family[_name(child)]["recorded"] = True
                     record(folder, {**child, "worker": False})
                 family.setdefault(_name(child), child)
+                if ENGINE_CORE in _title(child["pid"]):
+                    engines[_name(child)] = child
+        if not engines or any(map(is_alive, engines.values())):
+            last_seen = time.monotonic()
+        elif time.monotonic() - last_seen > NOTICE_S:
+            _end(worker)
         time.sleep(CHECK_S)
     for process in psutil.process_iter():
         # Also what was started since the last look.
@@ -117,6 +132,13 @@ def _end(entry: dict[str, Any]) -> bool:
 def _descendants(pid: int) -> list[dict[str, Any]]:
     children = psutil.Process(pid).children(recursive=True)
     return [{"pid": child.pid, "started": child.create_time()} for child in children if child.pid != os.getpid()]
+
+
+def _title(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _name(entry: dict[str, Any]) -> str:

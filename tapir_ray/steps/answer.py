@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray.data
 
 from tapir_ray.context import PROCESSES, Context
+from tapir_ray.kept import Kept
 from tapir_ray.llm.engines import stopped_if_dying
 from tapir_ray.records import ID, SCORED
 from tapir_ray.stages.answer_openai import student_answer
@@ -32,26 +34,26 @@ def answer_and_judge(
     """The rows (schema SCORED) with the answers of `model` and the judge's scores; lazy.
 
     `rows` are what is `remaining` of `table`, which gets `expected` rows in all. Judging starts with the first answered
-    block, which is kept: an answer that a killed run had is judged by the next, not made again. An engine lives while
-    the pipeline runs; a student behind an endpoint is asked there (its replies are in the response cache) and `model`
-    is not used.
+    block. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An engine
+    lives while the pipeline runs; a student behind an endpoint is asked there (its replies are in the response cache)
+    and `model` is not used.
     """
     config = context.config
     if config.student.engine == "openai":
         rows = context.roles.ask(rows, student_answer, SCORED)
     else:
         rows = context.run.answers(
-            table, rows, lambda unanswered: _generate(context, unanswered, model), SCORED, ID, expected,
-            context.stage_cpus,
+            table, rows, functools.partial(_generate, context, model), SCORED, ID, expected,
+            config.resources.rows_per_part, context.stage_cpus,
         )  # fmt: skip
     return judge(rows, config, context.roles, config.random_seed)
 
 
-def _generate(context: Context, rows: ray.data.Dataset, model: str) -> ray.data.Dataset:
+def _generate(context: Context, model: str, rows: ray.data.Dataset, keep: Callable[[], Kept]) -> ray.data.Dataset:
     from tapir_ray.llm.vllm import generate
 
     config = context.config
     processes = context.run.uri_of(PROCESSES)
     return generate(
-        rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed, processes
+        rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed, processes, keep
     )

@@ -1,14 +1,21 @@
-"""What the student's engine is given and what becomes of its rows; the engine itself runs in the end-to-end test."""
+"""What the student's engine is given and what becomes of its rows; the engine itself is in the slow test and the
+end-to-end one."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import pytest
+import ray.data
 
-from tapir_ray.config import CreateModel, Sampling, Student
-from tapir_ray.llm.vllm import _collect, tokenised
+from tapir_ray.config import CreateModel, Replicas, Sampling, Student
+from tapir_ray.kept import Kept
+from tapir_ray.llm.vllm import _collect, generate, tokenised
+from tapir_ray.records import ID, SCORED, conform
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
 from tests.train.templates import PROMPTS
@@ -68,3 +75,39 @@ def test_a_row_that_cannot_be_asked_is_filtered_with_its_reason(model: str, tmp_
     for row, reason in ((refused, "template_refused: no system role"), (too_long, "prompt_too_long")):
         assert len(row["tokenized_prompt"]) == row["max_tokens"] == 1
         assert answered(row) == {"instruction_id": "a", "status": "filtered", "reason": reason}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_started_engine_keeps_every_answer_and_asks_for_none_that_is_kept(ray_local: None, tmp_path: Path) -> None:
+    """Ten rows were answered by an engine that died: their answers are its own, word for word, and the rest is new."""
+    model, folder = str(tmp_path / "student"), tmp_path / "answers"
+    create = CreateModel(hidden_size=64, intermediate_size=128, layers=2, heads=2)
+    create_student(create, ["What is two plus two? Be brief."] * 9, model, None, 0)
+    student = Student(
+        model=model,
+        max_model_len=64,
+        batch_size=32,
+        sampling=Sampling(max_tokens=8),
+        engine_kwargs={"max_num_seqs": 16},
+    )
+    messages = [{"role": "user", "content": "What is two plus two?"}]
+    rows = [{"instruction_id": str(n), "messages": messages, "status": "ok"} for n in range(80)]
+    rows[7]["messages"] = [{"role": "user", "content": "two " * 90}]
+    folder.mkdir()
+    keep = functools.partial(Kept, str(folder), pafs.LocalFileSystem(), SCORED, ID, 4)
+    keep().write([{**row, "student_response": "said before", "finish_reason": "stop"} for row in rows[30:40]])
+
+    table = ray.data.from_arrow(conform(rows, SCORED))
+    replicas = Replicas(cpus=1, gpus=0)
+    answered = generate(table, model, student, replicas, 0.1, 0, keep=keep).take_all()
+    said = {int(row["instruction_id"]): row for row in answered}
+    assert sorted(said) == list(range(80)) and len(answered) == 80
+    assert [n for n in range(80) if said[n]["student_response"] == "said before"] == list(range(30, 40))
+    assert (said[7]["status"], said[7]["reason"]) == ("filtered", "prompt_too_long")
+
+    parts = [pq.read_table(file) for file in folder.iterdir()]
+    kept = {row["instruction_id"]: row for part in parts for row in part.to_pylist()}
+    assert len(kept) == sum(map(len, parts)) == 80 and sorted(map(len, parts))[-2] <= 4
+    wanted = {row["instruction_id"]: row for row in conform(answered, SCORED).to_pylist()}
+    assert kept == wanted

@@ -7,11 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
+import pytest
 
+from tapir_ray.llm import watch
 from tapir_ray.llm.watch import PROCESSES, end_orphans, identity, is_alive
 from tapir_ray.storage import Storage
 
@@ -97,3 +100,26 @@ def test_what_a_worker_started_is_recorded_and_ends_with_it(tmp_path: Path) -> N
     (worker,) = (entry for entry in recorded if entry["worker"])
     assert worker["log"] and worker["host"] == socket.gethostname()
     assert alive([entry["pid"] for entry in recorded]) == []
+
+
+DEAF_WORKER = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "EngineCore"])
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_misses_the_death_of_its_engine_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "NOTICE_S", 1.0)
+    worker = subprocess.Popen([sys.executable, "-c", DEAF_WORKER], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    engine = int(worker.stdout.readline())
+    watcher = threading.Thread(target=watch.watch, args=[identity(worker.pid), str(tmp_path)])
+    watcher.start()
+    time.sleep(2.5)
+    assert worker.poll() is None
+    os.kill(engine, 9)
+    assert worker.wait(20) == -9
+    watcher.join(20)
+    assert not watcher.is_alive()

@@ -1,0 +1,111 @@
+"""Rows that an engine has finished, before its pipeline passes them on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from tapir_ray import parts
+from tapir_ray.kept import Kept
+from tapir_ray.llm.vllm import _Keeping
+from tapir_ray.records import ID, SCORED, conform
+
+LOCAL = pafs.LocalFileSystem()
+
+
+def kept_in(folder: Path, rows_per_part: int = 4) -> Kept:
+    return Kept(str(folder), LOCAL, SCORED, ID, rows_per_part)
+
+
+def answered(row_id: int, status: str = "ok") -> dict[str, Any]:
+    said = {"student_response": f"said {row_id}", "finish_reason": "stop", "status": status}
+    return {"instruction_id": str(row_id), **said}
+
+
+def ids_in(folder: Path) -> list[int]:
+    return sorted(int(i) for f in folder.glob("part-*") for i in pq.read_table(f)["instruction_id"].to_pylist())
+
+
+def test_fewer_rows_than_a_part_are_lost(tmp_path: Path) -> None:
+    kept = kept_in(tmp_path)
+    for n in range(11):
+        kept.write(kept.add(answered(n)))
+    assert ids_in(tmp_path) == list(range(8))
+    kept.write(kept.rest())
+    assert ids_in(tmp_path) == list(range(11)) and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_later_engine_finds_what_was_answered_and_not_what_failed(tmp_path: Path) -> None:
+    kept_in(tmp_path).write([answered(1), answered(2, "failed"), answered(3, "filtered")])
+    later = kept_in(tmp_path)
+    found = later.found({"instruction_id": "1"})
+    assert found is not None and found["student_response"] == "said 1"
+    assert later.found({"instruction_id": "2"}) is None
+    assert later.found({"instruction_id": "3"}) is not None
+    assert later.found({"instruction_id": "4"}) is None
+
+
+def test_a_row_kept_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
+    """An engine was lost with its node, and another that knew nothing of it answered its rows again."""
+    for row_ids in ((1, 2, 3), (3, 4), (2,)):
+        parts.write_part(conform([answered(n) for n in row_ids], SCORED), str(tmp_path), LOCAL, ID)
+    count, _ = parts.reopen(str(tmp_path), LOCAL, ID)
+    assert count == 4 and ids_in(tmp_path) == [1, 2, 3, 4]
+
+
+class Engine:
+    """Ray's engine worker as the mixin sees it."""
+
+    IDX_IN_BATCH_COLUMN = "__idx_in_batch"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+        for row in reversed(batch):
+            self.asked.append(row["instruction_id"])
+            yield {
+                "__idx_in_batch": row["__idx_in_batch"],
+                "generated_text": f"said {row['instruction_id']}",
+                "num_generated_tokens": 7,
+                "__inference_error__": "",
+            }
+
+
+class KeepingEngine(_Keeping, Engine):
+    pass
+
+
+def engine_in(folder: Path) -> KeepingEngine:
+    return KeepingEngine(keep=lambda: kept_in(folder), columns=["instruction_id", "status", "reason"])
+
+
+def batch(row_ids: range) -> list[dict[str, Any]]:
+    made = {"unasked": "", "max_tokens": 8, "status": "ok", "reason": None}
+    return [{"instruction_id": str(n), "__idx_in_batch": i, **made} for i, n in enumerate(row_ids)]
+
+
+def test_an_engine_killed_within_a_batch_leaves_what_it_finished(tmp_path: Path) -> None:
+    """The next one asks for the rest of the batch alone, and gives every row of it."""
+
+    async def killed() -> None:
+        said = 0
+        async for _ in engine_in(tmp_path).udf(batch(range(10))):
+            said += 1
+            if said == 7:
+                return
+
+    async def whole(engine: KeepingEngine) -> dict[int, str]:
+        return {said["__idx_in_batch"]: said["generated_text"] async for said in engine.udf(batch(range(10)))}
+
+    asyncio.run(killed())
+    assert ids_in(tmp_path) == [6, 7, 8, 9]
+    later = engine_in(tmp_path)
+    assert asyncio.run(whole(later)) == {n: f"said {n}" for n in range(10)}
+    assert sorted(later.asked) == [str(n) for n in range(6)]
+    assert ids_in(tmp_path) == list(range(10))
