@@ -17,12 +17,8 @@ if __name__ == "__main__":
     sys.path.append(os.path.dirname(sys.path.pop(0)))  # not this folder, whose names hide packages that Ray imports
 
 import argparse
-import json
-import platform
 import shutil
 import tempfile
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +26,13 @@ import numpy as np
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from benchmarks.train import local_ray
-from tapir_ray.cluster import set_environment
+from benchmarks.result import local_ray, show, write
 from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
 from tapir_ray.records import PACKED, conform
 from tapir_ray.train import loop
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student
 
-RESULT = Path(__file__).absolute().parent / "results" / "memory.json"
 FS = pafs.LocalFileSystem()
 VOCABULARY, WORKERS, STEPS = 32_000, 2, 2
 SIZES = {
@@ -53,7 +47,6 @@ LOGITS = "BENCHMARK_LOGITS"
 
 def main() -> int:
     options = arguments()
-    set_environment()
     folder = Path(tempfile.mkdtemp(prefix="memory-", dir="/tmp"))
     lengths, sizes = ((512,), ("15M",)) if options.quick else ((512, 2048), ("15M", "60M"))
     largest = sizes[-1] if options.quick else "150M"
@@ -84,7 +77,9 @@ def main() -> int:
         "training_zero_3_against_zero_2": cells[f"{largest}, 64 tokens, ZeRO-3, chunked logits"]["training"]
         / cells[f"{largest}, 64 tokens, ZeRO-2, chunked logits"]["training"],
     }
-    report(ratios, cells, options.quick)
+    figures = {"quick": options.quick, "workers": WORKERS, "vocabulary": VOCABULARY, "peak_mib": cells}
+    show(ratios, figures)
+    write("memory", ratios, figures, ("torch", "transformers", "deepspeed", "ray"))
     return 0
 
 
@@ -152,21 +147,6 @@ def watch() -> None:
         return result
 
     loop.make_engine, loop._train = loaded, trained
-
-
-def report(ratios: dict[str, float], cells: dict[str, dict[str, float]], quick: bool) -> None:
-    for name, value in ratios.items():
-        print(f"{name:40} {value:8.4f}")
-    result = {
-        "benchmark": "memory",
-        "ratios": {name: round(value, 4) for name, value in ratios.items()},
-        "figures": {"quick": quick, "workers": WORKERS, "vocabulary": VOCABULARY, "peak_mib": cells},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
-        "versions": {name: version(name) for name in ("torch", "transformers", "deepspeed", "ray")},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def arguments() -> argparse.Namespace:

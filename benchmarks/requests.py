@@ -14,15 +14,14 @@ simulator too, shares this machine. Writes benchmarks/results/requests.json.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file, whose name would hide the package `requests` that Ray imports
+    sys.path[0] = str(Path(__file__).parents[1])  # not this folder, whose name would hide the package `requests`
 
 import argparse
 import asyncio
 import json
-import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -30,9 +29,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import openai
@@ -41,14 +37,13 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from tapir_ray.cluster import set_environment
+from benchmarks.result import show, start_ray, write
 from tapir_ray.config import parse
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.roles import Roles
 from tapir_ray.simulator import Options, running
 
-RESULT = Path(__file__).parent / "results" / "requests.json"
 LIMIT, ERROR_RATE, IN_FLIGHT, LATENCY_S = 3000, 0.3, 256, 0.1
 ANSWERED = {None, "empty", "refusal", "unparseable_scores"}
 """Faults (or none) that end a request: each must come once for each row."""
@@ -58,10 +53,8 @@ OUT = pa.schema([("id", pa.int64()), ("text", pa.string()), ("status", pa.string
 
 def main() -> int:
     options = arguments()
-    set_environment()
     folder = Path(tempfile.mkdtemp(prefix="requests-", dir="/tmp"))
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=512 * 1024**2,
-             _temp_dir=str(folder / "ray"))  # fmt: skip
+    start_ray(folder)
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {"quick": options.quick}
     try:
@@ -76,7 +69,7 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     show(ratios, figures)
     if not options.only:
-        write(ratios, figures)
+        write("requests", ratios, figures, ("openai", "aiohttp", "ray", "pyarrow"))
     return 0
 
 
@@ -245,25 +238,6 @@ def most_in_a_minute(times: list[float]) -> int:
             first += 1
         most = max(most, last - first + 1)
     return most
-
-
-def show(ratios: dict[str, float], figures: dict[str, Any]) -> None:
-    for name, value in ratios.items():
-        print(f"{name:40} {value:8.4f}")
-    print(json.dumps(figures))
-
-
-def write(ratios: dict[str, float], figures: dict[str, Any]) -> None:
-    result = {
-        "benchmark": "requests",
-        "ratios": {name: round(value, 4) for name, value in ratios.items()},
-        "figures": figures,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
-        "versions": {name: version(name) for name in ("openai", "aiohttp", "ray", "pyarrow")},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def arguments() -> argparse.Namespace:

@@ -10,7 +10,8 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +22,8 @@ from tapir_ray.cluster import LOG_LEVELS, set_environment
 FOLDER = Path(__file__).parent / "results"
 
 
-def start_ray(folder: Path) -> None:
-    """Start a Ray of four logical CPUs, as quiet as that of a run, with its files in `folder`."""
+def start_ray(folder: Path, **options: Any) -> None:
+    """Start a Ray of four logical CPUs, as quiet as that of a run, with its files in `folder`; `options` are Ray's."""
     set_environment()
     import ray
     import ray.data
@@ -34,11 +35,24 @@ def start_ray(folder: Path) -> None:
         object_store_memory=512 * 1024**2,
         log_to_driver=False,
         _temp_dir=str(folder / "ray"),
+        **options,
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.use_datasource_v2 = False
     for name, level in LOG_LEVELS.items():
         logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def local_ray(folder: Path, **options: Any) -> Iterator[None]:
+    """`start_ray`, and its end."""
+    import ray
+
+    start_ray(folder, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def show(ratios: Mapping[str, float], figures: Mapping[str, Any]) -> None:

@@ -24,23 +24,19 @@ if __name__ == "__main__":
 import argparse
 import functools
 import json
-import platform
 import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-import ray
 
-from tapir_ray.cluster import set_environment
+from benchmarks.result import data_folder, local_ray, show, write
 from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
 from tapir_ray.records import OK, TRAINING, conform, instruction_id, pair_id
 from tapir_ray.stages.pack import pack
@@ -50,8 +46,6 @@ from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student
 
 HERE = Path(__file__).absolute().parent
-RESULT = HERE / "results" / "train.json"
-DATA = HERE.parents[1] / "shared" / "data" / "seeds" / "alpaca_9k.jsonl"
 FS = pafs.LocalFileSystem()
 MODEL = CreateModel(hidden_size=384, intermediate_size=1536, layers=6, heads=6, vocab_size=8000, max_length=512)
 TRAIN = Train(sequence_length=512, global_batch=8, micro_batch=4, precision="float32", zero_stage=2)
@@ -88,7 +82,6 @@ class Measured:
 
 def main() -> int:
     options = arguments()
-    set_environment()
     folder = Path(tempfile.mkdtemp(prefix="train-", dir="/tmp"))
     try:
         with local_ray(folder):
@@ -113,20 +106,6 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
     report(material, rounds, phases, options.quick)
     return 0
-
-
-class local_ray:
-    """A Ray of the benchmark's own, gone at the end."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self.folder, self.options = folder, options
-
-    def __enter__(self) -> None:
-        ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=256 * 1024**2,
-                 _temp_dir=str(self.folder / "ray"), **self.options)  # fmt: skip
-
-    def __exit__(self, *error: object) -> None:
-        ray.shutdown()
 
 
 def prepared(folder: Path, data: Path, rows: int) -> Material:
@@ -242,30 +221,20 @@ def report(material: Material, rounds: dict[str, list[Measured]], phases: dict[s
         "startup_s": {name: round(statistics.median(m.startup_s for m in all_), 1) for name, all_ in rounds.items()},
         "our_time_by_phase": {name: round(share, 3) for name, share in phases.items()},
     }
-    for name, value in ratios.items():
-        print(f"{name:40} {value:8.4f}")
-    print(json.dumps(figures))
-    result = {
-        "benchmark": "train",
-        "ratios": {name: round(value, 4) for name, value in ratios.items()},
-        "figures": figures,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work",
-        "versions": {n: version(n) for n in ("torch", "transformers", "deepspeed", "ray", "trl", "accelerate")},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    show(ratios, figures)
+    write("train", ratios, figures, ("torch", "transformers", "deepspeed", "ray", "trl", "accelerate"))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer pairs, one round; writes the file too")
-    parser.add_argument("--data", type=Path, default=DATA, help="Alpaca JSONL (instruction, input, output)")
+    parser.add_argument("--data", type=Path, help="Alpaca JSONL (instruction, input, output)")
     parser.add_argument("--rows", type=int, default=0, help="pairs trained on")
     parser.add_argument("--rounds", type=int, default=0)
     options = parser.parse_args()
     options.rows = options.rows or (120 if options.quick else 240)
     options.rounds = options.rounds or (1 if options.quick else 3)
+    options.data = options.data or data_folder() / "seeds" / "alpaca_9k.jsonl"
     if not options.data.is_file():
         parser.error(f"{options.data} is not there: name an Alpaca JSONL file with --data")
     return options
