@@ -1,6 +1,12 @@
 """The errors a user can meet, each with the exit status of the command that ends with it."""
 
 
+def last_line(error: BaseException) -> str:
+    """What an error says in the end: after the traceback of another process, if it carries one."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
 class TapirError(Exception):
     """Base of every error that tapir-ray raises on purpose; its text says what to change."""
 

@@ -23,7 +23,8 @@ import ray
 
 from tapir_ray.config import Config
 from tapir_ray.curriculum import tasks
-from tapir_ray.curriculum.plan import Mix, Plan, make_mix, make_plan
+from tapir_ray.curriculum.mix import Mix, make_mix
+from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.errors import InputError, StageError

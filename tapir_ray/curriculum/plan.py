@@ -1,7 +1,6 @@
-"""From a round's scores to its plan, and from the pools' sizes to its mix: pure functions of counts.
+"""From a round's scores to its plan: a pure function of counts.
 
     plan = make_plan(1, stats, config, taxonomy)         # δ, α, draws by task
-    mix = make_mix(plan, capacities, config, taxonomy)   # quota by pool and task
 
 What may move where a pool is too small is this project's decision. With n reliable rows, the plan wants to be able to
 mix as many rows as were scored (or `mix.size` pairs), each at most `mix.max_repeat` times:
@@ -21,23 +20,14 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 
-from pydantic import BaseModel, ConfigDict
-
 from tapir_ray.config import Config
-from tapir_ray.curriculum.difficulty import EASY, HARD
-from tapir_ray.curriculum.quotas import Cell, apportion, exact, quotas, round_half_up
+from tapir_ray.curriculum.difficulty import HARD
+from tapir_ray.curriculum.quotas import Cell, apportion, exact, round_half_up
+from tapir_ray.curriculum.record import Record, shared_out
 from tapir_ray.curriculum.schedule import alpha as scheduled_alpha
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.errors import StageError
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def to_json(self) -> str:
-        """The record as indented JSON, for a file that a person reads."""
-        return self.model_dump_json(indent=2) + "\n"
 
 
 class PoolCounts(Record):
@@ -81,31 +71,6 @@ class Plan(Record):
     def draws(self) -> dict[Cell, int]:
         """`expand` as a quota table for `sampling.cutoffs`."""
         return {(HARD, task): n for task, n in self.expand.items()}
-
-
-class Mix(Record):
-    """The quota table of a training set, in `unit`s."""
-
-    round: int
-    unit: str
-    size_asked: int | None
-    size: int
-    alpha_asked: float
-    alpha: float
-    """What the plan gave, moved where a pool was empty or too small and it may be moved."""
-    share: float
-    """Hard share of the table: α to within one unit."""
-    quota: dict[str, dict[str, int]]
-    """By pool, then task."""
-    capacity: dict[str, dict[str, int]]
-    weights: dict[str, float]
-    absent_tasks: list[str]
-    warnings: list[str]
-
-    @property
-    def table(self) -> dict[Cell, int]:
-        """The quotas by (pool, task)."""
-        return {(pool, task): size for pool, tasks in self.quota.items() for task, size in tasks.items()}
 
 
 def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Taxonomy) -> Plan:
@@ -170,57 +135,7 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         length_correlation=stats.length_correlation,
         teacher_score=sum(task.teacher_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
         student_score=sum(task.student_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
-        warnings=warnings + _doubts(stats, delta, config) + _shared_out(absent),
-    )
-
-
-def make_mix(plan: Plan, capacities: Mapping[Cell, tuple[int, int]], config: Config, taxonomy: Taxonomy) -> Mix:
-    """The quota table of a round's training set, under (rows, size) × mix.max_repeat of every hard and easy cell.
-
-    Raises StageError where no cell has a row, or a pool is empty or too small and on_small_pool is `stop`.
-    """
-    policy = config.curriculum.difficulty.on_small_pool
-    unit = 1 if config.mix.unit == "tokens" else 0
-    weights = taxonomy.effective_weights({task for (pool, task) in capacities if pool in (HARD, EASY)})
-    capacity = {
-        cell: found[unit] * config.mix.max_repeat
-        for cell, found in sorted(capacities.items())
-        if cell[0] in (HARD, EASY) and cell[1] in weights
-    }
-    room = {pool: sum(size for cell, size in capacity.items() if cell[0] == pool) for pool in (HARD, EASY)}
-    asked, alpha, warnings = config.mix.size, plan.alpha, []
-    table = quotas(capacity, asked, alpha, weights)
-    size = sum(table.values())
-    shortfall = f"the pools hold {room[HARD]} hard and {room[EASY]} easy {config.mix.unit} (repeats included)"
-    empty = (room[HARD] == 0 and alpha > 0) or (room[EASY] == 0 and alpha < 1)
-    if empty or size == 0 or (asked is not None and size < asked):
-        if policy == "stop":
-            raise StageError(f"round {plan.round}: {shortfall}, too few for mix.size at α = {alpha:g}; lower mix.size")
-        if empty or size == 0 or policy == "move_alpha":
-            target = min(room[HARD] + room[EASY], asked or room[HARD] + room[EASY])
-            if target == 0:
-                raise StageError(f"round {plan.round}: nothing to train on, {shortfall}; see the filters' reasons")
-            alpha = min(max(alpha, 1 - room[EASY] / target), room[HARD] / target)
-            table = quotas(capacity, asked, alpha, weights)
-            size = sum(table.values())
-            warnings.append(f"{shortfall}: α moved from {plan.alpha:g} to {alpha:g}")
-        else:
-            warnings.append(f"{shortfall}: the mix is {size} instead of {asked} at α = {alpha:g}")
-    absent = taxonomy.absent(weights)
-    hard = sum(quota for (pool, _), quota in table.items() if pool == HARD)
-    return Mix(
-        round=plan.round,
-        unit=config.mix.unit,
-        size_asked=asked,
-        size=size,
-        alpha_asked=plan.alpha,
-        alpha=alpha,
-        share=hard / size,
-        quota=_nested(table),
-        capacity=_nested(capacity),
-        weights=weights,
-        absent_tasks=absent,
-        warnings=warnings + _shared_out(absent),
+        warnings=warnings + _doubts(stats, delta, config) + shared_out(absent),
     )
 
 
@@ -288,14 +203,3 @@ def _doubts(stats: ScoreStats, delta: float, config: Config) -> list[str]:
 
 
 MAX_LENGTH_CORRELATION = 0.5
-
-
-def _shared_out(absent: list[str]) -> list[str]:
-    if not absent:
-        return []
-    shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more tasks" if len(absent) > 3 else "")
-    return [f"no rows of {shown}: their weights are shared out"]
-
-
-def _nested(table: Mapping[Cell, int]) -> dict[str, dict[str, int]]:
-    return {pool: {task: size for (other, task), size in table.items() if other == pool} for pool in (HARD, EASY)}

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from tapir_ray.errors import StageError
+from tapir_ray.errors import StageError, last_line
 from tapir_ray.interrupt import watched
 from tapir_ray.storage import Storage
 
@@ -68,17 +68,12 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
         entries = [entry for name in _names(storage) - before if (entry := storage.read_json(name))["worker"]]
         entries.sort(key=lambda entry: entry["started"])
         raise StageError(
-            f"the student's engine could not be started: {_cause(error)}; the end of its log:\n{last_lines(entries)}"
+            f"the student's engine could not be started: {last_line(error)}; the end of its log:\n{last_lines(entries)}"
         ) from error
 
 
 def _names(storage: Storage) -> set[str]:
     return {name for name in storage.children("") if name.endswith(".json")}
-
-
-def _cause(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
 
 
 def last_lines(entries: list[dict[str, Any]]) -> str:

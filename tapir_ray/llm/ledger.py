@@ -20,9 +20,8 @@ from typing import Any
 from tapir_ray.config import Budget, Price
 from tapir_ray.llm.bucket import Bucket
 from tapir_ray.llm.usage import Account, Count, Lease, Report
-from tapir_ray.storage import Storage
+from tapir_ray.llm.usage_files import UsageFiles
 
-FOLDER = "usage"
 WAIT_S = 0.2
 """After which a request that does not fit asks again."""
 
@@ -34,23 +33,6 @@ class Reserved:
     role: str
     lease: Lease
     until: float
-
-
-class UsageFiles:
-    """What each attempt of a run used, as one file each in its storage."""
-
-    def __init__(self, folder: str, attempt: int) -> None:
-        self._storage = Storage.at(folder)
-        self._mine = f"{attempt:05d}.json"
-
-    def load(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """(this attempt's state, if its actor has died and come back; those of the others)."""
-        names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
-        states = {name: self._storage.read_json(f"{FOLDER}/{name}") for name in names}
-        return states.pop(self._mine, None), list(states.values())
-
-    def save(self, state: dict[str, Any]) -> None:
-        self._storage.write_json(f"{FOLDER}/{self._mine}", state)
 
 
 class Ledger:

@@ -15,8 +15,9 @@ import ray
 from ray.util import metrics
 
 from tapir_ray.config import Budget
-from tapir_ray.llm.ledger import Ledger, UsageFiles
+from tapir_ray.llm.ledger import Ledger
 from tapir_ray.llm.usage import Account
+from tapir_ray.llm.usage_files import UsageFiles
 
 NAMESPACE = "tapir"
 SAVE_S = 1.0

@@ -23,7 +23,7 @@ from pyarrow import fs as pafs
 
 from tapir_ray import records
 from tapir_ray.config import Classify, Resources
-from tapir_ray.errors import InputError, StageError
+from tapir_ray.errors import InputError, StageError, last_line
 from tapir_ray.models import replace
 from tapir_ray.train.classifier_loop import held_rows
 from tapir_ray.train.student import START_TRIES
@@ -155,7 +155,7 @@ def train_classifier(
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise StageError(f"the classifier could not be trained from {base_model}: {_last_line(error)}") from error
+        raise StageError(f"the classifier could not be trained from {base_model}: {last_line(error)}") from error
     assert result.checkpoint is not None and result.metrics is not None
     replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, filesystem)
     result.filesystem.delete_dir(result.filesystem.normalize_path(result.path))
@@ -222,8 +222,3 @@ def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify,
             f"{left} of {total} labelled rows are left to train on beside classify.holdout_share "
             f"{classify.holdout_share:g}, too few for resources.classifier.replicas {workers}: {change}"
         )
-
-
-def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

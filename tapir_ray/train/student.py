@@ -21,7 +21,7 @@ import pyarrow.fs as pafs
 import ray
 
 from tapir_ray.config import Resources, Student, Train
-from tapir_ray.errors import StageError
+from tapir_ray.errors import StageError, last_line
 from tapir_ray.models import replace
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.checkpoint import HOLDOUT_LOSS
@@ -243,6 +243,4 @@ def _cause(error: Exception) -> str:
     """The sentence of the worker that failed first on purpose, else the last line of the first failure."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
-    chosen = next((cause for cause in causes if isinstance(cause, StageError)), causes[0])
-    lines = str(chosen).strip().splitlines()
-    return lines[-1] if lines else type(chosen).__name__
+    return last_line(next((cause for cause in causes if isinstance(cause, StageError)), causes[0]))

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_ray.config import Config, parse
-from tapir_ray.curriculum.plan import Mix, Plan, make_mix, make_plan
+from tapir_ray.curriculum.mix import Mix, make_mix
+from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.stats import Moments, ScoreStats, TaskStats
 from tapir_ray.curriculum.tasks import Taxonomy, load
 from tapir_ray.errors import StageError

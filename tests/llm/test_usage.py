@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_ray.config import Budget, Limits, Price
-from tapir_ray.llm.ledger import Ledger, UsageFiles
+from tapir_ray.llm.ledger import Ledger
 from tapir_ray.llm.usage import Account, Count, Lease, Report
+from tapir_ray.llm.usage_files import UsageFiles
 
 PRICE = Price(input=1.0, cached_input=0.5, output=2.0, reasoning=4.0)
 NUMBERS = itertools.count(1)

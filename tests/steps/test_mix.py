@@ -15,7 +15,8 @@ import ray.data
 from tapir_ray.config import CreateModel
 from tapir_ray.context import Context
 from tapir_ray.curriculum.actor import Handle
-from tapir_ray.curriculum.plan import Mix, Plan, make_mix, make_plan
+from tapir_ray.curriculum.mix import Mix, make_mix
+from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.stats import ScoreStats, TaskStats
 from tapir_ray.records import OK, TRAINING, conform, instruction_id
 from tapir_ray.stages.count_tokens import count_tokens

@@ -1,0 +1,30 @@
+"""What the attempts of a run used, on its storage: RUN/usage/ATTEMPT.json, a ledger's state each.
+
+mine, others = UsageFiles(run.uri, attempt=2).load()
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapir_ray.storage import Storage
+
+FOLDER = "usage"
+
+
+class UsageFiles:
+    """What each attempt of a run used; `attempt` is the one that writes."""
+
+    def __init__(self, folder: str, attempt: int) -> None:
+        self._storage = Storage.at(folder)
+        self._mine = f"{attempt:05d}.json"
+
+    def load(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """(this attempt's state, if its actor has died and come back; those of the others)."""
+        names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
+        states = {name: self._storage.read_json(f"{FOLDER}/{name}") for name in names}
+        return states.pop(self._mine, None), list(states.values())
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Put a state in the place of this attempt's last."""
+        self._storage.write_json(f"{FOLDER}/{self._mine}", state)
