@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tapir_ray.config import Config
+from tapir_ray.conversations import Malformed, Unsupported, parse
 from tapir_ray.errors import InputError
 from tapir_ray.records import instruction_id, order_key
-from tapir_ray.sources import Malformed, Unsupported, list_files, parse, read_raw
+from tapir_ray.sources import list_files, read_raw
 
 SAMPLE = 4_000
 

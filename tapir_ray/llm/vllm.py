@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -127,6 +128,7 @@ class _Keeping:
     """To be mixed into Ray's engine worker: keeps each answer as it is made, and does not ask for one that is kept."""
 
     IDX_IN_BATCH_COLUMN: str
+    llm: Any
 
     def __init__(self, *args: Any, keep: Callable[[], Kept], columns: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -152,6 +154,12 @@ class _Keeping:
                     if finished:
                         await asyncio.to_thread(self.kept.write, finished)
                     yield said
+        except asyncio.CancelledError:
+            # So an engine ends the requests that it was just being sent when it died: no error that Ray would see.
+            if self.llm.engine.errored:
+                logging.getLogger(__name__).error("EngineDeadError: the engine died while it was sent requests")
+                os._exit(1)
+            raise
         finally:
             self.in_hand -= len(asked)
         if not self.in_hand:

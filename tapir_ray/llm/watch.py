@@ -72,6 +72,7 @@ def watch(worker: dict[str, Any], folder: str) -> None:
         if not engines or any(map(is_alive, engines.values())):
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > NOTICE_S:
+            _say(worker, f"EngineDeadError: EngineCore is gone, unnoticed for {NOTICE_S:g} s; its worker is ended\n")
             _end(worker)
         time.sleep(CHECK_S)
     for process in psutil.process_iter():
@@ -127,6 +128,12 @@ def _end(entry: dict[str, Any]) -> bool:
     with suppress(ProcessLookupError):
         os.kill(entry["pid"], signal.SIGKILL)
     return True
+
+
+def _say(worker: dict[str, Any], line: str) -> None:
+    """Add a line to a worker's log, which is what the run shows of an engine that keeps dying."""
+    with suppress(OSError), open(os.readlink(f"/proc/{worker['pid']}/fd/2"), "a") as log:
+        log.write(line)
 
 
 def _descendants(pid: int) -> list[dict[str, Any]]:

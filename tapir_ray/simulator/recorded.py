@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from rapidfuzz.distance import LCSseq
 
 from tapir_ray.config import Curriculum
+from tapir_ray.conversations import Conversation, Malformed, Unsupported, parse
 from tapir_ray.curriculum.tasks import OTHERS, load
 from tapir_ray.errors import InputError
 from tapir_ray.records import Message, text_of
@@ -22,7 +23,7 @@ from tapir_ray.simulator import requests
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import RECORDED, Options
 from tapir_ray.simulator.requests import Request
-from tapir_ray.sources import Conversation, Malformed, Unreadable, Unsupported, list_files, parse, read_raw
+from tapir_ray.sources import Unreadable, list_files, read_raw
 
 WORD = re.compile(r"\w+")
 TURN = re.compile(r"\n\n\[user\]\n")

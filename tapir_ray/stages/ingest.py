@@ -21,8 +21,9 @@ import ray.data
 import xxhash
 
 from tapir_ray.config import SeedData
+from tapir_ray.conversations import Conversation, Malformed, Unsupported, parse
 from tapir_ray.records import FILTERED, INSTRUCTIONS, OK, SEED, instruction_id, marked
-from tapir_ray.sources import Conversation, Malformed, Unreadable, Unsupported, parse, read_raw
+from tapir_ray.sources import Unreadable, read_raw
 
 POSITION = pa.field("position", pa.int64())
 CONVERSATION_ID = pa.field("conversation_id", pa.string())
@@ -41,7 +42,7 @@ IDS_PER_TASK = 1_000_000
 def parse_sources(
     files: Sequence[str], seed_data: SeedData, stage_cpus: float, parse_row: ParseRow | None = None
 ) -> ray.data.Dataset:
-    """The conversations of all files, schema PARSED; by `parse_row` in the place of `sources.parse`.
+    """The conversations of all files, schema PARSED; by `parse_row` in the place of `conversations.parse`.
 
     A row that is not of its format is `filtered` with the reason `malformed: file:line: what`, one that cannot be
     represented with `unsupported: …`, the end of a broken file with `unreadable: …`; an instruction without an answer

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
+from tapir_ray.conversations import Malformed, Unsupported, object_of, turns_of
 from tapir_ray.records import (
     FILTERED,
     GENERATED,
@@ -27,7 +28,7 @@ from tapir_ray.records import (
     instruction_id,
     pair_id,
 )
-from tapir_ray.sources import Malformed, Unreadable, Unsupported, object_of, read_raw, turns_of
+from tapir_ray.sources import Unreadable, read_raw
 from tapir_ray.stages.ingest import CONVERSATION_ID, FILE_BITS, POSITION, ROWS_PER_BLOCK, meta_json, unread
 from tapir_ray.storage import is_remote
 

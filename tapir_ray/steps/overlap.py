@@ -11,9 +11,10 @@ import ray.data
 
 from tapir_ray.config import SeedData
 from tapir_ray.context import Context, round_dir
+from tapir_ray.conversations import parse_evaluation
 from tapir_ray.errors import InputError
 from tapir_ray.records import HOLDOUT, OK, with_columns
-from tapir_ray.sources import list_files, parse_evaluation
+from tapir_ray.sources import list_files
 from tapir_ray.stages.filter import mark_overlaps, overlap_index, seed_bands
 from tapir_ray.stages.ingest import FILE_BITS, PARSED, parse_sources
 

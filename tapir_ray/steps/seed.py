@@ -12,9 +12,10 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.context import Context
+from tapir_ray.conversations import Malformed
 from tapir_ray.errors import InputError
 from tapir_ray.records import OK, marked
-from tapir_ray.sources import Malformed, Unreadable, list_files
+from tapir_ray.sources import Unreadable, list_files
 from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources
 
 COLUMNS_SHOWN = 10

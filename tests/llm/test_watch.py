@@ -112,7 +112,9 @@ time.sleep(60)
 
 def test_a_worker_that_misses_the_death_of_its_engine_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "NOTICE_S", 1.0)
-    worker = subprocess.Popen([sys.executable, "-c", DEAF_WORKER], stdout=subprocess.PIPE, text=True)
+    log = tmp_path / "worker.log"
+    with log.open("w") as said:
+        worker = subprocess.Popen([sys.executable, "-c", DEAF_WORKER], stdout=subprocess.PIPE, stderr=said, text=True)
     assert worker.stdout is not None
     engine = int(worker.stdout.readline())
     watcher = threading.Thread(target=watch.watch, args=[identity(worker.pid), str(tmp_path)])
@@ -123,3 +125,4 @@ def test_a_worker_that_misses_the_death_of_its_engine_is_ended(tmp_path: Path, m
     assert worker.wait(20) == -9
     watcher.join(20)
     assert not watcher.is_alive()
+    assert "EngineCore is gone" in log.read_text()

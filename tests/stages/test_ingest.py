@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_ray.config import SeedData
+from tapir_ray.conversations import PROMPT_KEYS, TEXT_KEYS, parse, parse_evaluation
 from tapir_ray.records import instruction_id
-from tapir_ray.sources import PROMPT_KEYS, TEXT_KEYS, parse, parse_evaluation
 from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources, parsed_rows
 
 VALUES = st.recursive(
