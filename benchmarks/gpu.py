@@ -45,6 +45,10 @@ BAR = 0.45
 PARTS = ("matmul", "train", "infer")
 NEEDED = {"flash_attention_2": "flash_attn", "liger": "liger_kernel"}
 """The package of a setting's value."""
+NOT_IN_A_CONFIG = {
+    "attention=nested", "optimizer=plain", "loss=liger", "loss=full", "layers=liger", "layers=compiled"
+}  # fmt: skip
+"""Settings that were tried and that no run can choose."""
 
 
 def main() -> int:
@@ -136,9 +140,17 @@ def join(pieces: list[dict[str, Any]], file: Path) -> None:
 
 
 def ratios_of(trained: Mapping[str, dict[str, Any]], asked: Mapping[str, dict[str, Any]]) -> dict[str, float]:
-    """The utilisation by default and at its best, each setting's gain, and the student stage's ratio."""
+    """The utilisation by default, at its best in a setting that a run's config has and in any other, each setting's
+    gain, and the student stage's ratio.
+    """
     default = trained["default"]
-    ratios = {"mfu": max(figures["mfu"] for figures in trained.values()), "mfu default": default["mfu"]}
+    tried = {name for name in trained if set(name.split(",")) & NOT_IN_A_CONFIG}
+    ratios = {
+        "mfu": max(figures["mfu"] for name, figures in trained.items() if name not in tried),
+        "mfu default": default["mfu"],
+    }
+    if tried:
+        ratios["mfu experimental"] = max(trained[name]["mfu"] for name in tried)
     for name, figures in trained.items():
         if name != "default":
             ratios[f"gain {name}"] = figures["tokens_per_second"] / default["tokens_per_second"]
@@ -182,6 +194,7 @@ def arguments() -> argparse.Namespace:
         if name != "matmul":
             part.add_argument("--size", choices=("1.1B", "tiny"), default="1.1B")
             part.add_argument("--rounds", type=int, default=3, help="the result is their median")
+            part.add_argument("--quick", dest="rounds", action="store_const", const=1, help="one round")
         if name == "train":
             part.add_argument("--zero", type=int, choices=(0, 1, 2, 3), default=2)
             part.add_argument("--attention", choices=("sdpa", "flash_attention_2", "nested"), default="sdpa")

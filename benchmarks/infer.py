@@ -52,6 +52,8 @@ SIZES = {
     "105M": CreateModel(hidden_size=768, intermediate_size=2048, layers=14, heads=12, vocab_size=8192),
 }
 NEW_TOKENS, MAX_MODEL_LEN, MAX_NUM_SEQS, STAGE_CPUS = 64, 256, 64, 0.1
+MAX_NUM_BATCHED_TOKENS = 4096
+"""Said, since vLLM's default is another for each way of starting it."""
 LONGEST_PROMPT = 500
 """Characters: below the room that the new tokens leave."""
 IN_FLIGHT = 32
@@ -111,7 +113,7 @@ def student_of(model: str) -> Student:
         dtype="float32",
         max_model_len=MAX_MODEL_LEN,
         sampling={"temperature": 0.0, "max_tokens": NEW_TOKENS},  # type: ignore[arg-type]
-        engine_kwargs={"max_num_seqs": MAX_NUM_SEQS},
+        engine_kwargs={"max_num_seqs": MAX_NUM_SEQS, "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS},
         batch_size=32,
     )
 

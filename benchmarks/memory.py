@@ -151,7 +151,9 @@ def watch() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="15M and 512 tokens alone; writes the file too")
+    parser.add_argument(
+        "--quick", action="store_true", help="15M and 512 tokens alone; writes results/quick/memory.json"
+    )
     return parser.parse_args()
 
 

@@ -63,11 +63,15 @@ def show(ratios: Mapping[str, float], figures: Mapping[str, Any]) -> None:
 
 
 def write(name: str, ratios: Mapping[str, float], figures: Mapping[str, Any], packages: Sequence[str]) -> None:
-    """Write NAME.json with the machine, the versions of `packages` and the date."""
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, shared with other work"
+    """Write NAME.json with the machine, the versions of `packages` and the date; in quick/ where the figures say so."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {gpu}"
     found = {package: version(package) for package in packages}
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    save(FOLDER / f"{name}.json", ratios, figures, machine, found, datetime.now(UTC).date().isoformat())
+    folder = FOLDER / "quick" if figures.get("quick") else FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder / f"{name}.json", ratios, figures, machine, found, datetime.now(UTC).date().isoformat())
 
 
 def save(

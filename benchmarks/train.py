@@ -169,7 +169,9 @@ def by_peer(material: Material, command: list[str]) -> Measured:
     """A contender in processes of its own, which write [time, tokens so far] of each step."""
     out = material.folder / "steps.json"
     called = time.time()
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    # Left alone, torchrun gives each process one thread; ours have their share of the cores.
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": threads}
     subprocess.run([sys.executable, *command, str(material.folder), str(out)], check=True, stdout=sys.stderr,
                    env=environment)  # fmt: skip
     steps = json.loads(out.read_text())
@@ -227,7 +229,7 @@ def report(material: Material, rounds: dict[str, list[Measured]], phases: dict[s
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer pairs, one round; writes the file too")
+    parser.add_argument("--quick", action="store_true", help="fewer pairs, one round; writes results/quick/train.json")
     parser.add_argument("--data", type=Path, help="Alpaca JSONL (instruction, input, output)")
     parser.add_argument("--rows", type=int, default=0, help="pairs trained on")
     parser.add_argument("--rounds", type=int, default=0)

@@ -78,12 +78,13 @@ def test_pieces_are_joined_to_ratios_with_the_gain_of_each_setting(tmp_path: Pat
         piece("train", "default", mfu=0.4, tokens_per_second=100.0),
         piece("train", "attention=nested", mfu=0.1, tokens_per_second=1.0),
         piece("train", "attention=nested", mfu=0.5, tokens_per_second=125.0),
+        piece("train", "checkpointing=True", mfu=0.42, tokens_per_second=105.0),
         piece("infer", "stage", ratio=0.97),
     ]
     gpu.join(pieces, tmp_path / "gpu.json")
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["ratios"] == {
-        "mfu": 0.5, "mfu default": 0.4, "gain attention=nested": 1.25, "stage against LLM.chat": 0.97
+        "mfu": 0.42, "mfu default": 0.4, "mfu experimental": 0.5, "gain checkpointing=True": 1.05, "gain attention=nested": 1.25, "stage against LLM.chat": 0.97
     }  # fmt: skip
     assert result["benchmark"] == "gpu" and result["machine"] == "with a GPU"
 
