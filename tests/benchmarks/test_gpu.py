@@ -84,8 +84,13 @@ def test_pieces_are_joined_to_ratios_with_the_gain_of_each_setting(tmp_path: Pat
     gpu.join(pieces, tmp_path / "gpu.json")
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert result["ratios"] == {
-        "mfu": 0.42, "mfu default": 0.4, "mfu experimental": 0.5, "gain checkpointing=True": 1.05, "gain attention=nested": 1.25, "stage against LLM.chat": 0.97
-    }  # fmt: skip
+        "mfu": 0.42,
+        "mfu default": 0.4,
+        "mfu experimental": 0.5,
+        "gain checkpointing=True": 1.05,
+        "gain attention=nested": 1.25,
+        "stage against LLM.chat": 0.97,
+    }
     assert result["benchmark"] == "gpu" and result["machine"] == "with a GPU"
 
 
