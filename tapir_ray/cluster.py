@@ -40,24 +40,24 @@ def session(config: Config) -> Iterator[None]:
     import ray.data
 
     folder, show_logs = None, bool(os.environ.get("TAPIR_WORKER_LOGS"))
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
-    else:
-        base = tempfile.gettempdir()
-        folder = tempfile.mkdtemp(prefix="tapir-", dir=base if len(base) < SHORT_PATH_LIMIT else "/tmp")
-        memory = config.resources.object_store_gb
-        ray.init(
-            address="local",
-            num_cpus=config.resources.cpus or os.cpu_count(),
-            include_dashboard=False,
-            object_store_memory=int(memory * 1024**3) if memory else None,
-            logging_level=logging.WARNING,
-            log_to_driver=show_logs,
-            _temp_dir=folder,
-            # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
-            _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
-        )
     try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
+        else:
+            base = tempfile.gettempdir()
+            folder = tempfile.mkdtemp(prefix="tapir-", dir=base if len(base) < SHORT_PATH_LIMIT else "/tmp")
+            memory = config.resources.object_store_gb
+            ray.init(
+                address="local",
+                num_cpus=config.resources.cpus or os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=int(memory * 1024**3) if memory else None,
+                logging_level=logging.WARNING,
+                log_to_driver=show_logs,
+                _temp_dir=folder,
+                # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
+                _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
+            )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
@@ -81,7 +81,7 @@ def session(config: Config) -> Iterator[None]:
 def stopped_by_signals() -> Iterator[None]:
     """SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process as it always does.
 
-    To be entered after Ray is started, which sets a handler of its own.
+    To be entered again after Ray is started, which sets a handler of its own.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

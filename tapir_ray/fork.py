@@ -14,6 +14,7 @@ from tapir_ray.config.differences import differences
 from tapir_ray.errors import InputError
 from tapir_ray.lineage import changed_by, following, inputs
 from tapir_ray.manifest import MANIFEST
+from tapir_ray.ownership import refuse_beside_another
 from tapir_ray.run import Run
 
 BEGUN, DONE = "fork_begun", "fork"
@@ -23,8 +24,8 @@ BEGUN, DONE = "fork_begun", "fork"
 def fork(old_uri: str, new_uri: str, config: Config) -> list[str]:
     """Copy from the run at `old_uri` what `config` leaves valid into a new run; returns the outputs copied.
 
-    Does nothing if the new run exists and is whole: it is continued. The cached replies are copied too. Raises
-    InputError where there is no old run.
+    Does nothing if the new run exists and is whole: it is continued. The cached replies are copied too, and the records
+    of batches under way. Raises InputError where there is no old run, or where somebody works on it.
     """
     old, new = Run.at(old_uri), Run.at(new_uri)
     begun = new.exists("attempts") or new.exists("events.jsonl")
@@ -32,13 +33,14 @@ def fork(old_uri: str, new_uri: str, config: Config) -> list[str]:
         return []
     if not old.exists("config.yaml"):
         raise InputError(f"--fork {old_uri}: there is no run (no config.yaml)")
+    refuse_beside_another(old)
     before = old.stored_config()
     stale = following(changed_by(differences(before, config), config), config)
     kept = [output for output in inputs(config) if output not in stale and old.exists(output)]
     new = Run.open(config, new_uri)
     if not new.events(BEGUN):
         new.event(BEGUN, of=old.uri)
-    for output in [*kept, "cache"]:
+    for output in [*kept, "cache", "batches"]:
         if not new.done(output) and old.exists(output):
             _copy(old, new, output)
         folder = posixpath.dirname(output)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ray.exceptions import RayError
 
 from tapir_ray.annotations import annotation
-from tapir_ray.cluster import session
+from tapir_ray.cluster import session, stopped_by_signals
 from tapir_ray.config import Config, Lora, Simulator, Student, changed
 from tapir_ray.context import PROCESSES, Context
 from tapir_ray.curriculum import actor, tasks
@@ -58,13 +58,14 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
     if until and until not in STAGES:
         raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
     own = own_table(start)
-    if fork_of:
-        fork(fork_of, run_dir, config)
-    warn(config)
-    with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
-        if own is not None:
-            adopt(context, *own)
-        distill(context, StopAfter(until))
+    with stopped_by_signals():
+        if fork_of:
+            fork(fork_of, run_dir, config)
+        warn(config)
+        with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
+            if own is not None:
+                adopt(context, *own)
+            distill(context, StopAfter(until))
     print_table(summarise(context), context.run, file=sys.stdout)
 
 
@@ -77,7 +78,7 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     run = Run.at(run_dir)
     if not run.exists("config.yaml"):
         raise InputError(f"{run.uri} holds no run (no config.yaml)")
-    with started(changed(run.stored_config(), overrides or []), run_dir) as context:
+    with stopped_by_signals(), started(changed(run.stored_config(), overrides or []), run_dir) as context:
         reopened = reopen_failed(context.run, context.config)
         for table, rows in reopened.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")

@@ -55,8 +55,8 @@ def owned(storage: Storage) -> Iterator[int]:
 
 def claim(storage: Storage) -> int:
     """Take over the run with the next attempt number. Raises InputError while another attempt is alive."""
-    refuse_beside_another(storage)
-    attempt, token = latest(storage) + 1, uuid.uuid4().hex
+    # The next after the one that was looked at: who came in between is not passed over.
+    attempt, token = refuse_beside_another(storage) + 1, uuid.uuid4().hex
     mine = {"host": socket.gethostname(), "user": getpass.getuser(), "token": token, "time": now()}
     mine |= identity(os.getpid())
     if not _create(storage, f"{FOLDER}/{attempt:05d}.json", mine):
@@ -78,6 +78,8 @@ def _create(storage: Storage, name: str, content: dict[str, Any]) -> bool:
         finally:
             os.unlink(storage.path(part))
         return True
+    if storage.exists(name):
+        return False
     # An object store keeps what was written last. Who looked before the other wrote has written by then.
     storage.write_json(name, content)
     time.sleep(SETTLE_S)
@@ -93,14 +95,15 @@ def _copy_new(source: str, target: str) -> bool:
     return True
 
 
-def refuse_beside_another(storage: Storage) -> None:
-    """Raises InputError, naming the owner, while an attempt is alive."""
+def refuse_beside_another(storage: Storage) -> int:
+    """The last attempt, which is dead, or 0. Raises InputError, naming the owner, while one is alive."""
     last = latest(storage)
     if last and (owner := _alive(storage, last)):
         raise InputError(
             f"{storage.uri} is being worked on by attempt {last}: process {owner['pid']} of {owner['user']} on "
             f"{owner['host']}, since {owner['time']}; stop that one first, or use another --run-dir"
         )
+    return last
 
 
 def latest(storage: Storage) -> int:

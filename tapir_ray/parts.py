@@ -200,11 +200,15 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
 
 def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:
     seen: set[str] = set()
+    made: set[str] = set()
     for name in _names(folder, fs, PART):
+        if name in made:
+            continue  # an attempt that was killed here had made it too, and not yet deleted what it replaces
         table = pq.read_table(f"{folder}/{name}", filesystem=fs)
         once = _first(table, key, seen)
         if len(once) < len(table):
             if len(once):
+                made.add(f"{PART}{_name(once, key)}.parquet")
                 _write(once, f"{PART}{_name(once, key)}.parquet", folder, fs)
             fs.delete_file(f"{folder}/{name}")
 
@@ -243,7 +247,10 @@ def _counts(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) ->
 
 
 def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> list[str]:
-    """The parts' rows in files of ROWS_PER_FILE rows or a few more, one file in memory at a time."""
+    """The parts' rows in files of ROWS_PER_FILE rows or a few more, one file in memory at a time.
+
+    Failed rows come last: of a row that one attempt answered and another did not, the answer stays.
+    """
     seen: set[str] = set()
     names: list[str] = []
     waiting: list[pa.Table] = []
@@ -254,14 +261,22 @@ def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -
         names.append(name)
         waiting.clear()
 
-    schema = pq.read_schema(f"{folder}/{parts[0]}", filesystem=fs)
-    for part in parts:
-        table = conform(pq.read_table(f"{folder}/{part}", filesystem=fs), schema)
-        if key:
-            table = _first(table, key, seen)
-        waiting.append(table)
+    def add(table: pa.Table) -> None:
+        waiting.append(_first(table, key, seen) if key else table)
         if sum(map(len, waiting)) >= ROWS_PER_FILE:
             flush()
+
+    schema = pq.read_schema(f"{folder}/{parts[0]}", filesystem=fs)
+    failed: list[pa.Table] = []
+    for part in parts:
+        table = conform(pq.read_table(f"{folder}/{part}", filesystem=fs), schema)
+        if key and "status" in schema.names:
+            is_failed = pc.fill_null(pc.equal(table["status"], FAILED), False)
+            failed.append(table.filter(is_failed))
+            table = table.filter(pc.invert(is_failed))
+        add(table)
+    for table in failed:
+        add(table)
     if waiting:
         flush()
     return names

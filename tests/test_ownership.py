@@ -52,6 +52,20 @@ def test_of_two_starts_in_the_same_moment_one_owns_the_run(tmp_path: Path, monke
     assert storage.children("attempts") == ["00001.json"]
 
 
+def test_who_came_in_between_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two starts wait until the owner, on another machine, is known to be dead; the first takes its place."""
+    storage = Storage.at(str(tmp_path))
+    storage.write_json("attempts/00001.json", {})
+
+    def looked_at(_: Storage, attempt: int) -> None:
+        storage.write_json("attempts/00002.json", {"attempt": "of the other", "token": ""})
+
+    monkeypatch.setattr(ownership, "_alive", looked_at)
+    with pytest.raises(InputError, match="in the same moment"):
+        claim(storage)
+    assert storage.children("attempts") == ["00001.json", "00002.json"]
+
+
 def test_an_overtaken_driver_is_stopped_by_its_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "BEAT_S", 0.05)
     storage = Storage.at(str(tmp_path))

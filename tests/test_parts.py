@@ -166,3 +166,30 @@ def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: N
 
     answered = run.answers("t", left, engine, SCHEMA, KEY, 20, 10)
     assert run.write("t", answered, SCHEMA, key=KEY, expected=20).rows == 20
+
+
+def write_rows(folder: Path, status: str, *ids: int) -> None:
+    found = [{"instruction_id": str(n), "status": status, "reason": None} for n in ids]
+    parts.write_part(pa.Table.from_pylist(found, SCHEMA), str(folder), LOCAL, KEY)
+
+
+def test_doubles_are_dropped_also_where_a_kill_cut_that_short(tmp_path: Path, ray_local: None) -> None:
+    """The file that takes the place of one with a double is there, and so is still the one it replaces."""
+    for first in range(0, 120, 3):  # files are named by hashes: all orders of the three come about
+        one, two, three = range(first, first + 3)
+        for ids in ((one, two), (one, two, three), (three,)):
+            write_rows(tmp_path, "ok", *ids)
+    for _ in range(2):
+        count, _ = parts.reopen(str(tmp_path), LOCAL, KEY)
+        assert count == 120 and ids_in(tmp_path) == sorted(str(n) for n in range(120))
+
+
+def test_an_answer_is_kept_beside_a_failure_of_the_same_row(tmp_path: Path, ray_local: None) -> None:
+    """An overtaken attempt may still write what it could not ask."""
+    for n in range(40):
+        write_rows(tmp_path, "ok", n)
+        write_rows(tmp_path, "failed", n, n + 100)
+    files = parts.compact(str(tmp_path), LOCAL, KEY)
+    table = pa.concat_tables(pq.read_table(tmp_path / file) for file in files)
+    found = {int(row["instruction_id"]): row["status"] for row in table.to_pylist()}
+    assert len(table) == 80 and found == {n: "ok" if n < 100 else "failed" for n in [*range(40), *range(100, 140)]}

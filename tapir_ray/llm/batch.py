@@ -27,6 +27,7 @@ from tapir_ray.llm.reply import Reply
 from tapir_ray.llm.request import request_key
 from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
+from tapir_ray.records import BUDGET_USED_UP, FAILED
 from tapir_ray.storage import Storage
 
 ENDED = ("completed", "expired", "cancelled", "failed")
@@ -75,9 +76,20 @@ class BatchClient(Client):
     def reject(self, reply: Reply) -> None:
         """Say that a reply is of no use: neither the cache nor its batch serves it again."""
         super().reject(reply)
-        if reply.key is not None and self._storage is not None:
+        if reply.key is not None:
+            self._not_again(reply.key)
+
+    def _not_again(self, key: str) -> None:
+        if self._storage is not None:
             with suppress(OSError):
-                self._storage.write_text(f"{REJECTED}/{reply.key}", "")
+                self._storage.write_text(f"{REJECTED}/{key}", "")
+
+    async def _ask(self, body: dict[str, Any], kind: str) -> Reply:
+        reply = await super()._ask(body, kind)
+        if reply.status == FAILED and reply.reason != BUDGET_USED_UP:
+            # Asked for once more, it is a new request.
+            await asyncio.to_thread(self._not_again, request_key(self.target.scope, body))
+        return reply
 
     def _lease_id(self, body: dict[str, Any]) -> str:
         return f"batch-{request_key(self.target.scope, body)}"

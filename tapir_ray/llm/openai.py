@@ -193,7 +193,7 @@ def _may_be_paid(error: BaseException) -> bool:
                 return False
             cause = cause.__cause__ or cause.__context__
         return True
-    return not isinstance(error, openai.APIStatusError)
+    return not isinstance(error, openai.APIStatusError | LineError)
 
 
 def _retry(error: Exception) -> tuple[bool, float | None]:

@@ -150,9 +150,9 @@ class Meter:
                 granted, pause = await self._actor.lease.remote(role, [lease for lease, _ in waiting])  # type: ignore[union-attr]
                 used_up = math.isinf(pause)
                 turns = [waiting.pop(0) for _ in range(len(waiting) if used_up else granted)]
-                for _, turn in turns:
+                for place, (_, turn) in enumerate(turns):
                     if not turn.done():
-                        turn.set_result(not used_up)
+                        turn.set_result(place < granted)
                 if waiting:
                     await asyncio.sleep(min(pause, 1.0))
         except Exception as error:

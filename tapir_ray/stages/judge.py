@@ -78,7 +78,12 @@ class JudgeRow:
         judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
         if share_of(records.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share:
             judgings.append(self._judge(clients["judge"], instruction, response, answer, row_id, "repeat"))
-        first, *repeat = await asyncio.gather(*judgings, return_exceptions=True)
+        judged = await asyncio.gather(*judgings, return_exceptions=True)
+        first, *repeat = judged
+        for one in judged:
+            # What the budget cut off in its midst is asked again as a whole: what did come is in the response cache.
+            if isinstance(one, NotJudged) and one.reason == records.BUDGET_USED_UP:
+                first = one
         if isinstance(first, NotJudged):
             return {**row, **lengths, "status": first.status, "reason": first.reason}
         if isinstance(first, BaseException):

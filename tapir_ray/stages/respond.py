@@ -76,6 +76,9 @@ class RespondRow:
         answers = await asyncio.gather(
             *(self._answer(clients["teacher"], row, style, str(sample)) for sample in range(settings.samples))
         )
+        if any(answer.reply.reason == records.BUDGET_USED_UP for answer in answers):
+            # Some may have come, and are in the response cache: the row is asked again as a whole.
+            return {**row, "style": style, "status": records.FAILED, "reason": records.BUDGET_USED_UP}
         usable = [answer for answer in answers if answer.reply.status == records.OK]
         if not usable:
             return {**row, "style": style, "status": answers[0].reply.status, "reason": answers[0].reply.reason}
@@ -132,6 +135,8 @@ class RespondRow:
         results = await asyncio.gather(*(self._score(judge, row, answer) for answer in answers), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, NotJudged):
+                raise result
+            if isinstance(result, NotJudged) and result.reason == records.BUDGET_USED_UP:
                 raise result
         scored = [result for result in results if isinstance(result, Answer)]
         if not scored and isinstance(results[0], NotJudged):

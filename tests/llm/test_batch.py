@@ -21,6 +21,7 @@ from tapir_ray.llm import batch as batch_module
 from tapir_ray.llm import openai as client_module
 from tapir_ray.llm.batch import BatchClient
 from tapir_ray.llm.cache import Cache
+from tapir_ray.llm.openai import LineError, _may_be_paid
 from tapir_ray.llm.reply import Reply
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.target import Target
@@ -160,8 +161,15 @@ def test_a_request_that_fails_in_its_batch_fails_alone(tmp_path: Path) -> None:
 
     with simulated(tmp_path) as (url, _):
         good, bad = asyncio.run(one_is_bad())
-    assert good.status == "ok" and bad.status == "failed"
-    assert bad.reason is not None and "at least one message" in bad.reason
+        assert good.status == "ok" and bad.status == "failed"
+        assert bad.reason is not None and "at least one message" in bad.reason
+        submitted = set((tmp_path / "batches").glob("*.json"))
+        asyncio.run(one_is_bad())
+        assert len(set((tmp_path / "batches").glob("*.json")) - submitted) == 1, "asked again it is a new request"
+
+
+def test_a_request_that_its_batch_did_not_answer_was_not_paid_for() -> None:
+    assert not _may_be_paid(LineError("not answered by its batch", again=True))
 
 
 def test_a_stage_needs_no_change_and_costs_half(ray_local: None, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tapir_ray.llm.asker import AskRow
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.target import Target
-from tapir_ray.llm.usage import Meter
+from tapir_ray.llm.usage import Lease, Meter
 
 
 def config_for(url: str, **sections: Any) -> Config:
@@ -57,13 +57,30 @@ def dataset(rows: list[dict[str, Any]], schema: pa.Schema = records.SCORED) -> r
     return ray.data.from_arrow(records.conform(rows, schema))
 
 
-def directly(function: AskRow, rows: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+class LastRequests(Meter):
+    """Leases for so many requests; then the budget is used up."""
+
+    def __init__(self, requests: int) -> None:
+        super().__init__()
+        self.left = requests
+
+    async def lease(
+        self, role: str, input_tokens: int, output_tokens: int, lease_id: str | None = None
+    ) -> Lease | None:
+        self.left -= 1
+        return await super().lease(role, input_tokens, output_tokens, lease_id) if self.left >= 0 else None
+
+
+def directly(
+    function: AskRow, rows: list[dict[str, Any]], config: Config, meter: Meter | None = None
+) -> list[dict[str, Any]]:
     """What `function` makes of each row, in order, without Ray: for the cases that need no pipeline."""
 
     async def main() -> list[dict[str, Any]]:
         endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
         clients = {
-            role: Client(Target(role, endpoint, endpoint.base_url), Meter()) for role, endpoint in endpoints.items()
+            role: Client(Target(role, endpoint, endpoint.base_url), meter or Meter())
+            for role, endpoint in endpoints.items()
         }
         done = await asyncio.gather(*(function(clients, row) for row in rows))
         await asyncio.gather(*(client.close() for client in clients.values()))

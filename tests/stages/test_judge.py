@@ -13,7 +13,7 @@ from tapir_ray import records
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.stages.judge import JudgeRow, judge, parse_scores
 from tests.llm.endpoint import Answer, Fault, running
-from tests.stages.asking import config_for, dataset, directly, instruction, opened
+from tests.stages.asking import LastRequests, config_for, dataset, directly, instruction, opened
 
 SCORE = st.one_of(st.integers(1, 10), st.decimals(1, 10, places=1))
 
@@ -161,3 +161,13 @@ def test_rows_without_an_answer_to_compare_pass_untouched_and_failures_are_rows(
     assert failed["status"] == "failed" and failed["reason"].startswith("BadRequestError: ")
     assert seen.usage["judge"]["failed"] == len(seen.requests) == 2
     assert list(failed) == records.SCORED.names
+
+
+def test_a_row_whose_second_judging_the_budget_refused_is_not_finished() -> None:
+    with running(length_judge) as seen:
+        config = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
+        row_of = JudgeRow(Prompts(), config.judge, 0)
+        (row,) = directly(row_of, answered(1), config, LastRequests(1))
+        (whole,) = directly(row_of, answered(1), config, LastRequests(2))
+    assert (row["status"], row["reason"], row.get("mfd")) == ("failed", records.BUDGET_USED_UP, None)
+    assert whole["status"] == "ok" and whole["mfd"] == whole["repeat_mfd"] is not None

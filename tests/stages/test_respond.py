@@ -14,7 +14,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.stages.respond import RespondRow, respond
 from tests.llm.endpoint import Choice, running
-from tests.stages.asking import config_for, dataset, directly, instruction, opened
+from tests.stages.asking import LastRequests, config_for, dataset, directly, instruction, opened
 
 STYLES = {"Math": "Step by step."}
 WARM = {"sampling": {"temperature": 1.0}}
@@ -104,6 +104,17 @@ def test_a_sample_that_the_judge_cannot_score_leaves_the_others() -> None:
     assert answers == {2, 4, 6}
     assert (kept["status"], kept["response"], kept["answer_score"]) == ("ok", "ababab", 6.0)
     assert (lost["status"], lost["reason"], lost["response"]) == ("failed", "unparseable_scores", None)
+
+
+@pytest.mark.parametrize("requests", [1, 4])
+def test_a_row_that_the_budget_cut_off_in_its_midst_is_not_finished(requests: int) -> None:
+    """With one of three answers, and with all answers and one of their scores."""
+    with running(teacher) as seen:
+        config = config_for(seen.url, respond={"samples": 3}, teacher=WARM)
+        asked = [instruction("short?", response=None)]
+        (row,) = directly(RespondRow(Prompts(), config, {}), asked, config, LastRequests(requests))
+    assert len(seen.requests) == requests
+    assert (row["status"], row["reason"], row["response"]) == ("failed", records.BUDGET_USED_UP, None)
 
 
 @pytest.mark.parametrize("mode", ["combined", "second_pass"])
