@@ -10,6 +10,7 @@ import pytest
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError
 from tapir_ray.launch import check_offline
+from tests.runs import SIMULATED, Driver, write_config
 
 NO_OTHERS = {"curriculum": {"weights": {"Math": 1.0}}}
 
@@ -52,3 +53,15 @@ def test_one_task_needs_a_weight_only_where_rows_get_it(tmp_path: Path) -> None:
     labelled = {**NO_OTHERS, "classify": {"by": "teacher"}}
     assert check_offline(config(tmp_path, **labelled)).weights["Others"] == 0.0
     assert check_offline(config(tmp_path, curriculum={"tasks": "seed"})).from_seed
+
+
+@pytest.mark.timeout(120)
+def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path) -> None:
+    """Before Ray is there, which then need not be waited for."""
+    driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
+    process = driver.start()
+    assert driver.wait_for("attempts/00001.json", process), driver.said()
+    process.terminate()
+    assert process.wait(60) == 3, driver.said()
+    assert "stopped by SIGTERM; what is finished is kept" in driver.said()
+    assert driver.run.exists("attempts/00001.ended.json")
