@@ -95,6 +95,12 @@ def test_digest_ignores_speed_and_sees_results() -> None:
     assert parse({**SMALL, "resources": {"cpus": 9}, "run_dir": "elsewhere"}).digest() == base
     assert parse({**SMALL, "teacher": {"limits": {"in_flight": 1}}}).digest() == base
     assert parse({**SMALL, "cache": {"dir": "/shared/cache"}}).digest() == base
+    assert parse({**SMALL, "teacher": {"engine": "openai_batch"}}).digest() == base
+    assert parse({**SMALL, "train": {"gradient_checkpointing": True}}).digest() == base
+    memory = {"gpu_memory_utilization": 0.7, "max_num_seqs": 8}
+    student = {**SMALL["student"], "engine_kwargs": memory}
+    assert parse({**SMALL, "student": student}).digest() == base
+    assert parse({**SMALL, "student": {**student, "engine_kwargs": {"quantization": "fp8"}}}).digest() != base
     assert parse({**SMALL, "curriculum": {"alpha": 0.4}}).digest() != base
     assert parse({**SMALL, "random_seed": 1}).digest() != base
     lora, other = (parse({**SMALL, "train": {"lora": {"rank": rank}}}) for rank in (8, 16))

@@ -15,6 +15,18 @@ from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Studen
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share
 
+ENGINE_SPEED = (
+    "gpu_memory_utilization",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "enforce_eager",
+    "enable_prefix_caching",
+    "swap_space",
+    "cpu_offload_gb",
+    "disable_log_stats",
+)
+"""Of vLLM's arguments those that make an engine fit its machine, and leave what it says as it is."""
+
 
 class Config(Section):
     """One run."""
@@ -107,10 +119,16 @@ class Config(Section):
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
             for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):
                 endpoint.pop(speed, None)
+            if endpoint.get("engine") == "openai_batch":  # the same model, by another door
+                endpoint["engine"] = "openai"
+        for engine in (content["teacher"], content["judge"], content["student"]):
+            for speed in ENGINE_SPEED:
+                engine.get("engine_kwargs", {}).pop(speed, None)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
         for speed in (
             "micro_batch",
+            "gradient_checkpointing",
             "checkpoint_minutes",
             "checkpoint_steps",
             "checkpoints_kept",
