@@ -53,6 +53,7 @@ def test_every_section_that_changes_results_is_known() -> None:
         ({"train": {"turns": "all"}}, "seed/training", "seed/packed"),
         ({"train": {"lora": {"between_rounds": "continue"}}}, "seed/training", "checkpoints/00"),
         ({"train": {"learning_rate": 1e-3}}, "seed/instructions", "checkpoints/00"),
+        ({"train": {"round_learning_rate": 1e-3}}, "rounds/01/training", "rounds/01/packed"),
         ({"curriculum": {"rounds": 3}}, "checkpoints/02", "evaluation/holdout"),
         ({"classify": {"by": "teacher"}}, "checkpoints/00", "seed/instructions"),
         ({"student": {"model": "other"}}, "seed/instructions", "checkpoints/00"),

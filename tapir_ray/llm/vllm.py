@@ -25,7 +25,7 @@ from tapir_ray.llm import watch
 from tapir_ray.models import FOLDER, MODEL, folder, local
 from tapir_ray.records import FAILED, FILTERED, OK
 from tapir_ray.storage import is_remote
-from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_tokenizer
+from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_stop_token_ids, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
 
@@ -53,6 +53,8 @@ def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: in
         "top_p": sampling.top_p,
         "max_tokens": row["max_tokens"],
         "seed": random_seed,
+        # The model's own generation config knows nothing of the end of another's template.
+        "stop_token_ids": shared_stop_token_ids(model, student),
     }
     return row
 

@@ -99,6 +99,17 @@ def _loaded(model: str, student_json: str) -> Any:
     return load_tokenizer(model, Student.model_validate_json(student_json))
 
 
+def shared_stop_token_ids(model: str, student: Student) -> list[int]:
+    """`stop_token_ids` of `load_tokenizer`, found once a process."""
+    return list(_stops(model, student.model_dump_json()))
+
+
+@functools.lru_cache(maxsize=4)
+def _stops(model: str, student_json: str) -> tuple[int, ...]:
+    kwargs = Student.model_validate_json(student_json).chat_template_kwargs
+    return tuple(stop_token_ids(_loaded(model, student_json), kwargs))
+
+
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any]) -> list[int]:
     """Token ids that the student is shown for `messages`, up to where its answer begins. Raises TemplateRefused."""
     return _render_ids(tokenizer, messages, chat_template_kwargs, add_generation_prompt=True)

@@ -12,7 +12,7 @@ from tapir_ray.errors import StageError
 
 PROGRESS_FILE = "tapir_progress.json"
 """In a checkpoint on the way: the steps that are done, with their losses."""
-HOLDOUT_LOSS = "holdout_loss"
+STEPS, HOLDOUT_LOSS = "steps", "holdout_loss"
 
 
 @dataclass
@@ -26,12 +26,11 @@ class Done:
     seconds: float = 0.0
     holdout_losses: list[list[float]] = field(default_factory=list)
     """(steps done, loss on the holdout) before the first step, at each checkpoint and after the last."""
-    saved: list[int] = field(default_factory=list)
-    """Steps after which there was a checkpoint."""
 
     def metrics(self) -> dict[str, float]:
-        """What checkpoints are compared by; nothing without a holdout."""
-        return {HOLDOUT_LOSS: self.holdout_losses[-1][1]} if self.holdout_losses else {}
+        """What Ray Train notes of a checkpoint: the steps done and, with a holdout, the loss that it is compared by."""
+        scored = {HOLDOUT_LOSS: self.holdout_losses[-1][1]} if self.holdout_losses else {}
+        return {STEPS: len(self.losses), **scored}
 
 
 def save(engine: Any, done: Done) -> None:
@@ -41,7 +40,6 @@ def save(engine: Any, done: Done) -> None:
     """
     import ray.train
 
-    done.saved.append(len(done.losses))
     with tempfile.TemporaryDirectory() as folder:
         engine.save_checkpoint(folder, tag="state", exclude_frozen_parameters=True)
         (Path(folder) / PROGRESS_FILE).write_text(json.dumps(asdict(done)))

@@ -3,13 +3,16 @@
 health = Health(most_rise=3.0)
 if wrong := health.look(losses): ...        # after every step
 health.good                                 # steps after which the weights were certainly still good
+what_is_left({2: "…/checkpoint_a"}, good=2) # in words, for the error
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from tapir_ray.errors import StageError
 
 WINDOW = 10
 """Steps whose mean loss is compared: one batch may be harder than the others."""
@@ -37,5 +40,24 @@ class Health:
         if mean < self.lowest:
             self.lowest, self.good = mean, len(losses) - 1
         elif self.most_rise is not None and mean > self.lowest + self.most_rise:
-            return f"the loss rose from {self.lowest:.2f} to {mean:.2f} (means of {WINDOW} steps)"
+            rise = f"from {self.lowest:.2f} to {mean:.2f} (means of {WINDOW} steps)"
+            return f"the loss rose {rise}, by more than train.max_loss_rise {self.most_rise}"
         return None
+
+
+class Diverged(StageError):
+    """A training that cannot go on; `good` is the number of steps after which its weights can still be trusted."""
+
+    def __init__(self, text: str, good: int) -> None:
+        super().__init__(text)
+        self.good = good
+
+
+def what_is_left(kept: Mapping[int, str], good: int) -> str:
+    """The last good one of the checkpoints that are there (paths by steps done), and where the same run goes on."""
+    if not kept:
+        return "there is no checkpoint: without a change the run begins this training again"
+    best, latest = max((step for step in kept if step <= good), default=0), max(kept)
+    found = f"the last good checkpoint is {kept[best]} (step {best})" if best else "no good checkpoint is left"
+    doubt = "" if latest <= good else ", which is not known to be good"
+    return f"{found}; without a change the run goes on from the latest, of step {latest}{doubt}"

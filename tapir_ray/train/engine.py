@@ -20,6 +20,19 @@ from tapir_ray.train.chat import load_tokenizer, stop_token_ids
 from tapir_ray.train.lora import FOLDER, merged, save_adapter, with_adapter
 from tapir_ray.train.work import Work
 
+WITHOUT_EFFECT: dict[str, float | None] = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "top_h": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+"""Flags of sampling at the values that change nothing: with others transformers writes a generation config only if it
+samples (`GenerationConfig.validate`)."""
+
 
 def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
@@ -123,11 +136,25 @@ def export(engine: Any, work: Work, folder: str, first: bool) -> None:
         return
     tokenizer = load_tokenizer(work.init_model, work.student)
     model = engine.module
-    stops = stop_token_ids(tokenizer, work.student.chat_template_kwargs)
-    model.generation_config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    if model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    _set_generation(model.generation_config, tokenizer, stop_token_ids(tokenizer, work.student.chat_template_kwargs))
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     if lora is not None and adapter is not None and lora.between_rounds == "continue":
         save_adapter(adapter, folder, work.base_model or work.init_model)
+
+
+def _set_generation(config: Any, tokenizer: Any, stops: list[int]) -> None:
+    """The base's generation config with the student's end, such that transformers writes it.
+
+    Flags of sampling without `do_sample` mean that it samples; `do_sample: false` or a temperature of 0, that they are
+    of no use.
+    """
+    config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    if config.pad_token_id is None or config.pad_token_id < 0:
+        config.pad_token_id = tokenizer.pad_token_id
+    flagged = any(getattr(config, flag) not in (None, value) for flag, value in WITHOUT_EFFECT.items())
+    if flagged and not config.do_sample:
+        config.do_sample = config.do_sample is None and config.temperature != 0
+        if not config.do_sample:
+            for flag in WITHOUT_EFFECT:
+                setattr(config, flag, None)

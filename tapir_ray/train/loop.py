@@ -17,21 +17,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from tapir_ray.config import Train
 from tapir_ray.errors import StageError
 from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done, restore, save
-from tapir_ray.train.divergence import Health
+from tapir_ray.train.divergence import Diverged, Health
 from tapir_ray.train.engine import export, make_engine
-from tapir_ray.train.holdout import holdout_loss
+from tapir_ray.train.holdout import holdout_loss, mean_loss
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.work import Work
 
 RESULT_FILE = "train_result.json"
 """In the HF folder: what `TrainResult` holds, with the loss of every step."""
-ERROR_FILE = "tapir_error.txt"
-"""In the folder of a training: the sentence of an error that would come again, for which Ray Train must not train
-again."""
+ERROR_FILE = "tapir_error.json"
+"""In the folder of a training: an error that would come again, for which Ray Train must not train again. `error` is
+its sentence, `good` the steps after which the weights were still good (null where it says nothing of them)."""
 NAMED_PAIRS = 8
 """Pairs of a bad batch that an error names."""
 
@@ -47,8 +48,8 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) ->
 def train_worker(config: dict[str, Any]) -> None:
     """Train, from the last checkpoint if there is one; at its end rank 0 reports the HF folder with RESULT_FILE.
 
-    Where the loss or the gradients are not finite, or the loss explodes, the sentence that names the step, its pairs
-    and the last good checkpoint is left in `ERROR_FILE`, and nothing is reported.
+    Where the loss or the gradients are not finite, or the loss explodes, the sentence that names the step and its pairs
+    is left in `ERROR_FILE`, and nothing is reported.
     """
     import ray.train
 
@@ -57,8 +58,8 @@ def train_worker(config: dict[str, Any]) -> None:
     checkpoint = ray.train.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else nullcontext() as earlier:
         if earlier and (Path(earlier) / RESULT_FILE).exists():
-            again = Done(holdout_losses=json.loads((Path(earlier) / RESULT_FILE).read_text())["holdout_losses"])
-            _report(again, earlier if first else None)
+            result = json.loads((Path(earlier) / RESULT_FILE).read_text())
+            _report(Done(result["losses"], holdout_losses=result["holdout_losses"]), earlier if first else None)
             return
         device = _device()
         engine = make_engine(work, device)
@@ -67,8 +68,9 @@ def train_worker(config: dict[str, Any]) -> None:
         result = _train(engine, device, work, done)
     except StageError as error:
         if first:
+            left = {"error": str(error), "good": error.good if isinstance(error, Diverged) else None}
             with work.fs.open_output_stream(f"{work.storage_dir}/{ERROR_FILE}") as stream:
-                stream.write(str(error).encode())
+                stream.write(json.dumps(left).encode())
         return
     with tempfile.TemporaryDirectory() as folder:
         export(engine, work, folder, first)
@@ -101,7 +103,8 @@ def _report(done: Done, folder: str | None) -> None:
 def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank.
 
-    Goes on after the steps that are `done`. Raises StageError naming the step at which the training went wrong.
+    Goes on after the steps that are `done`. Raises Diverged naming the step at which the training went wrong: also at
+    a checkpoint or the end, where the new weights' own loss is not finite.
     """
     import torch
     from torch import distributed
@@ -117,9 +120,16 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     for number in range(len(done.losses)):
         health.look(done.losses[: number + 1])
     if held is not None and not done.losses:
-        done.holdout_losses.append([0, holdout_loss(engine, device, held, train)])
-    saved = time.time()
-    started = reported = saved - done.seconds
+        before = holdout_loss(engine, device, held, train)
+        if not math.isfinite(before):
+            raise Diverged(
+                f"the holdout loss is {before} before the first step: train another student.model than "
+                f"{work.init_model}, or with train.precision float32",
+                good=0,
+            )
+        done.holdout_losses.append([0, before])
+    started = saved = time.time()
+    reported = began = started - done.seconds
     for step in range(len(done.losses), steps):
         rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_share)
         for group in engine.optimizer.param_groups:
@@ -149,11 +159,10 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         done.losses.append(total.item() / max(1, in_loss))
         # DeepSpeed leaves out a step with infinite gradients and goes on, with a loss that looks well.
         if wrong := health.look(done.losses, finite_gradients=not engine.skipped_steps):
-            pairs = reader.pair_ids(range(step * train.global_batch, (step + 1) * train.global_batch))
-            raise StageError(_gone_wrong(wrong, done, steps, rate, pairs, health.good))
+            raise _gone_wrong(wrong, done, steps, rate, reader, train, health.good)
         done.tokens += seen
         done.response_tokens += in_loss
-        done.seconds = time.time() - started
+        done.seconds = time.time() - began
         if work.progress is not None and rank == 0 and (time.time() - reported > 1.0 or step in (0, steps - 1)):
             reported = time.time()
             work.progress.put.remote(
@@ -164,15 +173,21 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
                     "loss": done.losses[-1],
                     "learning_rate": rate,
                     "tokens": done.tokens,
-                    "tokens_per_second": done.tokens / max(1e-9, reported - started),
+                    "tokens_per_second": done.tokens / max(1e-9, reported - began),
                     "pid": os.getpid(),
                 }
             )
         every = train.checkpoint_steps
         last = step + 1 == steps
         if last or (due if every is None else (step + 1) % every == 0):
+            # The losses so far are those of the weights before this step.
             if held is not None:
-                done.holdout_losses.append([step + 1, holdout_loss(engine, device, held, train)])
+                name, now = "holdout loss", holdout_loss(engine, device, held, train)
+                done.holdout_losses.append([step + 1, now])
+            else:
+                name, now = "loss after the update", mean_loss(engine, device, rows[:1], train)
+            if not math.isfinite(now):
+                raise _gone_wrong(f"the {name} is {now}", done, steps, rate, reader, train, good=step)
             if not last:
                 save(engine, done)
                 saved = time.time()
@@ -188,13 +203,18 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     }
 
 
-def _gone_wrong(wrong: str, done: Done, steps: int, rate: float, pairs: list[str], good: int) -> str:
-    """The sentence of a training that cannot go on."""
+def _gone_wrong(
+    wrong: str, done: Done, steps: int, rate: float, reader: PackedReader, train: Train, good: int
+) -> Diverged:
+    """The error of a training that cannot go on after the last step that is done."""
+    number = len(done.losses)
+    pairs = reader.pair_ids(range((number - 1) * train.global_batch, number * train.global_batch))
     others = f" and {len(pairs) - NAMED_PAIRS} more" if len(pairs) > NAMED_PAIRS else ""
-    kept = max((step for step in done.saved if step <= good), default=0)
-    checkpoint = f"the last good checkpoint is that of step {kept}" if kept else "no checkpoint before it is good"
-    where = f"at step {len(done.losses)} of {steps} (learning rate {rate:.2e}, loss {done.losses[0]:.3f} at step 1)"
-    return (
-        f"{wrong} {where}: lower train.learning_rate, or set train.gradient_clipping or train.precision float32; "
-        f"the step's pairs are {', '.join(pairs[:NAMED_PAIRS])}{others}; {checkpoint}"
+    return Diverged(
+        f"{wrong} at step {number} of {steps} (learning rate {rate:.2e}, loss {done.losses[0]:.3f} at step 1): lower "
+        "train.learning_rate (of the rounds alone: train.round_learning_rate), or set train.gradient_clipping or "
+        "train.precision float32, and branch off with another --run-dir and --fork of this run, which keeps the cached "
+        "replies and what was made before the first training that this changes; "
+        f"the step's pairs are {', '.join(pairs[:NAMED_PAIRS])}{others}",
+        good,
     )

@@ -24,7 +24,8 @@ from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError, last_line
 from tapir_ray.models import replace
 from tapir_ray.train.batches import PackedReader
-from tapir_ray.train.checkpoint import HOLDOUT_LOSS
+from tapir_ray.train.checkpoint import HOLDOUT_LOSS, STEPS
+from tapir_ray.train.divergence import what_is_left
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
 from tapir_ray.train.work import Work
@@ -54,7 +55,7 @@ class TrainResult:
     seconds: float
     """From the first step to the last."""
     startup_seconds: float
-    """From the call to the first step."""
+    """From the call to the first step that it took; where workers were replaced, the first of the last ones."""
     checkpoint: str
     """The HF folder."""
 
@@ -169,11 +170,11 @@ def train_student(
             ),
         ),
     )
-    checkpoint = _fit(trainer, mailbox, on_progress).checkpoint
-    if (error := _text(fs, f"{own_dir}/{ERROR_FILE}")) is not None:
-        raise StageError(f"training failed: {error} (checkpoints: {own_dir})")
+    result = _fit(trainer, mailbox, on_progress)
+    if (left := _text(fs, f"{own_dir}/{ERROR_FILE}")) is not None:
+        raise StageError(f"training failed: {_sentence(json.loads(left), result)}")
     before_writing()
-    replace(checkpoint.path, checkpoint.filesystem, out_dir, fs)
+    replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, fs)
     facts = json.loads(_text(fs, f"{out_dir}/{RESULT_FILE}") or "")
     facts["holdout_losses"] = [(step, loss) for step, loss in facts["holdout_losses"]]
     startup_seconds = facts.pop("started") - called
@@ -181,6 +182,14 @@ def train_student(
     return TrainResult(
         **facts, first_loss=losses[0], last_loss=losses[-1], startup_seconds=startup_seconds, checkpoint=out_dir
     )
+
+
+def _sentence(left: dict[str, Any], result: Any) -> str:
+    """The error that the workers left, with which of the checkpoints that Ray Train has kept is good."""
+    if left["good"] is None:
+        return str(left["error"])
+    kept = {int(noted[STEPS]): checkpoint.path for checkpoint, noted in result.best_checkpoints}
+    return f"{left['error']}; {what_is_left(kept, left['good'])}"
 
 
 def _text(fs: pafs.FileSystem, path: str) -> str | None:

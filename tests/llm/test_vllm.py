@@ -51,6 +51,20 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert (kept["status"], kept["student_response"], kept["finish_reason"]) == ("ok", "four", "stop")
 
 
+def test_an_answer_ends_where_the_configured_template_ends_it(model: str, tmp_path: Path) -> None:
+    """Before any training the model's own folder knows its own end alone, and the engine would talk on."""
+    file = tmp_path / "other.jinja"
+    file.write_text("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|pad|>{% endfor %}<|assistant|>")
+    student = Student(model=model, chat_template=str(file))
+    tokenizer = load_tokenizer(model, student)
+    stops = [tokenizer.convert_tokens_to_ids("<|pad|>"), tokenizer.eos_token_id]
+    assert len(set(stops)) == 2
+    refused = asked(student.model_copy(update={"max_model_len": 4}), model, USER)
+    for row in (asked(student, model, USER), refused):
+        assert row["sampling_params"]["stop_token_ids"] == stops
+    assert asked(Student(model=model), model, USER)["sampling_params"]["stop_token_ids"] == stops[1:]
+
+
 @pytest.mark.parametrize("about", PROMPTS)
 def test_the_prompt_of_a_pair_is_the_prompt_of_the_engine(model: str, tmp_path: Path, about: str) -> None:
     """In the chat template's own rendering; what vLLM itself makes of it is in tests/train/test_exported.py."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tapir_ray.train.divergence import WINDOW, Health
+from tapir_ray.train.divergence import WINDOW, Health, what_is_left
 
 
 def first_alarm(losses: list[float], most_rise: float | None = 3.0) -> tuple[int, str] | None:
@@ -42,3 +42,14 @@ def test_the_weights_before_those_of_the_bad_step_are_good() -> None:
     assert health.good == 1
     assert health.look([3.0, 2.5, 2.4], finite_gradients=False) == "the gradients are not finite"
     assert health.good == 1
+
+
+def test_only_a_checkpoint_that_is_still_there_is_named_and_the_one_that_a_run_goes_on_from() -> None:
+    four, six = {4: "kept/four"}, {6: "kept/six"}
+    assert what_is_left(four, good=5) == (
+        "the last good checkpoint is kept/four (step 4); without a change the run goes on from the latest, of step 4"
+    )
+    doubtful = "without a change the run goes on from the latest, of step 6, which is not known to be good"
+    assert what_is_left(four | six, good=5) == f"the last good checkpoint is kept/four (step 4); {doubtful}"
+    assert what_is_left(six, good=5) == f"no good checkpoint is left; {doubtful}"
+    assert what_is_left({}, good=5).startswith("there is no checkpoint")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import math
 import os
 import re
 import signal
@@ -19,8 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
 from tapir_ray.errors import StageError
 from tapir_ray.records import PACKED, conform
+from tapir_ray.train import loop
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
+from tapir_ray.train.checkpoint import PROGRESS_FILE
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.loop import learning_rate_at
 from tapir_ray.train.loss import response_loss
@@ -197,22 +202,35 @@ def test_zero_3_in_two_threads_at_once_saves_whole_weights(
         assert same_model_as_reported(results[name], packed)
 
 
+def train_badly(config: dict[str, Any], bad: int) -> None:
+    """The worker, with an endless learning rate in step `bad` (from 1)."""
+    sane = loop.learning_rate_at
+
+    def rate(step: int, *rest: Any) -> float:
+        return math.inf if step + 1 == bad else sane(step, *rest)
+
+    loop.learning_rate_at = rate
+    loop.train_worker(config)
+
+
 def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_checkpoint(
-    ray_local: None, model: str, packed: str, tmp_path: Path
+    ray_local: None, model: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training of one rate that is far too high after three steps that were not."""
+    """A step's broken weights are seen by the loss of the next, the last step's by the loss before they are written."""
     sane = run(model, packed, tmp_path, "sane", workers=1, warmup_share=0.0, holdout=packed, checkpoint_steps=2)
     assert [step for step, _ in sane.holdout_losses] == [0, 2, 4, 6]
     assert sane.holdout_losses[-1][1] < sane.holdout_losses[0][1] - 0.5
-    with pytest.raises(StageError) as error:
-        run(model, packed, tmp_path, "nan", workers=1, learning_rate=1e30, checkpoint_steps=1)
-    said = re.search(
-        r"at step (\d) of 6 .* train\.learning_rate.* pairs are (.*); (.*) \(checkpoints: (.*)\)", str(error.value)
-    )
-    assert said, str(error.value)
-    step = int(said[1])
-    assert said[2].split(", ") == [f"pair-{number}" for number in range(4 * step - 4, min(22, 4 * step))]
-    # The weights of the step before made this loss: what was saved after it is not good either.
-    kept = f"the last good checkpoint is that of step {step - 2}" if step > 2 else "no checkpoint before it is good"
-    assert said[3] == kept
-    assert any(Path(said[4]).glob("checkpoint_*")), "what was saved stays"
+    for bad, seen, kept in ((3, 4, 2), (6, 6, 4)):
+        monkeypatch.setattr("tapir_ray.train.student.train_worker", functools.partial(train_badly, bad=bad))
+        with pytest.raises(StageError) as error:
+            run(model, packed, tmp_path, f"bad-{bad}", workers=1, checkpoint_steps=2)
+        said = re.search(
+            r"at step (\d) of 6 .* train\.learning_rate.* --fork .* pairs are (.*); the last good checkpoint is (.*) "
+            r"\(step (\d)\); without a change the run goes on from the latest, of step (\d)$",
+            str(error.value),
+        )
+        assert said, str(error.value)
+        assert (int(said[1]), int(said[4]), int(said[5])) == (seen, kept, kept)
+        assert said[2].split(", ") == [f"pair-{number}" for number in range(4 * seen - 4, min(22, 4 * seen))]
+        assert len(json.loads((Path(said[3]) / PROGRESS_FILE).read_text())["losses"]) == kept
+        assert not (tmp_path / f"bad-{bad}").exists(), "no student is written"

@@ -1,0 +1,135 @@
+"""The steps of a training in this process, with a plain engine in DeepSpeed's place."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import distributed
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tapir_ray.config import Student, Train
+from tapir_ray.records import PACKED, conform
+from tapir_ray.train import loop
+from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.checkpoint import Done
+from tapir_ray.train.divergence import Diverged
+from tapir_ray.train.work import Work
+
+CPU = torch.device("cpu")
+STEPS = 6
+
+
+class Plain:
+    """What the loop asks of a DeepSpeed engine; the weights are broken in step `bad` (from 1)."""
+
+    def __init__(self, bad: int | None = None) -> None:
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        self.module = LlamaForCausalLM(LlamaConfig(vocab_size=20, max_position_embeddings=16, **sizes))
+        self.optimizer = torch.optim.AdamW(self.module.parameters())
+        self.bad, self.steps, self.skipped_steps = bad, 0, 0
+        self.eval, self.train = self.module.eval, self.module.train
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.steps += 1
+        if self.steps == self.bad:
+            torch.nn.init.constant_(self.module.lm_head.weight, math.nan)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Work]:
+    """A training of 6 steps, of a process group of one."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(2 * STEPS):
+        ids = rng.integers(0, 20, 8).tolist()
+        labels = [IGNORED] * 3 + ids[3:]
+        packed = {"input_ids": ids, "labels": labels, "position_ids": list(range(8))}
+        rows.append({"seq_index": number, "pair_ids": [f"pair-{number}"], **packed})
+    (tmp_path / "packed").mkdir()
+    pq.write_table(conform(rows, PACKED), tmp_path / "packed/part-000-000000.parquet")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield Work(
+        packed_dir=str(tmp_path / "packed"),
+        holdout_dir=None,
+        storage_dir=str(tmp_path / "ray_train"),
+        fs=pafs.LocalFileSystem(),
+        init_model="base",
+        base_model=None,
+        student=Student(model="base"),
+        train=Train(global_batch=2, micro_batch=2, checkpoint_steps=2),
+        learning_rate=1e-3,
+        epochs=1,
+        random_seed=0,
+        progress=None,
+    )
+    distributed.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps after which a checkpoint was saved."""
+    steps: list[int] = []
+    monkeypatch.setattr(loop, "save", lambda engine, done: steps.append(len(done.losses)))
+    return steps
+
+
+@pytest.mark.parametrize(
+    ("bad", "seen", "what", "good", "kept"),
+    [
+        (3, 4, "the loss is nan", 2, [2]),
+        (4, 4, "the {} is nan", 3, [2]),
+        (6, 6, "the {} is nan", 5, [2, 4]),
+    ],
+)
+@pytest.mark.parametrize("held", [True, False])
+def test_weights_that_are_broken_are_neither_saved_nor_exported(
+    work: Work, saved: list[int], held: bool, bad: int, seen: int, what: str, good: int, kept: list[int]
+) -> None:
+    """The loss of a step is that of the weights before it: a checkpoint's and the last step's are looked at apart."""
+    if held:
+        work = replace(work, holdout_dir=work.packed_dir)
+    with pytest.raises(Diverged) as error:
+        loop._train(Plain(bad), CPU, work, Done())
+    said = what.format("holdout loss" if held else "loss after the update")
+    assert str(error.value).startswith(f"{said} at step {seen} of 6 ")
+    assert str(error.value).endswith(f"pairs are pair-{2 * seen - 2}, pair-{2 * seen - 1}")
+    assert (error.value.good, saved) == (good, kept)
+
+
+def test_a_model_that_is_broken_from_the_start_is_named_before_the_first_step(work: Work) -> None:
+    engine = Plain()
+    torch.nn.init.constant_(engine.module.lm_head.weight, math.nan)
+    with pytest.raises(Diverged, match=r"before the first step: train another student\.model than base"):
+        loop._train(engine, CPU, replace(work, holdout_dir=work.packed_dir), Done())
+    assert engine.steps == 0
+
+
+def test_a_continued_training_begins_now_and_counts_the_seconds_of_both(work: Work, saved: list[int]) -> None:
+    """Its start was once put before the call that continues it, by the seconds trained before."""
+    called = time.time()
+    result = loop._train(Plain(), CPU, work, Done(losses=[3.0, 3.0], seconds=1000.0))
+    assert called <= result["started"] <= time.time()
+    assert 1000.0 < result["seconds"] < 1000.0 + time.time() - called
+    assert (len(result["losses"]), saved) == (STEPS, [4])
