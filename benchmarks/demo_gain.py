@@ -119,7 +119,7 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
         share = wanted / (epochs * epoch_tokens)
         start = student_after(context, 0)
         packed = run.path("control/packed")
-        pack(run.files("seed/training"), packed, run.fs, start, config.student, config.train, 1, epochs)
+        pack([run.files("seed/training")], packed, run.fs, start, config.student, config.train, 1, epochs)
         # The last sequences are left out, so that the control sees as many tokens as the rounds did and no more.
         keep(packed, share)
         rate = config.train.round_learning_rate or config.train.learning_rate

@@ -129,7 +129,7 @@ def prepared(folder: Path, data: Path, rows: int) -> Material:
                          "status": OK})  # fmt: skip
     (folder / "pairs.json").write_text(json.dumps(pairs))
     pq.write_table(conform(training, TRAINING), folder / "training.parquet")
-    stats = pack([str(folder / "training.parquet")], str(folder / "packed"), FS, str(folder / "model"), student,
+    stats = pack([[str(folder / "training.parquet")]], str(folder / "packed"), FS, str(folder / "model"), student,
                  TRAIN, 0, epochs=1)  # fmt: skip
     from safetensors import safe_open
 

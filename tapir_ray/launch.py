@@ -41,6 +41,7 @@ from tapir_ray.stages.classify import check_labels, load_labels
 from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.storage import is_remote
+from tapir_ray.train.attention import check_here, check_on_worker
 from tapir_ray.train.chat import load_tokenizer, resolve_template
 from tapir_ray.train.lora import check_target_modules
 
@@ -109,6 +110,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
+        if doubt := check_on_worker(config.train, config.resources.train):
+            print(f"warning: {doubt}", file=sys.stderr)
         context = stack.enter_context(opened(run, config, taxonomy, simulator_url))
         try:
             yield context
@@ -151,6 +154,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     if config.simulator is not None:
         _check_simulator(config.simulator)
     _check_student(config.student, config.train.lora)
+    check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"

@@ -40,6 +40,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),
         ({"train": {"global_batch": 3}, "resources": {"train": {"replicas": 2}}}, "not a multiple"),
         ({"train": {"attention": "flash_attention_2", "precision": "float32"}}, "set train.precision bfloat16"),
+        ({"train": {"attention": "flash_attention_2"}}, "needs GPUs: set resources.train.gpus"),
         ({"name": "../x"}, "name: "),
         ({"student": {"create": {}}}, "student.max_model_len 2048 is above student.create.max_length 512"),
         ({"student": {"create": {"hidden_size": 100, "heads": 3}}}, "not a multiple of create.heads"),

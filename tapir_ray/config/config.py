@@ -83,6 +83,8 @@ class Config(Section):
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
                 f"{self.student.max_model_len}"
             )
+        if self.train.attention == "flash_attention_2" and not self.resources.train.gpus:
+            raise ValueError("train.attention flash_attention_2 needs GPUs: set resources.train.gpus, or sdpa")
         workers = self.resources.train.replicas
         if self.train.global_batch % workers:
             raise ValueError(

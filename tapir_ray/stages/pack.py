@@ -1,17 +1,17 @@
 """Training pairs to packed token sequences: the `training` table in, the `packed` table out.
 
     rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
-    stats = pack(files, "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, 0, epochs=1)
+    stats = pack([files], "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, 0, epochs=1)
 
 The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of
-that hash, so the sequences are the same however many files, blocks or workers there were.
+that hash, so the sequences are the same however many files, blocks or workers there were. Of several tables, the
+number of each but the first is in the hash too: pairs that two of them hold would else lie side by side.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,10 @@ import pyarrow.parquet as pq
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import OK, PACKED, conform, order_key
+from tapir_ray.stages.chunks import PAIRS_PER_CHUNK, Cut, cut_for
+from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
 from tapir_ray.train.turns import encode
-
-PAIRS_PER_CHUNK = 4096
-"""Pairs sorted and packed together; a chunk is what one task holds in memory."""
-
-PAIRS_PER_TASK = 16_384
-"""Small source files are tokenised together up to this many rows, because a task first has to load the tokenizer."""
 
 SEQUENCES_PER_ROW_GROUP = 64
 
@@ -41,36 +37,6 @@ _ENCODED = pa.schema(
         ("labels", pa.list_(pa.int32())),
     ]
 )
-
-
-@dataclass(frozen=True)
-class PackStats:
-    """What was packed. Sequences, tokens and pairs are counted in each epoch, all that follow `pairs` once."""
-
-    sequences: int
-    tokens: int
-    response_tokens: int
-    """The ones in the loss."""
-    hard_tokens: int
-    """Response tokens of the pool `hard`."""
-    pairs: int
-    cut: int
-    """Pairs whose end was left out (`train.over_length: cut`)."""
-    over_length: int
-    """Pairs left out because they do not fit `train.sequence_length`."""
-    template_refused: int
-    """Pairs left out because the chat template does not take their roles."""
-    last_turn_only: int
-    """Pairs with the response alone in the loss though `train.turns` is `all`: the template rewrites an earlier one."""
-    epochs: int
-
-
-@dataclass(frozen=True)
-class _Part:
-    """An epoch's file of encoded pairs and the row group of each chunk that is in it."""
-
-    path: str
-    row_groups: dict[int, int]
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -93,7 +59,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack(
-    source_files: Sequence[str],
+    tables: Sequence[list[str]],
     target_dir: str,
     fs: pafs.FileSystem,
     model_dir: str,
@@ -104,10 +70,11 @@ def pack(
     stage_cpus: float = 0.1,
     pairs_per_chunk: int = PAIRS_PER_CHUNK,
 ) -> PackStats:
-    """Write the `ok` rows of the training files as packed sequences to `target_dir`, replacing what is there.
+    """Write the `ok` rows of training tables as packed sequences to `target_dir`, replacing what is there.
 
-    The files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the sequences of epoch e follow those of
-    epoch e − 1. Paths are paths on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
+    Each table is given by its files. The packed files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the
+    sequences of epoch e follow those of epoch e − 1. Paths are paths on `fs`. Raises InputError (inside Ray's own
+    error) for a student without tokenizer.
     """
     import ray
 
@@ -117,33 +84,31 @@ def pack(
         fs.create_dir(folder, recursive=True)
         fs.delete_dir_contents(folder)
     task = ray.remote(num_cpus=stage_cpus)
-    sizes = _run_all(task(_ok_rows), [(fs, path) for path in source_files])
-    n_chunks = max(1, -(-sum(sizes) // pairs_per_chunk))
-    encoded: list[tuple[dict[str, int], list[_Part]]] = _run_all(
+    sources = [(path, table) for table, paths in enumerate(tables) for path in paths]
+    sizes = _run_all(task(_ok_rows), ((fs, path) for path, _ in sources))
+    cut = cut_for(sum(sizes), pairs_per_chunk)
+    groups = list(_grouped(sources, sizes, cut.pairs_per_task))
+    counted: list[dict[str, int]] = _run_all(
         task(_encode),
-        [
-            (fs, paths, f"{parts_dir}/{number:06d}", model_dir, student, train, random_seed, epochs, n_chunks)
-            for number, paths in enumerate(_grouped(source_files, sizes))
-        ],
+        (
+            (fs, group, parts_dir, number, model_dir, student, train, random_seed, epochs, cut)
+            for number, group in enumerate(groups)
+        ),
     )
-    chunks = [
-        (_sources([parts[epoch] for _, parts in encoded], chunk), epoch, chunk)
-        for epoch in range(epochs)
-        for chunk in range(n_chunks)
-    ]
-    capacity = train.sequence_length
-    sequences = _run_all(task(_count_sequences), [(fs, sources, capacity) for sources, _, _ in chunks])
+    common = (fs, parts_dir, len(groups), cut, train.sequence_length)
+    ranges = [(epoch, number) for epoch in range(epochs) for number in range(cut.ranges)]
+    sequences = _run_all(task(_count_sequences), ((*common, *place) for place in ranges))
     starts = np.cumsum([0, *sequences])
     _run_all(
         task(_write_sequences),
-        [
-            (fs, sources, capacity, int(start), f"{target_dir}/part-{epoch:03d}-{chunk:06d}.parquet")
-            for (sources, epoch, chunk), start, count in zip(chunks, starts, sequences, strict=False)
+        (
+            (*common, *place, int(start), target_dir)
+            for place, start, count in zip(ranges, starts, sequences, strict=False)
             if count
-        ],
+        ),
     )
     fs.delete_dir(parts_dir)
-    totals = {name: sum(counts[name] for counts, _ in encoded) for name in (*_EACH_EPOCH, *_ONCE)}
+    totals = {name: sum(counts[name] for counts in counted) for name in (*_EACH_EPOCH, *_ONCE)}
     totals.update({name: totals[name] * epochs for name in _EACH_EPOCH})
     return PackStats(sequences=int(starts[-1]), epochs=epochs, **totals)
 
@@ -152,11 +117,12 @@ _EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
 _ONCE = ("cut", "over_length", "template_refused", "last_turn_only")
 
 
-def _sources(parts: Sequence[_Part], chunk: int) -> list[tuple[str, int]]:
-    return [(part.path, part.row_groups[chunk]) for part in parts if chunk in part.row_groups]
+def _part(parts_dir: str, number: int, epoch: int) -> str:
+    """A file of encoded pairs: those of one task in one epoch, in a row group for each range of chunks."""
+    return f"{parts_dir}/{number:06d}-{epoch:03d}.parquet"
 
 
-def _run_all(task: Any, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+def _run_all(task: Any, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Results in the order of `arguments`, with no more tasks at work than the cluster has CPUs."""
     import ray
 
@@ -177,14 +143,15 @@ def _ok_rows(fs: pafs.FileSystem, path: str) -> int:
     return int(pc.sum(pc.equal(status, OK)).as_py() or 0)
 
 
-def _grouped(files: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
-    group: list[str] = []
+def _grouped(sources: Sequence[tuple[str, int]], sizes: Sequence[int], most: int) -> Iterator[list[tuple[str, int]]]:
+    """The sources in groups of at most so many rows, one that has more alone."""
+    group: list[tuple[str, int]] = []
     rows = 0
-    for path, size in zip(files, sizes, strict=True):
-        if group and rows + size > PAIRS_PER_TASK:
+    for source, size in zip(sources, sizes, strict=True):
+        if group and rows + size > most:
             yield group
             group, rows = [], 0
-        group.append(path)
+        group.append(source)
         rows += size
     if group:
         yield group
@@ -192,21 +159,22 @@ def _grouped(files: Sequence[str], sizes: Sequence[int]) -> Iterator[list[str]]:
 
 def _encode(
     fs: pafs.FileSystem,
-    paths: list[str],
-    target: str,
+    sources: list[tuple[str, int]],
+    parts_dir: str,
+    number: int,
     model_dir: str,
     student: Student,
     train: Train,
     random_seed: int,
     epochs: int,
-    n_chunks: int,
-) -> tuple[dict[str, int], list[_Part]]:
-    """Tokenise the `ok` rows of `paths` and count them; one file an epoch, a row group for each chunk with rows."""
+    cut: Cut,
+) -> dict[str, int]:
+    """Tokenise the `ok` rows of the files (each with the number of its table), write them as parts and count them."""
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     encoded: list[dict[str, Any]] = []
     counts = dict.fromkeys((*_EACH_EPOCH, *_ONCE), 0)
-    for path in paths:
+    for path, table in sources:
         rows = pq.read_table(path, columns=["pair_id", "messages", "response", "pool", "status"], filesystem=fs)
         for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
             try:
@@ -220,6 +188,7 @@ def _encode(
             encoded.append(
                 {
                     "pair_id": row["pair_id"],
+                    "table": table,
                     "input_ids": np.asarray(pair.input_ids, np.int32),
                     "labels": np.asarray(pair.labels, np.int32),
                 }
@@ -230,50 +199,68 @@ def _encode(
             counts["response_tokens"] += pair.in_loss
             counts["hard_tokens"] += pair.in_loss if row["pool"] == "hard" else 0
             counts["last_turn_only"] += pair.last_turn_only
-    parts = []
     for epoch in range(epochs):
-        path = f"{target}-{epoch:03d}.parquet"
-        by_chunk: dict[int, list[dict[str, Any]]] = {}
+        by_range: list[list[dict[str, Any]]] = [[] for _ in range(cut.ranges)]
         for row in encoded:
-            key = order_key(row["pair_id"], random_seed, epoch)
-            by_chunk.setdefault(int(key[:12], 16) * n_chunks >> 48, []).append({**row, "key": key})
-        with pq.ParquetWriter(path, _ENCODED, filesystem=fs) as writer:
-            for chunk in by_chunk.values():
-                writer.write_table(pa.Table.from_pylist(chunk, schema=_ENCODED), row_group_size=len(chunk))
-        parts.append(_Part(path, {chunk: group for group, chunk in enumerate(by_chunk)}))
-    return counts, parts
+            salt = (epoch, row["table"]) if row["table"] else (epoch,)
+            key = order_key(row["pair_id"], random_seed, *salt)
+            by_range[cut.range_of(key)].append({**row, "key": key})
+        with pq.ParquetWriter(_part(parts_dir, number, epoch), _ENCODED, filesystem=fs) as writer:
+            for group in by_range:  # also without rows: the number of a row group is that of its range
+                writer.write_table(pa.Table.from_pylist(group, schema=_ENCODED), row_group_size=max(1, len(group)))
+    return counts
 
 
-def _read_chunk(fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], columns: list[str] | None) -> pa.Table:
-    tables = []
-    for path, row_group in sources:
-        with pq.ParquetFile(path, filesystem=fs) as file:
-            tables.append(file.read_row_group(row_group, columns=columns))
-    table = pa.concat_tables(tables) if tables else _ENCODED.empty_table()
-    return table.sort_by("key")
+def _chunks(
+    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, epoch: int, number: int, columns: list[str] | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """The chunks of range `number` that have pairs, each with its pairs in order."""
+    tables = [_ENCODED.empty_table() if columns is None else _ENCODED.empty_table().select(columns)]
+    for part in range(parts):
+        with pq.ParquetFile(_part(parts_dir, part, epoch), filesystem=fs) as file:
+            tables.append(file.read_row_group(number, columns=columns))
+    pairs = pa.concat_tables(tables).sort_by("key")
+    chunks = [cut.chunk_of(key) for key in pairs["key"].to_pylist()]
+    for chunk, start, count in zip(*np.unique(chunks, return_index=True, return_counts=True), strict=True):
+        yield int(chunk), pairs.slice(int(start), int(count))
 
 
 def _bins(chunk: pa.Table, capacity: int) -> list[list[int]]:
     return best_fit(pc.list_value_length(chunk["input_ids"]).to_pylist(), capacity)
 
 
-def _count_sequences(fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], capacity: int) -> int:
-    return len(_bins(_read_chunk(fs, sources, ["key", "input_ids"]), capacity))
+def _count_sequences(
+    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, capacity: int, epoch: int, number: int
+) -> int:
+    """How many sequences a range makes."""
+    chunks = _chunks(fs, parts_dir, parts, cut, epoch, number, ["key", "input_ids"])
+    return sum(len(_bins(pairs, capacity)) for _, pairs in chunks)
 
 
 def _write_sequences(
-    fs: pafs.FileSystem, sources: Sequence[tuple[str, int]], capacity: int, start: int, target: str
+    fs: pafs.FileSystem,
+    parts_dir: str,
+    parts: int,
+    cut: Cut,
+    capacity: int,
+    epoch: int,
+    number: int,
+    start: int,
+    target_dir: str,
 ) -> None:
-    chunk = _read_chunk(fs, sources, None)
-    ids, labels, pair_ids = (chunk[name].to_pylist() for name in ("input_ids", "labels", "pair_id"))
-    sequences = [
-        {
-            "seq_index": start + offset,
-            "input_ids": [token for member in members for token in ids[member]],
-            "labels": [label for member in members for label in labels[member]],
-            "position_ids": [position for member in members for position in range(len(ids[member]))],
-            "pair_ids": [pair_ids[member] for member in members],
-        }
-        for offset, members in enumerate(_bins(chunk, capacity))
-    ]
-    pq.write_table(conform(sequences, PACKED), target, filesystem=fs, row_group_size=SEQUENCES_PER_ROW_GROUP)
+    """Write the sequences of a range, the first with index `start`; a file for each chunk."""
+    for chunk, pairs in _chunks(fs, parts_dir, parts, cut, epoch, number):
+        ids, labels, pair_ids = (pairs[name].to_pylist() for name in ("input_ids", "labels", "pair_id"))
+        sequences = [
+            {
+                "seq_index": start + offset,
+                "input_ids": [token for member in members for token in ids[member]],
+                "labels": [label for member in members for label in labels[member]],
+                "position_ids": [position for member in members for position in range(len(ids[member]))],
+                "pair_ids": [pair_ids[member] for member in members],
+            }
+            for offset, members in enumerate(_bins(pairs, capacity))
+        ]
+        target = f"{target_dir}/part-{epoch:03d}-{chunk:06d}.parquet"
+        pq.write_table(conform(sequences, PACKED), target, filesystem=fs, row_group_size=SEQUENCES_PER_ROW_GROUP)
+        start += len(sequences)

@@ -17,6 +17,7 @@ from tapir_ray.ownership import check_owner
 from tapir_ray.records import HOLDOUT, OK, SEED, TRAINING, pair_id
 from tapir_ray.run import Run
 from tapir_ray.stages.pack import pack
+from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.steps import texts
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
@@ -93,11 +94,10 @@ def _packed_holdout(context: Context, source: str, model: str) -> str | None:
         if not run.done(HELD):
             rows = context.map(context.read(source), _pairs, split=HOLDOUT)
             context.write(HELD, rows, TRAINING, "holdout to measure the loss on")
-        files = run.files(HELD)
-        stats = pack(
-            files, run.path(HELD_PACKED), run.fs, model, config.student, config.train, 0, 1, context.stage_cpus
-        )
+        held = [run.files(HELD)]
+        stats = pack(held, run.path(HELD_PACKED), run.fs, model, config.student, config.train, 0, 1, context.stage_cpus)
         run.publish(HELD_PACKED, extra=asdict(stats))
+        _say_left_out(context, "holdout", stats)
     return run.path(HELD_PACKED) if run.manifest(HELD_PACKED).extra["sequences"] else None
 
 
@@ -110,9 +110,8 @@ def _fit(
     label = "initial SFT" if round_number == 0 else f"round {round_number} train"
     with context.progress.stage(label) as facts:
         if not run.done(packed):
-            files = [path for table in tables for path in run.files(table)]
             stats = pack(
-                files,
+                [run.files(table) for table in tables],
                 run.path(packed),
                 run.fs,
                 start,
@@ -123,6 +122,7 @@ def _fit(
                 context.stage_cpus,
             )
             run.publish(packed, extra=asdict(stats))
+            _say_left_out(context, label, stats)
         if run.manifest(packed).extra["sequences"] == 0:
             raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(tables)}")
         # A stopped training goes on from its checkpoint: of this very table, and of as many workers.
@@ -157,6 +157,11 @@ def _fit(
     run.publish(name, extra=summary)
     run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
     _remove_trainings(run, round_number)
+
+
+def _say_left_out(context: Context, label: str, stats: PackStats) -> None:
+    for warning in stats.warnings():
+        context.progress.say(f"{label}: {warning}")
 
 
 def _refuse_other_workers(run: Run, training: str) -> None:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, instruction_id, pair_id
+from tapir_ray.stages import chunks
 from tapir_ray.stages.count_tokens import count_tokens
-from tapir_ray.stages.pack import PackStats, best_fit, pack
+from tapir_ray.stages.pack import best_fit, pack
+from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
 from tests.train.templates import THINKING
@@ -74,7 +76,7 @@ def write(rows: list[dict[str, Any]], folder: Path, files: int) -> list[str]:
 def packed(model: str, paths: list[str], target: Path, epochs: int = 1, **train: Any) -> tuple[PackStats, pa.Table]:
     settings = TRAIN.model_copy(update=train)
     student = Student(model=model)
-    stats = pack(paths, str(target), FS, model, student, settings, 0, epochs, pairs_per_chunk=40)
+    stats = pack([paths], str(target), FS, model, student, settings, 0, epochs, pairs_per_chunk=40)
     files = sorted(target.glob("part-*.parquet"))
     return stats, pa.concat_tables([pq.read_table(file) for file in files])
 
@@ -133,13 +135,45 @@ def test_blocks_and_row_order_change_nothing_and_epochs_differ(ray_local: None, 
     assert not (tmp_path / "1.parts").exists()
 
 
+def test_ranges_of_chunks_and_the_size_of_tasks_change_nothing(
+    ray_local: None, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large training set is packed in ranges of chunks, by larger tasks; its order is that of single chunks."""
+    paths = write(training_rows(400), tmp_path / "in", 5)
+    plain, one = packed(model, paths, tmp_path / "plain", epochs=2)
+    monkeypatch.setattr(chunks, "PAIRS_PER_TASK", 90)
+    cut = chunks.cut_for(400, pairs_per_chunk=40)
+    assert cut.chunks > cut.ranges > 1
+    stats, many = packed(model, paths, tmp_path / "ranges", epochs=2)
+    assert one.equals(many) and stats == plain
+    assert [file.name for file in sorted((tmp_path / "ranges").iterdir())] == [
+        f"part-{epoch:03d}-{chunk:06d}.parquet" for epoch in (0, 1) for chunk in range(10)
+    ]
+
+
+def test_a_pair_of_two_tables_has_a_place_in_each(ray_local: None, model: str, tmp_path: Path) -> None:
+    """With one place for both, its copies would be in one batch (`train.data: cumulative`)."""
+    paths = write(training_rows(200), tmp_path / "in", 3)
+    student = Student(model=model)
+    stats = pack([paths, paths], str(tmp_path / "out"), FS, model, student, TRAIN, 0, 1, pairs_per_chunk=40)
+    files = sorted((tmp_path / "out").glob("part-*.parquet"))
+    sequences = pa.concat_tables([pq.read_table(file) for file in files])["pair_ids"].to_pylist()
+    places: dict[str, list[int]] = {}
+    for number, pairs in enumerate(sequences):
+        for pair in pairs:
+            places.setdefault(pair, []).append(number)
+    assert stats.pairs == 400 and all(len(found) == 2 for found in places.values())
+    apart = [abs(first - second) for first, second in places.values()]
+    assert sum(apart) / len(apart) > len(sequences) / 5, "a third of the sequences is chance"
+
+
 def test_a_pair_that_is_too_long_is_cut_only_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
     paths = write([long_row()], tmp_path / "in", 1)
     stats, table = packed(model, paths, tmp_path / "cut", over_length="cut")
     assert (stats.cut, stats.over_length, stats.pairs, stats.tokens) == (1, 0, 1, 64)
     assert len(table["input_ids"][0]) == 64
     student = Student(model=model)
-    stats = pack(paths, str(tmp_path / "none"), FS, model, student, TRAIN, 0, 1)
+    stats = pack([paths], str(tmp_path / "none"), FS, model, student, TRAIN, 0, 1)
     assert (stats.sequences, stats.over_length, stats.pairs) == (0, 1, 0)
 
 
@@ -180,7 +214,7 @@ def test_a_row_that_the_chat_template_refuses_is_filtered_and_the_others_go_on(
     assert len(counted) == 9 and [row["pair_id"] for row in refused] == [rows[4]["pair_id"]]
     assert (refused[0]["status"], refused[0]["tokens"]) == (FILTERED, None)
     assert refused[0]["reason"] == "template_refused: no system role"
-    stats = pack(write(rows, tmp_path / "in", 2), str(tmp_path / "out"), FS, model, student, TRAIN, 0, epochs=2)
+    stats = pack([write(rows, tmp_path / "in", 2)], str(tmp_path / "out"), FS, model, student, TRAIN, 0, epochs=2)
     assert (stats.pairs, stats.template_refused, stats.over_length) == (16, 1, 0)
 
 
@@ -213,5 +247,5 @@ def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: Non
     template.write_text(THINKING)
     rewriting = Student(model=model, chat_template=str(template))
     settings = TRAIN.model_copy(update={"turns": "all", "sequence_length": 96})
-    stats = pack(paths, str(tmp_path / "rewritten"), FS, model, rewriting, settings, 0, epochs=2)
+    stats = pack([paths], str(tmp_path / "rewritten"), FS, model, rewriting, settings, 0, epochs=2)
     assert (stats.pairs, stats.last_turn_only) == (24, 5)

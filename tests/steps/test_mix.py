@@ -20,7 +20,8 @@ from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.stats import ScoreStats, TaskStats
 from tapir_ray.records import OK, TRAINING, conform, instruction_id
 from tapir_ray.stages.count_tokens import count_tokens
-from tapir_ray.stages.pack import PackStats, pack
+from tapir_ray.stages.pack import pack
+from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.steps.mix import mix
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.create_student import create_student
@@ -72,7 +73,7 @@ def mixed(folder: Path, unit: str) -> tuple[Context, PackStats]:
     mix(context, 1, plan)
     packed = run.path("rounds/01/packed")
     files = run.files("rounds/01/training")
-    return context, pack(files, packed, run.fs, model, config.student, config.train, 0, epochs=1)
+    return context, pack([files], packed, run.fs, model, config.student, config.train, 0, epochs=1)
 
 
 @pytest.mark.parametrize("unit", ["tokens", "pairs"])

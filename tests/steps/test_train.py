@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from tapir_ray.config import CreateModel
 from tapir_ray.errors import InputError
 from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, SEED, TRAINING, conform, instruction_id
+from tapir_ray.steps import train as steps_train
 from tapir_ray.steps.train import (
     HELD,
     HELD_PACKED,
@@ -24,6 +27,8 @@ from tapir_ray.steps.train import (
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.lora import FOLDER
+from tapir_ray.train.student import TrainResult
+from tests.stages.test_pack_stats import WHOLE
 from tests.steps.contexts import context_for, rows_of, write
 
 SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=512, max_length=64)
@@ -61,6 +66,35 @@ def test_a_training_of_another_number_of_workers_is_refused_with_what_to_do(tmp_
     _refuse_other_workers(run, "round-01-def-2")
     with pytest.raises(InputError, match=r"replicas is 2, but .*round-01-abc-4 .* begun with 4: set it to 4"):
         _refuse_other_workers(run, "round-01-abc-2")
+
+
+def test_pairs_that_are_left_out_are_said_as_they_are_packed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """An adopted training set and the holdout go to packing as they are: a third of one was once lost unseen."""
+    context = context_for(tmp_path, write(tmp_path / "seed.jsonl", []))
+    run = context.run
+    tables: list[list[list[str]]] = []
+
+    def pack(given: list[list[str]], *_: Any) -> Any:
+        tables.append(given)
+        return replace(WHOLE, over_length=30 * len(tables))
+
+    result = TrainResult(
+        steps=1, sequences=9, tokens=900, response_tokens=300, first_loss=2.0, last_loss=1.0, holdout_losses=[],
+        losses=[2.0], seconds=1.0, startup_seconds=1.0, checkpoint="",
+    )  # fmt: skip
+    monkeypatch.setattr(steps_train, "pack", pack)
+    monkeypatch.setattr(steps_train, "train_student", lambda *_, **__: result)
+    for table in ("seed/instructions", "seed/holdout", "rounds/01/training"):
+        run.write_rows(table, conform([], TRAINING))
+    run.publish("checkpoints/00", extra={"model": "m"})
+    train(context, 1)
+    assert tables == [[run.files("seed/holdout")], [run.files("rounds/01/training")]]
+    said = capsys.readouterr().err
+    assert "holdout: 30 of 100 pairs (30.0%) do not fit train.sequence_length and are left out" in said
+    assert "round 1 train: 60 of 130 pairs (46.2%) do not fit" in said
+    assert run.manifest("rounds/01/packed").extra == asdict(replace(WHOLE, over_length=60))
 
 
 def query(folder: str) -> torch.Tensor:

@@ -1,0 +1,52 @@
+"""What came of packing a table: counts, and a sentence for whatever was left out, cut or not trained on as asked.
+
+stats = PackStats(**run.manifest("seed/packed").extra)
+for sentence in stats.warnings(): print(sentence)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PackStats:
+    """What was packed. Sequences, tokens and pairs are counted in each epoch, all that follow `pairs` once."""
+
+    sequences: int
+    tokens: int
+    response_tokens: int
+    """The ones in the loss."""
+    hard_tokens: int
+    """Response tokens of the pool `hard`."""
+    pairs: int
+    cut: int
+    """Pairs whose end was left out (`train.over_length: cut`)."""
+    over_length: int
+    """Pairs left out because they do not fit `train.sequence_length`."""
+    template_refused: int
+    """Pairs left out because the chat template does not take their roles."""
+    last_turn_only: int
+    """Pairs with the response alone in the loss though `train.turns` is `all`: the template rewrites an earlier one."""
+    epochs: int
+
+    def once(self) -> dict[str, int]:
+        """The pairs that were packed, and those left out or changed by reason, all counted once."""
+        return {
+            "pairs": self.pairs // self.epochs,
+            "cut": self.cut,
+            "over_length": self.over_length,
+            "template_refused": self.template_refused,
+            "last_turn_only": self.last_turn_only,
+        }
+
+    def warnings(self) -> list[str]:
+        """A sentence for each reason that any pair was left out or changed for."""
+        given = self.pairs // self.epochs + self.over_length + self.template_refused
+        found = (
+            (self.over_length, "do not fit train.sequence_length and are left out"),
+            (self.template_refused, "are refused by the chat template and left out"),
+            (self.cut, "are longer than train.sequence_length and lose their end"),
+            (self.last_turn_only, "train on their last answer alone: the chat template rewrites an earlier one"),
+        )
+        return [f"{count:,} of {given:,} pairs ({count / given:.1%}) {what}" for count, what in found if count]

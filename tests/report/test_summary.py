@@ -1,0 +1,91 @@
+"""The end of a run: which round's student is the result, and what of the training data was left out."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from tapir_ray.context import Context, checkpoint
+from tapir_ray.records import HOLDOUT, SCORED, SEED, conform
+from tapir_ray.report.summary import print_table, summarise
+from tapir_ray.steps.train import HELD_PACKED
+from tests.stages.test_pack_stats import WHOLE
+from tests.steps.contexts import context_for, write
+
+ROUNDS = 3
+
+
+def done(folder: Path, scores: list[float | None]) -> Context:
+    """A run of three rounds; `scores` are of the holdout after each of them, from the initial SFT on."""
+    seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
+    context = context_for(folder, seed, curriculum={"rounds": ROUNDS})
+    run = context.run
+    tables = [*(f"rounds/{number:02d}/scored" for number in range(1, ROUNDS + 1)), "evaluation/holdout"]
+    for table, score in zip(tables, scores, strict=True):
+        held = {"instruction_id": "held", "split": HOLDOUT, "task": "Math", "status": "ok", "student_score": score}
+        trained_on = {**held, "instruction_id": "seed", "split": SEED, "student_score": 10.0}
+        failed = {**held, "instruction_id": "failed", "status": "failed", "student_score": 10.0}
+        run.write_rows(table, conform([held, trained_on, failed] if score is not None else [], SCORED))
+    for number in range(ROUNDS + 1):
+        run.publish(checkpoint(number))
+    for table in ("seed/packed", HELD_PACKED, *(f"rounds/{number:02d}/packed" for number in range(1, ROUNDS + 1))):
+        run.publish(table, extra=asdict(WHOLE))
+    return context
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([4.0, 5.0, 7.0, 6.0], 2),
+        ([4.0, 5.0, 6.0, 7.0], 3),
+        ([8.0, 5.0, 6.0, 7.0], 0),
+        ([4.0, 7.0, 7.0, 7.0], 1),
+        ([None, None, 3.0, 2.0], 2),
+        ([None, None, None, None], ROUNDS),
+    ],
+)
+def test_the_best_round_on_the_holdout_is_the_result(tmp_path: Path, scores: list[float | None], best: int) -> None:
+    """The first of equals, as the others did not make it better; the last where no holdout was scored."""
+    context = done(tmp_path, scores)
+    summary = summarise(context)
+    assert summary["best_round"] == best
+    assert summary["student"] == context.run.uri_of(checkpoint(best))
+    assert context.run.read_json("summary.json") == summary
+
+
+def test_a_result_that_was_not_trained_is_the_model_it_began_with(tmp_path: Path) -> None:
+    context = done(tmp_path, [8.0, 5.0, 6.0, 7.0])
+    context.run.clear(checkpoint(0))
+    context.run.publish(checkpoint(0), extra={"model": "owner/chat"})
+    context.run.clear("seed/packed")
+    summary = summarise(context)
+    assert summary["student"] == "owner/chat"
+    assert (summary["initial_sft"]["packed"], summary["initial_sft"]["warnings"]) == (None, [])
+
+
+def test_pairs_that_were_left_out_are_in_the_summary_and_in_the_table(tmp_path: Path) -> None:
+    context = done(tmp_path, [4.0, 5.0, 7.0, 6.0])
+    assert summarise(context)["initial_sft"]["warnings"] == []
+    left_out = {
+        "seed/packed": replace(WHOLE, over_length=30),
+        HELD_PACKED: replace(WHOLE, template_refused=30),
+        "rounds/02/packed": replace(WHOLE, cut=7),
+    }
+    for table, stats in left_out.items():
+        context.run.publish(table, extra=asdict(stats))
+    summary = summarise(context)
+    assert summary["initial_sft"]["packed"] == left_out["seed/packed"].once()
+    assert summary["holdout"]["packed"]["template_refused"] == 30
+    assert [len(entry["warnings"]) for entry in summary["rounds"]] == [0, 1, 0]
+    assert summary["rounds"][1]["packed"]["cut"] == 7
+    shown = io.StringIO()
+    print_table(summary, context.run, shown)
+    for line in (
+        "initial SFT: 30 of 100 pairs (30.0%) do not fit train.sequence_length and are left out",
+        "holdout: 30 of 100 pairs (30.0%) are refused by the chat template and left out",
+        "round 2: 7 of 70 pairs (10.0%) are longer than train.sequence_length and lose their end",
+    ):
+        assert line in shown.getvalue()

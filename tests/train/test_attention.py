@@ -1,0 +1,64 @@
+"""FlashAttention that is not installed is refused before anything is spent, by whoever will train."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_ray.config import Config, Replicas, Train
+from tapir_ray.errors import InputError
+from tapir_ray.launch import check_offline
+from tapir_ray.train import attention
+from tapir_ray.train.attention import check_here, check_on_worker
+from tests.test_launch import config
+
+FLASH = Train(attention="flash_attention_2")
+
+
+def flash(folder: Path) -> Config:
+    return config(
+        folder, train={"attention": "flash_attention_2"}, resources={"train": {"gpus": 1}}, classify={"by": "teacher"}
+    )
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    find = importlib.util.find_spec
+
+    def find_spec(name: str, *rest: Any) -> Any:
+        return None if name in missing else ("found" if name in attention.PACKAGES else find(name, *rest))
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+
+def test_a_machine_that_trains_itself_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    without(monkeypatch, "flash_attn", "kernels")
+    with pytest.raises(InputError, match=r"flash_attn, which is not installed here: .* set train\.attention sdpa"):
+        check_offline(flash(tmp_path))
+    check_here(Train())
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_offline(flash(tmp_path))
+
+
+@pytest.mark.parametrize("missing", ["flash_attn", "kernels"])
+def test_either_package_will_do(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    without(monkeypatch, missing)
+    check_here(FLASH)
+
+
+def test_a_cluster_is_asked_on_a_node_where_a_training_worker_fits(ray_local: None) -> None:
+    assert check_on_worker(Train(), Replicas(gpus=1.0)) is None, "nothing to look for"
+    if attention.is_missing():
+        with pytest.raises(InputError, match="not installed on a node of the cluster"):
+            check_on_worker(FLASH, Replicas())
+    else:
+        assert check_on_worker(FLASH, Replicas()) is None
+
+
+def test_a_cluster_without_a_free_place_is_only_doubted(ray_local: None) -> None:
+    doubt = check_on_worker(FLASH, Replicas(gpus=1.0), patience_s=1.0)
+    assert doubt is not None and "no place for a training worker was free in 1 s" in doubt
