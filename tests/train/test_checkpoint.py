@@ -43,9 +43,12 @@ def one_process() -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def trained(monkeypatch: pytest.MonkeyPatch, packed: str, minutes_a_step: float, **settings: Any) -> Done:
-    """What is done after a training of 12 steps, each of which takes so long by the clock."""
+def trained(
+    monkeypatch: pytest.MonkeyPatch, packed: str, minutes_a_step: float, **settings: Any
+) -> tuple[Done, list[int]]:
+    """What is done after a training of 12 steps, each of which takes so long by the clock, and when it was saved."""
     clock = SimpleNamespace(now=1e9)
+    saved: list[int] = []
 
     class Engine:
         optimizer = SimpleNamespace(param_groups=[{"lr": 0.0}])
@@ -59,7 +62,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, packed: str, minutes_a_step: float,
     monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: clock.now))
     monkeypatch.setattr(loop, "response_loss", lambda engine, batch: torch.ones((), dtype=torch.float64))
     monkeypatch.setattr(loop, "holdout_loss", lambda *_: 2.0)
-    monkeypatch.setattr(loop, "save", lambda engine, done: done.saved.append(len(done.losses)))
+    monkeypatch.setattr(loop, "save", lambda engine, done: saved.append(len(done.losses)))
     done = Done()
     work = Work(
         packed_dir=packed,
@@ -77,7 +80,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, packed: str, minutes_a_step: float,
     )
     loop._train(Engine(), torch.device("cpu"), work, done)
     assert len(done.losses) == STEPS
-    return done
+    return done, saved
 
 
 @pytest.mark.parametrize(
@@ -99,8 +102,8 @@ def test_it_is_saved_once_the_minutes_or_the_steps_are_over(
     saved: list[int],
 ) -> None:
     """After the step in which they are over; the last step needs no checkpoint, the student itself is written."""
-    done = trained(monkeypatch, packed, minutes_a_step, **settings)
-    assert done.saved == saved
+    done, found = trained(monkeypatch, packed, minutes_a_step, **settings)
+    assert found == saved
     assert [step for step, _ in done.holdout_losses] == [0, *saved, STEPS]
 
 
