@@ -213,24 +213,30 @@ def train_badly(config: dict[str, Any], bad: int) -> None:
     loop.train_worker(config)
 
 
-def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_checkpoint(
-    ray_local: None, model: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_loss_on_the_holdout_is_taken_at_every_checkpoint(
+    ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
-    """A step's broken weights are seen by the loss of the next, the last step's by the loss before they are written."""
     sane = run(model, packed, tmp_path, "sane", workers=1, warmup_share=0.0, holdout=packed, checkpoint_steps=2)
     assert [step for step, _ in sane.holdout_losses] == [0, 2, 4, 6]
     assert sane.holdout_losses[-1][1] < sane.holdout_losses[0][1] - 0.5
-    for bad, seen, kept in ((3, 4, 2), (6, 6, 4)):
-        monkeypatch.setattr("tapir_ray.train.student.train_worker", functools.partial(train_badly, bad=bad))
-        with pytest.raises(StageError) as error:
-            run(model, packed, tmp_path, f"bad-{bad}", workers=1, checkpoint_steps=2)
-        said = re.search(
-            r"at step (\d) of 6 .* train\.learning_rate.* --fork .* pairs are (.*); the last good checkpoint is (.*) "
-            r"\(step (\d)\); without a change the run goes on from the latest, of step (\d)$",
-            str(error.value),
-        )
-        assert said, str(error.value)
-        assert (int(said[1]), int(said[4]), int(said[5])) == (seen, kept, kept)
-        assert said[2].split(", ") == [f"pair-{number}" for number in range(4 * seen - 4, min(22, 4 * seen))]
-        assert len(json.loads((Path(said[3]) / PROGRESS_FILE).read_text())["losses"]) == kept
-        assert not (tmp_path / f"bad-{bad}").exists(), "no student is written"
+
+
+@pytest.mark.parametrize(("bad", "seen", "kept"), [(3, 4, 2), pytest.param(6, 6, 4, marks=pytest.mark.slow)])
+def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_checkpoint(
+    ray_local: None, model: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    bad: int, seen: int, kept: int,
+) -> None:  # fmt: skip
+    """A step's broken weights are seen by the loss of the next, the last step's by the loss before they are written."""
+    monkeypatch.setattr("tapir_ray.train.student.train_worker", functools.partial(train_badly, bad=bad))
+    with pytest.raises(StageError) as error:
+        run(model, packed, tmp_path, "bad", workers=1, checkpoint_steps=2)
+    said = re.search(
+        r"at step (\d) of 6 .* train\.learning_rate.* --fork .* pairs are (.*); the last good checkpoint is (.*) "
+        r"\(step (\d)\); without a change the run goes on from the latest, of step (\d)$",
+        str(error.value),
+    )
+    assert said, str(error.value)
+    assert (int(said[1]), int(said[4]), int(said[5])) == (seen, kept, kept)
+    assert said[2].split(", ") == [f"pair-{number}" for number in range(4 * seen - 4, min(22, 4 * seen))]
+    assert len(json.loads((Path(said[3]) / PROGRESS_FILE).read_text())["losses"]) == kept
+    assert not (tmp_path / "bad").exists(), "no student is written"
