@@ -64,12 +64,8 @@ class Head:
         family = []
         with suppress(psutil.NoSuchProcess):
             family = [identity(child.pid) for child in psutil.Process(self._process.pid).children(recursive=True)]
-        self._process.terminate()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()  # SIGTERM would drain the node first
+        self._process.wait()
         for entry in family:
             if is_alive(entry):
                 with suppress(ProcessLookupError):
