@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tapir_ray.cluster import set_environment
-from tapir_ray.config import load
+from tapir_ray.config import Config, load
 from tapir_ray.errors import Stopped, TapirError
 
 RAYS_ADVICE = "\nFailed to apply UDF transform"
@@ -24,10 +25,19 @@ def main(arguments: list[str] | None = None) -> int:
         from tapir_ray.simulator.__main__ import main as simulate
 
         return simulate(arguments[1:])
-    options = _parser().parse_args(arguments)
+    for_job: list[str] = []
+    if arguments[:1] == ["submit"] and "--" in arguments:
+        end = arguments.index("--")
+        arguments, for_job = arguments[:end], arguments[end + 1 :]
+    options = _parser().parse_args(arguments, argparse.Namespace(for_job=for_job))
+    return ended(options.verb, options)
+
+
+def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """The exit status with which a command ends, its error printed if that is tapir-ray's own."""
     set_environment()
     try:
-        return options.verb(options)
+        return verb(options)
     except KeyboardInterrupt:
         print("tapir: interrupted; start the same command again to continue", file=sys.stderr)
         return Stopped.exit_status
@@ -52,10 +62,7 @@ def own_error(error: BaseException | None) -> TapirError | None:
 def _run(options: argparse.Namespace) -> int:
     from tapir_ray.launch import launch
 
-    config = load(options.config, options.set)
-    launch(
-        config, options.run_dir or config.run_dir or f"runs/{config.name}", options.until, options.start, options.fork
-    )
+    launch(*configured(options), options.until, options.start, options.fork)
     return 0
 
 
@@ -69,21 +76,43 @@ def _retry(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tapir_ray.check import check
 
-    config = load(options.config, options.set)
-    check(config, options.run_dir or config.run_dir or f"runs/{config.name}", options.pilot, options.json)
+    check(*configured(options), options.pilot, options.json)
     return 0
 
 
 def _classifier(options: argparse.Namespace) -> int:
     from tapir_ray import classifier
 
-    config = load(options.config, options.set)
-    run_dir = options.run_dir or config.run_dir or f"runs/{config.name}"
+    config, run_dir = configured(options)
     if options.action == "score":
         classifier.score(config, run_dir, options.rows, options.model)
     else:
         classifier.prepare(config, run_dir, options.action == "train", options.rows)
     return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from tapir_ray.submit import Submission, stop, submit
+
+    config, run_dir = configured(options)
+    submission = Submission(config, options.config, run_dir, options.job, tuple(options.set), tuple(options.for_job))
+    if options.stop:
+        stop(submission, options.address)
+        return 0
+    return submit(submission, options.address, options.env)
+
+
+def configured(options: argparse.Namespace) -> tuple[Config, str]:
+    """The config of a command's options, and the folder or URI of its run."""
+    config = load(options.config, options.set)
+    return config, options.run_dir or config.run_dir or f"runs/{config.name}"
+
+
+def takes_config(command: argparse.ArgumentParser, run_dir: str) -> None:
+    """Give a command the options that `configured` reads; `run_dir` is the help text of that option."""
+    command.add_argument("config", help="YAML file")
+    command.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    command.add_argument("--run-dir", help=run_dir)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,13 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(verb=function)
         return command
 
-    def takes_config(command: argparse.ArgumentParser) -> None:
-        command.add_argument("config", help="YAML file")
-        command.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
-
     run = verb("run", _run, "run or continue the whole loop")
-    takes_config(run)
-    run.add_argument("--run-dir", help="folder or URI of the run; one that holds this run continues it")
+    takes_config(run, "folder or URI of the run; one that holds this run continues it")
     run.add_argument(
         "--until", default="", metavar="STAGE", help="stop after this stage of the first round that has it"
     )
@@ -119,15 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
 
     check = verb("check", _check, "check a config and print what its run will need: calls, tokens, cost")
-    takes_config(check)
-    check.add_argument("--run-dir", help="folder or URI of the run; a pilot gets one of its own beside it")
+    takes_config(check, "folder or URI of the run; a pilot gets one of its own beside it")
     check.add_argument("--pilot", type=_rows, default=0, metavar="N", help="send N real rows through every stage first")
     check.add_argument("--json", action="store_true", help="print JSON")
 
     labels = verb("classifier", _classifier, "label rows by the teacher, train the task classifier on them, score it")
     labels.add_argument("action", choices=("label", "train", "score"))
-    takes_config(labels)
-    labels.add_argument("--run-dir", help="folder or URI of the run that holds labels and classifier")
+    takes_config(labels, "folder or URI of the run that holds labels and classifier")
     labels.add_argument(
         "--rows",
         nargs="+",
@@ -137,6 +159,15 @@ def _parser() -> argparse.ArgumentParser:
         "to score on",
     )
     labels.add_argument("--model", help="score: a fine-tuned HF name or folder instead of the run's own")
+
+    submit = verb("submit", _submit, "send a job of this folder to a cluster, follow it, return its exit status")
+    takes_config(submit, "URI of the run, or an absolute folder that all nodes share")
+    submit.add_argument("--job", required=True, metavar="NAME", help="jobs/NAME.py; its own arguments follow after --")
+    submit.add_argument("--address", required=True, metavar="URL", help="of the head's dashboard, http://HEAD:8265")
+    submit.add_argument(
+        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="environment variables to take along"
+    )
+    submit.add_argument("--stop", action="store_true", help="end the job that works on this run")
 
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 

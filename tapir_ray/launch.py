@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session, stopped_by_signals
 from tapir_ray.config import Config, Lora, Simulator, Student, changed
-from tapir_ray.context import PROCESSES, Context
+from tapir_ray.context import PROCESSES, Context, checkpoint
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
@@ -27,6 +27,7 @@ from tapir_ray.fork import fork
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
+from tapir_ray.manifest import MANIFEST
 from tapir_ray.models import written
 from tapir_ray.ownership import latest, owned
 from tapir_ray.progress import Progress
@@ -87,6 +88,17 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
             context.progress.say("no row failed: there is nothing to ask again")
         distill(context, StopAfter())
     print_table(summarise(context), context.run, file=sys.stdout)
+
+
+def evaluate(config: Config, run_dir: str) -> None:
+    """Score the last student of a run on its holdout; as `launch`, but nothing is trained.
+
+    Raises InputError where the run's rounds are not all trained.
+    """
+    last = checkpoint(config.curriculum.rounds)
+    if not Run.at(run_dir).exists(f"{last}/{MANIFEST}"):
+        raise InputError(f"{run_dir} has no {last} to evaluate: train its rounds first (tapir run)")
+    launch(config, run_dir)
 
 
 def warn(config: Config) -> None:

@@ -1,0 +1,17 @@
+r"""Run or continue the whole loop on a cluster: `tapir run` as a Ray job.
+
+    ray job submit --address http://HEAD:8265 --working-dir . \
+        -- python jobs/distill.py configs/mine.yaml --run-dir s3://bucket/runs/mine
+
+or, with an attempt's number, its exit status and the keys it needs: `tapir submit configs/mine.yaml --job distill
+--address http://HEAD:8265 --run-dir s3://bucket/runs/mine --env OPENAI_API_KEY`. Takes what `tapir run` takes.
+"""
+
+import sys
+
+from tapir_ray.cli import main
+from tapir_ray.forwarded import load
+
+if __name__ == "__main__":
+    load()
+    sys.exit(main(["run", *sys.argv[1:]]))

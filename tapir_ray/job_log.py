@@ -1,0 +1,85 @@
+"""A job on a cluster as it is seen from here: the head that has it, and its log until it ends.
+
+client = connect("http://HEAD:8265")
+ended = follow(client, "tapir-0123456789ab-1")
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobSubmissionClient
+
+from tapir_ray.errors import InputError, StageError, last_line
+
+POLL_S = 1.0
+PATIENCE_S = 60.0
+"""How long a head may not answer before it is given up."""
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """A client of the head at `address`. Raises InputError where none answers there, or it wants another token."""
+    if not address.startswith(("http://", "https://")) or "@" in address:
+        raise InputError("--address must be the URL of the head's dashboard, http://HEAD:8265, without user or key")
+    for name in ("job.sdk", "dashboard_sdk"):
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # what is set there wins over what a client is given
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise InputError(
+            f"{address} refuses this token, or there is none: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a "
+            "file with the cluster's token"
+        ) from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:  # those of requests are OSErrors
+        raise InputError(
+            f"no Ray head answers at {address}: start one with its dashboard, or give the URL that reaches it "
+            f"({last_line(error)})"
+        ) from error
+
+
+def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
+    """Print a job's log from its beginning; returns the job once it has ended.
+
+    A broken connection is made anew, and goes on with the first line that was not printed. Raises StageError where the
+    head does not answer, or does not know the job, for PATIENCE_S.
+    """
+    log, complete, lost = _Log(), False, None
+    while True:
+        try:
+            job = client.get_job_info(submission_id)
+            lost = None
+            if job.status.is_terminal() and complete:
+                return job
+            asyncio.run(log.print(client, submission_id))
+            complete = True
+        except (OSError, RuntimeError, aiohttp.ClientError) as error:
+            complete, lost = False, lost or time.monotonic()
+            if time.monotonic() - lost > PATIENCE_S:
+                raise StageError(
+                    f"the head has not answered for {PATIENCE_S:.0f} s ({last_line(error)}): what is finished is on "
+                    "the run's storage, and the same command goes on from it once there is a head"
+                ) from error
+        time.sleep(POLL_S)
+
+
+class _Log:
+    """What has been printed of a log."""
+
+    def __init__(self) -> None:
+        self._printed = 0
+
+    async def print(self, client: JobSubmissionClient, submission_id: str) -> None:
+        """Print what is new until the job ends."""
+        passed = 0
+        async for text in client.tail_job_logs(submission_id):
+            new = text[max(0, self._printed - passed) :]
+            passed += len(text)
+            if new:
+                print(new, end="", flush=True)
+                self._printed = passed

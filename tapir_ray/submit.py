@@ -1,0 +1,230 @@
+"""`tapir submit CONFIG --job NAME --address URL`: a job of this folder on a cluster, followed to its end.
+
+    submit(Submission(config, "configs/mine.yaml", "s3://bucket/runs/mine", "distill"), "http://HEAD:8265", ["API_KEY"])
+
+The job's id is `tapir-<run hash>-<attempt>`: a run has one living job, to which a second submit attaches, and the next
+attempt starts where the last one has ended. Its working folder is a copy of this one, and gone when it ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from tapir_ray.config import Config
+from tapir_ray.errors import InputError, StageError, Stopped, last_line
+from tapir_ray.forwarded import FILE, HOOK, named
+from tapir_ray.job_log import POLL_S, connect, follow
+from tapir_ray.storage import is_remote, refuse_secret
+from tapir_ray.tree import files_of, pack
+
+FOLDER = "jobs"
+NAME = "tapir_job"
+"""Of a job's metadata, the name it was submitted under."""
+STOP_S = 60
+"""What a job is given to end by itself when it is stopped; Ray's own 3 s are too short to end engines."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is to run on which run; paths are those of the working folder."""
+
+    config: Config
+    path: str
+    run_dir: str
+    job: str
+    overrides: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    """The job's own, after CONFIG, --set and --run-dir."""
+
+    @property
+    def run_hash(self) -> str:
+        """12 hex digits that are the same for every submission of one run: its place, and what gives its results."""
+        place = self.run_dir if is_remote(self.run_dir) else str(PurePath(self.run_dir))
+        return hashlib.sha256(f"{place.rstrip('/')} {self.config.digest()}".encode()).hexdigest()[:12]
+
+    @property
+    def entrypoint(self) -> str:
+        """The shell command of the job."""
+        settings = ["--set", *self.overrides] if self.overrides else []
+        script, config = f"{FOLDER}/{self.job}.py", os.path.relpath(self.path)
+        return shlex.join(["python", script, config, *settings, "--run-dir", self.run_dir, *self.arguments])
+
+
+def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> int:
+    """Send the job with the environment variables `names`, or attach to the run's living one; returns its exit status.
+
+    Its log goes to stdout. Raises InputError, before anything is sent, for what the job could not work with; Stopped
+    where Ctrl-C detaches, which leaves the job alone; StageError where the head is lost.
+    """
+    tree = Path.cwd()
+    files = files_of(tree)
+    check(submission, files)
+    variables = named(names)
+    for key, endpoint in submission.config.endpoints.items():
+        if endpoint.api_key_env and endpoint.api_key_env not in variables:
+            _say(f"{key}.api_key_env: the cluster must have {endpoint.api_key_env} itself, or add it to --env")
+    client = connect(address)
+    with tempfile.TemporaryDirectory(prefix="tapir-submit-") as folder:
+        package = Path(folder) / "tree.zip"
+        pack(tree, files, {FILE: json.dumps(variables).encode()} if variables else {}, package)
+        submission_id = _send(client, submission, package, bool(variables))
+    try:
+        ended = follow(client, submission_id)
+    except KeyboardInterrupt:
+        raise Stopped(
+            f"detached from {submission_id}, which goes on; the same command attaches again, and with --stop it ends "
+            "the job"
+        ) from None
+    _say(f"{submission_id} {ended.status.value}")
+    if ended.driver_exit_code is None and ended.status == JobStatus.FAILED:
+        _say(ended.message or "Ray gives no reason")
+    return exit_status(ended)
+
+
+def stop(submission: Submission, address: str) -> None:
+    """End the run's living job, which continues when it is submitted again; returns once it has ended.
+
+    Raises InputError where none lives, StageError where it does not end.
+    """
+    client = connect(address)
+    running = living(attempts(client.list_jobs(), submission.run_hash))
+    if running is None:
+        raise InputError(f"no job works on {submission.run_dir} at {address}: there is nothing to stop")
+    _refuse_another(running, submission)
+    submission_id, deadline = str(running.submission_id), time.monotonic() + 2 * STOP_S
+    while not (status := client.get_job_status(submission_id)).is_terminal():
+        if time.monotonic() > deadline:
+            raise StageError(f"{submission_id} has not ended within {2 * STOP_S} s: see Ray's logs on the head")
+        client.stop_job(submission_id)  # again and again: a job that is only starting does not hear it
+        time.sleep(POLL_S)
+    _say(f"{submission_id} {status.value}")
+
+
+def check(submission: Submission, files: Iterable[str]) -> None:
+    """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes."""
+    sent = set(files)
+    script = f"{FOLDER}/{submission.job}.py"
+    if script not in sent:
+        there = sorted(PurePath(name).stem for name in sent if PurePath(name).match(f"{FOLDER}/*.py"))
+        raise InputError(
+            f"--job {submission.job}: there is no {script} here; the jobs are {', '.join(there)}"
+            if there
+            else f"--job {submission.job}: there is no {FOLDER}/ here; submit from the root of a checkout of tapir-ray"
+        )
+    for key, place in (("--run-dir", submission.run_dir), ("cache.dir", submission.config.cache.dir)):
+        if place is not None and not is_remote(place) and not PurePath(place).is_absolute():
+            raise InputError(
+                f"{key} {place} would lie in the job's working folder, which is gone when it ends: give a URI (s3://…, "
+                "gs://…), or the absolute path of a folder that all nodes share"
+            )
+    refuse_secret(submission.run_dir)
+    if not is_remote(submission.run_dir) or submission.run_dir.startswith("file://"):
+        _say(f"{submission.run_dir} must be a folder that all nodes of the cluster share")
+    for key, place in [("CONFIG", submission.path), *_inputs(submission.config)]:
+        if key != "CONFIG" and (is_remote(place) or PurePath(place).is_absolute() or not Path(place).exists()):
+            continue  # the cluster's own, or a hub name
+        name = PurePath(os.path.relpath(place)).as_posix()
+        if name not in sent and not any(other.startswith(f"{name}/") for other in sent):
+            raise InputError(
+                f"{key} {place} is not sent: it is outside of the working folder, or left out by a .gitignore or "
+                ".rayignore; put it on storage that the cluster reaches, or let it be sent"
+            )
+
+
+def attempts(jobs: Iterable[JobDetails], run_hash: str) -> dict[int, JobDetails]:
+    """The submissions of a run by their number, first to last."""
+    found = {}
+    for job in jobs:
+        head, _, number = (job.submission_id or "").rpartition("-")
+        if head == f"tapir-{run_hash}" and number.isdigit():
+            found[int(number)] = job
+    return dict(sorted(found.items()))
+
+
+def living(found: dict[int, JobDetails]) -> JobDetails | None:
+    """The one that has not ended."""
+    return next((job for job in found.values() if not job.status.is_terminal()), None)
+
+
+def next_id(found: dict[int, JobDetails], run_hash: str) -> str:
+    """The id of the attempt after all these: Ray takes none twice, whatever became of the job."""
+    return f"tapir-{run_hash}-{max(found, default=0) + 1}"
+
+
+def exit_status(job: JobDetails) -> int:
+    """What an ended job's command returned, as a shell would say it; 3 where it was stopped, 1 where it never began."""
+    if job.status == JobStatus.STOPPED:
+        return Stopped.exit_status
+    if job.driver_exit_code is None:
+        return int(job.status != JobStatus.SUCCEEDED)
+    code = int(job.driver_exit_code)
+    return code if code >= 0 else 128 - code
+
+
+def _send(client: JobSubmissionClient, submission: Submission, package: Path, hooked: bool) -> str:
+    """The id of the run's living job, which is started where there is none."""
+    found = attempts(client.list_jobs(), submission.run_hash)
+    running, submission_id = living(found), next_id(found, submission.run_hash)
+    if running is None:
+        runtime_env = {"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}
+        runtime_env |= {"worker_process_setup_hook": HOOK} if hooked else {}
+        try:
+            client.submit_job(
+                entrypoint=submission.entrypoint,
+                submission_id=submission_id,
+                runtime_env=runtime_env,
+                metadata={NAME: submission.job},
+            )
+        except RuntimeError as error:
+            # Another submit of this run may have come in between.
+            with suppress(RuntimeError):
+                running = living(attempts(client.list_jobs(), submission.run_hash))
+            if running is None:
+                raise StageError(f"{submission_id} was not taken: {last_line(error)}") from error
+        else:
+            _say(f"{submission_id} submitted: {submission.entrypoint}")
+            return submission_id
+    _refuse_another(running, submission)
+    _say(f"{running.submission_id} works on this run already, with what was sent when it started: {running.entrypoint}")
+    return str(running.submission_id)
+
+
+def _refuse_another(running: JobDetails, submission: Submission) -> None:
+    name = (running.metadata or {}).get(NAME)
+    if name != submission.job:
+        raise InputError(
+            f"{running.submission_id} works on {submission.run_dir} as --job {name}, not {submission.job}: wait for "
+            f"its end, or give --job {name} to follow or --stop it"
+        )
+
+
+def _inputs(config: Config) -> list[tuple[str, str]]:
+    """What the config reads from a file or folder, by key."""
+    simulator = config.simulator
+    keys = [
+        ("seed_data.path", config.seed_data.path),
+        ("simulator.path", simulator.path if simulator else None),
+        ("prompts.dir", config.prompts.dir),
+        ("student.model", config.student.model),
+        ("classify.model", config.classify.model),
+        *(("filter.evaluation_sets", path) for path in config.filter.evaluation_sets),
+    ]
+    if config.curriculum.tasks.endswith((".yaml", ".yml")):
+        keys.append(("curriculum.tasks", config.curriculum.tasks))
+    return [(key, place) for key, place in keys if place is not None]
+
+
+def _say(line: str) -> None:
+    print(f"tapir: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""The working tree as it goes to a cluster: its files without the ignored ones, in one small zip file.
+
+files = files_of(Path.cwd())
+pack(Path.cwd(), files, {}, Path("tree.zip"))
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray._private.thirdparty.pathspec import PathSpec
+
+from tapir_ray.errors import InputError
+from tapir_ray.forwarded import FILE
+
+IGNORE_FILES = (".gitignore", ".rayignore")
+NEVER = {".git", ".venv", "venv", "__pycache__", ".env", FILE}
+"""Left out by their names: history, what is installed or compiled, and keys."""
+MOST_BYTES = 20 * 2**20
+"""Every node gets all of it before its first task."""
+NAMED = 5
+
+Ignore = tuple[Path, PathSpec]
+"""A folder, and the rules of an ignore file in it."""
+
+
+def files_of(tree: Path) -> dict[str, int]:
+    """Bytes of every file of the tree that no ignore file leaves out, by its path in the tree.
+
+    Rules are those of git, in `.gitignore` and `.rayignore` of any folder; links to folders are not followed. Raises
+    InputError, naming the largest files, where all together are more than MOST_BYTES.
+    """
+    found = {path.relative_to(tree).as_posix(): path.stat().st_size for path in _walk(tree, ())}
+    if (total := sum(found.values())) > MOST_BYTES:
+        largest = sorted(found, key=lambda name: -found[name])[:NAMED]
+        raise InputError(
+            f"the working tree {tree} has {_megabytes(total)}, and at most {_megabytes(MOST_BYTES)} are sent: put data "
+            "and models on storage that the cluster reaches, and into .rayignore what a job does not need (largest: "
+            f"{', '.join(f'{name} {_megabytes(found[name])}' for name in largest)})"
+        )
+    return found
+
+
+def pack(tree: Path, files: dict[str, int], private: dict[str, bytes], target: Path) -> None:
+    """Write the tree's `files` to a zip file, and `private` ones that only their owner may read.
+
+    The same content gives the same bytes, so that a cluster which has it already is sent nothing.
+    """
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
+        for name in sorted(files):
+            _add(package, name, (tree / name).read_bytes(), (tree / name).stat().st_mode)
+        for name, content in sorted(private.items()):
+            _add(package, name, content, 0o100600)
+
+
+def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None:
+    entry = zipfile.ZipInfo(name)  # its time is always the same
+    entry.external_attr, entry.compress_type = mode << 16, zipfile.ZIP_DEFLATED
+    package.writestr(entry, content)
+
+
+def _walk(folder: Path, ignores: tuple[Ignore, ...]) -> Iterator[Path]:
+    ignores = (*ignores, *_ignores_of(folder))
+    for entry in sorted(folder.iterdir()):
+        if entry.name in NEVER:
+            continue
+        if entry.is_dir():
+            # A rule that ends with a slash is for folders alone.
+            if not entry.is_symlink() and not _ignored(entry, ignores, "/"):
+                yield from _walk(entry, ignores)
+        elif entry.is_file() and not _ignored(entry, ignores):
+            yield entry
+
+
+def _ignores_of(folder: Path) -> Iterator[Ignore]:
+    for name in IGNORE_FILES:
+        if (folder / name).is_file():
+            yield folder, PathSpec.from_lines("gitwildmatch", (folder / name).read_text().splitlines())
+
+
+def _ignored(entry: Path, ignores: tuple[Ignore, ...], end: str = "") -> bool:
+    return any(rules.match_file(f"{entry.relative_to(folder).as_posix()}{end}") for folder, rules in ignores)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
