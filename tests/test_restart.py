@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import subprocess
 import time
 from contextlib import suppress
@@ -121,8 +120,7 @@ def test_an_engine_that_dies_again_and_again_ends_the_run(tmp_path: Path, starti
     assert process.returncode == 1 and time.monotonic() - began < 300, driver.said()
     assert killed >= (1 if starting else 3)
     before, _, log = driver.output.read_text().rpartition("the end of its log:")
-    # In vLLM's words, the watcher's, or those of the actor that ends itself.
-    assert sentence in before and re.search(r"engine error|Engine\w*Error|Error: Engine", log), driver.said()
+    assert sentence in before and "Engine" in log and "Error" in log, driver.said()
 
 
 @pytest.mark.timeout(900)
