@@ -136,6 +136,7 @@ class _Keeping:
         super().__init__(*args, **kwargs)
         self.kept, self.columns = keep(), columns
         self.in_hand = 0
+        self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         """What the engine says to each row, in the order it says it, as Ray's worker does."""
@@ -156,16 +157,24 @@ class _Keeping:
                     if finished:
                         await asyncio.to_thread(self.kept.write, finished)
                     yield said
-        except asyncio.CancelledError:
-            # So an engine ends the requests that it was just being sent when it died: no error that Ray would see.
-            if self.llm.engine.errored:
-                logging.getLogger(__name__).error("EngineDeadError: the engine died while it was sent requests")
-                os._exit(1)
-            raise
         finally:
             self.in_hand -= len(asked)
         if not self.in_hand:
             await asyncio.to_thread(self.kept.write, self.kept.rest())
+
+    async def _ask_or_end(self, row: dict[str, Any]) -> Any:
+        """The engine's answer; ends this worker where the engine is dead, with the error's name in its log.
+
+        Ray's worker ends itself too, but leaves the name out, and does not see the CancelledError by which an engine
+        ends the requests that it was just being sent when it died.
+        """
+        try:
+            return await self.ask(row)
+        except BaseException as error:
+            if self.llm.engine.errored:
+                logging.getLogger(__name__).error("the engine is dead: %s: %s", type(error).__name__, error)
+                os._exit(1)
+            raise
 
 
 def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
