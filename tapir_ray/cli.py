@@ -12,10 +12,7 @@ from typing import Any
 
 from tapir_ray.cluster import set_environment
 from tapir_ray.config import Config, load
-from tapir_ray.errors import Stopped, TapirError
-
-RAYS_ADVICE = "\nFailed to apply UDF transform"
-"""What Ray Data adds to the text of an error in a pipeline, from here on, is of no use to a user."""
+from tapir_ray.errors import Stopped, own_error, sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,18 +42,8 @@ def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace
         own = own_error(error)
         if own is None:
             raise
-        print(f"tapir: {str(own).partition(RAYS_ADVICE)[0]}", file=sys.stderr)
+        print(f"tapir: {sentence(own)}", file=sys.stderr)
         return own.exit_status
-
-
-def own_error(error: BaseException | None) -> TapirError | None:
-    """The TapirError that `error` is, or that Ray has wrapped in it as the error of a task; None if it is neither."""
-    while error is not None:
-        wrapped = getattr(error, "cause", None)
-        if isinstance(error, TapirError) and wrapped is None:
-            return error
-        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
-    return None
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -100,6 +87,24 @@ def _submit(options: argparse.Namespace) -> int:
         stop(submission, options.address)
         return 0
     return submit(submission, options.address, options.env)
+
+
+def _status(options: argparse.Namespace) -> int:
+    import json
+
+    from tapir_ray.report.status import print_status, status
+
+    if options.address:
+        from tapir_ray.report.remote_status import remote_status
+
+        found = remote_status(options.run, options.address, options.env)
+    else:
+        found = status(options.run)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        print_status(found, sys.stdout)
+    return 0
 
 
 def configured(options: argparse.Namespace) -> tuple[Config, str]:
@@ -168,6 +173,14 @@ def _parser() -> argparse.ArgumentParser:
         "--env", action="extend", nargs="+", default=[], metavar="NAME", help="environment variables to take along"
     )
     submit.add_argument("--stop", action="store_true", help="end the job that works on this run")
+
+    status = verb("status", _status, "say where a run is, what it has spent, and how it goes on")
+    status.add_argument("run", help="folder or URI of the run")
+    status.add_argument("--address", metavar="URL", help="let a job on this cluster look: the head's dashboard")
+    status.add_argument(
+        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="variables that job needs for the storage"
+    )
+    status.add_argument("--json", action="store_true", help="print JSON")
 
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 

@@ -39,6 +39,8 @@ def session(config: Config) -> Iterator[None]:
     import ray
     import ray.data
 
+    from tapir_ray.pipelines import Watched
+
     folder, show_logs = None, bool(os.environ.get("TAPIR_WORKER_LOGS"))
     try:
         if os.environ.get("RAY_ADDRESS"):
@@ -63,6 +65,7 @@ def session(config: Config) -> Iterator[None]:
         # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
         context.use_datasource_v2 = False
         context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
+        context.custom_execution_callback_classes = [Watched]
         context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
         for name, level in LOG_LEVELS.items():
             logging.getLogger(name).setLevel(level)

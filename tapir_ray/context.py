@@ -80,8 +80,17 @@ class Context:
     @contextmanager
     def stage(self, name: str, round_number: int) -> Iterator[None]:
         """Time a stage of a round; the seconds go to the run's events, and from there to `summary.json`."""
-        with self.run.timed(name, round_number):
+        with self.run.timed(name, round_number), self.progress.part(name, round_number):
             yield
+
+    def note_round(self, kind: str, round_number: int, **numbers: Any) -> None:
+        """Add an event of ROUND_EVENTS with numbers of a round, and show them as metrics."""
+        self.run.event(kind, round=round_number, **numbers)
+        self.progress.metrics.set_round({"round": round_number, **numbers})
+
+
+ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")
+"""Events with numbers of a round; of a kind the last one of a round holds."""
 
 
 def round_dir(round_number: int) -> str:

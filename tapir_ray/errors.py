@@ -1,5 +1,8 @@
 """The errors a user can meet, each with the exit status of the command that ends with it."""
 
+RAYS_ADVICE = "\nFailed to apply UDF transform"
+"""What Ray Data adds to the text of an error in a pipeline, from here on, is of no use to a user."""
+
 
 def last_line(error: BaseException) -> str:
     """What an error says in the end: after the traceback of another process, if it carries one."""
@@ -33,3 +36,18 @@ class Stopped(TapirError):
     """A clean, resumable stop by a budget or a signal (exit 3)."""
 
     exit_status = 3
+
+
+def own_error(error: BaseException | None) -> TapirError | None:
+    """The TapirError that `error` is, or that Ray has wrapped in it as the error of a task; None if it is neither."""
+    while error is not None:
+        wrapped = getattr(error, "cause", None)
+        if isinstance(error, TapirError) and wrapped is None:
+            return error
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
+    return None
+
+
+def sentence(error: TapirError) -> str:
+    """What an error says to a user."""
+    return str(error).partition(RAYS_ADVICE)[0]

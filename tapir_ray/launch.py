@@ -17,17 +17,19 @@ from ray.exceptions import RayError
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session, stopped_by_signals
 from tapir_ray.config import Config, Lora, Simulator, Student, changed
-from tapir_ray.context import PROCESSES, Context, checkpoint
+from tapir_ray.context import PROCESSES, ROUND_EVENTS, Context, checkpoint
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
 from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError, TapirError
 from tapir_ray.fork import fork
+from tapir_ray.interrupt import watched
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
 from tapir_ray.manifest import MANIFEST
+from tapir_ray.metrics import SHOW_S, Metrics
 from tapir_ray.models import written
 from tapir_ray.ownership import latest, owned
 from tapir_ray.progress import Progress
@@ -116,7 +118,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
     taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
-        run.attempt = stack.enter_context(owned(run))
+        run.attempt = stack.enter_context(owned(run, run.under_way))
         end_orphans(run.uri_of(PROCESSES))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
@@ -138,13 +140,15 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
     """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
     with Roles(config, run.run_id, simulator_url, run.uri, run.attempt) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
-        progress = Progress(roles.usage)
+        progress = Progress(roles.usage, Metrics(run.run_id), config.resources.stall_after_s, run.event)
         run.progress = progress
+        for event in run.all_events():
+            if event["event"] in ROUND_EVENTS:
+                progress.metrics.set_round(event)
         try:
-            with roles.watched():
+            with roles.watched(), watched(progress.show, SHOW_S, "metrics"):
                 yield Context(run, config, roles, taxonomy, curriculum, progress)
         finally:
-            run.progress = None
             if latest(run) == run.attempt:
                 actor.remove(curriculum)  # else it serves the attempt that took over
 

@@ -101,6 +101,10 @@ class Run(Tables):
         found = self.fs.get_file_info(pafs.FileSelector(self.root, recursive=True))
         return any(info.base_name == MANIFEST for info in found)
 
+    def under_way(self) -> list[dict[str, Any]]:
+        """The stages that this process is in, or that an error ended, for its heartbeat."""
+        return self.progress.told() if self.progress is not None else []
+
     @contextmanager
     def timed(self, stage: str, round_number: int) -> Iterator[None]:
         """Record the seconds a stage took, under `seconds` of its round, also across restarts."""
@@ -110,7 +114,10 @@ class Run(Tables):
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """All events of a kind, oldest first, over all attempts."""
+        return [event for event in self.all_events() if event["event"] == kind]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """All events, oldest first, over all attempts."""
         if not self.exists("events.jsonl"):
             return []
-        lines = (json.loads(line) for line in self.read_text("events.jsonl").splitlines())
-        return [line for line in lines if line["event"] == kind]
+        return [json.loads(line) for line in self.read_text("events.jsonl").splitlines()]

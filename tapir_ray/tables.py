@@ -179,7 +179,7 @@ class Tables(Storage):
             self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
         if self.progress is not None:
-            self.progress.count(table, kept, 0)
+            self.progress.keep(table, kept)
         unasked = failed = 0
         errors: Counter[str] = Counter()
         examples: dict[str, str] = {}
@@ -209,7 +209,10 @@ class Tables(Storage):
                         (kind, _), *_ = errors.most_common(1)
                         raise StageError(_too_many(table, failed, expected, max_error_rate, examples[kind]))
             except ExecutionTimeoutError as error:
-                raise StageError(f"{table}: nothing has happened for a long time; {_first_line(error)}") from error
+                waits = self.progress.waits(table) if self.progress is not None else None
+                raise StageError(
+                    f"{table}: nothing has happened for resources.no_progress_timeout_s; {waits or _first_line(error)}"
+                ) from error
         if unasked:
             raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
         seconds = time.monotonic() - started

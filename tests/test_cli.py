@@ -12,7 +12,7 @@ import ray
 import ray.data
 import yaml
 
-from tapir_ray import cli
+from tapir_ray import cli, errors
 from tapir_ray.errors import InputError, StageError, TapirError
 
 
@@ -68,9 +68,9 @@ def test_another_error_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_run", fails)
     with pytest.raises(ValueError, match="ours to mend"):
         cli.main(["run", "c.yaml"])
-    assert cli.own_error(ValueError("x")) is None
+    assert errors.own_error(ValueError("x")) is None
     stopped = TapirError("x")
-    assert cli.own_error(stopped) is stopped
+    assert errors.own_error(stopped) is stopped
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,23 @@ def test_summary_and_output(run_dir: Path) -> None:
     assert "summary.json" in output
 
 
+def test_status_tells_from_storage_what_the_summary_says(run_dir: Path) -> None:
+    shown = tapir("status", str(run_dir), "--json")
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    found, summary = json.loads(shown.stdout), json.loads((run_dir / "summary.json").read_text())
+    (entry,) = summary["rounds"]
+    assert (found["status"], found["stages"], found["continue"]) == ("done", [], None)
+    assert (found["rounds_trained"], found["rounds_planned"]) == (1, 1)
+    before, first = found["rounds"]
+    assert before == {"round": 0, "holdout_score": entry["student_score_before"]["mean"]}
+    assert first["holdout_score"] == entry["student_score_after"]["mean"]
+    assert [first[name] for name in ("alpha", "threshold", "hard", "easy")] == [
+        entry[name] for name in ("alpha", "threshold", "hard", "easy")
+    ]
+    assert -9 <= first["mfd"] <= 9
+    assert found["spend"]["roles"] == summary["usage"]
+
+
 def test_students_load_in_transformers(run_dir: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -88,6 +88,14 @@ def test_a_stop_by_the_budget_is_the_scripts_exit_status(
     assert run(monkeypatch, name, "none.yaml") == 2
 
 
+def test_the_job_that_looks_is_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tapir_ray.report.status.status", lambda uri: {"run": uri})
+    assert run(monkeypatch, "status", "s3://b/r", "--json") == 0
+    assert capsys.readouterr().out == '{"run": "s3://b/r"}\n'
+
+
 def test_evaluate_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     launched: list[object] = []
     monkeypatch.setattr(launch, "launch", lambda *given: launched.append(given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tapir_ray import ownership
-from tapir_ray.errors import InputError, StageError
+from tapir_ray.errors import InputError, Reached, StageError, Stopped
 from tapir_ray.interrupt import interruptible
 from tapir_ray.llm.watch import identity
-from tapir_ray.ownership import check_owner, claim, owned
+from tapir_ray.ownership import check_owner, claim, owned, owner
 from tapir_ray.storage import Storage
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -86,3 +87,53 @@ def test_an_owner_on_another_machine_is_alive_while_it_beats(tmp_path: Path, mon
             claim(storage)
     storage.fs.delete_file(storage.path("attempts/00001.ended.json"))
     assert claim(storage) == 2, "it beats no more"
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_status", "reason"),
+    [
+        (None, 0, None),
+        (Reached("stopped after score, as asked"), 0, "stopped after score, as asked"),
+        (Stopped("the budget is used up"), 3, "the budget is used up"),
+        (KeyboardInterrupt(), 3, "interrupted"),
+        (StageError("t: 5 rows went in\nFailed to apply UDF transform at x"), 1, "t: 5 rows went in"),
+        (ValueError("sk-123"), 1, "ValueError, an error that is not tapir's own: its output says more"),
+    ],
+)
+def test_why_and_where_an_attempt_ended_is_on_storage(
+    tmp_path: Path, error: BaseException | None, exit_status: int, reason: str | None
+) -> None:
+    storage = Storage.at(str(tmp_path))
+    under_way = [{"label": "round 1 score", "rows": 64}]
+    assert owner(storage) is None
+    with contextlib.suppress(BaseException), owned(storage, lambda: under_way):
+        alive = owner(storage)
+        assert alive is not None and alive.alive and alive.ended is None
+        under_way[0]["rows"] = 70
+        if error is not None:
+            raise error
+    last = owner(storage)
+    assert last is not None and not last.alive and last.ended is not None
+    assert (last.attempt, last.exit_status, last.reason) == (1, exit_status, reason)
+    assert last.stages == [{"label": "round 1 score", "rows": 70}]
+
+
+def test_a_killed_owner_left_its_last_heartbeat(tmp_path: Path) -> None:
+    storage = Storage.at(str(tmp_path))
+    script = (
+        "import time\nfrom tapir_ray.ownership import owned\nfrom tapir_ray.storage import Storage\n"
+        f"with owned(Storage.at({str(tmp_path)!r}), lambda: [{{'label': 'classify'}}]): time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, "--run-dir", "a b"])
+    try:
+        deadline = time.monotonic() + 60
+        while not storage.exists("attempts/00001.beat.json") and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    last = owner(storage)
+    assert last is not None and not last.alive
+    assert (last.ended, last.exit_status, last.reason, last.pid) == (None, None, None, process.pid)
+    assert last.stages == [{"label": "classify"}] and last.heartbeat is not None
+    assert last.command == "-c --run-dir 'a b'"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import signal
 import subprocess
@@ -10,9 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tapir_ray.ownership import BEAT_S
 from tests.heads import Head
 from tests.runs import IN_FLIGHT, ROOT, SIMULATED, Driver, write_config
 from tests.test_secrets import KEY, holders
@@ -75,6 +78,19 @@ class Submitter:
                 # Of a shell's background job it would be ignored.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
+
+    def start_status(self, output: str) -> subprocess.Popen[bytes]:
+        """A `tapir status --address --json`, whose output is written to a file."""
+        command = [
+            sys.executable, "-m", "tapir_ray.cli", "status", self.driver.run.uri, "--address", self._head.url, "--json",
+        ]  # fmt: skip
+        with (self.tree / f"{output}.txt").open("wb") as stream:
+            return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=self.tree, env=self._head.environment)
+
+    def status(self, output: str) -> dict[str, Any]:
+        """What the head says of the run."""
+        assert self.start_status(output).wait(120) == 0, self.said(output)
+        return json.loads(self.said(output).splitlines()[-1])
 
     def submit(self, *options: str, **variables: str) -> int:
         """The exit status of a `tapir submit`."""
@@ -155,6 +171,26 @@ def test_a_second_submit_follows_the_living_job_and_lets_it_go(tmp_path: Path, h
         assert "-1 SUCCEEDED" in user.said(output)
     requests = user.driver.requests()
     assert sum(requests.values()) == len(requests)
+
+
+def test_status_is_seen_through_the_head_while_it_runs_and_after(tmp_path: Path, head: Head) -> None:
+    user = Submitter(tmp_path, head, latency_s=2.0)
+    assert user.start_status("early").wait(120) == 2
+    assert "on the cluster: " in user.said("early") and "holds no run" in user.said("early")
+    following = user.start("--", "--until", "classify")
+    assert user.driver.wait_for("seed/instructions", following), user.said()
+    time.sleep(2 * BEAT_S)
+    found = user.status("running")
+    assert found["status"] == "running" and list(found["jobs"].values()) == ["RUNNING"]
+    (stage,) = found["stages"]
+    assert (stage["label"], stage["stage"], stage["table"]) == ("classify", "classify", "seed/instructions")
+    assert 0 <= stage["rows"] < stage["expected"]
+    assert user.start("--stop", output="stop").wait(150) == 0, user.said("stop")
+    found = user.status("stopped")
+    assert found["status"] == "stopped" and list(found["jobs"].values()) == ["STOPPED"]
+    assert found["reason"].startswith("stopped by SIGTERM") and found["stages"][0]["label"] == "classify"
+    assert f"--run-dir {user.driver.run.uri}" in found["continue"]
+    assert following.wait(30) == 3
 
 
 def test_named_variables_reach_the_job_and_no_log(tmp_path: Path, head: Head) -> None:

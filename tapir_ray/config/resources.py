@@ -36,6 +36,8 @@ class Resources(Section):
     judge: Replicas = Replicas()
     classifier: Replicas = Replicas(cpus=0.5)
     train: Replicas = Replicas()
+    stall_after_s: Annotated[float, Field(gt=0)] = 300.0
+    """After so long without a row it is said which stage that is, and which operator of its pipeline waits."""
     no_progress_timeout_s: Annotated[float, Field(gt=0)] = 900.0
     """A stage in which nothing has happened for so long is given up."""
     lost_node_patience_s: Annotated[float, Field(ge=0)] = 60.0

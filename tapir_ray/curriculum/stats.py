@@ -126,6 +126,11 @@ class ScoreStats(Counts):
         return dict(sorted(total.items()))
 
     @property
+    def mean_difficulty(self) -> float | None:
+        """Mean difficulty of the reliable rows; None without any."""
+        return sum(value * n for value, n in self.histogram.items()) / self.reliable if self.reliable else None
+
+    @property
     def noise(self) -> float | None:
         """σ of a single MFD: sd(mfd − repeat_mfd)/√2 over rows judged twice; None with fewer than 2."""
         n = self.repeats.n

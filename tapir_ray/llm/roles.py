@@ -85,13 +85,9 @@ class Roles:
 
         Raises StageError where a server does not start, with the end of its log.
         """
-        accounts = {
-            role: usage.Account(
-                self._group(role), endpoint.limits, endpoint.known_price or Price(), _longest(endpoint) + GRACE_S
-            )
-            for role, endpoint in self._endpoints.items()
-        }
-        self._actor = usage_actor.start(self._run_id, accounts, self._config.budget, self._folder, self._attempt)
+        self._actor = usage_actor.start(
+            self._run_id, accounts_of(self._config), self._config.budget, self._folder, self._attempt
+        )
         try:
             for role, endpoint in self._endpoints.items():
                 if endpoint.engine == "vllm" and self._group(role) == role:
@@ -199,7 +195,7 @@ class Roles:
         return self._actor is not None and ray.get(self._actor.drained.remote())
 
     def _group(self, role: str) -> str:
-        return "teacher" if role == "judge" and self._config.judge.same_as == "teacher" else role
+        return _group(self._config, role)
 
     def _leased(self) -> frozenset[str]:
         budget = self._config.budget
@@ -227,6 +223,20 @@ class Roles:
             settings = simulator.model_dump(mode="json", exclude={"log", "latency_s", "max_requests_per_minute"})
             return json.dumps(["simulator", self._config.random_seed, settings], sort_keys=True)
         return endpoint.base_url or ""
+
+
+def accounts_of(config: Config) -> dict[str, usage.Account]:
+    """How the ledger counts each role of a config."""
+    return {
+        role: usage.Account(
+            _group(config, role), endpoint.limits, endpoint.known_price or Price(), _longest(endpoint) + GRACE_S
+        )
+        for role, endpoint in _endpoints(config).items()
+    }
+
+
+def _group(config: Config, role: str) -> str:
+    return "teacher" if role == "judge" and config.judge.same_as == "teacher" else role
 
 
 def _in_flight(target: Target) -> int:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.util import metrics
 
 from tapir_ray.config import Budget
 from tapir_ray.llm.ledger import Ledger
-from tapir_ray.llm.usage import Account
+from tapir_ray.llm.usage import Account, Count
 from tapir_ray.llm.usage_files import UsageFiles
+from tapir_ray.metrics import Metrics
 
 NAMESPACE = "tapir"
 SAVE_S = 1.0
@@ -26,34 +26,41 @@ SAVE_S = 1.0
 class UsageActor(Ledger):
     """The ledger as an actor: saves itself every second, and tells Ray's metrics what the run has used."""
 
-    def __init__(self, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int) -> None:
+    def __init__(
+        self, run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int
+    ) -> None:
         super().__init__(accounts, budget, None if folder is None else UsageFiles(folder, attempt))
-        self._gauges = {
-            "requests": metrics.Gauge("tapir_requests", "Requests sent by a run, all attempts.", ("role",)),
-            "tokens": metrics.Gauge("tapir_tokens", "Input and output tokens of a run.", ("role",)),
-            "cost": metrics.Gauge("tapir_cost_dollars", "US dollars of a run, by the prices of its config.", ("role",)),
-        }
+        self._metrics = Metrics(run_id)
+        self._metrics.set("tapir_budget_dollars", budget.max_cost)
         threading.Thread(target=self._save_again_and_again, daemon=True, name="tapir-usage").start()
 
     def _save_again_and_again(self) -> None:
         while True:
             time.sleep(SAVE_S)
-            self._show()
+            show_usage(self._metrics, self.by_kind(), self._accounts)
+            self._metrics.show()
             try:
                 self.save()
             except OSError:
                 continue  # storage that fails for a moment; what changed is saved the next time
 
-    def _show(self) -> None:
-        for role, used in self.snapshot().items():
-            tokens = used["input_tokens"] + used["output_tokens"]
-            for name, value in (("requests", used["requests"]), ("tokens", tokens), ("cost", used["cost"])):
-                self._gauges[name].set(value, {"role": role})
-
     def close(self) -> dict[str, dict[str, float]]:
         """Save for the last time; returns the snapshot."""
         self.save()
         return self.snapshot()
+
+
+def show_usage(
+    metrics: Metrics, by_kind: Mapping[str, Mapping[str, Mapping[str, int]]], accounts: Mapping[str, Account]
+) -> None:
+    """Set the metrics of requests, tokens and cost from `Ledger.by_kind`."""
+    for role, kinds in by_kind.items():
+        for kind, numbers in kinds.items():
+            count = Count(kind, **numbers)
+            metrics.set("tapir_requests", count.requests, role=role, kind=kind)
+            metrics.set("tapir_requests_failed", count.failed, role=role, kind=kind)
+            metrics.set("tapir_tokens", count.tokens, role=role, kind=kind)
+            metrics.set("tapir_cost_dollars", count.cost(accounts[role].price), role=role, kind=kind)
 
 
 def start(
@@ -66,5 +73,5 @@ def start(
     """
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
     return actor.options(name=f"usage-{run_id}-{attempt}", namespace=NAMESPACE).remote(
-        accounts, budget, folder, attempt
+        run_id, accounts, budget, folder, attempt
     )

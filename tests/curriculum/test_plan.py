@@ -196,3 +196,10 @@ def test_the_plan_does_not_depend_on_the_order_of_scores() -> None:
     tasks = {"Math": {0.0: 60, 4.0: 60}, "Art": {1.0: 5, 3.0: 9}}
     shuffled = dict(random.Random(1).sample(sorted(tasks.items()), 2))
     assert planned(stats(**tasks)) == planned(stats(**shuffled))
+
+
+def test_the_mean_difficulty_is_that_of_the_reliable_rows_of_all_tasks() -> None:
+    unreliable = {"Law": TaskStats(unreliable=50)}
+    scores = ScoreStats(by_task={**stats(Math={4.0: 3}, Code_Debug={-2.0: 1, 0.0: 2}).by_task, **unreliable})
+    assert scores.mean_difficulty == pytest.approx(10 / 6)
+    assert ScoreStats(by_task=unreliable).mean_difficulty is None

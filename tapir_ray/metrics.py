@@ -1,0 +1,86 @@
+"""What a run shows as Ray metrics: every name, what it means and by what its series differ.
+
+    metrics = Metrics(run_id)
+    metrics.set("tapir_rows", 640, stage="round 1 score")
+    with watched(metrics.show, SHOW_S, "metrics"): ...
+
+Ray reports the value of a gauge once and then forgets it, so `show` says all of them again and again. On the metrics
+port of a node a name begins with `ray_`. The dashboard for them is `cluster/grafana/tapir.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+SHOW_S = 2.0
+"""How often values are said again; Ray's default interval of reports is 10 s."""
+RUN = "run"
+"""The tag that every metric has."""
+
+METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "tapir_rows": ("Rows of a stage's table, all attempts.", ("stage",)),
+    "tapir_rows_expected": ("Rows that a stage's table will have.", ("stage",)),
+    "tapir_rows_failed": ("Rows of a stage that failed in this attempt.", ("stage",)),
+    "tapir_seconds_without_row": ("Seconds since a running stage last wrote a row.", ("stage",)),
+    "tapir_requests": ("Requests sent, all attempts of the run.", ("role", "kind")),
+    "tapir_requests_failed": ("Questions without an answer, all attempts of the run.", ("role", "kind")),
+    "tapir_tokens": ("Input and output tokens, all attempts of the run.", ("role", "kind")),
+    "tapir_cost_dollars": ("US dollars by the prices of the config, all attempts of the run.", ("role", "kind")),
+    "tapir_budget_dollars": ("US dollars that the run may spend.", ()),
+    "tapir_alpha": ("Challenge share of a round's training tokens.", ("round",)),
+    "tapir_threshold": ("Difficulty from which a round's rows are hard.", ("round",)),
+    "tapir_mfd": (
+        "Mean difficulty of a round's reliable rows (MFD, unless the config names another measure).",
+        ("round",),
+    ),
+    "tapir_score": ("Mean judge score of a role's answers to a round's candidates, 1 to 10.", ("round", "role")),
+    "tapir_holdout_score": ("Mean judge score of the student on the holdout after a round, 1 to 10.", ("round",)),
+}
+"""Name: (meaning, tags beside `run`). `stage` is the stage's name on the progress line."""
+
+OF_ROUND = ("alpha", "threshold", "mfd", "holdout_score")
+"""Numbers of a round that its events have under the same name as the metric."""
+
+
+class Metrics:
+    """The values of one process of a run; a value stays until it is set to None or the process ends."""
+
+    def __init__(self, run_id: str, gauge: Callable[..., Any] | None = None) -> None:
+        """`gauge` takes the place of Ray's Gauge."""
+        self._run_id = run_id
+        self._gauge = gauge
+        self._gauges: dict[str, Any] = {}
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+
+    def set(self, name: str, value: float | None, **tags: object) -> None:
+        """The value of the series with these tags; None ends it. Raises ValueError for other tags than METRICS has."""
+        if set(tags) != set(METRICS[name][1]):
+            raise ValueError(f"{name} has the tags {METRICS[name][1]}, not {tuple(tags)}")
+        key = (name, tuple((tag, str(tags[tag])) for tag in METRICS[name][1]))
+        if value is None:
+            self._values.pop(key, None)
+        else:
+            self._values[key] = float(value)
+
+    def set_round(self, numbers: dict[str, Any]) -> None:
+        """Show the numbers of an event of a round; those that it does not have stay as they are."""
+        for name in OF_ROUND:
+            if numbers.get(name) is not None:
+                self.set(f"tapir_{name}", numbers[name], round=numbers["round"])
+        for role in ("teacher", "student"):
+            if numbers.get(f"{role}_score") is not None:
+                self.set("tapir_score", numbers[f"{role}_score"], round=numbers["round"], role=role)
+
+    def show(self) -> None:
+        """Say every value to Ray, which must be running."""
+        for (name, tags), value in list(self._values.items()):
+            if name not in self._gauges:
+                self._gauges[name] = self._made(name)
+            self._gauges[name].set(value, {RUN: self._run_id, **dict(tags)})
+
+    def _made(self, name: str) -> Any:
+        from ray.util.metrics import Gauge
+
+        meaning, tags = METRICS[name]
+        return (self._gauge or Gauge)(name, meaning, (RUN, *tags))

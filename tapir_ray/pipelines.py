@@ -1,0 +1,87 @@
+"""What the running Ray Data pipelines of this process wait for.
+
+context.custom_execution_callback_classes = [Watched]     # of the DataContext, before any pipeline
+waiting()                                                  # "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+_running: dict[int, weakref.ref[Any]] = {}
+"""Executors by their id. Not held: one that nobody reads any more is stopped when it is collected."""
+
+
+class Watched(ExecutionCallback):
+    """Lets `waiting` see every pipeline. Ray makes one for each, and sends the class to its workers by its name."""
+
+    def before_execution_starts(self, executor: Any) -> None:
+        _running[id(executor)] = weakref.ref(executor)
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        _running.pop(id(executor), None)
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        _running.pop(id(executor), None)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator that is not done: tasks that run, blocks before it and inside it, workers that have no place yet."""
+
+    name: str
+    tasks: int
+    before: int = 0
+    inside: int = 0
+    absent: int = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has work; a few rows inside that wait for a full batch are none."""
+        return bool(self.tasks or self.before or (self.absent and self.inside))
+
+
+def waiting() -> str | None:
+    """Which operator each running pipeline waits for, and with what; None where none runs."""
+    executors = (reference() for reference in list(_running.values()))
+    said = [in_words(operators_of(executor)) for executor in executors if executor is not None]
+    return "; ".join(said) or None
+
+
+def operators_of(executor: Any) -> list[Operator]:
+    """The operators of a pipeline that are not done, from its source to its end."""
+    found = []
+    for operator, state in executor._topology.items():
+        if operator.has_completed():
+            continue
+        before = sum(queue.num_blocks for queue in state.input_queues)
+        workers = operator.get_actor_info()
+        found.append(
+            Operator(
+                operator.name,
+                operator.num_active_tasks(),
+                before,
+                state.total_enqueued_input_blocks() - before,
+                workers.pending + workers.restarting,
+            )
+        )
+    return found
+
+
+def in_words(operators: Iterable[Operator]) -> str:
+    """A sentence on the last operator with work: those before it have passed it all they could."""
+    busy = [operator for operator in operators if operator.busy]
+    if not busy:
+        return "no operator has work: the pipeline is starting or ending"
+    last = busy[-1]
+    counts = [f"{last.tasks} tasks run", f"{last.before + last.inside} blocks wait"]
+    if last.absent:
+        counts.append(f"{last.absent} of its workers are not there yet")
+    elif not last.tasks:
+        counts.append("no place for a task on the cluster")
+    return f"{last.name} waits: {', '.join(counts)}"

@@ -1,0 +1,159 @@
+"""Live progress: rows of this attempt and of earlier ones, and a word, once, where nothing moves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tapir_ray import progress
+from tapir_ray.errors import Stopped
+from tapir_ray.metrics import Metrics
+from tapir_ray.progress import Progress, Stage
+
+WAITS = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
+    """What the running pipeline waits for; the first entry holds."""
+    found: list[str | None] = [WAITS]
+    monkeypatch.setattr(progress, "_waiting", lambda: found[0])
+    return found
+
+
+class Watching(Progress):
+    """A progress that looks at its one stage when it is told to, at a time of the test's own."""
+
+    def __init__(self, stall_after_s: float = 300.0) -> None:
+        self.noted: list[dict[str, Any]] = []
+        note = lambda kind, **fields: self.noted.append({"event": kind, **fields})  # noqa: E731
+        super().__init__(lambda: {}, Metrics("r"), stall_after_s, note)
+
+    def later(self, seconds: float) -> Stage:
+        """Look at the stage after so many seconds in which nothing moved."""
+        stage = self._stages[-1]
+        stage.moved -= seconds
+        self.look(stage)
+        return stage
+
+
+def test_a_stall_is_said_once_with_the_stage_and_the_operator(
+    waits: list[str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    watching = Watching()
+    with watching.stage("round 1 score", "rounds/01/scored", 1000):
+        watching.count("rounds/01/scored", 64, 0)
+        watching.later(299)
+        assert not watching.noted
+        watching.later(2)
+        watching.later(200)
+        assert watching.noted == [{"event": "stalled", "stage": "round 1 score", "seconds": 301, "waits": WAITS}]
+        line = f"round 1 score: no row for 301 s (resources.stall_after_s): {WAITS}"
+        assert capsys.readouterr().err.count(line) == 1
+        # a row, and it stalls anew
+        watching.count("rounds/01/scored", 1, 0)
+        assert watching.waits("rounds/01/scored") is None
+        watching.later(301)
+        assert len(watching.noted) == 2
+
+
+def test_what_a_pipeline_that_is_gone_waited_for_is_kept(waits: list[str | None]) -> None:
+    """Ray has given it up, and its error is on the way."""
+    watching = Watching()
+    with watching.stage("classify", "seed/instructions", 10):
+        watching.later(100)
+        waits[0] = None
+        watching.later(100)
+        assert watching.waits("seed/instructions") == WAITS
+    assert watching.waits("another/table") is None
+
+
+def test_a_block_of_unasked_rows_is_no_row(waits: list[str | None]) -> None:
+    watching = Watching()
+    with watching.stage("classify", "t", 10):
+        watching.later(200)
+        watching.count("t", 0, 0)
+        watching.later(101)
+    assert len(watching.noted) == 1
+
+
+def test_what_has_all_its_rows_or_none_to_write_does_not_stall(waits: list[str | None]) -> None:
+    """Putting a large table's files together takes its time, and so does the start of a training's workers."""
+    watching = Watching()
+    with watching.stage("classify", "t", 10):
+        watching.count("t", 10, 0)
+        watching.later(1000)
+    with watching.stage("initial SFT"):
+        watching.later(1000)
+    assert not watching.noted
+
+
+def test_a_training_that_says_nothing_new_stalls(waits: list[str | None]) -> None:
+    watching = Watching()
+    with watching.stage("initial SFT") as facts:
+        facts["step"] = "3/9"
+        watching.later(400)
+        assert not watching.noted, "the step is new"
+        watching.later(400)
+        assert watching.noted == [{"event": "stalled", "stage": "initial SFT", "seconds": 400, "waits": None}]
+
+
+def test_rows_a_second_are_those_of_this_attempt() -> None:
+    watching = Watching()
+    with watching.stage("classify", "t", 1000):
+        watching.keep("t", 900)
+        watching.count("t", 50, 2)
+        stage = watching._stages[0]
+        stage.started -= 10
+        assert watching.rows("t") == 950
+        assert stage.rows_per_second == pytest.approx(5, rel=0.1)
+        (told,) = watching.told()
+    assert (told["rows"], told["expected"], told["failed"]) == (950, 1000, 2)
+    assert told["rows_per_second"] == pytest.approx(5, rel=0.1)
+
+
+def test_under_way_are_the_stages_that_run_or_that_an_error_ended() -> None:
+    watching = Watching()
+    with watching.part("classify", 0), watching.stage("classify", "seed/instructions", 10):
+        pass
+    assert watching.told() == []
+    with pytest.raises(Stopped), watching.part("score", 2), watching.stage("round 2 score", "t", 10) as facts:
+        watching.count("t", 4, 1)
+        facts["loss"] = object()
+        raise Stopped("the budget is used up")
+    (told,) = json.loads(json.dumps(watching.told()))
+    assert (told["label"], told["stage"], told["round"], told["rows"]) == ("round 2 score", "score", 2, 4)
+    (stage,) = (stage for stage in watching._stages if not stage.completed)
+    assert stage.seconds == stage.seconds, "its clock has stopped"
+
+
+def test_rows_of_all_stages_are_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[tuple[str, ...], float] = {}
+
+    class Gauge:
+        def __init__(self, name: str, *_: Any) -> None:
+            self.name = name
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            said[self.name, tags["stage"]] = value
+
+    watching = Watching()
+    watching.metrics = Metrics("r", Gauge)
+    with watching.stage("read", "seed/read"):
+        watching.count("seed/read", 7, 0)
+    with watching.stage("classify", "t", 10):
+        watching.count("t", 4, 1)
+        watching.show()
+    assert said.pop(("tapir_seconds_without_row", "classify")) < 5
+    assert said == {
+        ("tapir_rows", "read"): 7,
+        ("tapir_rows_failed", "read"): 0,
+        ("tapir_rows", "classify"): 4,
+        ("tapir_rows_expected", "classify"): 10,
+        ("tapir_rows_failed", "classify"): 1,
+    }
+    said.clear()
+    watching.show()
+    assert ("tapir_seconds_without_row", "classify") not in said, "a stage that has ended is not still"

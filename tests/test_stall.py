@@ -1,0 +1,38 @@
+"""A run whose teacher does not answer: it says which stage that is and which operator waits, and at last gives up."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tapir_ray.report.status import status
+from tests.runs import SIMULATED, Driver, write_config
+
+pytestmark = [pytest.mark.restart, pytest.mark.timeout(700)]
+
+
+def test_the_stage_and_the_operator_that_waits_are_named(tmp_path: Path) -> None:
+    resources = {"cpus": 4, "stage_cpus": 0.4, "rows_per_part": 16, "stall_after_s": 5, "no_progress_timeout_s": 60}
+    simulator = {"scenario": "tasks", "seed_rows": 100, "latency_s": 3600.0}
+    config = write_config(tmp_path, SIMULATED, simulator=simulator, resources=resources)
+    driver = Driver(config, tmp_path / "run")
+    process = driver.start()
+    assert driver.wait_for("seed/instructions", process), driver.said()
+    deadline = time.monotonic() + 60
+    while "classify: no row for" not in driver.said():
+        assert process.poll() is None and time.monotonic() < deadline, driver.said()
+        time.sleep(0.5)
+    (line,) = [line for line in driver.said().splitlines() if line.startswith("classify: no row for")]
+    assert "(resources.stall_after_s): " in line and "Asker" in line
+    assert " waits: " in line and " 0 tasks run" not in line
+    found = status(driver.run.uri)
+    assert found["status"] == "running" and found["last_event"]["event"] == "stalled"
+    assert "Asker" in found["last_event"]["waits"] and found["last_event"]["stage"] == "classify"
+
+    assert process.wait(180) == 1, driver.said()
+    assert "seed/instructions: nothing has happened for resources.no_progress_timeout_s" in driver.said()
+    found = status(driver.run.uri)
+    assert found["status"] == "failed" and "Asker" in found["reason"]
+    assert found["stages"][0]["label"] == "classify"
