@@ -14,7 +14,6 @@ import ray
 
 from tapir_ray.context import Context
 from tapir_ray.ownership import check_owner
-from tapir_ray.parts import UNFINISHED
 from tapir_ray.records import OK
 from tapir_ray.report.card import Report, card, counts, summary
 from tapir_ray.report.summary import versions
@@ -38,16 +37,14 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     Raises StageError where other rows came out than went in.
     """
     run, config = context.run, context.config
-    tables = [f"{part.name}/{RENEWED}" for part in parts]
-    found = counts(run.manifest(READ).rows, (run.manifest(table) for table in tables))
+    tables = {part.name.rpartition("/")[2]: run.manifest(f"{part.name}/{RENEWED}") for part in parts}
+    found = counts(run.manifest(READ).rows, tables.values())
     run.fs.create_dir(run.path(f"{FOLDER}/data"), recursive=True)
     export = ray.remote(export_part).options(num_cpus=context.stage_cpus)
     with context.progress.stage("write the dataset"):
         tasks = [
-            export.remote(
-                run.files(table), run.fs, run.path(f"{FOLDER}/data"), f"{part.name.rpartition('/')[2]}.parquet"
-            )
-            for part, table in zip(parts, tables, strict=True)
+            export.remote(run.files(made.table), run.fs, run.path(f"{FOLDER}/data/{number}.parquet"), made.count(OK))
+            for number, made in tables.items()
         ]
         held: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
         for counted in ray.get(tasks):
@@ -55,17 +52,22 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
                 held[column].update(values)
     check_owner(run, run.attempt)
     report = Report(found, held, context.roles.usage(), versions())
-    made = summary(config, report, len(parts), run.uri_of(FOLDER))
+    shown = summary(config, report, len(parts), run.uri_of(FOLDER))
     run.write_text(f"{FOLDER}/README.md", card(config, report))
-    run.write_json("summary.json", made)
-    return made
+    run.write_json("summary.json", shown)
+    return shown
 
 
-def export_part(files: Sequence[str], fs: pafs.FileSystem, folder: str, name: str) -> dict[str, Counter[str]]:
-    """Write the ok rows of some files as `name`, where that is not there; returns its rows by the values of COUNTED."""
-    target, local = f"{folder}/{name}", isinstance(fs, pafs.LocalFileSystem)
-    if fs.get_file_info(target).type == pafs.FileType.NotFound:
-        place = f"{folder}/{UNFINISHED}{name}" if local else target
+def export_part(files: Sequence[str], fs: pafs.FileSystem, target: str, expected: int) -> dict[str, Counter[str]]:
+    """Write the `expected` ok rows of some files as `target`, where it does not have them yet.
+
+    Returns its rows by the values of COUNTED.
+    """
+    # A writer that meets an error closes its file, which then is there with fewer rows on an object store.
+    there = fs.get_file_info(target).type != pafs.FileType.NotFound
+    if not there or pq.read_metadata(target, filesystem=fs).num_rows != expected:
+        local = isinstance(fs, pafs.LocalFileSystem)
+        place = f"{target}.part" if local else target
         with pq.ParquetWriter(place, SCHEMA, filesystem=fs) as writer:
             for file in files:
                 writer.write_table(exported(pq.read_table(file, filesystem=fs)))

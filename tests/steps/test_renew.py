@@ -55,12 +55,15 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(tmp_path: 
     files = [str(tmp_path / f"{at}.parquet") for at in range(2)]
     for file, some in zip(files, (rows[:3], rows[3:]), strict=True):
         pq.write_table(conform(some, REGENERATED), file)
-    (tmp_path / "data").mkdir()
+    target = tmp_path / "data/00000.parquet"
+    target.parent.mkdir()
+    # A file that an error has cut short is written again.
+    pq.write_table(pq.read_table(files[0]).slice(0, 0), target)
     for _ in range(2):
-        counted = export_part(files, LOCAL, str(tmp_path / "data"), "00000.parquet")
+        counted = export_part(files, LOCAL, str(target), 2)
         assert counted == {"task": {"Math": 1}, "preferred": {"new": 1}, "teacher_model": {"t": 1}}
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["00000.parquet"]
-    first, second = pq.read_table(tmp_path / "data/00000.parquet").to_pylist()
+    first, second = pq.read_table(target).to_pylist()
     assert first["messages"] == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
     assert first["other_response"] == "x" and "status" not in first
     # The dataset is one that can be read here again.
