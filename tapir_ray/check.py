@@ -53,6 +53,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     With `pilot` that many rows are sent through every stage, in a run directory of their own beside `run_dir`. Raises
     InputError as `run` would, before anything is printed; resources are looked for only with a pilot, which needs Ray.
     """
+    launch.refuse_regeneration(config)
     taxonomy = launch.check_offline(config)
     launch.warn(config)
     sizes: Sizes

@@ -60,6 +60,13 @@ def _retry(options: argparse.Namespace) -> int:
     return 0
 
 
+def _regenerate(options: argparse.Namespace) -> int:
+    from tapir_ray.launch import regenerate
+
+    regenerate(*configured(options))
+    return 0
+
+
 def _check(options: argparse.Namespace) -> int:
     from tapir_ray.check import check
 
@@ -142,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--fork", default="", metavar="RUN", help="begin a new run with what the config leaves valid of an older one"
     )
+
+    anew = verb("regenerate", _regenerate, "produce a dataset anew, part by part, without training")
+    takes_config(anew, "folder or URI of the run; one that holds this run continues it")
 
     again = verb("retry", _retry, "ask again for a run's failed rows, and make anew what follows from them")
     again.add_argument("run", help="folder or URI of the run")

@@ -33,7 +33,9 @@ from tapir_ray.metrics import SHOW_S, Metrics
 from tapir_ray.models import written
 from tapir_ray.ownership import latest, owned
 from tapir_ray.progress import Progress
+from tapir_ray.regenerate import regenerate as make_anew
 from tapir_ray.registry import resolve
+from tapir_ray.report.card import print_made
 from tapir_ray.report.summary import print_table, summarise, summarise_stopped
 from tapir_ray.retry import reopen_failed
 from tapir_ray.run import Run
@@ -61,6 +63,7 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
     """
     if until and until not in STAGES:
         raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
+    refuse_regeneration(config)
     own = own_table(start)
     with stopped_by_signals():
         if fork_of:
@@ -82,7 +85,9 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     run = Run.at(run_dir)
     if not run.exists("config.yaml"):
         raise InputError(f"{run.uri} holds no run (no config.yaml)")
-    with stopped_by_signals(), started(changed(run.stored_config(), overrides or []), run_dir) as context:
+    config = changed(run.stored_config(), overrides or [])
+    refuse_regeneration(config)
+    with stopped_by_signals(), started(config, run_dir) as context:
         reopened = reopen_failed(context.run, context.config)
         for table, rows in reopened.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
@@ -90,6 +95,27 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
             context.progress.say("no row failed: there is nothing to ask again")
         distill(context, StopAfter())
     print_table(summarise(context), context.run, file=sys.stdout)
+
+
+def regenerate(config: Config, run_dir: str) -> None:
+    """Produce the config's dataset anew in `run_dir`, or go on with it; as `launch`, but nothing is trained.
+
+    Raises InputError for a config without the section `regenerate`.
+    """
+    if config.regenerate is None:
+        raise InputError("the config has no section regenerate: write which operations it is to do")
+    with stopped_by_signals():
+        if config.regenerate.asks(config.classify):
+            warn(config)
+        with started(config, run_dir, labelled=True) as context:
+            made = make_anew(context)
+    print_made(made, file=sys.stdout)
+
+
+def refuse_regeneration(config: Config) -> None:
+    """Raises InputError for a config with the section `regenerate`, of which no student is trained."""
+    if config.regenerate is not None:
+        raise InputError("the config has a section regenerate: use tapir regenerate, or take the section out")
 
 
 def evaluate(config: Config, run_dir: str) -> None:
@@ -122,7 +148,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         end_orphans(run.uri_of(PROCESSES))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
-        Roles(config, run.run_id, simulator_url).check()
+        if config.regenerate is None or config.regenerate.asks(config.classify):
+            Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         if doubt := check_on_worker(config.train, config.resources.train):
             print(f"warning: {doubt}", file=sys.stderr)
@@ -169,8 +196,9 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         list_files(path, "filter.evaluation_sets")
     if config.simulator is not None:
         _check_simulator(config.simulator)
-    _check_student(config.student, config.train.lora)
-    check_here(config.train)
+    if config.regenerate is None:
+        _check_student(config.student, config.train.lora)
+        check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"

@@ -2,7 +2,8 @@
 
     keys = reopen(folder, fs, ("instruction_id",))           # what an earlier attempt finished
     rows = without(rows, keys, ("instruction_id",))          # is not asked again
-    for block in written(rows, folder, fs, ("instruction_id",)): ...
+    write = functools.partial(write_part, folder=folder, fs=fs, key=("instruction_id",))
+    for block in written(rows, write, 64, stage_cpus): ...
     files = compact(folder, fs, ("instruction_id",))         # few files where there were many
 
 A block is written whole or not at all, under a name that is a hash of its keys: written again by a task that Ray had to
@@ -14,7 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -38,15 +39,10 @@ WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", p
 
 
 def written(
-    rows: ray.data.Dataset, folder: str, fs: pafs.FileSystem, key: Key, rows_per_part: int | None, stage_cpus: float
+    rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_part: int | None, stage_cpus: float
 ) -> Iterator[dict[str, Any]]:
-    """Write the rows as they come, and give a WRITTEN row for each file; at most `rows_per_part` rows wait for it."""
-    summaries = rows.map_batches(
-        functools.partial(write_part, folder=folder, fs=fs, key=key),
-        batch_format="pyarrow",
-        batch_size=rows_per_part,
-        num_cpus=stage_cpus,
-    )
+    """`write` (such as `write_part`) of the rows as they come, and its rows; at most `rows_per_part` wait for it."""
+    summaries = rows.map_batches(write, batch_format="pyarrow", batch_size=rows_per_part, num_cpus=stage_cpus)
     blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
     for batch in blocks:
         yield from batch.to_pylist()

@@ -63,9 +63,11 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
     resources = config.resources
     local = [key for key, endpoint in config.endpoints.items() if endpoint.engine == "vllm"]
     served: dict[str, Replicas] = {key: getattr(resources, key) for key in local}
-    parts = {**served, "train": resources.train}
-    if config.student.engine == "vllm":
-        parts["student"] = resources.student
+    parts = dict(served)
+    if config.regenerate is None:
+        parts["train"] = resources.train
+        if config.student.engine == "vllm":
+            parts["student"] = resources.student
     if config.classify.by == "deberta":
         parts["classifier"] = resources.classifier
     cpus, gpus = (sum(node[name] for node in nodes) for name in ("CPU", "GPU"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,13 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
 from tapir_ray import parts
-from tapir_ray.errors import StageError, Stopped
+from tapir_ray.errors import StageError
 from tapir_ray.kept import Kept
 from tapir_ray.manifest import MANIFEST, Manifest
 from tapir_ray.ownership import check_owner
 from tapir_ray.records import FAILED, FILTERED, conform
 from tapir_ray.storage import Storage, now
+from tapir_ray.tally import Tally, kind_of, too_many
 
 if TYPE_CHECKING:
     import ray
@@ -37,11 +38,7 @@ if TYPE_CHECKING:
 ANSWERS = "answers"
 """Folder of an unfinished table: what a stage inside its pipeline has made."""
 ROWS_PER_BLOCK = 2_000
-LEAST_ERRORS = 10
-"""Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
 LARGE_ROWS = 200_000
-DRAIN_S = 10.0
-"""How long a table gets no row that was asked, after the budget ended, before its pipeline is stopped."""
 
 
 class Tables(Storage):
@@ -167,12 +164,9 @@ class Tables(Storage):
 
         With a `key` what `remaining` found stays, and blocks of at least `rows_per_part` rows are there for good as
         soon as they are written; without one the table is written anew. Raises StageError as `publish` does, already
-        while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended,
-        before a local student has answered all the rows that nobody will judge: once `drained` says that no request is
-        on its way and for DRAIN_S no block had a row that was asked.
+        while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended
+        (see `tally.py`, also for `drained`).
         """
-        from ray.data.exceptions import ExecutionTimeoutError
-
         started = time.monotonic()
         kept = self._kept.pop(table)[0] if key and table in self._kept else 0
         if not key:
@@ -180,41 +174,14 @@ class Tables(Storage):
         self.fs.create_dir(self.path(table), recursive=True)
         if self.progress is not None:
             self.progress.keep(table, kept)
-        unasked = failed = 0
-        errors: Counter[str] = Counter()
-        examples: dict[str, str] = {}
-        asked_at = started
+        tally = Tally(self, table, expected, max_error_rate, drained)
         rows = rows.map_batches(
             functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
         )
         if expected is None or kept < expected:
-            try:
-                for block in parts.written(rows, self.path(table), self.fs, key, rows_per_part, stage_cpus * 0.9):
-                    unasked += block["unasked"]
-                    failed += block["failed"]
-                    if block["failed"]:
-                        kind = _kind(block["error"])
-                        errors[kind] += block["failed"]
-                        examples.setdefault(kind, block["error"])
-                    if block["rows"]:
-                        if asked_at == started:
-                            # Where engines or workers have to start, mostly their start.
-                            self.event("first_rows", table=table, seconds=round(time.monotonic() - started, 2))
-                        asked_at = time.monotonic()
-                    elif unasked and time.monotonic() - asked_at > DRAIN_S and drained():
-                        break
-                    if self.progress is not None:
-                        self.progress.count(table, block["rows"], block["failed"])
-                    if expected is not None and failed > max(LEAST_ERRORS, max_error_rate * expected):
-                        (kind, _), *_ = errors.most_common(1)
-                        raise StageError(_too_many(table, failed, expected, max_error_rate, examples[kind]))
-            except ExecutionTimeoutError as error:
-                waits = self.progress.waits(table) if self.progress is not None else None
-                raise StageError(
-                    f"{table}: nothing has happened for resources.no_progress_timeout_s; {waits or _first_line(error)}"
-                ) from error
-        if unasked:
-            raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
+            write = functools.partial(parts.write_part, folder=self.path(table), fs=self.fs, key=key)
+            deque(tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)), maxlen=0)
+        tally.check()
         seconds = time.monotonic() - started
         files = parts.compact(self.path(table), self.fs, key)
         manifest = self.publish(
@@ -260,13 +227,13 @@ class Tables(Storage):
                 for status, reason in zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True):
                     statuses[status] += 1
                     if status in reasons:
-                        kind = _kind(reason)
+                        kind = kind_of(reason)
                         reasons[status][kind] += 1
                         if status == FAILED:
                             examples.setdefault(kind, reason)
         if statuses[FAILED] > max_error_rate * rows:
             (kind, _), *_ = reasons[FAILED].most_common(1)
-            raise StageError(_too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))
+            raise StageError(too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))
         check_owner(self, self.attempt)
         manifest = Manifest(
             table=table,
@@ -281,21 +248,6 @@ class Tables(Storage):
         self.write_json(f"{table}/{MANIFEST}", manifest.__dict__)
         self.event("table", table=table, rows=rows, statuses=manifest.statuses, seconds=manifest.seconds)
         return manifest
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _kind(reason: str | None) -> str:
-    return (reason or "unknown").partition(":")[0]
-
-
-def _too_many(table: str, failed: int, rows: int, rate: float, example: str) -> str:
-    return (
-        f"{table}: {failed} of {rows} rows failed, more than max_error_rate {rate:g}, such as with: {example}. "
-        "Mend the cause and start again (failed rows are asked again), or raise max_error_rate"
-    )
 
 
 def _read_blocks(rows: int) -> int | None:

@@ -65,10 +65,10 @@ def write_config(folder: Path, student: dict[str, Any] | None = None, **sections
 
 
 class Driver:
-    """`tapir run` of one config in one run directory, again and again; what it prints is in a file."""
+    """`tapir run` (or another `verb`) of one config in one folder, again and again; what it prints is in a file."""
 
-    def __init__(self, config: Path, run_dir: str | Path, **environment: str) -> None:
-        self.config = config
+    def __init__(self, config: Path, run_dir: str | Path, verb: str = "run", **environment: str) -> None:
+        self.config, self.verb = config, verb
         self.run = Storage.at(str(run_dir))
         self.output = config.with_name("output.txt")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -76,7 +76,7 @@ class Driver:
 
     def start(self, output: Path | None = None) -> subprocess.Popen[bytes]:
         """The process of a start."""
-        command = [sys.executable, "-m", "tapir_ray.cli", "run", str(self.config), "--run-dir", self.run.uri]
+        command = [sys.executable, "-m", "tapir_ray.cli", self.verb, str(self.config), "--run-dir", self.run.uri]
         with (output or self.output).open("ab") as stream:
             return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT, env=self._environment)
 

@@ -15,6 +15,12 @@ from tapir_ray.errors import InputError
 
 SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SMALL = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
+FILL, SETS = {"seed_data": {"path": "a", "responses": "fill"}}, {"filter": {"evaluation_sets": ["e.jsonl"]}}
+LABELS, TRAINED = {"classify": {"by": "teacher"}}, {"classify": {"by": "deberta", "model": "m", "label_rows": 9}}
+SEEDS, BALANCED = (
+    {**LABELS, "curriculum": {"tasks": "seed"}},
+    {"operations": ["classify", "rebalance"], "balanced_rows": 9},
+)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -55,6 +61,23 @@ def test_every_shipped_config_parses(path: Path) -> None:
             "set train.init_from previous or train.lora.between_rounds merge",
         ),
         ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
+        ({"regenerate": {"operations": []}}, "regenerate.operations"),
+        ({"regenerate": {"operations": ["filter", "filter"]}}, "operations names filter twice"),
+        ({"regenerate": {"operations": ["filter"], "parts": {"rows": 2_000_000}}}, "regenerate.parts.rows"),
+        ({"regenerate": {"operations": ["answer"]}}, "answer needs seed_data.responses: fill"),
+        ({**FILL, "regenerate": {"operations": ["filter"]}}, "fill has no effect without the operation answer"),
+        (
+            {**FILL, "regenerate": {"operations": ["answer", "judge"]}},
+            "judge compares the file's answer with a new one",
+        ),
+        ({"regenerate": {"operations": ["decontaminate"]}}, "decontaminate needs filter.evaluation_sets"),
+        ({**SETS, "regenerate": {"operations": ["filter"]}}, "no effect without the operation decontaminate"),
+        ({"regenerate": {"operations": ["classify"]}}, "classify needs classify.by deberta or teacher, not none"),
+        ({**LABELS, "regenerate": {"operations": ["filter"]}}, "no effect without the operation classify"),
+        ({"regenerate": {"operations": ["rewrite"]}}, "rewrite needs the tasks"),
+        ({**LABELS, "regenerate": {"operations": ["classify", "rebalance"]}}, "balanced_rows and the operation"),
+        ({**SEEDS, "regenerate": BALANCED}, "curriculum.tasks seed weighs the tasks as they are"),
+        ({**TRAINED, "regenerate": {"operations": ["classify"]}}, "regenerate trains no classifier"),
     ],
 )
 def test_a_mistake_is_named(change: dict, sentence: str) -> None:
@@ -118,6 +141,19 @@ def test_a_run_that_writes_its_seed_data_may_be_moved() -> None:
     assert (
         parse({**SMALL, "seed_data": {"path": "/a"}}).digest() != parse({**SMALL, "seed_data": {"path": "/b"}}).digest()
     )
+
+
+def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_once() -> None:
+    without = {"name": "x", "seed_data": {"path": "a.jsonl"}}
+    with pytest.raises(InputError, match=r"exactly one of student\.model"):
+        parse(without)
+    one, two, cut = (
+        parse({**without, "regenerate": {"operations": ["filter"], "parts": parts}})
+        for parts in ({}, {"at_once": 2}, {"rows": 1000})
+    )
+    assert one.digest() == two.digest() != cut.digest()
+    assert "rows: 1000000" in one.dump() and "at_once: 16" in one.dump()
+    assert not one.regenerate.asks(one.classify)  # type: ignore[union-attr]
 
 
 def test_config_needs_neither_torch_nor_ray() -> None:

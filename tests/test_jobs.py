@@ -42,6 +42,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     [
         ("distill", ["--until", "mix"], (launch, "launch"), ("s3://b/r", "mix", "", "")),
         ("score", ["--from", "score=t.jsonl"], (launch, "launch"), ("s3://b/r", "score", "score=t.jsonl", "")),
+        ("regenerate", [], (launch, "regenerate"), ("s3://b/r",)),
         ("train_classifier", ["--rows", "a", "b"], (classifier, "prepare"), ("s3://b/r", True, ["a", "b"])),
         ("evaluate", [], (launch, "evaluate"), ("s3://b/r",)),
     ],
@@ -68,6 +69,7 @@ def test_arguments_reach_the_function(
     [
         ("distill", (launch, "launch")),
         ("score", (launch, "launch")),
+        ("regenerate", (launch, "regenerate")),
         ("train_classifier", (classifier, "prepare")),
         ("evaluate", (launch, "evaluate")),
     ],

@@ -48,6 +48,16 @@ def test_a_student_behind_an_endpoint_needs_no_engine() -> None:
     assert shortage(config, [{"CPU": 4, "GPU": 0}]) is None
 
 
+def test_a_regeneration_needs_neither_student_nor_training() -> None:
+    resources = {"student": {"gpus": 8}, "train": {"cpus": 64}, "classifier": {"gpus": 2}}
+    regenerate = {"name": "x", "seed_data": {"path": "a"}, "resources": resources}
+    filtered = parse({**regenerate, "regenerate": {"operations": ["filter"]}})
+    assert shortage(filtered, [{"CPU": 1, "GPU": 0}]) is None
+    labels = {"by": "deberta", "model": "m"}
+    labelled = parse({**regenerate, "classify": labels, "regenerate": {"operations": ["classify"]}})
+    assert "resources.classifier asks for 2 GPUs" in (shortage(labelled, [{"CPU": 4, "GPU": 1}]) or "")
+
+
 def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the patience, not at once: a node that comes back in time is as good as the lost one."""
     have = {"CPU": 4.0, "GPU": 0.0}

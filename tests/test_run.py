@@ -130,7 +130,7 @@ def test_once_the_budget_is_used_up_a_pipeline_does_not_run_to_its_end(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local student would go on answering thousands of rows that nobody judges; rows on their way are kept."""
-    monkeypatch.setattr("tapir_ray.tables.DRAIN_S", 1.0)
+    monkeypatch.setattr("tapir_ray.tally.DRAIN_S", 1.0)
     asked = {str(number) for number in range(5)}
 
     def slow(row: dict[str, str]) -> dict[str, str | None]:

@@ -22,6 +22,7 @@ from tapir_ray.config.models import (
     Sampling,
     Student,
 )
+from tapir_ray.config.regenerate import Parts, Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Replicas, Resources
 from tapir_ray.config.section import Count, Section, Share
 
@@ -44,8 +45,10 @@ __all__ = [
     "Limits",
     "Lora",
     "Mix",
+    "Parts",
     "Price",
     "Prompts",
+    "Regenerate",
     "Replicas",
     "Resources",
     "Respond",

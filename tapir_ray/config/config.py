@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Student
+from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share
 
@@ -37,7 +38,8 @@ class Config(Section):
     random_seed: int = 0
     seed_data: SeedData = SeedData()
     holdout: Holdout = Holdout()
-    student: Student
+    student: Student = Student()
+    """Left out where a dataset is regenerated, which needs none."""
     teacher: Endpoint = Endpoint()
     judge: Judge = Judge.model_validate({})
     classify: Classify = Classify(by="none")
@@ -49,6 +51,8 @@ class Config(Section):
     rewrite: Rewrite = Rewrite()
     mix: Mix = Mix()
     train: Train = Train()
+    regenerate: Regenerate | None = None
+    """Only for `tapir regenerate`."""
     resources: Resources = Resources()
     prompts: Prompts = Prompts()
     budget: Budget = Budget()
@@ -61,6 +65,10 @@ class Config(Section):
         writes_seed = self.simulator is not None and self.simulator.seed_rows > 0
         if self.seed_data.path is None and not writes_seed:
             raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
+        if self.regenerate is not None:
+            self.regenerate.refuse(self.seed_data, self.classify, self.curriculum, self.filter)
+        elif self.student.model is None and self.student.create is None:
+            raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         for key, endpoint in self.endpoints.items():
             if endpoint.base_url == SIMULATOR and self.simulator is None:
                 raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
@@ -138,6 +146,10 @@ class Config(Section):
             "max_failures",
         ):
             content["train"].pop(speed)
+        if content["regenerate"] is None:
+            content.pop("regenerate")
+        else:
+            content["regenerate"]["parts"].pop("at_once")
         if content["simulator"]:
             content["simulator"].pop("log")
             for weather in ("latency_s", "error_rate", "max_requests_per_minute"):

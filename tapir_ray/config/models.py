@@ -146,7 +146,7 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Student:
-        if (self.model is None) == (self.create is None):
+        if self.model is not None and self.create is not None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         if (self.engine == "openai") != (self.endpoint is not None):
             raise ValueError("student.engine openai needs student.endpoint, and engine vllm needs none")

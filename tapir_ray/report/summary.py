@@ -56,7 +56,7 @@ def summarise(context: Context) -> dict[str, Any]:
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
         "usage": usage,
         "cost": round(sum(role["cost"] for role in usage.values()), 6),
-        "versions": _versions(),
+        "versions": versions(),
     }
     if run.exists("classifier/report.json"):
         report = run.read_json("classifier/report.json")
@@ -83,7 +83,7 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
             "random_seed": context.config.random_seed,
             "usage": usage,
             "cost": round(sum(role["cost"] for role in usage.values()), 6),
-            "versions": _versions(),
+            "versions": versions(),
         },
     )
 
@@ -137,7 +137,8 @@ def _seconds(run: Run) -> dict[int, dict[str, float]]:
     return {number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()}
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on, those that are installed."""
     found = {}
     for package in PACKAGES:
         try:
@@ -193,7 +194,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         tasks.add_row(task, *(_number(score["by_task"].get(task)) for score in scores))
     tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
     console.print(tasks)
-    console.print(_usage_table(summary["usage"]))
+    console.print(usage_table(summary["usage"]))
     parts = {"initial SFT": first, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
     for name, part in parts.items():
@@ -204,7 +205,8 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
 
 
-def _usage_table(usage: dict[str, dict[str, float]]) -> Table:
+def usage_table(usage: dict[str, dict[str, float]]) -> Table:
+    """What was asked of each role, and what it cost, for a person."""
     table = Table(title="requests of the run, all attempts")
     table.add_column("role")
     for column in ("requests", "failed", "input tokens", "cached", "output tokens", "reasoning", "US dollars"):

@@ -138,6 +138,18 @@ def filter_generated(
     return marked.drop_columns(["order"])
 
 
+def mark_repeats(rows: ray.data.Dataset, config: Config, work_dir: str) -> ray.data.Dataset:
+    """Instruction rows (which must be stored) with those filtered that are like one of a lower id; all else stays.
+
+    `work_dir` receives the bands. Runs at once up to the join.
+    """
+    ordered = _mapped(rows, with_order, config)
+    marked = near_duplicates.mark_near_duplicates(
+        ordered, work_dir, [], config.filter.near_duplicate, config.resources.stage_cpus
+    )
+    return marked.drop_columns(["order"])
+
+
 def seed_bands(rows: ray.data.Dataset, config: Config, out_dir: str) -> str:
     """Writes the bands of instruction rows (the seed data), which come before every round; returns `out_dir`."""
     ordered = _mapped(rows.select_columns(["instruction_id", "messages", "status"]), with_order, config)

@@ -2,6 +2,7 @@
 
     answered = respond(rows, config, roles, styles)                                    # of generated rows
     filled = respond(rows, config, roles, styles, schema=records.INSTRUCTIONS)         # seed data without responses
+    rewritten = respond(rows, config, roles, styles, schema, draft="other_response")   # of answers that there are
 
 `rewrite.mode: combined` asks once with the style in the system message; `second_pass` asks for an answer and then for
 its rewriting.
@@ -38,8 +39,11 @@ def respond(
     roles: Roles,
     styles: Mapping[str, str],
     schema: pa.Schema = records.GENERATED_ROWS,
+    draft: str | None = None,
 ) -> ray.data.Dataset:
     """`rows` as `schema`, each ok row without a response answered by the teacher; all others pass as they are.
+
+    An answer in the column `draft` is rewritten in the style of the task, and not asked for.
 
     Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style; a task without an entry in
     `styles` is answered plainly. Of `respond.samples` answers the best of those that the judge scored is kept, with its
@@ -47,7 +51,7 @@ def respond(
     the reply's status and reason (`cut_off`, `refused`, `empty`, or an error); `refused` is also an answer that says so
     in its text (`llm/refusals.py`, a heuristic), but to the task Toxicity.
     """
-    return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles)), schema)
+    return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles), draft), schema)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class RespondRow:
     prompts: Prompts
     config: Config
     styles: dict[str, str]
+    draft: str | None = None
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         if row["status"] != records.OK or row["response"] is not None:
@@ -104,12 +109,14 @@ class RespondRow:
 
     async def _answer(self, client: Client, row: Row, style: str | None, sample: str) -> Answer:
         seed = seed_of(row["instruction_id"], "respond", sample)
+        draft = row[self.draft] if self.draft is not None and style is not None else None
         second_pass = style is not None and self.config.rewrite.mode == "second_pass"
-        styled = style is not None and not second_pass
-        messages = self._styled(row, style) if styled else row["messages"]
-        reply = _unless_refused(row, await client.chat(messages, seed=seed, kind="respond"))
-        if reply.status != records.OK or not second_pass:
-            return Answer(reply, messages, seed)
+        if draft is None:
+            messages = row["messages"] if style is None or second_pass else self._styled(row, style)
+            reply = _unless_refused(row, await client.chat(messages, seed=seed, kind="respond"))
+            if reply.status != records.OK or not second_pass:
+                return Answer(reply, messages, seed)
+            draft = reply.text
         rewriting: list[Message] = [
             {
                 "role": "user",
@@ -118,7 +125,7 @@ class RespondRow:
                     task=row["task"],
                     style=style,
                     instruction=records.text_of(row["messages"]),
-                    answer=reply.text,
+                    answer=draft,
                 ),
             }
         ]

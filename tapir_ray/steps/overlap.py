@@ -38,10 +38,16 @@ def indexes(context: Context) -> dict[str, ray.ObjectRef]:
         table = _labelled(context) or "seed/split"
         rows = context.map(context.read(table, columns=["messages", "split", "status"]), _held)
         found["holdout"] = overlap_index(rows, config)
-    if config.filter.evaluation_sets:
-        read_evaluation_sets(context)
-        found["evaluation"] = overlap_index(context.read(EVALUATION, columns=["messages", "status"]), config)
-    return found
+    return found | of_evaluation_sets(context)
+
+
+def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
+    """By the name `evaluation`, a reference to the overlap index of `filter.evaluation_sets`; empty without any."""
+    if not context.config.filter.evaluation_sets:
+        return {}
+    read_evaluation_sets(context)
+    rows = context.read(EVALUATION, columns=["messages", "status"])
+    return {"evaluation": overlap_index(rows, context.config)}
 
 
 def read_evaluation_sets(context: Context) -> None:

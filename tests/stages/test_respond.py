@@ -78,6 +78,24 @@ def test_second_pass_rewrites_a_plain_answer() -> None:
     assert "<style>\nStep by step.\n</style>" in seen.requests[1]["messages"][0]["content"]
 
 
+def test_an_answer_that_is_there_is_rewritten_and_not_asked_for() -> None:
+    """But where there is no style to rewrite it in, or no answer."""
+    rows = [
+        instruction("q", response=None, other_response="mine"),
+        instruction("q", response=None, other_response="mine", task="Art"),
+        instruction("q", response=None, other_response=None),
+    ]
+    with running(teacher) as seen:
+        config = config_for(seen.url)
+        found = directly(RespondRow(Prompts(), config, STYLES, "other_response"), rows, config)
+    asked = [body["messages"][-1]["content"] for body in seen.requests]
+    assert [row["response"] for row in found] == [
+        "rewritten mine", "plain", "Task type: Math.\nAnswering style: Step by step."
+    ]  # fmt: skip
+    assert len(asked) == 3 and sum("<style>\nStep by step.\n</style>" in content for content in asked) == 1
+    assert found[0]["other_response"] == "mine" and found[0]["style"] == "Step by step."
+
+
 def test_the_best_of_several_samples_is_kept() -> None:
     with running(teacher) as seen:
         config = config_for(seen.url, respond={"samples": 6}, teacher={"sampling": {"temperature": 1.0}})

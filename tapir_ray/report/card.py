@@ -1,0 +1,162 @@
+"""The card of a regenerated dataset: `README.md` with the YAML front matter that the hub reads, and a table at the end.
+
+count = counts(run.manifest("seed/read").rows, manifests)
+text = card(config, Report(count, held, usage, versions))
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from tapir_ray.config import Config
+from tapir_ray.errors import StageError
+from tapir_ray.manifest import Manifest
+from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.report.summary import usage_table
+
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
+"""The hub's names for sizes, by powers of ten from 1,000 on."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What has become of the rows read; `ok` and the counts of both reasons sum to `rows`."""
+
+    rows: int
+    ok: int
+    filtered: dict[str, int]
+    failed: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the card tells. `held` are the dataset's rows by the values of some columns, `usage` is by role."""
+
+    counts: Counts
+    held: Mapping[str, Mapping[str, int]]
+    usage: Mapping[str, Mapping[str, float]]
+    versions: Mapping[str, str]
+
+    @property
+    def cost(self) -> float:
+        """US dollars."""
+        return round(sum(role["cost"] for role in self.usage.values()), 6)
+
+
+def counts(rows: int, parts: Iterable[Manifest]) -> Counts:
+    """What has become of `rows` rows by the manifests of all parts. Raises StageError where the sums differ."""
+    statuses: Counter[str] = Counter()
+    filtered: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    for part in parts:
+        statuses.update(part.statuses)
+        filtered.update(part.reasons)
+        failed.update(part.errors)
+    sums = (statuses[OK] + filtered.total() + failed.total(), statuses.total())
+    if sums != (rows, rows) or (statuses[FILTERED], statuses[FAILED]) != (filtered.total(), failed.total()):
+        raise StageError(f"{rows} rows went in, {sums[0]} came out with a reason and {sums[1]} with a status")
+    return Counts(rows, statuses[OK], dict(filtered.most_common()), dict(failed.most_common()))
+
+
+def card(config: Config, report: Report) -> str:
+    """The text of `README.md`, for a folder that has its rows in `data/`."""
+    settings, found = config.regenerate, report.counts
+    assert settings is not None
+    front: dict[str, Any] = {
+        "pretty_name": config.name,
+        **({"license": config.seed_data.licence} if config.seed_data.licence else {}),
+        "task_categories": ["text-generation"],
+        "size_categories": [size_category(found.ok)],
+        "tags": ["instruction-tuning", *(["synthetic"] if report.held["teacher_model"] else []), "tapir-ray"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
+    }
+    lines = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {config.name}",
+        f"{found.ok:,} instructions with their answers, made anew from {found.rows:,} rows of "
+        f"`{_source(config)}` by tapir-ray: {', '.join(settings.operations)}.",
+        "`messages` is the whole conversation, its last turn the answer. Where there were two answers `other_response` "
+        "is the one that was left out: that of the source, or if `preferred` says `old` that of the teacher.",
+        "## Rows",
+        _table(("rows", "number"), [("read", found.rows), ("in this dataset", found.ok), *_left_out(found)]),
+        *(f"## By {title}\n\n{_table((title, 'rows'), sorted(values.items()))}" for title, values in _held(report)),
+        "## Made with",
+        _table(("package", "version"), report.versions.items()),
+        f"Random seed {config.random_seed}; hash of the config {config.digest()}.",
+        "## Cost",
+        _table(
+            ("role", "requests", "input tokens", "output tokens", "US dollars"),
+            [(role, *_used(used)) for role, used in report.usage.items()],
+        ),
+        f"{report.cost:,.4f} US dollars in all.",
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def summary(config: Config, report: Report, parts: int, dataset: str) -> dict[str, Any]:
+    """`summary.json` of a regeneration that is done; `dataset` is the place of its card."""
+    assert config.regenerate is not None
+    return {
+        "name": config.name,
+        "status": "done",
+        "random_seed": config.random_seed,
+        "operations": list(config.regenerate.operations),
+        "parts": parts,
+        **report.counts.__dict__,
+        "by": {column: dict(values) for column, values in report.held.items()},
+        "usage": report.usage,
+        "cost": report.cost,
+        "versions": report.versions,
+        "dataset": dataset,
+    }
+
+
+def print_made(made: dict[str, Any], file: TextIO) -> None:
+    """The end of a regeneration for a person: what became of the rows, what was asked, and where the dataset is."""
+    console = Console(file=file, width=140 if not file.isatty() else None, highlight=False)
+    rows = Table("rows", title=f"{made['name']}: {made['rows']:,} rows read, in {made['parts']} parts")
+    rows.add_column("number", justify="right")
+    found = Counts(made["rows"], made["ok"], made["filtered"], made["failed"])
+    for name, count in [("in the dataset", found.ok), *_left_out(found)]:
+        rows.add_row(name, f"{count:,}")
+    console.print(rows)
+    console.print(usage_table(made["usage"]))
+    console.print(f"dataset: {made['dataset']}", soft_wrap=True)
+
+
+def size_category(rows: int) -> str:
+    """The hub's name for a size: `n<1K`, `1K<n<10K` …"""
+    return SIZES[min(len(SIZES) - 1, max(0, len(str(rows)) - 3))]
+
+
+def _source(config: Config) -> str:
+    """The last part of the source's path: where it lies on a machine is nobody's business."""
+    path = (config.seed_data.path or config.name).partition("?")[0].rstrip("/")
+    return path if path.count("/") == 1 and not path.startswith("/") else path.rpartition("/")[2]
+
+
+def _left_out(found: Counts) -> list[tuple[str, int]]:
+    reasons = [(f"filtered: {reason}", count) for reason, count in found.filtered.items()]
+    return reasons + [(f"failed: {reason}", count) for reason, count in found.failed.items()]
+
+
+def _held(report: Report) -> list[tuple[str, Mapping[str, int]]]:
+    titles = {"task": "task", "preferred": "preferred answer", "teacher_model": "teacher of the answer"}
+    return [(title, report.held[column]) for column, title in titles.items() if report.held[column]]
+
+
+def _used(used: Mapping[str, float]) -> tuple[str, ...]:
+    tokens = (f"{used[name]:,.0f}" for name in ("requests", "input_tokens", "output_tokens"))
+    return (*tokens, f"{used['cost']:,.4f}")
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *shown])

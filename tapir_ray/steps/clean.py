@@ -1,0 +1,46 @@
+"""Clean: a dataset read, and filtered over all of its parts: repeats, near-duplicates, overlap with evaluation sets."""
+
+from __future__ import annotations
+
+import ray.data
+
+from tapir_ray.context import Context
+from tapir_ray.records import INSTRUCTIONS
+from tapir_ray.stages.filter import check_rows, mark_overlaps, mark_repeats
+from tapir_ray.steps import overlap, seed
+
+READ, CHECKED, CLEAN = "seed/read", "seed/checked", "seed/ingested"
+BANDS = "seed/bands"
+
+
+def clean(context: Context) -> None:
+    """`seed/read`, and `seed/ingested`: the same rows, those filtered that are not to be in the new dataset.
+
+    Of equal instructions the first stays, of similar ones the lowest id. Raises InputError as `seed.read`.
+    """
+    run, settings = context.run, context.config.regenerate
+    assert settings is not None
+    if run.done(CLEAN):
+        return
+    with context.stage("clean", 0):
+        seed.read(context)
+        expected = run.manifest(READ).rows
+        rows = _checked(context)
+        if settings.does("filter"):
+            if not run.done(CHECKED):
+                context.write(CHECKED, rows, INSTRUCTIONS, "check", expected)
+            # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
+            rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS))
+        context.write(CLEAN, rows, INSTRUCTIONS, "clean", expected)
+
+
+def _checked(context: Context) -> ray.data.Dataset:
+    """The rows read, with those filtered that repeat another, fail a filter of their own or overlap; lazy."""
+    settings, config = context.config.regenerate, context.config
+    assert settings is not None
+    rows = seed.without_repeats(context)
+    if settings.does("filter"):
+        rows = check_rows(rows, config)
+    if settings.does("decontaminate"):
+        rows = mark_overlaps(rows, overlap.of_evaluation_sets(context), config)
+    return rows

@@ -1,0 +1,74 @@
+"""Rebalance: so many rows of each task, over all parts; counts first, then the rows of lowest hash of each task.
+
+A row's hash is of its id and the random seed alone, so the same rows stay in whatever order, and nothing is shuffled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tapir_ray.context import Context
+from tapir_ray.curriculum.quotas import apportion
+from tapir_ray.curriculum.sampling import Cut, Cutoffs, capacities, cutoffs, take_table
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.records import OK, marked, with_columns
+
+FILE = "balance.json"
+REBALANCED = "rebalanced"
+"""Reason of the rows that a task has too many of; also the pool that all rows are drawn from."""
+SALT = ("rebalance",)
+
+
+def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
+    """Which rows of the tables stay: made once, then as `balance.json` says; None without the operation.
+
+    Raises StageError where no task of the rows has a weight.
+    """
+    run, config, cpus = context.run, context.config, context.stage_cpus
+    if config.regenerate is None or config.regenerate.balanced_rows is None:
+        return None
+    if not run.exists(FILE):
+        with context.stage("rebalance", 0):
+            rows = context.map(context.read(*tables, columns=["instruction_id", "task", "status"]), with_cells)
+            found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
+            quota = shares(found, config.regenerate.balanced_rows, context.taxonomy)
+            cells = {(REBALANCED, task): count for task, count in quota.items()}
+            chosen = cutoffs(rows, cells, config.random_seed, SALT, stage_cpus=cpus)
+            last = {task: cut.last.hex() for (_, task), cut in chosen.cells.items() if cut.last is not None}
+            run.write_json(FILE, {"rows": found, "quota": quota, "last": last})
+            if (left := sum(quota.values())) < config.regenerate.balanced_rows:
+                context.progress.say(f"rebalance: {left} rows have a task with a weight, no more are there")
+    return stored(run.read_json(FILE), config.random_seed)
+
+
+def shares(found: Mapping[str, int], rows: int, taxonomy: Taxonomy) -> dict[str, int]:
+    """Rows by task: at most `rows`, by the weights of the tasks, under what there is. Raises StageError without any."""
+    weights = taxonomy.effective_weights(found)
+    room = {task: found[task] for task in weights}
+    return apportion(min(rows, sum(room.values())), room, weights)
+
+
+def stored(made: Mapping[str, Mapping[str, object]], random_seed: int) -> Cutoffs:
+    """The cut of every task by what `balance.json` holds: all of its rows, or those up to a hash."""
+    cells = {}
+    for task, count in made["quota"].items():
+        last = made["last"].get(task)
+        cells[REBALANCED, task] = Cut(int(count == made["rows"][task]), bytes.fromhex(str(last)) if last else None)
+    return Cutoffs(cells, random_seed, SALT)
+
+
+def with_cells(batch: pa.Table) -> pa.Table:
+    """The batch with the column `pool`, null for the rows that are not ok or have no task."""
+    drawn_from = pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["task"]))
+    return with_columns(batch, pool=pc.if_else(drawn_from, REBALANCED, None))
+
+
+def mark_rest(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
+    """The batch with the ok rows that are not drawn filtered as `rebalanced`."""
+    rows = np.arange(len(batch))
+    drawn = take_table(with_columns(with_cells(batch), row=pa.array(rows)), chosen)["row"]
+    return marked(batch, pa.array(~np.isin(rows, drawn)), REBALANCED)

@@ -1,0 +1,116 @@
+"""Renew: the parts of a dataset labelled, and answered, rewritten and judged, many parts in one pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from tapir_ray.context import Context
+from tapir_ray.curriculum.sampling import Cutoffs
+from tapir_ray.part_tables import PART, PartTables
+from tapir_ray.records import INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
+from tapir_ray.stages.prefer import prefer
+from tapir_ray.stages.respond import respond
+from tapir_ray.steps import classifier, rebalance
+from tapir_ray.steps.parts import Part, groups, own_table, read
+
+LABELLED, RENEWED = "labelled", "regenerated"
+REGENERATED = pa.schema(
+    [
+        *INSTRUCTIONS,
+        ("style", pa.string()),
+        ("answer_score", pa.float64()),
+        ("other_response", pa.string()),
+        ("new_score", pa.float64()),
+        ("old_score", pa.float64()),
+        ("preferred", pa.string()),
+    ]
+)
+"""`other_response` is the file's answer where the teacher gave another; where `preferred` is `old`, the teacher's."""
+
+
+def label_parts(context: Context, parts: Sequence[Part]) -> list[Part]:
+    """`PART/labelled`: the rows of the parts with their tasks; returns the parts as they lie there."""
+    from tapir_ray.stages.classify import classify
+    from tapir_ray.stages.label import label
+
+    config, run = context.config, context.run
+    with_part = pa.schema([*INSTRUCTIONS, PART])
+    with context.stage("classify", 0):
+        for tables, rows in _unfinished(context, parts, LABELLED):
+            if config.classify.by == "deberta":
+                rows = classify(rows, classifier.model(context), config)
+            else:
+                rows = label(rows, config, context.roles, list(context.taxonomy.labels), with_part)
+            _write(context, tables, rows, INSTRUCTIONS, "classify", asks=True)
+    return [own_table(run, part, LABELLED) for part in parts]
+
+
+def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> None:
+    """`PART/regenerated`: the rows of the parts with what has become of them, schema REGENERATED.
+
+    Of a task those stay that are `chosen`, all of them for None.
+    """
+    config = context.config
+    settings = config.regenerate
+    assert settings is not None
+    replaces, rewrites = config.seed_data.responses == "replace", settings.does("rewrite")
+    asks = settings.does("answer") or rewrites
+    styles: Mapping[str, str] = context.taxonomy.styles if rewrites else {}
+    with_part = pa.schema([*REGENERATED, PART])
+    with context.stage("renew", 0):
+        for tables, rows in _unfinished(context, parts, RENEWED):
+            if chosen is not None:
+                rows = context.map(rows, rebalance.mark_rest, chosen=chosen)
+            rows = context.map(rows, set_aside, replaces=replaces, styled=list(styles))
+            if asks:
+                draft = None if replaces else "other_response"
+                rows = respond(rows, config, context.roles, styles, with_part, draft)
+            if settings.does("judge"):
+                rows = prefer(rows, config, context.roles, with_part)
+            _write(context, tables, rows, REGENERATED, "renew", asks)
+
+
+def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Table:
+    """The batch with the answers that the teacher is to replace in `other_response`, of ok rows alone.
+
+    It replaces all of them, or rewrites those to tasks that are `styled`.
+    """
+    redone = pc.equal(batch["status"], OK)
+    if not replaces:
+        redone = pc.and_(redone, pc.is_in(batch["task"], pa.array(styled, pa.string())))
+    nothing = pa.scalar(None, pa.string())
+    return with_columns(
+        batch,
+        response=pc.if_else(redone, nothing, batch["response"]),
+        other_response=pc.if_else(redone, batch["response"], nothing),
+    )
+
+
+def _unfinished(context: Context, parts: Sequence[Part], name: str) -> Iterator[tuple[PartTables, ray.data.Dataset]]:
+    """The tables `PART/NAME` that are to be written together, and the rows that they lack."""
+    run, settings, cpus = context.run, context.config.regenerate, context.stage_cpus
+    assert settings is not None
+    live = [part for part in parts if not run.done(f"{part.name}/{name}")]
+    for group in groups(live, settings.parts.at_once):
+        tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID)
+        yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
+
+
+def _write(
+    context: Context, tables: PartTables, rows: ray.data.Dataset, schema: pa.Schema, label: str, asks: bool
+) -> None:
+    """Run the pipeline into its tables; rows that were asked for are there for good a few at a time."""
+    config = context.config
+    with context.progress.stage(label, tables.label, sum(tables.rows.values())):
+        tables.write(
+            rows,
+            schema,
+            rows_per_part=config.resources.rows_per_part if asks else None,
+            stage_cpus=context.stage_cpus,
+            max_error_rate=config.max_error_rate,
+            drained=context.roles.drained,
+        )

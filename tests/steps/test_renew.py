@@ -1,0 +1,71 @@
+"""Which answers are set aside for new ones, and what of a part is in the dataset that users get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+
+from tapir_ray.config import SeedData
+from tapir_ray.conversations import parse
+from tapir_ray.records import conform, instruction_id
+from tapir_ray.steps.dataset import export_part
+from tapir_ray.steps.renew import REGENERATED, set_aside
+
+LOCAL = pafs.LocalFileSystem()
+
+
+def row(text: str, **values: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    found = {"instruction_id": instruction_id(messages), "messages": messages, "task": "Math", "status": "ok"}
+    return {**found, **values}
+
+
+@pytest.mark.parametrize(
+    ("replaces", "styled", "expected"),
+    [
+        (True, [], [(None, "a"), (None, "b"), (None, None), ("d", None)]),
+        (False, ["Math"], [(None, "a"), ("b", None), (None, None), ("d", None)]),
+        (False, [], [("a", None), ("b", None), (None, None), ("d", None)]),
+    ],
+)
+def test_answers_that_are_made_anew_are_kept_beside(
+    replaces: bool, styled: list[str], expected: list[tuple[str | None, str | None]]
+) -> None:
+    rows = [
+        row("1", response="a"),
+        row("2", response="b", task=None),
+        row("3"),
+        row("4", response="d", status="filtered", reason="duplicate"),
+    ]
+    found = set_aside(conform(rows, REGENERATED), replaces, styled).to_pylist()
+    assert [(one["response"], one["other_response"]) for one in found] == expected
+
+
+def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(tmp_path: Path) -> None:
+    rows = [
+        row("1", response="a", preferred="new", teacher_model="t", other_response="x"),
+        row("2", response="b", status="filtered", reason="rebalanced"),
+        row("3", status="failed", reason="timeout"),
+        row("4", response="d", task=None),
+    ]
+    files = [str(tmp_path / f"{at}.parquet") for at in range(2)]
+    for file, some in zip(files, (rows[:3], rows[3:]), strict=True):
+        pq.write_table(conform(some, REGENERATED), file)
+    target = tmp_path / "data/00000.parquet"
+    target.parent.mkdir()
+    # A file that an error has cut short is written again.
+    pq.write_table(pq.read_table(files[0]).slice(0, 0), target)
+    for _ in range(2):
+        counted = export_part(files, LOCAL, str(target), 2)
+        assert counted == {"task": {"Math": 1}, "preferred": {"new": 1}, "teacher_model": {"t": 1}}
+    assert [file.name for file in (tmp_path / "data").iterdir()] == ["00000.parquet"]
+    first, second = pq.read_table(target).to_pylist()
+    assert first["messages"] == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
+    assert first["other_response"] == "x" and "status" not in first
+    # The dataset is one that can be read here again.
+    (again,) = parse(second, SeedData().format)
+    assert (again.messages, again.response) == ([{"role": "user", "content": "4"}], "d")
