@@ -16,18 +16,9 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
+from benchmarks.loop import QUICK
+
 ROOT = Path(__file__).parents[1]
-SMALL = [
-    "simulator.seed_rows=900",
-    "holdout.rows=50",
-    "classify.label_rows=200",
-    "classify.epochs=2",
-    "score.max_rows=80",
-    "expand.size=60",
-    "train.initial_epochs=1",
-    "train.epochs=1",
-    "curriculum.rounds=1",
-]
 
 
 def tapir(*arguments: str, timeout: int = 560) -> subprocess.CompletedProcess[str]:
@@ -45,7 +36,7 @@ def tapir(*arguments: str, timeout: int = 560) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("end") / "run"
-    command = ["run", "configs/demo.yaml", "--run-dir", str(folder), "--set", *SMALL]
+    command = ["run", "configs/demo.yaml", "--run-dir", str(folder), "--set", *QUICK]
     stopped = tapir(*command, "--until", "score")
     assert stopped.returncode == 0, stopped.stderr[-4000:]
     assert "stopped after score" in stopped.stderr
@@ -162,19 +153,19 @@ def test_students_load_in_transformers(run_dir: Path) -> None:
 
 def test_a_finished_run_does_nothing_again(run_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
-    again = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL)
+    again = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")} == before
 
 
 def test_another_config_is_refused_in_its_folder(run_dir: Path) -> None:
-    refused = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL, "curriculum.alpha=0.9")
+    refused = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK, "curriculum.alpha=0.9")
     assert refused.returncode == 2
     assert "curriculum.alpha" in refused.stderr
 
 
 def test_the_classifier_command_reports_on_the_runs_classifier(run_dir: Path) -> None:
-    shown = tapir("classifier", "train", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *SMALL)
+    shown = tapir("classifier", "train", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert "accuracy" in shown.stdout
     assert "macro-F1" in shown.stdout

@@ -20,7 +20,7 @@ from typing import Any
 from tapir_ray.config import Budget, Price
 from tapir_ray.llm.bucket import Bucket
 from tapir_ray.llm.usage import Account, Count, Lease, Report
-from tapir_ray.llm.usage_files import UsageFiles
+from tapir_ray.llm.usage_files import UsageFiles, counts_in, listed, unsettled_in
 
 WAIT_S = 0.2
 """After which a request that does not fit asks again."""
@@ -247,9 +247,9 @@ class Ledger:
                 return
             self._files.save(
                 {
-                    "counts": _listed(self._counts),
+                    "counts": listed(self._counts),
                     "unsettled": {
-                        role: _difference(count, self._unsettled_before[role]).numbers()
+                        role: (count + -self._unsettled_before[role]).numbers()
                         for role, count in self._unsettled.items()
                     },
                     "reserved": [[one.role, asdict(one.lease)] for one in self._reserved.values()],
@@ -264,10 +264,10 @@ class Ledger:
         """Add an attempt's state; to be called for each in the order of their numbers."""
         for lease_id in state["resolved"]:
             self._earlier.pop(lease_id, None)
-        for role, count in _counts(state):
+        for role, count in counts_in(state):
             kinds = self._before[role]
             kinds[count.kind] = kinds.get(count.kind, Count(count.kind)) + count
-        for role, count in _unsettled(state):
+        for role, count in unsettled_in(state):
             if role in self._unsettled:
                 self._unsettled[role] += count
         for role, lease in state["reserved"]:
@@ -277,9 +277,9 @@ class Ledger:
         self._unsettled_before = dict(self._unsettled)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        for role, count in _counts(state):
+        for role, count in counts_in(state):
             self._counts[role][count.kind] = count
-        for role, count in _unsettled(state):
+        for role, count in unsettled_in(state):
             self._unsettled[role] += count
         for role, lease in state["reserved"]:
             until = self._clock() + self._accounts[role].patience_s
@@ -294,21 +294,3 @@ class Ledger:
 def _dearest(price: Price) -> Price:
     """What a token can cost at most: neither a cache nor reasoning is known beforehand."""
     return Price(input=max(price.input, price.cached_input or 0.0), output=max(price.output, price.reasoning or 0.0))
-
-
-def _listed(counts: Mapping[str, Mapping[str, Count]]) -> dict[str, dict[str, dict[str, int]]]:
-    return {role: {kind: count.numbers() for kind, count in kinds.items()} for role, kinds in counts.items()}
-
-
-def _counts(state: dict[str, Any]) -> list[tuple[str, Count]]:
-    return [
-        (role, Count(kind, **numbers)) for role, kinds in state["counts"].items() for kind, numbers in kinds.items()
-    ]
-
-
-def _unsettled(state: dict[str, Any]) -> list[tuple[str, Count]]:
-    return [(role, Count("unsettled", **numbers)) for role, numbers in state["unsettled"].items()]
-
-
-def _difference(count: Count, before: Count) -> Count:
-    return count + Count(before.kind, **{name: -value for name, value in before.numbers().items()})

@@ -49,6 +49,9 @@ class Count:
         others = other.numbers()
         return Count(self.kind, **{key: value + others[key] for key, value in self.numbers().items()})
 
+    def __neg__(self) -> Count:
+        return Count(self.kind, **{key: -value for key, value in self.numbers().items()})
+
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens

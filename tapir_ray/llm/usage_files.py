@@ -5,8 +5,10 @@ mine, others = UsageFiles(run.uri, attempt=2).load()
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from tapir_ray.llm.usage import Count
 from tapir_ray.storage import Storage
 
 FOLDER = "usage"
@@ -28,3 +30,20 @@ class UsageFiles:
     def save(self, state: dict[str, Any]) -> None:
         """Put a state in the place of this attempt's last."""
         self._storage.write_json(f"{FOLDER}/{self._mine}", state)
+
+
+def listed(counts: Mapping[str, Mapping[str, Count]]) -> dict[str, dict[str, dict[str, int]]]:
+    """Counts by role and kind, as a state holds them under `counts`."""
+    return {role: {kind: count.numbers() for kind, count in kinds.items()} for role, kinds in counts.items()}
+
+
+def counts_in(state: dict[str, Any]) -> list[tuple[str, Count]]:
+    """The (role, count of one kind) of a state."""
+    return [
+        (role, Count(kind, **numbers)) for role, kinds in state["counts"].items() for kind, numbers in kinds.items()
+    ]
+
+
+def unsettled_in(state: dict[str, Any]) -> list[tuple[str, Count]]:
+    """The (role, worst case of the requests that no record came of) of a state."""
+    return [(role, Count("unsettled", **numbers)) for role, numbers in state["unsettled"].items()]

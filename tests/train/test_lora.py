@@ -15,18 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from tapir_ray.config import Lora, Student
 from tapir_ray.errors import InputError
-from tapir_ray.train.create_student import create_student
 from tapir_ray.train.lora import FOLDER, check_target_modules, with_adapter
-from tests.train.test_student import SIZE, packed_folder, plain_training, run
+from tests.train.test_student import packed_folder, plain_training, run
 
 LORA = Lora(rank=4, alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], between_rounds="continue")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("lora") / "student")
-    create_student(SIZE, ["Say one two three.", "one two three"] * 20, folder, None, 0)
-    return folder
 
 
 @pytest.fixture(scope="module")

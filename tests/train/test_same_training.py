@@ -12,11 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.create_student import create_student
 from tapir_ray.train.loop import learning_rate_at
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.student import TrainResult
-from tests.train.test_student import FS, SIZE, TRAIN, packed_folder, run
+from tests.train.test_student import FS, TRAIN, packed_folder, run
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +25,6 @@ EXACT = 1e-4
 """Of a loss: float32 sums in another order, over 20 steps."""
 BFLOAT16 = 5e-3
 """Of a loss: weights and activations keep 8 bits, the optimizer's own copy 24."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("same") / "student")
-    create_student(SIZE, ["Say one two three.", "one two three"] * 20, folder, None, 0)
-    return folder
 
 
 @pytest.fixture(scope="module")

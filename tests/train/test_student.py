@@ -19,20 +19,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
+from tapir_ray.config import Replicas, Resources, Student, Train
 from tapir_ray.errors import StageError
 from tapir_ray.records import PACKED, conform
 from tapir_ray.train import loop
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
 from tapir_ray.train.checkpoint import PROGRESS_FILE
-from tapir_ray.train.create_student import create_student
 from tapir_ray.train.loop import learning_rate_at
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.student import TrainResult, train_student
 
 FS = pafs.LocalFileSystem()
-SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=2, heads=2, vocab_size=512, max_length=64)
 TRAIN = Train(
     sequence_length=64,
     global_batch=4,
@@ -43,13 +41,6 @@ TRAIN = Train(
     gradient_clipping=0.5,
 )
 RATE = 1e-2
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = str(tmp_path_factory.mktemp("train") / "student")
-    create_student(SIZE, ["Say one two three.", "one two three"] * 20, folder, None, 0)
-    return folder
 
 
 @pytest.fixture(scope="module")
