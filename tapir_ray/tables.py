@@ -109,6 +109,10 @@ class Tables(Storage):
         count, keys = self._kept[table] = parts.reopen(self.path(table), self.fs, key)
         return parts.without(rows, keys, key, stage_cpus) if count else rows
 
+    def kept(self, table: str) -> int:
+        """How many rows of an unfinished table `remaining` has found."""
+        return self._kept[table][0]
+
     def answers(
         self,
         table: str,
