@@ -8,6 +8,7 @@ if not stays_beside(config, "train", room()): ...      # the local teacher makes
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -54,11 +55,13 @@ def room() -> list[Node]:
     import ray
     from ray._private.state import state
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive]
+    there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
     config = state.get_cluster_config()
     for group in config.node_group_configs if config is not None else ():
         count = group.max_count if 0 <= group.max_count <= MOST_NODES else MOST_NODES
-        nodes += [dict(group.resources)] * count
+        nodes += [dict(group.resources)] * max(0, count - there[group.name])
     kinds = [{name: float(has) for name, has in node.items() if name.startswith(KIND)} for node in nodes]
     return [
         {"CPU": float(node.get("CPU", 0.0)), "GPU": float(node.get("GPU", 0.0)), **kind}
@@ -85,15 +88,16 @@ def claimed(config: Config) -> dict[str, Replicas]:
 
 
 def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
-    """A sentence that names the key to change, where a part of the run can never be placed on the cluster's nodes."""
+    """Which parts of the run can never be placed on the cluster's nodes, and the keys to change; None where all can."""
+    found = []
     for name, part in claimed(config).items():
         # Student and training wait until a local teacher and judge have made room; the classifier works beside them.
         others = (
             {} if name in ("student", "train") else {key: one for key, one in served(config).items() if key != name}
         )
         if short := _short(config, name, part, others, nodes):
-            return short
-    return None
+            found.append(short)
+    return "; ".join(found) or None
 
 
 def stays_beside(config: Config, name: str, nodes: Sequence[Node]) -> bool:
@@ -107,7 +111,7 @@ def _short(
     """As `shortage`, for one part beside the `others`."""
     ranks = part.tensor_parallel
     size = f"{ranks * part.cpus:g} CPUs and {ranks * part.gpus:g} GPUs{_of_kind(part)}"
-    places = [_places(node, part) for node in nodes]
+    places = places_for(part, nodes)
     # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
     stages = 0.0 if name == "train" else 6 * config.resources.stage_cpus
     beside = stages + sum(other.tensor_parallel * other.cpus for other in others.values())
@@ -132,17 +136,21 @@ def _short(
             f"resources.{name}.accelerator_type is {part.accelerator_type}, which no node of the cluster has; "
             f"set it to one of theirs ({', '.join(kinds) or 'none names its kind'}), or to null for any"
         )
-    if sum(places) < part.fewest:
+    if places < part.fewest:
         spread = ", .tensor_parallel" if ranks > 1 else ""
         return (
             f"resources.{name} needs {part.fewest} workers of {size}, each on one node, and the nodes have room for "
-            f"{sum(places)}; lower resources.{name}.cpus, .gpus{spread} or .{_number(part)}"
+            f"{places}; lower resources.{name}.cpus, .gpus{spread} or .{_number(part)}"
         )
     return None
 
 
+def places_for(part: Replicas, nodes: Sequence[Node]) -> int:
+    """How many workers, or engines with all their ranks on one node, fit on these nodes where they are empty."""
+    return sum(_places(node, part) for node in nodes)
+
+
 def _places(node: Node, part: Replicas) -> int:
-    """How many workers, or engines with all their ranks, fit on an empty node."""
     if part.accelerator_type and KIND + part.accelerator_type not in node:
         return 0
     claims = ((node["CPU"], part.cpus), (node["GPU"], part.gpus))

@@ -129,8 +129,9 @@ def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) 
     from ray._private.state import state
 
     resources = {"CPU": 4.0, "GPU": 1.0, "memory": 1e9, "accelerator_type:L4": 1.0, "node:__internal_head__": 1.0}
-    group = SimpleNamespace(max_count=2, resources={"CPU": 16, "GPU": 8, "accelerator_type:H100": 1})
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}, {"Alive": False}])
+    group = SimpleNamespace(name="h", max_count=3, resources={"CPU": 16, "GPU": 8, "accelerator_type:H100": 1})
+    one = {"Alive": True, "Resources": dict(group.resources), "Labels": {"ray.io/node-group": "h"}}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}, {"Alive": False}, one])
     monkeypatch.setattr(state, "get_cluster_config", lambda: SimpleNamespace(node_group_configs=[group]))
     added = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
-    assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added]
+    assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]
