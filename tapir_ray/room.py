@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from tapir_ray.autoscaler import groups
 from tapir_ray.config import Config, Replicas
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import watched
 
 CHECK_S = 2.0
 MOST_NODES = 1000
-"""Nodes an autoscaler without a limit is taken to add."""
+"""Nodes of a group that are counted at most."""
 
 KIND = "accelerator_type:"
 """Begins the name of the resource by which a node says of what kind its GPUs are."""
@@ -53,15 +54,12 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
 def room() -> list[Node]:
     """CPUs and GPUs of each node of the cluster, and of those that its autoscaler may add where it has one."""
     import ray
-    from ray._private.state import state
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     nodes = [node["Resources"] for node in alive]
     there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
-    config = state.get_cluster_config()
-    for group in config.node_group_configs if config is not None else ():
-        count = group.max_count if 0 <= group.max_count <= MOST_NODES else MOST_NODES
-        nodes += [dict(group.resources)] * max(0, count - there[group.name])
+    for group in groups():
+        nodes += [group.resources] * (min(group.most, MOST_NODES) - there[group.name])
     kinds = [{name: float(has) for name, has in node.items() if name.startswith(KIND)} for node in nodes]
     return [
         {"CPU": float(node.get("CPU", 0.0)), "GPU": float(node.get("GPU", 0.0)), **kind}

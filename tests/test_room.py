@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from tapir_ray import room as module
+from tapir_ray.autoscaler import Group
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interruptible
@@ -126,12 +126,11 @@ def test_an_engine_needs_all_its_gpus_of_its_kind_on_one_node(student: dict, wor
 
 def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
-    from ray._private.state import state
 
     resources = {"CPU": 4.0, "GPU": 1.0, "memory": 1e9, "accelerator_type:L4": 1.0, "node:__internal_head__": 1.0}
-    group = SimpleNamespace(name="h", max_count=3, resources={"CPU": 16, "GPU": 8, "accelerator_type:H100": 1})
+    group = Group("h", 3, {"CPU": 16, "GPU": 8, "accelerator_type:H100": 1})
     one = {"Alive": True, "Resources": dict(group.resources), "Labels": {"ray.io/node-group": "h"}}
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}, {"Alive": False}, one])
-    monkeypatch.setattr(state, "get_cluster_config", lambda: SimpleNamespace(node_group_configs=[group]))
+    monkeypatch.setattr(module, "groups", lambda: [group])
     added = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
     assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]
