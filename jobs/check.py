@@ -9,10 +9,9 @@ nothing. Takes what `tapir check` takes.
 
 import sys
 
-from tapir_ray.check_cluster import HERE
 from tapir_ray.cli import main
 from tapir_ray.forwarded import load
 
 if __name__ == "__main__":
     load()
-    sys.exit(main(["check", *sys.argv[1:], "--address", HERE]))
+    sys.exit(main(["check", *sys.argv[1:], "--address", "auto"]))
