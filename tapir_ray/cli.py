@@ -12,7 +12,7 @@ from typing import Any
 
 from tapir_ray.cluster import set_environment
 from tapir_ray.config import Config, load
-from tapir_ray.errors import Stopped, own_error, sentence
+from tapir_ray.errors import InputError, Stopped, own_error, sentence
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +70,30 @@ def _regenerate(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tapir_ray.check import check
 
+    if options.address:
+        return _check_cluster(options)
     check(*configured(options), options.pilot, options.json)
+    return 0
+
+
+def _check_cluster(options: argparse.Namespace) -> int:
+    import json
+
+    from tapir_ray.check_cluster import check_by_job, check_cluster, show
+    from tapir_ray.submit import Submission
+
+    config, run_dir = configured(options)
+    if options.pilot:
+        raise InputError("--pilot sends rows from here and --address looks at a cluster: give one of them")
+    if "://" in options.address:
+        submission = Submission(config, options.config, run_dir, "check", tuple(options.set))
+        found = check_by_job(submission, options.address, options.env)
+    else:
+        found = check_cluster(config, run_dir, options.address)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        show(found, sys.stdout)
     return 0
 
 
@@ -160,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "check a config and print what its run will need: calls, tokens, cost")
     takes_config(check, "folder or URI of the run; a pilot gets one of its own beside it")
     check.add_argument("--pilot", type=_rows, default=0, metavar="N", help="send N real rows through every stage first")
+    check.add_argument(
+        "--address", metavar="URL", help="look instead whether this cluster has the places, models and storage of a run"
+    )
+    check.add_argument(
+        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="variables that workers need for that"
+    )
     check.add_argument("--json", action="store_true", help="print JSON")
 
     labels = verb("classifier", _classifier, "label rows by the teacher, train the task classifier on them, score it")

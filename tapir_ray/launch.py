@@ -49,6 +49,7 @@ from tapir_ray.storage import is_remote
 from tapir_ray.train.attention import check_here, check_on_worker
 from tapir_ray.train.chat import load_tokenizer, resolve_template
 from tapir_ray.train.lora import check_target_modules
+from tapir_ray.workers import check_storage
 
 SEED_FILE = "seed_data.jsonl"
 
@@ -151,6 +152,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         if config.regenerate is None or config.regenerate.asks(config.classify):
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
+        check_storage(run, config)
         if doubt := check_on_worker(config.train, config.resources.train):
             print(f"warning: {doubt}", file=sys.stderr)
         context = stack.enter_context(opened(run, config, taxonomy, simulator_url))

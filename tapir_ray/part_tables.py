@@ -97,14 +97,14 @@ class PartTables:
                 part = block["part"]
                 self._there[part] += block["rows"]
                 if block["rows"] and self._there[part] == self.rows[part]:
-                    files = parts.compact(folders[part], run.fs, key)
+                    files = parts.compact(folders[part], run.fs, key, stage_cpus)
                     # A row may have come twice, since an engine was lost after it: then others are still to come.
                     if _count(files, folders[part], run.fs) == self.rows[part]:
                         self._publish(part, files, max_error_rate)
                         unpublished.remove(part)
         tally.check()
         for part in sorted(unpublished):
-            self._publish(part, parts.compact(folders[part], run.fs, key), max_error_rate)
+            self._publish(part, parts.compact(folders[part], run.fs, key, stage_cpus), max_error_rate)
 
     def _publish(self, part: str, files: list[str], max_error_rate: float) -> None:
         run, table = self._run, self.table(part)

@@ -66,12 +66,12 @@ def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> p
     )
 
 
-def reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, ray.ObjectRef]:
+def reopen(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
     """(rows, a reference to their keys) of what earlier attempts wrote, each once.
 
     Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
     """
-    task: Any = ray.remote(num_cpus=0)(_reopen)
+    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen)
     count, keys = task.options(num_returns=2).remote(folder, fs, key)
     return ray.get(count), keys
 
@@ -94,7 +94,7 @@ def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, stage_cpus: f
     )
 
 
-def compact(folder: str, fs: pafs.FileSystem, key: Key) -> list[str]:
+def compact(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> list[str]:
     """Names of the table's files: the parts, or where they are small the fewer ones made of them.
 
     A row that is in two parts, since an attempt that was overtaken still wrote, is kept once. The parts stay until
@@ -103,10 +103,10 @@ def compact(folder: str, fs: pafs.FileSystem, key: Key) -> list[str]:
     parts = _names(folder, fs, PART)
     if not parts:
         return []
-    counts = ray.get(ray.remote(num_cpus=0)(_counts).remote(folder, fs, parts, key))
+    counts = ray.get(ray.remote(num_cpus=stage_cpus)(_counts).remote(folder, fs, parts, key))
     if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(parts) - 1):
         return parts
-    return ray.get(ray.remote(num_cpus=0)(_rewrite).remote(folder, fs, parts, key))
+    return ray.get(ray.remote(num_cpus=stage_cpus)(_rewrite).remote(folder, fs, parts, key))
 
 
 def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
@@ -117,9 +117,11 @@ def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
                 fs.delete_file(f"{folder}/{name}")
 
 
-def unpublish(folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str) -> None:
+def unpublish(
+    folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str, stage_cpus: float = 0.1
+) -> None:
     """A finished table becomes unfinished, without its failed rows; it is always the one or the other."""
-    ray.get(ray.remote(num_cpus=0)(_unpublish).remote(folder, fs, list(files), key, manifest))
+    ray.get(ray.remote(num_cpus=stage_cpus)(_unpublish).remote(folder, fs, list(files), key, manifest))
 
 
 def keys_of(table: pa.Table, key: Key) -> Any:

@@ -29,7 +29,8 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
     # What follows first: whenever this stops, a table that is there was made from those that are there.
     for output in reversed(stale):
         if output in reopened:
-            parts.unpublish(run.path(output), run.fs, run.manifest(output).files, key_of(output), MANIFEST)
+            files, cpus = run.manifest(output).files, config.resources.stage_cpus
+            parts.unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
         elif run.exists(output):
             run.fs.delete_dir(run.path(output))
     return reopened

@@ -2,24 +2,30 @@
 
 if short := shortage(config, room()): raise InputError(short)
 with stopped_by_lost_nodes(config): ...
+if not stays_beside(config, "train", room()): ...      # the local teacher makes room first
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from tapir_ray.autoscaler import groups
 from tapir_ray.config import Config, Replicas
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import watched
 
 CHECK_S = 2.0
 MOST_NODES = 1000
-"""Nodes an autoscaler without a limit is taken to add."""
+"""Nodes of a group that are counted at most."""
+
+KIND = "accelerator_type:"
+"""Begins the name of the resource by which a node says of what kind its GPUs are."""
 
 Node = dict[str, float]
-"""What a node has: `CPU` and `GPU`."""
+"""What a node has: `CPU`, `GPU`, and KIND with a name."""
 
 
 @contextmanager
@@ -48,60 +54,110 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
 def room() -> list[Node]:
     """CPUs and GPUs of each node of the cluster, and of those that its autoscaler may add where it has one."""
     import ray
-    from ray._private.state import state
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    config = state.get_cluster_config()
-    for group in config.node_group_configs if config is not None else ():
-        count = group.max_count if 0 <= group.max_count <= MOST_NODES else MOST_NODES
-        nodes += [dict(group.resources)] * count
-    return [{name: float(node.get(name, 0.0)) for name in ("CPU", "GPU")} for node in nodes]
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive]
+    there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
+    for group in groups():
+        nodes += [group.resources] * (min(group.most, MOST_NODES) - there[group.name])
+    kinds = [{name: float(has) for name, has in node.items() if name.startswith(KIND)} for node in nodes]
+    return [
+        {"CPU": float(node.get("CPU", 0.0)), "GPU": float(node.get("GPU", 0.0)), **kind}
+        for node, kind in zip(nodes, kinds, strict=True)
+    ]
 
 
-def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
-    """A sentence that names the key to change, where a part of the run can never be placed on the cluster's nodes."""
+def served(config: Config) -> dict[str, Replicas]:
+    """The resources of the models that the run serves itself, by role."""
+    return {role: getattr(config.resources, role) for role, one in config.endpoints.items() if one.engine == "vllm"}
+
+
+def claimed(config: Config) -> dict[str, Replicas]:
+    """The resources of everything that the run places, by their key in `resources`."""
     resources = config.resources
-    local = [key for key, endpoint in config.endpoints.items() if endpoint.engine == "vllm"]
-    served: dict[str, Replicas] = {key: getattr(resources, key) for key in local}
-    parts = dict(served)
+    parts = served(config)
     if config.regenerate is None:
         parts["train"] = resources.train
         if config.student.engine == "vllm":
             parts["student"] = resources.student
     if config.classify.by == "deberta":
         parts["classifier"] = resources.classifier
-    cpus, gpus = (sum(node[name] for node in nodes) for name in ("CPU", "GPU"))
-    for name, part in parts.items():
-        # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
-        beside = 0.0 if name == "train" else 6 * resources.stage_cpus
-        # A local teacher and judge stay while the others come and go.
-        others = [other for key, other in served.items() if key != name]
-        beside += sum(other.tensor_parallel * other.cpus for other in others)
-        needed = part.replicas * part.tensor_parallel * part.cpus + beside
-        if needed > cpus:
-            return (
-                f"resources.{name} needs {needed:g} CPUs ({part.replicas} x {part.cpus:g}, and {beside:g} for what "
-                f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.replicas or .cpus"
-            )
-        held = sum(other.tensor_parallel * other.gpus for other in others)
-        asked = part.replicas * part.tensor_parallel * part.gpus
-        if asked + held > gpus:
-            kept = f" beside {held:g} for {' and '.join(key for key in served if key != name)}" if held else ""
-            return (
-                f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
-                f"lower resources.{name}.gpus or .replicas"
-            )
-        workers = part.replicas * part.tensor_parallel
-        places = sum(_places(node, part) for node in nodes)
-        if places < workers:
-            return (
-                f"resources.{name} needs {workers} workers of {part.cpus:g} CPUs and {part.gpus:g} GPUs, each on one "
-                f"node, and the nodes have room for {places}; lower resources.{name}.cpus, .gpus or .replicas"
-            )
+    return parts
+
+
+def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
+    """Which parts of the run can never be placed on the cluster's nodes, and the keys to change; None where all can."""
+    found = []
+    for name, part in claimed(config).items():
+        # Student and training wait until a local teacher and judge have made room; the classifier works beside them.
+        others = (
+            {} if name in ("student", "train") else {key: one for key, one in served(config).items() if key != name}
+        )
+        if short := _short(config, name, part, others, nodes):
+            found.append(short)
+    return "; ".join(found) or None
+
+
+def stays_beside(config: Config, name: str, nodes: Sequence[Node]) -> bool:
+    """Whether the local teacher and judge can stay while `resources.<name>` is placed."""
+    return _short(config, name, getattr(config.resources, name), served(config), nodes) is None
+
+
+def _short(
+    config: Config, name: str, part: Replicas, others: Mapping[str, Replicas], nodes: Sequence[Node]
+) -> str | None:
+    """As `shortage`, for one part beside the `others`."""
+    ranks = part.tensor_parallel
+    size = f"{ranks * part.cpus:g} CPUs and {ranks * part.gpus:g} GPUs{_of_kind(part)}"
+    places = places_for(part, nodes)
+    # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
+    stages = 0.0 if name == "train" else 6 * config.resources.stage_cpus
+    beside = stages + sum(other.tensor_parallel * other.cpus for other in others.values())
+    cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
+    needed = part.fewest * ranks * part.cpus + beside
+    if needed > cpus:
+        return (
+            f"resources.{name} needs {needed:g} CPUs ({part.fewest} x {ranks * part.cpus:g}, and {beside:g} for what "
+            f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.{_number(part)} or .cpus"
+        )
+    held = sum(other.tensor_parallel * other.gpus for other in others.values())
+    asked = part.fewest * ranks * part.gpus
+    if asked + held > gpus:
+        kept = f" beside {held:g} for {' and '.join(others)}" if held else ""
+        return (
+            f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
+            f"lower resources.{name}.gpus, .tensor_parallel or .{_number(part)}"
+        )
+    if part.accelerator_type and not any(KIND + part.accelerator_type in node for node in nodes):
+        kinds = sorted({key.removeprefix(KIND) for node in nodes for key in node if key.startswith(KIND)})
+        return (
+            f"resources.{name}.accelerator_type is {part.accelerator_type}, which no node of the cluster has; "
+            f"set it to one of theirs ({', '.join(kinds) or 'none names its kind'}), or to null for any"
+        )
+    if places < part.fewest:
+        spread = ", .tensor_parallel" if ranks > 1 else ""
+        return (
+            f"resources.{name} needs {part.fewest} workers of {size}, each on one node, and the nodes have room for "
+            f"{places}; lower resources.{name}.cpus, .gpus{spread} or .{_number(part)}"
+        )
     return None
 
 
+def places_for(part: Replicas, nodes: Sequence[Node]) -> int:
+    """How many workers, or engines with all their ranks on one node, fit on these nodes where they are empty."""
+    return sum(_places(node, part) for node in nodes)
+
+
 def _places(node: Node, part: Replicas) -> int:
-    """How many workers fit on an empty node."""
+    if part.accelerator_type and KIND + part.accelerator_type not in node:
+        return 0
     claims = ((node["CPU"], part.cpus), (node["GPU"], part.gpus))
-    return min((int(has / claim + 1e-6) for has, claim in claims if claim), default=MOST_NODES)
+    return min((int(has / (claim * part.tensor_parallel) + 1e-6) for has, claim in claims if claim), default=MOST_NODES)
+
+
+def _of_kind(part: Replicas) -> str:
+    return f" of type {part.accelerator_type}" if part.accelerator_type else ""
+
+
+def _number(part: Replicas) -> str:
+    return "replicas" if part.min_replicas is None else "min_replicas"

@@ -55,11 +55,20 @@ class Submission:
         return hashlib.sha256(f"{place.rstrip('/')} {self.config.digest()}".encode()).hexdigest()[:12]
 
     @property
+    def script(self) -> str:
+        """The job's file in the working folder."""
+        return f"{FOLDER}/{self.job}.py"
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments of the script."""
+        settings = ["--set", *self.overrides] if self.overrides else []
+        return [os.path.relpath(self.path), *settings, "--run-dir", self.run_dir, *self.arguments]
+
+    @property
     def entrypoint(self) -> str:
         """The shell command of the job."""
-        settings = ["--set", *self.overrides] if self.overrides else []
-        script, config = f"{FOLDER}/{self.job}.py", os.path.relpath(self.path)
-        return shlex.join(["python", script, config, *settings, "--run-dir", self.run_dir, *self.arguments])
+        return shlex.join(["python", self.script, *self.words])
 
 
 def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> int:
@@ -115,8 +124,7 @@ def stop(submission: Submission, address: str) -> None:
 def check(submission: Submission, files: Iterable[str]) -> None:
     """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes."""
     sent = set(files)
-    script = f"{FOLDER}/{submission.job}.py"
-    if script not in sent:
+    if (script := submission.script) not in sent:
         there = sorted(PurePath(name).stem for name in sent if PurePath(name).match(f"{FOLDER}/*.py"))
         raise InputError(
             f"--job {submission.job}: there is no {script} here; the jobs are {', '.join(there)}"

@@ -106,8 +106,12 @@ class Tables(Storage):
         `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
         are among the remaining.
         """
-        count, keys = self._kept[table] = parts.reopen(self.path(table), self.fs, key)
+        count, keys = self._kept[table] = parts.reopen(self.path(table), self.fs, key, stage_cpus)
         return parts.without(rows, keys, key, stage_cpus) if count else rows
+
+    def kept(self, table: str) -> int:
+        """How many rows of an unfinished table `remaining` has found."""
+        return self._kept[table][0]
 
     def answers(
         self,
@@ -183,7 +187,7 @@ class Tables(Storage):
             deque(tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)), maxlen=0)
         tally.check()
         seconds = time.monotonic() - started
-        files = parts.compact(self.path(table), self.fs, key)
+        files = parts.compact(self.path(table), self.fs, key, stage_cpus)
         manifest = self.publish(
             table, files, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra
         )

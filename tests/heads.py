@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,18 +15,31 @@ import urllib.request
 import uuid
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from tapir_ray.llm.watch import identity, is_alive
 
 BIN = Path(sys.executable).parent
+HEAD_ID = "f" * 51 + "00000"
+AUTOSCALER = {
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+}
+"""Variables of a head whose autoscaler's nodes are processes of its machine."""
 
 
 class Head:
-    """A head that is up; `stop` ends what it started and nothing else."""
+    """A head that is up; `stop` ends what it started and nothing else.
 
-    def __init__(self, cpus: int) -> None:
+    With `most` it has Ray's real autoscaler, which adds up to so many nodes of two CPUs: processes of this machine.
+    """
+
+    def __init__(self, cpus: int, most: int = 0, idle_s: float = 30.0) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short, for socket paths
         self.output = self.folder / "output.txt"
         token = self.folder / "token"
@@ -44,10 +58,14 @@ class Head:
             f"--temp-dir={self.folder / 'ray'}", "--disable-usage-stats",
         ]  # fmt: skip
         path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"  # a job calls `python`
+        environment = {**self.environment, "PATH": path}
+        if most:
+            file = self.folder / "autoscaling.json"
+            file.write_text(json.dumps(autoscaling(f"127.0.0.1:{gcs}", most, idle_s)))
+            command.append(f"--autoscaling-config={file}")
+            environment |= AUTOSCALER
         with self.output.open("ab") as stream:
-            self._process = subprocess.Popen(
-                command, stdout=stream, stderr=stream, cwd=self.folder, env={**self.environment, "PATH": path}
-            )
+            self._process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=self.folder, env=environment)
         try:
             self._wait()
         except BaseException:
@@ -58,6 +76,17 @@ class Head:
     def logs(self) -> Path:
         """The folder of its session's logs."""
         return self.folder / "ray" / "session_latest" / "logs"
+
+    def nodes(self) -> list[psutil.Process]:
+        """The nodes that the autoscaler has started: the process of each that has all others of it as children."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self._process.pid).children(recursive=True):
+                with suppress(psutil.Error):
+                    ended = child.status() == psutil.STATUS_ZOMBIE
+                    if child.name() == "raylet" and child.ppid() != self._process.pid and not ended:
+                        found.append(child)
+        return found
 
     def stop(self) -> None:
         """End the head and what was started under it, and remove its folder."""
@@ -84,6 +113,35 @@ class Head:
             except OSError:
                 assert time.monotonic() < deadline, self.output.read_text()[-4000:]
             time.sleep(0.5)
+
+
+def autoscaling(gcs_address: str, most: int, idle_s: float) -> dict[str, Any]:
+    """The configuration of an autoscaler whose nodes are processes of this machine."""
+    node = {"CPU": 2, "object_store_memory": 256 * 2**20}
+    commands = ["initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"]
+    commands += ["head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"]
+    return {
+        "cluster_name": "tapir-test",
+        "max_workers": most,
+        "idle_timeout_minutes": idle_s / 60,
+        "upscaling_speed": 1.0,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "gcs_address": gcs_address,
+            "launch_multiple": True,
+            "head_node_id": HEAD_ID,
+        },
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": node, "node_config": {}, "min_workers": 0, "max_workers": most},
+        },
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        **{name: [] for name in commands},
+    }
 
 
 def free_ports(count: int) -> list[int]:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tapir_ray import classifier, launch
+from tapir_ray.check_cluster import HERE
 from tapir_ray.config import load
 from tapir_ray.context import checkpoint
 from tapir_ray.errors import InputError, Stopped
@@ -96,6 +97,13 @@ def test_the_job_that_looks_is_the_command(
     monkeypatch.setattr("tapir_ray.report.status.status", lambda uri: {"run": uri})
     assert run(monkeypatch, "status", "s3://b/r", "--json") == 0
     assert capsys.readouterr().out == '{"run": "s3://b/r"}\n'
+
+
+def test_the_job_that_checks_looks_at_its_own_cluster(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
+    looked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("tapir_ray.check_cluster.check_cluster", lambda *given: looked.append(given) or {})
+    assert run(monkeypatch, "check", config, "--run-dir", "s3://b/r", "--json") == 0
+    assert looked == [(load(config), "s3://b/r", HERE)]
 
 
 def test_evaluate_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str) -> None:

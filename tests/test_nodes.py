@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from tapir_ray.simulator import Options, running, write_seed
-from tests.runs import IN_FLIGHT, TABLES, Driver, title, write_config
+from tests.runs import AGENTS, IN_FLIGHT, TABLES, Driver, title, write_config
 
 pytestmark = pytest.mark.restart
 
@@ -25,6 +26,29 @@ def cluster() -> Iterator[Any]:
         initialize_head=True,
         head_node_args={"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": 256 * 2**20},
     )
+    yield cluster
+    cluster.shutdown()
+
+
+CONTROL = {
+    # Ours: the curriculum's state, what was used, and what a training says of itself.
+    "Curriculum", "UsageActor", "Mailbox",
+    # Ray's, for each pipeline and training; the last two are a block's schema, and a worker that waits.
+    "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor", "ActorLocationTracker", "AutoscalingRequester",
+    "_AutoscalingCoordinatorActor", "TrainController", "TrainStateActor", "SynchronizationActor",
+    "_get_arrow_schema_from_block", "IDLE",
+}  # fmt: skip
+"""What may run on a head without CPUs: actors (and a task of Ray's) that claim none and hold counts, no rows."""
+
+
+@pytest.fixture
+def head_without_cpus() -> Iterator[Any]:
+    """A cluster whose one worker has four CPUs, and whose head has none."""
+    from ray.cluster_utils import Cluster
+
+    arguments = {"num_gpus": 0, "include_dashboard": False, "object_store_memory": 256 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**arguments, "num_cpus": 0})
+    cluster.add_node(num_cpus=4, num_gpus=0, object_store_memory=256 * 2**20)
     yield cluster
     cluster.shutdown()
 
@@ -88,3 +112,21 @@ def test_too_little_left_is_said_within_two_minutes(tmp_path: Path, cluster: Any
     cluster.add_node(num_cpus=2)
     short.finish()
     short.check_keys()
+
+
+@pytest.mark.timeout(900)
+def test_a_head_without_cpus_does_no_work(tmp_path: Path, head_without_cpus: Any, simulator: str) -> None:
+    """A whole run, started on the head as a job's driver is: tasks, stages and training are on the worker.
+
+    The actors of CONTROL may be on either node.
+    """
+    run = driver(tmp_path, head_without_cpus, simulator, resources={"stage_cpus": 0.4, "train": {"cpus": 1}})
+    process, on_head = run.start(), set()
+    while process.poll() is None:
+        titles = workers_of(head_without_cpus.head_node)
+        on_head |= {re.split(r"[.(:]", title.removeprefix("ray::"))[0] for title in titles if title.startswith("ray::")}
+        time.sleep(0.05)
+    assert process.returncode == 0, run.said()
+    run.check_keys()
+    print(f"on the head: {sorted(on_head)}")
+    assert on_head <= CONTROL | {agent.removeprefix("ray::") for agent in AGENTS}

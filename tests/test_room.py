@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 
 from tapir_ray import room as module
+from tapir_ray.autoscaler import Group
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interruptible
-from tapir_ray.room import shortage
+from tapir_ray.room import shortage, stays_beside
 
 SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, "train": {"global_batch": 8}}
 
@@ -28,11 +30,24 @@ def test_too_much_is_refused(resources: dict, key: str) -> None:
     assert key in (shortage(parse({**SMALL, "resources": resources}), [{"CPU": 4, "GPU": 1}]) or "")
 
 
-def test_a_local_teacher_holds_its_gpu_beside_the_others() -> None:
+def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "resources": {"teacher": {"gpus": 1}}}
-    assert shortage(parse(local), [{"CPU": 8, "GPU": 1}]) is None
-    both = parse({**local, "resources": {**local["resources"], "train": {"gpus": 1}}})
-    assert "resources.train asks for 1 GPUs beside 1 for teacher" in (shortage(both, [{"CPU": 8, "GPU": 1}]) or "")
+    one, two = [{"CPU": 8, "GPU": 1}], [{"CPU": 8, "GPU": 2}]
+    assert shortage(parse(local), one) is None
+    both = parse({**local, "resources": {**local["resources"], "train": {"gpus": 1}, "student": {"gpus": 1}}})
+    assert shortage(both, one) is None and shortage(both, two) is None
+    for name in ("train", "student"):
+        assert not stays_beside(both, name, one) and stays_beside(both, name, two)
+    judge = parse({**local, "judge": {"engine": "vllm", "model": "j"}, "resources": {"judge": {"gpus": 1}}})
+    assert stays_beside(judge, "train", one)
+    two_models = judge.model_copy(
+        update={"resources": both.resources.model_copy(update={"judge": both.resources.train})}
+    )
+    assert "resources.teacher asks for 1 GPUs beside 1 for judge" in (shortage(two_models, one) or "")
+    labels = parse(
+        {**local, "classify": {"model": "m"}, "resources": {"teacher": {"gpus": 1}, "classifier": {"gpus": 1}}}
+    )
+    assert "resources.classifier asks for 1 GPUs beside 1 for teacher" in (shortage(labels, one) or "")
     many = parse({**local, "resources": {"teacher": {"gpus": 8}}})
     assert "resources.teacher" in (shortage(many, [{"CPU": 8, "GPU": 1}]) or "")
 
@@ -84,3 +99,38 @@ def test_a_worker_must_fit_on_one_node() -> None:
         shortage(config, [{"CPU": 4, "GPU": 1}] * 2) or ""
     )
     assert shortage(config, [{"CPU": 4, "GPU": 0}, {"CPU": 2, "GPU": 2}]) is None
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        ({"gpus": 1, "tensor_parallel": 4}, "needs 1 workers of 4 CPUs and 4 GPUs, each on one node, and the nodes"),
+        ({"gpus": 1, "accelerator_type": "H100"}, r"accelerator_type is H100.* set it to one of theirs \(L4, T4\)"),
+        ({"gpus": 2, "accelerator_type": "T4"}, "needs 1 workers of 1 CPUs and 2 GPUs of type T4"),
+        (
+            {"gpus": 1, "replicas": 4, "min_replicas": 4},
+            r"asks for 4 GPUs .* lower resources.student.gpus.*min_replicas",
+        ),
+        ({"gpus": 1, "tensor_parallel": 2}, None),
+        ({"gpus": 1, "replicas": 4, "min_replicas": 1}, None),
+        ({"gpus": 1, "accelerator_type": "T4"}, None),
+    ],
+)
+def test_an_engine_needs_all_its_gpus_of_its_kind_on_one_node(student: dict, words: str | None) -> None:
+    nodes = [{"CPU": 8, "GPU": 2, "accelerator_type:L4": 1}, {"CPU": 8, "GPU": 1, "accelerator_type:T4": 1}]
+    if student.get("tensor_parallel") == 4:
+        nodes = nodes[:1] * 2
+    short = shortage(parse({**SMALL, "resources": {"student": student}}), nodes)
+    assert short is None if words is None else re.search(words, short or "")
+
+
+def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    resources = {"CPU": 4.0, "GPU": 1.0, "memory": 1e9, "accelerator_type:L4": 1.0, "node:__internal_head__": 1.0}
+    group = Group("h", 3, {"CPU": 16, "GPU": 8, "accelerator_type:H100": 1})
+    one = {"Alive": True, "Resources": dict(group.resources), "Labels": {"ray.io/node-group": "h"}}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}, {"Alive": False}, one])
+    monkeypatch.setattr(module, "groups", lambda: [group])
+    added = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+    assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]

@@ -58,14 +58,14 @@ class Submitter:
         config = write_config(self.tree, SIMULATED, simulator=simulator)
         (self.tree / ".rayignore").write_text("*.jsonl\n*.txt\n")
         self.driver = Driver(config, folder / "run")  # only read from
-        self._head = head
+        self.head = head
 
     def start(
         self, *options: str, output: str = "output", job: str = "distill", **variables: str
     ) -> subprocess.Popen[bytes]:
         """A `tapir submit`, whose output is added to a file."""
         command = [
-            sys.executable, "-m", "tapir_ray.cli", "submit", "config.yaml", "--job", job, "--address", self._head.url,
+            sys.executable, "-m", "tapir_ray.cli", "submit", "config.yaml", "--job", job, "--address", self.head.url,
             "--run-dir", self.driver.run.uri, *options,
         ]  # fmt: skip
         with (self.tree / f"{output}.txt").open("ab") as stream:
@@ -74,7 +74,7 @@ class Submitter:
                 stdout=stream,
                 stderr=stream,
                 cwd=self.tree,
-                env={**self._head.environment, **variables},
+                env={**self.head.environment, **variables},
                 # Of a shell's background job it would be ignored.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
@@ -82,10 +82,10 @@ class Submitter:
     def start_status(self, output: str) -> subprocess.Popen[bytes]:
         """A `tapir status --address --json`, whose output is written to a file."""
         command = [
-            sys.executable, "-m", "tapir_ray.cli", "status", self.driver.run.uri, "--address", self._head.url, "--json",
+            sys.executable, "-m", "tapir_ray.cli", "status", self.driver.run.uri, "--address", self.head.url, "--json",
         ]  # fmt: skip
         with (self.tree / f"{output}.txt").open("wb") as stream:
-            return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=self.tree, env=self._head.environment)
+            return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=self.tree, env=self.head.environment)
 
     def status(self, output: str) -> dict[str, Any]:
         """What the head says of the run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tapir_ray.config.section import Count, Section
 
@@ -13,10 +13,28 @@ class Replicas(Section):
     """Resources of one kind of worker."""
 
     replicas: Count = 1
+    """Workers, or engines, at most."""
+    min_replicas: Count | None = None
+    """Of student and classifier: a stage begins with so many, more come while there is room; empty is `replicas`."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     tensor_parallel: Count = 1
+    """GPUs over which an engine is spread, all on one node; each has `cpus` and `gpus`."""
     accelerator_type: str | None = None
+    """Ray's name of a kind of GPU, such as L4 or A100; empty is any."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Replicas:
+        if self.fewest > self.replicas:
+            raise ValueError(f"min_replicas {self.min_replicas} is above replicas {self.replicas}")
+        if self.accelerator_type is not None and not self.gpus:
+            raise ValueError(f"accelerator_type {self.accelerator_type} needs gpus, which are 0")
+        return self
+
+    @property
+    def fewest(self) -> int:
+        """Replicas without which a stage does not begin."""
+        return self.replicas if self.min_replicas is None else self.min_replicas
 
 
 class Resources(Section):

@@ -5,7 +5,8 @@
         scored = roles.ask(rows, function, records.SCORED)     # one output row for each input row
         roles.usage()
 
-An engine `openai` is a URL; an engine `vllm` is a server on loopback that lives while the roles are open.
+An engine `openai` is a URL; an engine `vllm` is a server on loopback that lives while the roles are open, but for the
+times when something else needs its place (`make_room`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
@@ -29,6 +31,7 @@ from tapir_ray.llm.asker import Asker, AskRow
 from tapir_ray.llm.check import check
 from tapir_ray.llm.openai import Client, slots
 from tapir_ray.llm.target import Secret, Target
+from tapir_ray.room import room, stays_beside
 from tapir_ray.storage import uri_in
 
 GRACE_S = 30.0
@@ -65,6 +68,7 @@ class Roles:
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}
+        self._placing = threading.Lock()
         self._urls: dict[str, str] = {}
         self._last_usage: dict[str, dict[str, float]] = {}
         for role, endpoint in self._endpoints.items():
@@ -89,23 +93,41 @@ class Roles:
             self._run_id, accounts_of(self._config), self._config.budget, self._folder, self._attempt
         )
         try:
-            for role, endpoint in self._endpoints.items():
-                if endpoint.engine == "vllm" and self._group(role) == role:
-                    claim = getattr(self._config.resources, role)
-                    self._servers[role], self._urls[role] = serve.start(endpoint, claim, f"{self._run_id}-{role}")
+            self._serve()
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop the servers and the usage actor; `usage` keeps answering."""
-        for server in self._servers.values():
-            serve.stop(server)
-        self._servers, self._urls = {}, {}
+        self._stop_servers()
         if self._actor is not None:
             self._last_usage = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
             self._actor = None
+
+    def make_room(self, part: str) -> None:
+        """Stop the local servers if `resources.<part>` has no place beside them; the next question starts them again.
+
+        Stages that ask must have ended.
+        """
+        if self._servers and not stays_beside(self._config, part, room()):
+            self._stop_servers()
+
+    def _serve(self) -> None:
+        """Start the local servers that do not run. Raises StageError."""
+        with self._placing:
+            for role, endpoint in self._endpoints.items():
+                if endpoint.engine == "vllm" and self._group(role) == role and role not in self._servers:
+                    claim = getattr(self._config.resources, role)
+                    server, self._urls[role] = serve.start(endpoint, claim, f"{self._run_id}-{role}")
+                    self._servers[role] = server
+
+    def _stop_servers(self) -> None:
+        with self._placing:
+            while self._servers:
+                serve.stop(self._servers.popitem()[1])
+            self._urls.clear()
 
     def watched(self) -> AbstractContextManager[None]:
         """Raises StageError in the main thread where a local server dies."""
@@ -134,6 +156,7 @@ class Roles:
         """
         if self._actor is None:
             raise RuntimeError("open the roles first")
+        self._serve()
         resources = self._config.resources
         workers = resources.request_workers
         targets = [self._target(role) for role in self._endpoints]
@@ -173,6 +196,7 @@ class Roles:
 
         For questions of this process, outside a stage; to be used in one event loop.
         """
+        self._serve()
         meter = meter_class(self._actor, self._leased())
         targets = [self._target(role) for role in self._endpoints]
         groups = {target.group: slots(target, 1) for target in targets}

@@ -172,22 +172,32 @@ def stop(server: Any) -> None:
 
 @contextmanager
 def stopped_if_dead(servers: Mapping[str, Any]) -> Iterator[None]:
-    """Raise StageError in the main thread, with the end of the log, where one of these servers has ended."""
+    """Raise StageError in the main thread, with the end of the log, where one of these servers has ended.
+
+    The mapping may change: a server that is taken out of it may end.
+    """
 
     def look() -> Exception | None:
-        for role, server in servers.items():
-            try:
-                ray.get(server.check.remote(), timeout=CHECK_S)
-            except ray.exceptions.GetTimeoutError:
-                continue
-            except ray.exceptions.RayTaskError as error:
-                return error.cause
-            except ray.exceptions.RayActorError as error:
-                return StageError(f"the vLLM server of the {role} is gone: {error}")
+        for role, server in list(servers.items()):
+            error = _death(server, role)
+            if error is not None and servers.get(role) is server:
+                return error
         return None
 
     with watched(look, CHECK_S, "servers"):
         yield
+
+
+def _death(server: Any, role: str) -> Exception | None:
+    try:
+        ray.get(server.check.remote(), timeout=CHECK_S)
+    except ray.exceptions.RayTaskError as error:
+        return error.cause
+    except ray.exceptions.RayActorError as error:
+        return StageError(f"the vLLM server of the {role} is gone: {error}")
+    except ray.exceptions.GetTimeoutError:
+        pass  # busy: looked at again
+    return None
 
 
 def beside(servers: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def generate(
         # A path that is here too: Ray reads the model's config in this process.
         model_source=local(model),
         engine_kwargs=engine_arguments(student, replicas),
-        concurrency=(replicas.replicas, replicas.replicas),
+        concurrency=(replicas.fewest, replicas.replicas),
         batch_size=student.batch_size,
         max_concurrent_batches=max(2, 512 // student.batch_size),
         should_continue_on_error=True,

@@ -52,7 +52,7 @@ def classify(
     return rows.map_batches(
         _Labeller,
         fn_constructor_args=(model, config.classify, columns, max(1, int(workers.cpus)), workers.gpus > 0),
-        compute=ray.data.ActorPoolStrategy(size=workers.replicas),
+        compute=ray.data.ActorPoolStrategy(min_size=workers.fewest, max_size=workers.replicas),
         batch_size=max(window, config.classify.batch_size),
         batch_format="pyarrow",
         num_cpus=workers.cpus,

@@ -1,8 +1,12 @@
-"""The student answers a table's rows and the judge scores the answers: one streaming pipeline where both fit."""
+"""The student answers a table's rows and the judge scores the answers: one streaming pipeline where both fit.
+
+Where a local judge and the student's engine want the same GPUs, one comes after the other, with a table between.
+"""
 
 from __future__ import annotations
 
 import functools
+import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,21 +15,29 @@ import ray.data
 from tapir_ray.context import PROCESSES, Context
 from tapir_ray.kept import Kept
 from tapir_ray.llm.engines import stopped_if_dying
+from tapir_ray.llm.groups import left_overs_removed
 from tapir_ray.records import ID, SCORED
+from tapir_ray.room import room, served, stays_beside
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.judge import judge
 
 
 @contextmanager
 def answering(context: Context, table: str) -> Iterator[None]:
-    """To be around the writing of a `table` of answers: stops the run where the student's engines keep dying."""
+    """To be around the writing of a `table` of answers: stops the run where the student's engines keep dying.
+
+    What they claimed is free at its end.
+    """
     if context.config.student.engine == "openai":
         yield
         return
     replicas, progress = context.config.resources.student.replicas, context.progress
-    with stopped_if_dying(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table)):
+    dying = stopped_if_dying(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table))
+    with left_overs_removed(), dying:
         yield
     context.run.forget_answers(table)
+    if table != beside(table):
+        context.run.clear(beside(table))
 
 
 def answer_and_judge(
@@ -34,19 +46,44 @@ def answer_and_judge(
     """The rows (schema SCORED) with the answers of `model` and the judge's scores; lazy.
 
     `rows` are what is `remaining` of `table`, which gets `expected` rows in all. Judging starts with the first answered
-    block. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An engine
-    lives while the pipeline runs; a student behind an endpoint is asked there (its replies are in the response cache)
-    and `model` is not used.
+    block, unless a local judge has no place beside the student's engine: then all answers are made before this
+    returns. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An
+    engine lives while the pipeline runs; a student behind an endpoint is asked there (its replies are in the response
+    cache) and `model` is not used.
     """
     config = context.config
     if config.student.engine == "openai":
         rows = context.roles.ask(rows, student_answer, SCORED)
+    elif served(config) and not stays_beside(config, "student", room()):
+        rows = _answered_before(context, rows, model, table, expected)
     else:
-        rows = context.run.answers(
-            table, rows, functools.partial(_generate, context, model), SCORED, ID, expected,
-            config.resources.rows_per_part, context.stage_cpus,
-        )  # fmt: skip
+        rows = _answers(context, rows, model, table, expected)
     return judge(rows, config, context.roles, config.random_seed)
+
+
+def _answered_before(
+    context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int
+) -> ray.data.Dataset:
+    """The rows with their answers from a table of their own, written before the judge's server is started again."""
+    run, answered = context.run, beside(table)
+    left = expected - run.kept(table)
+    if left and not run.done(answered):
+        context.roles.make_room("student")
+        rows = _answers(context, context.remaining(answered, rows, ID), model, answered, left)
+        with answering(context, answered):
+            context.write(answered, rows, SCORED, f"answers for {table}", left, ID)
+    return context.remaining(table, context.read(answered), ID) if left else rows
+
+
+def _answers(context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int) -> ray.data.Dataset:
+    resources = context.config.resources
+    make = functools.partial(_generate, context, model)
+    return context.run.answers(table, rows, make, SCORED, ID, expected, resources.rows_per_part, context.stage_cpus)
+
+
+def beside(table: str) -> str:
+    """The table of a scored table's answers, where they had to be made before the judge came."""
+    return f"{posixpath.dirname(table)}/answered"
 
 
 def _generate(context: Context, model: str, rows: ray.data.Dataset, keep: Callable[[], Kept]) -> ray.data.Dataset:

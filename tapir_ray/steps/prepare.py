@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from tapir_ray.context import Context
 from tapir_ray.records import OK, SEED
+from tapir_ray.room import served
 from tapir_ray.steps import classifier, holdout, seed, train
 
 
@@ -61,7 +62,10 @@ def _fit_together(context: Context) -> bool:
 
     resources = context.config.resources
     available = ray.cluster_resources()
-    both = (resources.train, resources.classifier)
-    return sum(part.replicas * part.cpus for part in both) <= available.get("CPU", 0) and sum(
-        part.replicas * part.gpus for part in both
-    ) <= available.get("GPU", 0)
+    # A local teacher labels for the classifier while the student is trained.
+    parts = (resources.train, resources.classifier, *served(context.config).values())
+    return all(
+        sum(part.replicas * part.tensor_parallel * claim for part, claim in zip(parts, claims, strict=True))
+        <= available.get(name, 0)
+        for name, claims in (("CPU", [part.cpus for part in parts]), ("GPU", [part.gpus for part in parts]))
+    )

@@ -130,6 +130,7 @@ def _fit(
         training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
         _refuse_other_workers(run, training)
         _remove_trainings(run, round_number, but=training)
+        context.roles.make_room("train")
         result = train_student(
             run.path(packed),
             run.fs,

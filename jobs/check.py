@@ -1,0 +1,17 @@
+r"""Say whether the cluster fits a config: `tapir check`, which sends this job with `--address http://HEAD:8265`.
+
+    ray job submit --address http://HEAD:8265 --working-dir . \
+        -- python jobs/check.py configs/mine.yaml --run-dir s3://bucket/runs/mine
+
+Compares `resources` with the nodes that are there or can be added, and tries models and storage from a worker. Spends
+nothing. Takes what `tapir check` takes.
+"""
+
+import sys
+
+from tapir_ray.cli import main
+from tapir_ray.forwarded import load
+
+if __name__ == "__main__":
+    load()
+    sys.exit(main(["check", *sys.argv[1:], "--address", "auto"]))

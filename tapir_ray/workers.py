@@ -1,0 +1,157 @@
+"""What the cluster's workers see of a run: its storage and its models.
+
+check_storage(run, config)             # at the start of every run
+problems = model_problems(config)      # by `tapir check --address`
+
+A worker is a process on another node than this one. Where this is the only node there is none to ask.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import socket
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from tapir_ray.config import Config
+from tapir_ray.errors import InputError, StageError, TapirError, last_line
+from tapir_ray.storage import Storage, is_remote
+
+Model = tuple[str, str, str | None]
+"""The key of the config that names a model, the name, and its revision."""
+
+
+def check_storage(run: Storage, config: Config) -> list[str]:
+    """The hosts of the workers that read, write and delete files in the run's folder, each tried.
+
+    Raises InputError where one cannot, or has another folder by that name; StageError where no worker comes.
+    """
+    name = f".seen-{uuid.uuid4().hex}"
+    run.write_text(name, name)
+    try:
+        hosts = []
+        for host, file, problem in on_workers(try_storage, config, run.uri, name):
+            if not problem and not run.exists(file):
+                problem = f"writes to another folder of this name on {host}"
+            if problem:
+                raise InputError(
+                    f"run_dir {run.uri}: a worker {problem}; give a place that all nodes share as --run-dir: s3://…, "
+                    "gs://…, or a folder that each of them mounts"
+                )
+            hosts.append(host)
+        return hosts
+    finally:
+        for left in run.children(""):
+            if left.startswith(name):
+                run.fs.delete_file(run.path(left))
+
+
+def try_storage(uri: str, name: str) -> tuple[str, str, str]:
+    """(this host, a file that it leaves in the folder of `uri`, what cannot be done there or "" where all can).
+
+    The folder has a file `name`, with that name in it.
+    """
+    host = socket.gethostname()
+    file = f"{name}-{host}-{os.getpid()}"
+    try:
+        storage = Storage.at(uri)
+        if not storage.exists(name) or storage.read_text(name) != name:
+            return host, file, f"on {host} does not see what the driver writes there"
+        for mine in (file, f"{file}-gone"):
+            storage.write_text(mine, name)
+        storage.fs.delete_file(storage.path(f"{file}-gone"))
+    except (OSError, TapirError) as error:
+        return host, file, f"on {host} cannot read, write and delete there ({last_line(error)})"
+    return host, file, ""
+
+
+def models(config: Config) -> list[Model]:
+    """The models that workers will load by their names."""
+    found: list[tuple[str, str | None, str | None]] = []
+    if config.regenerate is None:
+        found.append(("student.model", config.student.model, config.student.revision))
+    if config.classify.by == "deberta":
+        found.append(("classify.model", config.classify.model, None))
+    found += [(f"{key}.model", one.model, None) for key, one in config.endpoints.items() if one.engine == "vllm"]
+    return [(key, model, revision) for key, model, revision in found if model is not None]
+
+
+def model_problems(config: Config) -> list[str]:
+    """A sentence for each model that a worker cannot load, with what to change; StageError where no worker comes."""
+    looks = on_workers(try_models, config, models(config), most=1)
+    return [problem for problems in looks for problem in problems] if looks else try_models(models(config))
+
+
+def try_models(wanted: list[Model]) -> list[str]:
+    """A sentence for each model that this machine does not have and cannot fetch."""
+    return [problem for model in wanted if (problem := _try_model(*model))]
+
+
+def _try_model(key: str, model: str, revision: str | None) -> str | None:
+    from huggingface_hub import errors, hf_hub_download
+
+    host = socket.gethostname()
+    try:
+        if is_remote(model):
+            there = Storage.at(model).exists("config.json")
+        elif Path(model).is_dir():
+            there = (Path(model) / "config.json").is_file()
+        elif posixpath.isabs(model) or model.startswith("."):
+            return f"{key} {model} is not a folder on {host}: put it on storage that all nodes share"
+        else:
+            # The smallest file that needs the same rights as the weights.
+            hf_hub_download(model, "config.json", revision=revision)
+            there = True
+    except errors.GatedRepoError:
+        return (
+            f"{key} {model} is gated, and {host} may not load it: accept its terms at https://huggingface.co/{model}, "
+            "and give the workers HF_TOKEN of that account (a Secret, or --env HF_TOKEN)"
+        )
+    except errors.RevisionNotFoundError:
+        return f"{key} {model} has no revision {revision}: name a branch, tag or commit that it has"
+    except errors.RepositoryNotFoundError:
+        return (
+            f"{key} {model} is neither a folder on {host} nor a model that its account sees on the hub: correct the "
+            "name, or give the workers HF_TOKEN if it is private"
+        )
+    except errors.LocalEntryNotFoundError as error:
+        return f"{key} {model} cannot be loaded on {host}, which has no copy: {last_line(error)}"
+    except errors.EntryNotFoundError:
+        there = False
+    except (OSError, ValueError, TapirError) as error:
+        return f"{key} {model} cannot be loaded on {host}: {last_line(error)}"
+    return None if there else f"{key} {model} has no config.json: name a folder that save_pretrained wrote"
+
+
+def on_workers(function: Callable[..., Any], config: Config, *arguments: Any, most: int | None = None) -> list[Any]:
+    """What `function` returns on each other node that has CPUs, at most `most` of them; [] where this is the only one.
+
+    Where this node has no CPUs and is the only one, a worker is waited for. Raises StageError where none comes.
+    """
+    me, nodes = ray.get_runtime_context().get_node_id(), [node for node in ray.nodes() if node["Alive"]]
+    able = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]
+    others = [node for node in able if node != me][:most]
+    task: Any = ray.remote(max_retries=0)(function)
+    if able:
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
+        tasks = [task.options(num_cpus=0, scheduling_strategy=place) for place in places]
+    else:
+        tasks = [task.options(num_cpus=config.resources.stage_cpus)]
+    references, patience_s = [one.remote(*arguments) for one in tasks], config.resources.no_progress_timeout_s
+    if references and ray.wait(references, num_returns=len(references), timeout=patience_s)[1]:
+        raise StageError(
+            f"no worker answered in {patience_s:.0f} s (resources.no_progress_timeout_s): see `ray status` on the head"
+        )
+    found = []
+    for reference in references:
+        # A node may have gone in the meantime; errors of the function itself are returned by it.
+        with suppress(ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+            found.append(ray.get(reference))
+    return found
