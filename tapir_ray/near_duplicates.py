@@ -31,10 +31,10 @@ from tapir_ray.records import FILTERED, OK, text_of
 from tapir_ray.storage import Storage
 
 ROWS_PER_FILE = 16_384
-"""Rows whose bands one task holds: about 8 kB each."""
-ENTRIES_PER_GROUP = 1024
-"""Of a file's row groups; a task reads those that its range of hashes touches."""
-RANGE_BYTES = 128 * 1024**2
+"""Rows whose bands one task holds: about 11 kB each at a threshold of 0.7."""
+ENTRIES_PER_GROUP = 8192
+"""Of a file's row groups; a task reads those its range of hashes touches. Smaller ones cost more to look through."""
+RANGE_BYTES = 256 * 1024**2
 """Of bands that one task joins at a time; with what it makes of them about four times as much lies in its memory."""
 MOST_COMPARED = 128
 COMPARED_AT_ONCE = 1 << 15
@@ -129,10 +129,13 @@ def write_bands(rows: pa.Table, folder: str, fs: pafs.FileSystem, threshold: flo
 def read_range(folder: str, number: int, ranges: int) -> pa.Table:
     """The bands of a folder whose hash is in the `number`-th of so many equal ranges, schema BANDS."""
     storage = Storage.at(folder)
+    files = [info.path for info in _files(storage)]
+    if not files:
+        return BANDS.empty_table()
     first, last = (number << 64) // ranges, ((number + 1) << 64) // ranges - 1
     band, limits = pads.field("band"), (pa.scalar(first, pa.uint64()), pa.scalar(last, pa.uint64()))
-    files = pads.dataset(storage.root, schema=BANDS, filesystem=storage.fs, format="parquet")
-    return files.to_table(filter=(band >= limits[0]) & (band <= limits[1]))
+    dataset = pads.dataset(files, schema=BANDS, filesystem=storage.fs, format="parquet")
+    return dataset.to_table(filter=(band >= limits[0]) & (band <= limits[1]))
 
 
 MATCHES = pa.schema([("order", pa.string()), ("same", pa.bool_()), ("first", pa.string()), ("first_id", pa.string())])
@@ -145,7 +148,7 @@ def find_matches(current: pa.Table, earlier: pa.Table, threshold: float) -> pa.T
     Both tables are of the schema BANDS.
     """
     both = pa.concat_tables([_flagged(current, 1), _flagged(earlier, 0)])
-    hashes, at, count = np.unique(both["band"].to_numpy(), return_inverse=True, return_counts=True)
+    _, at, count = np.unique(both["band"].to_numpy(), return_inverse=True, return_counts=True)
     both = both.filter(pa.array(count[at] > 1)).sort_by([("order", "ascending"), ("current", "descending")])
     if not len(both):
         return MATCHES.empty_table()
@@ -247,8 +250,13 @@ def _at_once() -> int:
 
 
 def _bytes(folder: str) -> int:
-    storage = Storage.at(folder)
-    return sum(info.size or 0 for info in storage.fs.get_file_info(pafs.FileSelector(storage.root)))
+    return sum(info.size for info in _files(Storage.at(folder)))
+
+
+def _files(storage: Storage) -> list[pafs.FileInfo]:
+    """The files of bands in a folder; none where a round had no generated rows and so no folder."""
+    found = storage.fs.get_file_info(pafs.FileSelector(storage.root, allow_not_found=True))
+    return [info for info in found if info.base_name.endswith(".parquet")]
 
 
 def replace_status(rows: pa.Table, dropped: Any, reason: Any) -> pa.Table:

@@ -231,7 +231,7 @@ class Tables(Storage):
                         kind = kind_of(reason)
                         reasons[status][kind] += count
                         if status == FAILED:
-                            examples.setdefault(kind, reason)
+                            examples.setdefault(kind, reason or kind)
         if statuses[FAILED] > max_error_rate * rows:
             (kind, _), *_ = reasons[FAILED].most_common(1)
             raise StageError(too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))

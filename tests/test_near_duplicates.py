@@ -174,6 +174,7 @@ def test_ranges_of_hashes_hold_every_band_once(tmp_path: Path) -> None:
         assert sum(map(len, read)) == len(whole)
         both = [table.sort_by([("band", "ascending"), ("order", "ascending")]) for table in (*read, whole)]
         assert pa.concat_tables(both[:-1]).combine_chunks().equals(both[-1].combine_chunks())
+    assert len(read_range(str(tmp_path / "of a round without rows"), 0, 1)) == 0
 
 
 def test_a_row_that_earlier_bands_hold_too_is_no_duplicate_of_itself() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import ray
@@ -129,8 +128,8 @@ def duplicate_positions(
     """
     rows = pads.dataset(list(files), filesystem=fs, format="parquet").count_rows()
     tasks = 1 + rows // IDS_PER_TASK
-    place = ray.remote(num_cpus=stage_cpus, num_returns=tasks + 1)(_placed)
-    find = ray.remote(num_cpus=stage_cpus)(_repeated)
+    place: Any = ray.remote(num_cpus=stage_cpus, num_returns=tasks + 1)(_placed)
+    find: Any = ray.remote(num_cpus=stage_cpus)(_repeated)
     shares = [place.remote(list(files[at::tasks]), fs, key, tasks) for at in range(min(tasks, len(files)))]
     found = ray.get([find.remote(*(share[part] for share in shares)) for part in range(tasks)])
     return np.sort(np.concatenate(found))
