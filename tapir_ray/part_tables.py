@@ -131,6 +131,6 @@ def without_each(block: pa.Table, keys: Mapping[str, list[ray.ObjectRef]], key: 
     """The block's rows whose key is not among those of their part."""
     for part in pc.unique(block[PART.name]).to_pylist():
         if part in keys:
-            there = pc.is_in(parts.keys_of(block, key), value_set=ray.get(keys[part][0]))
+            there = parts.among(parts.keys_of(block, key), ray.get(keys[part][0]))
             block = block.filter(pc.invert(pc.and_(there, pc.equal(block[PART.name], part))))
     return block

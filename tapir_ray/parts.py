@@ -67,7 +67,7 @@ def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> p
 
 
 def reopen(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
-    """(rows, a reference to their keys) of what earlier attempts wrote, each once.
+    """(rows, a reference to their keys, sorted) of what earlier attempts wrote, each once.
 
     Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
     """
@@ -128,6 +128,16 @@ def keys_of(table: pa.Table, key: Key) -> Any:
     """The rows' keys as strings; a missing value counts as empty."""
     columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
+
+
+def among(values: Any, keys: pa.Array) -> pa.Array:
+    """Whether each of the strings is among `keys`, which are sorted and not empty.
+
+    By search: `pc.is_in` would make a table of all keys anew for each block.
+    """
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    at = pc.min_element_wise(pc.search_sorted(keys, values), pa.scalar(len(keys) - 1, pa.uint64()))
+    return pc.equal(keys.take(at), values)
 
 
 def key_of(row: dict[str, Any], key: Key) -> str:
@@ -193,7 +203,7 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
     keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
     if len(keys) < sum(map(len, finished)):
         _drop_doubles(folder, fs, key)
-    return len(keys), keys
+    return len(keys), keys.take(pc.sort_indices(keys))
 
 
 def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:
@@ -232,7 +242,7 @@ def _unpublish(folder: str, fs: pafs.FileSystem, files: list[str], key: Key, man
 
 
 def _without(block: pa.Table, keys: list[ray.ObjectRef], key: Key) -> pa.Table:
-    return block.filter(pc.invert(pc.is_in(keys_of(block, key), value_set=ray.get(keys[0]))))
+    return block.filter(pc.invert(among(keys_of(block, key), ray.get(keys[0]))))
 
 
 def _counts(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> dict[str, int]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
@@ -228,13 +229,13 @@ class Tables(Storage):
         reasons: dict[str, Counter[str]] = {FILTERED: Counter(), FAILED: Counter()}
         if files and "status" in dataset.schema.names:
             for batch in dataset.to_batches(columns=["status", "reason"]):
-                for status, reason in zip(batch["status"].to_pylist(), batch["reason"].to_pylist(), strict=True):
-                    statuses[status] += 1
+                for status, reason, count in counted(batch):
+                    statuses[status] += count
                     if status in reasons:
                         kind = kind_of(reason)
-                        reasons[status][kind] += 1
+                        reasons[status][kind] += count
                         if status == FAILED:
-                            examples.setdefault(kind, reason)
+                            examples.setdefault(kind, reason or kind)
         if statuses[FAILED] > max_error_rate * rows:
             (kind, _), *_ = reasons[FAILED].most_common(1)
             raise StageError(too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))
@@ -252,6 +253,16 @@ class Tables(Storage):
         self.write_json(f"{table}/{MANIFEST}", manifest.__dict__)
         self.event("table", table=table, rows=rows, statuses=manifest.statuses, seconds=manifest.seconds)
         return manifest
+
+
+def counted(batch: pa.RecordBatch) -> Iterator[tuple[str, str | None, int]]:
+    """Rows of a batch by status and kind of reason: (status, one of the reasons, rows)."""
+    rows = pa.table({"status": batch["status"], "reason": batch["reason"]})
+    # What follows the colon differs from row to row; failed rows keep it, to show one.
+    kind = pc.extract_regex(rows["reason"], r"(?s)^(?P<kind>[^:]*:?)").combine_chunks().field("kind")
+    grouped = rows.append_column("kind", kind).group_by(["status", "kind"], use_threads=False)
+    found = grouped.aggregate([("reason", "first"), ([], "count_all")])
+    return zip(*(found[name].to_pylist() for name in ("status", "reason_first", "count_all")), strict=True)
 
 
 def _read_blocks(rows: int) -> int | None:

@@ -5,22 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 import ray.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapir_ray import near_duplicates
+from tapir_ray.minhash import band_hashes, rows_per_band, shingles, signatures, similarity
 from tapir_ray.near_duplicates import (
-    BUCKETS,
-    band_hashes,
     band_table,
     bands,
     find_matches,
     mark_near_duplicates,
-    rows_per_band,
-    shingles,
-    signatures,
-    similarity,
+    read_range,
+    write_bands,
 )
 from tapir_ray.records import GENERATED_ROWS, instruction_id
 
@@ -44,20 +43,25 @@ def rows_of(texts: list[str], first: int = 0, status: str = "ok") -> pa.Table:
     )
 
 
+RANGES = 5
+
+
 def matches(current: pa.Table, earlier: pa.Table, threshold: float) -> dict[str, tuple[bool, str]]:
-    """{duplicate: (same messages, first)} over all buckets, as the Ray tasks join them."""
+    """{duplicate: (same messages, first)} over all ranges of hashes, as the Ray tasks join them."""
     parts, older = band_table(current, threshold), band_table(earlier, threshold)
     found: dict[str, tuple[bool, str]] = {}
-    for bucket in range(BUCKETS):
-        pair = [
-            part.filter(pa.array(np.array(part["bucket"]) == bucket)).drop_columns("bucket") for part in (parts, older)
-        ]
+    for number in range(RANGES):
+        pair = [part.filter(pa.array(range_of(part) == number)) for part in (parts, older)]
         for row in find_matches(*pair, threshold).to_pylist():
             rank = (not row["same"], row["first"])
             best = found.get(row["order"])
             if best is None or rank < (not best[0], best[1]):
                 found[row["order"]] = (row["same"], row["first"])
     return found
+
+
+def range_of(entries: pa.Table) -> np.ndarray:
+    return np.array([band * RANGES >> 64 for band in entries["band"].to_pylist()], np.int64)
 
 
 TEXT = st.lists(st.sampled_from(WORDS[:6]), min_size=1, max_size=9).map(" ".join)
@@ -155,3 +159,42 @@ def test_a_much_repeated_text_is_joined_quickly() -> None:
     found = matches(rows, rows.slice(0, 0), 0.7)
     assert len(found) == 2999
     assert {first for _, first in found.values()} == {"0000"}
+
+
+def test_ranges_of_hashes_hold_every_band_once(tmp_path: Path) -> None:
+    """However many ranges a join is cut into, whatever the bands were written with."""
+    generator = random.Random(2)
+    rows = rows_of([" ".join(generator.choices(WORDS, k=9)) for _ in range(400)])
+    for part in (rows.slice(0, 250), rows.slice(250), rows.slice(250)):  # the last one by a task that Ray repeated
+        write_bands(part, str(tmp_path), pafs.LocalFileSystem(), 0.7)
+    (tmp_path / "_manifest.json").write_text("{}")
+    whole = band_table(rows, 0.7)
+    for ranges in (1, 3, 64):
+        read = [read_range(str(tmp_path), number, ranges) for number in range(ranges)]
+        assert sum(map(len, read)) == len(whole)
+        both = [table.sort_by([("band", "ascending"), ("order", "ascending")]) for table in (*read, whole)]
+        assert pa.concat_tables(both[:-1]).combine_chunks().equals(both[-1].combine_chunks())
+    assert len(read_range(str(tmp_path / "of a round without rows"), 0, 1)) == 0
+
+
+def test_a_row_that_earlier_bands_hold_too_is_no_duplicate_of_itself() -> None:
+    rows = rows_of(["how many apples are in the box", "how many apples are in the box"])
+    assert matches(rows, rows.slice(0, 1), 0.7) == {"0001": (True, "0000")}
+
+
+def test_texts_of_a_crowded_band_are_compared_with_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template's many texts share bands: the work must not grow with their square, and a repeat is still found."""
+    compared = 0
+
+    def counted(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        nonlocal compared
+        compared += len(one)
+        return similarity(one, other)
+
+    monkeypatch.setattr(near_duplicates, "similarity", counted)
+    monkeypatch.setattr(near_duplicates, "MOST_COMPARED", 3)
+    generator = random.Random(3)
+    texts = [" ".join([*WORDS, *generator.choices("abcdefghijklmnopqrstuvwxyz", k=40)]) for _ in range(200)]
+    found = matches(rows_of([*texts, f"{texts[0]} now", texts[150]]), rows_of([]), 0.7)
+    assert found["0200"] == (False, "0000") and found["0201"] == (True, "0150")
+    assert 0 < compared <= 3 * 201 * (128 // rows_per_band(0.7))

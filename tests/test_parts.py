@@ -193,3 +193,9 @@ def test_an_answer_is_kept_beside_a_failure_of_the_same_row(tmp_path: Path, ray_
     table = pa.concat_tables(pq.read_table(tmp_path / file) for file in files)
     found = {int(row["instruction_id"]): row["status"] for row in table.to_pylist()}
     assert len(table) == 80 and found == {n: "ok" if n < 100 else "failed" for n in [*range(40), *range(100, 140)]}
+
+
+@given(st.lists(st.text("abc", max_size=3), max_size=8), st.lists(st.text("abc", max_size=3), min_size=1, max_size=8))
+def test_keys_are_found_by_search(values: list[str], keys: list[str]) -> None:
+    found = parts.among(pa.chunked_array([pa.array(values, pa.string())]), pa.array(sorted(set(keys))))
+    assert found.to_pylist() == [value in keys for value in values]

@@ -17,6 +17,9 @@ from tapir_ray.run import Run
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 
 
+SCHEMA_OF_STATUS = pa.schema([("status", pa.string()), ("reason", pa.string())])
+
+
 def config(**changes: object) -> Config:
     return parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}, **changes})
 
@@ -39,6 +42,26 @@ def test_a_table_is_counted_and_read_back(tmp_path: Path, ray_local: None) -> No
     with pytest.raises(StageError, match="41 rows went in and 40 came out"):
         run.write("seed/u", ray.data.from_arrow(table(40)), SCHEMA, expected=41)
     assert run.done("seed/u") is None
+
+
+def test_reasons_are_counted_by_the_word_before_the_colon(tmp_path: Path) -> None:
+    run = Run.open(config(), str(tmp_path / "run"))
+    reasons = [
+        "duplicate: a",
+        "duplicate: b",
+        "duplicate",
+        None,
+        "",
+        "two\nlines: x",
+        "TimeoutError: one",
+        "TimeoutError",
+    ]
+    statuses = ["filtered"] * 6 + ["failed", "failed"]
+    rows = pa.table({"status": [*statuses, "ok", None], "reason": [*reasons, None, "odd: x"]}, schema=SCHEMA_OF_STATUS)
+    manifest = run.write_rows("t", rows)
+    assert manifest.statuses == {"filtered": 6, "failed": 2, "ok": 1, None: 1}
+    assert manifest.reasons == {"duplicate": 3, "unknown": 2, "two\nlines": 1}
+    assert manifest.errors == {"TimeoutError": 2}
 
 
 def test_a_table_without_manifest_does_not_exist(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter, defaultdict
 from typing import Any
 
 import pyarrow as pa
@@ -185,12 +186,18 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         pc.and_(pc.equal(rows["status"], OK), pc.and_(pc.is_valid(rows["mfd"]), pc.is_valid(rows["task"])))
     )
     pools = pool_of(scored["mfd"], scored["teacher_score"], 0.0, min_teacher_score)
-    by_task: dict[str, TaskStats] = {}
+    histograms: dict[str, Counter[float]] = defaultdict(Counter)
+    unreliable: Counter[str] = Counter()
     keyed = scored.select(["task"]).append_column("value", rounded(scored["mfd"])).append_column("pool", pools)
     for entry in keyed.group_by(["task", "pool", "value"]).aggregate([([], "count_all")]).to_pylist():
-        n = entry["count_all"]
-        one = TaskStats(unreliable=n) if entry["pool"] == UNRELIABLE else TaskStats(histogram={entry["value"]: n})
-        by_task[entry["task"]] = by_task.get(entry["task"], TaskStats()).merged(one)
+        if entry["pool"] == UNRELIABLE:
+            unreliable[entry["task"]] += entry["count_all"]
+        else:
+            histograms[entry["task"]][entry["value"]] += entry["count_all"]
+    by_task = {
+        task: TaskStats(histogram=dict(sorted(histograms[task].items())), unreliable=unreliable[task])
+        for task in {*histograms, *unreliable}
+    }
     judged = scored.filter(pc.and_(pc.is_valid(scored["teacher_score"]), pc.is_valid(scored["student_score"])))
     sums = (
         judged.select(["task"])

@@ -25,7 +25,8 @@ import xxhash
 from tapir_ray import near_duplicates
 from tapir_ray.config import Config
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.near_duplicates import band_hashes, replace_status, signatures, similarity, words_of
+from tapir_ray.minhash import band_hashes, signatures, similarity, words_of
+from tapir_ray.near_duplicates import replace_status
 from tapir_ray.records import OK, Message, instruction_id, text_of
 from tapir_ray.registry import resolve
 
@@ -81,11 +82,16 @@ class OverlapIndex:
                 found.append("exact")
             elif spans and self._is_near(signature[index], np.unique(np.concatenate(spans))):
                 found.append("near_duplicate")
-            elif self.ngram and np.isin(np.array(ngram_hashes(text, self.ngram), np.uint64), self.ngrams).any():
+            elif self._has_ngram(text):
                 found.append("ngram")
             else:
                 found.append(None)
         return found
+
+    def _has_ngram(self, text: str) -> bool:
+        found = np.array(ngram_hashes(text, self.ngram), np.uint64)
+        # By search: `np.isin` would sort the whole index for each text.
+        return bool((np.searchsorted(self.ngrams, found, "left") < np.searchsorted(self.ngrams, found, "right")).any())
 
     def _is_near(self, signature: np.ndarray, members: np.ndarray) -> bool:
         return bool((similarity(self.signatures[members], signature[None]) >= self.threshold).any())

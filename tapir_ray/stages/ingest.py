@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import ray
@@ -36,7 +35,10 @@ FILE_BITS = 40
 ParseRow = Callable[[Any], list[Conversation]]
 ROWS_PER_BLOCK = 2048
 LONGEST_REASON = 500
-IDS_PER_TASK = 1_000_000
+IDS_PER_TASK = 2_000_000
+"""Ids whose hashes and positions, 24 bytes each, one task holds."""
+PLACED = np.dtype([("high", np.uint64), ("low", np.uint64), ("position", np.int64)])
+"""The 128-bit hash of an id, and the position of its row."""
 
 
 def parse_sources(
@@ -120,30 +122,47 @@ def _task(meta: dict[str, Any], column: str | None) -> str | None:
 def duplicate_positions(
     files: Sequence[str], fs: pafs.FileSystem, stage_cpus: float, key: str = "instruction_id"
 ) -> np.ndarray:
-    """Positions, sorted, of the ok rows whose `key` an earlier position has: found in bounded parts by key."""
+    """Positions, sorted, of the ok rows whose `key` an earlier position has.
+
+    Every file is read once, its ids go by hash to bounded parts, and a task looks for repeats in one part.
+    """
     rows = pads.dataset(list(files), filesystem=fs, format="parquet").count_rows()
-    parts = max(1, -(-rows // IDS_PER_TASK))
-    find = ray.remote(num_cpus=stage_cpus)(_duplicates_of_part)
-    found = ray.get([find.remote(list(files), fs, key, part, parts) for part in range(parts)])
+    tasks = 1 + rows // IDS_PER_TASK
+    place: Any = ray.remote(num_cpus=stage_cpus, num_returns=tasks + 1)(_placed)
+    find: Any = ray.remote(num_cpus=stage_cpus)(_repeated)
+    shares = [place.remote(list(files[at::tasks]), fs, key, tasks) for at in range(min(tasks, len(files)))]
+    found = ray.get([find.remote(*(share[part] for share in shares)) for part in range(tasks)])
     return np.sort(np.concatenate(found))
 
 
-def _duplicates_of_part(files: list[str], fs: pafs.FileSystem, key: str, part: int, parts: int) -> np.ndarray:
-    kept = []
-    scanner = pads.dataset(files, filesystem=fs, format="parquet").to_batches(
-        columns=[key, "position"], filter=pads.field("status") == OK
-    )
-    for batch in scanner:
-        mine = np.array(
-            [xxhash.xxh32_intdigest(value.encode()) % parts == part for value in batch[key].to_pylist()], dtype=bool
-        )
-        kept.append(pa.Table.from_batches([batch]).filter(pa.array(mine)))
-    table = pa.concat_tables(kept).sort_by([(key, "ascending"), ("position", "ascending")])
-    ids = table[key].combine_chunks()
-    repeats = pc.equal(ids[1:], ids[:-1]) if len(ids) > 1 else pa.array([], pa.bool_())
-    return table["position"].combine_chunks()[1:].filter(repeats).to_numpy(zero_copy_only=False)
+def _placed(files: list[str], fs: pafs.FileSystem, key: str, parts: int) -> list[np.ndarray]:
+    """PLACED of the files' ok rows, by part; none at the end (a task of one return gives no list)."""
+    dataset = pads.dataset(files, filesystem=fs, format="parquet")
+    found = [np.zeros(0, PLACED)]
+    for batch in dataset.to_batches(columns=[key, "position"], filter=pads.field("status") == OK):
+        placed = np.zeros(len(batch), PLACED)
+        digests = b"".join([xxhash.xxh3_128_digest(value.encode()) for value in batch[key].to_pylist()])
+        placed["high"], placed["low"] = np.frombuffer(digests, np.uint64).reshape(-1, 2).T
+        placed["position"] = batch["position"].to_numpy()
+        found.append(placed)
+    whole = np.concatenate(found)
+    part = whole["low"] % np.uint64(parts)
+    by_part = np.argsort(part, kind="stable")
+    ends = np.searchsorted(part[by_part], np.arange(1, parts + 1, dtype=np.uint64))
+    return np.split(whole[by_part], ends)
+
+
+def _repeated(*shares: np.ndarray) -> np.ndarray:
+    """Positions of all but the first row of each hash."""
+    whole = np.concatenate(shares)
+    whole = whole[np.lexsort((whole["position"], whole["low"], whole["high"]))]
+    repeats = (whole["high"][1:] == whole["high"][:-1]) & (whole["low"][1:] == whole["low"][:-1])
+    return whole["position"][1:][repeats]
 
 
 def mark_duplicates(batch: pa.Table, positions: np.ndarray) -> pa.Table:
-    """The batch with every row at one of `positions` filtered as `duplicate`."""
-    return marked(batch, pa.array(np.isin(batch["position"].to_numpy(), positions)), "duplicate")
+    """The batch with every row at one of `positions`, which are sorted, filtered as `duplicate`."""
+    mine = batch["position"].to_numpy()
+    # By search: `np.isin` would go through all positions for each batch.
+    hit = np.searchsorted(positions, mine, "left") < np.searchsorted(positions, mine, "right")
+    return marked(batch, pa.array(hit), "duplicate")

@@ -27,10 +27,10 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
     expanded, generated = f"{round_dir(round_number)}/expanded", f"{round_dir(round_number)}/generated"
     if run.done(generated):
         return
-    label, draws = f"round {round_number}", sum(plan.expand.values())
+    label, expected = f"round {round_number}", sum(plan.expand.values())
     with context.stage("generate", round_number):
         if not run.done(expanded):
-            rows = context.remaining(expanded, _draws(context, round_number, plan), DRAW)
+            rows = context.remaining(expanded, draws(context, round_number, plan), DRAW)
             rows = expand(rows, context.config, context.roles)
             if context.config.classify.by == "deberta" and context.config.filter.other_task:
                 rows = context.map(rows, conform, schema=CHECKED)
@@ -42,7 +42,7 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
                     # What the teacher wrote must not wait for a thousand others before it is stored.
                     window=context.config.resources.rows_per_part,
                 )
-            context.write(expanded, rows, CHECKED, f"{label} expand", draws, DRAW)
+            context.write(expanded, rows, CHECKED, f"{label} expand", expected, DRAW)
         earlier = [overlap.bands_of(context, before) for before in range(round_number)]
         rows = filter_generated(
             context.read(expanded),
@@ -54,16 +54,25 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
         rows = context.remaining(generated, rows, DRAW)
         answer = annotation(context.config.expand.annotation)
         rows = answer(rows, context.config, context.roles, context.taxonomy.styles)
-        context.write(generated, rows, GENERATED_ROWS, f"{label} filter and respond", draws, DRAW)
+        context.write(generated, rows, GENERATED_ROWS, f"{label} filter and respond", expected, DRAW)
 
 
-def _draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
-    """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row."""
-    config, cpus = context.config, context.stage_cpus
-    rows = context.map(context.read(f"{round_dir(round_number)}/scored"), without_holdout)
-    rows = context.map(rows, with_pool, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
-    chosen = cutoffs(rows, plan.draws, config.random_seed, (round_number, "expand"), stage_cpus=cpus)
-    return context.map(take(rows, chosen, cpus), _as_draws, round_number=round_number)
+def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
+    """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row; lazy."""
+    seed, cpus = context.config.random_seed, context.stage_cpus
+    cells = _with_pools(context, round_number, plan, CELLS)
+    chosen = cutoffs(cells, plan.draws, seed, (round_number, "expand"), stage_cpus=cpus)
+    rows = take(_with_pools(context, round_number, plan), chosen, cpus)
+    return context.map(rows, _as_draws, round_number=round_number)
+
+
+CELLS = ["instruction_id", "task", "split", "mfd", "teacher_score", "status"]
+"""Columns of a scored table that say which cell a row is in."""
+
+
+def _with_pools(context: Context, round_number: int, plan: Plan, columns: list[str] | None = None) -> ray.data.Dataset:
+    rows = context.map(context.read(f"{round_dir(round_number)}/scored", columns=columns), without_holdout)
+    return context.map(rows, with_pool, delta=plan.threshold, min_teacher_score=context.config.judge.min_teacher_score)
 
 
 def _as_draws(batch: pa.Table, round_number: int) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray.data
 
 from tapir_ray.context import MIXED, Context, round_dir
 from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
@@ -30,20 +31,14 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
     folder = round_dir(round_number)
     with context.stage("mix", round_number):
         if not run.done(f"{folder}/pool"):
-            scored = context.map(context.read(f"{folder}/scored"), without_holdout)
-            scored = context.map(
-                scored, with_pool, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score
-            )
-            scored = context.map(scored, _hard_and_easy)
-            generated = context.map(context.read(f"{folder}/generated"), _generated_pool)
-            rows = scored.union(generated)
             model = student_after(context, round_number - 1)
-            rows = count_tokens(rows, model, config.student, config.train, cpus)
+            rows = count_tokens(pools(context, round_number, plan), model, config.student, config.train, cpus)
             context.write(f"{folder}/pool", rows, TRAINING, f"round {round_number} pools")
-        rows = context.map(context.read(f"{folder}/pool"), _ok)
+        cells = context.map(context.read(f"{folder}/pool", columns=CELLS), _ok)
         by_tokens = "tokens" if config.mix.unit == "tokens" else None
-        quota = context.curriculum.plan_mix(round_number, capacities(rows, "tokens", cpus))
-        chosen = cutoffs(rows, quota.table, config.random_seed, (round_number, "mix"), by_tokens, cpus)
+        quota = context.curriculum.plan_mix(round_number, capacities(cells, "tokens", cpus))
+        chosen = cutoffs(cells, quota.table, config.random_seed, (round_number, "mix"), by_tokens, cpus)
+        rows = context.map(context.read(f"{folder}/pool"), _ok)
         rows = context.map(take(rows, chosen, cpus), _pairs)
         context.note_round(MIXED, round_number, alpha=quota.alpha)
         # Before the table, whose presence says that the round is mixed.
@@ -53,6 +48,21 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
         context.write(f"{folder}/training", rows, TRAINING, f"round {round_number} mix")
         for warning in quota.warnings:
             context.progress.say(f"round {round_number} mix: {warning}")
+
+
+CELLS = ["instruction_id", "pool", "task", "tokens", "status", "copy"]
+"""Columns of a pool that say which cell a row is in, and how much of it."""
+
+
+def pools(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
+    """The rows of both pools, of the table `pool` but without their tokens; lazy."""
+    folder = round_dir(round_number)
+    scored = context.map(context.read(f"{folder}/scored"), without_holdout)
+    scored = context.map(
+        scored, with_pool, delta=plan.threshold, min_teacher_score=context.config.judge.min_teacher_score
+    )
+    scored = context.map(scored, _hard_and_easy)
+    return scored.union(context.map(context.read(f"{folder}/generated"), _generated_pool))
 
 
 def _ok(batch: pa.Table) -> pa.Table:

@@ -92,7 +92,7 @@ def bands_of(context: Context, round_number: int) -> str:
         table = _labelled(context) or "seed/ingested"
         columns = ["instruction_id", "messages", "status"]
         seed_bands(context.read(table, columns=columns), context.config, path)
-        context.run.publish(folder)
+        context.run.publish(folder, [])
     return path
 
 

@@ -13,13 +13,15 @@ from tapir_ray.curriculum.difficulty import with_difficulty
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
-from tapir_ray.curriculum.stats import score_stats
+from tapir_ray.curriculum.stats import NEEDED, OPTIONAL, score_stats
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, with_columns
 from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.evaluate import note_holdout
 from tapir_ray.steps.train import student_after
 
 CANDIDATE = "candidate"
+COUNTED = ["split", *NEEDED, *(name for name in OPTIONAL if name in SCORED.names)]
+"""Columns of a scored table that a plan needs."""
 SHOWN = {"alpha", "threshold", "hard", "easy", "teacher_score", "student_score"}
 """Of a plan, what its event says."""
 
@@ -47,7 +49,8 @@ def score(context: Context, round_number: int) -> None:
 
 def plan(context: Context, round_number: int) -> Plan:
     """The round's plan, from the scores of the candidates (never of the holdout); `rounds/NN/plan.json` shows it."""
-    rows = context.map(context.read(f"{round_dir(round_number)}/scored"), without_holdout)
+    scored = context.read(f"{round_dir(round_number)}/scored", columns=COUNTED)
+    rows = context.map(scored, without_holdout)
     stats = score_stats(rows, context.config.judge.min_teacher_score, context.stage_cpus)
     context.curriculum.observe(round_number, stats)
     made = context.curriculum.plan(round_number)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_ray.config import SeedData
 from tapir_ray.conversations import PROMPT_KEYS, TEXT_KEYS, parse, parse_evaluation
 from tapir_ray.records import instruction_id
-from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources, parsed_rows
+from tapir_ray.stages.ingest import (
+    PARSED,
+    _placed,
+    _repeated,
+    duplicate_positions,
+    mark_duplicates,
+    parse_sources,
+    parsed_rows,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8")),
@@ -89,3 +100,24 @@ def test_limit_reads_the_first_rows_of_all_files(tmp_path: Path, ray_local: None
     files = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
     rows = parse_sources(files, SeedData(path=str(tmp_path), limit=7), stage_cpus=0.1).take_all()
     assert [row["messages"][0]["content"] for row in rows] == ["a0", "a1", "a2", "a3", "a4", "b0", "b1"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=12), st.integers(1, 4))
+def test_repeats_are_found_in_however_many_parts(rows: list[tuple[str, bool]], parts: int) -> None:
+    """Files apart from each other, as the tasks read them; rows that are not ok neither count nor repeat."""
+    table = pa.table(
+        {
+            "instruction_id": pa.array([row_id for row_id, _ in rows], pa.string()),
+            "position": pa.array(range(len(rows)), pa.int64()),
+            "status": pa.array(["ok" if ok else "filtered" for _, ok in rows], pa.string()),
+        }
+    )
+    ok_ids = [row_id if ok else None for row_id, ok in rows]
+    expected = [at for at, row_id in enumerate(ok_ids) if row_id is not None and row_id in ok_ids[:at]]
+    with tempfile.TemporaryDirectory() as folder:
+        shares = []
+        for name, share in (("a", table.slice(0, len(rows) // 2)), ("b", table.slice(len(rows) // 2))):
+            pq.write_table(share, f"{folder}/{name}.parquet")
+            shares.append(_placed([f"{folder}/{name}.parquet"], pafs.LocalFileSystem(), "instruction_id", parts))
+    found = [_repeated(*(share[part] for share in shares)) for part in range(parts)]
+    assert sorted(np.concatenate(found).tolist()) == expected

@@ -1,0 +1,144 @@
+"""What large datasets cost: seconds a row and memory of the driver and the workers, by step, and what that comes to.
+
+    python benchmarks/scale.py [regenerate|curriculum|duplicates|all] [--quick]
+
+regenerate: datasets of 100,000 and 1,000,000 rows, filtered, decontaminated, rebalanced and answered by an engine that
+echoes without latency. The driver stays under 1.5 GB, a row takes the same time in both to within 15 %, and no step
+takes more time a row in the larger one (STEP_RATIO allows for the clock).
+curriculum: stats, plan, sample and mix of a round of 10,000,000 scored rows in 10 minutes and 4 GB in any process.
+duplicates: near-duplicates of 1,000,000 instructions in 10 minutes and 2 GB in any process.
+
+Every measurement is a process of its own with a Ray of its own; data is made before the clock starts. Memory is PSS,
+sampled. A part writes its figures into benchmarks/results/scale.json beside those of the others, and what misses a bar
+ends the script with status 1. `--quick` is a tenth to a hundredth of it, without the bars: under 5 minutes in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
+
+from benchmarks.process_memory import peaks
+from benchmarks.result import FOLDER, show, write
+
+ROOT = Path(__file__).parents[1]
+Figures = dict[str, Any]
+ROWS = {"regenerate": (100_000, 1_000_000), "curriculum": (10_000_000,), "duplicates": (1_000_000,)}
+QUICK = {"regenerate": (2_000, 10_000), "curriculum": (200_000,), "duplicates": (20_000,)}
+DRIVER_MIB, CURRICULUM_MIB, DUPLICATES_MIB = 1.5 * 1000**3 / 2**20, 4 * 1000**3 / 2**20, 2 * 1000**3 / 2**20
+SECONDS, ROW_RATIO, STEP_RATIO = 600, 0.15, 1.15
+SHORT_S = 5.0
+"""Steps that take less in the larger dataset have no ratio worth a bar."""
+CORES, NODE_CORES = 2, 16
+"""Of the machine that measures, and of a node in what is foretold."""
+LARGE = [(10**8, 16), (10**8, 64), (10**9, 16), (10**9, 64)]
+"""Rows and nodes that are foretold."""
+
+
+def main() -> int:
+    options = arguments()
+    missed: list[str] = []
+    for part in ROWS if options.part == "all" else [options.part]:
+        measured = {rows: measure(part, rows) for rows in (QUICK if options.quick else ROWS)[part]}
+        ratios = RATIOS[part](measured)
+        figures = {str(rows): found for rows, found in measured.items()} | {"hours": hours(measured)}
+        show(ratios, figures)
+        merge(part, ratios, figures, options.quick)
+        if not options.quick:
+            missed += [f"{part}: {name} {value:.3f}" for name, value in ratios.items() if value > 1 and "bar" in name]
+    for line in missed:
+        print(f"above its bar: {line}")
+    return 1 if missed else 0
+
+
+def measure(part: str, rows: int) -> Figures:
+    """Seconds, seconds by step, counts, and peaks in MiB of one measurement."""
+    folder = Path(tempfile.mkdtemp(prefix="scale-", dir="/tmp"))
+    try:
+        command = [sys.executable, "-m", "benchmarks.scale_work", part, str(rows), str(folder)]
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+        memory = peaks(process)
+        if process.returncode:
+            raise SystemExit(f"{part} of {rows} rows ended with status {process.returncode}")
+        figures: Figures = json.loads((folder / "figures.json").read_text())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {**figures, "rows_per_second": round(rows / figures["seconds"], 1), "peak_mib": memory}
+
+
+def of_regenerate(measured: dict[int, Figures]) -> dict[str, float]:
+    """Ratios of the larger dataset against the smaller, in seconds a row, and what is above 1 missed its bar."""
+    (few, small), (many, large) = sorted(measured.items())
+    more = many / few
+    row = large["seconds"] / small["seconds"] / more
+    steps = {name: seconds / max(small["steps"][name], 1e-9) / more for name, seconds in large["steps"].items()}
+    long = [ratio for name, ratio in steps.items() if large["steps"][name] >= SHORT_S]
+    return {
+        **{f"regenerate: a row of {name}, larger against smaller": ratio for name, ratio in steps.items()},
+        "regenerate: a row, larger against smaller": row,
+        "regenerate: a row, of its bar": abs(row - 1) / ROW_RATIO,
+        "regenerate: the step that grows most, of its bar": max(long, default=0.0) / STEP_RATIO,
+        "regenerate: driver, of its bar": large["peak_mib"]["driver"] / DRIVER_MIB,
+        "regenerate: driver, larger against smaller": large["peak_mib"]["driver"] / small["peak_mib"]["driver"],
+    }
+
+
+def of_curriculum(measured: dict[int, Figures]) -> dict[str, float]:
+    """Seconds and memory against their bars."""
+    return _against("curriculum", measured, CURRICULUM_MIB)
+
+
+def of_duplicates(measured: dict[int, Figures]) -> dict[str, float]:
+    """Seconds and memory against their bars."""
+    return _against("duplicates", measured, DUPLICATES_MIB)
+
+
+RATIOS = {"regenerate": of_regenerate, "curriculum": of_curriculum, "duplicates": of_duplicates}
+
+
+def _against(part: str, measured: dict[int, Figures], mib: float) -> dict[str, float]:
+    (found,) = measured.values()
+    return {
+        f"{part}: seconds, of its bar": found["seconds"] / SECONDS,
+        f"{part}: memory of any process, of its bar": found["peak_mib"]["any"] / mib,
+    }
+
+
+def hours(measured: dict[int, Figures]) -> dict[str, float]:
+    """Hours of datasets in LARGE on nodes of NODE_CORES, were all of it linear and spread over all cores."""
+    rows, found = max(measured.items())
+    core_seconds = found["seconds"] * CORES / rows
+    return {
+        f"{large:,} rows on {nodes} nodes": round(core_seconds * large / (nodes * NODE_CORES) / 3600, 2)
+        for large, nodes in LARGE
+    }
+
+
+def merge(part: str, ratios: dict[str, float], figures: Figures, quick: bool) -> None:
+    """Write a part's ratios and figures into scale.json, in the place of those it had."""
+    file = (FOLDER / "quick" if quick else FOLDER) / "scale.json"
+    before = json.loads(file.read_text()) if file.exists() else {"ratios": {}, "figures": {}}
+    others = {name: value for name, value in before["ratios"].items() if not name.startswith(f"{part}:")}
+    write("scale", others | ratios, {**before["figures"], part: figures, "quick": quick}, ("ray", "pyarrow", "rensa"))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", choices=[*ROWS, "all"], default="all")
+    parser.add_argument("--quick", action="store_true", help="small data, no bars; writes results/quick/scale.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

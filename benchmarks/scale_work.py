@@ -1,0 +1,213 @@
+"""One measurement of benchmarks/scale.py, in a process of its own whose memory the other one watches.
+
+python -m benchmarks.scale_work PART ROWS FOLDER       # writes FOLDER/figures.json: seconds, seconds by step, counts
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import ray.data
+
+from benchmarks import echo, scale_data
+from benchmarks.result import local_ray
+from tapir_ray.cluster import IDLE_WORKER_MS
+from tapir_ray.config import Config, Curriculum, parse
+from tapir_ray.context import Context
+from tapir_ray.curriculum import tasks
+from tapir_ray.launch import check_offline, opened
+from tapir_ray.near_duplicates import bands, mark_near_duplicates
+from tapir_ray.ownership import owned
+from tapir_ray.records import FILTERED, GENERATED_ROWS, TRAINING, conform, with_columns
+from tapir_ray.regenerate import regenerate as make_anew
+from tapir_ray.run import Run
+from tapir_ray.stages.filter import with_order
+from tapir_ray.steps import mix, score
+from tapir_ray.steps.dataset import counted
+from tapir_ray.steps.generate import draws
+
+STAGE_CPUS = 0.5
+WARM_ROWS = 2_000
+"""Regenerated first, so that Ray and its workers are there when the clock starts."""
+PART_ROWS, IN_FLIGHT, ROWS_PER_PART = 100_000, 4096, 1024
+EVALUATION_ROWS = 1_000
+BALANCED, DRAWN, MIXED_TOKENS = 0.6, 0.05, 10
+"""Shares of the rows that a rebalancing leaves and that are drawn to expand; tokens of a mix for each row."""
+THRESHOLD, EARLIER = 0.7, 0.1
+"""Similarity of near-duplicates, and the share of the instructions that are an earlier round's."""
+ENDPOINT = {"model": "echo", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None,
+            "limits": {"in_flight": IN_FLIGHT}}  # fmt: skip
+
+
+class Clock:
+    """Seconds of steps one after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = self._last = time.monotonic()
+
+    def step(self, name: str) -> None:
+        """What was done since the last step is of this one."""
+        now = time.monotonic()
+        self.seconds[name], self._last = round(now - self._last, 2), now
+
+    @property
+    def total(self) -> float:
+        return round(self._last - self._began, 2)
+
+
+def regenerate(rows: int, folder: Path) -> dict[str, Any]:
+    """A dataset filtered, decontaminated, rebalanced and answered anew by an engine that echoes."""
+    echo.install()
+    labels = _labels()
+    for name, count in (("warm", WARM_ROWS), ("data", rows)):
+        scale_data.source(folder / name, count, labels)
+    evaluation = folder / "evaluation.jsonl"
+    held = next(scale_data.texts(EVALUATION_ROWS, first=10**10))
+    evaluation.write_text("".join(json.dumps({"instruction": text, "output": ""}) + "\n" for text in held))
+    with _ray(folder):
+        for name, count in (("warm", WARM_ROWS), ("data", rows)):
+            settings = {
+                "seed_data": {"path": str(folder / name), "responses": "replace", "task_column": "task"},
+                "classify": {"by": "column"},
+                "filter": {"evaluation_sets": [str(evaluation)]},
+                "regenerate": {
+                    "operations": ["filter", "decontaminate", "rebalance", "answer"],
+                    "balanced_rows": int(BALANCED * count),
+                    "parts": {"rows": PART_ROWS},
+                },
+            }
+            with _context(settings, folder / f"run-{name}") as context:
+                clock = Clock()
+                made = make_anew(context)
+                clock.step("all")
+                steps = _steps(context.run, clock.total)
+    return {"seconds": clock.total, "steps": steps, "made": {key: made[key] for key in ("rows", "ok", "parts")}}
+
+
+def _steps(run: Run, total: float) -> dict[str, float]:
+    """Seconds by step of a regeneration, from its events."""
+    table = {event["table"]: event["seconds"] for event in run.events("table")}
+    stage = {event["stage"]: event["seconds"] for event in run.events("stage")}
+    steps = {
+        "read": table["seed/read"],
+        "check": table["seed/checked"],
+        "mark": table["seed/ingested"],
+        "rebalance": stage["rebalance"],
+        "renew": stage["renew"],
+    }
+    steps["find repeats"] = stage["clean"] - steps["read"] - steps["check"] - steps["mark"]
+    steps["write the dataset"] = total - stage["clean"] - stage["rebalance"] - stage["renew"]
+    return {name: round(seconds, 2) for name, seconds in steps.items()}
+
+
+def curriculum(rows: int, folder: Path) -> dict[str, Any]:
+    """Plan a round from a scored table, draw from the hard rows and mix a training set.
+
+    The student's tokens of each row are given, by its words: counting them is the tokenizer's work.
+    """
+    settings = {
+        "seed_data": {"path": "none"},
+        "student": {"model": "none"},
+        "expand": {"size": int(DRAWN * rows)},
+        "mix": {"size": MIXED_TOKENS * rows},
+    }
+    labels = _labels()
+    with _ray(folder), _context(settings, folder / "run", check=False) as context:
+        run = context.run
+        for name, count, write in (
+            ("scored", rows, scale_data.scored),
+            ("generated", rows // 100, scale_data.generated),
+        ):
+            write(Path(run.path(f"rounds/01/{name}")), count, labels)
+            run.publish(f"rounds/01/{name}")
+        clock = Clock()
+        plan = score.plan(context, 1)
+        clock.step("stats and plan")
+        context.write("rounds/01/draws", draws(context, 1, plan), GENERATED_ROWS, "draws")
+        clock.step("sample")
+        context.write("rounds/01/pool", context.map(mix.pools(context, 1, plan), _with_tokens), TRAINING, "pools")
+        clock.step("pools")
+        mix.mix(context, 1, plan)
+        clock.step("mix")
+        made = {name: run.manifest(f"rounds/01/{name}").rows for name in ("draws", "pool", "training")}
+    return {"seconds": clock.total, "steps": clock.seconds, "made": made}
+
+
+def _with_tokens(batch: pa.Table) -> pa.Table:
+    words = pc.add(pc.count_substring(batch["response"], " "), 1)
+    return conform(with_columns(batch, tokens=words), TRAINING)
+
+
+def duplicates(rows: int, folder: Path) -> dict[str, Any]:
+    """Near-duplicates among instructions, of which the first ones are an earlier round's."""
+    earlier = int(EARLIER * rows)
+    scale_data.instructions(folder / "earlier", earlier)
+    scale_data.instructions(folder / "current", rows - earlier, first=earlier)
+    with _ray(folder):
+        clock = Clock()
+        older = bands(_ordered(folder / "earlier"), str(folder / "earlier-bands"), THRESHOLD, STAGE_CPUS)
+        clock.step("bands of the earlier")
+        marked = mark_near_duplicates(
+            _ordered(folder / "current"), str(folder / "bands"), [older], THRESHOLD, STAGE_CPUS
+        )
+        clock.step("bands of the others")
+        statuses: Counter[str] = Counter()
+        for batch in marked.select_columns(["status"]).iter_batches(batch_format="pyarrow", batch_size=None):
+            statuses.update(counted(batch["status"]))
+        clock.step("join and mark")
+    files = [file for name in ("earlier-bands", "bands") for file in (folder / name).iterdir()]
+    return {
+        "seconds": clock.total,
+        "steps": clock.seconds,
+        "made": {
+            "compared": statuses.total(),
+            "marked": statuses[FILTERED],
+            "band_files": len(files),
+            "band_bytes": sum(file.stat().st_size for file in files),
+        },
+    }
+
+
+def _ordered(folder: Path) -> ray.data.Dataset:
+    rows = ray.data.read_parquet(str(folder), filesystem=pafs.LocalFileSystem(), num_cpus=STAGE_CPUS)
+    return rows.map_batches(with_order, batch_format="pyarrow", batch_size=None, num_cpus=STAGE_CPUS)
+
+
+def _labels() -> list[str]:
+    """Tasks that have a weight."""
+    return sorted(tasks.load(Curriculum()).weights)
+
+
+@contextmanager
+def _ray(folder: Path) -> Iterator[None]:
+    with local_ray(folder, _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS}):
+        yield
+
+
+@contextmanager
+def _context(settings: dict[str, Any], folder: Path, check: bool = True) -> Iterator[Context]:
+    """A run in `folder` on the Ray that is there, with all it has but endpoints."""
+    resources = {"cpus": 4, "stage_cpus": STAGE_CPUS, "rows_per_part": ROWS_PER_PART}
+    config: Config = parse({"name": "scale", "teacher": ENDPOINT, "resources": resources, **settings})
+    taxonomy = check_offline(config, labelled=True) if check else tasks.load(config.curriculum)
+    run = Run.open(config, str(folder))
+    with owned(run, run.under_way) as run.attempt, opened(run, config, taxonomy, None) as context:
+        yield context
+
+
+if __name__ == "__main__":
+    part, rows, folder = sys.argv[1:]
+    work = {"regenerate": regenerate, "curriculum": curriculum, "duplicates": duplicates}[part]
+    figures = work(int(rows), Path(folder))
+    (Path(folder) / "figures.json").write_text(json.dumps(figures))
