@@ -113,7 +113,15 @@ def stop(submission: Submission, address: str) -> None:
 
 
 def check(submission: Submission, files: Iterable[str]) -> None:
-    """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes."""
+    """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes.
+
+    So it does, naming no more than the scheme, where the job's command or a place in its config holds a key, which the
+    head would keep and show.
+    """
+    places = [place for _, place in _inputs(submission.config)]
+    cache = submission.config.cache.dir or ""
+    for given in (submission.run_dir, cache, *places, *submission.overrides, *submission.arguments):
+        refuse_secret(given)
     sent = set(files)
     script = f"{FOLDER}/{submission.job}.py"
     if script not in sent:
@@ -129,7 +137,6 @@ def check(submission: Submission, files: Iterable[str]) -> None:
                 f"{key} {place} would lie in the job's working folder, which is gone when it ends: give a URI (s3://…, "
                 "gs://…), or the absolute path of a folder that all nodes share"
             )
-    refuse_secret(submission.run_dir)
     if not is_remote(submission.run_dir) or submission.run_dir.startswith("file://"):
         _say(f"{submission.run_dir} must be a folder that all nodes of the cluster share")
     for key, place in [("CONFIG", submission.path), *_inputs(submission.config)]:
