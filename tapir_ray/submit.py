@@ -27,7 +27,7 @@ from tapir_ray.errors import InputError, StageError, Stopped, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
 from tapir_ray.job_log import POLL_S, connect, follow
 from tapir_ray.storage import is_remote, refuse_secret
-from tapir_ray.tree import files_of, pack
+from tapir_ray.tree import files_of, keys_of, pack
 
 FOLDER = "jobs"
 NAME = "tapir_job"
@@ -71,6 +71,8 @@ def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> i
     tree = Path.cwd()
     files = files_of(tree)
     check(submission, files)
+    if left_out := keys_of(tree):
+        _say(f"not sent, since they may hold keys: {', '.join(left_out)}; --env takes a key along")
     variables = named(names)
     for key, endpoint in submission.config.endpoints.items():
         if endpoint.api_key_env and endpoint.api_key_env not in variables:
@@ -145,8 +147,9 @@ def check(submission: Submission, files: Iterable[str]) -> None:
         name = PurePath(os.path.relpath(place)).as_posix()
         if name not in sent and not any(other.startswith(f"{name}/") for other in sent):
             raise InputError(
-                f"{key} {place} is not sent: it is outside of the working folder, or left out by a .gitignore or "
-                ".rayignore; put it on storage that the cluster reaches, or let it be sent"
+                f"{key} {place} is not sent: it is outside of the working folder, left out by a .gitignore or "
+                ".rayignore, or has the name of a file with keys; put it on storage that the cluster reaches, or "
+                "let it be sent"
             )
 
 

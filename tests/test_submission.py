@@ -210,6 +210,21 @@ def test_a_new_attempt_takes_along_what_is_named_and_nothing_else(
     assert "worker_process_setup_hook" not in bare["runtime_env"]
 
 
+def test_files_that_may_hold_keys_are_not_sent_and_named(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: JobDetails
+) -> None:
+    packed: list[str] = []
+    monkeypatch.setattr(submit, "connect", lambda address: Cluster())
+    monkeypatch.setattr(submit, "pack", lambda tree, files, private, target: packed.extend(files))
+    submit.submit(submission(), "http://h:8265")
+    assert "may hold keys" not in capsys.readouterr().err
+    (tree / ".env.local").write_text("KEY=planted")
+    (tree / "jobs/cluster.pem").write_text("planted")
+    submit.submit(submission(), "http://h:8265")
+    assert "not sent, since they may hold keys: .env.local, jobs/cluster.pem;" in capsys.readouterr().err
+    assert "c.yaml" in packed and ".env.local" not in packed and "jobs/cluster.pem" not in packed
+
+
 def test_a_living_job_is_attached_to(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: JobDetails
 ) -> None:
