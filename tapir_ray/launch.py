@@ -199,7 +199,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         _check_simulator(config.simulator)
     if config.regenerate is None:
         _check_student(config.student, config.train.lora)
-        check_here(config.train)
+        if doubt := check_here(config.train):
+            print(f"warning: {doubt}", file=sys.stderr)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"
