@@ -20,6 +20,8 @@ from tapir_ray.errors import InputError, StageError, last_line
 POLL_S = 1.0
 PATIENCE_S = 60.0
 """How long a head may not answer before it is given up."""
+QUIET_S = 60.0
+"""How long a log may say nothing before its connection is made anew: one whose network is gone says nothing of it."""
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -56,8 +58,7 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
             lost = None
             if job.status.is_terminal() and complete:
                 return job
-            asyncio.run(log.print(client, submission_id))
-            complete = True
+            complete = asyncio.run(log.print(client, submission_id))
         except (OSError, RuntimeError, aiohttp.ClientError) as error:
             complete, lost = False, lost or time.monotonic()
             if time.monotonic() - lost > PATIENCE_S:
@@ -74,12 +75,18 @@ class _Log:
     def __init__(self) -> None:
         self._printed = 0
 
-    async def print(self, client: JobSubmissionClient, submission_id: str) -> None:
-        """Print what is new until the job ends."""
-        passed = 0
-        async for text in client.tail_job_logs(submission_id):
-            new = text[max(0, self._printed - passed) :]
-            passed += len(text)
-            if new:
-                print(new, end="", flush=True)
-                self._printed = passed
+    async def print(self, client: JobSubmissionClient, submission_id: str) -> bool:
+        """Print what is new until the job ends, or there is nothing for QUIET_S; returns whether that was all."""
+        passed, clock = 0, asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(QUIET_S) as patience:
+                async for text in client.tail_job_logs(submission_id):
+                    patience.reschedule(clock() + QUIET_S)
+                    new = text[max(0, self._printed - passed) :]
+                    passed += len(text)
+                    if new:
+                        print(new, end="", flush=True)
+                        self._printed = passed
+        except TimeoutError:
+            return False
+        return True

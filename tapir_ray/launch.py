@@ -169,7 +169,8 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
     """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
     with Roles(config, run.run_id, simulator_url, run.uri, run.attempt) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
-        progress = Progress(roles.usage, Metrics(run.run_id), config.resources.stall_after_s, run.event)
+        stall_after_s = config.resources.stall_after_s
+        progress = Progress(roles.usage, Metrics(run.run_id), stall_after_s, run.event, roles.batch_s)
         run.progress = progress
         for event in run.all_events():
             if event["event"] in ROUND_EVENTS:
@@ -200,7 +201,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         _check_simulator(config.simulator)
     if config.regenerate is None:
         _check_student(config.student, config.train.lora)
-        check_here(config.train)
+        if doubt := check_here(config.train):
+            print(f"warning: {doubt}", file=sys.stderr)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"

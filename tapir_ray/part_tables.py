@@ -38,9 +38,14 @@ class PartTables:
     def __init__(self, run: Tables, name: str, rows: Mapping[str, int], key: parts.Key) -> None:
         self._run, self.name, self._key = run, name, key
         self.rows = {part: count for part, count in rows.items() if not run.done(self.table(part))}
-        found = {part: parts.reopen(run.path(self.table(part)), run.fs, key) for part in self.rows}
-        self._there = {part: count for part, (count, _) in found.items()}
-        self._keys = {part: [keys] for part, (count, keys) in found.items() if count}
+        begun = [part for part in self.rows if run.exists(self.table(part))]
+        found = parts.reopen_all([run.path(self.table(part)) for part in begun], run.fs, key)
+        self._there = dict.fromkeys(self.rows, 0)
+        self._keys: dict[str, list[ray.ObjectRef]] = {}
+        for part, (count, keys) in zip(begun, found, strict=True):
+            self._there[part] = count
+            if count:
+                self._keys[part] = [keys]
 
     @property
     def label(self) -> str:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -32,6 +33,8 @@ PART, FILE, UNFINISHED = "part-", "rows-", "writing-"
 """Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
 ROWS_PER_FILE = 2_000
 """Rows of a finished file at least, where there are as many: every file costs later reads."""
+FILES_AT_ONCE = 16
+"""Files that a task has open together, where each costs it some round trips to the storage."""
 
 Key = tuple[str, ...]
 WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", pa.int64()), ("error", pa.string())])
@@ -71,9 +74,17 @@ def reopen(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) 
 
     Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
     """
-    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen)
-    count, keys = task.options(num_returns=2).remote(folder, fs, key)
-    return ray.get(count), keys
+    (found,) = reopen_all([folder], fs, key, stage_cpus)
+    return found
+
+
+def reopen_all(
+    folders: Sequence[str], fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1
+) -> list[tuple[int, ray.ObjectRef]]:
+    """`reopen` of several tables at the same time."""
+    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen).options(num_returns=2)
+    found = [task.remote(folder, fs, key) for folder in folders]
+    return [(ray.get(count), keys) for count, keys in found]
 
 
 def found(folder: str, fs: pafs.FileSystem, stage_cpus: float) -> ray.data.Dataset:
@@ -187,23 +198,37 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
     for prefix in (UNFINISHED, FILE):
         for name in _names(folder, fs, prefix):
             fs.delete_file(f"{folder}/{name}")
-    finished = []
-    for name in _names(folder, fs, PART):
-        path = f"{folder}/{name}"
-        columns = [*key, *(["status"] if "status" in pq.read_schema(path, filesystem=fs).names else [])]
-        part = pq.read_table(path, columns=columns, filesystem=fs)
-        if "status" in columns and pc.any(pc.equal(part["status"], FAILED)).as_py():
-            whole = pq.read_table(path, filesystem=fs)
-            kept = whole.filter(pc.not_equal(whole["status"], FAILED))
-            if len(kept):
-                _write(kept, f"{PART}{_name(kept, key)}.parquet", folder, fs)
-            fs.delete_file(path)
-            part = kept
-        finished.append(keys_of(part, key).combine_chunks())
+    names = _names(folder, fs, PART)
+    keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key)
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        found = list(pool.map(functools.partial(keys_in, others=frozenset(names)), names))
+    finished: list[Any] = [keys_in(name) if keys is None else keys for name, keys in zip(names, found, strict=True)]
     keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
     if len(keys) < sum(map(len, finished)):
         _drop_doubles(folder, fs, key)
     return len(keys), keys.take(pc.sort_indices(keys))
+
+
+def _finished(name: str, folder: str, fs: pafs.FileSystem, key: Key, others: Collection[str] = ()) -> pa.Array | None:
+    """The keys of a part's rows without its failed ones, which are dropped.
+
+    None, and nothing is done, where one of the `others`, which may be dropped at this moment, has the name of what
+    would be left.
+    """
+    path = f"{folder}/{name}"
+    with pq.ParquetFile(path, filesystem=fs) as file:
+        status = ["status"] if "status" in file.schema_arrow.names else []
+        part = file.read(columns=[*key, *status])
+        if status and pc.any(pc.equal(part["status"], FAILED)).as_py():
+            whole = file.read()
+            part = whole.filter(pc.not_equal(whole["status"], FAILED))
+            left = f"{PART}{_name(part, key)}.parquet"
+            if left in others:
+                return None
+            if len(part):
+                _write(part, left, folder, fs)
+            fs.delete_file(path)
+    return keys_of(part, key).combine_chunks()
 
 
 def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 from tapir_ray.metrics import Metrics
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
+ASKER = "Asker"
+"""In the name of every operator that sends requests (see `Roles.ask`)."""
 
 _part: ContextVar[tuple[str | None, int | None]] = ContextVar("part", default=(None, None))
 """The stage of the method and the round that a thread works on."""
@@ -98,13 +100,18 @@ class Progress:
         metrics: Metrics | None = None,
         stall_after_s: float = math.inf,
         note: Callable[..., None] | None = None,
+        batch_s: float = 0.0,
     ) -> None:
-        """`note` takes the event of a stage in which nothing has moved for `stall_after_s` seconds."""
+        """`note` takes the event of a stage in which nothing has moved for `stall_after_s` seconds.
+
+        Where it is requests that are waited for, they may be in a batch for `batch_s` seconds, and nothing is wrong.
+        """
         self.usage = usage
         self.metrics = metrics or Metrics("")
         self.started = time.monotonic()
         self._stall_after_s = stall_after_s
         self._note = note
+        self._batch_s = batch_s
         self._print = threading.Lock()
         self._stages: list[Stage] = []
         self._by_table: dict[str, Stage] = {}
@@ -192,7 +199,8 @@ class Progress:
             return
         if stage.table:
             stage.waits = _waiting() or stage.waits
-        if stage.still_s < self._stall_after_s or stage.stalled:
+        asking_s = self._batch_s if ASKER in (stage.waits or "") else 0.0
+        if stage.still_s < max(self._stall_after_s, asking_s) or stage.stalled:
             return
         stage.stalled = True
         what = "no row" if stage.table else "nothing new"

@@ -11,7 +11,6 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -96,12 +95,13 @@ def is_remote(place: str) -> bool:
 
 
 def refuse_secret(uri: str) -> None:
-    """Raises InputError for a URI with a user or a key, which files and messages would show."""
+    """Raises InputError for a URI with a user or a key, which files and messages would show; `a.b=URI` is one too."""
     place, _, options = uri.partition("?")
     # A key may have a slash, and then is not in what a parser calls the host.
     if is_remote(uri) and ("@" in place or "secret_key" in options):
         raise InputError(
-            f"a URI of {urlsplit(uri).scheme}:// holds a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+            f"a URI of {uri.partition('://')[0]}:// holds a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+            "instead"
         )
 
 

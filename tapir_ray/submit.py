@@ -27,7 +27,7 @@ from tapir_ray.errors import InputError, StageError, Stopped, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
 from tapir_ray.job_log import POLL_S, connect, follow
 from tapir_ray.storage import is_remote, refuse_secret
-from tapir_ray.tree import files_of, pack
+from tapir_ray.tree import files_of, keys_of, pack
 
 FOLDER = "jobs"
 NAME = "tapir_job"
@@ -80,6 +80,8 @@ def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> i
     tree = Path.cwd()
     files = files_of(tree)
     check(submission, files)
+    if left_out := keys_of(tree):
+        _say(f"not sent, since they may hold keys: {', '.join(left_out)}; --env takes a key along")
     variables = named(names)
     for key, endpoint in submission.config.endpoints.items():
         if endpoint.api_key_env and endpoint.api_key_env not in variables:
@@ -122,7 +124,15 @@ def stop(submission: Submission, address: str) -> None:
 
 
 def check(submission: Submission, files: Iterable[str]) -> None:
-    """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes."""
+    """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes.
+
+    So it does, naming no more than the scheme, where the job's command or a place in its config holds a key, which the
+    head would keep and show.
+    """
+    places = [place for _, place in _inputs(submission.config)]
+    cache = submission.config.cache.dir or ""
+    for given in (submission.run_dir, cache, *places, *submission.overrides, *submission.arguments):
+        refuse_secret(given)
     sent = set(files)
     if (script := submission.script) not in sent:
         there = sorted(PurePath(name).stem for name in sent if PurePath(name).match(f"{FOLDER}/*.py"))
@@ -137,7 +147,6 @@ def check(submission: Submission, files: Iterable[str]) -> None:
                 f"{key} {place} would lie in the job's working folder, which is gone when it ends: give a URI (s3://…, "
                 "gs://…), or the absolute path of a folder that all nodes share"
             )
-    refuse_secret(submission.run_dir)
     if not is_remote(submission.run_dir) or submission.run_dir.startswith("file://"):
         _say(f"{submission.run_dir} must be a folder that all nodes of the cluster share")
     for key, place in [("CONFIG", submission.path), *_inputs(submission.config)]:
@@ -146,8 +155,9 @@ def check(submission: Submission, files: Iterable[str]) -> None:
         name = PurePath(os.path.relpath(place)).as_posix()
         if name not in sent and not any(other.startswith(f"{name}/") for other in sent):
             raise InputError(
-                f"{key} {place} is not sent: it is outside of the working folder, or left out by a .gitignore or "
-                ".rayignore; put it on storage that the cluster reaches, or let it be sent"
+                f"{key} {place} is not sent: it is outside of the working folder, left out by a .gitignore or "
+                ".rayignore, or has the name of a file with keys; put it on storage that the cluster reaches, or "
+                "let it be sent"
             )
 
 

@@ -1,4 +1,4 @@
-"""The working tree as it goes to a cluster: its files without the ignored ones, in one small zip file.
+"""The working tree as it goes to a cluster: its files without ignored ones and keys, in one small zip file.
 
 files = files_of(Path.cwd())
 pack(Path.cwd(), files, {}, Path("tree.zip"))
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ray._private.thirdparty.pathspec import PathSpec
@@ -16,8 +17,10 @@ from tapir_ray.errors import InputError
 from tapir_ray.forwarded import FILE
 
 IGNORE_FILES = (".gitignore", ".rayignore")
-NEVER = {".git", ".venv", "venv", "__pycache__", ".env", FILE}
-"""Left out by their names: history, what is installed or compiled, and keys."""
+NEVER = {".git", ".venv", "venv", "__pycache__", FILE}
+"""Left out by their names: history, what is installed or compiled, and what an earlier job was given."""
+KEYS = (".env*", "*.env", ".netrc", "*.pem", "*.key", "id_rsa*", "id_ed25519*")
+"""Names of files and folders that are likely to hold keys, in any case of letters; left out as well."""
 MOST_BYTES = 20 * 2**20
 """Every node gets all of it before its first task."""
 NAMED = 5
@@ -27,12 +30,12 @@ Ignore = tuple[Path, PathSpec]
 
 
 def files_of(tree: Path) -> dict[str, int]:
-    """Bytes of every file of the tree that no ignore file leaves out, by its path in the tree.
+    """Bytes of every file of the tree that no ignore file and none of KEYS leaves out, by its path in the tree.
 
     Rules are those of git, in `.gitignore` and `.rayignore` of any folder; links to folders are not followed. Raises
     InputError, naming the largest files, where all together are more than MOST_BYTES.
     """
-    found = {path.relative_to(tree).as_posix(): path.stat().st_size for path in _walk(tree, ())}
+    found = {_name(path, tree): path.stat().st_size for path in _walk(tree, ()) if not _may_hold_key(path)}
     if (total := sum(found.values())) > MOST_BYTES:
         largest = sorted(found, key=lambda name: -found[name])[:NAMED]
         raise InputError(
@@ -41,6 +44,11 @@ def files_of(tree: Path) -> dict[str, int]:
             f"{', '.join(f'{name} {_megabytes(found[name])}' for name in largest)})"
         )
     return found
+
+
+def keys_of(tree: Path) -> list[str]:
+    """What KEYS alone leaves out, files and whole folders, by the path in the tree."""
+    return [_name(path, tree) for path in _walk(tree, ()) if _may_hold_key(path)]
 
 
 def pack(tree: Path, files: dict[str, int], private: dict[str, bytes], target: Path) -> None:
@@ -62,16 +70,24 @@ def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None
 
 
 def _walk(folder: Path, ignores: tuple[Ignore, ...]) -> Iterator[Path]:
+    """Files that are not ignored; a folder that may hold keys comes itself instead of its files."""
     ignores = (*ignores, *_ignores_of(folder))
     for entry in sorted(folder.iterdir()):
-        if entry.name in NEVER:
+        # A rule that ends with a slash is for folders alone.
+        if entry.name in NEVER or _ignored(entry, ignores, "/" if entry.is_dir() else ""):
             continue
-        if entry.is_dir():
-            # A rule that ends with a slash is for folders alone.
-            if not entry.is_symlink() and not _ignored(entry, ignores, "/"):
-                yield from _walk(entry, ignores)
-        elif entry.is_file() and not _ignored(entry, ignores):
+        if entry.is_file() or _may_hold_key(entry):
             yield entry
+        elif entry.is_dir() and not entry.is_symlink():
+            yield from _walk(entry, ignores)
+
+
+def _may_hold_key(entry: Path) -> bool:
+    return any(fnmatchcase(entry.name.lower(), pattern) for pattern in KEYS)
+
+
+def _name(entry: Path, tree: Path) -> str:
+    return entry.relative_to(tree).as_posix()
 
 
 def _ignores_of(folder: Path) -> Iterator[Ignore]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -78,10 +79,10 @@ def test_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Head:
-    """Has one job, whose connections break after so many pieces of its log."""
+    """Has one job, whose connections break after so many pieces of its log, or fall silent."""
 
-    def __init__(self, log: list[str], *breaks: int) -> None:
-        self._log, self._breaks = log, list(breaks)
+    def __init__(self, log: list[str], *breaks: int, silently: bool = False) -> None:
+        self._log, self._breaks, self._silently = log, list(breaks), silently
         self.status = JobStatus.RUNNING
 
     def get_job_info(self, submission_id: str) -> JobDetails:
@@ -91,6 +92,8 @@ class Head:
         end = self._breaks.pop(0) if self._breaks else None
         for piece in self._log[:end]:
             yield piece
+        if end is not None and self._silently:
+            await asyncio.sleep(60)
         if end is not None:
             raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
         self.status = JobStatus.SUCCEEDED
@@ -103,6 +106,18 @@ def test_a_log_is_printed_once_over_broken_connections(
     head: Any = Head(["one\n", "two\n", "three\n", "four\n"], 2, 1, 3)
     assert job_log.follow(head, "tapir-0-1").status == JobStatus.SUCCEEDED
     assert capsys.readouterr().out == "one\ntwo\nthree\nfour\n"
+
+
+def test_a_connection_that_falls_silent_is_made_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing tells of a network that is gone; the job may have ended since."""
+    monkeypatch.setattr(job_log, "POLL_S", 0.0)
+    monkeypatch.setattr(job_log, "QUIET_S", 0.05)
+    monkeypatch.setattr(job_log, "PATIENCE_S", 0.0)  # a quiet job is none that is lost
+    head: Any = Head(["one\n", "two\n", "three\n"], 1, 0, 2, silently=True)
+    assert job_log.follow(head, "tapir-0-1").status == JobStatus.SUCCEEDED
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
 def test_the_log_of_a_job_that_has_ended_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

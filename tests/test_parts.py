@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,33 @@ def test_a_continued_table_keeps_what_is_finished_and_asks_again_for_what_failed
     manifest = run.write("t", asked, SCHEMA, key=KEY, rows_per_part=4, expected=20)
     assert manifest.statuses == {"ok": 18, "filtered": 2}
     assert ids_in(folder) == sorted(str(n) for n in range(20)), "and nothing else lies in the folder"
+
+
+def test_files_are_read_several_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On object storage each costs some round trips, and a part of a million rows has thousands."""
+    for n in range(16):
+        parts.write_part(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
+    four_at_once, opened = threading.Barrier(4), pq.ParquetFile
+
+    def slow(path: str, filesystem: pafs.FileSystem) -> pq.ParquetFile:
+        four_at_once.wait(timeout=20)
+        return opened(path, filesystem=filesystem)
+
+    monkeypatch.setattr(pq, "ParquetFile", slow)
+    count, keys = parts._reopen(str(tmp_path), LOCAL, KEY)
+    assert count == 160 and set(keys.to_pylist()) == {str(n) for n in range(160)}
+
+
+def test_what_is_left_of_a_file_may_have_the_name_of_one_that_goes(tmp_path: Path) -> None:
+    """Several are rewritten at once: none deletes what another has just made."""
+    for first in range(0, 300, 3):  # files are named by hashes: both orders of the two come about
+        one, two, three = (range(n, n + 1) for n in range(first, first + 3))
+        for ok, failed in (((one,), two), ((one, two), three)):
+            block = pa.concat_tables([*map(rows, ok), rows(failed, "failed", "x")])
+            parts.write_part(block, str(tmp_path), LOCAL, KEY)
+    count, keys = parts._reopen(str(tmp_path), LOCAL, KEY)
+    there = sorted(str(n) for n in range(300) if n % 3 != 2)
+    assert count == 200 and sorted(keys.to_pylist()) == there and ids_in(tmp_path) == there
 
 
 def test_rows_that_two_attempts_wrote_are_kept_once(tmp_path: Path, ray_local: None) -> None:

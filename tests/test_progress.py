@@ -9,6 +9,7 @@ import pytest
 
 from tapir_ray import progress
 from tapir_ray.errors import Stopped
+from tapir_ray.llm.asker import Asker
 from tapir_ray.metrics import Metrics
 from tapir_ray.progress import Progress, Stage
 
@@ -26,10 +27,10 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 class Watching(Progress):
     """A progress that looks at its one stage when it is told to, at a time of the test's own."""
 
-    def __init__(self, stall_after_s: float = 300.0) -> None:
+    def __init__(self, stall_after_s: float = 300.0, batch_s: float = 0.0) -> None:
         self.noted: list[dict[str, Any]] = []
         note = lambda kind, **fields: self.noted.append({"event": kind, **fields})  # noqa: E731
-        super().__init__(lambda: {}, Metrics("r"), stall_after_s, note)
+        super().__init__(lambda: {}, Metrics("r"), stall_after_s, note, batch_s)
 
     def later(self, seconds: float) -> Stage:
         """Look at the stage after so many seconds in which nothing moved."""
@@ -57,6 +58,21 @@ def test_a_stall_is_said_once_with_the_stage_and_the_operator(
         assert watching.waits("rounds/01/scored") is None
         watching.later(301)
         assert len(watching.noted) == 2
+
+
+def test_a_batch_may_take_a_day_and_another_operator_may_not(waits: list[str | None]) -> None:
+    assert Asker.__name__ == progress.ASKER
+    watching = Watching(batch_s=26 * 3600.0)
+    with watching.stage("generate", "t", 10):
+        watching.later(25 * 3600.0)
+        assert not watching.noted
+        waits[0] = "MapBatches(vLLMEngineStageUDF) waits: 1 tasks run, 2 blocks wait"
+        watching.later(1.0)
+        assert [note["waits"] for note in watching.noted] == waits
+        watching.count("t", 1, 0)
+        waits[0] = WAITS
+        watching.later(27 * 3600.0)
+    assert len(watching.noted) == 2
 
 
 def test_what_a_pipeline_that_is_gone_waited_for_is_kept(waits: list[str | None]) -> None:

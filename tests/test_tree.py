@@ -10,7 +10,7 @@ import pytest
 
 from tapir_ray import tree
 from tapir_ray.errors import InputError
-from tapir_ray.tree import files_of, pack
+from tapir_ray.tree import files_of, keys_of, pack
 from tests.runs import ROOT
 
 
@@ -50,10 +50,23 @@ def test_this_repository_fits() -> None:
     assert not [name for name in sent if name.startswith((".git/", ".venv/", "runs/"))]
 
 
-def test_history_environments_and_keys_stay_here_without_a_rule(tmp_path: Path) -> None:
-    names = (".git/config", ".venv/lib/a.py", "a/__pycache__/a.pyc", ".env", "a/.env", ".tapir_forwarded.json")
+def test_history_and_environments_stay_here_without_a_rule(tmp_path: Path) -> None:
+    names = (".git/config", ".venv/lib/a.py", "a/__pycache__/a.pyc", ".tapir_forwarded.json")
     write(tmp_path, {**dict.fromkeys(names, "x"), "a/b.py": "xx"})
-    assert files_of(tmp_path) == {"a/b.py": 2}
+    assert files_of(tmp_path) == {"a/b.py": 2} and keys_of(tmp_path) == []
+
+
+def test_what_may_hold_keys_stays_here_without_a_rule_and_is_named(tmp_path: Path) -> None:
+    keys = {
+        ".env", "a/.env", ".env.local", ".envs/prod/django", "a/.netrc", "a/secrets.env", "b/ca.PEM", "server.key",
+        ".ssh/id_rsa", ".ssh/id_rsa.old", "id_ed25519",
+    }  # fmt: skip
+    like_them = {"a/environment.py", "keys.py", "a/keyboard", "env/a.py", "a/netrc.py", "my_id_rsa.py"}
+    write(tmp_path, dict.fromkeys(keys | like_them, ""))
+    assert set(files_of(tmp_path)) == like_them
+    assert set(keys_of(tmp_path)) == keys - {".envs/prod/django"} | {".envs"}
+    write(tmp_path, {".gitignore": ".env*\n.ssh/\n"})
+    assert set(keys_of(tmp_path)) == {"a/.netrc", "a/secrets.env", "b/ca.PEM", "server.key", "id_ed25519"}
 
 
 def test_a_link_that_leads_back_is_not_followed(tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ class Roles:
             else:
                 asyncio.run(check(self._target(role)))
 
+    @property
+    def batch_s(self) -> float:
+        """Seconds that a stage which asks may be without a row since it waits for batches; 0 where there are none."""
+        in_batches = any(endpoint.engine == "openai_batch" for endpoint in self._endpoints.values())
+        return BATCH_PROGRESS_S if in_batches else 0.0
+
     def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
         """`function` of every row, as rows of `schema`; lazy, in no fixed order.
 
@@ -165,8 +171,8 @@ class Roles:
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
         small = small_blocks(rows, block_rows, resources.stage_cpus)
-        if any(target.endpoint.engine == "openai_batch" for target in targets):
-            small.context.execution_no_progress_timeout_s = BATCH_PROGRESS_S
+        if self.batch_s:
+            small.context.execution_no_progress_timeout_s = self.batch_s
         return small.map_batches(
             Asker,
             fn_constructor_kwargs={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import ray
+from ray.exceptions import RayError
 
 from tapir_ray.context import Context
+from tapir_ray.errors import StageError, last_line
+from tapir_ray.manifest import Manifest
 from tapir_ray.ownership import check_owner
 from tapir_ray.records import OK
 from tapir_ray.report.card import Report, card, counts, summary
@@ -29,25 +32,22 @@ COLUMNS = (
 """Of REGENERATED, what the dataset has; the answer is the last of the `messages`."""
 SCHEMA = pa.schema([REGENERATED.field(name) for name in COLUMNS])
 COUNTED = ("task", "preferred", "teacher_model")
+BATCH_ROWS = 2_000
+"""Rows of which the messages are Python objects at a time."""
 
 
 def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     """`dataset/data/PART.parquet` and `dataset/README.md`; returns the summary, which is in `summary.json` as well.
 
-    Raises StageError where other rows came out than went in.
+    Raises StageError where other rows came out than went in, and where a part cannot be written.
     """
     run, config = context.run, context.config
     tables = {part.name.rpartition("/")[2]: run.manifest(f"{part.name}/{RENEWED}") for part in parts}
     found = counts(run.manifest(READ).rows, tables.values())
     run.fs.create_dir(run.path(f"{FOLDER}/data"), recursive=True)
-    export = ray.remote(export_part).options(num_cpus=context.stage_cpus)
     with context.progress.stage("write the dataset"):
-        tasks = [
-            export.remote(run.files(made.table), run.fs, run.path(f"{FOLDER}/data/{number}.parquet"), made.count(OK))
-            for number, made in tables.items()
-        ]
         held: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
-        for counted in ray.get(tasks):
+        for counted in _export(context, tables):
             for column, values in counted.items():
                 held[column].update(values)
     check_owner(run, run.attempt)
@@ -56,6 +56,25 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     run.write_text(f"{FOLDER}/README.md", card(config, report))
     run.write_json("summary.json", shown)
     return shown
+
+
+def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[str, Counter[str]]]:
+    """`export_part` of the tables, by their parts' numbers, as they are done. Raises StageError for one that fails."""
+    run = context.run
+    # A whole CPU may never be free beside engines: so few tasks instead, spread over the nodes, for their memory.
+    export = ray.remote(export_part).options(num_cpus=context.stage_cpus, scheduling_strategy="SPREAD")
+    left, running = list(tables.items()), dict[ray.ObjectRef, str]()
+    while left or running:
+        while left and len(running) < max(1, ray.cluster_resources().get("CPU", 1)):
+            number, made = left.pop(0)
+            target = f"{FOLDER}/data/{number}.parquet"
+            running[export.remote(run.files(made.table), run.fs, run.path(target), made.count(OK))] = target
+        (done,), _ = ray.wait(list(running))
+        target = running.pop(done)
+        try:
+            yield ray.get(done)
+        except RayError as error:
+            raise StageError(f"{target} was not written: {last_line(error)}; mend that and start again") from error
 
 
 def export_part(files: Sequence[str], fs: pafs.FileSystem, target: str, expected: int) -> dict[str, Counter[str]]:
@@ -70,17 +89,28 @@ def export_part(files: Sequence[str], fs: pafs.FileSystem, target: str, expected
         place = f"{target}.part" if local else target
         with pq.ParquetWriter(place, SCHEMA, filesystem=fs) as writer:
             for file in files:
-                writer.write_table(exported(pq.read_table(file, filesystem=fs)))
+                for batch in batches(file, fs):
+                    writer.write_table(exported(batch))
         if local:
             fs.move(place, target)
-    rows = pq.read_table(target, columns=list(COUNTED), filesystem=fs)
-    return {column: counted(rows[column]) for column in COUNTED}
+    found: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
+    for batch in batches(target, fs, COUNTED):
+        for column, values in found.items():
+            values.update(counted(batch[column]))
+    return found
 
 
 def counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
     """How often each value is there, null left out."""
     found = pc.value_counts(values.drop_null())
     return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
+
+
+def batches(file: str, fs: pafs.FileSystem, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, BATCH_ROWS at a time."""
+    with pq.ParquetFile(file, filesystem=fs) as opened:
+        for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
+            yield pa.Table.from_batches([batch])
 
 
 def exported(table: pa.Table) -> pa.Table:

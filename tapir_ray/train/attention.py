@@ -1,6 +1,6 @@
 """Whether the workers that train have the attention that the config asks for, looked at before anything is spent.
 
-check_here(config.train)                                        # a run that starts Ray on this machine
+doubt = check_here(config.train)                                # a run that starts Ray on this machine
 doubt = check_on_worker(config.train, config.resources.train)   # one that joins a cluster
 """
 
@@ -18,13 +18,20 @@ PATIENCE_S = 60.0
 """How long a place for a training worker is waited for: its node may be one that an autoscaler has still to start."""
 
 
-def check_here(train: Train) -> None:
-    """Raises InputError where Ray will be started here and this machine's Python has no FlashAttention to train with.
+def check_here(train: Train) -> str | None:
+    """Raises InputError where Ray will be started here and this machine's Python has no FlashAttention for its GPU.
 
-    Where a cluster is joined (`RAY_ADDRESS`) this machine says nothing of its workers.
+    Returns a sentence for the user where there is no GPU either, so that it is another machine that will train; else
+    None. Where a cluster is joined (`RAY_ADDRESS`) this machine says nothing of its workers.
     """
-    if train.attention == "flash_attention_2" and not os.environ.get("RAY_ADDRESS") and is_missing():
+    if train.attention != "flash_attention_2" or os.environ.get("RAY_ADDRESS") or not is_missing():
+        return None
+    if has_gpu():
         raise InputError(_refusal("here"))
+    return (
+        "this machine has no GPU and will not train, so nobody has looked whether flash_attn is installed where "
+        "training takes place, as train.attention flash_attention_2 needs"
+    )
 
 
 def check_on_worker(train: Train, workers: Replicas, patience_s: float = PATIENCE_S) -> str | None:
@@ -55,6 +62,13 @@ def check_on_worker(train: Train, workers: Replicas, patience_s: float = PATIENC
 def is_missing() -> bool:
     """Whether this Python can import none of the packages that bring FlashAttention."""
     return not any(importlib.util.find_spec(name) for name in PACKAGES)
+
+
+def has_gpu() -> bool:
+    """Whether training could take place on this machine."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _refusal(where: str) -> str:

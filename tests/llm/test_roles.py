@@ -182,6 +182,12 @@ def test_check_names_the_key_and_what_to_change(monkeypatch: pytest.MonkeyPatch,
         opened(config_for("", teacher=served)).check()
 
 
+@pytest.mark.parametrize(("engine", "hours"), [("openai", 0), ("openai_batch", 26)])
+def test_only_batches_let_a_stage_wait_for_long(engine: str, hours: int) -> None:
+    judge = {"same_as": None, "base_url": "http://e", "engine": engine}
+    assert Roles(config_for("http://e", judge=judge), "r").batch_s == hours * 3600
+
+
 def test_a_stage_fits_beside_an_engine_that_holds_nearly_all_cpus(ray_local: None) -> None:
     one, none = dataset([instruction("q")]), dataset([])
     engine = ray.remote(Engine).options(num_cpus=3.8).remote()

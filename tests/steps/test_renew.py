@@ -11,9 +11,14 @@ import pytest
 
 from tapir_ray.config import SeedData
 from tapir_ray.conversations import parse
+from tapir_ray.errors import StageError
 from tapir_ray.records import conform, instruction_id
+from tapir_ray.steps import dataset
+from tapir_ray.steps.clean import READ
 from tapir_ray.steps.dataset import export_part
-from tapir_ray.steps.renew import REGENERATED, set_aside
+from tapir_ray.steps.parts import Part, Span
+from tapir_ray.steps.renew import REGENERATED, RENEWED, set_aside
+from tests.steps.contexts import context_for, write
 
 LOCAL = pafs.LocalFileSystem()
 
@@ -45,7 +50,11 @@ def test_answers_that_are_made_anew_are_kept_beside(
     assert [(one["response"], one["other_response"]) for one in found] == expected
 
 
-def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_rows", [1, 2, 2_000])
+def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
+) -> None:
+    monkeypatch.setattr(dataset, "BATCH_ROWS", batch_rows)
     rows = [
         row("1", response="a", preferred="new", teacher_model="t", other_response="x"),
         row("2", response="b", status="filtered", reason="rebalanced"),
@@ -69,3 +78,15 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(tmp_path: 
     # The dataset is one that can be read here again.
     (again,) = parse(second, SeedData().format)
     assert (again.messages, again.response) == ([{"role": "user", "content": "4"}], "d")
+
+
+def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, tmp_path: Path) -> None:
+    context = context_for(tmp_path, write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}]))
+    rows = conform([row("1", response="a"), row("2", response="b")], REGENERATED)
+    for table in (READ, f"parts/00000/{RENEWED}"):
+        context.run.write_rows(table, rows)
+    (file,) = context.run.files(f"parts/00000/{RENEWED}")
+    Path(file).write_bytes(b"cut short")
+    with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; mend that") as error:
+        dataset.publish(context, [Part("parts/00000", (Span(file, 0, 2),))])
+    assert "\n" not in str(error.value)

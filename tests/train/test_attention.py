@@ -36,18 +36,34 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
 def test_a_machine_that_trains_itself_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     without(monkeypatch, "flash_attn", "kernels")
+    monkeypatch.setattr(attention, "has_gpu", lambda: True)
     with pytest.raises(InputError, match=r"flash_attn, which is not installed here: .* set train\.attention sdpa"):
         check_offline(flash(tmp_path))
-    check_here(Train())
+    assert check_here(Train()) is None
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check_offline(flash(tmp_path))
+
+
+def test_a_laptop_that_only_checks_a_clusters_config_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(attention, "has_gpu", lambda: False)
+    without(monkeypatch, "flash_attn", "kernels")
+    check_offline(flash(tmp_path))
+    assert "warning: this machine has no GPU and will not train, so nobody has looked" in capsys.readouterr().err
+    check_offline(config(tmp_path, classify={"by": "teacher"}))
+    without(monkeypatch)
+    check_offline(flash(tmp_path))
+    assert "warning" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["flash_attn", "kernels"])
 def test_either_package_will_do(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     without(monkeypatch, missing)
-    check_here(FLASH)
+    monkeypatch.setattr(attention, "has_gpu", lambda: True)
+    assert check_here(FLASH) is None
 
 
 def test_a_cluster_is_asked_on_a_node_where_a_training_worker_fits(ray_local: None) -> None:
