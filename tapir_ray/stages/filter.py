@@ -81,7 +81,7 @@ class OverlapIndex:
                 found.append("exact")
             elif spans and self._is_near(signature[index], np.unique(np.concatenate(spans))):
                 found.append("near_duplicate")
-            elif self.ngram and np.isin(np.array(ngram_hashes(text, self.ngram), np.uint64), self.ngrams).any():
+            elif self._has_ngram(text):
                 found.append("ngram")
             else:
                 found.append(None)
@@ -89,6 +89,14 @@ class OverlapIndex:
 
     def _is_near(self, signature: np.ndarray, members: np.ndarray) -> bool:
         return bool((similarity(self.signatures[members], signature[None]) >= self.threshold).any())
+
+    def _has_ngram(self, text: str) -> bool:
+        wanted = np.array(ngram_hashes(text, self.ngram), np.uint64)
+        if not len(self.ngrams):
+            return False
+        # By search, as they lie sorted: `np.isin` would sort all of them again for every text.
+        at = np.searchsorted(self.ngrams, wanted).clip(max=len(self.ngrams) - 1)
+        return bool((self.ngrams[at] == wanted).any())
 
 
 def ngram_hashes(text: str, ngram: int) -> list[int]:
