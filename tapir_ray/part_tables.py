@@ -74,8 +74,9 @@ class PartTables:
     ) -> None:
         """Run the pipeline behind `rows` (with the column `part`) and publish the tables as they become whole.
 
-        Blocks of at least `rows_per_part` rows are there for good as soon as they are written. Raises StageError and
-        Stopped as `Tables.write`; what is published by then stays.
+        Blocks of at least `rows_per_part` rows are there for good as soon as they are written. `max_error_rate` is of
+        all rows together: a part of which more failed is published once all are made, so that after an error its
+        failed rows are asked again. Raises StageError and Stopped as `Tables.write`; what is published by then stays.
         """
         run, key = self._run, self._key
         folders = {part: run.path(self.table(part)) for part in self.rows}
@@ -90,25 +91,27 @@ class PartTables:
             batch_size=None,
             num_cpus=stage_cpus,
         )
-        unpublished = set(self.rows)
+        unpublished, failed = set(self.rows), dict.fromkeys(self.rows, 0)
         if any(self._there[part] < count for part, count in self.rows.items()):
             write = functools.partial(write_each, folders=folders, fs=run.fs, key=key)
             for block in tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)):
                 part = block["part"]
                 self._there[part] += block["rows"]
-                if block["rows"] and self._there[part] == self.rows[part]:
+                failed[part] += block["failed"]
+                whole = block["rows"] and self._there[part] == self.rows[part]
+                if whole and failed[part] <= max_error_rate * self.rows[part]:
                     files = parts.compact(folders[part], run.fs, key)
                     # A row may have come twice, since an engine was lost after it: then others are still to come.
                     if _count(files, folders[part], run.fs) == self.rows[part]:
-                        self._publish(part, files, max_error_rate)
+                        self._publish(part, files)
                         unpublished.remove(part)
         tally.check()
         for part in sorted(unpublished):
-            self._publish(part, parts.compact(folders[part], run.fs, key), max_error_rate)
+            self._publish(part, parts.compact(folders[part], run.fs, key))
 
-    def _publish(self, part: str, files: list[str], max_error_rate: float) -> None:
+    def _publish(self, part: str, files: list[str]) -> None:
         run, table = self._run, self.table(part)
-        run.publish(table, files, expected=self.rows[part], max_error_rate=max_error_rate)
+        run.publish(table, files, expected=self.rows[part])
         parts.tidy(run.path(table), run.fs, files)
 
 
