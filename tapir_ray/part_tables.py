@@ -44,7 +44,7 @@ class PartTables:
 
     @property
     def label(self) -> str:
-        """What they are called together, in messages and for the progress line."""
+        """What they are called together, in messages."""
         first, last = min(self.rows), max(self.rows)
         return self.table(first) if first == last else f"{first} to {self.table(last)}"
 
@@ -74,6 +74,7 @@ class PartTables:
     ) -> None:
         """Run the pipeline behind `rows` (with the column `part`) and publish the tables as they become whole.
 
+        Its rows are counted for the progress line of the tables' `name`, which may go on over several such pipelines.
         Blocks of at least `rows_per_part` rows are there for good as soon as they are written. `max_error_rate` is of
         all rows together: a part of which more failed is published once all are made, so that after an error its
         failed rows are asked again. Raises StageError and Stopped as `Tables.write`; what is published by then stays.
@@ -83,8 +84,8 @@ class PartTables:
         for folder in folders.values():
             run.fs.create_dir(folder, recursive=True)
         if run.progress is not None:
-            run.progress.keep(self.label, sum(self._there.values()))
-        tally = Tally(run, self.label, sum(self.rows.values()), max_error_rate, drained)
+            run.progress.keep(self.name, sum(self._there.values()))
+        tally = Tally(run, self.label, sum(self.rows.values()), max_error_rate, drained, self.name)
         rows = rows.map_batches(
             functools.partial(conform, schema=pa.schema([*schema, PART])),
             batch_format="pyarrow",

@@ -76,12 +76,13 @@ def test_a_running_stage_is_seen_by_its_heartbeat(
 ) -> None:
     monkeypatch.setattr(ownership, "BEAT_S", 0.05)
     context = run_in(tmp_path)
-    with started(context), in_score(context):
-        context.progress._stages[0].waits = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+    with in_score(context):
         context.progress.keep("rounds/01/scored", 500)
         context.progress._stages[0].failed = 3
-        beaten(context, 1)
-        found, text = status(context.run.uri), shown(context, capsys)
+        context.progress._stages[0].waits = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+        with started(context):
+            beaten(context, 1)
+            found, text = status(context.run.uri), shown(context, capsys)
     assert (found["status"], found["reason"], found["continue"]) == (RUNNING, None, None)
     assert found["owner"]["alive"] and found["owner"]["attempt"] == 1
     (stage,) = found["stages"]

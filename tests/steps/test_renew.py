@@ -11,9 +11,11 @@ import pytest
 
 from tapir_ray.config import SeedData
 from tapir_ray.conversations import parse
-from tapir_ray.records import conform, instruction_id
+from tapir_ray.records import INSTRUCTIONS, conform, instruction_id
 from tapir_ray.steps.dataset import export_part
-from tapir_ray.steps.renew import REGENERATED, set_aside
+from tapir_ray.steps.parts import cut_table
+from tapir_ray.steps.renew import REGENERATED, renew, set_aside
+from tests.steps.contexts import context_for, rows_of, write
 
 LOCAL = pafs.LocalFileSystem()
 
@@ -69,3 +71,19 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(tmp_path: 
     # The dataset is one that can be read here again.
     (again,) = parse(second, SeedData().format)
     assert (again.messages, again.response) == ([{"role": "user", "content": "4"}], "d")
+
+
+def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_local: None) -> None:
+    """A metric that fell back to nothing at every group would say nothing of the whole."""
+    source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
+    settings = {"operations": ["filter"], "parts": {"rows": 2, "at_once": 1}}
+    context = context_for(tmp_path, source, regenerate=settings)
+    context.run.progress = context.progress
+    context.run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
+    parts = cut_table(context.run, "seed/ingested", 2)
+    renew(context, parts[1:], None)
+    context.progress._stages.clear()
+    renew(context, parts, None)
+    (stage,) = context.progress._stages
+    assert (stage.label, stage.kept, stage.rows, stage.expected) == ("renew", 3, 5, 5)
+    assert sum(len(rows_of(context, f"{part.name}/regenerated")) for part in parts) == 5
