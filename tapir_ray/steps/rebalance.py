@@ -18,8 +18,9 @@ from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.records import OK, marked, with_columns
 
 FILE = "balance.json"
-REBALANCED = "rebalanced"
-"""Reason of the rows that a task has too many of; also the pool that all rows are drawn from."""
+REBALANCED, NO_TASK, NO_WEIGHT = "rebalanced", "no_task", "no_weight"
+"""Reasons of the rows that a task has too many of (also the pool that all rows are drawn from), and of the rows without
+a task or with one that has no weight."""
 SALT = ("rebalance",)
 
 
@@ -68,7 +69,10 @@ def with_cells(batch: pa.Table) -> pa.Table:
 
 
 def mark_rest(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
-    """The batch with the ok rows that are not drawn filtered as `rebalanced`."""
+    """The batch with the ok rows that are not drawn filtered: as `no_task`, `no_weight`, or `rebalanced`."""
     rows = np.arange(len(batch))
     drawn = take_table(with_columns(with_cells(batch), row=pa.array(rows)), chosen)["row"]
+    weighed = pa.array([task for _, task in chosen.cells], pa.string())
+    batch = marked(batch, pc.is_null(batch["task"]), NO_TASK)
+    batch = marked(batch, pc.invert(pc.is_in(batch["task"], value_set=weighed)), NO_WEIGHT)
     return marked(batch, pa.array(~np.isin(rows, drawn)), REBALANCED)
