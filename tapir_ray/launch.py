@@ -86,15 +86,21 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     if not run.exists("config.yaml"):
         raise InputError(f"{run.uri} holds no run (no config.yaml)")
     config = changed(run.stored_config(), overrides or [])
-    refuse_regeneration(config)
-    with stopped_by_signals(), started(config, run_dir) as context:
+    anew = config.regenerate is not None
+    with stopped_by_signals(), started(config, run_dir, labelled=anew) as context:
         reopened = reopen_failed(context.run, context.config)
         for table, rows in reopened.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
         if not reopened:
             context.progress.say("no row failed: there is nothing to ask again")
-        distill(context, StopAfter())
-    print_table(summarise(context), context.run, file=sys.stdout)
+        if anew:
+            made = make_anew(context)
+        else:
+            distill(context, StopAfter())
+    if anew:
+        print_made(made, file=sys.stdout)
+    else:
+        print_table(summarise(context), context.run, file=sys.stdout)
 
 
 def regenerate(config: Config, run_dir: str) -> None:

@@ -33,10 +33,16 @@ WRITTEN = pa.schema([*parts.WRITTEN, PART])
 
 
 class PartTables:
-    """The tables `PART/NAME` that are not finished; `rows` are the rows of every part."""
+    """The tables `PART/NAME` that are not finished; `rows` are the rows of every part.
 
-    def __init__(self, run: Tables, name: str, rows: Mapping[str, int], key: parts.Key) -> None:
+    Of them `carried` come as failed rows of the table before, and do not count against the error rate of this one.
+    """
+
+    def __init__(
+        self, run: Tables, name: str, rows: Mapping[str, int], key: parts.Key, carried: Mapping[str, int] | None = None
+    ) -> None:
         self._run, self.name, self._key = run, name, key
+        self._carried = carried or {}
         self.rows = {part: count for part, count in rows.items() if not run.done(self.table(part))}
         found = {part: parts.reopen(run.path(self.table(part)), run.fs, key) for part in self.rows}
         self._there = {part: count for part, (count, _) in found.items()}
@@ -85,14 +91,16 @@ class PartTables:
             run.fs.create_dir(folder, recursive=True)
         if run.progress is not None:
             run.progress.keep(self.name, sum(self._there.values()))
-        tally = Tally(run, self.label, sum(self.rows.values()), max_error_rate, drained, self.name)
+        failed = {part: -self._carried.get(part, 0) for part in self.rows}
+        carried = -sum(failed.values())
+        tally = Tally(run, self.label, sum(self.rows.values()), max_error_rate, drained, self.name, carried)
         rows = rows.map_batches(
             functools.partial(conform, schema=pa.schema([*schema, PART])),
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=stage_cpus,
         )
-        unpublished, failed = set(self.rows), dict.fromkeys(self.rows, 0)
+        unpublished = set(self.rows)
         if any(self._there[part] < count for part, count in self.rows.items()):
             write = functools.partial(write_each, folders=folders, fs=run.fs, key=key)
             for block in tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)):

@@ -24,7 +24,10 @@ DRAIN_S = 10.0
 
 
 class Tally:
-    """The blocks of one pipeline, counted for the progress line of its `table`, or of another name in `stage`."""
+    """The blocks of one pipeline, counted for the progress line of its `table`, or of another name in `stage`.
+
+    `carried` rows had failed before and are not held against this pipeline.
+    """
 
     def __init__(
         self,
@@ -34,12 +37,13 @@ class Tally:
         max_error_rate: float,
         drained: Callable[[], bool],
         stage: str | None = None,
+        carried: int = 0,
     ) -> None:
         self._run, self._table, self._expected = run, table, expected
         self._stage = table if stage is None else stage
         self._max_error_rate, self._drained = max_error_rate, drained
         self._started = self._asked_at = time.monotonic()
-        self._unasked = self._failed = 0
+        self._unasked, self._failed = 0, -carried
         self._errors: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
 

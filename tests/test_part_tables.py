@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -166,3 +167,14 @@ def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, r
     assert not run.done(f"{first}/made") and not run.done(f"{third}/made")
     write(run, [block for block in everything() if block["part"][0].as_py() != second])
     assert all(run.manifest(f"{part}/made").statuses == {"ok": 40} for part in COUNTS)
+
+
+def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    blocks = [pa.concat_tables([rows(part, range(30)), rows(part, range(30, 40), "failed", "x")]) for part in COUNTS]
+    for carried in (dict.fromkeys(COUNTS, 5), dict.fromkeys(COUNTS, 10)):
+        tables = PartTables(run, "made", COUNTS, KEY, carried)
+        left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
+        with pytest.raises(StageError, match="of 120 rows failed") if carried["parts/00000"] == 5 else nullcontext():
+            tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    assert all(run.manifest(f"{part}/made").count("failed") == 10 for part in COUNTS)

@@ -21,7 +21,7 @@ from tapir_ray.steps.clean import READ
 from tapir_ray.steps.parts import Part
 from tapir_ray.steps.renew import REGENERATED, RENEWED
 
-FOLDER = "dataset"
+FOLDER, DATA = "dataset", "dataset/data"
 COLUMNS = (
     "instruction_id", "messages", "reasoning", "task", "task_prob", "source", "licence", "meta", "teacher_model",
     "sampling", "prompt_hash", "style", "answer_score", "other_response", "new_score", "old_score", "preferred",
@@ -39,11 +39,11 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     run, config = context.run, context.config
     tables = {part.name.rpartition("/")[2]: run.manifest(f"{part.name}/{RENEWED}") for part in parts}
     found = counts(run.manifest(READ).rows, tables.values())
-    run.fs.create_dir(run.path(f"{FOLDER}/data"), recursive=True)
+    run.fs.create_dir(run.path(DATA), recursive=True)
     export = ray.remote(export_part).options(num_cpus=context.stage_cpus)
     with context.progress.stage("write the dataset"):
         tasks = [
-            export.remote(run.files(made.table), run.fs, run.path(f"{FOLDER}/data/{number}.parquet"), made.count(OK))
+            export.remote(run.files(made.table), run.fs, run.path(f"{DATA}/{number}.parquet"), made.count(OK))
             for number, made in tables.items()
         ]
         held: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}

@@ -12,7 +12,7 @@ import ray.data
 from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import Cutoffs
 from tapir_ray.part_tables import PART, PartTables
-from tapir_ray.records import INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
+from tapir_ray.records import FAILED, INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
 from tapir_ray.stages.prefer import prefer
 from tapir_ray.stages.respond import respond
 from tapir_ray.steps import classifier, rebalance
@@ -105,8 +105,10 @@ def _unfinished(context: Context, live: Sequence[Part], name: str) -> Iterator[t
     """The tables `PART/NAME` that are to be written together, and the rows that they lack."""
     run, settings, cpus = context.run, context.config.regenerate, context.stage_cpus
     assert settings is not None
+    labelled = name == RENEWED and settings.does("classify")
     for group in groups(live, settings.parts.at_once):
-        tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID)
+        carried = {part.name: run.manifest(f"{part.name}/{LABELLED}").count(FAILED) for part in group if labelled}
+        tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
 
 
