@@ -20,7 +20,8 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
 
     Of a regeneration the tables of its parts, each for itself: only their failed rows are made again. `balance.json`
     stays as it is, since other rows were answered by it: a row that gets its task only now is in the dataset where its
-    hash is among those that its task keeps, so there may be a few rows more than `balanced_rows`.
+    hash is among those that its task keeps, so there may be a few rows more than `balanced_rows`. The replies of
+    finished parts are gone: a row whose judging failed is answered again.
     """
     reopened: dict[str, int] = {}
     stale: list[str] = []

@@ -96,20 +96,28 @@ def _shown(context: Context, parts: Sequence[Part], name: str, label: str) -> It
     """One progress line for the tables `PART/NAME` of all parts; the context gives the parts that lack theirs."""
     live = [part for part in parts if not context.run.done(f"{part.name}/{name}")]
     rows = sum(part.rows for part in parts)
-    with context.progress.stage(label, name, rows):
+    with context.progress.stage(label, name, rows), context.roles.kept_apart(name):
         context.progress.keep(name, rows - sum(part.rows for part in live))
         yield live
 
 
 def _unfinished(context: Context, live: Sequence[Part], name: str) -> Iterator[tuple[PartTables, ray.data.Dataset]]:
-    """The tables `PART/NAME` that are to be written together, and the rows that they lack."""
+    """The tables `PART/NAME` that are to be written together, and the rows that they lack.
+
+    Once they are written their replies are removed: else the workers of every group would read those of all before.
+    """
     run, settings, cpus = context.run, context.config.regenerate, context.stage_cpus
     assert settings is not None
     labelled = name == RENEWED and settings.does("classify")
+    begun = {part.name for part in live if run.exists(f"{part.name}/{name}")}
     for group in groups(live, settings.parts.at_once):
         carried = {part.name: run.manifest(f"{part.name}/{LABELLED}").count(FAILED) for part in group if labelled}
         tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
+        # A part that was begun may be in a later group than it was: its replies are still needed.
+        begun -= {part.name for part in group}
+        if not begun:
+            context.roles.forget()
 
 
 def _write(context: Context, tables: PartTables, rows: ray.data.Dataset, schema: pa.Schema, asks: bool) -> None:

@@ -87,3 +87,21 @@ def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_l
     (stage,) = context.progress._stages
     assert (stage.label, stage.kept, stage.rows, stage.expected) == ("renew", 3, 5, 5)
     assert sum(len(rows_of(context, f"{part.name}/regenerated")) for part in parts) == 5
+
+
+@pytest.mark.parametrize(("begun", "removed_after"), [(0, [0, 1, 2]), (1, [1, 2])])
+def test_replies_are_removed_with_their_group_but_not_those_of_a_part_that_was_begun(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch, begun: int, removed_after: list[int]
+) -> None:
+    """Also where fewer parts go at once than in the attempt that began it."""
+    source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
+    settings = {"operations": ["filter"], "parts": {"rows": 2, "at_once": 1}}
+    context = context_for(tmp_path, source, regenerate=settings)
+    run, removed = context.run, list[int]()
+    run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
+    parts = cut_table(run, "seed/ingested", 2)
+    run.fs.create_dir(run.path(f"{parts[begun].name}/regenerated"), recursive=True)
+    done = lambda: sum(run.done(f"{part.name}/regenerated") is not None for part in parts)  # noqa: E731
+    monkeypatch.setattr(context.roles, "forget", lambda: removed.append(done() - 1))
+    renew(context, parts, None)
+    assert removed == removed_after
