@@ -111,11 +111,16 @@ def regenerate(config: Config, run_dir: str) -> None:
     if config.regenerate is None:
         raise InputError("the config has no section regenerate: write which operations it is to do")
     with stopped_by_signals():
-        if config.regenerate.asks(config.classify):
+        if asks(config):
             warn(config)
         with started(config, run_dir, labelled=True) as context:
             made = make_anew(context)
     print_made(made, file=sys.stdout)
+
+
+def asks(config: Config) -> bool:
+    """Whether anything is asked of a teacher or a judge."""
+    return config.regenerate is None or config.regenerate.asks(config.classify)
 
 
 def refuse_regeneration(config: Config) -> None:
@@ -154,7 +159,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         end_orphans(run.uri_of(PROCESSES))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
-        if config.regenerate is None or config.regenerate.asks(config.classify):
+        if asks(config):
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         if doubt := check_on_worker(config.train, config.resources.train):
