@@ -35,10 +35,12 @@ def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
     if not run.exists(FILE):
         with context.stage("rebalance", 0):
             rows = context.map(context.read(*tables, columns=["instruction_id", "task", "status"]), with_cells)
-            found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
+            with context.progress.stage("count the tasks"):
+                found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
             quota = shares(found, config.regenerate.balanced_rows, context.taxonomy)
             cells = {(REBALANCED, task): count for task, count in quota.items()}
-            chosen = cutoffs(rows, cells, config.random_seed, SALT, stage_cpus=cpus)
+            with context.progress.stage("choose the rows"):
+                chosen = cutoffs(rows, cells, config.random_seed, SALT, stage_cpus=cpus)
             last = {task: cut.last.hex() for (_, task), cut in chosen.cells.items() if cut.last is not None}
             run.write_json(FILE, {"rows": found, "quota": quota, "last": last})
             if (left := sum(quota.values())) < config.regenerate.balanced_rows:

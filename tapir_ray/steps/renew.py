@@ -47,7 +47,8 @@ def label_parts(context: Context, parts: Sequence[Part]) -> list[Part]:
             else:
                 rows = label(rows, config, context.roles, list(context.taxonomy.labels), with_part)
             _write(context, tables, rows, INSTRUCTIONS, asks=True)
-    return [own_table(run, part, LABELLED) for part in parts]
+    with context.progress.stage("look into the labelled parts"):
+        return [own_table(run, part, LABELLED) for part in parts]
 
 
 def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> None:
@@ -112,7 +113,8 @@ def _unfinished(context: Context, live: Sequence[Part], name: str) -> Iterator[t
     begun = {part.name for part in live if run.exists(f"{part.name}/{name}")}
     for group in groups(live, settings.parts.at_once):
         carried = {part.name: run.manifest(f"{part.name}/{LABELLED}").count(FAILED) for part in group if labelled}
-        tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID, carried)
+        with context.progress.stage(f"open {group[0].name} to {group[-1].name}"):
+            tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
         # A part that was begun may be in a later group than it was: its replies are still needed.
         begun -= {part.name for part in group}
