@@ -24,6 +24,7 @@ from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.cost.sizes import Sizes, guessed
+from tapir_ray.errors import InputError
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run import Run
 from tapir_ray.storage import uri_beside
@@ -31,6 +32,10 @@ from tapir_ray.storage import uri_beside
 ASSUMED = (
     "requests that are tried again after an error are not counted",
     "seed rows that overlap with the holdout, and tasks without a weight, are not known before the run",
+)
+ASSUMED_ANEW = (
+    ASSUMED[0],
+    "no row is filtered but by regenerate.balanced_rows, and answers are missing in each task alike",
 )
 GUESSED = (
     "whether the cluster has the resources is seen with --pilot, and by run",
@@ -53,9 +58,15 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     With `pilot` that many rows are sent through every stage, in a run directory of their own beside `run_dir`. Raises
     InputError as `run` would, before anything is printed; resources are looked for only with a pilot, which needs Ray.
     """
-    launch.refuse_regeneration(config)
-    taxonomy = launch.check_offline(config)
-    launch.warn(config)
+    anew = config.regenerate is not None
+    if anew and pilot:
+        raise InputError(
+            "--pilot goes through the stages of a training, and the config has a section regenerate: leave --pilot out "
+            "for a guess, or regenerate a few rows with seed_data.limit and another --run-dir"
+        )
+    taxonomy = launch.check_offline(config, labelled=anew)
+    if launch.asks(config):
+        launch.warn(config)
     sizes: Sizes
     if pilot:
         with launch.started(_now(config), uri_beside(run_dir, f"-pilot-{config.digest()[:8]}")) as context:
@@ -70,13 +81,14 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
             run = Run.at(folder)
             config = launch.with_seed_file(config, run)
             url = stack.enter_context(launch.simulator(config)) if config.simulator else None
-            Roles(config, "check", url).check()
+            if launch.asks(config):
+                Roles(config, "check", url).check()
             seed = read_seed(config)
         sizes, spent, place = guessed(config, seed, taxonomy), None, None
     if taxonomy.from_seed:
         taxonomy = taxonomy.with_seed_counts({str(task): round(1000 * n) for task, n in sizes.tasks.items() if task})
     estimate = estimated(config, seed, taxonomy, sizes)
-    assumed = [*ASSUMED, *(PILOT if pilot else GUESSED)]
+    assumed = [*(ASSUMED_ANEW if anew else ASSUMED), *(PILOT if pilot else GUESSED)]
     report = {
         "name": config.name,
         "pilot_rows": pilot,

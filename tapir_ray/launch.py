@@ -87,15 +87,21 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     if not run.exists("config.yaml"):
         raise InputError(f"{run.uri} holds no run (no config.yaml)")
     config = changed(run.stored_config(), overrides or [])
-    refuse_regeneration(config)
-    with stopped_by_signals(), started(config, run_dir) as context:
+    anew = config.regenerate is not None
+    with stopped_by_signals(), started(config, run_dir, labelled=anew) as context:
         reopened = reopen_failed(context.run, context.config)
         for table, rows in reopened.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
         if not reopened:
             context.progress.say("no row failed: there is nothing to ask again")
-        distill(context, StopAfter())
-    print_table(summarise(context), context.run, file=sys.stdout)
+        if anew:
+            made = make_anew(context)
+        else:
+            distill(context, StopAfter())
+    if anew:
+        print_made(made, file=sys.stdout)
+    else:
+        print_table(summarise(context), context.run, file=sys.stdout)
 
 
 def regenerate(config: Config, run_dir: str) -> None:
@@ -106,11 +112,16 @@ def regenerate(config: Config, run_dir: str) -> None:
     if config.regenerate is None:
         raise InputError("the config has no section regenerate: write which operations it is to do")
     with stopped_by_signals():
-        if config.regenerate.asks(config.classify):
+        if asks(config):
             warn(config)
         with started(config, run_dir, labelled=True) as context:
             made = make_anew(context)
     print_made(made, file=sys.stdout)
+
+
+def asks(config: Config) -> bool:
+    """Whether anything is asked of a teacher or a judge."""
+    return config.regenerate is None or config.regenerate.asks(config.classify)
 
 
 def refuse_regeneration(config: Config) -> None:
@@ -149,7 +160,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         end_orphans(run.uri_of(PROCESSES))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
-        if config.regenerate is None or config.regenerate.asks(config.classify):
+        if asks(config):
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         check_storage(run, config)

@@ -33,10 +33,16 @@ WRITTEN = pa.schema([*parts.WRITTEN, PART])
 
 
 class PartTables:
-    """The tables `PART/NAME` that are not finished; `rows` are the rows of every part."""
+    """The tables `PART/NAME` that are not finished; `rows` are the rows of every part.
 
-    def __init__(self, run: Tables, name: str, rows: Mapping[str, int], key: parts.Key) -> None:
+    Of them `carried` come as failed rows of the table before, and do not count against the error rate of this one.
+    """
+
+    def __init__(
+        self, run: Tables, name: str, rows: Mapping[str, int], key: parts.Key, carried: Mapping[str, int] | None = None
+    ) -> None:
         self._run, self.name, self._key = run, name, key
+        self._carried = carried or {}
         self.rows = {part: count for part, count in rows.items() if not run.done(self.table(part))}
         begun = [part for part in self.rows if run.exists(self.table(part))]
         found = parts.reopen_all([run.path(self.table(part)) for part in begun], run.fs, key)
@@ -49,7 +55,7 @@ class PartTables:
 
     @property
     def label(self) -> str:
-        """What they are called together, in messages and for the progress line."""
+        """What they are called together, in messages."""
         first, last = min(self.rows), max(self.rows)
         return self.table(first) if first == last else f"{first} to {self.table(last)}"
 
@@ -79,16 +85,20 @@ class PartTables:
     ) -> None:
         """Run the pipeline behind `rows` (with the column `part`) and publish the tables as they become whole.
 
-        Blocks of at least `rows_per_part` rows are there for good as soon as they are written. Raises StageError and
-        Stopped as `Tables.write`; what is published by then stays.
+        Its rows are counted for the progress line of the tables' `name`, which may go on over several such pipelines.
+        Blocks of at least `rows_per_part` rows are there for good as soon as they are written. `max_error_rate` is of
+        all rows together: a part of which more failed is published once all are made, so that after an error its
+        failed rows are asked again. Raises StageError and Stopped as `Tables.write`; what is published by then stays.
         """
         run, key = self._run, self._key
         folders = {part: run.path(self.table(part)) for part in self.rows}
         for folder in folders.values():
             run.fs.create_dir(folder, recursive=True)
         if run.progress is not None:
-            run.progress.keep(self.label, sum(self._there.values()))
-        tally = Tally(run, self.label, sum(self.rows.values()), max_error_rate, drained)
+            run.progress.keep(self.name, sum(self._there.values()))
+        failed = {part: -self._carried.get(part, 0) for part in self.rows}
+        carried = -sum(failed.values())
+        tally = Tally(run, self.label, sum(self.rows.values()), max_error_rate, drained, self.name, carried)
         rows = rows.map_batches(
             functools.partial(conform, schema=pa.schema([*schema, PART])),
             batch_format="pyarrow",
@@ -101,19 +111,21 @@ class PartTables:
             for block in tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)):
                 part = block["part"]
                 self._there[part] += block["rows"]
-                if block["rows"] and self._there[part] == self.rows[part]:
+                failed[part] += block["failed"]
+                whole = block["rows"] and self._there[part] == self.rows[part]
+                if whole and failed[part] <= max_error_rate * self.rows[part]:
                     files = parts.compact(folders[part], run.fs, key, stage_cpus)
                     # A row may have come twice, since an engine was lost after it: then others are still to come.
                     if _count(files, folders[part], run.fs) == self.rows[part]:
-                        self._publish(part, files, max_error_rate)
+                        self._publish(part, files)
                         unpublished.remove(part)
         tally.check()
         for part in sorted(unpublished):
-            self._publish(part, parts.compact(folders[part], run.fs, key, stage_cpus), max_error_rate)
+            self._publish(part, parts.compact(folders[part], run.fs, key, stage_cpus))
 
-    def _publish(self, part: str, files: list[str], max_error_rate: float) -> None:
+    def _publish(self, part: str, files: list[str]) -> None:
         run, table = self._run, self.table(part)
-        run.publish(table, files, expected=self.rows[part], max_error_rate=max_error_rate)
+        run.publish(table, files, expected=self.rows[part])
         parts.tidy(run.path(table), run.fs, files)
 
 

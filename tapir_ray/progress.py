@@ -40,7 +40,7 @@ class Stage:
     part: tuple[str | None, int | None] = (None, None)
     rows: int = 0
     kept: int = 0
-    """Rows of earlier attempts, which `rows` counts too."""
+    """Rows that were there from before, which `rows` counts too."""
     failed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
@@ -117,9 +117,10 @@ class Progress:
         self._by_table: dict[str, Stage] = {}
 
     def keep(self, table: str, rows: int) -> None:
-        """Say how many rows of a table earlier attempts have written; of no effect outside of its stage."""
+        """Add rows of a table that are there from before, which are no speed; of no effect outside of its stage."""
         if stage := self._by_table.get(table):
-            stage.rows, stage.kept = rows, rows
+            stage.rows, stage.kept = stage.rows + rows, stage.kept + rows
+            stage.move()
 
     def count(self, table: str, rows: int, failed: int) -> None:
         """Add what was written to a table; of no effect outside of its stage."""

@@ -24,7 +24,8 @@ def regenerate(context: Context) -> dict[str, Any]:
     settings = context.config.regenerate
     assert settings is not None
     clean(context)  # all rows: repeats, near-duplicates and overlaps filtered
-    parts, tables = cut_table(context.run, CLEAN, settings.parts.rows), [CLEAN]
+    with context.progress.stage("cut into parts"):
+        parts, tables = cut_table(context.run, CLEAN, settings.parts.rows), [CLEAN]
     if settings.does("classify"):
         parts = renew.label_parts(context, parts)
         tables = [f"{part.name}/{renew.LABELLED}" for part in parts]

@@ -8,6 +8,8 @@ from tapir_ray.lineage import following
 from tapir_ray.manifest import MANIFEST
 from tapir_ray.records import DRAW, FAILED, ID, SOURCE_AND_ID
 from tapir_ray.run import Run
+from tapir_ray.steps.dataset import DATA
+from tapir_ray.steps.renew import LABELLED, RENEWED
 
 
 def reopen_failed(run: Run, config: Config) -> dict[str, int]:
@@ -15,11 +17,18 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
 
     Their other rows stay and are not asked again. What follows from them is removed, to be made again; an answer that
     was paid for is found in the response cache. Empty where no row failed. Needs a running Ray.
+
+    Of a regeneration the tables of its parts, each for itself: only their failed rows are made again. `balance.json`
+    stays as it is, since other rows were answered by it: a row that gets its task only now is in the dataset where its
+    hash is among those that its task keeps, so there may be a few rows more than `balanced_rows`. The replies of
+    finished parts are gone: a row whose judging failed is answered again.
     """
     reopened: dict[str, int] = {}
     stale: list[str] = []
     if run.exists("summary.json"):
         run.fs.delete_file(run.path("summary.json"))
+    if config.regenerate is not None:
+        return _reopen_parts(run)
     for output in following({"seed/read"}, config):
         manifest = run.done(output)
         if output in stale or manifest is None or not manifest.count(FAILED):
@@ -33,6 +42,21 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
             parts.unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
         elif run.exists(output):
             run.fs.delete_dir(run.path(output))
+    return reopened
+
+
+def _reopen_parts(run: Run) -> dict[str, int]:
+    reopened: dict[str, int] = {}
+    for part in run.children("parts"):
+        # What follows first, as above; a row that got no label is a failed row of both tables.
+        for table in (f"parts/{part}/{RENEWED}", f"parts/{part}/{LABELLED}"):
+            manifest = run.done(table)
+            if manifest is None or not manifest.count(FAILED):
+                continue
+            if run.exists(data := f"{DATA}/{part}.parquet"):
+                run.fs.delete_file(run.path(data))
+            reopened[table] = manifest.count(FAILED)
+            parts.unpublish(run.path(table), run.fs, manifest.files, SOURCE_AND_ID, MANIFEST)
     return reopened
 
 

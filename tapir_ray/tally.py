@@ -24,15 +24,26 @@ DRAIN_S = 10.0
 
 
 class Tally:
-    """The blocks of one pipeline, counted for the progress line under the name of its `table`."""
+    """The blocks of one pipeline, counted for the progress line of its `table`, or of another name in `stage`.
+
+    `carried` rows had failed before and are not held against this pipeline.
+    """
 
     def __init__(
-        self, run: Tables, table: str, expected: int | None, max_error_rate: float, drained: Callable[[], bool]
+        self,
+        run: Tables,
+        table: str,
+        expected: int | None,
+        max_error_rate: float,
+        drained: Callable[[], bool],
+        stage: str | None = None,
+        carried: int = 0,
     ) -> None:
         self._run, self._table, self._expected = run, table, expected
+        self._stage = table if stage is None else stage
         self._max_error_rate, self._drained = max_error_rate, drained
         self._started = self._asked_at = time.monotonic()
-        self._unasked = self._failed = 0
+        self._unasked, self._failed = 0, -carried
         self._errors: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
 
@@ -52,7 +63,7 @@ class Tally:
                     break
                 yield block
         except ExecutionTimeoutError as error:
-            waits = self._run.progress.waits(self._table) if self._run.progress is not None else None
+            waits = self._run.progress.waits(self._stage) if self._run.progress is not None else None
             why = waits or str(error).strip().partition("\n")[0]
             raise StageError(
                 f"{self._table}: nothing has happened for resources.no_progress_timeout_s; {why}"
@@ -77,7 +88,7 @@ class Tally:
                 self._run.event("first_rows", table=self._table, seconds=seconds)
             self._asked_at = time.monotonic()
         if self._run.progress is not None:
-            self._run.progress.count(self._table, block["rows"], block["failed"])
+            self._run.progress.count(self._stage, block["rows"], block["failed"])
         expected = self._expected
         if expected is not None and self._failed > max(LEAST_ERRORS, self._max_error_rate * expected):
             (kind, _), *_ = self._errors.most_common(1)

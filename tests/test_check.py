@@ -98,6 +98,42 @@ def test_the_rows_of_a_run_are_counted_over_all_rounds(seed_path: Path) -> None:
         assert line.cost == pytest.approx((line.size.input + 2 * line.size.output) / 1e6)
 
 
+@pytest.mark.parametrize(
+    ("responses", "operations", "expected"),
+    [
+        ("replace", ["classify", "rebalance", "answer", "rewrite", "judge"],
+         {"classify": (100, 100), "answer": (40, 40), "judge": (30, 60)}),
+        ("fill", ["classify", "rebalance", "answer", "rewrite", "judge"],
+         {"classify": (100, 100), "answer": (10, 10), "rewrite": (30, 30), "judge": (30, 60)}),
+        ("fill", ["classify", "answer"], {"classify": (100, 100), "answer": (25, 25)}),
+        ("keep", ["filter"], {}),
+    ],
+)  # fmt: skip
+def test_a_regenerations_operations_are_counted(
+    tmp_path: Path, responses: str, operations: list[str], expected: dict[str, tuple[int, int]]
+) -> None:
+    """Each over the rows that reach it: labels before the balance, and comparisons where there is an old answer."""
+    path = tmp_path / "seed.jsonl"
+    rows = [{"instruction": f"question {n}", "output": f"answer {n}" if n % 4 else ""} for n in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    anew = {"operations": operations, **({"balanced_rows": 40} if "rebalance" in operations else {})}
+    classify = {"by": "teacher" if "classify" in operations else "none"}
+    one = config(path, seed_data={"responses": responses}, classify=classify, regenerate=anew)
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    assert {line.stage: (round(line.rows), round(line.size.calls)) for line in lines} == expected
+    assert all(line.size.tokens <= line.most.tokens for line in lines)
+
+
+def test_a_regeneration_is_checked_but_has_no_pilot(
+    seed_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = config(seed_path, regenerate={"operations": ["filter"]})
+    assert check(one, str(tmp_path / "run"), as_json=True)["tokens"] == 0, "nobody is asked, so no endpoint is needed"
+    with pytest.raises(InputError, match="--pilot goes through the stages of a training"):
+        check(one, str(tmp_path / "run"), pilot=5)
+
+
 def test_a_pilot_foretells_what_the_whole_run_uses(ray_local: None, seed_path: Path, tmp_path: Path) -> None:
     """Every row needs about the same here, so the estimate must be nearly exact; its own spending is in its run."""
     with running(teacher) as seen:

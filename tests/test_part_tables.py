@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow as pa
@@ -145,3 +146,35 @@ def test_rows_that_are_missing_stop_it(tmp_path: Path, ray_local: None) -> None:
     with pytest.raises(StageError, match=r"parts/00002/made: 40 rows went in and 39 came out"):
         write(run, [*everything()[:-1], rows("parts/00002", range(30, 39))])
     assert run.done("parts/00001/made") and not run.done("parts/00002/made")
+
+
+def test_the_error_rate_is_that_of_all_parts(tmp_path: Path, ray_local: None) -> None:
+    """A part with more failed rows than others is there as well, where they are few among all."""
+    run = run_in(tmp_path / "run")
+    first, *others = COUNTS
+    failed = rows(first, range(30, 40), "failed", "timeout")
+    write(run, [rows(first, range(30)), failed, *(rows(part, range(40)) for part in others)])
+    assert run.manifest(f"{first}/made").count("failed") == 10
+
+
+def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    first, second, third = COUNTS
+    failed = [rows(part, range(30, 40), "failed", "timeout") for part in (first, third)]
+    blocks = [rows(first, range(30)), failed[0], rows(second, range(40)), rows(third, range(30)), failed[1]]
+    with pytest.raises(StageError, match=r"parts/00000 to parts/00002/made: \d+ of 120 rows failed"):
+        write(run, blocks)
+    assert not run.done(f"{first}/made") and not run.done(f"{third}/made")
+    write(run, [block for block in everything() if block["part"][0].as_py() != second])
+    assert all(run.manifest(f"{part}/made").statuses == {"ok": 40} for part in COUNTS)
+
+
+def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    blocks = [pa.concat_tables([rows(part, range(30)), rows(part, range(30, 40), "failed", "x")]) for part in COUNTS]
+    for carried in (dict.fromkeys(COUNTS, 5), dict.fromkeys(COUNTS, 10)):
+        tables = PartTables(run, "made", COUNTS, KEY, carried)
+        left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
+        with pytest.raises(StageError, match="of 120 rows failed") if carried["parts/00000"] == 5 else nullcontext():
+            tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    assert all(run.manifest(f"{part}/made").count("failed") == 10 for part in COUNTS)

@@ -119,7 +119,8 @@ def test_a_training_that_says_nothing_new_stalls(waits: list[str | None]) -> Non
 def test_rows_a_second_are_those_of_this_attempt() -> None:
     watching = Watching()
     with watching.stage("classify", "t", 1000):
-        watching.keep("t", 900)
+        watching.keep("t", 500)
+        watching.keep("t", 400)
         watching.count("t", 50, 2)
         stage = watching._stages[0]
         stage.started -= 10

@@ -4,7 +4,8 @@
     estimate = estimated(config, seed, taxonomy, sizes)
 
 Sizes are by what is asked of a row: `label`, `fill` (an answer of the seed data), `score_seed`, `score_holdout`,
-`score_new` (a generated row), `expand`, `respond`. The bound takes every attempt, every token that a request may answer
+`score_new` (a generated row), `expand`, `respond`, and of a regeneration `rewrite` (the file's own answer) and `prefer`
+(two answers compared). The bound takes every attempt, every token that a request may answer
 with, and a token for each byte that is sent; it is what a budget of the same size would never stop.
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tapir_ray.config import Config, Endpoint
+from tapir_ray.config import Config, Endpoint, Regenerate
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import Size, Sizes
 from tapir_ray.curriculum.quotas import apportion
@@ -60,7 +61,9 @@ class Estimate:
 
 
 def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
-    """The requests of the whole run, all rounds."""
+    """The requests of the whole run, all rounds; of a regeneration those of its operations."""
+    if config.regenerate is not None:
+        return _regenerated(config, config.regenerate, seed, sizes)
     lines: list[Line] = []
     held = sum(seed.held_out(config).values())
     settings, rows = config.classify, seed.usable
@@ -87,6 +90,25 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
         _add(lines, config, sizes, f"{name} respond", "respond", kept, drawn=sum(draws.values()))
         new = {task: new[task] + sizes.accepted * kept.get(task, 0.0) for task in new}
     _add(lines, config, sizes, "evaluate", "score_holdout", {None: 1.0}, held)
+    return Estimate(_merged(lines))
+
+
+def _regenerated(config: Config, settings: Regenerate, seed: Seed, sizes: Sizes) -> Estimate:
+    """As if no row were filtered but by `balanced_rows`, and answers were missing in each task alike."""
+    lines: list[Line] = []
+    rows, replaces = seed.usable, config.seed_data.responses == "replace"
+    left = min(settings.balanced_rows or rows, rows)
+    answered = left * (1 - seed.unanswered / rows)
+    most_answered, most_unanswered = min(left, rows - seed.unanswered), min(left, seed.unanswered)
+    if settings.does("classify") and config.classify.by == "teacher":
+        _add(lines, config, sizes, "classify", "label", sizes.tasks, rows)
+    if settings.does("answer"):
+        asked, most = (left, left) if replaces else (left - answered, most_unanswered)
+        _add(lines, config, sizes, "answer", "fill", sizes.tasks, asked, most)
+    if settings.does("rewrite") and not replaces:
+        _add(lines, config, sizes, "rewrite", "rewrite", sizes.tasks, answered, most_answered)
+    if settings.does("judge"):
+        _add(lines, config, sizes, "judge", "prefer", sizes.tasks, answered, most_answered)
     return Estimate(_merged(lines))
 
 

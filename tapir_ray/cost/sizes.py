@@ -116,21 +116,13 @@ def _of_row(
     instruction, task = text_of(row["messages"]), row["task"] or taxonomy.labels[0]
     label = prompts.render("label", labels=taxonomy.labels, instruction=instruction)
     teacher, judge, student = config.teacher, config.judge, config.student
-    limit, judge_limit = _limit(teacher), _limit(config.judge_endpoint, judge.sampling.max_tokens)
-    if student_text is None:
+    limit, new_text = _limit(teacher), answer
+    if student_text is not None:
+        new_text = "x" * limit
+    else:
         student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
     reply = len(answer.encode()) / BYTES_PER_TOKEN
-    attempts = judge.parse_attempts
-    if judge.mode == "pairwise":
-        text = prompts.render("judge_pairwise", instruction=instruction, answer_1=answer, answer_2=student_text)
-        calls = (2 if judge.both_orders else 1) * (1 + judge.repeat_share)
-        score = {"judge": size(text, 1, calls, attempts, JUDGE_TOKENS, judge_limit)}
-    else:
-        texts = [
-            prompts.render("judge_pointwise", instruction=instruction, answer=one) for one in (answer, student_text)
-        ]
-        parts = [size(text, 1, 1 + judge.repeat_share, attempts, JUDGE_TOKENS, judge_limit) for text in texts]
-        score = {"judge": parts[0] + parts[1]}
+    score = {"judge": _compared(config, prompts, instruction, (answer, student_text), judge.repeat_share, size)}
     if student.endpoint is not None:
         score["student"] = size(instruction, 1, 1, 1, reply, student.sampling.max_tokens)
     expand = prompts.render("expand", task=task, instruction=instruction)
@@ -143,16 +135,47 @@ def _of_row(
         "score_new": score,
         "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
         "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size),
+        "rewrite": _answers(config, prompts, taxonomy, task, instruction, answer, size, draft=True),
+        "prefer": {"judge": _compared(config, prompts, instruction, (answer, new_text), 0.0, size)},
     }
 
 
+def _compared(
+    config: Config, prompts: Prompts, instruction: str, answers: tuple[str, str], repeat_share: float, size: Any
+) -> Size:
+    """The judge's scores of two answers."""
+    judge = config.judge
+    limit = _limit(config.judge_endpoint, judge.sampling.max_tokens)
+    if judge.mode == "pairwise":
+        text = prompts.render("judge_pairwise", instruction=instruction, answer_1=answers[0], answer_2=answers[1])
+        calls = (2 if judge.both_orders else 1) * (1 + repeat_share)
+        found: Size = size(text, 1, calls, judge.parse_attempts, JUDGE_TOKENS, limit)
+        return found
+    texts = [prompts.render("judge_pointwise", instruction=instruction, answer=one) for one in answers]
+    parts = [size(text, 1, 1 + repeat_share, judge.parse_attempts, JUDGE_TOKENS, limit) for text in texts]
+    return sum(parts, Size())
+
+
 def _answers(
-    config: Config, prompts: Prompts, taxonomy: Taxonomy, task: str, instruction: str, answer: str, size: Any
+    config: Config,
+    prompts: Prompts,
+    taxonomy: Taxonomy,
+    task: str,
+    instruction: str,
+    answer: str,
+    size: Any,
+    draft: bool = False,
 ) -> dict[str, Size]:
+    """A new answer, or with `draft` the rewriting of the one that there is."""
     style, samples, limit = taxonomy.styles.get(task, ""), config.respond.samples, _limit(config.teacher)
     reply = STYLED * len(answer.encode()) / BYTES_PER_TOKEN
-    if config.rewrite.mode == "second_pass":
-        rewrite = prompts.render("rewrite", task=task, style=style, instruction=instruction, answer=answer)
+    plain = config.regenerate is not None and not config.regenerate.does("rewrite")
+    rewrite = prompts.render("rewrite", task=task, style=style, instruction=instruction, answer=answer)
+    if draft:
+        teacher = size(rewrite, 1, samples, 1, reply, limit)
+    elif plain:
+        teacher = size(instruction, 1, samples, 1, reply, limit)
+    elif config.rewrite.mode == "second_pass":
         teacher = size(instruction, 1, samples, 1, reply, limit) + size(rewrite, 1, samples, 1, reply, limit)
     else:
         system = prompts.render("respond", task=task, style=style)

@@ -15,7 +15,8 @@ import asyncio
 import json
 import os
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -32,7 +33,7 @@ from tapir_ray.llm.check import check
 from tapir_ray.llm.openai import Client, slots
 from tapir_ray.llm.target import Secret, Target
 from tapir_ray.room import room, stays_beside
-from tapir_ray.storage import uri_in
+from tapir_ray.storage import Storage, uri_in
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
@@ -65,6 +66,7 @@ class Roles:
         own_cache = None if folder is None else uri_in(folder, "cache")
         self._cache_dir = (config.cache.dir or own_cache) if config.cache.enabled else None
         self._batch_dir = None if folder is None else uri_in(folder, "batches")
+        self._apart: list[str] = []
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._servers: dict[str, Any] = {}
@@ -196,6 +198,29 @@ class Roles:
             ),
             **serve.beside(self._servers),
         )
+
+    @contextmanager
+    def kept_apart(self, name: str) -> Iterator[None]:
+        """Replies and records of batches of the pipelines made meanwhile lie in folders NAME, for `forget` to remove.
+
+        For a step of many pipelines: every worker reads all replies in its folder. A `cache.dir` stays as it is.
+        """
+        before = self._cache_dir, self._batch_dir
+        if self._cache_dir is not None and self._config.cache.dir is None:
+            self._cache_dir = uri_in(self._cache_dir, name)
+        if self._batch_dir is not None:
+            self._batch_dir = uri_in(self._batch_dir, name)
+        now = self._cache_dir, self._batch_dir
+        self._apart = [uri for uri, old in zip(now, before, strict=True) if uri is not None and uri != old]
+        try:
+            yield
+        finally:
+            (self._cache_dir, self._batch_dir), self._apart = before, []
+
+    def forget(self) -> None:
+        """Remove what is `kept_apart`: the rows that it was asked for are on storage."""
+        for storage in map(Storage.at, self._apart):
+            storage.fs.delete_dir_contents(storage.root, missing_dir_ok=True)
 
     def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
         """A client for each role under the run's limits and budget, and their meter, to be flushed at the end.

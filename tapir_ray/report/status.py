@@ -11,14 +11,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from tapir_ray.config import Config
+from tapir_ray.config import Config, Regenerate
 from tapir_ray.context import ROUND_EVENTS, checkpoint
 from tapir_ray.errors import InputError, Stopped
+from tapir_ray.lineage import INGESTED
 from tapir_ray.llm.ledger import Ledger
 from tapir_ray.llm.roles import accounts_of
 from tapir_ray.llm.usage_files import UsageFiles
 from tapir_ray.ownership import Owner, owner
 from tapir_ray.run import Run
+from tapir_ray.steps.renew import RENEWED
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 KILLED = "killed"
@@ -34,6 +36,7 @@ def status(uri: str) -> dict[str, Any]:
     """What the run's storage says; takes up to `ownership.PATIENCE_S` where its driver is on another machine.
 
     `stages` are those under way, or those in which the last attempt ended, with rows, rows a second and what waits;
+    `parts` is of a regeneration (`finished`, and `all` once that is known), which has no rounds, and else None;
     `rounds` the plans by round, `spend` by role against the budget; `reason` says why it ended and `continue` how it
     goes on. Raises InputError where there is no run.
     """
@@ -45,20 +48,29 @@ def status(uri: str) -> dict[str, Any]:
     done = run.exists("summary.json") and run.read_json("summary.json")["status"] == DONE
     state = _state(last, done)
     events = run.all_events()
+    planned = config.curriculum.rounds if config.regenerate is None else 0
     return {
         "run": run.uri,
         "name": config.name,
         "status": state,
         "owner": asdict(last) if last is not None else None,
         "stages": last.stages if last is not None else [],
-        "rounds_planned": config.curriculum.rounds,
-        "rounds_trained": sum(run.done(checkpoint(n)) is not None for n in range(1, config.curriculum.rounds + 1)),
+        "parts": parts_of(run, config.regenerate) if config.regenerate is not None else None,
+        "rounds_planned": planned,
+        "rounds_trained": sum(run.done(checkpoint(n)) is not None for n in range(1, planned + 1)),
         "rounds": rounds_of(events),
         "spend": spend(run, config),
         "last_event": events[-1] if events else None,
         "reason": last.reason if last is not None and state != RUNNING else None,
-        "continue": _how_to_continue(run, last, state),
+        "continue": _how_to_continue(run, last, state, "run" if config.regenerate is None else "regenerate"),
     }
+
+
+def parts_of(run: Run, settings: Regenerate) -> dict[str, int | None]:
+    """How many parts of a regeneration are finished, and `all` there are; None before its rows are read and cleaned."""
+    cleaned = run.done(INGESTED)
+    finished = [name for name in run.children("parts") if run.done(f"parts/{name}/{RENEWED}")]
+    return {"finished": len(finished), "all": None if cleaned is None else -(-cleaned.rows // settings.parts.rows)}
 
 
 def rounds_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,10 +110,10 @@ def _state(last: Owner | None, done: bool) -> str:
     return STOPPED if last.exit_status == Stopped.exit_status else FAILED
 
 
-def _how_to_continue(run: Run, last: Owner | None, state: str) -> str | None:
+def _how_to_continue(run: Run, last: Owner | None, state: str, verb: str) -> str | None:
     if state in (RUNNING, DONE):
         return None
-    whole = f"tapir run CONFIG --run-dir {run.uri}"
+    whole = f"tapir {verb} CONFIG --run-dir {run.uri}"
     command = last.command if last is not None and last.command else whole
     if state == NOT_STARTED:
         return whole
@@ -128,7 +140,11 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
         say(f"job {submission_id}: {state}")
     for stage in found["stages"]:
         say(f"{'in' if found['status'] == RUNNING else 'ended in'} {in_words(stage)}")
-    say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}")
+    if (parts := found["parts"]) is None:
+        say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}")
+    else:
+        of = "; how many there are is seen once the rows are cleaned" if parts["all"] is None else f" of {parts['all']}"
+        say(f"parts finished: {parts['finished']}{of}")
     for entry in found["rounds"]:
         numbers = [f"{word} {entry[name]:.4g}" for name, word in SHOWN if entry.get(name) is not None]
         say(f"round {entry['round']}: {', '.join(numbers)}")

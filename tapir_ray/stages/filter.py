@@ -88,13 +88,16 @@ class OverlapIndex:
                 found.append(None)
         return found
 
-    def _has_ngram(self, text: str) -> bool:
-        found = np.array(ngram_hashes(text, self.ngram), np.uint64)
-        # By search: `np.isin` would sort the whole index for each text.
-        return bool((np.searchsorted(self.ngrams, found, "left") < np.searchsorted(self.ngrams, found, "right")).any())
-
     def _is_near(self, signature: np.ndarray, members: np.ndarray) -> bool:
         return bool((similarity(self.signatures[members], signature[None]) >= self.threshold).any())
+
+    def _has_ngram(self, text: str) -> bool:
+        wanted = np.array(ngram_hashes(text, self.ngram), np.uint64)
+        if not len(self.ngrams):
+            return False
+        # By search, as they lie sorted: `np.isin` would sort all of them again for every text.
+        at = np.searchsorted(self.ngrams, wanted).clip(max=len(self.ngrams) - 1)
+        return bool((self.ngrams[at] == wanted).any())
 
 
 def ngram_hashes(text: str, ngram: int) -> list[int]:

@@ -30,7 +30,8 @@ def clean(context: Context) -> None:
             if not run.done(CHECKED):
                 context.write(CHECKED, rows, INSTRUCTIONS, "check", expected)
             # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
-            rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS))
+            with context.progress.stage("find near-duplicates"):
+                rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS))
         context.write(CLEAN, rows, INSTRUCTIONS, "clean", expected)
 
 

@@ -24,7 +24,7 @@ from tapir_ray.steps.clean import READ
 from tapir_ray.steps.parts import Part
 from tapir_ray.steps.renew import REGENERATED, RENEWED
 
-FOLDER = "dataset"
+FOLDER, DATA = "dataset", "dataset/data"
 COLUMNS = (
     "instruction_id", "messages", "reasoning", "task", "task_prob", "source", "licence", "meta", "teacher_model",
     "sampling", "prompt_hash", "style", "answer_score", "other_response", "new_score", "old_score", "preferred",
@@ -44,7 +44,7 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     run, config = context.run, context.config
     tables = {part.name.rpartition("/")[2]: run.manifest(f"{part.name}/{RENEWED}") for part in parts}
     found = counts(run.manifest(READ).rows, tables.values())
-    run.fs.create_dir(run.path(f"{FOLDER}/data"), recursive=True)
+    run.fs.create_dir(run.path(DATA), recursive=True)
     with context.progress.stage("write the dataset"):
         held: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
         for counted in _export(context, tables):
@@ -67,7 +67,7 @@ def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[s
     while left or running:
         while left and len(running) < max(1, ray.cluster_resources().get("CPU", 1)):
             number, made = left.pop(0)
-            target = f"{FOLDER}/data/{number}.parquet"
+            target = f"{DATA}/{number}.parquet"
             running[export.remote(run.files(made.table), run.fs, run.path(target), made.count(OK))] = target
         (done,), _ = ray.wait(list(running))
         target = running.pop(done)

@@ -91,7 +91,8 @@ def bands_of(context: Context, round_number: int) -> str:
     if round_number == 0 and not context.run.done(folder):
         table = _labelled(context) or "seed/ingested"
         columns = ["instruction_id", "messages", "status"]
-        seed_bands(context.read(table, columns=columns), context.config, path)
+        with context.progress.stage("bands of the seed data"):
+            seed_bands(context.read(table, columns=columns), context.config, path)
         context.run.publish(folder, [])
     return path
 

@@ -18,8 +18,9 @@ from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.records import OK, marked, with_columns
 
 FILE = "balance.json"
-REBALANCED = "rebalanced"
-"""Reason of the rows that a task has too many of; also the pool that all rows are drawn from."""
+REBALANCED, NO_TASK, NO_WEIGHT = "rebalanced", "no_task", "no_weight"
+"""Reasons of the rows that a task has too many of (also the pool that all rows are drawn from), and of the rows without
+a task or with one that has no weight."""
 SALT = ("rebalance",)
 
 
@@ -34,10 +35,12 @@ def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
     if not run.exists(FILE):
         with context.stage("rebalance", 0):
             rows = context.map(context.read(*tables, columns=["instruction_id", "task", "status"]), with_cells)
-            found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
+            with context.progress.stage("count the tasks"):
+                found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
             quota = shares(found, config.regenerate.balanced_rows, context.taxonomy)
             cells = {(REBALANCED, task): count for task, count in quota.items()}
-            chosen = cutoffs(rows, cells, config.random_seed, SALT, stage_cpus=cpus)
+            with context.progress.stage("choose the rows"):
+                chosen = cutoffs(rows, cells, config.random_seed, SALT, stage_cpus=cpus)
             last = {task: cut.last.hex() for (_, task), cut in chosen.cells.items() if cut.last is not None}
             run.write_json(FILE, {"rows": found, "quota": quota, "last": last})
             if (left := sum(quota.values())) < config.regenerate.balanced_rows:
@@ -68,7 +71,10 @@ def with_cells(batch: pa.Table) -> pa.Table:
 
 
 def mark_rest(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
-    """The batch with the ok rows that are not drawn filtered as `rebalanced`."""
+    """The batch with the ok rows that are not drawn filtered: as `no_task`, `no_weight`, or `rebalanced`."""
     rows = np.arange(len(batch))
     drawn = take_table(with_columns(with_cells(batch), row=pa.array(rows)), chosen)["row"]
+    weighed = pa.array([task for _, task in chosen.cells], pa.string())
+    batch = marked(batch, pc.is_null(batch["task"]), NO_TASK)
+    batch = marked(batch, pc.invert(pc.is_in(batch["task"], value_set=weighed)), NO_WEIGHT)
     return marked(batch, pa.array(~np.isin(rows, drawn)), REBALANCED)

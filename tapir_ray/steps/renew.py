@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ import ray.data
 from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import Cutoffs
 from tapir_ray.part_tables import PART, PartTables
-from tapir_ray.records import INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
+from tapir_ray.records import FAILED, INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
 from tapir_ray.stages.prefer import prefer
 from tapir_ray.stages.respond import respond
 from tapir_ray.steps import classifier, rebalance
@@ -39,14 +40,15 @@ def label_parts(context: Context, parts: Sequence[Part]) -> list[Part]:
 
     config, run = context.config, context.run
     with_part = pa.schema([*INSTRUCTIONS, PART])
-    with context.stage("classify", 0):
-        for tables, rows in _unfinished(context, parts, LABELLED):
+    with context.stage("classify", 0), _shown(context, parts, LABELLED, "classify") as live:
+        for tables, rows in _unfinished(context, live, LABELLED):
             if config.classify.by == "deberta":
                 rows = classify(rows, classifier.model(context), config)
             else:
                 rows = label(rows, config, context.roles, list(context.taxonomy.labels), with_part)
-            _write(context, tables, rows, INSTRUCTIONS, "classify", asks=True)
-    return [own_table(run, part, LABELLED) for part in parts]
+            _write(context, tables, rows, INSTRUCTIONS, asks=True)
+    with context.progress.stage("look into the labelled parts"):
+        return [own_table(run, part, LABELLED) for part in parts]
 
 
 def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> None:
@@ -61,8 +63,8 @@ def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> No
     asks = settings.does("answer") or rewrites
     styles: Mapping[str, str] = context.taxonomy.styles if rewrites else {}
     with_part = pa.schema([*REGENERATED, PART])
-    with context.stage("renew", 0):
-        for tables, rows in _unfinished(context, parts, RENEWED):
+    with context.stage("renew", 0), _shown(context, parts, RENEWED, "renew") as live:
+        for tables, rows in _unfinished(context, live, RENEWED):
             if chosen is not None:
                 rows = context.map(rows, rebalance.mark_rest, chosen=chosen)
             rows = context.map(rows, set_aside, replaces=replaces, styled=list(styles))
@@ -71,7 +73,7 @@ def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> No
                 rows = respond(rows, config, context.roles, styles, with_part, draft)
             if settings.does("judge"):
                 rows = prefer(rows, config, context.roles, with_part)
-            _write(context, tables, rows, REGENERATED, "renew", asks)
+            _write(context, tables, rows, REGENERATED, asks)
 
 
 def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Table:
@@ -90,27 +92,44 @@ def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Tabl
     )
 
 
-def _unfinished(context: Context, parts: Sequence[Part], name: str) -> Iterator[tuple[PartTables, ray.data.Dataset]]:
-    """The tables `PART/NAME` that are to be written together, and the rows that they lack."""
+@contextmanager
+def _shown(context: Context, parts: Sequence[Part], name: str, label: str) -> Iterator[list[Part]]:
+    """One progress line for the tables `PART/NAME` of all parts; the context gives the parts that lack theirs."""
+    live = [part for part in parts if not context.run.done(f"{part.name}/{name}")]
+    rows = sum(part.rows for part in parts)
+    with context.progress.stage(label, name, rows), context.roles.kept_apart(name):
+        context.progress.keep(name, rows - sum(part.rows for part in live))
+        yield live
+
+
+def _unfinished(context: Context, live: Sequence[Part], name: str) -> Iterator[tuple[PartTables, ray.data.Dataset]]:
+    """The tables `PART/NAME` that are to be written together, and the rows that they lack.
+
+    Once they are written their replies are removed: else the workers of every group would read those of all before.
+    """
     run, settings, cpus = context.run, context.config.regenerate, context.stage_cpus
     assert settings is not None
-    live = [part for part in parts if not run.done(f"{part.name}/{name}")]
+    labelled = name == RENEWED and settings.does("classify")
+    begun = {part.name for part in live if run.exists(f"{part.name}/{name}")}
     for group in groups(live, settings.parts.at_once):
-        tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID)
+        carried = {part.name: run.manifest(f"{part.name}/{LABELLED}").count(FAILED) for part in group if labelled}
+        with context.progress.stage(f"open {group[0].name} to {group[-1].name}"):
+            tables = PartTables(run, name, {part.name: part.rows for part in group}, SOURCE_AND_ID, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
+        # A part that was begun may be in a later group than it was: its replies are still needed.
+        begun -= {part.name for part in group}
+        if not begun:
+            context.roles.forget()
 
 
-def _write(
-    context: Context, tables: PartTables, rows: ray.data.Dataset, schema: pa.Schema, label: str, asks: bool
-) -> None:
+def _write(context: Context, tables: PartTables, rows: ray.data.Dataset, schema: pa.Schema, asks: bool) -> None:
     """Run the pipeline into its tables; rows that were asked for are there for good a few at a time."""
     config = context.config
-    with context.progress.stage(label, tables.label, sum(tables.rows.values())):
-        tables.write(
-            rows,
-            schema,
-            rows_per_part=config.resources.rows_per_part if asks else None,
-            stage_cpus=context.stage_cpus,
-            max_error_rate=config.max_error_rate,
-            drained=context.roles.drained,
-        )
+    tables.write(
+        rows,
+        schema,
+        rows_per_part=config.resources.rows_per_part if asks else None,
+        stage_cpus=context.stage_cpus,
+        max_error_rate=config.max_error_rate,
+        drained=context.roles.drained,
+    )

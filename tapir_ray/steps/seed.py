@@ -48,7 +48,9 @@ def read(context: Context) -> None:
 def without_repeats(context: Context) -> ray.data.Dataset:
     """The rows of `seed/read`, lazily, with those filtered that repeat an earlier row or have no answer to keep."""
     run = context.run
-    repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus)
+    with context.progress.stage("find repeats") as facts:
+        repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus)
+        facts["repeated"] = len(repeated)
     rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
     keep = context.config.seed_data.responses == "keep"
     return context.map(rows, filter_unanswered) if keep else rows

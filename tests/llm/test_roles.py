@@ -57,6 +57,35 @@ def test_one_row_out_for_each_row_in_whatever_happens(ray_local: None) -> None:
         assert usage[role]["requests"] == 100 and usage[role]["output_tokens"] == 100 and usage[role]["cost"] == 100
 
 
+async def seeded(clients: Mapping[str, Client], row: Row) -> Row:
+    reply = await clients["teacher"].chat(row["messages"], seed=1, kind="respond")
+    return {**row, "reply": reply.text, "status": reply.status, "reason": reply.reason}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_replies_that_are_kept_apart_are_found_until_they_are_forgotten(
+    ray_local: None, tmp_path: Path, shared: bool
+) -> None:
+    rows = [instruction(f"q{number}") for number in range(5)]
+    cache = {"dir": str(tmp_path / "shared")} if shared else {}
+    with running(lambda body, n: "x") as seen:
+        config = config_for(seen.url, cache=cache)
+        with Roles(config, f"apart-{shared}", folder=str(tmp_path)) as roles:
+            with roles.kept_apart("labelled"):
+                for _ in range(2):
+                    roles.ask(dataset(rows), seeded, ECHO).take_all()
+                assert len(seen.requests) == 5
+                folder = tmp_path / ("shared" if shared else "cache/labelled")
+                assert [path.suffix for path in folder.iterdir()] == [".replies"] * len(list(folder.iterdir())) != []
+                roles.forget()
+                assert bool(list(folder.iterdir())) == shared, "a folder of the user's stays"
+            roles.forget()
+            roles.ask(dataset(rows), seeded, ECHO).take_all()
+            assert len(seen.requests) == (5 if shared else 10)
+            assert bool(list(folder.iterdir())) == shared
+            assert (tmp_path / "cache").exists() != shared
+
+
 def test_no_block_waits_for_another(ray_local: None) -> None:
     """One slow row must hold back neither the other rows of the stage nor the stage after it."""
     rows = [instruction(f"q{number}") for number in range(64)]

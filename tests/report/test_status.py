@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tapir_ray import cli, ownership
@@ -76,12 +77,13 @@ def test_a_running_stage_is_seen_by_its_heartbeat(
 ) -> None:
     monkeypatch.setattr(ownership, "BEAT_S", 0.05)
     context = run_in(tmp_path)
-    with started(context), in_score(context):
-        context.progress._stages[0].waits = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+    with in_score(context):
         context.progress.keep("rounds/01/scored", 500)
         context.progress._stages[0].failed = 3
-        beaten(context, 1)
-        found, text = status(context.run.uri), shown(context, capsys)
+        context.progress._stages[0].waits = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+        with started(context):
+            beaten(context, 1)
+            found, text = status(context.run.uri), shown(context, capsys)
     assert (found["status"], found["reason"], found["continue"]) == (RUNNING, None, None)
     assert found["owner"]["alive"] and found["owner"]["attempt"] == 1
     (stage,) = found["stages"]
@@ -140,6 +142,21 @@ def test_a_done_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.Captu
     found = status(context.run.uri)
     assert (found["status"], found["continue"], found["rounds_trained"]) == (DONE, None, 2)
     assert "rounds trained: 2 of 2" in shown(context, capsys)
+
+
+def test_a_regeneration_has_parts_and_no_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seed = write(tmp_path / "seed.jsonl", [{"instruction": "q", "output": "a"}])
+    settings = {"operations": ["filter"], "parts": {"rows": 2}}
+    context = context_for(tmp_path, seed, regenerate=settings)
+    assert status(context.run.uri)["parts"] == {"finished": 0, "all": None}
+    context.run.write_rows("seed/ingested", pa.table({"n": list(range(5))}))
+    context.run.publish("parts/00000/regenerated")
+    context.run.publish("parts/00001/labelled")
+    found = status(context.run.uri)
+    assert (found["parts"], found["rounds_planned"]) == ({"finished": 1, "all": 3}, 0)
+    assert found["continue"] == f"tapir regenerate CONFIG --run-dir {context.run.uri}"
+    text = shown(context, capsys)
+    assert "parts finished: 1 of 3" in text and "rounds" not in text
 
 
 def test_another_command_leaves_a_run_to_be_started(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the filters let through, and that every row comes out with the reason a user reads."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tapir_ray.stages.filter import (
     check_table,
     filter_generated,
     mark_overlaps,
+    ngram_hashes,
     overlap_index,
     seed_bands,
 )
@@ -158,6 +160,20 @@ def test_an_evaluation_text_hidden_in_a_longer_one_is_found() -> None:
     inside = "Before lunch, " + held_out[0]["content"].upper() + ", then describe each of them in a line of its own."
     assert index.overlaps([[{"role": "user", "content": inside}]]) == ["ngram"]
     assert OverlapIndex.build([held_out], 0, 0.7).overlaps([[{"role": "user", "content": inside}]]) == [None]
+
+
+WORDS = st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(WORDS, max_size=6), WORDS, st.integers(0, 4))
+def test_ngrams_are_found_as_by_comparing_each(held_out: list[str], text: str, ngram: int) -> None:
+    """Also in an index without any, and where a hash lies beyond its last one."""
+    index = OverlapIndex.build([[{"role": "user", "content": one}] for one in held_out], ngram, 1.0)
+    messages = [{"role": "user", "content": text}]
+    wanted = any(set(ngram_hashes(one, ngram)) & set(ngram_hashes(text, ngram)) for one in held_out)
+    ngrams_alone = dataclasses.replace(index, ids=frozenset(), bands=index.bands[:0])
+    assert ngrams_alone.overlaps([messages]) == ["ngram" if wanted else None]
 
 
 def test_an_unknown_function_is_refused_before_anything_runs(ray_local: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 
 import pyarrow as pa
 import pytest
@@ -48,7 +49,7 @@ def test_shares_follow_the_weights_and_what_there_is() -> None:
 
 def test_the_rows_of_lowest_hash_stay_in_any_order() -> None:
     math, writing, grammar = rows_of("Math", 30), rows_of("Writing", 5), rows_of("Grammar", 4)
-    other = [*rows_of(None, 2), *rows_of("Math", 3, "filtered")]
+    other = [*rows_of(None, 2), *rows_of("Others", 3), *rows_of("Math", 3, "filtered"), *rows_of(None, 1, "failed")]
     lowest = sorted(keys(table(math)["instruction_id"], SEED, SALT).tolist())[9]
     last = b"".join(part.to_bytes(8, "big") for part in lowest).hex()
     made = {
@@ -65,7 +66,12 @@ def test_the_rows_of_lowest_hash_stay_in_any_order() -> None:
         marked = [row for block in blocks for row in block]
         assert len(marked) == len(rows)
         kept.append({row["instruction_id"] for row in marked if row["status"] == "ok"})
-        gone = [row for row in marked if row["reason"] == "rebalanced"]
-        assert sorted(str(row["task"]) for row in gone) == ["Grammar"] * 4 + ["Math"] * 20 + ["None"] * 2
+        gone = Counter((row["reason"], row["task"]) for row in marked if row["reason"] is not None)
+        assert gone == {
+            ("rebalanced", "Grammar"): 4,
+            ("rebalanced", "Math"): 20,
+            ("no_task", None): 2,
+            ("no_weight", "Others"): 3,
+        }
     assert kept[0] == kept[1] == kept[2]
     assert len(kept[0]) == 15 and {row["instruction_id"] for row in writing} <= kept[0]

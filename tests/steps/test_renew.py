@@ -12,13 +12,13 @@ import pytest
 from tapir_ray.config import SeedData
 from tapir_ray.conversations import parse
 from tapir_ray.errors import StageError
-from tapir_ray.records import conform, instruction_id
+from tapir_ray.records import INSTRUCTIONS, conform, instruction_id
 from tapir_ray.steps import dataset
 from tapir_ray.steps.clean import READ
 from tapir_ray.steps.dataset import export_part
-from tapir_ray.steps.parts import Part, Span
-from tapir_ray.steps.renew import REGENERATED, RENEWED, set_aside
-from tests.steps.contexts import context_for, write
+from tapir_ray.steps.parts import Part, Span, cut_table
+from tapir_ray.steps.renew import REGENERATED, RENEWED, renew, set_aside
+from tests.steps.contexts import context_for, rows_of, write
 
 LOCAL = pafs.LocalFileSystem()
 
@@ -90,3 +90,37 @@ def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, 
     with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; mend that") as error:
         dataset.publish(context, [Part("parts/00000", (Span(file, 0, 2),))])
     assert "\n" not in str(error.value)
+
+
+def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_local: None) -> None:
+    """A metric that fell back to nothing at every group would say nothing of the whole."""
+    source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
+    settings = {"operations": ["filter"], "parts": {"rows": 2, "at_once": 1}}
+    context = context_for(tmp_path, source, regenerate=settings)
+    context.run.progress = context.progress
+    context.run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
+    parts = cut_table(context.run, "seed/ingested", 2)
+    renew(context, parts[1:], None)
+    context.progress._stages.clear()
+    renew(context, parts, None)
+    (stage,) = (stage for stage in context.progress._stages if stage.table)
+    assert (stage.label, stage.kept, stage.rows, stage.expected) == ("renew", 3, 5, 5)
+    assert sum(len(rows_of(context, f"{part.name}/regenerated")) for part in parts) == 5
+
+
+@pytest.mark.parametrize(("begun", "removed_after"), [(0, [0, 1, 2]), (1, [1, 2])])
+def test_replies_are_removed_with_their_group_but_not_those_of_a_part_that_was_begun(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch, begun: int, removed_after: list[int]
+) -> None:
+    """Also where fewer parts go at once than in the attempt that began it."""
+    source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
+    settings = {"operations": ["filter"], "parts": {"rows": 2, "at_once": 1}}
+    context = context_for(tmp_path, source, regenerate=settings)
+    run, removed = context.run, list[int]()
+    run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
+    parts = cut_table(run, "seed/ingested", 2)
+    run.fs.create_dir(run.path(f"{parts[begun].name}/regenerated"), recursive=True)
+    done = lambda: sum(run.done(f"{part.name}/regenerated") is not None for part in parts)  # noqa: E731
+    monkeypatch.setattr(context.roles, "forget", lambda: removed.append(done() - 1))
+    renew(context, parts, None)
+    assert removed == removed_after
