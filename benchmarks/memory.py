@@ -4,8 +4,9 @@
 
 Each cell is a training of two steps by `train_student` with 2 workers, one sequence at a time, float32, every token in
 the loss: the larger worker's peak of private memory (`RssAnon`, sampled), less what it had before it loaded the model,
-in MiB. `loading` is the same up to the first step, of the largest model alone. Mapped files (the weights as they are
-read) are not in it: the machine may drop them, and its workers share them. Writes benchmarks/results/memory.json.
+in MiB: `weights` until the model is read, `loading` up to the first step (with the optimizer), `training` over all.
+Mapped files (the weights as they are read) are not in it: the machine may drop them, and its workers share them.
+Writes benchmarks/results/memory.json.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SIZES = {
     "150M": {"hidden_size": 1024, "intermediate_size": 4096, "layers": 7},
 }
 """With a vocabulary of 32,000 and tied embeddings; the tokenizer has no use for so many, the weights have them all."""
+PHASES = ("weights", "loading", "training")
 LOGITS = "BENCHMARK_LOGITS"
 """Environment variable of the workers: `whole` computes the logits of a sequence at once."""
 
@@ -72,6 +74,8 @@ def main() -> int:
     ratios = {
         "whole_against_chunked_logits": cells[f"{size}, {length} tokens, ZeRO-2, whole logits"]["training"]
         / cells[f"{size}, {length} tokens, ZeRO-2, chunked logits"]["training"],
+        "weights_zero_3_against_zero_2": cells[f"{largest}, 64 tokens, ZeRO-3, chunked logits"]["weights"]
+        / cells[f"{largest}, 64 tokens, ZeRO-2, chunked logits"]["weights"],
         "loading_zero_3_against_zero_2": cells[f"{largest}, 64 tokens, ZeRO-3, chunked logits"]["loading"]
         / cells[f"{largest}, 64 tokens, ZeRO-2, chunked logits"]["loading"],
         "training_zero_3_against_zero_2": cells[f"{largest}, 64 tokens, ZeRO-3, chunked logits"]["training"]
@@ -95,7 +99,7 @@ def create(folder: Path, size: str) -> None:
 
 
 def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
-    """Peaks of the larger worker in MiB, up to the first step (`loading`) and over all (`training`)."""
+    """Peaks of the larger worker in MiB, by what is done by then (PHASES)."""
     packed = folder / f"packed-{length}"
     if not packed.exists():
         packed.mkdir()
@@ -117,7 +121,7 @@ def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
     shutil.rmtree(folder / "ray_train")
     found = [message["peaks"] for message in messages if "peaks" in message]
     assert len(found) == WORKERS, messages
-    return {part: max(peak[part] for peak in found) for part in ("loading", "training")}
+    return {part: max(peak[part] for peak in found) for part in PHASES}
 
 
 def watch() -> None:
@@ -127,11 +131,19 @@ def watch() -> None:
 
     def loaded(work: Any, device: Any) -> Any:
         import deepspeed  # noqa: F401 (as `make_engine` does: what imports take is not the model's)
-        import transformers  # noqa: F401
+        from transformers import AutoModelForCausalLM
 
         from benchmarks.private_memory import Sampler
 
         loop._sampler = Sampler()  # type: ignore[attr-defined]
+        read = AutoModelForCausalLM.from_pretrained
+
+        def noted(*given: Any, **settings: Any) -> Any:
+            model = read(*given, **settings)
+            loop._weights = loop._sampler.peak_mib()  # type: ignore[attr-defined]
+            return model
+
+        AutoModelForCausalLM.from_pretrained = noted
         engine = load(work, device)
         loop._loading = loop._sampler.peak_mib()  # type: ignore[attr-defined]
         if os.environ[LOGITS] == "whole":
@@ -142,8 +154,8 @@ def watch() -> None:
 
     def trained(engine: Any, device: Any, work: Any, done: Any) -> Any:
         result = train(engine, device, work, done)
-        found = {"loading": loop._loading, "training": loop._sampler.peak_mib()}  # type: ignore[attr-defined]
-        work.progress.put.remote({"peaks": found})
+        peaks = loop._weights, loop._loading, loop._sampler.peak_mib()  # type: ignore[attr-defined]
+        work.progress.put.remote({"peaks": dict(zip(PHASES, peaks, strict=True))})
         return result
 
     loop.make_engine, loop._train = loaded, trained
