@@ -257,7 +257,7 @@ class Tables(Storage):
 
 def counted(batch: pa.RecordBatch) -> Iterator[tuple[str, str | None, int]]:
     """Rows of a batch by status and kind of reason: (status, one of the reasons, rows)."""
-    rows = pa.table({"status": batch["status"], "reason": batch["reason"]})
+    rows = pa.table({"status": batch["status"], "reason": batch["reason"].cast(pa.string())})
     # What follows the colon differs from row to row; failed rows keep it, to show one.
     kind = pc.extract_regex(rows["reason"], r"(?s)^(?P<kind>[^:]*:?)").combine_chunks().field("kind")
     grouped = rows.append_column("kind", kind).group_by(["status", "kind"], use_threads=False)

@@ -112,6 +112,7 @@ def test_a_file_that_is_broken(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_more_than_the_cluster_has(tmp_path: Path) -> None:
     refused(run(tmp_path, resources={"cpus": 4, "train": {"replicas": 8}}), "resources.train", "8")
     refused(run(tmp_path, resources={"cpus": 4, "student": {"gpus": 1}}), "resources.student", "GPU")

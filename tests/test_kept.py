@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+import pytest
 
 from tapir_ray import parts
 from tapir_ray.kept import Kept
@@ -58,20 +62,33 @@ def test_a_row_kept_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
     assert count == 4 and ids_in(tmp_path) == [1, 2, 3, 4]
 
 
+class Llm:
+    """vLLM's engine as Ray's worker holds it; one whose process is gone has `errored`."""
+
+    def __init__(self) -> None:
+        self.engine = SimpleNamespace(errored=False)
+        self.asked: list[str] = []
+
+    async def generate_async(self, row: dict[str, Any]) -> str:
+        if self.engine.errored:
+            raise asyncio.CancelledError("gone")
+        self.asked.append(row["instruction_id"])
+        return f"said {row['instruction_id']}"
+
+
 class Engine:
     """Ray's engine worker as the mixin sees it."""
 
     IDX_IN_BATCH_COLUMN = "__idx_in_batch"
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.llm = Llm()
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         for row in reversed(batch):
-            self.asked.append(row["instruction_id"])
             yield {
                 "__idx_in_batch": row["__idx_in_batch"],
-                "generated_text": f"said {row['instruction_id']}",
+                "generated_text": await self.llm.generate_async(row),
                 "num_generated_tokens": 7,
                 "__inference_error__": "",
             }
@@ -107,5 +124,22 @@ def test_an_engine_killed_within_a_batch_leaves_what_it_finished(tmp_path: Path)
     assert ids_in(tmp_path) == [6, 7, 8, 9]
     later = engine_in(tmp_path)
     assert asyncio.run(whole(later)) == {n: f"said {n}" for n in range(10)}
-    assert sorted(later.asked) == [str(n) for n in range(6)]
+    assert sorted(later.llm.asked) == [str(n) for n in range(6)]
     assert ids_in(tmp_path) == list(range(10))
+
+
+def test_a_worker_ends_with_its_engine_and_says_of_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the engine ended its requests by CancelledError, which Ray takes for no error of the engine."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    engine = engine_in(tmp_path)
+    engine.llm.engine.errored = True
+
+    async def asked() -> None:
+        async for _ in engine.udf(batch(range(3))):
+            raise AssertionError("a dead engine has said something")
+
+    with pytest.raises(SystemExit, match="1"):
+        asyncio.run(asked())
+    assert "the engine is dead: CancelledError: gone" in caplog.text

@@ -149,6 +149,7 @@ def test_events_of_all_attempts_are_kept(tmp_path: Path) -> None:
     assert [event["attempt"] for event in run.events("stage")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_once_the_budget_is_used_up_a_pipeline_does_not_run_to_its_end(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def trained(folder: Path, rows: str) -> ClassifierReport:
     )
 
 
+@pytest.mark.slow
 def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tmp_path: Path) -> None:
     """Two workers on half a CPU each; three sources, so chance is 1/3; a base with other labels gets a new head."""
     rows = []

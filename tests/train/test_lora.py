@@ -41,6 +41,7 @@ def change(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor], name
     return after[f"model.layers.1.{name}.weight"] - before[f"model.layers.1.{name}.weight"]
 
 
+@pytest.mark.slow
 def test_the_student_is_its_base_and_the_adapters_product(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ def train_badly(config: dict[str, Any], bad: int) -> None:
     loop.train_worker(config)
 
 
+@pytest.mark.slow
 def test_the_loss_on_the_holdout_is_taken_at_every_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
