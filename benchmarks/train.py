@@ -158,19 +158,19 @@ def ours(material: Material, workers: int, name: str) -> tuple[list[dict[str, An
 
 def by_trl(material: Material, packing: bool, number: int) -> Measured:
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "benchmarks.train_peers"]
-    return by_peer(material, [*command, "trl_packed" if packing else "trl_default"])
+    return by_peer(material, [*command, "trl_packed" if packing else "trl_default"], processes=2)
 
 
 def by_bare_loop(material: Material, number: int) -> Measured:
-    return by_peer(material, ["-m", "benchmarks.train_peers", "bare"])
+    return by_peer(material, ["-m", "benchmarks.train_peers", "bare"], processes=1)
 
 
-def by_peer(material: Material, command: list[str]) -> Measured:
+def by_peer(material: Material, command: list[str], processes: int) -> Measured:
     """A contender in processes of its own, which write [time, tokens so far] of each step."""
     out = material.folder / "steps.json"
     called = time.time()
     # Left alone, torchrun gives each process one thread; ours have their share of the cores.
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": threads}
     subprocess.run([sys.executable, *command, str(material.folder), str(out)], check=True, stdout=sys.stderr,
                    env=environment)  # fmt: skip
