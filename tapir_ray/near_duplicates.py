@@ -90,6 +90,8 @@ def mark_near_duplicates(
     join = ray.remote(_join_ranges).options(num_cpus=stage_cpus)
     merge = ray.remote(_merge).options(num_cpus=stage_cpus)
     found = merge.remote(*(join.remote(range(at, ranges, tasks), ranges, folders, threshold) for at in range(tasks)))
+    # Here, since a pipeline in which every task waits for it would be given up as one in which nothing happens.
+    ray.wait([found], fetch_local=False)
     return rows.map_batches(
         functools.partial(_mark, found=[found]), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
     )
