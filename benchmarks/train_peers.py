@@ -20,8 +20,8 @@ from benchmarks.train import FS, RATE, TRAIN
 from tapir_ray.train.batches import PackedReader
 
 
-def trl(folder: Path, packing: bool) -> dict[str, Any]:
-    """SFTTrainer over the pairs: packed, or padded."""
+def trl(folder: Path, contender: str) -> dict[str, Any]:
+    """SFTTrainer over the pairs: packed, or padded; with its gradient checkpointing or without."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -48,24 +48,26 @@ def trl(folder: Path, packing: bool) -> dict[str, Any]:
 
     # A packed micro-batch becomes one row, whose attention mask grows with its square: one sequence is fastest.
     # Without packing 32 pairs hold about as many tokens as a packed global batch.
+    packing = contender != "trl_default"
     micro, accumulation = (1, TRAIN.global_batch // 2) if packing else (8, 2)
+    tuned = {"gradient_checkpointing": False, "ddp_find_unused_parameters": False}
+    settings: dict[str, Any] = tuned if contender == "trl_tuned" else {}
     config = SFTConfig(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=accumulation,
         max_length=TRAIN.sequence_length,
         packing=packing,
-        gradient_checkpointing=False,
         learning_rate=RATE,
         num_train_epochs=1,
         use_cpu=True,
         bf16=False,
         ddp_backend="gloo",
-        ddp_find_unused_parameters=False,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         model_init_kwargs={"dtype": "float32", "attn_implementation": TRAIN.attention},
+        **settings,
     )
     clock = Clock()
     pairs = Dataset.from_list(json.loads((folder / "pairs.json").read_text()))
@@ -105,7 +107,7 @@ def bare(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     contender, folder, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    steps = bare(folder) if contender == "bare" else trl(folder, contender == "trl_packed")
+    steps = bare(folder) if contender == "bare" else trl(folder, contender)
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(steps))
 
