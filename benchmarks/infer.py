@@ -169,9 +169,10 @@ def by_stage(model: str, texts: list[str]) -> dict[str, Any]:
 def by_engine(model: str, texts: list[str]) -> dict[str, Any]:
     """The same of `vllm.LLM.chat`; to be called in a process of its own, which ends with its engine."""
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    called = time.time()
+    # Its import is a part of the start, as it is of ours.
     from vllm import LLM, SamplingParams
 
-    called = time.time()
     llm = LLM(model=model, **student_stage.engine_arguments(student_of(model), replicas()))
     began = time.time()
     sampling = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, seed=0)

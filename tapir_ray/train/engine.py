@@ -11,12 +11,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 from tapir_ray.config import Train
 from tapir_ray.models import local
 from tapir_ray.train.batches import micro_batch_size
 from tapir_ray.train.chat import load_tokenizer, stop_token_ids
+from tapir_ray.train.host_memory import given_back
 from tapir_ray.train.lora import FOLDER, merged, save_adapter, with_adapter
 from tapir_ray.train.work import Work
 
@@ -33,6 +35,13 @@ WITHOUT_EFFECT: dict[str, float | None] = {
 """Flags of sampling at the values that change nothing: with others transformers writes a generation config only if it
 samples (`GenerationConfig.validate`)."""
 
+BUCKET = 5 * 10**7
+"""Numbers that workers exchange at once (100 MB in bfloat16): a buffer of that size is held for each exchange, of 10
+times that size by default."""
+LIVE = 2 * 10**8
+"""Weights that ZeRO-3 holds whole at a time, for layers that are near their use (400 MB in bfloat16); the default of
+10**9 holds all of a small student."""
+
 
 def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
@@ -42,12 +51,20 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": train.global_batch // world // micro,
         "gradient_clipping": train.gradient_clipping,
-        "zero_optimization": {"stage": train.zero_stage},
+        "zero_optimization": {
+            "stage": train.zero_stage,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+        },
         "bf16": {"enabled": train.precision == "bfloat16"},
         "steps_per_print": 10**9,
     }
     if train.zero_stage == 3:
-        config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+        config["zero_optimization"] |= {
+            "stage3_gather_16bit_weights_on_model_save": True,
+            "stage3_max_live_parameters": LIVE,
+            "stage3_max_reuse_distance": LIVE,
+        }
     return config
 
 
@@ -67,13 +84,14 @@ def make_engine(work: Work, device: Any) -> Any:
     config = deepspeed_config(train, distributed.get_world_size())
     # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
     in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        local(start),
-        revision=student.revision if start == student.model else None,
-        dtype=getattr(torch, train.precision),
-        attn_implementation=train.attention,
-        trust_remote_code=student.trust_remote_code,
-    )
+    with given_back() if in_pieces else nullcontext():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            local(start),
+            revision=student.revision if start == student.model else None,
+            dtype=getattr(torch, train.precision),
+            attn_implementation=train.attention,
+            trust_remote_code=student.trust_remote_code,
+        )
     del in_pieces
     return engine_of(model, work, device)
 
