@@ -31,14 +31,15 @@ def cluster() -> Iterator[Any]:
 
 
 CONTROL = {
-    # Ours: the curriculum's state, what was used, and what a training says of itself.
-    "Curriculum", "UsageActor", "Mailbox",
-    # Ray's, for each pipeline and training; the last two are a block's schema, and a worker that waits.
+    # Ours, by class and by name: the curriculum's state, what was used, and what a training says of itself.
+    "Curriculum", "curriculum", "UsageActor", "usage", "Mailbox",
+    # Ray's, for each pipeline and training; the last three are how a dataset's columns are learned (of one row, without
+    # a claim of CPUs), and a worker that waits.
     "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor", "ActorLocationTracker", "AutoscalingRequester",
     "_AutoscalingCoordinatorActor", "TrainController", "TrainStateActor", "SynchronizationActor",
-    "_get_arrow_schema_from_block", "IDLE",
+    "DatasetManager", "slice_fn", "_get_arrow_schema_from_block", "IDLE",
 }  # fmt: skip
-"""What may run on a head without CPUs: actors (and a task of Ray's) that claim none and hold counts, no rows."""
+"""What may run on a head without CPUs: what claims none and holds counts, no table."""
 
 
 @pytest.fixture
@@ -124,7 +125,9 @@ def test_a_head_without_cpus_does_no_work(tmp_path: Path, head_without_cpus: Any
     process, on_head = run.start(), set()
     while process.poll() is None:
         titles = workers_of(head_without_cpus.head_node)
-        on_head |= {re.split(r"[.(:]", title.removeprefix("ray::"))[0] for title in titles if title.startswith("ray::")}
+        on_head |= {
+            re.split(r"[.(:-]", title.removeprefix("ray::"))[0] for title in titles if title.startswith("ray::")
+        }
         time.sleep(0.05)
     assert process.returncode == 0, run.said()
     run.check_keys()
