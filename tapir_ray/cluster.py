@@ -24,6 +24,7 @@ LOG_LEVELS = {
     "ray.data": logging.CRITICAL,
     "ray.train": logging.ERROR,
     "ray.llm": logging.ERROR,
+    "ray.serve": logging.ERROR,
     "ray._private.worker": logging.WARNING,
 }
 """Of the libraries' own loggers in the driver: what they say of each execution would bury the run's lines."""

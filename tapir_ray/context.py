@@ -98,10 +98,6 @@ def round_dir(round_number: int) -> str:
     return "seed" if round_number == 0 else f"rounds/{round_number:02d}"
 
 
-PROCESSES = "processes"
-"""Folder of a run in which the processes of its engines are recorded."""
-
-
 def checkpoint(round_number: int) -> str:
     """Folder of the student after a round."""
     return f"checkpoints/{round_number:02d}"

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session, stopped_by_signals
 from tapir_ray.config import Config, Lora, Simulator, Student, changed
-from tapir_ray.context import PROCESSES, ROUND_EVENTS, Context, checkpoint
+from tapir_ray.context import ROUND_EVENTS, Context, checkpoint
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.distill import STAGES, distill
@@ -25,6 +25,7 @@ from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError, TapirError
 from tapir_ray.fork import fork
 from tapir_ray.interrupt import watched
+from tapir_ray.llm.engines import PROCESSES
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
@@ -157,7 +158,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
         run.attempt = stack.enter_context(owned(run, run.under_way))
-        end_orphans(run.uri_of(PROCESSES))
+        for folder in (PROCESSES, *(f"{PROCESSES}/{role}" for role in config.endpoints)):
+            end_orphans(run.uri_of(folder))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         if asks(config):

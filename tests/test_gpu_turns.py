@@ -20,7 +20,7 @@ from tests.test_nodes import workers_of
 
 pytestmark = pytest.mark.restart
 
-KINDS = {"judge": "ray::Server", "engine": "vLLMEngineStage", "training": "RayTrainWorker"}
+KINDS = {"judge": "ServeReplica", "engine": "vLLMEngineStage", "training": "RayTrainWorker"}
 """Who claims the GPU, by a part of its process's title."""
 SCORES = [f"Scores: {teacher} {student}" for teacher, student in ((9, 4), (8, 5), (7, 6), (6, 6))]
 
@@ -37,7 +37,7 @@ def cluster() -> Iterator[Any]:
 
 
 def judge(folder: str) -> dict[str, Any]:
-    """An untrained judge, which the server lets say nothing but scores."""
+    """An untrained judge, which its engine lets say nothing but scores."""
     create = CreateModel(hidden_size=64, intermediate_size=64, layers=1, heads=2, vocab_size=600, max_length=4096)
     create_student(create, [*SCORES, "Rate each answer from 1 to 10 by its accuracy."] * 4, folder, None, 0)
     return {

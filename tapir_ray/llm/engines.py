@@ -21,6 +21,8 @@ from tapir_ray.errors import StageError, last_line
 from tapir_ray.interrupt import watched
 from tapir_ray.storage import Storage
 
+PROCESSES = "processes"
+"""Folder of a run in which the processes of its engines are recorded: the student's, and by role those that serve."""
 STARTS = 3
 """How often each engine may be started without a row being finished in between."""
 CHECK_S = 2.0

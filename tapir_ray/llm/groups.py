@@ -27,7 +27,10 @@ def left_overs_removed() -> Iterator[None]:
 
 
 def own_groups() -> set[str]:
-    """Ids, in hex, of the placement groups that this job has made and not removed, by its driver or by its workers."""
+    """Ids, in hex, of the placement groups that this job has made and not removed, by its driver or by its workers.
+
+    Detached ones are not among them: of such are the replicas of Ray Serve.
+    """
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 
@@ -36,5 +39,7 @@ def own_groups() -> set[str]:
     return {
         group.placement_group_id.hex()
         for group in found
-        if group.state != PlacementGroupTableData.REMOVED and group.creator_job_id.hex() == job
+        if group.state != PlacementGroupTableData.REMOVED
+        and group.creator_job_id.hex() == job
+        and not group.is_detached
     }

@@ -5,8 +5,8 @@
         scored = roles.ask(rows, function, records.SCORED)     # one output row for each input row
         roles.usage()
 
-An engine `openai` is a URL; an engine `vllm` is a server on loopback that lives while the roles are open, but for the
-times when something else needs its place (`make_room`).
+An engine `openai` is a URL; an engine `vllm` is an application of the run's own that lives while the roles are open,
+but for the times when something else needs its place (`make_room`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
+import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -27,12 +27,13 @@ import ray.data
 from tapir_ray.blocks import small_blocks
 from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
 from tapir_ray.errors import InputError
-from tapir_ray.llm import serve, usage, usage_actor
+from tapir_ray.llm import usage, usage_actor
 from tapir_ray.llm.asker import Asker, AskRow
 from tapir_ray.llm.check import check
+from tapir_ray.llm.engines import PROCESSES
 from tapir_ray.llm.openai import Client, slots
+from tapir_ray.llm.served import Served
 from tapir_ray.llm.target import Secret, Target
-from tapir_ray.room import room, stays_beside
 from tapir_ray.storage import Storage, uri_in
 
 GRACE_S = 30.0
@@ -69,9 +70,7 @@ class Roles:
         self._apart: list[str] = []
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
-        self._servers: dict[str, Any] = {}
-        self._placing = threading.Lock()
-        self._urls: dict[str, str] = {}
+        self._served = Served(config, run_id, uri_in(folder or tempfile.gettempdir(), PROCESSES))
         self._last_usage: dict[str, dict[str, float]] = {}
         for role, endpoint in self._endpoints.items():
             if endpoint.base_url == SIMULATOR and simulator_url is None:
@@ -87,53 +86,30 @@ class Roles:
         self.close()
 
     def open(self) -> None:
-        """Start the usage actor, which goes on from what the run has used, and the local servers.
-
-        Raises StageError where a server does not start, with the end of its log.
-        """
+        """Start the usage actor, which goes on from what the run has used. Served models start with the first
+        question."""
         self._actor = usage_actor.start(
             self._run_id, accounts_of(self._config), self._config.budget, self._folder, self._attempt
         )
-        try:
-            self._serve()
-        except BaseException:
-            self.close()
-            raise
 
     def close(self) -> None:
-        """Stop the servers and the usage actor; `usage` keeps answering."""
-        self._stop_servers()
+        """Stop the served models and the usage actor; `usage` keeps answering."""
+        self._served.stop()
         if self._actor is not None:
             self._last_usage = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
             self._actor = None
 
     def make_room(self, part: str) -> None:
-        """Stop the local servers if `resources.<part>` has no place beside them; the next question starts them again.
+        """Stop the served models if `resources.<part>` has no place beside them; the next question starts them again.
 
         Stages that ask must have ended.
         """
-        if self._servers and not stays_beside(self._config, part, room()):
-            self._stop_servers()
-
-    def _serve(self) -> None:
-        """Start the local servers that do not run. Raises StageError."""
-        with self._placing:
-            for role, endpoint in self._endpoints.items():
-                if endpoint.engine == "vllm" and self._group(role) == role and role not in self._servers:
-                    claim = getattr(self._config.resources, role)
-                    server, self._urls[role] = serve.start(endpoint, claim, f"{self._run_id}-{role}")
-                    self._servers[role] = server
-
-    def _stop_servers(self) -> None:
-        with self._placing:
-            while self._servers:
-                serve.stop(self._servers.popitem()[1])
-            self._urls.clear()
+        self._served.make_room(part)
 
     def watched(self) -> AbstractContextManager[None]:
-        """Raises StageError in the main thread where a local server dies."""
-        return serve.stopped_if_dead(self._servers) if self._servers else nullcontext()
+        """Raises StageError in the main thread where a served model has failed for good."""
+        return self._served.watched()
 
     def check(self) -> None:
         """Every key variable exists, every endpoint can be used and serves its model, every local model folder can be
@@ -141,12 +117,9 @@ class Roles:
 
         Needs no Ray and spends nothing. Raises InputError that names the key and what to change.
         """
+        self._served.check()
         for role, endpoint in self._endpoints.items():
-            if self._group(role) != role:
-                continue
-            if endpoint.engine == "vllm":
-                serve.check_model(endpoint.model, f"{role}.model")
-            else:
+            if self._group(role) == role and endpoint.engine != "vllm":
                 asyncio.run(check(self._target(role)))
 
     @property
@@ -156,7 +129,8 @@ class Roles:
         return BATCH_PROGRESS_S if in_batches else 0.0
 
     def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
-        """`function` of every row, as rows of `schema`; lazy, in no fixed order.
+        """`function` of every row, as rows of `schema`; lazy, in no fixed order. Raises StageError where a model that
+        the run serves does not start.
 
         Rows are asked in small blocks, several at once, so no block waits for another and a next stage starts early. A
         row whose function raises becomes a failed row with the exception as its reason. At most
@@ -164,7 +138,7 @@ class Roles:
         """
         if self._actor is None:
             raise RuntimeError("open the roles first")
-        self._serve()
+        self._served.start()
         resources = self._config.resources
         workers = resources.request_workers
         targets = [self._target(role) for role in self._endpoints]
@@ -196,7 +170,7 @@ class Roles:
                 max_concurrent_calls_per_actor=blocks_at_once,
                 enable_true_multi_threading=True,
             ),
-            **serve.beside(self._servers),
+            **self._served.beside(),
         )
 
     @contextmanager
@@ -227,7 +201,7 @@ class Roles:
 
         For questions of this process, outside a stage; to be used in one event loop.
         """
-        self._serve()
+        self._served.start()
         meter = meter_class(self._actor, self._leased())
         targets = [self._target(role) for role in self._endpoints]
         groups = {target.group: slots(target, 1) for target in targets}
@@ -262,7 +236,7 @@ class Roles:
     def _target(self, role: str) -> Target:
         endpoint, group, scope = self._endpoints[role], self._group(role), self._scope(role)
         if endpoint.engine == "vllm":
-            return Target(role, endpoint, self._urls[group], None, group, scope)
+            return Target(role, endpoint, self._served.url(group), None, group, scope)
         if endpoint.base_url == SIMULATOR:
             base = str(self._simulator_url).rstrip("/").removesuffix("/v1")
             return Target(role, endpoint, f"{base}/v1", None, group, scope)

@@ -1,26 +1,24 @@
-"""A model served by vLLM behind the OpenAI protocol on loopback, for as long as a run needs it.
+"""A model of the run's own behind the OpenAI protocol: an application of Ray Serve LLM, for as long as it is needed.
 
-    with serving(Endpoint(engine="vllm", model=folder), log) as url: ...      # without Ray
-    server, url = start(endpoint, Replicas(gpus=1), "run-teacher")            # claims its resources of Ray
+    application = start(endpoint, Replicas(gpus=1, replicas=2), "tapir-RUN-teacher", processes)
+    application.url                                      # on loopback, on each node that holds a part of it
+    stop(application)
 
-The server is a process of its own on this node; it ends with the one that started it, however that ends.
+Its replicas are placed on any nodes that have what they claim. Serve starts a dead one again, and requests wait for it.
+The application ends with the driver that started it, however that ends.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +27,30 @@ import ray
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.interrupt import watched
+from tapir_ray.llm import engines
+from tapir_ray.llm.vllm import engine_environment
 from tapir_ray.models import local
+from tapir_ray.storage import Storage
 
-PLACEMENT_TIMEOUT_S = 120.0
-"""Until the actor of a server lives; what it claims is free at that time or was asked for in vain."""
-START_TIMEOUT_S = 900.0
-LOG_LINES = 40
+PLACEMENT_TIMEOUT_S = 900.0
+"""Until the replicas have their place: an autoscaler may have to start nodes for them."""
+START_TIMEOUT_S = 1800.0
+"""Until the first answer, with the weights' way to their node; and how long an application may be without a replica."""
 CHECK_S = 5.0
-_PR_SET_PDEATHSIG = 1
+_NAMESPACE = "tapir"
 
-_WITHOUT_NO = {
-    "aggregate_engine_logging",
-    "data_parallel_multi_port_external_lb",
-    "disable_log_stats",
-    "grpc",
-    "headless",
-}
-"""Flags of vLLM 0.29 that are off unless given; every other switch has a `--no-` form."""
+
+@dataclass(frozen=True)
+class Application:
+    """An application that `start` deployed."""
+
+    name: str
+    role: str
+    url: str
+    processes: str
+    """The folder in which the processes of its engines are recorded (see `llm/watch.py`)."""
+    beacon: Any
+    """An actor that dies with this driver."""
 
 
 def check_model(model: str, key: str) -> None:
@@ -61,214 +66,252 @@ def check_model(model: str, key: str) -> None:
         raise InputError(f"{key} {model} has no tokenizer: save the tokenizer into the same folder")
 
 
-def command(endpoint: Endpoint, port: int, tensor_parallel: int = 1) -> list[str]:
-    """The command line of the server; `engine_kwargs` become its flags (false is `--no-…`), so they win over ours."""
-    flags: dict[str, Any] = {
-        "model": local(endpoint.model),
-        "served_model_name": endpoint.model,
-        "host": "127.0.0.1",
-        "port": port,
+def deployment(endpoint: Endpoint, claim: Replicas, processes: str) -> dict[str, Any]:
+    """The arguments of `ray.serve.llm.LLMConfig`; the endpoint's `engine_kwargs` win over what is derived here."""
+    bundle, replica = {"CPU": claim.cpus}, {"num_cpus": 0.0}
+    if claim.gpus and _computes_on_cpus():
+        replica["num_gpus"] = claim.gpus * claim.tensor_parallel
+    elif claim.gpus:
+        bundle["GPU"] = claim.gpus
+    arguments = {
         "max_model_len": endpoint.max_model_len,
-        "tensor_parallel_size": tensor_parallel,
+        "tensor_parallel_size": claim.tensor_parallel,
         "trust_remote_code": endpoint.trust_remote_code,
         **endpoint.engine_kwargs,
     }
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    for name, value in flags.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            words.append(flag)
-        elif value is False:
-            words += [] if name.replace("-", "_") in _WITHOUT_NO else [f"--no-{flag.removeprefix('--')}"]
-        elif value is not None:
-            words += [flag, json.dumps(value) if isinstance(value, dict | list) else str(value)]
-    return words
+    return {
+        "model_loading_config": {"model_id": endpoint.model, "model_source": local(endpoint.model)},
+        "engine_kwargs": {name: value for name, value in arguments.items() if value is not None},
+        "placement_group_config": {"bundle_per_worker": bundle},
+        "accelerator_type": claim.accelerator_type,
+        "runtime_env": {"env_vars": engine_environment(claim, processes, endpoint.model)},
+        "log_engine_metrics": False,
+        "deployment_config": {
+            "ray_actor_options": replica,
+            "autoscaling_config": {
+                "min_replicas": claim.fewest,
+                "initial_replicas": claim.fewest,
+                "max_replicas": claim.replicas,
+                "target_ongoing_requests": max(1, endpoint.limits.in_flight // claim.replicas),
+            },
+            "max_constructor_retry_count": 1,
+        },
+    }
 
 
-@contextmanager
-def serving(endpoint: Endpoint, log: Path, tensor_parallel: int = 1) -> Iterator[str]:
-    """The base URL of a server of `endpoint.model`, once it answers; gone afterwards.
+def _computes_on_cpus() -> bool:
+    """Whether this is vLLM's build for CPUs: its replicas claim GPUs themselves. An engine with GPUs in its bundles is
+    run by Ray, which that build cannot be."""
+    from vllm.platforms import current_platform
 
-    Raises StageError with the end of its log where it ends or does not answer in time.
+    return bool(current_platform.is_cpu())
+
+
+def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str) -> Application:
+    """The application NAME, once it answers; `name` ends in `-ROLE`.
+
+    Raises StageError where its resources are not to be had in PLACEMENT_TIMEOUT_S, and where no replica starts, with
+    the end of the engine's log.
     """
-    process, url = _spawn(endpoint, log, tensor_parallel)
-    try:
-        _wait(process, url, log, endpoint.model)
-        yield url
-    finally:
-        _end(process)
+    from ray import serve
+    from ray.serve.llm import LLMConfig, build_openai_app
 
-
-class Server:
-    """The Ray actor around a server: it claims the CPUs and GPUs, and the server dies with it."""
-
-    def __init__(self, endpoint: Endpoint, log: Path, tensor_parallel: int) -> None:
-        self._endpoint, self._log = endpoint, log
-        self._process, self._url = _spawn(endpoint, log, tensor_parallel)
-
-    def url(self) -> str:
-        """The base URL, once the server answers. Raises StageError."""
-        _wait(self._process, self._url, self._log, self._endpoint.model)
-        return self._url
-
-    def check(self) -> None:
-        """Raises StageError, with the end of its log, where the server has ended."""
-        if (status := self._process.poll()) is not None:
-            raise _broken(self._log, self._endpoint.model, f"ended with status {status}")
-
-    def stop(self) -> None:
-        """End the server."""
-        _end(self._process)
-
-
-def start(endpoint: Endpoint, claim: Replicas, name: str) -> tuple[Any, str]:
-    """(actor, base URL) of a server on this node with the claimed resources, once it answers.
-
-    `name` ends in `-ROLE`. Raises StageError where the resources are not to be had in PLACEMENT_TIMEOUT_S, and where
-    the server does not start.
-    """
-    log = Path(tempfile.mkdtemp(prefix="tapir-vllm-")) / f"{name}.log"
-    actor: Any = (
-        ray.remote(Server)
-        .options(
-            num_cpus=claim.cpus,
-            num_gpus=claim.gpus * claim.tensor_parallel,
-            accelerator_type=claim.accelerator_type,
-            label_selector=_this_node(),
-        )
-        .remote(endpoint, log, claim.tensor_parallel)
+    role = name.rpartition("-")[2]
+    url = f"http://127.0.0.1:{_port()}/{name}/v1"
+    application = Application(name, role, url, processes, guarded(name))
+    app = build_openai_app(
+        {
+            "llm_configs": [LLMConfig(**deployment(endpoint, claim, processes))],
+            "ingress_deployment_config": {
+                "ray_actor_options": {"num_cpus": 0},
+                "autoscaling_config": {"min_replicas": 1, "initial_replicas": 1, "max_replicas": claim.replicas},
+            },
+        }
     )
     try:
-        _wait_for_place(actor, claim, name.rpartition("-")[2])
-        return actor, ray.get(actor.url.remote())
-    except ray.exceptions.RayTaskError as error:
-        stop(actor)
-        raise error.cause from None
+        serve.run_many(
+            [serve.RunTarget(app, name, f"/{name}", logging_config={"enable_access_log": False})],
+            wait_for_ingress_deployment_creation=False,
+            wait_for_applications_running=False,
+        )
+        _wait(application, claim)
+        _first_answer(application, endpoint.model)
     except BaseException:
-        stop(actor)
+        stop(application)
         raise
+    return application
 
 
-def _wait_for_place(actor: Any, claim: Replicas, role: str) -> None:
-    try:
-        ray.get(actor.__ray_ready__.remote(), timeout=PLACEMENT_TIMEOUT_S)
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorUnschedulableError):
-        ray.kill(actor)
-        gpus = claim.gpus * claim.tensor_parallel
-        kind = f" of type {claim.accelerator_type}" if claim.accelerator_type else ""
-        raise StageError(
-            f"the vLLM server of the {role} found no place on this node in {PLACEMENT_TIMEOUT_S:g} s: it claims "
-            f"{claim.cpus:g} CPUs and {gpus:g} GPUs{kind}; lower resources.{role}.cpus, gpus or tensor_parallel, or "
-            "end what else holds them"
-        ) from None
+def stop(application: Application) -> None:
+    """End an application and its engines; also one that is gone already."""
+    from ray import serve
 
-
-def stop(server: Any) -> None:
-    """End a server that `start` started; also one whose actor is dead already."""
-    with suppress(ray.exceptions.RayError):
-        ray.get(server.stop.remote(), timeout=60)
-    ray.kill(server)
+    with suppress(ray.exceptions.RayError, RuntimeError):
+        serve.delete(application.name)
+    _end_guard(application.name)
+    ray.kill(application.beacon)
 
 
 @contextmanager
-def stopped_if_dead(servers: Mapping[str, Any]) -> Iterator[None]:
-    """Raise StageError in the main thread, with the end of the log, where one of these servers has ended.
+def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
+    """Raise StageError in the main thread, with the end of the log, where one of these has failed for good.
 
-    The mapping may change: a server that is taken out of it may end.
+    The mapping may change: an application that is taken out of it may end.
     """
+    down_since: dict[str, float] = {}
 
     def look() -> Exception | None:
-        for role, server in list(servers.items()):
-            error = _death(server, role)
-            if error is not None and servers.get(role) is server:
-                return error
+        for role, application in list(applications.items()):
+            running, message = _status(application)
+            if running:
+                down_since.pop(role, None)
+                continue
+            down_for = time.monotonic() - down_since.setdefault(role, time.monotonic())
+            if down_for > START_TIMEOUT_S and applications.get(role) is application:
+                return _broken(application, message)
         return None
 
     with watched(look, CHECK_S, "servers"):
         yield
 
 
-def _death(server: Any, role: str) -> Exception | None:
-    try:
-        ray.get(server.check.remote(), timeout=CHECK_S)
-    except ray.exceptions.RayTaskError as error:
-        return error.cause
-    except ray.exceptions.RayActorError as error:
-        return StageError(f"the vLLM server of the {role} is gone: {error}")
-    except ray.exceptions.GetTimeoutError:
-        pass  # busy: looked at again
-    return None
+def beside(applications: Mapping[str, Application]) -> dict[str, Any]:
+    """Ray options of a worker that must reach these: on a node where Serve listens, since that is on loopback only."""
+    if not applications:
+        return {}
+    from ray import serve
+
+    listening = sorted(node for node, status in serve.status().proxies.items() if str(status.value) == "HEALTHY")
+    return {"label_selector": {"ray.io/node-id": f"in({','.join(listening)})"}}
 
 
-def beside(servers: Mapping[str, Any]) -> dict[str, Any]:
-    """Ray options of a worker that must reach these servers: on this node, since they listen on loopback only."""
-    return {"label_selector": _this_node()} if servers else {}
+def guarded(name: str) -> Any:
+    """An actor that dies with this driver, upon which the application NAME is ended: Serve itself would keep it, and
+    its GPUs, for ever."""
+    beacon: Any = ray.remote(_Beacon).options(num_cpus=0).remote()
+    _end_guard(name)  # of a driver that is gone
+    guard: Any = ray.remote(_Guard)
+    guard.options(num_cpus=0, lifetime="detached", namespace=_NAMESPACE, name=f"guard-{name}").remote(name, beacon)
+    return beacon
 
 
-def _this_node() -> dict[str, str]:
-    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+def _end_guard(name: str) -> None:
+    with suppress(ValueError):
+        ray.kill(ray.get_actor(f"guard-{name}", namespace=_NAMESPACE))
 
 
-def _spawn(endpoint: Endpoint, log: Path, tensor_parallel: int) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command(endpoint, port, tensor_parallel),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
-    return process, f"http://127.0.0.1:{port}/v1"
+class _Beacon:
+    """Lives as long as the driver that made it."""
 
 
-def _die_with_parent() -> None:
-    # SIGTERM lets the API server take its engine process down with it.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+class _Guard:
+    """Ends an application once its driver's beacon is dead, and then itself."""
+
+    def __init__(self, name: str, beacon: Any) -> None:
+        self._name, self._beacon = name, beacon
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        from ray import serve
+
+        while True:
+            time.sleep(CHECK_S)
+            try:
+                ray.get(self._beacon.__ray_ready__.remote(), timeout=60)
+            except ray.exceptions.RayActorError:
+                break
+            except ray.exceptions.RayError:
+                continue
+        with suppress(ray.exceptions.RayError, RuntimeError):
+            serve.delete(self._name)
+        _end_guard(self._name)
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path, model: str) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            _request(f"{url}/models", None, timeout_s=5)
-            # An engine can fail at its first token only, after the server has said that it is up.
-            hello = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-            return _request(f"{url}/chat/completions", hello, timeout_s=START_TIMEOUT_S)
-        except urllib.error.HTTPError as error:
-            raise _broken(log, model, f"answers HTTP {error.code}: {error.read().decode(errors='replace')}") from None
-        except OSError:
-            time.sleep(0.3)
-    raise _broken(
-        log, model, "does not answer" if process.poll() is None else f"ended with status {process.returncode}"
+def _port() -> int:
+    """Where Serve listens on each of its nodes; started on loopback if the cluster has none yet."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client: Any = _get_global_client(raise_if_no_controller_running=False)
+    if client is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        quiet = {"enable_access_log": False}
+        options = {"host": "127.0.0.1", "port": port}
+        serve.start(proxy_location="EveryNode", http_options=options, logging_config=quiet)
+        client = _get_global_client()
+    return int(client.http_config.port)
+
+
+def _status(application: Application) -> tuple[bool, str]:
+    """(whether it runs, what Serve says of it)."""
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    status = serve.status().applications.get(application.name)
+    if status is None:
+        return False, "the application is gone"
+    said = [status.message, *(deployment.message for deployment in status.deployments.values())]
+    message = "\n".join(filter(None, said))
+    if status.status == ApplicationStatus.DEPLOY_FAILED:
+        raise _broken(application, message)
+    return status.status == ApplicationStatus.RUNNING, message
+
+
+def _wait(application: Application, claim: Replicas) -> None:
+    """Until the application runs. Raises StageError."""
+    began = time.monotonic()
+    running, message = False, ""
+    while not running:
+        waited = time.monotonic() - began
+        if waited > PLACEMENT_TIMEOUT_S and not _is_placed(application):
+            raise _no_place(application, claim)
+        if waited > START_TIMEOUT_S:
+            raise _broken(application, f"does not run after {START_TIMEOUT_S:g} s. {message}")
+        time.sleep(0.5)
+        running, message = _status(application)
+
+
+def _is_placed(application: Application) -> bool:
+    """Whether one of its engines has been started."""
+    storage = Storage.at(application.processes)
+    return any(name.endswith(".json") for name in storage.children(""))
+
+
+def _no_place(application: Application, claim: Replicas) -> StageError:
+    role, gpus, cpus = application.role, claim.gpus * claim.tensor_parallel, claim.cpus * claim.tensor_parallel
+    kind = f" of type {claim.accelerator_type}" if claim.accelerator_type else ""
+    return StageError(
+        f"the vLLM server of the {role} found no place in {PLACEMENT_TIMEOUT_S:g} s: it claims {cpus:g} CPUs and "
+        f"{gpus:g} GPUs{kind}; lower resources.{role}.cpus, gpus or tensor_parallel, or end what else holds them"
     )
 
 
-def _request(url: str, body: dict[str, Any] | None, timeout_s: float) -> None:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+def _broken(application: Application, message: str) -> StageError:
+    storage = Storage.at(application.processes)
+    entries = [storage.read_json(name) for name in storage.children("") if name.endswith(".json")]
+    entries = sorted((entry for entry in entries if entry["worker"]), key=lambda entry: entry["started"])
+    return StageError(
+        f"the vLLM server of the {application.role} cannot be used: {message}\n"
+        f"the end of its engine's log:\n{engines.last_lines(entries)}"
+    )
+
+
+def _first_answer(application: Application, model: str) -> None:
+    """An engine can fail at its first token only, after it has said that it is up. Raises StageError."""
+    hello = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    try:
+        _request(f"{application.url}/chat/completions", hello, timeout_s=START_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        said = error.read().decode(errors="replace")
+        raise _broken(application, f"it answers HTTP {error.code}: {said}") from None
+    except OSError as error:
+        raise _broken(application, f"{application.url} does not answer: {error}") from None
+
+
+def _request(url: str, body: dict[str, Any], timeout_s: float) -> None:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=timeout_s) as reply:
         reply.read()
-
-
-def _broken(log: Path, model: str, what: str) -> StageError:
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-    return StageError(f"the vLLM server of {model} {what}; the end of {log}:\n{tail}")
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=20)
-    try:
-        # The engine is a process of the server's session: what is left of it ends here.
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait(timeout=20)

@@ -107,7 +107,7 @@ def generate(
         detokenize_stage=False,
         accelerator_type=replicas.accelerator_type,
         placement_group_config={"bundle_per_worker": bundle},
-        runtime_env={"env_vars": _engine_environment(replicas, processes, model)},
+        runtime_env={"env_vars": engine_environment(replicas, processes, model)},
     )
     columns = rows.columns()
     if not columns:
@@ -205,7 +205,7 @@ def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     return answered
 
 
-def _engine_environment(replicas: Replicas, processes: str | None, model: str) -> dict[str, str]:
+def engine_environment(replicas: Replicas, processes: str | None, model: str) -> dict[str, str]:
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 import ray.data
 
-from tapir_ray.context import PROCESSES, Context
+from tapir_ray.context import Context
 from tapir_ray.kept import Kept
-from tapir_ray.llm.engines import stopped_if_dying
+from tapir_ray.llm.engines import PROCESSES, stopped_if_dying
 from tapir_ray.llm.groups import left_overs_removed
 from tapir_ray.records import ID, SCORED
 from tapir_ray.room import room, served, stays_beside

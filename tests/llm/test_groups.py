@@ -66,13 +66,17 @@ def test_what_engines_leave_behind_is_free_again_and_the_rest_stays(ray_local: N
     try:
         with left_overs_removed():
             theirs = other.stdout.readline().strip()
-            group = held(2.0)
+            group = held(1.5)
             maker = ray.remote(Engine).options(num_cpus=0).remote()
+            served = placement_group([{"CPU": 0.5}], lifetime="detached")
+            assert served.wait(30)
             assert {group.id.hex(), mine.id.hex(), ray.get(maker.make.remote())} == own_groups()
             assert theirs and theirs not in own_groups()
         assert own_groups() == {mine.id.hex()}
-        assert wait_for_cpus(everything - 1.0), "the actors in the groups have died, and their claims are free"
+        assert wait_for_cpus(everything - 1.5), "the actors in the groups have died, and their claims are free"
+        assert ray.util.placement_group_table()[served.id.hex()]["state"] == "CREATED"
         assert ray.util.placement_group_table()[theirs]["state"] == "CREATED"
     finally:
         other.communicate("")
         remove_placement_group(mine)
+        remove_placement_group(served)
