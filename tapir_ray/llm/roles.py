@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
@@ -70,7 +69,7 @@ class Roles:
         self._apart: list[str] = []
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
-        self._served = Served(config, run_id, uri_in(folder or tempfile.gettempdir(), PROCESSES))
+        self._served = Served(config, run_id, None if folder is None else uri_in(folder, PROCESSES))
         self._last_usage: dict[str, dict[str, float]] = {}
         for role, endpoint in self._endpoints.items():
             if endpoint.base_url == SIMULATOR and simulator_url is None:

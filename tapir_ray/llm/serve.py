@@ -47,10 +47,12 @@ class Application:
     name: str
     role: str
     url: str
-    processes: str
-    """The folder in which the processes of its engines are recorded (see `llm/watch.py`)."""
     beacon: Any
     """An actor that dies with this driver."""
+    processes: Storage | None
+    """The folder in which the processes of its engines are recorded (see `llm/watch.py`)."""
+    earlier: frozenset[str]
+    """Records of that folder that are not its own."""
 
 
 def check_model(model: str, key: str) -> None:
@@ -66,7 +68,7 @@ def check_model(model: str, key: str) -> None:
         raise InputError(f"{key} {model} has no tokenizer: save the tokenizer into the same folder")
 
 
-def deployment(endpoint: Endpoint, claim: Replicas, processes: str) -> dict[str, Any]:
+def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> dict[str, Any]:
     """The arguments of `ray.serve.llm.LLMConfig`; the endpoint's `engine_kwargs` win over what is derived here."""
     bundle, replica = {"CPU": claim.cpus}, {"num_cpus": 0.0}
     if claim.gpus and _computes_on_cpus():
@@ -107,18 +109,21 @@ def _computes_on_cpus() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str) -> Application:
+def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None = None) -> Application:
     """The application NAME, once it answers; `name` ends in `-ROLE`.
 
-    Raises StageError where its resources are not to be had in PLACEMENT_TIMEOUT_S, and where no replica starts, with
-    the end of the engine's log.
+    The processes of its engines are recorded in the folder `processes`, and end with their worker. Raises StageError
+    where its resources are not to be had in PLACEMENT_TIMEOUT_S, and where no replica starts, with the end of the
+    engine's log.
     """
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
 
     role = name.rpartition("-")[2]
     url = f"http://127.0.0.1:{_port()}/{name}/v1"
-    application = Application(name, role, url, processes, guarded(name))
+    storage = None if processes is None else Storage.at(processes)
+    earlier = frozenset() if storage is None else frozenset(storage.children(""))
+    application = Application(name, role, url, guarded(name), storage, earlier)
     app = build_openai_app(
         {
             "llm_configs": [LLMConfig(**deployment(endpoint, claim, processes))],
@@ -144,30 +149,33 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str) -> App
 
 def stop(application: Application) -> None:
     """End an application and its engines; also one that is gone already."""
-    from ray import serve
-
-    with suppress(ray.exceptions.RayError, RuntimeError):
-        serve.delete(application.name)
+    _delete(application.name)
     _end_guard(application.name)
     ray.kill(application.beacon)
 
 
 @contextmanager
 def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
-    """Raise StageError in the main thread, with the end of the log, where one of these has failed for good.
+    """Raise StageError in the main thread, with the end of the log, where one of these has failed for good: its engines
+    die at each start, or none has come in START_TIMEOUT_S.
 
     The mapping may change: an application that is taken out of it may end.
     """
-    down_since: dict[str, float] = {}
+    down: dict[str, tuple[float, int]] = {}
 
     def look() -> Exception | None:
         for role, application in list(applications.items()):
-            running, message = _status(application)
+            try:
+                running, message = _status(application)
+            except StageError as error:
+                return error
             if running:
-                down_since.pop(role, None)
+                down.pop(role, None)
                 continue
-            down_for = time.monotonic() - down_since.setdefault(role, time.monotonic())
-            if down_for > START_TIMEOUT_S and applications.get(role) is application:
+            starts = len(_entries(application))
+            since, before = down.setdefault(role, (time.monotonic(), starts))
+            lost = time.monotonic() - since > START_TIMEOUT_S or starts - before > engines.STARTS
+            if lost and applications.get(role) is application:
                 return _broken(application, message)
         return None
 
@@ -177,12 +185,15 @@ def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
 
 def beside(applications: Mapping[str, Application]) -> dict[str, Any]:
     """Ray options of a worker that must reach these: on a node where Serve listens, since that is on loopback only."""
-    if not applications:
-        return {}
+    return {"label_selector": {"ray.io/node-id": f"in({','.join(_listening())})"}} if applications else {}
+
+
+def _listening() -> list[str]:
+    """The nodes with CPUs on which Serve listens: those that hold a part of an application, and the head."""
     from ray import serve
 
-    listening = sorted(node for node, status in serve.status().proxies.items() if str(status.value) == "HEALTHY")
-    return {"label_selector": {"ray.io/node-id": f"in({','.join(listening)})"}}
+    able = {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
+    return sorted(node for node, status in serve.status().proxies.items() if status.value == "HEALTHY" and node in able)
 
 
 def guarded(name: str) -> Any:
@@ -193,6 +204,14 @@ def guarded(name: str) -> Any:
     guard: Any = ray.remote(_Guard)
     guard.options(num_cpus=0, lifetime="detached", namespace=_NAMESPACE, name=f"guard-{name}").remote(name, beacon)
     return beacon
+
+
+def _delete(name: str) -> None:
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    with suppress(ray.exceptions.RayError, RayServeException, RuntimeError):  # Serve is down, or does not know it
+        serve.delete(name)
 
 
 def _end_guard(name: str) -> None:
@@ -212,8 +231,6 @@ class _Guard:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        from ray import serve
-
         while True:
             time.sleep(CHECK_S)
             try:
@@ -222,8 +239,7 @@ class _Guard:
                 break
             except ray.exceptions.RayError:
                 continue
-        with suppress(ray.exceptions.RayError, RuntimeError):
-            serve.delete(self._name)
+        _delete(self._name)
         _end_guard(self._name)
 
 
@@ -263,7 +279,7 @@ def _wait(application: Application, claim: Replicas) -> None:
     """Until the application runs. Raises StageError."""
     began = time.monotonic()
     running, message = False, ""
-    while not running:
+    while not (running and _listening()):
         waited = time.monotonic() - began
         if waited > PLACEMENT_TIMEOUT_S and not _is_placed(application):
             raise _no_place(application, claim)
@@ -274,9 +290,21 @@ def _wait(application: Application, claim: Replicas) -> None:
 
 
 def _is_placed(application: Application) -> bool:
-    """Whether one of its engines has been started."""
-    storage = Storage.at(application.processes)
-    return any(name.endswith(".json") for name in storage.children(""))
+    """Whether one of its engines has been started; true where that is recorded nowhere."""
+    return application.processes is None or bool(_records(application))
+
+
+def _records(application: Application) -> list[str]:
+    if application.processes is None:
+        return []
+    names = application.processes.children("")
+    return [name for name in names if name.endswith(".json") and name not in application.earlier]
+
+
+def _entries(application: Application) -> list[dict[str, Any]]:
+    """What is recorded of the workers of its engines, in the order of their starts."""
+    entries = [application.processes.read_json(name) for name in _records(application) if application.processes]
+    return sorted((entry for entry in entries if entry["worker"]), key=lambda entry: entry["started"])
 
 
 def _no_place(application: Application, claim: Replicas) -> StageError:
@@ -289,12 +317,9 @@ def _no_place(application: Application, claim: Replicas) -> StageError:
 
 
 def _broken(application: Application, message: str) -> StageError:
-    storage = Storage.at(application.processes)
-    entries = [storage.read_json(name) for name in storage.children("") if name.endswith(".json")]
-    entries = sorted((entry for entry in entries if entry["worker"]), key=lambda entry: entry["started"])
     return StageError(
         f"the vLLM server of the {application.role} cannot be used: {message}\n"
-        f"the end of its engine's log:\n{engines.last_lines(entries)}"
+        f"the end of its engine's log:\n{engines.last_lines(_entries(application))}"
     )
 
 

@@ -21,8 +21,8 @@ from tapir_ray.storage import uri_in
 class Served:
     """One application for each such role; a judge that is the same as the teacher has none of its own."""
 
-    def __init__(self, config: Config, run_id: str, processes: str) -> None:
-        """`processes` is the folder in which the processes of the engines are recorded, by role."""
+    def __init__(self, config: Config, run_id: str, processes: str | None) -> None:
+        """`processes` is the folder in which the processes of the engines are recorded, by role; None for none."""
         self._config, self._run_id, self._processes = config, run_id, processes
         self._endpoints = {role: one for role, one in config.endpoints.items() if one.engine == "vllm"}
         self._applications: dict[str, serve.Application] = {}
@@ -40,7 +40,8 @@ class Served:
                 if role not in self._applications:
                     claim = getattr(self._config.resources, role)
                     name = f"{self._run_id}-{role}"
-                    self._applications[role] = serve.start(endpoint, claim, name, uri_in(self._processes, role))
+                    processes = None if self._processes is None else uri_in(self._processes, role)
+                    self._applications[role] = serve.start(endpoint, claim, name, processes)
 
     def stop(self) -> None:
         """End what is up."""
