@@ -5,19 +5,18 @@
     stop(application)
 
 Its replicas are placed on any nodes that have what they claim. Serve starts a dead one again, and requests wait for it.
-The application ends with the driver that started it, however that ends.
+The application ends with the driver that started it, however that ends (`llm/guard.py`).
 """
 
 from __future__ import annotations
 
 import json
 import socket
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import ray
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.interrupt import watched
-from tapir_ray.llm import engines
+from tapir_ray.llm import engines, guard
 from tapir_ray.llm.vllm import engine_environment
 from tapir_ray.models import local
 from tapir_ray.storage import Storage
@@ -37,7 +36,6 @@ PLACEMENT_TIMEOUT_S = 900.0
 START_TIMEOUT_S = 1800.0
 """Until the first answer, with the weights' way to their node; and how long an application may be without a replica."""
 CHECK_S = 5.0
-_NAMESPACE = "tapir"
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None 
     url = f"http://127.0.0.1:{_port()}/{name}/v1"
     storage = None if processes is None else Storage.at(processes)
     earlier = frozenset() if storage is None else frozenset(storage.children(""))
-    application = Application(name, role, url, guarded(name), storage, earlier)
+    application = Application(name, role, url, guard.guarded(name), storage, earlier)
     app = build_openai_app(
         {
             "llm_configs": [LLMConfig(**deployment(endpoint, claim, processes))],
@@ -149,8 +147,8 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None 
 
 def stop(application: Application) -> None:
     """End an application and its engines; also one that is gone already."""
-    _delete(application.name)
-    _end_guard(application.name)
+    guard.delete(application.name)
+    guard.end(application.name)
     ray.kill(application.beacon)
 
 
@@ -194,53 +192,6 @@ def _listening() -> list[str]:
 
     able = {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
     return sorted(node for node, status in serve.status().proxies.items() if status.value == "HEALTHY" and node in able)
-
-
-def guarded(name: str) -> Any:
-    """An actor that dies with this driver, upon which the application NAME is ended: Serve itself would keep it, and
-    its GPUs, for ever."""
-    beacon: Any = ray.remote(_Beacon).options(num_cpus=0).remote()
-    _end_guard(name)  # of a driver that is gone
-    guard: Any = ray.remote(_Guard)
-    guard.options(num_cpus=0, lifetime="detached", namespace=_NAMESPACE, name=f"guard-{name}").remote(name, beacon)
-    return beacon
-
-
-def _delete(name: str) -> None:
-    from ray import serve
-    from ray.serve.exceptions import RayServeException
-
-    with suppress(ray.exceptions.RayError, RayServeException, RuntimeError):  # Serve is down, or does not know it
-        serve.delete(name)
-
-
-def _end_guard(name: str) -> None:
-    with suppress(ValueError):
-        ray.kill(ray.get_actor(f"guard-{name}", namespace=_NAMESPACE))
-
-
-class _Beacon:
-    """Lives as long as the driver that made it."""
-
-
-class _Guard:
-    """Ends an application once its driver's beacon is dead, and then itself."""
-
-    def __init__(self, name: str, beacon: Any) -> None:
-        self._name, self._beacon = name, beacon
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            time.sleep(CHECK_S)
-            try:
-                ray.get(self._beacon.__ray_ready__.remote(), timeout=60)
-            except ray.exceptions.RayActorError:
-                break
-            except ray.exceptions.RayError:
-                continue
-        _delete(self._name)
-        _end_guard(self._name)
 
 
 def _port() -> int:

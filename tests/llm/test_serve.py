@@ -30,7 +30,7 @@ DRIVER = """
 import sys, time
 import ray
 from ray import serve
-from tapir_ray.llm.serve import guarded
+from tapir_ray.llm.guard import guarded
 
 class Application:
     pass
