@@ -29,6 +29,8 @@ CHECK_S = 2.0
 LOG_LINES, LINE_CHARACTERS = 20, 400
 CRASH, FRAME = "*** SIGABRT received", re.compile(r"\[0x[0-9a-f]+\]")
 """Where Ray begins its report of a worker that it ends, and a line of a native stack: long, and of no use here."""
+CAUSE, CAUSES = re.compile(r"ERROR .*\] (\w*(?:Error|Exception): .*)"), 3
+"""The line of vLLM's log that names an exception, and how many of them are shown."""
 ENGINE = "vLLMEngineStageUDF"
 """What Ray calls the worker that holds an engine."""
 
@@ -99,10 +101,20 @@ def _read(entry: dict[str, Any]) -> list[str]:
 
 
 def tail(path: str) -> list[str]:
-    """The last lines of a worker's log that say something; none where it cannot be read."""
+    """The last lines of a worker's log of errors that say something, after the first errors that its output names, as
+    vLLM logs the cause there; none where it cannot be read."""
+    errors, output = Path(path), Path(path).with_suffix(".out")
+    if not errors.exists():
+        # Where Ray keeps the logs of workers that have ended.
+        errors, output = (log.parent / "old" / log.name for log in (errors, output))
+    said = itertools.takewhile(lambda line: CRASH not in line, _lines(errors))
+    causes = [found[1] for line in _lines(output) if (found := CAUSE.search(line))]
+    last = [line for line in said if line.strip() and not FRAME.search(line)][-LOG_LINES:]
+    return [line[:LINE_CHARACTERS] for line in [*list(dict.fromkeys(causes))[:CAUSES], *last]]
+
+
+def _lines(log: Path) -> list[str]:
     try:
-        lines = Path(path).read_text(errors="replace").splitlines()
+        return log.read_text(errors="replace").splitlines()
     except OSError:
         return []
-    said = itertools.takewhile(lambda line: CRASH not in line, lines)
-    return [line[:LINE_CHARACTERS] for line in said if line.strip() and not FRAME.search(line)][-LOG_LINES:]

@@ -62,3 +62,15 @@ def test_nothing_is_interrupted_that_does_not_wait_for_it() -> None:
     interrupt(StageError("too late"))
     with interruptible():
         time.sleep(0.01)
+
+
+def test_the_cause_in_the_output_comes_first_also_from_where_ray_moves_logs(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/worker.err").write_text("Engine core initialization failed. See root cause above.\n")
+    line = "(Worker pid=7) ERROR 11-22 08:17:32 [multiproc_executor.py:944] "
+    shape = "RuntimeError: start (0) + length (96) exceeds dimension size (64)."
+    (tmp_path / "old/worker.out").write_text(
+        f"{line}Traceback\n" + f"{line}{shape}\n" * 2 + f"{line}Exception: later\n"
+    )
+    shown = [shape, "Exception: later", "Engine core initialization failed. See root cause above."]
+    assert tail(str(tmp_path / "worker.err")) == shown

@@ -109,7 +109,8 @@ def test_a_model_that_does_not_load_shows_the_end_of_its_log(served: None, tmp_p
     given = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**given, "intermediate_size": 96}))
     endpoint = Endpoint(engine="vllm", model=str(folder), engine_kwargs=ENGINE, max_model_len=64)
-    with pytest.raises(StageError, match=r"(?s)server of the teacher cannot be used.*its engine's log:.*Error"):
+    shown = r"(?s)server of the teacher cannot be used.*its engine's log:\nRuntimeError: start .*64"
+    with pytest.raises(StageError, match=shown):
         serve.start(endpoint, Replicas(cpus=1), "broken-teacher", str(tmp_path / "processes"))
     assert "broken-teacher" not in applications()
 
