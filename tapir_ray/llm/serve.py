@@ -115,22 +115,13 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None 
     engine's log.
     """
     from ray import serve
-    from ray.serve.llm import LLMConfig, build_openai_app
 
     role = name.rpartition("-")[2]
+    app = _app(endpoint, claim, role, processes)
     url = f"http://127.0.0.1:{_port()}/{name}/v1"
     storage = None if processes is None else Storage.at(processes)
     earlier = frozenset() if storage is None else frozenset(storage.children(""))
     application = Application(name, role, url, guard.guarded(name), storage, earlier)
-    app = build_openai_app(
-        {
-            "llm_configs": [LLMConfig(**deployment(endpoint, claim, processes))],
-            "ingress_deployment_config": {
-                "ray_actor_options": {"num_cpus": 0},
-                "autoscaling_config": {"min_replicas": 1, "initial_replicas": 1, "max_replicas": claim.replicas},
-            },
-        }
-    )
     try:
         serve.run_many(
             [serve.RunTarget(app, name, f"/{name}", logging_config={"enable_access_log": False})],
@@ -143,6 +134,26 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None 
         stop(application)
         raise
     return application
+
+
+def _app(endpoint: Endpoint, claim: Replicas, role: str, processes: str | None) -> Any:
+    """What Serve deploys. Raises StageError where the engine does not know an argument."""
+    from ray.serve.llm import LLMConfig, build_openai_app
+
+    try:
+        return build_openai_app(
+            {
+                "llm_configs": [LLMConfig(**deployment(endpoint, claim, processes))],
+                "ingress_deployment_config": {
+                    "ray_actor_options": {"num_cpus": 0},
+                    "autoscaling_config": {"min_replicas": 1, "initial_replicas": 1, "max_replicas": claim.replicas},
+                },
+            }
+        )
+    except ValueError as error:
+        raise StageError(
+            f"the vLLM server of the {role} cannot be made: {error}; correct {role}.engine_kwargs or resources.{role}"
+        ) from error
 
 
 def stop(application: Application) -> None:

@@ -103,6 +103,15 @@ class Holder:
 
 
 @pytest.mark.slow
+def test_an_argument_that_the_engine_does_not_know_is_named(ray_local: None, tmp_path: Path) -> None:
+    create_student(CREATE, ["a word"] * 4, str(tmp_path / "m"), None, 0)
+    endpoint = Endpoint(engine="vllm", model=str(tmp_path / "m"), engine_kwargs={"dtyp": "float32"})
+    with pytest.raises(StageError, match=r"Unknown engine argument: dtyp.*correct teacher\.engine_kwargs"):
+        serve.start(endpoint, Replicas(cpus=1), "wrong-teacher")
+    assert not guards()
+
+
+@pytest.mark.slow
 def test_a_model_that_does_not_load_shows_the_end_of_its_log(served: None, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     create_student(CREATE, ["a word"] * 4, str(folder), None, 0)
