@@ -4,7 +4,7 @@
     application.url                                      # on loopback, on each node that holds a part of it
     stop(application)
 
-Its replicas are placed on any nodes that have what they claim. Serve starts a dead one again, and requests wait for it.
+Its replicas are placed on any nodes that have what they claim; to start a dead one again is left to Serve.
 The application ends with the driver that started it, however that ends (`llm/guard.py`).
 """
 
