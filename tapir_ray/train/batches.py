@@ -27,7 +27,7 @@ EMPTY: Packed = {
     "labels": np.full(1, IGNORED),
     "position_ids": np.zeros(1, np.int64),
 }
-"""Fills the last global batch: one token that is in no loss."""
+"""Stands in the last global batch for a forward pass without sequences: one token that is in no loss."""
 
 
 class PackedReader:
@@ -58,6 +58,10 @@ class PackedReader:
             self._at = at
         return self._rows[index - first]
 
+    def take(self, indices: Sequence[int]) -> list[Packed]:
+        """Those of these sequences that there are, or EMPTY alone, so that a forward pass has something to compute."""
+        return [self[index] for index in indices if index < self.sequences] or [EMPTY]
+
     def pair_ids(self, indices: Sequence[int]) -> list[str]:
         """Ids of the pairs in these sequences, in their order; none for an index beyond the last."""
         found: list[str] = []
@@ -84,10 +88,10 @@ class PackedReader:
 def micro_batches(
     reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
 ) -> Iterator[list[Packed]]:
-    """This rank's share of global batch `step` in lists of `micro`; beyond the last sequence come empty ones."""
+    """This rank's share of global batch `step` in lists of up to `micro`: as many lists for every rank and step."""
     indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
     for start in range(0, len(indices), micro):
-        yield [reader[i] if i < reader.sequences else EMPTY for i in indices[start : start + micro]]
+        yield reader.take(indices[start : start + micro])
 
 
 def micro_batch_size(train: Train, world: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tapir_ray.config import Train
-from tapir_ray.train.batches import EMPTY, Packed, PackedReader, collate, micro_batch_size
+from tapir_ray.train.batches import Packed, PackedReader, collate, micro_batch_size
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.loss import response_loss
 
@@ -26,7 +26,7 @@ def holdout_loss(engine: Any, device: Any, reader: PackedReader, train: Train) -
     micro = micro_batch_size(train, world)
     together = world * micro
     parts = (
-        [reader[index] if index < reader.sequences else EMPTY for index in range(first, first + together, world)]
+        reader.take(range(first, first + together, world))
         for first in range(rank, math.ceil(reader.sequences / together) * together, together)
     )
     return mean_loss(engine, device, parts, train)
