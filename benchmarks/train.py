@@ -3,16 +3,16 @@
     python benchmarks/train.py [--quick] [--data ../shared/data/seeds/alpaca_9k.jsonl] [--rows N] [--rounds N]
 
 A Llama of 17M parameters made from its config, float32, sequences of 512, Alpaca's lengths, loss on responses alone:
-the same token ids for all. Each round runs every contender in turn; a rate is the median of the rounds.
+the same token ids for all. Each round runs every contender in turn, those that are compared beside each other, since a
+machine's speed drifts; a ratio is the median of the rounds' ratios, a rate that of the rounds' rates.
 - `ours_2`, `ours_1`: `train_student` with 2 workers (ZeRO-2) and with 1
 - `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), its settings but for `packing`
 - `trl_default`: its settings (no packing, 8 pairs a process, padded)
 - `trl_tuned`: packing, and without what of its settings only costs time here: gradient checkpointing
 - `bare`: one process, `model(**batch).loss.backward()` over our packed sequences, nothing else
 TRL trains in float32 as all do, not in its bfloat16. Micro-batches are the fastest for each: 2 packed sequences for us,
-1 for TRL and the bare loop. A rate
-counts from the end of the first optimizer step to the end of the last; start-up (`startup_s`) is apart. Needs the
-extra `bench`. Writes benchmarks/results/train.json.
+1 for TRL and the bare loop. A rate counts from the end of the first optimizer step to the end of the last; start-up
+(`startup_s`) is apart. Needs the extra `bench`. Writes benchmarks/results/train.json.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ FS = pafs.LocalFileSystem()
 MODEL = CreateModel(hidden_size=384, intermediate_size=1536, layers=6, heads=6, vocab_size=8000, max_length=512)
 TRAIN = Train(sequence_length=512, global_batch=8, micro_batch=2, precision="float32", zero_stage=2)
 RATE = 3e-4
+COMPARED = {
+    "ours_against_trl_packed": ("ours_2", "trl_packed"),
+    "ours_against_trl_default": ("ours_2", "trl_default"),
+    "ours_against_trl_tuned": ("ours_2", "trl_tuned"),
+    "ours_1_worker_against_bare_loop": ("ours_1", "bare"),
+}
 
 
 @dataclass(frozen=True)
@@ -88,14 +94,13 @@ def main() -> int:
     try:
         with local_ray(folder):
             material = prepared(folder, options.data, options.rows)
-            ours = {f"ours_{n}": functools.partial(by_us, material, n) for n in (2, 1)}
             contenders = {
-                **ours,
-                **{
-                    name: functools.partial(by_trl, material, name)
-                    for name in ("trl_packed", "trl_default", "trl_tuned")
-                },
                 "bare": functools.partial(by_bare_loop, material),
+                "ours_1": functools.partial(by_us, material, 1),
+                "trl_packed": functools.partial(by_trl, material, "trl_packed"),
+                "ours_2": functools.partial(by_us, material, 2),
+                "trl_tuned": functools.partial(by_trl, material, "trl_tuned"),
+                "trl_default": functools.partial(by_trl, material, "trl_default"),
             }
             rounds: dict[str, list[Measured]] = {name: [] for name in contenders}
             for number in range(options.rounds):
@@ -210,21 +215,21 @@ def phases_of(material: Material) -> dict[str, float]:
 
 
 def report(material: Material, rounds: dict[str, list[Measured]], phases: dict[str, float], quick: bool) -> None:
-    median = {name: statistics.median(m.tokens_per_second for m in all_) for name, all_ in rounds.items()}
-    ratios = {
-        "ours_against_trl_packed": median["ours_2"] / median["trl_packed"],
-        "ours_against_trl_default": median["ours_2"] / median["trl_default"],
-        "ours_against_trl_tuned": median["ours_2"] / median["trl_tuned"],
-        "ours_1_worker_against_bare_loop": median["ours_1"] / median["bare"],
+    rates = {name: [m.tokens_per_second for m in all_] for name, all_ in rounds.items()}
+    by_round = {
+        name: [ours / theirs for ours, theirs in zip(rates[us], rates[them], strict=True)]
+        for name, (us, them) in COMPARED.items()
     }
+    ratios = {name: statistics.median(values) for name, values in by_round.items()}
     figures = {
         "quick": quick,
         "parameters": material.parameters,
         "pairs": material.pairs,
         "sequences": material.sequences,
         "share_of_the_packed_sequences_filled": round(material.filled, 3),
-        "tokens_per_second": {name: round(value, 1) for name, value in median.items()},
-        "rounds": {name: [round(m.tokens_per_second, 1) for m in all_] for name, all_ in rounds.items()},
+        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+        "ratios_by_round": {name: [round(value, 3) for value in values] for name, values in by_round.items()},
         "startup_s": {name: round(statistics.median(m.startup_s for m in all_), 1) for name, all_ in rounds.items()},
         "our_time_by_phase": {name: round(share, 3) for name, share in phases.items()},
     }

@@ -11,7 +11,6 @@ The application ends with the driver that started it, however that ends (`llm/gu
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -26,7 +25,7 @@ import ray
 from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.interrupt import watched
-from tapir_ray.llm import engines, guard
+from tapir_ray.llm import engines, guard, proxies
 from tapir_ray.llm.vllm import engine_environment
 from tapir_ray.models import local
 from tapir_ray.storage import Storage
@@ -118,7 +117,7 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None 
 
     role = name.rpartition("-")[2]
     app = _app(endpoint, claim, role, processes)
-    url = f"http://127.0.0.1:{_port()}/{name}/v1"
+    url = f"http://127.0.0.1:{proxies.port()}/{name}/v1"
     storage = None if processes is None else Storage.at(processes)
     earlier = frozenset() if storage is None else frozenset(storage.children(""))
     application = Application(name, role, url, guard.guarded(name), storage, earlier)
@@ -192,36 +191,6 @@ def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
         yield
 
 
-def beside(applications: Mapping[str, Application]) -> dict[str, Any]:
-    """Ray options of a worker that must reach these: on a node where Serve listens, since that is on loopback only."""
-    return {"label_selector": {"ray.io/node-id": f"in({','.join(_listening())})"}} if applications else {}
-
-
-def _listening() -> list[str]:
-    """The nodes with CPUs on which Serve listens: those that hold a part of an application, and the head."""
-    from ray import serve
-
-    able = {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
-    return sorted(node for node, status in serve.status().proxies.items() if status.value == "HEALTHY" and node in able)
-
-
-def _port() -> int:
-    """Where Serve listens on each of its nodes; started on loopback if the cluster has none yet."""
-    from ray import serve
-    from ray.serve.context import _get_global_client
-
-    client: Any = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        quiet = {"enable_access_log": False}
-        options = {"host": "127.0.0.1", "port": port}
-        serve.start(proxy_location="EveryNode", http_options=options, logging_config=quiet)
-        client = _get_global_client()
-    return int(client.http_config.port)
-
-
 def _status(application: Application) -> tuple[bool, str]:
     """(whether it runs, what Serve says of it)."""
     from ray import serve
@@ -241,7 +210,7 @@ def _wait(application: Application, claim: Replicas) -> None:
     """Until the application runs. Raises StageError."""
     began = time.monotonic()
     running, message = False, ""
-    while not (running and _listening()):
+    while not (running and proxies.listening()):
         waited = time.monotonic() - began
         if waited > PLACEMENT_TIMEOUT_S and not _is_placed(application):
             raise _no_place(application, claim)

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from tapir_ray.config import Config
-from tapir_ray.llm import serve
+from tapir_ray.llm import proxies, serve
 from tapir_ray.room import room, stays_beside
 from tapir_ray.storage import uri_in
 
@@ -60,7 +60,7 @@ class Served:
 
     def beside(self) -> dict[str, Any]:
         """Ray options of a worker that must reach them."""
-        return serve.beside(self._applications)
+        return proxies.beside(self._applications)
 
     def watched(self) -> AbstractContextManager[None]:
         """Raises StageError in the main thread where one has failed for good."""

@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import ray
 from ray import serve as ray_serve
@@ -140,6 +142,45 @@ def test_an_application_ends_with_its_killed_driver(served: None) -> None:
     while (applications() or guards()) and time.monotonic() < deadline:
         time.sleep(1)
     assert not applications() and not guards()
+
+
+@pytest.mark.slow
+def test_requests_wait_while_a_dead_replica_is_replaced(served: None, tmp_path: Path) -> None:
+    folder = str(tmp_path / "m")
+    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
+    settings = {
+        "engine": "vllm",
+        "model": folder,
+        "max_model_len": 256,
+        "sampling": {"max_tokens": 8, "temperature": 0.0},
+        "engine_kwargs": ENGINE,
+    }
+    rows = dataset([instruction(f"{number} plus two?") for number in range(6)], records.INSTRUCTIONS)
+    config = config_for("", teacher={**settings, "base_url": None})
+    with opened(config) as roles:
+        before = respond(rows, config, roles, {}, schema=records.INSTRUCTIONS).take_all()
+        replicas = engine_workers()
+        for pid in replicas:
+            os.kill(pid, signal.SIGKILL)
+        after = respond(rows, config, roles, {}, schema=records.INSTRUCTIONS).take_all()
+        assert roles.usage()["teacher"]["requests"] >= 12
+        assert replicas and not replicas & engine_workers()
+    assert sorted(map(answer, before)) == sorted(map(answer, after))
+    assert len(before) == 6 and {row["status"] for row in before} == {"ok"}
+
+
+def answer(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["instruction_id"], row["status"], row["response"]
+
+
+def engine_workers() -> set[int]:
+    """Process ids of the replicas that hold an engine."""
+    titles = {process.pid: " ".join(process.cmdline()) for process in psutil.process_iter() if alive(process)}
+    return {pid for pid, title in titles.items() if "ServeReplica" in title and "LLMServer" in title}
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow
