@@ -1,0 +1,145 @@
+"""Writes docs/benchmarks.md from benchmarks/results/*.json: what was measured, on what, and what was aimed at.
+
+python benchmarks/page.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results"
+
+HEAD = """# What was measured
+
+Written by `python benchmarks/page.py` from the files in `benchmarks/results/`, which the scripts of the same names
+write. A ratio compares two things on the same machine in the same run; speeds in tokens or rows a second say how fast
+that machine was, and nothing else.
+"""
+
+TITLES = {
+    "train": "Training",
+    "memory": "Memory of training",
+    "infer": "The student's answers",
+    "classify": "Classification",
+    "classifier": "The task classifier",
+    "loop": "The demo's wall time",
+    "requests": "Requests to a teacher or judge",
+    "pilot": "What `tapir check --pilot` foretells",
+    "demo_gain": "What the demo's student gains",
+}
+AIMS = {
+    "train.ours_against_trl_packed": ("tokens/s of 2 workers, ZeRO-2, against TRL with packing", "at least 1.25"),
+    "train.ours_against_trl_default": ("the same against TRL's defaults (padded)", "at least 1.5"),
+    "train.ours_against_trl_tuned": ("the same against TRL with packing and without gradient checkpointing", ""),
+    "train.ours_1_worker_against_bare_loop": ("tokens/s of 1 worker against a bare PyTorch loop", "at least 0.95"),
+    "memory.whole_against_chunked_logits": ("peak with all logits at once against ours, largest model and length", ""),
+    "memory.loading_zero_3_against_zero_2": ("peak of a worker while it loads, ZeRO-3 against ZeRO-2", ""),
+    "memory.training_zero_3_against_zero_2": ("peak of a worker while it trains, ZeRO-3 against ZeRO-2", ""),
+    "infer.stage_against_llm_chat_0.4M": ("tokens/s of the student stage against `vllm.LLM.chat`, 0.4M parameters", ""),
+    "infer.stage_against_llm_chat_30M": ("the same, 30M parameters", ""),
+    "infer.stage_against_llm_chat_105M": ("the same, 105M parameters", "at least 0.95"),
+    "infer.answering_and_judging_against_the_longer": (
+        "seconds of answering and judging as one pipeline against the longer of the two alone",
+        "at most 1.15",
+    ),
+    "classify.stage_against_pipeline_2M": (
+        "rows/s against `transformers.pipeline` at its best, 2M parameters",
+        "at least 2.3",
+    ),
+    "classify.stage_against_pipeline_14M": ("the same, 14M parameters", "at least 1.9"),
+    "loop.startup_share": ("share of the wall time in which engines, workers and Ray start", "below 0.5"),
+    "loop.share_with_all_first_rows": ("the same with the wait for the first rows of every other stage", ""),
+}
+"""What a ratio says, and its aim; of a ratio that is not here its name says it."""
+
+
+def main() -> None:
+    PAGE.write_text(page(json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))))
+
+
+def page(results: Iterable[Mapping[str, Any]]) -> str:
+    """The page of these results, those that TITLES names in its order."""
+    found = {result["benchmark"]: result for result in results}
+    return "\n".join([HEAD, *(section(found[name]) for name in TITLES if name in found)])
+
+
+def section(result: Mapping[str, Any]) -> str:
+    """A result's title, its ratios and, where there are some, its tables of figures."""
+    name = result["benchmark"]
+    versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
+    rows = []
+    for key, value in result["ratios"].items():
+        what, aim = AIMS.get(f"{name}.{key}", (key.replace("_", " "), ""))
+        rows.append((what, f"{value:.3f}", aim))
+    parts = [
+        f"## {TITLES[name]}\n",
+        f"`python benchmarks/{name}.py`, {result['date']}, on {result['machine']}: {versions}.\n",
+        table(("ratio", "measured", "aim"), rows),
+        *(FIGURES[name](result["figures"]) if name in FIGURES else ()),
+    ]
+    return "\n".join(parts)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table, with an empty line after it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def of_training(figures: Mapping[str, Any]) -> list[str]:
+    rates, startups = figures["tokens_per_second"], figures["startup_s"]
+    rows = [
+        (f"`{name}`", rates[name], ", ".join(f"{rate:.0f}" for rate in figures["rounds"][name]), startups[name])
+        for name in rates
+    ]
+    shares = ", ".join(f"{part} {share:.0%}" for part, share in figures["our_time_by_phase"].items())
+    return [
+        f"A Llama of {figures['parameters'] / 1e6:.0f}M parameters, {figures['pairs']} Alpaca pairs in "
+        f"{figures['sequences']} sequences of 512 ({figures['share_of_the_packed_sequences_filled']:.0%} filled), "
+        "float32:\n",
+        table(("contender", "tokens/s", "by round", "start-up (s)"), rows),
+        f"Where the time of a worker goes (2 workers): {shares}.\n",
+    ]
+
+
+def of_answers(figures: Mapping[str, Any]) -> list[str]:
+    sizes = {size: found for size, found in figures.items() if isinstance(found, dict) and "tokens_per_second" in found}
+    rows = [
+        (
+            size,
+            *found["tokens_per_second"].values(),
+            *(min(found["engine_start_seconds"][name]) for name in ("stage", "llm_chat")),
+        )
+        for size, found in sizes.items()
+    ]
+    header = ("parameters", "stage (tokens/s)", "`LLM.chat`", "stage's engine start (s)", "`LLM`'s start (s)")
+    return [f"{figures['new_tokens']} new tokens a prompt, the shortest start of the rounds:\n", table(header, rows)]
+
+
+def of_memory(figures: Mapping[str, Any]) -> list[str]:
+    rows = [(case, found["loading"], found["training"]) for case, found in figures["peak_mib"].items()]
+    return [
+        f"Peak private memory of a worker of {figures['workers']} in MiB, vocabulary {figures['vocabulary']}, "
+        "float32:\n",
+        table(("model, sequence, ZeRO stage, loss", "loading", "training"), rows),
+    ]
+
+
+def of_loop(figures: Mapping[str, Any]) -> list[str]:
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in figures["stage_seconds"].items())
+    starts = ", ".join(
+        f"{name.replace('_', ' ')} {seconds:.0f}" for name, seconds in figures["startup_seconds"].items()
+    )
+    return [f"{figures['wall_seconds']:.0f} seconds: {stages}. Of these, start-up: {starts}.\n"]
+
+
+FIGURES = {"train": of_training, "infer": of_answers, "memory": of_memory, "loop": of_loop}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The page of figures says what the result files say."""
+
+from __future__ import annotations
+
+import json
+
+from tests.benchmarks.scripts import script
+
+page = script("page")
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    results = [json.loads(file.read_text()) for file in sorted(page.RESULTS.glob("*.json"))]
+    assert page.PAGE.read_text() == page.page(results), "run: python benchmarks/page.py"
+
+
+def test_a_ratio_without_words_of_its_own_is_named() -> None:
+    result = {
+        "benchmark": "pilot",
+        "ratios": {"used_against_estimated": 0.98765},
+        "figures": {},
+        "versions": {"ray": "2"},
+        "machine": "two cores",
+        "date": "2026-01-02",
+    }
+    text = page.page([result, {**result, "benchmark": "unknown"}])
+    assert "| used against estimated | 0.988 |  |" in text and "2026-01-02, on two cores: ray 2." in text
+    assert "unknown" not in text
