@@ -30,8 +30,8 @@ from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_stop_tok
 TOO_LONG = "prompt_too_long"
 IN_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """The model in the engine's own process, as on a GPU. On CPUs vLLM starts one more, to choose the threads and bind
-them to cores: that takes seconds, a core is left to the engine, and all replicas of a node are bound to the same cores.
-Here the threads are as many as the CPUs claimed. By its path, since vLLM puts another in the place of the name `uni`."""
+them to cores: that takes seconds, leaves a core to the engine, and binds all replicas of a node to the same cores. Here
+the threads are as many as the CPUs claimed. By its path, since vLLM puts another in the place of the name `uni`."""
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tapir_ray.train.checkpoint import HOLDOUT_LOSS, STEPS
 from tapir_ray.train.divergence import what_is_left
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
+from tapir_ray.train.mailbox import Mailbox
 from tapir_ray.train.work import Work
 
 POLL_S = 0.5
@@ -58,22 +59,6 @@ class TrainResult:
     """From the call to the first step that it took; where workers were replaced, the first of the last ones."""
     checkpoint: str
     """The HF folder."""
-
-
-class Mailbox:
-    """Holds what rank 0 says until the driver asks for it."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-
-    def put(self, message: dict[str, Any]) -> None:
-        """Keep a message."""
-        self.messages.append(message)
-
-    def take(self) -> list[dict[str, Any]]:
-        """Messages since the last call."""
-        messages, self.messages = self.messages, []
-        return messages
 
 
 def train_student(
