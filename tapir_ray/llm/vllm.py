@@ -28,10 +28,6 @@ from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_stop_token_ids, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
-IN_ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""The model in the engine's own process, as on a GPU. On CPUs vLLM starts one more, to choose the threads and bind
-them to cores: that takes seconds, leaves a core to the engine, and binds all replicas of a node to the same cores. Here
-the threads are as many as the CPUs claimed. By its path, since vLLM puts another in the place of the name `uni`."""
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
@@ -73,8 +69,6 @@ def engine_arguments(student: Student, replicas: Replicas) -> dict[str, Any]:
     }
     if replicas.gpus == 0:
         arguments["enforce_eager"] = True
-        if replicas.tensor_parallel == 1:
-            arguments["distributed_executor_backend"] = IN_ONE_PROCESS
     return {**arguments, **student.engine_kwargs}
 
 
@@ -215,7 +209,6 @@ def engine_environment(replicas: Replicas, processes: str | None, model: str) ->
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
-        environment["OMP_NUM_THREADS"] = str(max(1, int(replicas.cpus)))
     if is_remote(model):
         environment |= {MODEL: model, FOLDER: str(folder())}
     if processes is not None:

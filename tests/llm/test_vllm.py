@@ -14,14 +14,7 @@ import ray.data
 
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.kept import Kept
-from tapir_ray.llm.vllm import (
-    IN_ONE_PROCESS,
-    _collect,
-    engine_arguments,
-    engine_environment,
-    generate,
-    tokenised,
-)
+from tapir_ray.llm.vllm import _collect, generate, tokenised
 from tapir_ray.records import ID, SCORED, conform
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
@@ -56,18 +49,6 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert row["max_tokens"] == row["sampling_params"]["max_tokens"] == min(50, 64 - len(row["tokenized_prompt"]))
     kept = answered(row)
     assert (kept["status"], kept["student_response"], kept["finish_reason"]) == ("ok", "four", "stop")
-
-
-def test_on_cpus_the_model_is_in_the_engines_process_with_the_threads_it_claims() -> None:
-    backend, student = "distributed_executor_backend", Student(model="owner/m")
-    assert engine_arguments(student, Replicas(cpus=3))[backend] == IN_ONE_PROCESS
-    assert engine_environment(Replicas(cpus=3), None, "owner/m")["OMP_NUM_THREADS"] == "3"
-    assert engine_environment(Replicas(cpus=0.5), None, "owner/m")["OMP_NUM_THREADS"] == "1"
-    for other in (Replicas(gpus=1), Replicas(tensor_parallel=2)):
-        assert backend not in engine_arguments(student, other)
-    assert "OMP_NUM_THREADS" not in engine_environment(Replicas(gpus=1), None, "owner/m")
-    asked = Student(model="owner/m", engine_kwargs={backend: "mp"})
-    assert engine_arguments(asked, Replicas())[backend] == "mp"
 
 
 def test_an_answer_ends_where_the_configured_template_ends_it(model: str, tmp_path: Path) -> None:
