@@ -156,7 +156,7 @@ def by_engine(job: Job, model: str, device: str, texts: list[str]) -> dict[str, 
     if device == "cuda":
         wait_for_memory(0.9)
     called = time.time()
-    llm = LLM(model=model, **student_stage.engine_arguments(job.student(model), replicas(device)))
+    llm = LLM(model=model, **student_stage.engine_arguments(model, job.student(model), replicas(device)))
     began = time.time()
     sampling = SamplingParams(temperature=0.0, max_tokens=job.new_tokens, seed=0)
     outputs = llm.chat([[user(text)] for text in texts], sampling, use_tqdm=False)

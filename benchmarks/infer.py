@@ -174,7 +174,7 @@ def by_engine(model: str, texts: list[str]) -> dict[str, Any]:
     # Its import is a part of the start, as it is of ours.
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=model, **student_stage.engine_arguments(student_of(model), replicas()))
+    llm = LLM(model=model, **student_stage.engine_arguments(model, student_of(model), replicas()))
     began = time.time()
     sampling = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, seed=0)
     outputs = llm.chat([[user(text)] for text in texts], sampling, use_tqdm=False)

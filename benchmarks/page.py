@@ -31,6 +31,7 @@ TITLES = {
     "requests": "Requests to a teacher or judge",
     "pilot": "What `tapir check --pilot` foretells",
     "demo_gain": "What the demo's student gains",
+    "gpu": "On a GPU",
 }
 AIMS = {
     "train.ours_against_trl_packed": ("tokens/s of 2 workers, ZeRO-2, against TRL with packing", "at least 1.25"),
@@ -39,6 +40,7 @@ AIMS = {
     "train.ours_1_worker_against_bare_loop": ("tokens/s of 1 worker against a bare PyTorch loop", "at least 0.95"),
     "memory.whole_against_chunked_logits": ("peak with all logits at once against ours, largest model and length", ""),
     "memory.loading_zero_3_against_zero_2": ("peak of a worker while it loads, ZeRO-3 against ZeRO-2", ""),
+    "memory.weights_zero_3_against_zero_2": ("memory of a worker's weights once loaded, ZeRO-3 against ZeRO-2", ""),
     "memory.training_zero_3_against_zero_2": ("peak of a worker while it trains, ZeRO-3 against ZeRO-2", ""),
     "infer.stage_against_llm_chat_0.4M": ("tokens/s of the student stage against `vllm.LLM.chat`, 0.4M parameters", ""),
     "infer.stage_against_llm_chat_30M": ("the same, 30M parameters", ""),
@@ -97,12 +99,17 @@ def of_training(figures: Mapping[str, Any]) -> list[str]:
         (f"`{name}`", rates[name], ", ".join(f"{rate:.0f}" for rate in figures["rounds"][name]), startups[name])
         for name in rates
     ]
+    by_round = {
+        AIMS[f"train.{name}"][0]: ", ".join(f"{value:.2f}" for value in values)
+        for name, values in figures.get("ratios_by_round", {}).items()
+    }
     shares = ", ".join(f"{part} {share:.0%}" for part, share in figures["our_time_by_phase"].items())
     return [
         f"A Llama of {figures['parameters'] / 1e6:.0f}M parameters, {figures['pairs']} Alpaca pairs in "
         f"{figures['sequences']} sequences of 512 ({figures['share_of_the_packed_sequences_filled']:.0%} filled), "
         "float32:\n",
         table(("contender", "tokens/s", "by round", "start-up (s)"), rows),
+        *([table(("ratio", "by round"), by_round.items())] if by_round else ()),
         f"Where the time of a worker goes (2 workers): {shares}.\n",
     ]
 
@@ -122,11 +129,12 @@ def of_answers(figures: Mapping[str, Any]) -> list[str]:
 
 
 def of_memory(figures: Mapping[str, Any]) -> list[str]:
-    rows = [(case, found["loading"], found["training"]) for case, found in figures["peak_mib"].items()]
+    phases = list(next(iter(figures["peak_mib"].values())))
+    rows = [(case, *(found[phase] for phase in phases)) for case, found in figures["peak_mib"].items()]
     return [
         f"Peak private memory of a worker of {figures['workers']} in MiB, vocabulary {figures['vocabulary']}, "
         "float32:\n",
-        table(("model, sequence, ZeRO stage, loss", "loading", "training"), rows),
+        table(("model, sequence, ZeRO stage, loss", *phases), rows),
     ]
 
 

@@ -136,6 +136,9 @@ class Train(Section):
     initial_epochs: Count = 1
     epochs: Count = 1
     sequence_length: Count = 2048
+    packing: bool = True
+    """Several pairs a sequence, none of which sees another. False gives each pair a sequence of its own: for students
+    that cannot keep them apart (linear attention, convolutions), which training looks at and refuses."""
     over_length: Literal["filter", "cut"] = "filter"
     turns: Literal["last", "all"] = "last"
     """What of a conversation is in the loss: its response, or all answers of the assistant after the first question.

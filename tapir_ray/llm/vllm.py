@@ -59,14 +59,17 @@ def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: in
     return row
 
 
-def engine_arguments(student: Student, replicas: Replicas) -> dict[str, Any]:
-    """vLLM's engine arguments for this student: the config's `engine_kwargs` win over what is derived here."""
+def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[str, Any]:
+    """vLLM's engine arguments for this model of the student: the config's `engine_kwargs` win over what is derived
+    here."""
     arguments: dict[str, Any] = {
         "max_model_len": student.max_model_len,
         "dtype": student.dtype,
         "trust_remote_code": student.trust_remote_code,
         "tensor_parallel_size": replicas.tensor_parallel,
     }
+    if model == student.model and student.revision:
+        arguments |= {"revision": student.revision, "tokenizer_revision": student.revision}
     if replicas.gpus == 0:
         arguments["enforce_eager"] = True
     return {**arguments, **student.engine_kwargs}
@@ -97,7 +100,7 @@ def generate(
     config = vLLMEngineProcessorConfig(
         # A path that is here too: Ray reads the model's config in this process.
         model_source=local(model),
-        engine_kwargs=engine_arguments(student, replicas),
+        engine_kwargs=engine_arguments(model, student, replicas),
         concurrency=(replicas.fewest, replicas.replicas),
         batch_size=student.batch_size,
         max_concurrent_batches=max(2, 512 // student.batch_size),

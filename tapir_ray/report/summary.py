@@ -185,12 +185,13 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
             _pairs(entry["seconds"]),
         )
     console.print(table)
-    tasks = Table(title=f"mean judge score of the student on the holdout ({first['student_score']['rows']} rows)")
-    tasks.add_column("task")
     scores = [first["student_score"], *(entry["student_score_after"] for entry in summary["rounds"])]
+    held = max(score["rows"] for score in scores)
+    tasks = Table(title=f"mean judge score of the student on the holdout ({held} rows)")
+    tasks.add_column("task")
     for number in range(len(scores)):
         tasks.add_column("after SFT" if number == 0 else f"round {number}", justify="right")
-    for task in scores[0]["by_task"]:
+    for task in sorted({task for score in scores for task in score["by_task"]}):
         tasks.add_row(task, *(_number(score["by_task"].get(task)) for score in scores))
     tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
     console.print(tasks)
@@ -200,7 +201,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     for name, part in parts.items():
         for warning in part["warnings"]:
             console.print(f"{name}: {warning}", highlight=False)
-    choice = "the best on the holdout" if first["student_score"]["rows"] else "the last, as no holdout was scored"
+    choice = "the best on the holdout" if held else "the last, as no holdout was scored"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
 

@@ -73,8 +73,8 @@ def pack(
     """Write the `ok` rows of training tables as packed sequences to `target_dir`, replacing what is there.
 
     Each table is given by its files. The packed files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the
-    sequences of epoch e follow those of epoch e − 1. Paths are paths on `fs`. Raises InputError (inside Ray's own
-    error) for a student without tokenizer.
+    sequences of epoch e follow those of epoch e − 1. Without `train.packing` each pair is a sequence. Paths are paths
+    on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
     """
     import ray
 
@@ -95,7 +95,7 @@ def pack(
             for number, group in enumerate(groups)
         ),
     )
-    common = (fs, parts_dir, len(groups), cut, train.sequence_length)
+    common = (fs, parts_dir, len(groups), cut, train.sequence_length if train.packing else None)
     ranges = [(epoch, number) for epoch in range(epochs) for number in range(cut.ranges)]
     sequences = _run_all(task(_count_sequences), ((*common, *place) for place in ranges))
     starts = np.cumsum([0, *sequences])
@@ -225,12 +225,15 @@ def _chunks(
         yield int(chunk), pairs.slice(int(start), int(count))
 
 
-def _bins(chunk: pa.Table, capacity: int) -> list[list[int]]:
+def _bins(chunk: pa.Table, capacity: int | None) -> list[list[int]]:
+    """The pairs of each sequence; without a capacity one each."""
+    if capacity is None:
+        return [[position] for position in range(len(chunk))]
     return best_fit(pc.list_value_length(chunk["input_ids"]).to_pylist(), capacity)
 
 
 def _count_sequences(
-    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, capacity: int, epoch: int, number: int
+    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, capacity: int | None, epoch: int, number: int
 ) -> int:
     """How many sequences a range makes."""
     chunks = _chunks(fs, parts_dir, parts, cut, epoch, number, ["key", "input_ids"])
@@ -242,7 +245,7 @@ def _write_sequences(
     parts_dir: str,
     parts: int,
     cut: Cut,
-    capacity: int,
+    capacity: int | None,
     epoch: int,
     number: int,
     start: int,

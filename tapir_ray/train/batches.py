@@ -104,7 +104,7 @@ def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
     """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
 
     Positions restart with every conversation and with the padding, which is how transformers tells conversations
-    apart when no attention mask is given: each then attends to itself only.
+    apart when no attention mask is given. Not every model does (see `isolation.py`).
     """
     import torch
 

@@ -25,6 +25,7 @@ from tapir_ray.train.checkpoint import Done, restore, save
 from tapir_ray.train.divergence import Diverged, Health
 from tapir_ray.train.engine import export, make_engine
 from tapir_ray.train.holdout import holdout_loss, mean_loss
+from tapir_ray.train.isolation import check_kept_apart
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.work import Work
 
@@ -119,6 +120,8 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     health = Health(train.max_loss_rise)
     for number in range(len(done.losses)):
         health.look(done.losses[: number + 1])
+    if train.packing:
+        check_kept_apart(engine, device, reader, train.attention == "flash_attention_2", work.init_model)
     if held is not None and not done.losses:
         before = holdout_loss(engine, device, held, train)
         if not math.isfinite(before):

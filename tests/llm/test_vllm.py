@@ -14,7 +14,7 @@ import ray.data
 
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.kept import Kept
-from tapir_ray.llm.vllm import _collect, generate, tokenised
+from tapir_ray.llm.vllm import _collect, engine_arguments, generate, tokenised
 from tapir_ray.records import ID, SCORED, conform
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
@@ -49,6 +49,14 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert row["max_tokens"] == row["sampling_params"]["max_tokens"] == min(50, 64 - len(row["tokenized_prompt"]))
     kept = answered(row)
     assert (kept["status"], kept["student_response"], kept["finish_reason"]) == ("ok", "four", "stop")
+
+
+def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> None:
+    student = Student(model="owner/m", revision="abc")
+    arguments = engine_arguments("owner/m", student, Replicas())
+    assert (arguments["revision"], arguments["tokenizer_revision"]) == ("abc", "abc")
+    assert "revision" not in engine_arguments("runs/a/checkpoints/01", student, Replicas())
+    assert "revision" not in engine_arguments("owner/m", Student(model="owner/m"), Replicas())
 
 
 def test_an_answer_ends_where_the_configured_template_ends_it(model: str, tmp_path: Path) -> None:

@@ -56,6 +56,21 @@ def test_the_best_round_on_the_holdout_is_the_result(tmp_path: Path, scores: lis
     assert context.run.read_json("summary.json") == summary
 
 
+@pytest.mark.parametrize(
+    ("scores", "choice"),
+    [
+        ([None, None, 3.0, 2.0], "student of round 2, the best on the holdout:"),
+        ([None] * 4, "student of round 3, the last, as no holdout was scored:"),
+    ],
+)
+def test_the_table_says_how_the_student_was_chosen(tmp_path: Path, scores: list[float | None], choice: str) -> None:
+    context, shown = done(tmp_path, scores), io.StringIO()
+    print_table(summarise(context), context.run, shown)
+    lines, held = " ".join(shown.getvalue().split()), any(score is not None for score in scores)
+    assert choice in lines and f"on the holdout ({int(held)} rows)" in lines
+    assert ("│ Math │ - │ - │ 3.00 │ 2.00 │" in lines) == held
+
+
 def test_a_result_that_was_not_trained_is_the_model_it_began_with(tmp_path: Path) -> None:
     context = done(tmp_path, [8.0, 5.0, 6.0, 7.0])
     context.run.clear(checkpoint(0))

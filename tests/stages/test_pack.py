@@ -122,6 +122,16 @@ def test_a_packed_sequence_is_its_pairs_one_after_the_other(ray_local: None, mod
     )
 
 
+def test_without_packing_each_pair_is_a_sequence(ray_local: None, model: str, tmp_path: Path) -> None:
+    paths = write([*training_rows(100), long_row()], tmp_path / "in", 3)
+    whole, _ = packed(model, paths, tmp_path / "packed")
+    stats, table = packed(model, paths, tmp_path / "out", epochs=2, packing=False)
+    assert (stats.sequences, stats.pairs, stats.tokens, stats.over_length) == (200, 200, 2 * whole.tokens, 1)
+    assert table["seq_index"].to_pylist() == list(range(200))
+    assert all(len(pairs) == 1 for pairs in table["pair_ids"].to_pylist())
+    assert all(row["position_ids"] == list(range(len(row["input_ids"]))) for row in table.to_pylist())
+
+
 def test_blocks_and_row_order_change_nothing_and_epochs_differ(ray_local: None, model: str, tmp_path: Path) -> None:
     rows = training_rows(100)
     stats, one = packed(model, write(rows, tmp_path / "a", 1), tmp_path / "1", epochs=2)

@@ -1,0 +1,71 @@
+"""Whether a student keeps the conversations of a packed sequence apart: looked at with the student itself.
+
+    check_kept_apart(engine, device, reader, one_row=False, model="Qwen/…")
+
+Packing tells a model where a conversation begins by `position_ids` alone. Models that do not give them on to their
+attention, or carry a state from token to token (linear attention, convolutions), see the conversation before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tapir_ray.errors import StageError
+from tapir_ray.train.batches import PackedReader, collate
+from tapir_ray.train.chat import IGNORED
+
+LENGTH = 32
+"""Tokens of each of the two conversations that are looked at."""
+LIMIT, NOISE = 0.02, 4.0
+"""A conversation's logits may differ by this share of their spread, or by so many times what rounding makes of them."""
+
+
+def check_kept_apart(engine: Any, device: Any, reader: PackedReader, one_row: bool, model: str) -> None:
+    """Raises StageError where what a conversation is answered depends on the one before it in its sequence.
+
+    A collective call: the beginning of the first sequence, cut in two, goes through the model in both orders and
+    alone. `model` is its name for the error.
+    """
+    ids = reader.take(range(1))[0]["input_ids"][: 2 * LENGTH]
+    if len(ids) < 2:
+        return
+    difference, noise = influence(engine, device, ids[: len(ids) // 2], ids[len(ids) // 2 :], one_row)
+    if difference > max(LIMIT, NOISE * noise):
+        raise StageError(
+            f"{model} does not keep packed conversations apart: its logits of one change by {difference:.0%} with "
+            "another before it; set train.packing false, which gives each pair a sequence of its own, and start with "
+            "another --run-dir and --fork of this run, which keeps the cached replies"
+        )
+
+
+def influence(engine: Any, device: Any, before: np.ndarray, tokens: np.ndarray, one_row: bool) -> tuple[float, float]:
+    """(mean change of the logits of `tokens` with `before` packed before them, the same with it after them).
+
+    Both as shares of the spread of a position's logits. What comes later cannot be seen, so the second is rounding.
+    """
+    import torch
+
+    engine.eval()
+    with torch.no_grad():
+        alone = _logits(engine, device, [tokens], one_row)
+        after = _logits(engine, device, [before, tokens], one_row)[len(before) :]
+        ahead = _logits(engine, device, [tokens, before], one_row)[: len(tokens)]
+    engine.train()
+    spread = (alone - alone.mean(dim=-1, keepdim=True)).norm(dim=-1)
+    shares = [((other - alone).norm(dim=-1) / spread).mean().item() for other in (after, ahead)]
+    return shares[0], shares[1]
+
+
+def _logits(engine: Any, device: Any, conversations: list[np.ndarray], one_row: bool) -> Any:
+    """Logits of one packed sequence, float32 of shape (tokens, vocabulary)."""
+    ids = np.concatenate(conversations)
+    row = {
+        "input_ids": ids,
+        "labels": np.full(len(ids), IGNORED),
+        "position_ids": np.concatenate([np.arange(len(tokens)) for tokens in conversations]),
+    }
+    batch = {name: tensor.to(device) for name, tensor in collate([row], one_row).items()}
+    del batch["labels"]
+    return engine(**batch, use_cache=False).logits[0].float()
