@@ -152,8 +152,9 @@ def test_requests_wait_while_a_dead_replica_is_replaced(served: None, tmp_path: 
         "engine": "vllm",
         "model": folder,
         "max_model_len": 256,
-        "sampling": {"max_tokens": 8, "temperature": 0.0},
+        "sampling": {"max_tokens": 32},
         "engine_kwargs": ENGINE,
+        "extra_body": {"structured_outputs": {"choice": ["Math"]}},
     }
     rows = dataset([instruction(f"{number} plus two?") for number in range(6)], records.INSTRUCTIONS)
     config = config_for("", teacher={**settings, "base_url": None})
