@@ -287,7 +287,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=("speed", "overlap"), default="", help="one of both; writes no file")
     options = parser.parse_args()
     options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 2)]
-    options.overlap_size, options.overlap_rows = "30M", 192 if options.quick else 768
+    options.overlap_size, options.overlap_rows = ("30M", 192) if options.quick else ("105M", 384)
     return options
 
 

@@ -4,15 +4,16 @@
 
 A Llama of 17M parameters made from its config, float32, sequences of 512, Alpaca's lengths, loss on responses alone:
 the same token ids for all. Each round runs every contender in turn, those that are compared beside each other, since a
-machine's speed drifts; a ratio is the median of the rounds' ratios, a rate that of the rounds' rates.
+machine's speed drifts; a rate is the median of the rounds, a ratio that of two such rates.
 - `ours_2`, `ours_1`: `train_student` with 2 workers (ZeRO-2) and with 1
 - `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), its settings but for `packing`
 - `trl_default`: its settings (no packing, 8 pairs a process, padded)
 - `trl_tuned`: packing, and without what of its settings only costs time here: gradient checkpointing
 - `bare`: one process, `model(**batch).loss.backward()` over our packed sequences, nothing else
-TRL trains in float32 as all do, not in its bfloat16. Micro-batches are the fastest for each: 2 packed sequences for us,
-1 for TRL and the bare loop. A rate counts from the end of the first optimizer step to the end of the last; start-up
-(`startup_s`) is apart. Needs the extra `bench`. Writes benchmarks/results/train.json.
+TRL trains in float32 as all do, not in its bfloat16. Micro-batches are 2 packed sequences for us (the fastest of 1, 2
+and 4 in one round each), 1 for TRL (its fastest) and the bare loop. A rate counts from the end of the first optimizer
+step to the end of the last; start-up (`startup_s`) is apart. Needs the extra `bench`. Writes
+benchmarks/results/train.json.
 """
 
 from __future__ import annotations
@@ -220,14 +221,15 @@ def report(material: Material, rounds: dict[str, list[Measured]], phases: dict[s
         name: [ours / theirs for ours, theirs in zip(rates[us], rates[them], strict=True)]
         for name, (us, them) in COMPARED.items()
     }
-    ratios = {name: statistics.median(values) for name, values in by_round.items()}
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    ratios = {name: median[us] / median[them] for name, (us, them) in COMPARED.items()}
     figures = {
         "quick": quick,
         "parameters": material.parameters,
         "pairs": material.pairs,
         "sequences": material.sequences,
         "share_of_the_packed_sequences_filled": round(material.filled, 3),
-        "tokens_per_second": {name: round(statistics.median(values), 1) for name, values in rates.items()},
+        "tokens_per_second": {name: round(value, 1) for name, value in median.items()},
         "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
         "ratios_by_round": {name: [round(value, 3) for value in values] for name, values in by_round.items()},
         "startup_s": {name: round(statistics.median(m.startup_s for m in all_), 1) for name, all_ in rounds.items()},

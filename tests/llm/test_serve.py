@@ -144,20 +144,25 @@ def test_an_application_ends_with_its_killed_driver(served: None) -> None:
     assert not applications() and not guards()
 
 
-@pytest.mark.slow
-def test_requests_wait_while_a_dead_replica_is_replaced(served: None, tmp_path: Path) -> None:
-    folder = str(tmp_path / "m")
-    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
-    settings = {
+def teacher(folder: str) -> dict[str, Any]:
+    """A served one; what an untrained model says is left to the server's own decoding constraint."""
+    return {
         "engine": "vllm",
         "model": folder,
+        "base_url": None,
         "max_model_len": 256,
         "sampling": {"max_tokens": 32},
         "engine_kwargs": ENGINE,
         "extra_body": {"structured_outputs": {"choice": ["Math"]}},
     }
+
+
+@pytest.mark.slow
+def test_requests_wait_while_a_dead_replica_is_replaced(served: None, tmp_path: Path) -> None:
+    folder = str(tmp_path / "m")
+    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
     rows = dataset([instruction(f"{number} plus two?") for number in range(6)], records.INSTRUCTIONS)
-    config = config_for("", teacher={**settings, "base_url": None})
+    config = config_for("", teacher=teacher(folder))
     with opened(config) as roles:
         before = respond(rows, config, roles, {}, schema=records.INSTRUCTIONS).take_all()
         replicas = engine_workers()
@@ -189,17 +194,8 @@ def test_a_real_vllm_teacher(served: None, tmp_path: Path) -> None:
     """Labels and answers of a real server that this run starts: the protocol against something we did not write."""
     folder = str(tmp_path / "teacher")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
-    settings = {
-        "engine": "vllm",
-        "model": folder,
-        "max_model_len": 256,
-        "sampling": {"max_tokens": 32},
-        "engine_kwargs": ENGINE,
-        # What an untrained model says is left to the server's own decoding constraint.
-        "extra_body": {"structured_outputs": {"choice": ["Math"]}},
-    }
     rows = [instruction("two plus two?", task=None), instruction("a word? " * 400, task=None)]
-    config = config_for("", teacher={**settings, "base_url": None})
+    config = config_for("", teacher=teacher(folder))
     with opened(config) as roles:
         labelled = label(dataset(rows, records.INSTRUCTIONS), config, roles, ["Math", "Art"])
         answered = respond(labelled, config, roles, {}, schema=records.INSTRUCTIONS).take_all()
