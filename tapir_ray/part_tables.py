@@ -21,6 +21,7 @@ import ray
 
 from tapir_ray import parts
 from tapir_ray.records import conform
+from tapir_ray.reopen import among, reopen_all
 from tapir_ray.tables import Tables
 from tapir_ray.tally import Tally
 
@@ -45,7 +46,7 @@ class PartTables:
         self._carried = carried or {}
         self.rows = {part: count for part, count in rows.items() if not run.done(self.table(part))}
         begun = [part for part in self.rows if run.exists(self.table(part))]
-        found = parts.reopen_all([run.path(self.table(part)) for part in begun], run.fs, key)
+        found = reopen_all([run.path(self.table(part)) for part in begun], run.fs, key)
         self._there = dict.fromkeys(self.rows, 0)
         self._keys: dict[str, list[ray.ObjectRef]] = {}
         for part, (count, keys) in zip(begun, found, strict=True):
@@ -148,6 +149,6 @@ def without_each(block: pa.Table, keys: Mapping[str, list[ray.ObjectRef]], key: 
     """The block's rows whose key is not among those of their part."""
     for part in pc.unique(block[PART.name]).to_pylist():
         if part in keys:
-            there = parts.among(parts.keys_of(block, key), ray.get(keys[part][0]))
+            there = among(parts.keys_of(block, key), ray.get(keys[part][0]))
             block = block.filter(pc.invert(pc.and_(there, pc.equal(block[PART.name], part))))
     return block

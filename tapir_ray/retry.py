@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tapir_ray import parts
 from tapir_ray.config import Config
 from tapir_ray.lineage import following
 from tapir_ray.manifest import MANIFEST
+from tapir_ray.parts import Key
 from tapir_ray.records import DRAW, FAILED, ID, SOURCE_AND_ID
+from tapir_ray.reopen import unpublish
 from tapir_ray.run import Run
 from tapir_ray.steps.dataset import DATA
 from tapir_ray.steps.renew import LABELLED, RENEWED
@@ -39,7 +40,7 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
     for output in reversed(stale):
         if output in reopened:
             files, cpus = run.manifest(output).files, config.resources.stage_cpus
-            parts.unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
+            unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
         elif run.exists(output):
             run.fs.delete_dir(run.path(output))
     return reopened
@@ -56,11 +57,11 @@ def _reopen_parts(run: Run) -> dict[str, int]:
             if run.exists(data := f"{DATA}/{part}.parquet"):
                 run.fs.delete_file(run.path(data))
             reopened[table] = manifest.count(FAILED)
-            parts.unpublish(run.path(table), run.fs, manifest.files, SOURCE_AND_ID, MANIFEST)
+            unpublish(run.path(table), run.fs, manifest.files, SOURCE_AND_ID, MANIFEST)
     return reopened
 
 
-def key_of(table: str) -> parts.Key:
+def key_of(table: str) -> Key:
     """The key that a table is written with."""
     if table.endswith(("/expanded", "/generated")):
         return DRAW

@@ -27,6 +27,7 @@ from tapir_ray.kept import Kept
 from tapir_ray.manifest import MANIFEST, Manifest
 from tapir_ray.ownership import check_owner
 from tapir_ray.records import FAILED, FILTERED, conform
+from tapir_ray.reopen import reopen, without
 from tapir_ray.storage import Storage, now
 from tapir_ray.tally import Tally, kind_of, too_many
 
@@ -107,8 +108,8 @@ class Tables(Storage):
         `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
         are among the remaining.
         """
-        count, keys = self._kept[table] = parts.reopen(self.path(table), self.fs, key, stage_cpus)
-        return parts.without(rows, keys, key, stage_cpus) if count else rows
+        count, keys = self._kept[table] = reopen(self.path(table), self.fs, key, stage_cpus)
+        return without(rows, keys, key, stage_cpus) if count else rows
 
     def kept(self, table: str) -> int:
         """How many rows of an unfinished table `remaining` has found."""
@@ -144,7 +145,7 @@ class Tables(Storage):
         """What was kept for a table and is not in it."""
         done, keys = self._kept[table]
         rows = parts.found(self.path(name), self.fs, stage_cpus)
-        return parts.without(rows, keys, key, stage_cpus) if done else rows
+        return without(rows, keys, key, stage_cpus) if done else rows
 
     def forget_answers(self, table: str) -> None:
         """Remove what `answers` has kept for a table that is finished."""

@@ -18,6 +18,7 @@ from tapir_ray import parts
 from tapir_ray.kept import Kept
 from tapir_ray.llm.vllm import _Keeping
 from tapir_ray.records import ID, SCORED, conform
+from tapir_ray.reopen import reopen
 
 LOCAL = pafs.LocalFileSystem()
 
@@ -58,7 +59,7 @@ def test_a_row_kept_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
     """An engine was lost with its node, and another that knew nothing of it answered its rows again."""
     for row_ids in ((1, 2, 3), (3, 4), (2,)):
         parts.write_part(conform([answered(n) for n in row_ids], SCORED), str(tmp_path), LOCAL, ID)
-    count, _ = parts.reopen(str(tmp_path), LOCAL, ID)
+    count, _ = reopen(str(tmp_path), LOCAL, ID)
     assert count == 4 and ids_in(tmp_path) == [1, 2, 3, 4]
 
 

@@ -19,6 +19,7 @@ from tapir_ray import parts
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
 from tapir_ray.kept import Kept
+from tapir_ray.reopen import _reopen, among, reopen
 from tapir_ray.run import Run
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
@@ -45,13 +46,13 @@ def ids_in(folder: Path) -> list[str]:
 def test_a_block_has_one_name_in_any_order(ids: list[str], random: object) -> None:
     shuffled = sorted(ids, key=lambda _: random.random())  # type: ignore[attr-defined]
     one, other = (pa.table({"instruction_id": pa.array(order, pa.string())}) for order in (ids, shuffled))
-    assert parts._name(one, KEY) == parts._name(other, KEY)
+    assert parts.name_of(one, KEY) == parts.name_of(other, KEY)
 
 
 @given(st.lists(st.text(), unique=True, min_size=2))
 def test_blocks_of_other_rows_have_other_names(ids: list[str]) -> None:
     tables = [pa.table({"instruction_id": pa.array(some, pa.string())}) for some in (ids, ids[1:])]
-    assert parts._name(tables[0], KEY) != parts._name(tables[1], KEY)
+    assert parts.name_of(tables[0], KEY) != parts.name_of(tables[1], KEY)
 
 
 def test_a_repeated_task_replaces_its_file(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_files_are_read_several_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         return opened(path, filesystem=filesystem)
 
     monkeypatch.setattr(pq, "ParquetFile", slow)
-    count, keys = parts._reopen(str(tmp_path), LOCAL, KEY)
+    count, keys = _reopen(str(tmp_path), LOCAL, KEY)
     assert count == 160 and set(keys.to_pylist()) == {str(n) for n in range(160)}
 
 
@@ -99,7 +100,7 @@ def test_what_is_left_of_a_file_may_have_the_name_of_one_that_goes(tmp_path: Pat
         for ok, failed in (((one,), two), ((one, two), three)):
             block = pa.concat_tables([*map(rows, ok), rows(failed, "failed", "x")])
             parts.write_part(block, str(tmp_path), LOCAL, KEY)
-    count, keys = parts._reopen(str(tmp_path), LOCAL, KEY)
+    count, keys = _reopen(str(tmp_path), LOCAL, KEY)
     there = sorted(str(n) for n in range(300) if n % 3 != 2)
     assert count == 200 and sorted(keys.to_pylist()) == there and ids_in(tmp_path) == there
 
@@ -208,7 +209,7 @@ def test_doubles_are_dropped_also_where_a_kill_cut_that_short(tmp_path: Path, ra
         for ids in ((one, two), (one, two, three), (three,)):
             write_rows(tmp_path, "ok", *ids)
     for _ in range(2):
-        count, _ = parts.reopen(str(tmp_path), LOCAL, KEY)
+        count, _ = reopen(str(tmp_path), LOCAL, KEY)
         assert count == 120 and ids_in(tmp_path) == sorted(str(n) for n in range(120))
 
 
@@ -225,5 +226,5 @@ def test_an_answer_is_kept_beside_a_failure_of_the_same_row(tmp_path: Path, ray_
 
 @given(st.lists(st.text("abc", max_size=3), max_size=8), st.lists(st.text("abc", max_size=3), min_size=1, max_size=8))
 def test_keys_are_found_by_search(values: list[str], keys: list[str]) -> None:
-    found = parts.among(pa.chunked_array([pa.array(values, pa.string())]), pa.array(sorted(set(keys))))
+    found = among(pa.chunked_array([pa.array(values, pa.string())]), pa.array(sorted(set(keys))))
     assert found.to_pylist() == [value in keys for value in values]
