@@ -99,8 +99,10 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
 
 
 def stays_beside(config: Config, name: str, nodes: Sequence[Node]) -> bool:
-    """Whether the local teacher and judge can stay while `resources.<name>` is placed."""
-    return _short(config, name, getattr(config.resources, name), served(config), nodes) is None
+    """Whether the local teacher and judge, with as many replicas as they may have, can stay while `resources.<name>` is
+    placed."""
+    grown = {role: part.model_copy(update={"min_replicas": None}) for role, part in served(config).items()}
+    return _short(config, name, getattr(config.resources, name), grown, nodes) is None
 
 
 def _short(
@@ -112,7 +114,7 @@ def _short(
     places = places_for(part, nodes)
     # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
     stages = 0.0 if name == "train" else 6 * config.resources.stage_cpus
-    beside = stages + sum(other.tensor_parallel * other.cpus for other in others.values())
+    beside = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
     cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
     needed = part.fewest * ranks * part.cpus + beside
     if needed > cpus:
@@ -120,7 +122,7 @@ def _short(
             f"resources.{name} needs {needed:g} CPUs ({part.fewest} x {ranks * part.cpus:g}, and {beside:g} for what "
             f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.{_number(part)} or .cpus"
         )
-    held = sum(other.tensor_parallel * other.gpus for other in others.values())
+    held = sum(other.fewest * other.tensor_parallel * other.gpus for other in others.values())
     asked = part.fewest * ranks * part.gpus
     if asked + held > gpus:
         kept = f" beside {held:g} for {' and '.join(others)}" if held else ""

@@ -52,6 +52,22 @@ def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
     assert "resources.teacher" in (shortage(many, [{"CPU": 8, "GPU": 1}]) or "")
 
 
+def test_a_local_teacher_begins_with_the_fewest_replicas_and_may_grow() -> None:
+    """It fits where the fewest do; what comes after it cannot rely on more than what all of them leave."""
+    teacher = {"gpus": 1, "replicas": 3, "min_replicas": 2}
+    config = parse(
+        {
+            **SMALL,
+            "teacher": {"engine": "vllm", "model": "t"},
+            "resources": {"teacher": teacher, "train": {"gpus": 1}},
+        }
+    )
+    assert "resources.teacher asks for 2 GPUs" in (shortage(config, [{"CPU": 8, "GPU": 1}]) or "")
+    assert shortage(config, [{"CPU": 8, "GPU": 2}]) is None
+    assert not stays_beside(config, "train", [{"CPU": 8, "GPU": 3}])
+    assert stays_beside(config, "train", [{"CPU": 8, "GPU": 4}])
+
+
 def test_what_fits_passes() -> None:
     resources = {"train": {"replicas": 2, "cpus": 2}, "student": {"cpus": 3, "gpus": 1}}
     assert shortage(parse({**SMALL, "resources": resources}), [{"CPU": 4, "GPU": 1}]) is None

@@ -86,12 +86,6 @@ class Config(Section):
                 raise ValueError(f"resources.{part}.tensor_parallel has no effect; use resources.{part}.replicas")
         if self.resources.train.min_replicas is not None:
             raise ValueError("resources.train.min_replicas has no effect: a training has the same workers to its end")
-        for part in ("teacher", "judge"):
-            if getattr(self.resources, part).replicas > 1:
-                raise ValueError(
-                    f"resources.{part}.replicas has no effect: a local {part} is one server; use "
-                    f"resources.{part}.tensor_parallel, or serve it yourself and set {part}.base_url"
-                )
         if self.classify.by == "column" and self.seed_data.task_column is None:
             raise ValueError("classify.by column needs seed_data.task_column")
         if self.train.sequence_length > self.student.max_model_len:

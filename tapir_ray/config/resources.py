@@ -15,7 +15,8 @@ class Replicas(Section):
     replicas: Count = 1
     """Workers, or engines, at most."""
     min_replicas: Count | None = None
-    """Of student and classifier: a stage begins with so many, more come while there is room; empty is `replicas`."""
+    """Of engines and classifier: they begin with so many, more come while there is work and room; empty is
+    `replicas`."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
     gpus: Annotated[float, Field(ge=0)] = 0.0
     tensor_parallel: Count = 1
