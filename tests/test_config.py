@@ -159,6 +159,16 @@ def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_onc
     assert not one.regenerate.asks(one.classify)  # type: ignore[union-attr]
 
 
+def test_a_judge_that_nothing_asks_is_no_endpoint() -> None:
+    """So that it needs no key, and no GPU is held by a model without a question."""
+    own = {**SMALL, "judge": {"model": "j"}}
+    answers = {"seed_data": {"path": "a", "responses": "replace"}, "regenerate": {"operations": ["answer"]}}
+    assert "judge" in parse(own).endpoints
+    assert "judge" not in parse({**own, **answers}).endpoints
+    assert "judge" in parse({**own, **answers, "respond": {"min_score": 5}}).endpoints
+    assert "judge" in parse({**own, **answers, "regenerate": {"operations": ["answer", "judge"]}}).endpoints
+
+
 def test_config_needs_neither_torch_nor_ray() -> None:
     code = "import sys, tapir_ray.config; sys.exit(bool({'torch', 'ray', 'vllm'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

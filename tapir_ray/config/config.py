@@ -106,11 +106,17 @@ class Config(Section):
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that requests go to, by the key that describes them."""
         found: dict[str, Endpoint] = {"teacher": self.teacher}
-        if self.judge.same_as is None:
+        if self.judge.same_as is None and self.judges:
             found["judge"] = self.judge
         if self.student.endpoint is not None:
             found["student.endpoint"] = self.student.endpoint
         return found
+
+    @property
+    def judges(self) -> bool:
+        """Whether anything is asked of the judge: not by every regeneration."""
+        made = self.regenerate
+        return made is None or made.does("judge") or (made.answers and self.respond.scores)
 
     @property
     def judge_endpoint(self) -> Endpoint:

@@ -84,6 +84,11 @@ class Respond(Section):
     min_score: Annotated[float, Field(ge=1, le=10)] | None = None
     """The judge gates new answers: below, the row is filtered."""
 
+    @property
+    def scores(self) -> bool:
+        """Whether the judge scores new answers."""
+        return self.samples > 1 or self.min_score is not None
+
 
 class Rewrite(Section):
     """The task's style: one styled call, or an answer and then its rewriting (the paper's)."""

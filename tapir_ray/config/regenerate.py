@@ -53,7 +53,12 @@ class Regenerate(Section):
     def asks(self, classify: Classify) -> bool:
         """Whether anything is asked of the teacher or the judge."""
         by_teacher = self.does("classify") and classify.by == "teacher"
-        return by_teacher or self.does("answer") or self.does("rewrite") or self.does("judge")
+        return by_teacher or self.answers or self.does("judge")
+
+    @property
+    def answers(self) -> bool:
+        """Whether the teacher writes answers."""
+        return self.does("answer") or self.does("rewrite")
 
     def refuse(self, seed_data: SeedData, classify: Classify, curriculum: Curriculum, filter: Filter) -> None:
         """Raises ValueError, which names the keys, where the operations do not go with the other sections."""

@@ -278,7 +278,9 @@ def _longest(endpoint: Endpoint) -> float:
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:
-    endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
+    endpoints = {"teacher": config.teacher}
+    if config.judges:
+        endpoints["judge"] = config.judge_endpoint
     student = config.student
     if student.endpoint is not None:
         endpoints["student"] = student.endpoint.model_copy(update={"sampling": student.sampling})

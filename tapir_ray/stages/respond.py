@@ -87,7 +87,7 @@ class RespondRow:
         usable = [answer for answer in answers if answer.reply.status == records.OK]
         if not usable:
             return {**row, "style": style, "status": answers[0].reply.status, "reason": answers[0].reply.reason}
-        if settings.samples > 1 or settings.min_score is not None:
+        if settings.scores:
             try:
                 usable = await self._scored(clients["judge"], row, usable)
             except NotJudged as error:

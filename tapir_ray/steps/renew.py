@@ -60,7 +60,6 @@ def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> No
     settings = config.regenerate
     assert settings is not None
     replaces, rewrites = config.seed_data.responses == "replace", settings.does("rewrite")
-    asks = settings.does("answer") or rewrites
     styles: Mapping[str, str] = context.taxonomy.styles if rewrites else {}
     with_part = pa.schema([*REGENERATED, PART])
     with context.stage("renew", 0), _shown(context, parts, RENEWED, "renew") as live:
@@ -68,12 +67,12 @@ def renew(context: Context, parts: Sequence[Part], chosen: Cutoffs | None) -> No
             if chosen is not None:
                 rows = context.map(rows, rebalance.mark_rest, chosen=chosen)
             rows = context.map(rows, set_aside, replaces=replaces, styled=list(styles))
-            if asks:
+            if settings.answers:
                 draft = None if replaces else "other_response"
                 rows = respond(rows, config, context.roles, styles, with_part, draft)
             if settings.does("judge"):
                 rows = prefer(rows, config, context.roles, with_part)
-            _write(context, tables, rows, REGENERATED, asks)
+            _write(context, tables, rows, REGENERATED, settings.answers)
 
 
 def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Table:
