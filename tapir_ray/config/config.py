@@ -25,6 +25,7 @@ ENGINE_SPEED = (
     "swap_space",
     "cpu_offload_gb",
     "disable_log_stats",
+    "distributed_executor_backend",
 )
 """Of vLLM's arguments those that make an engine fit its machine, and leave what it says as it is."""
 

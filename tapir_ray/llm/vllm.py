@@ -28,6 +28,8 @@ from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_stop_token_ids, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
+ON_CPUS = "tapir_ray.llm.executor.OneProcess"
+"""A class, by its name: this process does not load vLLM."""
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
@@ -72,6 +74,8 @@ def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[s
         arguments |= {"revision": student.revision, "tokenizer_revision": student.revision}
     if replicas.gpus == 0:
         arguments["enforce_eager"] = True
+        if replicas.tensor_parallel == 1:
+            arguments["distributed_executor_backend"] = ON_CPUS
     return {**arguments, **student.engine_kwargs}
 
 

@@ -52,7 +52,7 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
         "gradient_accumulation_steps": train.global_batch // world // micro,
         "gradient_clipping": train.gradient_clipping,
         "zero_optimization": {
-            "stage": train.zero_stage,
+            "stage": stage_of(train, world),
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
         },
@@ -66,6 +66,13 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
             "stage3_max_reuse_distance": LIVE,
         }
     return config
+
+
+def stage_of(train: Train, world: int) -> int:
+    """The ZeRO stage of a training by `world` workers: 0 where a single one would share optimizer and gradients with
+    nobody, and only copy them. In 16 bits DeepSpeed's optimizer for stage 0 is another one, so there it is as asked."""
+    alone = world == 1 and train.precision == "float32" and train.zero_stage < 3
+    return 0 if alone else train.zero_stage
 
 
 def make_engine(work: Work, device: Any) -> Any:
@@ -122,7 +129,7 @@ def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
         fused=fused,
     )
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
-    if train.zero_stage == 0:
+    if config["zero_optimization"]["stage"] == 0:
         # In 16 bits it has taken a step without gradients by now; counted by Adam, that makes the first steps smaller.
         engine.optimizer.state.clear()
     return engine

@@ -20,7 +20,9 @@ from ray import serve as ray_serve
 from tapir_ray import records
 from tapir_ray.config import CreateModel, Endpoint, Replicas
 from tapir_ray.errors import StageError
+from tapir_ray.interrupt import interruptible
 from tapir_ray.llm import serve
+from tapir_ray.llm.roles import Roles
 from tapir_ray.stages.label import label
 from tapir_ray.stages.respond import respond
 from tapir_ray.train.create_student import create_student
@@ -117,13 +119,36 @@ def test_an_argument_that_the_engine_does_not_know_is_named(ray_local: None, tmp
 def test_a_model_that_does_not_load_shows_the_end_of_its_log(served: None, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     create_student(CREATE, ["a word"] * 4, str(folder), None, 0)
-    given = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**given, "intermediate_size": 96}))
+    break_config(folder)
     endpoint = Endpoint(engine="vllm", model=str(folder), engine_kwargs=ENGINE, max_model_len=64)
     shown = r"(?s)server of the teacher cannot be used.*its engine's log:\nRuntimeError: start .*64"
     with pytest.raises(StageError, match=shown):
         serve.start(endpoint, Replicas(cpus=1), "broken-teacher", str(tmp_path / "processes"))
     assert "broken-teacher" not in applications()
+
+
+def break_config(folder: Path) -> None:
+    """The model's weights do not have the size that its config says any more."""
+    given = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**given, "intermediate_size": 96}))
+
+
+@pytest.mark.slow
+def test_a_model_whose_engines_die_at_each_start_ends_the_run(served: None, tmp_path: Path) -> None:
+    """Serve starts them again for ever."""
+    folder = tmp_path / "m"
+    create_student(CREATE, ["a word"] * 4, str(folder), None, 0)
+    config = config_for("", teacher=teacher(str(folder)))
+    rows = dataset([instruction("a word?")], records.INSTRUCTIONS)
+    with Roles(config, "dying", folder=str(tmp_path / "run")) as roles:
+        assert respond(rows, config, roles, {}, schema=records.INSTRUCTIONS).take_all()[0]["status"] == "ok"
+        break_config(folder)
+        for pid in engine_workers():
+            os.kill(pid, signal.SIGKILL)
+        shown = r"(?s)server of the teacher cannot be used.*its engine's log:\nRuntimeError: start .*64"
+        with pytest.raises(StageError, match=shown), interruptible(), roles.watched():
+            time.sleep(600)
+    assert "dying-teacher" not in applications()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ end-to-end one."""
 from __future__ import annotations
 
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import ray.data
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.kept import Kept
@@ -57,6 +59,16 @@ def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> N
     assert (arguments["revision"], arguments["tokenizer_revision"]) == ("abc", "abc")
     assert "revision" not in engine_arguments("runs/a/checkpoints/01", student, Replicas())
     assert "revision" not in engine_arguments("owner/m", Student(model="owner/m"), Replicas())
+
+
+def test_an_engine_on_cpus_is_one_process_unless_it_is_spread_or_told_otherwise() -> None:
+    key, student = "distributed_executor_backend", Student(model="m")
+    module, _, name = engine_arguments("m", student, Replicas())[key].rpartition(".")
+    assert issubclass(getattr(importlib.import_module(module), name), UniProcExecutor)
+    assert key not in engine_arguments("m", student, Replicas(tensor_parallel=2))
+    assert key not in engine_arguments("m", student, Replicas(gpus=1))
+    told = Student(model="m", engine_kwargs={key: "mp"})
+    assert engine_arguments("m", told, Replicas())[key] == "mp"
 
 
 def test_an_answer_ends_where_the_configured_template_ends_it(model: str, tmp_path: Path) -> None:

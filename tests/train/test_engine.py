@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.train.create_student import create_student
-from tapir_ray.train.engine import export
+from tapir_ray.train.engine import deepspeed_config, export
 from tapir_ray.train.work import Work
 
 SIZE = CreateModel(hidden_size=16, intermediate_size=32, layers=1, heads=2)
@@ -58,3 +58,14 @@ def test_flags_of_sampling_in_the_base_do_not_stop_the_export(
     assert written.top_p == brought.get("top_p")
     assert (written.eos_token_id, written.pad_token_id) == (4, 0)
     written.save_pretrained(str(tmp_path / "again"))
+
+
+@pytest.mark.parametrize(
+    ("world", "precision", "asked", "used"),
+    [(1, "float32", 2, 0), (1, "float32", 3, 3), (1, "bfloat16", 2, 2), (2, "float32", 2, 2), (2, "float32", 1, 1)],
+)
+def test_a_lone_worker_shares_optimizer_and_gradients_with_nobody(
+    world: int, precision: Any, asked: Any, used: int
+) -> None:
+    config = deepspeed_config(Train(zero_stage=asked, precision=precision), world)
+    assert config["zero_optimization"]["stage"] == used

@@ -1,0 +1,21 @@
+"""How vLLM computes on CPUs: in the engine's own process, on all of its node's cores.
+
+vLLM itself starts a further process there, leaves one core to the first, and gives that one's loop the rest of it: of
+two cores one computes (measured in `benchmarks/infer.py`).
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
+
+
+class OneProcess(UniProcExecutor):
+    """For an engine without tensor parallelism (`llm/vllm.py` names it)."""
+
+    def _init_executor(self) -> None:
+        # Ray gives a worker as many threads as it claims CPUs, which are logical ones.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        super()._init_executor()
