@@ -6,7 +6,10 @@ Both label the instructions of alpaca_9k with DeBERTas made from their config: o
 core, the pipeline in this process with the batch size and the threads (one, or all cores) that are best for it on a
 sample: where other work keeps the cores busy, more threads wait for one another. They run in turn; rates are
 medians over the rounds. The stage's rate counts from the first block in to the last block out: starting its workers is
-not in it. Ends with an error where a label differs. Writes benchmarks/results/classify.json.
+not in it. Where a label differs the pipeline is asked for that row alone: float32 rounds differently beside other rows,
+and these models are sharpened, so that of two almost equal labels either can win. How many such rows there are is said
+(`labels_differing`); the script ends with an error where the pipeline alone says another label than we do. Writes
+benchmarks/results/classify.json.
 """
 
 from __future__ import annotations
@@ -92,7 +95,10 @@ def make(size: str, texts: list[str], folder: Path) -> str:
 
 
 def compare(model: str, texts: list[str], rounds: int) -> tuple[float, dict[str, Any]]:
-    """(ratio of the median rates, figures). Raises AssertionError where labels differ."""
+    """(ratio of the median rates, figures).
+
+    Raises AssertionError where a label is neither the pipeline's nor what it says to the row alone.
+    """
     cores = os.cpu_count() or 1
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForSequenceClassification.from_pretrained(model)
@@ -111,8 +117,10 @@ def compare(model: str, texts: list[str], rounds: int) -> tuple[float, dict[str,
         starts.append(start)
         rate, expected = by_pipeline(theirs, texts, *best)
         rates["pipeline"].append(rate)
-    differing = sum(mine[0] != other[0] for mine, other in zip(ours, expected, strict=True))
-    assert differing == 0, f"{differing} of {len(texts)} labels differ"
+    differing = [at for at, (mine, other) in enumerate(zip(ours, expected, strict=True)) if mine[0] != other[0]]
+    alone = by_pipeline(theirs, [texts[at] for at in differing], 1, best[1])[1] if differing else []
+    wrong = [at for at, (label, _) in zip(differing, alone, strict=True) if ours[at][0] != label]
+    assert not wrong, f"{len(wrong)} of {len(texts)} labels differ, also from the pipeline asked for the row alone"
     median = {name: statistics.median(values) for name, values in rates.items()}
     return median["stage"] / median["pipeline"], {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -125,7 +133,8 @@ def compare(model: str, texts: list[str], rounds: int) -> tuple[float, dict[str,
         },
         "stage_start_seconds": round(statistics.median(starts), 1),
         "labels_given": len({label for label, _ in expected}),
-        "labels_differing": differing,
+        "labels_differing": len(differing),
+        "labels_differing_from_the_row_alone": len(wrong),
         "largest_probability_difference": max(
             abs(mine[1] - other[1]) for mine, other in zip(ours, expected, strict=True)
         ),

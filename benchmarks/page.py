@@ -128,6 +128,25 @@ def of_answers(figures: Mapping[str, Any]) -> list[str]:
     return [f"{figures['new_tokens']} new tokens a prompt, the shortest start of the rounds:\n", table(header, rows)]
 
 
+def of_classification(figures: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            size,
+            *found["rows_per_second"].values(),
+            found["labels_differing"],
+            found["labels_differing_from_the_row_alone"],
+        )
+        for size, found in figures.items()
+        if isinstance(found, dict)
+    ]
+    header = ("parameters", "stage (rows/s)", "pipeline", "other labels", "of them, other than the pipeline says alone")
+    return [
+        f"{figures['rows']:,} Alpaca instructions. Where a label is another one, the pipeline was asked for that row "
+        "by itself:\n",
+        table(header, rows),
+    ]
+
+
 def of_memory(figures: Mapping[str, Any]) -> list[str]:
     phases = list(next(iter(figures["peak_mib"].values())))
     rows = [(case, *(found[phase] for phase in phases)) for case, found in figures["peak_mib"].items()]
@@ -146,7 +165,13 @@ def of_loop(figures: Mapping[str, Any]) -> list[str]:
     return [f"{figures['wall_seconds']:.0f} seconds: {stages}. Of these, start-up: {starts}.\n"]
 
 
-FIGURES = {"train": of_training, "infer": of_answers, "memory": of_memory, "loop": of_loop}
+FIGURES = {
+    "train": of_training,
+    "infer": of_answers,
+    "classify": of_classification,
+    "memory": of_memory,
+    "loop": of_loop,
+}
 
 
 if __name__ == "__main__":
