@@ -100,7 +100,8 @@ def generate(
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
         bundle["GPU"] = replicas.gpus
-    few_cpus: dict[str, Any] = {"num_cpus": stage_cpus}
+    # A task for each engine keeps it busy, and every further one would load a tokenizer with all that it imports.
+    few: dict[str, Any] = {"num_cpus": stage_cpus, "concurrency": replicas.replicas}
     config = vLLMEngineProcessorConfig(
         # A path that is here too: Ray reads the model's config in this process.
         model_source=local(model),
@@ -121,7 +122,7 @@ def generate(
         raise ValueError("generate: the rows have no columns")
     rows = small_blocks(rows, student.batch_size, stage_cpus)
     prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
-    processor = build_processor(config, prompt, preprocess_map_kwargs=few_cpus, postprocess_map_kwargs=few_cpus)
+    processor = build_processor(config, prompt, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
     if keep is not None:
         stage = processor.get_stage_by_name("vLLMEngineStage")
         engine = type(stage.fn.__name__, (_Keeping, stage.fn), {})
@@ -130,7 +131,7 @@ def generate(
         processor.stages["vLLMEngineStage"] = stage.model_copy(
             update={"fn": engine, "fn_constructor_kwargs": arguments}
         )
-    return processor(rows).map(functools.partial(_collect, columns=columns), **few_cpus)
+    return processor(rows).map(functools.partial(_collect, columns=columns), **few)
 
 
 class _Keeping:
