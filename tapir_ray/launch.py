@@ -144,7 +144,8 @@ def evaluate(config: Config, run_dir: str) -> None:
 
 def warn(config: Config) -> None:
     """Print what is likely to be regretted in the config."""
-    for doubt in doubts(config):
+    here = check_here(config.train) if config.regenerate is None else None
+    for doubt in [*doubts(config), *([here] if here else [])]:
         print(f"warning: {doubt}", file=sys.stderr)
 
 
@@ -214,8 +215,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         _check_simulator(config.simulator)
     if config.regenerate is None:
         _check_student(config.student, config.train.lora)
-        if doubt := check_here(config.train):
-            print(f"warning: {doubt}", file=sys.stderr)
+        check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
     if (
         config.classify.by == "none"
