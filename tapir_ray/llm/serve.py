@@ -180,11 +180,14 @@ def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
             if running:
                 down.pop(role, None)
                 continue
-            starts = len(_entries(application))
-            since, before = down.setdefault(role, (time.monotonic(), starts))
-            lost = time.monotonic() - since > START_TIMEOUT_S or starts - before > engines.STARTS
+            entries = _entries(application)
+            since, before = down.setdefault(role, (time.monotonic(), len(entries)))
+            if len(entries) - before > engines.STARTS:
+                lost, entries = True, entries[:-1]  # the last has just been started: the one before has failed
+            else:
+                lost = time.monotonic() - since > START_TIMEOUT_S
             if lost and applications.get(role) is application:
-                return _broken(application, message)
+                return _broken(application, message, entries)
         return None
 
     with watched(look, CHECK_S, "servers"):
@@ -247,10 +250,12 @@ def _no_place(application: Application, claim: Replicas) -> StageError:
     )
 
 
-def _broken(application: Application, message: str) -> StageError:
+def _broken(application: Application, message: str, entries: list[dict[str, Any]] | None = None) -> StageError:
+    """With the end of the log of the last of `entries`, which are by default all of the application's."""
+    shown = _entries(application) if entries is None else entries
     return StageError(
         f"the vLLM server of the {application.role} cannot be used: {message}\n"
-        f"the end of its engine's log:\n{engines.last_lines(_entries(application))}"
+        f"the end of its engine's log:\n{engines.last_lines(shown)}"
     )
 
 
