@@ -162,7 +162,9 @@ class Roles:
             },
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=resources.stage_cpus,
+            # Another claim than what reads the rows: Ray Data would join them to one stage, in which a worker asks for
+            # the rows of a whole file one small block after the other.
+            num_cpus=0.9 * resources.stage_cpus,
             compute=ray.data.ActorPoolStrategy(
                 size=workers,
                 max_tasks_in_flight_per_actor=blocks_at_once,

@@ -103,6 +103,22 @@ def test_no_block_waits_for_another(ray_local: None) -> None:
     assert times[50] - times[0] < 2.0
 
 
+def test_the_rows_of_one_file_are_in_flight_together(ray_local: None) -> None:
+    """Read by a stage of Ray Data's own, they come in a single block, of which a worker asks a few rows at a time."""
+    rows = [instruction(f"q{number}") for number in range(64)]
+    with running(lambda body, n: "x", latency_s=1.0) as seen:
+        limits = {"in_flight": 32, "requests_per_minute": 10**6}
+        config = config_for(seen.url, teacher={"limits": limits})
+        read = dataset(rows).map_batches(as_it_is, batch_format="pyarrow", num_cpus=config.resources.stage_cpus)
+        with opened(config) as roles:
+            assert len(roles.ask(read, seeded, ECHO).take_all()) == 64
+    assert seen.most_in_flight > 16
+
+
+def as_it_is(batch: pa.Table) -> pa.Table:
+    return batch
+
+
 def test_limits_hold_over_all_workers(ray_local: None) -> None:
     rows = [instruction(f"q{number}") for number in range(20)]
     with running(lambda body, n: "x") as seen:
