@@ -1,7 +1,7 @@
 """How vLLM computes on CPUs: in the engine's own process, on all of its node's cores.
 
-vLLM itself starts a further process there, leaves one core to the first, and gives that one's loop the rest of it: of
-two cores one computes (measured in `benchmarks/infer.py`).
+vLLM itself starts a further process for the model there and keeps a core free for the first (`OMPProcessManager`), so
+that of two cores one computes.
 """
 
 from __future__ import annotations
