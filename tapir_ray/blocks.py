@@ -1,6 +1,7 @@
 """Block sizes of Ray Data pipelines, where a small machine must not wait for a whole CPU.
 
 rows = small_blocks(rows, 32, stage_cpus=0.1)
+rows = rows.map_batches(function, num_cpus=unfused(0.1))   # a stage of its own
 """
 
 from __future__ import annotations
@@ -16,3 +17,9 @@ def small_blocks(rows: ray.data.Dataset, rows_per_block: int, stage_cpus: float)
     # Ray Data has no option for what a repartition claims; at its default of a whole CPU it hangs on a small machine.
     small._logical_plan.dag.ray_remote_args["num_cpus"] = stage_cpus
     return small
+
+
+def unfused(stage_cpus: float) -> float:
+    """CPUs that a stage claims which must not become one with the stage before it: Ray Data fuses those that claim
+    the same."""
+    return 0.9 * stage_cpus

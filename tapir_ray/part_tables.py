@@ -109,7 +109,7 @@ class PartTables:
         unpublished = set(self.rows)
         if any(self._there[part] < count for part, count in self.rows.items()):
             write = functools.partial(write_each, folders=folders, fs=run.fs, key=key)
-            for block in tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)):
+            for block in tally.counted(parts.written(rows, write, rows_per_part, stage_cpus)):
                 part = block["part"]
                 self._there[part] += block["rows"]
                 failed[part] += block["failed"]

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from tapir_ray.blocks import unfused
 from tapir_ray.records import BUDGET_USED_UP, FAILED, conform
 
 PART, FILE, UNFINISHED = "part-", "rows-", "writing-"
@@ -39,7 +40,7 @@ def written(
     rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_part: int | None, stage_cpus: float
 ) -> Iterator[dict[str, Any]]:
     """`write` (such as `write_part`) of the rows as they come, and its rows; at most `rows_per_part` wait for it."""
-    summaries = rows.map_batches(write, batch_format="pyarrow", batch_size=rows_per_part, num_cpus=stage_cpus)
+    summaries = rows.map_batches(write, batch_format="pyarrow", batch_size=rows_per_part, num_cpus=unfused(stage_cpus))
     blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
     for batch in blocks:
         yield from batch.to_pylist()

@@ -186,7 +186,7 @@ class Tables(Storage):
         )
         if expected is None or kept < expected:
             write = functools.partial(parts.write_part, folder=self.path(table), fs=self.fs, key=key)
-            deque(tally.counted(parts.written(rows, write, rows_per_part, stage_cpus * 0.9)), maxlen=0)
+            deque(tally.counted(parts.written(rows, write, rows_per_part, stage_cpus)), maxlen=0)
         tally.check()
         seconds = time.monotonic() - started
         files = parts.compact(self.path(table), self.fs, key, stage_cpus)

@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +22,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from tapir_ray.blocks import small_blocks
+from tapir_ray.blocks import small_blocks, unfused
 from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
 from tapir_ray.errors import InputError
 from tapir_ray.llm import usage, usage_actor
@@ -31,9 +30,10 @@ from tapir_ray.llm.asker import Asker, AskRow
 from tapir_ray.llm.check import check
 from tapir_ray.llm.engines import PROCESSES
 from tapir_ray.llm.openai import Client, slots
+from tapir_ray.llm.reply_folders import ReplyFolders
 from tapir_ray.llm.served import Served
 from tapir_ray.llm.target import Secret, Target
-from tapir_ray.storage import Storage, uri_in
+from tapir_ray.storage import uri_in
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
@@ -63,10 +63,7 @@ class Roles:
         self._run_id = run_id
         self._simulator_url = simulator_url
         self._folder, self._attempt = folder, attempt
-        own_cache = None if folder is None else uri_in(folder, "cache")
-        self._cache_dir = (config.cache.dir or own_cache) if config.cache.enabled else None
-        self._batch_dir = None if folder is None else uri_in(folder, "batches")
-        self._apart: list[str] = []
+        self.replies = ReplyFolders(config.cache, folder)
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
         self._served = Served(config, run_id, None if folder is None else uri_in(folder, PROCESSES))
@@ -157,14 +154,13 @@ class Roles:
                 "usage_actor": self._actor,
                 "leased": self._leased(),
                 "workers": workers,
-                "cache_dir": self._cache_dir,
-                "batch_dir": self._batch_dir,
+                "cache_dir": self.replies.cache,
+                "batch_dir": self.replies.batches,
             },
             batch_size=None,
             batch_format="pyarrow",
-            # Another claim than what reads the rows: Ray Data would join them to one stage, in which a worker asks for
-            # the rows of a whole file one small block after the other.
-            num_cpus=0.9 * resources.stage_cpus,
+            # Joined to what reads the rows, a worker would ask for a whole file's one small block after the other.
+            num_cpus=unfused(resources.stage_cpus),
             compute=ray.data.ActorPoolStrategy(
                 size=workers,
                 max_tasks_in_flight_per_actor=blocks_at_once,
@@ -173,29 +169,6 @@ class Roles:
             ),
             **self._served.beside(),
         )
-
-    @contextmanager
-    def kept_apart(self, name: str) -> Iterator[None]:
-        """Replies and records of batches of the pipelines made meanwhile lie in folders NAME, for `forget` to remove.
-
-        For a step of many pipelines: every worker reads all replies in its folder. A `cache.dir` stays as it is.
-        """
-        before = self._cache_dir, self._batch_dir
-        if self._cache_dir is not None and self._config.cache.dir is None:
-            self._cache_dir = uri_in(self._cache_dir, name)
-        if self._batch_dir is not None:
-            self._batch_dir = uri_in(self._batch_dir, name)
-        now = self._cache_dir, self._batch_dir
-        self._apart = [uri for uri, old in zip(now, before, strict=True) if uri is not None and uri != old]
-        try:
-            yield
-        finally:
-            (self._cache_dir, self._batch_dir), self._apart = before, []
-
-    def forget(self) -> None:
-        """Remove what is `kept_apart`: the rows that it was asked for are on storage."""
-        for storage in map(Storage.at, self._apart):
-            storage.fs.delete_dir_contents(storage.root, missing_dir_ok=True)
 
     def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
         """A client for each role under the run's limits and budget, and their meter, to be flushed at the end.

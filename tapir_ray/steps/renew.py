@@ -96,7 +96,7 @@ def _shown(context: Context, parts: Sequence[Part], name: str, label: str) -> It
     """One progress line for the tables `PART/NAME` of all parts; the context gives the parts that lack theirs."""
     live = [part for part in parts if not context.run.done(f"{part.name}/{name}")]
     rows = sum(part.rows for part in parts)
-    with context.progress.stage(label, name, rows), context.roles.kept_apart(name):
+    with context.progress.stage(label, name, rows), context.roles.replies.kept_apart(name):
         context.progress.keep(name, rows - sum(part.rows for part in live))
         yield live
 
@@ -118,7 +118,7 @@ def _unfinished(context: Context, live: Sequence[Part], name: str) -> Iterator[t
         # A part that was begun may be in a later group than it was: its replies are still needed.
         begun -= {part.name for part in group}
         if not begun:
-            context.roles.forget()
+            context.roles.replies.forget()
 
 
 def _write(context: Context, tables: PartTables, rows: ray.data.Dataset, schema: pa.Schema, asks: bool) -> None:

@@ -71,15 +71,15 @@ def test_replies_that_are_kept_apart_are_found_until_they_are_forgotten(
     with running(lambda body, n: "x") as seen:
         config = config_for(seen.url, cache=cache)
         with Roles(config, f"apart-{shared}", folder=str(tmp_path)) as roles:
-            with roles.kept_apart("labelled"):
+            with roles.replies.kept_apart("labelled"):
                 for _ in range(2):
                     roles.ask(dataset(rows), seeded, ECHO).take_all()
                 assert len(seen.requests) == 5
                 folder = tmp_path / ("shared" if shared else "cache/labelled")
                 assert [path.suffix for path in folder.iterdir()] == [".replies"] * len(list(folder.iterdir())) != []
-                roles.forget()
+                roles.replies.forget()
                 assert bool(list(folder.iterdir())) == shared, "a folder of the user's stays"
-            roles.forget()
+            roles.replies.forget()
             roles.ask(dataset(rows), seeded, ECHO).take_all()
             assert len(seen.requests) == (5 if shared else 10)
             assert bool(list(folder.iterdir())) == shared
