@@ -25,7 +25,7 @@ import ray
 import ray.data
 import torch
 
-from benchmarks.infer import collect, consumed, told, user
+from benchmarks.infer import consumed, time_answers, told, user
 from benchmarks.result import start_ray
 from tapir_ray import records
 from tapir_ray.config import CreateModel, Replicas, Student
@@ -89,7 +89,7 @@ def measure(size: str, device: torch.device, rounds: int) -> dict[str, Any]:
         texts = prompts(job.rows)
         model = make(job, texts, str(folder / "model"))
         start_ray(folder)
-        student_stage._collect = collect
+        time_answers()
         for _ in range(rounds):
             measured["stage"].append(by_stage(job, model, device.type, texts))
             with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -8,7 +8,8 @@ block out, `LLM.chat` from the call to its return: engine starts are shown apart
 30M and 105M parameters; no model ever says its end token. overlap: answering and judging as one pipeline
 (`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
 each counts from its first prompt or request to its last row. Nothing can be judged before the engine's first answers,
-which come all at once since all are of one length: after the time of 64 rows. Writes benchmarks/results/infer.json.
+which come all at once since all are of one length: after the time of 64 rows, so the ratio is at least 1 + 64 / rows.
+Writes benchmarks/results/infer.json.
 """
 
 from __future__ import annotations
@@ -67,16 +68,18 @@ def main() -> int:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     folder = Path(tempfile.mkdtemp(prefix="infer-", dir="/tmp"))
     start_ray(folder)
-    student_stage._collect = collect
+    time_answers()
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {"quick": options.quick, "new_tokens": NEW_TOKENS, "max_num_seqs": MAX_NUM_SEQS}
     try:
         for size, rows, rounds in options.speed if options.only != "overlap" else ():
             ratios[f"stage_against_llm_chat_{size}"], figures[size] = speed(make(size, folder), rows, rounds)
             print(size, json.dumps(figures[size]), flush=True)
-        if options.only != "speed":
-            measured, figures["overlap"] = overlap(make(options.overlap_size, folder), options.overlap_rows, folder)
-            ratios |= measured
+        for rows in options.overlap_rows if options.only != "speed" else ():
+            name = f"overlap_{rows}"
+            ratio, figures[name] = overlap(make(options.overlap_size, folder), rows, folder)
+            ratios[f"answering_and_judging_against_the_longer_{rows}"] = ratio
+            print(name, json.dumps(figures[name]), flush=True)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -126,10 +129,28 @@ def replicas() -> Replicas:
 kept = student_stage._collect
 
 
+class Timed(student_stage._Asking):
+    """A worker whose answers tell when the engine was asked."""
+
+    async def _ask_or_end(self, row: dict[str, Any]) -> Any:
+        arrived = time.time()
+        request, said, seconds = await super()._ask_or_end(row)
+        return request, {**said, "metrics": {"arrived": arrived}}, seconds
+
+
+class TimedKeeping(Timed, student_stage._Keeping):
+    pass
+
+
 def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """The stage's row; when the engine got it and how many tokens it said are in `meta`."""
-    told = {"arrived": row["metrics"]["arrival_time"], "tokens": row["num_generated_tokens"]}
+    """The stage's row; when the engine was asked and how many tokens it said are in `meta`."""
+    told = {"arrived": row["metrics"]["arrived"], "tokens": row["num_generated_tokens"]}
     return {**kept(row, columns), "meta": json.dumps(told)}
+
+
+def time_answers() -> None:
+    """From now on `told` can read the student stage's rows."""
+    student_stage._collect, student_stage._Asking, student_stage._Keeping = collect, Timed, TimedKeeping
 
 
 def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
@@ -216,8 +237,8 @@ def speed(model: str, rows: int, rounds: int) -> tuple[float, dict[str, Any]]:
     }
 
 
-def overlap(model: str, rows: int, folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """Wall time of answering and judging together against the longer of the two, and what it comes from."""
+def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]:
+    """(wall time of answering and judging together against the longer of the two, what it comes from)."""
     asked = [
         {
             "instruction_id": str(number),
@@ -237,10 +258,10 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[dict[str, float], dict
     latency = answering * IN_FLIGHT / (REQUESTS_PER_ROW * rows)
 
     judging = 0.0
-    log = folder / "log.jsonl"
+    log = folder / f"log-{rows}.jsonl"
     with running(Options(latency_s=round(latency, 3), log=str(log))) as url:
         config = judged_config(model, url)
-        run = Run.open(config, str(folder / "run"))
+        run = Run.open(config, str(folder / f"run-{rows}"))
         with opened(run, config, load(config.curriculum), url) as context:
             judged, ended = consumed(judge(ray.data.from_arrow(answered), config, context.roles, random_seed=0))
             judging = ended - min(json.loads(line)["arrived"] for line in log.read_text().splitlines())
@@ -250,7 +271,7 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[dict[str, float], dict
             both, ended = consumed(answer_and_judge(context, asked, model, "scored", rows))
             together, start_together = ended - told(both)[0], told(both)[0] - called
     longer = max(answering, judging)
-    return {"answering_and_judging_against_the_longer": together / longer}, {
+    return together / longer, {
         "rows": rows,
         "latency_s": round(latency, 3),
         "in_flight": IN_FLIGHT,
@@ -286,8 +307,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the 30M model alone, fewer rows")
     parser.add_argument("--only", choices=("speed", "overlap"), default="", help="one of both; writes no file")
     options = parser.parse_args()
-    options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 2)]
-    options.overlap_size, options.overlap_rows = ("30M", 192) if options.quick else ("105M", 384)
+    options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 4)]
+    options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768))
     return options
 
 

@@ -73,6 +73,7 @@ class Llm:
     async def generate_async(self, row: dict[str, Any]) -> str:
         if self.engine.errored:
             raise asyncio.CancelledError("gone")
+        assert row["sampling_params"]["output_kind"].name == "FINAL_ONLY"
         self.asked.append(row["instruction_id"])
         return f"said {row['instruction_id']}"
 
@@ -105,7 +106,9 @@ def engine_in(folder: Path) -> KeepingEngine:
 
 def batch(row_ids: range) -> list[dict[str, Any]]:
     made = {"unasked": "", "max_tokens": 8, "status": "ok", "reason": None}
-    return [{"instruction_id": str(n), "__idx_in_batch": i, **made} for i, n in enumerate(row_ids)]
+    return [
+        {"instruction_id": str(n), "__idx_in_batch": i, "sampling_params": {}, **made} for i, n in enumerate(row_ids)
+    ]
 
 
 def test_an_engine_killed_within_a_batch_leaves_what_it_finished(tmp_path: Path) -> None:

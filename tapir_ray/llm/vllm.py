@@ -69,6 +69,8 @@ def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[s
         "dtype": student.dtype,
         "trust_remote_code": student.trust_remote_code,
         "tensor_parallel_size": replicas.tensor_parallel,
+        # Nobody reads them, and they are counted for every token.
+        "disable_log_stats": True,
     }
     if model == student.model and student.revision:
         arguments |= {"revision": student.revision, "tokenizer_revision": student.revision}
@@ -110,6 +112,7 @@ def generate(
         batch_size=student.batch_size,
         max_concurrent_batches=max(2, 512 // student.batch_size),
         should_continue_on_error=True,
+        log_engine_metrics=False,
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
@@ -123,28 +126,52 @@ def generate(
     rows = small_blocks(rows, student.batch_size, stage_cpus)
     prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
     processor = build_processor(config, prompt, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
-    if keep is not None:
-        stage = processor.get_stage_by_name("vLLMEngineStage")
-        engine = type(stage.fn.__name__, (_Keeping, stage.fn), {})
-        arguments = {**stage.fn_constructor_kwargs, "keep": keep, "columns": columns}
-        # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
-        processor.stages["vLLMEngineStage"] = stage.model_copy(
-            update={"fn": engine, "fn_constructor_kwargs": arguments}
-        )
+    stage = processor.get_stage_by_name("vLLMEngineStage")
+    mixed_in, arguments = (_Asking, {}) if keep is None else (_Keeping, {"keep": keep, "columns": columns})
+    engine = type(stage.fn.__name__, (mixed_in, stage.fn), {})
+    # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
+    processor.stages["vLLMEngineStage"] = stage.model_copy(
+        update={"fn": engine, "fn_constructor_kwargs": {**stage.fn_constructor_kwargs, **arguments}}
+    )
     return processor(rows).map(functools.partial(_collect, columns=columns), **few)
 
 
-class _Keeping:
+class _Asking:
+    """To be mixed into Ray's engine worker: takes an answer when it is whole, and ends with its engine."""
+
+    llm: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
+
+    async def _ask_or_end(self, row: dict[str, Any]) -> Any:
+        """The engine's answer; ends this worker where the engine is dead, with the error's name in its log.
+
+        Ray's worker ends itself too, but leaves the name out, and does not see the CancelledError by which an engine
+        ends the requests that it was just being sent when it died. It would also be told of every token.
+        """
+        from vllm.sampling_params import RequestOutputKind
+
+        row["sampling_params"]["output_kind"] = RequestOutputKind.FINAL_ONLY
+        try:
+            return await self.ask(row)
+        except BaseException as error:
+            if self.llm.engine.errored:
+                logging.getLogger(__name__).error("the engine is dead: %s: %s", type(error).__name__, error)
+                os._exit(1)
+            raise
+
+
+class _Keeping(_Asking):
     """To be mixed into Ray's engine worker: keeps each answer as it is made, and does not ask for one that is kept."""
 
     IDX_IN_BATCH_COLUMN: str
-    llm: Any
 
     def __init__(self, *args: Any, keep: Callable[[], Kept], columns: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kept, self.columns = keep(), columns
         self.in_hand = 0
-        self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         """What the engine says to each row, in the order it says it, as Ray's worker does."""
@@ -169,20 +196,6 @@ class _Keeping:
             self.in_hand -= len(asked)
         if not self.in_hand:
             await asyncio.to_thread(self.kept.write, self.kept.rest())
-
-    async def _ask_or_end(self, row: dict[str, Any]) -> Any:
-        """The engine's answer; ends this worker where the engine is dead, with the error's name in its log.
-
-        Ray's worker ends itself too, but leaves the name out, and does not see the CancelledError by which an engine
-        ends the requests that it was just being sent when it died.
-        """
-        try:
-            return await self.ask(row)
-        except BaseException as error:
-            if self.llm.engine.errored:
-                logging.getLogger(__name__).error("the engine is dead: %s: %s", type(error).__name__, error)
-                os._exit(1)
-            raise
 
 
 def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
