@@ -126,20 +126,24 @@ def replicas() -> Replicas:
     return Replicas(cpus=os.cpu_count() or 1)
 
 
-kept = student_stage._collect
+kept, build_processor = student_stage._collect, student_stage.build_processor
 
 
-class Timed(student_stage._Asking):
-    """A worker whose answers tell when the engine was asked."""
+class Timed:
+    """To be mixed into Ray's engine worker: its answers tell when the engine was asked."""
 
-    async def _ask_or_end(self, row: dict[str, Any]) -> Any:
+    async def _generate_with_error_handling(self, row: dict[str, Any], batch_uuid: Any) -> dict[str, Any]:
         arrived = time.time()
-        request, said, seconds = await super()._ask_or_end(row)
-        return request, {**said, "metrics": {"arrived": arrived}}, seconds
+        said = await super()._generate_with_error_handling(row, batch_uuid)  # type: ignore[misc]
+        return {**said, "metrics": {"arrived": arrived}}
 
 
-class TimedKeeping(Timed, student_stage._Keeping):
-    pass
+def timed_processor(*args: Any, **kwargs: Any) -> Any:
+    processor = build_processor(*args, **kwargs)
+    stage = processor.get_stage_by_name("vLLMEngineStage")
+    timed = type(stage.fn.__name__, (Timed, stage.fn), {})
+    processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": timed})
+    return processor
 
 
 def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
@@ -150,7 +154,7 @@ def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
 
 def time_answers() -> None:
     """From now on `told` can read the student stage's rows."""
-    student_stage._collect, student_stage._Asking, student_stage._Keeping = collect, Timed, TimedKeeping
+    student_stage._collect, student_stage.build_processor = collect, timed_processor
 
 
 def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
