@@ -126,7 +126,7 @@ def replicas() -> Replicas:
     return Replicas(cpus=os.cpu_count() or 1)
 
 
-kept, build_processor = student_stage._collect, student_stage.build_processor
+kept, build_processor = student_stage.collect, student_stage.build_processor
 
 
 class Timed:
@@ -154,7 +154,7 @@ def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
 
 def time_answers() -> None:
     """From now on `told` can read the student stage's rows."""
-    student_stage._collect, student_stage.build_processor = collect, timed_processor
+    student_stage.collect, student_stage.build_processor = collect, timed_processor
 
 
 def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:

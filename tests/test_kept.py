@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -15,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tapir_ray import parts
+from tapir_ray.config import Replicas
 from tapir_ray.kept import Kept
-from tapir_ray.llm.vllm import _Keeping
+from tapir_ray.llm.engine_worker import Keeping, collect, threads
 from tapir_ray.records import ID, SCORED, conform
 from tapir_ray.reopen import reopen
 
@@ -83,29 +85,34 @@ class Engine:
 
     IDX_IN_BATCH_COLUMN = "__idx_in_batch"
 
-    def __init__(self) -> None:
-        self.llm = Llm()
+    def __init__(self, engine_kwargs: dict[str, Any]) -> None:
+        self.arguments, self.llm = engine_kwargs, Llm()
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         for row in reversed(batch):
             yield {
                 "__idx_in_batch": row["__idx_in_batch"],
                 "generated_text": await self.llm.generate_async(row),
-                "num_generated_tokens": 7,
+                "generated_tokens": [5] * 7,
                 "__inference_error__": "",
             }
 
 
-class KeepingEngine(_Keeping, Engine):
+class KeepingEngine(Keeping, Engine):
     pass
 
 
 def engine_in(folder: Path) -> KeepingEngine:
-    return KeepingEngine(keep=lambda: kept_in(folder), columns=["instruction_id", "status", "reason"])
+    return KeepingEngine(
+        keep=lambda: kept_in(folder),
+        collect=functools.partial(collect, columns=["instruction_id", "status", "reason"]),
+        replicas=Replicas(gpus=1),
+        engine_kwargs={"max_num_seqs": 16},
+    )
 
 
 def batch(row_ids: range) -> list[dict[str, Any]]:
-    made = {"unasked": "", "max_tokens": 8, "status": "ok", "reason": None}
+    made = {"unasked": "", "max_tokens": 8, "stop_token_ids": [1], "status": "ok", "reason": None}
     return [
         {"instruction_id": str(n), "__idx_in_batch": i, "sampling_params": {}, **made} for i, n in enumerate(row_ids)
     ]
@@ -147,3 +154,17 @@ def test_a_worker_ends_with_its_engine_and_says_of_what(
     with pytest.raises(SystemExit, match="1"):
         asyncio.run(asked())
     assert "the engine is dead: CancelledError: gone" in caplog.text
+
+
+def test_an_engine_answers_as_many_at_once_as_vllms_own_unless_it_is_told(tmp_path: Path) -> None:
+    """Its defaults for an engine of Ray's are a fraction: 2,048 tokens a step, 128 sequences."""
+    arguments = engine_in(tmp_path).arguments
+    assert arguments["max_num_seqs"] == 16 and arguments["max_num_batched_tokens"] >= 4096
+
+
+@pytest.mark.parametrize(
+    ("engines", "claimed", "node_cpus", "share"),
+    [(1, 1, 4, 8), (2, 2, 4, 4), (2, 4, 4, 8), (4, 1, 4, 2), (9, 0.5, 4, 1), (1, 8, 4, 8)],
+)
+def test_engines_of_one_node_share_its_cores(engines: int, claimed: float, node_cpus: float, share: int) -> None:
+    assert threads(Replicas(replicas=engines, cpus=claimed), node_cpus, cores=8) == share

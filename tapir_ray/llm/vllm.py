@@ -8,11 +8,10 @@ tokens it was trained on. The engine lives as long as the pipeline: it is gone w
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import logging
+import math
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import ray.data
@@ -22,18 +21,20 @@ from tapir_ray.blocks import small_blocks
 from tapir_ray.config import Replicas, Student
 from tapir_ray.kept import Kept
 from tapir_ray.llm import watch
+from tapir_ray.llm.engine_worker import Asking, Keeping, collect
 from tapir_ray.models import FOLDER, MODEL, folder, local
-from tapir_ray.records import FAILED, FILTERED, OK
 from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_stop_token_ids, shared_tokenizer
 
 TOO_LONG = "prompt_too_long"
+MOST_AT_ONCE = 1024
+"""Sequences that an engine answers at once at most, where `max_num_seqs` does not say: vLLM's choice for large GPUs."""
 ON_CPUS = "tapir_ray.llm.executor.OneProcess"
 """A class, by its name: this process does not load vLLM."""
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
-    """The row with `tokenized_prompt`, `sampling_params` and `max_tokens`, as the engine takes them.
+    """The row with `tokenized_prompt`, `sampling_params`, `max_tokens` and `stop_token_ids`, as the engine takes them.
 
     A row that cannot be asked has its reason in `unasked` (else "") and one token in place of its prompt, since every
     row passes through the engine.
@@ -50,13 +51,14 @@ def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: in
         prompt = [tokenizer.eos_token_id]
     row["tokenized_prompt"] = prompt
     row["max_tokens"] = 1 if row["unasked"] else min(sampling.max_tokens, student.max_model_len - len(prompt))
+    # The model's own generation config knows nothing of the end of another's template.
+    row["stop_token_ids"] = shared_stop_token_ids(model, student)
     row["sampling_params"] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": row["max_tokens"],
         "seed": random_seed,
-        # The model's own generation config knows nothing of the end of another's template.
-        "stop_token_ids": shared_stop_token_ids(model, student),
+        "stop_token_ids": row["stop_token_ids"],
     }
     return row
 
@@ -102,6 +104,8 @@ def generate(
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
         bundle["GPU"] = replicas.gpus
+    # Some more than it can answer at once wait in the worker.
+    in_hand = math.ceil(1.25 * student.engine_kwargs.get("max_num_seqs", MOST_AT_ONCE))
     # A task for each engine keeps it busy, and every further one would load a tokenizer with all that it imports.
     few: dict[str, Any] = {"num_cpus": stage_cpus, "concurrency": replicas.replicas}
     config = vLLMEngineProcessorConfig(
@@ -110,7 +114,7 @@ def generate(
         engine_kwargs=engine_arguments(model, student, replicas),
         concurrency=(replicas.fewest, replicas.replicas),
         batch_size=student.batch_size,
-        max_concurrent_batches=max(2, 512 // student.batch_size),
+        max_concurrent_batches=max(2, math.ceil(in_hand / student.batch_size)),
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=False,
@@ -125,105 +129,20 @@ def generate(
         raise ValueError("generate: the rows have no columns")
     rows = small_blocks(rows, student.batch_size, stage_cpus)
     prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
-    processor = build_processor(config, prompt, preprocess_map_kwargs=few, postprocess_map_kwargs=few)
+    processor = build_processor(config, prompt, preprocess_map_kwargs=few)
     stage = processor.get_stage_by_name("vLLMEngineStage")
-    mixed_in, arguments = (_Asking, {}) if keep is None else (_Keeping, {"keep": keep, "columns": columns})
-    engine = type(stage.fn.__name__, (mixed_in, stage.fn), {})
-    # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
-    processor.stages["vLLMEngineStage"] = stage.model_copy(
-        update={"fn": engine, "fn_constructor_kwargs": {**stage.fn_constructor_kwargs, **arguments}}
-    )
-    return processor(rows).map(functools.partial(_collect, columns=columns), **few)
-
-
-class _Asking:
-    """To be mixed into Ray's engine worker: takes an answer when it is whole, and ends with its engine."""
-
-    llm: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
-
-    async def _ask_or_end(self, row: dict[str, Any]) -> Any:
-        """The engine's answer; ends this worker where the engine is dead, with the error's name in its log.
-
-        Ray's worker ends itself too, but leaves the name out, and does not see the CancelledError by which an engine
-        ends the requests that it was just being sent when it died. It would also be told of every token.
-        """
-        from vllm.sampling_params import RequestOutputKind
-
-        row["sampling_params"]["output_kind"] = RequestOutputKind.FINAL_ONLY
-        try:
-            return await self.ask(row)
-        except BaseException as error:
-            if self.llm.engine.errored:
-                logging.getLogger(__name__).error("the engine is dead: %s: %s", type(error).__name__, error)
-                os._exit(1)
-            raise
-
-
-class _Keeping(_Asking):
-    """To be mixed into Ray's engine worker: keeps each answer as it is made, and does not ask for one that is kept."""
-
-    IDX_IN_BATCH_COLUMN: str
-
-    def __init__(self, *args: Any, keep: Callable[[], Kept], columns: list[str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.kept, self.columns = keep(), columns
-        self.in_hand = 0
-
-    async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        """What the engine says to each row, in the order it says it, as Ray's worker does."""
-        asked = {}
-        for row in batch:
-            answer = self.kept.found(row)
-            if answer is None:
-                asked[row[self.IDX_IN_BATCH_COLUMN]] = row
-            else:
-                yield {**_as_said(answer, row), self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN]}
-        self.in_hand += len(asked)
-        try:
-            if asked:
-                async for said in super().udf(list(asked.values())):  # type: ignore[misc]
-                    self.in_hand -= 1
-                    row = asked.pop(said[self.IDX_IN_BATCH_COLUMN])
-                    finished = self.kept.add(_collect({**row, **said}, self.columns))
-                    if finished:
-                        await asyncio.to_thread(self.kept.write, finished)
-                    yield said
-        finally:
-            self.in_hand -= len(asked)
-        if not self.in_hand:
-            await asyncio.to_thread(self.kept.write, self.kept.rest())
-
-
-def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """A kept answer in the engine's words, for `_collect`."""
-    cut = answer["finish_reason"] == "length"
-    return {
-        "generated_text": answer["student_response"] or "",
-        "num_generated_tokens": row["max_tokens"] if cut else 0,
-        "__inference_error__": "",
+    engine = type(stage.fn.__name__, (Asking if keep is None else Keeping, stage.fn), {})
+    arguments = {
+        **stage.fn_constructor_kwargs,
+        **({} if keep is None else {"keep": keep}),
+        "collect": functools.partial(collect, columns=columns),
+        "replicas": replicas,
     }
-
-
-def _collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """The input's columns and the answer; rows of an engine error come back ragged and are made whole here."""
-    answered = {name: row.get(name) for name in columns}
-    error = row.get("__inference_error__")
-    if error:
-        answered |= {"status": FAILED, "reason": f"engine_error: {error}"}
-    elif row["unasked"]:
-        answered |= {"status": FILTERED, "reason": row["unasked"]}
-    else:
-        cut = row["num_generated_tokens"] >= row["max_tokens"]
-        answered |= {
-            "student_response": row["generated_text"].strip(),
-            "finish_reason": "length" if cut else "stop",
-            "status": OK,
-        }
-    return answered
+    # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
+    processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": engine, "fn_constructor_kwargs": arguments})
+    # The engine's worker gives the rows as they shall be.
+    processor.postprocess = None
+    return processor(rows)
 
 
 def engine_environment(replicas: Replicas, processes: str | None, model: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.kept import Kept
-from tapir_ray.llm.vllm import _collect, engine_arguments, generate, tokenised
+from tapir_ray.llm.vllm import collect, engine_arguments, generate, tokenised
 from tapir_ray.records import ID, SCORED, conform
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
@@ -38,10 +39,10 @@ def asked(student: Student, model: str, *messages: dict[str, str]) -> dict[str, 
     return tokenised({"instruction_id": "a", "messages": list(messages)}, model, student, 7)
 
 
-def answered(row: dict[str, Any]) -> dict[str, Any]:
-    """What is kept of a row, after an engine that says one token."""
-    engine = {"generated_text": " four ", "num_generated_tokens": 1}
-    return _collect({**row, **engine}, ["instruction_id", "status", "reason"])
+def answered(row: dict[str, Any], tokens: Sequence[int] = (7,)) -> dict[str, Any]:
+    """What is kept of a row, after an engine that says these tokens."""
+    engine = {"generated_text": " four ", "generated_tokens": list(tokens)}
+    return collect({**row, **engine}, ["instruction_id", "status", "reason"])
 
 
 def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: str) -> None:
@@ -51,6 +52,11 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert row["max_tokens"] == row["sampling_params"]["max_tokens"] == min(50, 64 - len(row["tokenized_prompt"]))
     kept = answered(row)
     assert (kept["status"], kept["student_response"], kept["finish_reason"]) == ("ok", "four", "stop")
+    other = max(row["stop_token_ids"]) + 1
+    assert answered(row, [other] * row["max_tokens"])["finish_reason"] == "length"
+    assert answered(row, [other] * (row["max_tokens"] - 1))["finish_reason"] == "stop"
+    ended = [*[other] * (row["max_tokens"] - 1), row["stop_token_ids"][0]]
+    assert answered(row, ended)["finish_reason"] == "stop", "its end is the last token that it might say"
 
 
 def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> None:
