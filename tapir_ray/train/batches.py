@@ -34,6 +34,7 @@ class PackedReader:
     """Sequences of a `packed` table by index; keeps one row group in memory, so ask for rising indices."""
 
     def __init__(self, packed_dir: str, fs: pafs.FileSystem) -> None:
+        """Raises StageError where a sequence is missing: on every worker alike, so that none waits for another."""
         files = fs.get_file_info(pafs.FileSelector(packed_dir))
         self.fs = fs
         self.groups: list[tuple[int, str, int]] = []
@@ -43,7 +44,10 @@ class PackedReader:
         self._rows: list[Packed] = []
         for path in sorted(file.path for file in files if file.path.endswith(".parquet")):
             metadata = pq.read_metadata(path, filesystem=fs)
+            column = metadata.schema.to_arrow_schema().get_field_index("seq_index")
             for group in range(metadata.num_row_groups):
+                if metadata.row_group(group).column(column).statistics.min != self.sequences:
+                    raise StageError(f"{path}: the packed table is not complete (sequence {self.sequences} is missing)")
                 self.groups.append((self.sequences, path, group))
                 self.sequences += metadata.row_group(group).num_rows
 
@@ -54,7 +58,7 @@ class PackedReader:
         at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
         first, path, group = self.groups[at]
         if at != self._at:
-            self._rows = self._read(first, path, group)
+            self._rows = self._read(path, group)
             self._at = at
         return self._rows[index - first]
 
@@ -73,11 +77,9 @@ class PackedReader:
                     found += file.read_row_group(group, columns=["pair_ids"])["pair_ids"][index - first].as_py()
         return found
 
-    def _read(self, first: int, path: str, group: int) -> list[Packed]:
+    def _read(self, path: str, group: int) -> list[Packed]:
         with pq.ParquetFile(path, filesystem=self.fs) as file:
-            table = file.read_row_group(group, columns=["seq_index", "input_ids", "labels", "position_ids"])
-        if table["seq_index"][0].as_py() != first:
-            raise StageError(f"{path}: the packed table is not complete (sequence {first} is missing)")
+            table = file.read_row_group(group, columns=["input_ids", "labels", "position_ids"])
         columns = {name: table[name] for name in ("input_ids", "labels", "position_ids")}
         return [
             {name: column[row].values.to_numpy().astype(np.int64) for name, column in columns.items()}

@@ -17,6 +17,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tapir_ray.config import Train
 from tapir_ray.errors import StageError
 from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size, micro_batches
@@ -44,6 +46,11 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) ->
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def dropout_seed(random_seed: int, step: int, rank: int) -> int:
+    """Of the random numbers of a rank's step: other ones on each rank, and the same where a training is continued."""
+    return int(np.random.SeedSequence((random_seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -151,6 +158,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         distributed.all_reduce(counts)
         in_loss, seen, due = (int(count) for count in counts.tolist())
         total = torch.zeros((), dtype=torch.float64, device=device)
+        torch.manual_seed(dropout_seed(work.random_seed, step, rank))
         for part in rows:
             batch = {name: t.to(device) for name, t in collate(part, train.attention == "flash_attention_2").items()}
             loss = response_loss(engine, batch)

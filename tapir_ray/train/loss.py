@@ -8,6 +8,7 @@ forward pass: so ZeRO-3 gathers its weight as for any layer, and adapters, check
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,18 +34,33 @@ def response_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     targets_BT = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     head = getattr(model, "module", model).get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None or getattr(head, _CHANGED, False):
+    if type(head) is not torch.nn.Linear or head.bias is not None:
+        _say_once(head, "its output layer is not a plain matrix")
+        return _loss_of_logits(model, inputs, targets_BT)
+    if getattr(head, _CHANGED, False):
         return _loss_of_logits(model, inputs, targets_BT)
     with _as_loss(head, targets_BT) as given:
         output = model(**inputs).logits
     if given.loss is None or not given.is_output(output):
         setattr(head, _CHANGED, True)
+        _say_once(head, "the model changes its logits after the output layer")
         return _loss_of_logits(model, inputs, targets_BT)
     return output.squeeze()
 
 
-_CHANGED = "tapir_logits_are_changed"
-"""On an output layer: the model does something to its output, found out at the first batch."""
+_CHANGED, _SAID = "tapir_logits_are_changed", "tapir_logits_were_said"
+"""On an output layer: the model does something to its output, found out at the first batch; and what it costs was
+said."""
+
+
+def _say_once(head: Any, why: str) -> None:
+    if not getattr(head, _SAID, False):
+        setattr(head, _SAID, True)
+        logging.getLogger(__name__).warning(
+            "all logits of a batch are computed at once, since %s: memory grows with train.micro_batch times "
+            "train.sequence_length times the vocabulary; lower train.micro_batch if it does not last",
+            why,
+        )
 
 
 @dataclass

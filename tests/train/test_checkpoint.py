@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ray.train import Checkpoint
-from ray.train._internal.checkpoint_manager import _CheckpointManager
-from ray.train._internal.session import _TrainingResult
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.storage import StorageContext
+from ray.train.v2._internal.execution.training_report import _TrainingReport
 from torch import distributed
 
 from tapir_ray.config import Resources, Student, Train
@@ -126,13 +128,20 @@ def kept(monkeypatch: pytest.MonkeyPatch, folder: Path, packed: str, holdout: st
             packed, FS, "m", str(folder / "out"), str(folder / "ray_train"), "name", Student(model="m"),
             Train(checkpoints_kept=2), Resources(), 1, 1e-3, 0, holdout_dir=holdout,
         )  # fmt: skip
-    manager = _CheckpointManager(given["run_config"].checkpoint_config)
-    for step, loss in enumerate([3.0, 1.0, 4.0, 5.0, 6.0], start=1):
-        place = folder / f"checkpoint_{step}"
-        place.mkdir()
-        done = Done(losses=[0.0] * step, holdout_losses=[[step, loss]] if holdout else [])
-        manager.register_checkpoint(_TrainingResult(Checkpoint(str(place), FS), done.metrics()))
-    return sorted(int(place.name.rpartition("_")[2]) for place in folder.glob("checkpoint_*"))
+    config = given["run_config"]
+    storage = StorageContext(config.storage_path, config.name, config.storage_filesystem)
+    own = Path(storage.experiment_fs_path)
+
+    async def register() -> None:
+        manager = CheckpointManager(config.checkpoint_config, storage)
+        for step, loss in enumerate([3.0, 1.0, 4.0, 5.0, 6.0], start=1):
+            place = own / f"checkpoint_{step}"
+            place.mkdir()
+            done = Done(losses=[0.0] * step, holdout_losses=[[step, loss]] if holdout else [])
+            manager.register_checkpoint(_TrainingReport(Checkpoint(str(place), FS), done.metrics(), validation=False))
+
+    asyncio.run(register())
+    return sorted(int(place.name.rpartition("_")[2]) for place in own.glob("checkpoint_*") if place.is_dir())
 
 
 def test_the_lowest_losses_on_the_holdout_stay_beside_the_latest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -32,10 +33,11 @@ STEPS = 6
 class Plain:
     """What the loop asks of a DeepSpeed engine; the weights are broken in step `bad` (from 1)."""
 
-    def __init__(self, bad: int | None = None) -> None:
+    def __init__(self, bad: int | None = None, dropout: float = 0.0) -> None:
         torch.manual_seed(0)
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        self.module = LlamaForCausalLM(LlamaConfig(vocab_size=20, max_position_embeddings=16, **sizes))
+        config = LlamaConfig(vocab_size=20, max_position_embeddings=16, attention_dropout=dropout, **sizes)
+        self.module = LlamaForCausalLM(config)
         self.optimizer = torch.optim.AdamW(self.module.parameters())
         self.bad, self.steps, self.skipped_steps = bad, 0, 0
         self.eval, self.train = self.module.eval, self.module.train
@@ -133,3 +135,26 @@ def test_a_continued_training_begins_now_and_counts_the_seconds_of_both(work: Wo
     assert called <= result["started"] <= time.time()
     assert 1000.0 < result["seconds"] < 1000.0 + time.time() - called
     assert (len(result["losses"]), saved) == (STEPS, [4])
+
+
+def test_a_continued_training_drops_what_a_whole_one_does(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random numbers are a function of seed, step and rank: a checkpoint need not hold the generators' state."""
+    state: dict[int, Any] = {}
+
+    def keep(engine: Plain, done: Done) -> None:
+        state[len(done.losses)] = copy.deepcopy((engine.module.state_dict(), engine.optimizer.state_dict(), done))
+
+    monkeypatch.setattr(loop, "save", keep)
+    whole = loop._train(Plain(dropout=0.5), CPU, work, Done())["losses"]
+    engine = Plain(dropout=0.5)
+    weights, optimizer, done = state[4]
+    engine.module.load_state_dict(weights)
+    engine.optimizer.load_state_dict(optimizer)
+    assert loop._train(engine, CPU, work, done)["losses"] == whole
+    assert loop._train(Plain(dropout=0.5), CPU, replace(work, random_seed=1), Done())["losses"] != whole
+    assert loop._train(Plain(), CPU, work, Done())["losses"] != whole
+
+
+def test_no_two_ranks_or_steps_have_the_same_random_numbers() -> None:
+    seeds = {loop.dropout_seed(seed, step, rank) for seed in range(3) for step in range(9) for rank in range(4)}
+    assert len(seeds) == 3 * 9 * 4

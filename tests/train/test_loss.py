@@ -122,9 +122,12 @@ def test_loss_and_gradient_are_the_plain_ones(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_only_models_that_change_their_logits_compute_them_at_once(name: str) -> None:
+def test_only_models_that_change_their_logits_compute_them_at_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """And say so, once."""
     model, batch = model_of(MODELS[name]), batch_of(share=1.0)
     response_loss(model, batch)
+    response_loss(model, batch)
+    assert caplog.text.count("all logits of a batch are computed at once") == (name not in CHUNKED)
     with MostLogits() as most:
         response_loss(model, batch).backward()
     if name in CHUNKED:
