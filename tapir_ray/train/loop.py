@@ -26,7 +26,7 @@ from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done, restore, save
 from tapir_ray.train.divergence import Diverged, Health
 from tapir_ray.train.engine import export, make_engine
-from tapir_ray.train.holdout import holdout_loss, mean_loss
+from tapir_ray.train.holdout import holdout_loss, mean_loss, pair_losses
 from tapir_ray.train.isolation import check_kept_apart
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.work import Work
@@ -202,6 +202,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             if not last:
                 save(engine, done)
                 saved = time.time()
+    pairs = pair_losses(engine, device, held, train) if held is not None else {}
     return {
         "steps": steps,
         "sequences": reader.sequences,
@@ -209,6 +210,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         "response_tokens": done.response_tokens,
         "losses": done.losses,
         "holdout_losses": done.holdout_losses,
+        "holdout_pairs": pairs,
         "started": started,
         "seconds": done.seconds,
     }

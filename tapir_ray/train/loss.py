@@ -9,7 +9,7 @@ forward pass: so ZeRO-3 gathers its weight as for any layer, and adapters, check
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 
 from tapir_ray.train.chat import IGNORED
 
+LossesOf = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of hidden states [N, H], the output layer's weight [V, H] and targets [N]: the loss of each, or their sum."""
 LOGITS_AT_ONCE = 2**25
 """Logits of a chunk (128 MiB in float32): 1,024 tokens of a vocabulary of 32k. Slower from a quarter of it on down."""
 
@@ -31,21 +33,39 @@ def response_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     Logits are computed only where a response token follows. A model that changes its logits after the output layer
     (soft caps, scales), or whose output layer is not a plain matrix, computes those of the whole batch at once.
     """
-    targets_BT = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    return _losses(model, batch, _targets(batch), chunked_cross_entropy).sum()
+
+
+def token_losses(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """The same of each response token, without gradients: float32 [batch, longest], at its left neighbour; else 0."""
+    targets_BT = _targets(batch)
+    losses_BT = torch.zeros(targets_BT.shape, device=targets_BT.device)
+    with torch.no_grad():
+        losses_BT[targets_BT != IGNORED] = _losses(model, batch, targets_BT, chunked_token_losses)
+    return losses_BT
+
+
+def _targets(batch: dict[str, Any]) -> torch.Tensor:
+    return functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+
+
+def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_of: LossesOf) -> torch.Tensor:
+    """`losses_of` the response tokens, or, where the logits of the whole batch are there, the loss of each."""
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     head = getattr(model, "module", model).get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
         _say_once(head, "its output layer is not a plain matrix")
-        return _loss_of_logits(model, inputs, targets_BT)
+        return _losses_of_logits(model, inputs, targets_BT)
     if getattr(head, _CHANGED, False):
-        return _loss_of_logits(model, inputs, targets_BT)
-    with _as_loss(head, targets_BT) as given:
+        return _losses_of_logits(model, inputs, targets_BT)
+    with _as_loss(head, targets_BT, losses_of) as given:
         output = model(**inputs).logits
-    if given.loss is None or not given.is_output(output):
+    if given.losses is None or not given.is_output(output):
         setattr(head, _CHANGED, True)
         _say_once(head, "the model changes its logits after the output layer")
-        return _loss_of_logits(model, inputs, targets_BT)
-    return output.squeeze()
+        return _losses_of_logits(model, inputs, targets_BT)
+    # Of the model's output, which hooks may have wrapped, where it goes backward.
+    return output.flatten() if output.requires_grad else given.losses
 
 
 _CHANGED, _SAID = "tapir_logits_are_changed", "tapir_logits_were_said"
@@ -68,6 +88,8 @@ class _Given:
     """What an output layer gave instead of logits: a loss of shape [1, 1, 1], as it was then."""
 
     loss: torch.Tensor | None = None
+    losses: torch.Tensor | None = None
+    """What `loss` is the sum of."""
     version: int = 0
 
     def is_output(self, output: torch.Tensor) -> bool:
@@ -78,7 +100,7 @@ class _Given:
 
 
 @contextmanager
-def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor) -> Iterator[_Given]:
+def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor, losses_of: LossesOf) -> Iterator[_Given]:
     """Inside, the call of `head` with hidden states gives the loss of `targets_BT`."""
     given = _Given()
 
@@ -87,7 +109,8 @@ def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor) -> Iterator[_Given
             return functional.linear(hidden_BTH, head.weight)
         index_N = (targets_BT.flatten() != IGNORED).nonzero().squeeze(1)
         hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, index_N)
-        given.loss = chunked_cross_entropy(hidden_NH, head.weight, targets_BT.flatten()[index_N]).view(1, 1, 1)
+        given.losses = losses_of(hidden_NH, head.weight, targets_BT.flatten()[index_N])
+        given.loss = given.losses.sum().view(1, 1, 1)
         given.version = given.loss._version
         return given.loss
 
@@ -98,15 +121,15 @@ def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor) -> Iterator[_Given
         del head.forward
 
 
-def _loss_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tensor) -> torch.Tensor:
-    """The same from the model's logits, at positions where some row of the batch has a response token."""
+def _losses_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tensor) -> torch.Tensor:
+    """The loss of each response token from the model's logits, at positions where some row of the batch has one."""
     keep = (targets_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
     if len(keep) == 0:
         keep = keep.new_zeros(1)
     logits = model(**inputs, logits_to_keep=keep).logits.float()
-    return functional.cross_entropy(
-        logits.flatten(0, 1), targets_BT[:, keep].flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    targets_N = targets_BT[:, keep].flatten()
+    losses_N = functional.cross_entropy(logits.flatten(0, 1), targets_N, ignore_index=IGNORED, reduction="none")
+    return losses_N[targets_N != IGNORED]
 
 
 def chunked_cross_entropy(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
@@ -114,6 +137,13 @@ def chunked_cross_entropy(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targ
     chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
     loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden_NH, weight_VH, targets_N, chunk, torch.is_grad_enabled())
     return loss
+
+
+def chunked_token_losses(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each row of logits `hidden @ weight.T` (nats, float32 [N]), `LOGITS_AT_ONCE` at a time."""
+    chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
+    parts = zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
+    return torch.cat([functional.cross_entropy((h @ weight_VH.T).float(), t, reduction="none") for h, t in parts])
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tapir_ray.context import Context, checkpoint
-from tapir_ray.records import HOLDOUT, SCORED, SEED, conform
+from tapir_ray.records import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
 from tapir_ray.report.summary import print_table, summarise
 from tapir_ray.steps.train import HELD_PACKED
+from tapir_ray.train.loop import RESULT_FILE
 from tests.stages.test_pack_stats import WHOLE
 from tests.steps.contexts import context_for, write
 
@@ -104,3 +105,23 @@ def test_pairs_that_were_left_out_are_in_the_summary_and_in_the_table(tmp_path: 
         "round 2: 7 of 70 pairs (10.0%) are longer than train.sequence_length and lose their end",
     ):
         assert line in shown.getvalue()
+
+
+def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
+    """By tokens, not by pairs; the tasks are those that the rows have in the end."""
+    context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0]), io.StringIO()
+    run = context.run
+    tasks = {"a": "Math", "b": "Math", "c": "Roleplay", "d": None}
+    rows = [{"instruction_id": name, "split": HOLDOUT, "task": task} for name, task in tasks.items()]
+    run.write_rows("seed/instructions", conform([*rows, {**rows[0], "split": SEED, "task": "Code"}], INSTRUCTIONS))
+    pairs = {pair_id("a", 0): (6.0, 1), pair_id("b", 0): (3.0, 8), pair_id("c", 0): (5.0, 2), pair_id("d", 0): (1.0, 4)}
+    run.write_json(f"{checkpoint(2)}/{RESULT_FILE}", {"holdout_pairs": pairs})
+    run.publish(checkpoint(2), extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
+    summary = summarise(context)
+    assert [entry["holdout_loss_by_task"] for entry in summary["rounds"]] == [
+        {}, {"(no task)": 0.25, "Math": 1.0, "Roleplay": 2.5}, {}
+    ]  # fmt: skip
+    print_table(summary, run, shown)
+    lines = " ".join(shown.getvalue().split())
+    assert "loss on the holdout (nats a response token)" in lines
+    assert "│ Math │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ 1.00 │ - │" in lines

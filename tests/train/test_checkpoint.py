@@ -64,6 +64,7 @@ def trained(
     monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: clock.now))
     monkeypatch.setattr(loop, "response_loss", lambda engine, batch: torch.ones((), dtype=torch.float64))
     monkeypatch.setattr(loop, "holdout_loss", lambda *_: 2.0)
+    monkeypatch.setattr(loop, "pair_losses", lambda *_: {})
     monkeypatch.setattr(loop, "check_kept_apart", lambda *_: None)
     monkeypatch.setattr(loop, "save", lambda engine, done: saved.append(len(done.losses)))
     done = Done()

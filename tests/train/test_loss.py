@@ -25,7 +25,7 @@ from transformers import (
 
 from tapir_ray.train import loss as loss_module
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.loss import chunked_cross_entropy, response_loss
+from tapir_ray.train.loss import chunked_cross_entropy, response_loss, token_losses
 
 VOCABULARY, HIDDEN, ROWS, LENGTH = 97, 32, 3, 40
 SIZES = {
@@ -119,6 +119,19 @@ class MostLogits(TorchDispatchMode):
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_and_gradient_are_the_plain_ones(name: str) -> None:
     assert_same(model_of(MODELS[name]), batch_of())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_loss_of_each_token_is_at_its_left_neighbour(name: str) -> None:
+    model, batch = model_of(MODELS[name]).eval(), batch_of()
+    logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[:, :-1].float()
+    expected = functional.cross_entropy(
+        logits.transpose(1, 2), batch["labels"][:, 1:], ignore_index=IGNORED, reduction="none"
+    )
+    for _ in range(2):
+        losses = token_losses(model, batch)
+        assert losses.shape == (ROWS, LENGTH) and not losses.requires_grad and losses[:, -1].eq(0).all()
+        torch.testing.assert_close(losses[:, :-1], expected.detach(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -24,8 +24,10 @@ EXACT = 1e-4
 """Of a loss: float32 sums in another order, over 20 steps."""
 BFLOAT16 = 5e-3
 """Of a loss: weights and activations keep 8 bits, the optimizer's own copy 24."""
-STRAYED = {"float32": 0.01, "bfloat16": 0.15}
+STRAYED = {"float32": 0.01, "bfloat16": 0.03}
 """How far a tensor's weights may be from those of the plain loop, as a share of the way that they have gone."""
+ROUNDED = {"float32": 0.0, "bfloat16": 2**-8}
+"""And as a share of the weights themselves, by how they are written: the unit roundoff."""
 Weights = dict[str, torch.Tensor]
 
 
@@ -120,7 +122,6 @@ def test_stages_precisions_and_checkpointing_do_not_change_the_training(
     # What is exported is gathered from both workers: also one that is old, or cut, would be finite.
     exported = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32).state_dict()
     assert exported.keys() == after.keys()
-    strayed = {
-        name: float((exported[name] - after[name]).norm() / (after[name] - before[name]).norm()) for name in after
-    }
-    assert max(strayed.values()) < STRAYED[precision], strayed
+    for name, weight in after.items():
+        allowed = STRAYED[precision] * (weight - before[name]).norm() + ROUNDED[precision] * weight.norm()
+        assert (exported[name] - weight).norm() < allowed, name
