@@ -121,6 +121,6 @@ def test_replies_are_removed_with_their_group_but_not_those_of_a_part_that_was_b
     parts = cut_table(run, "seed/ingested", 2)
     run.fs.create_dir(run.path(f"{parts[begun].name}/regenerated"), recursive=True)
     done = lambda: sum(run.done(f"{part.name}/regenerated") is not None for part in parts)  # noqa: E731
-    monkeypatch.setattr(context.roles, "forget", lambda: removed.append(done() - 1))
+    monkeypatch.setattr(context.roles.replies, "forget", lambda: removed.append(done() - 1))
     renew(context, parts, None)
     assert removed == removed_after
