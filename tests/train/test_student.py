@@ -64,7 +64,7 @@ def packed_folder(model: str, folder: Path, student: Student | None = None, sequ
             labels += [IGNORED] * len(prompt) + response
             positions += range(len(prompt + response))
         row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions}
-        rows.append({**row, "pair_ids": [f"pair-{number}"]})
+        rows.append({**row, "pair_ids": [f"pair-{2 * number}", f"pair-{2 * number + 1}"]})
     pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
     return str(folder)
 
@@ -216,6 +216,9 @@ def test_the_loss_on_the_holdout_is_taken_at_every_checkpoint(
     sane = run(model, packed, tmp_path, "sane", workers=1, warmup_share=0.0, holdout=packed, checkpoint_steps=2)
     assert [step for step, _ in sane.holdout_losses] == [0, 2, 4, 6]
     assert sane.holdout_losses[-1][1] < sane.holdout_losses[0][1] - 0.5
+    assert len(sane.holdout_pairs) == 44
+    loss, tokens = map(sum, zip(*sane.holdout_pairs.values(), strict=True))
+    assert loss / tokens == pytest.approx(sane.holdout_losses[-1][1], rel=1e-5)
 
 
 @pytest.mark.parametrize(("bad", "seen", "kept"), [(3, 4, 2), pytest.param(6, 6, 4, marks=pytest.mark.slow)])
@@ -234,6 +237,6 @@ def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_
     )
     assert said, str(error.value)
     assert (int(said[1]), int(said[4]), int(said[5])) == (seen, kept, kept)
-    assert said[2].split(", ") == [f"pair-{number}" for number in range(4 * seen - 4, min(22, 4 * seen))]
+    assert said[2].split(", ") == [f"pair-{number}" for number in range(8 * seen - 8, min(44, 8 * seen))]
     assert len(json.loads((Path(said[3]) / PROGRESS_FILE).read_text())["losses"]) == kept
     assert not (tmp_path / "bad").exists(), "no student is written"
