@@ -83,7 +83,9 @@ def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str]) -> 
     """
     result = f"{checkpoint(round_number)}/{RESULT_FILE}"
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    for pair, (loss, tokens) in run.read_json(result)["holdout_pairs"].items() if run.exists(result) else ():
+    # A round that was trained before pairs were noted has none.
+    pairs = run.read_json(result).get("holdout_pairs", {}) if run.exists(result) else {}
+    for pair, (loss, tokens) in pairs.items():
         sums[tasks.get(pair, NO_TASK)][0] += loss
         sums[tasks.get(pair, NO_TASK)][1] += tokens
     return {task: round(loss / tokens, 4) for task, (loss, tokens) in sorted(sums.items()) if tokens}

@@ -117,6 +117,7 @@ def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
     pairs = {pair_id("a", 0): (6.0, 1), pair_id("b", 0): (3.0, 8), pair_id("c", 0): (5.0, 2), pair_id("d", 0): (1.0, 4)}
     run.write_json(f"{checkpoint(2)}/{RESULT_FILE}", {"holdout_pairs": pairs})
     run.publish(checkpoint(2), extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
+    run.write_json(f"{checkpoint(3)}/{RESULT_FILE}", {"losses": [1.0]})
     summary = summarise(context)
     assert [entry["holdout_loss_by_task"] for entry in summary["rounds"]] == [
         {}, {"(no task)": 0.25, "Math": 1.0, "Roleplay": 2.5}, {}
