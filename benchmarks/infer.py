@@ -3,9 +3,8 @@
     python benchmarks/infer.py [--quick] [--only speed|overlap]
 
 speed: tokens a second of the student stage (`tapir_ray/llm/vllm.py`) and of `LLM.chat` on the same prompts and engine
-arguments, 64 new tokens each, greedy, in turn. The stage counts from the first prompt that its engine got to the last
-block out, `LLM.chat` from the call to its return: engine starts are shown apart. Llamas with random weights of 0.4M,
-30M and 105M parameters; no model ever says its end token. overlap: answering and judging as one pipeline
+arguments, 64 new tokens each, greedy, in turn (`answering.py`). Llamas with random weights of 0.4M, 30M and 105M
+parameters; no model ever says its end token. overlap: answering and judging as one pipeline
 (`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
 each counts from its first prompt or request to its last row. Nothing can be judged before the engine's first answers,
 which come all at once since all are of one length: after the time of 64 rows, so the ratio is at least 1 + 64 / rows.
@@ -22,38 +21,33 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
-import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 
+from benchmarks.answering import STAGE_CPUS, Asked, answers_of, compared, consumed, create, time_answers, told, user
 from benchmarks.result import data_folder, show, start_ray, write
 from tapir_ray import records
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.launch import opened
-from tapir_ray.llm import vllm as student_stage
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running
 from tapir_ray.simulator.seed import seed_rows
 from tapir_ray.stages.judge import judge
 from tapir_ray.steps.answer import answer_and_judge
-from tapir_ray.train.create_student import create_student
 
 SIZES = {
     "0.4M": CreateModel(hidden_size=128, intermediate_size=256, layers=2, heads=4, vocab_size=1024),
     "30M": CreateModel(hidden_size=512, intermediate_size=1408, layers=8, heads=8, vocab_size=8192),
     "105M": CreateModel(hidden_size=768, intermediate_size=2048, layers=14, heads=12, vocab_size=8192),
 }
-NEW_TOKENS, MAX_MODEL_LEN, MAX_NUM_SEQS, STAGE_CPUS = 64, 256, 64, 0.1
+NEW_TOKENS, MAX_MODEL_LEN, MAX_NUM_SEQS = 64, 256, 64
 MAX_NUM_BATCHED_TOKENS = 4096
 """Said, since vLLM's default is another for each way of starting it."""
 LONGEST_PROMPT = 500
@@ -73,11 +67,13 @@ def main() -> int:
     figures: dict[str, Any] = {"quick": options.quick, "new_tokens": NEW_TOKENS, "max_num_seqs": MAX_NUM_SEQS}
     try:
         for size, rows, rounds in options.speed if options.only != "overlap" else ():
-            ratios[f"stage_against_llm_chat_{size}"], figures[size] = speed(make(size, folder), rows, rounds)
+            model = made(size, folder)
+            asked = Asked(model, student_of(model), replicas(), prompts(rows))
+            ratios[f"stage_against_llm_chat_{size}"], figures[size] = compared(asked, rounds)
             print(size, json.dumps(figures[size]), flush=True)
         for rows in options.overlap_rows if options.only != "speed" else ():
             name = f"overlap_{rows}"
-            ratio, figures[name] = overlap(make(options.overlap_size, folder), rows, folder)
+            ratio, figures[name] = overlap(made(options.overlap_size, folder), rows, folder)
             ratios[f"answering_and_judging_against_the_longer_{rows}"] = ratio
             print(name, json.dumps(figures[name]), flush=True)
     finally:
@@ -96,19 +92,9 @@ def prompts(rows: int) -> list[str]:
     return [text for text in texts if len(text) <= LONGEST_PROMPT][:rows]
 
 
-def make(size: str, folder: Path) -> str:
+def made(size: str, folder: Path) -> str:
     """The folder of a student of this size that never says its end token."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    path = str(folder / size)
-    create_student(SIZES[size], prompts(9_000), path, None, seed=0)
-    model = AutoModelForCausalLM.from_pretrained(path)
-    with torch.no_grad():
-        # The same weights read tokens and choose them: a logit of 0 is never the largest of thousands.
-        model.get_input_embeddings().weight[model.config.eos_token_id] = 0.0
-    model.save_pretrained(path)
-    return path
+    return create(SIZES[size], prompts(9_000), str(folder / size))
 
 
 def student_of(model: str) -> Student:
@@ -126,124 +112,9 @@ def replicas() -> Replicas:
     return Replicas(cpus=os.cpu_count() or 1)
 
 
-kept, build_processor = student_stage.collect, student_stage.build_processor
-
-
-class Timed:
-    """To be mixed into Ray's engine worker: its answers tell when the engine was asked."""
-
-    async def _generate_with_error_handling(self, row: dict[str, Any], batch_uuid: Any) -> dict[str, Any]:
-        arrived = time.time()
-        said = await super()._generate_with_error_handling(row, batch_uuid)  # type: ignore[misc]
-        return {**said, "metrics": {"arrived": arrived}}
-
-
-def timed_processor(*args: Any, **kwargs: Any) -> Any:
-    processor = build_processor(*args, **kwargs)
-    stage = processor.get_stage_by_name("vLLMEngineStage")
-    timed = type(stage.fn.__name__, (Timed, stage.fn), {})
-    processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": timed})
-    return processor
-
-
-def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """The stage's row; when the engine was asked and how many tokens it said are in `meta`."""
-    told = {"arrived": row["metrics"]["arrived"], "tokens": row["num_generated_tokens"]}
-    return {**kept(row, columns), "meta": json.dumps(told)}
-
-
-def time_answers() -> None:
-    """From now on `told` can read the student stage's rows."""
-    student_stage.collect, student_stage.build_processor = collect, timed_processor
-
-
-def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
-    """(all rows, when the last of them came out)."""
-    blocks = []
-    for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        blocks.append(records.conform(block, records.SCORED))
-        ended = time.time()
-    return pa.concat_tables(blocks), ended
-
-
-def told(rows: pa.Table) -> tuple[float, int]:
-    """(when the engine got its first prompt, tokens it said)."""
-    metas = [json.loads(meta) for meta in rows["meta"].to_pylist()]
-    return min(meta["arrived"] for meta in metas), sum(meta["tokens"] for meta in metas)
-
-
-def by_stage(model: str, texts: list[str]) -> dict[str, Any]:
-    """Seconds of engine start and of answering, tokens and answers of the student stage."""
-    rows = [{"instruction_id": str(n), "messages": [user(text)], "status": "ok"} for n, text in enumerate(texts)]
-    table = records.conform(rows, records.INSTRUCTIONS)
-    called = time.time()
-    asked = ray.data.from_arrow(table)
-    answered, ended = consumed(
-        student_stage.generate(asked, model, student_of(model), replicas(), STAGE_CPUS, random_seed=0)
-    )
-    began, tokens = told(answered)
-    assert set(answered["status"].to_pylist()) == {records.OK}, answered["reason"].to_pylist()
-    answers = dict(zip(answered["instruction_id"].to_pylist(), answered["student_response"].to_pylist(), strict=True))
-    return {
-        "start": began - called,
-        "seconds": ended - began,
-        "tokens": tokens,
-        "answers": [answers[str(number)] for number in range(len(texts))],
-    }
-
-
-def by_engine(model: str, texts: list[str]) -> dict[str, Any]:
-    """The same of `vllm.LLM.chat`; to be called in a process of its own, which ends with its engine."""
-    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-    called = time.time()
-    # Its import is a part of the start, as it is of ours.
-    from vllm import LLM, SamplingParams
-
-    llm = LLM(model=model, **student_stage.engine_arguments(model, student_of(model), replicas()))
-    began = time.time()
-    sampling = SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, seed=0)
-    outputs = llm.chat([[user(text)] for text in texts], sampling, use_tqdm=False)
-    return {
-        "start": began - called,
-        "seconds": time.time() - began,
-        "tokens": sum(len(output.outputs[0].token_ids) for output in outputs),
-        "answers": [output.outputs[0].text.strip() for output in outputs],
-    }
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def speed(model: str, rows: int, rounds: int) -> tuple[float, dict[str, Any]]:
-    """(ratio of the median rates, figures)."""
-    texts = prompts(rows)
-    measured: dict[str, list[dict[str, Any]]] = {"stage": [], "llm_chat": []}
-    for _ in range(rounds):
-        measured["stage"].append(by_stage(model, texts))
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            measured["llm_chat"].append(pool.submit(by_engine, model, texts).result())
-    said = {outcome["tokens"] for outcomes in measured.values() for outcome in outcomes}
-    assert said == {rows * NEW_TOKENS}, f"tokens said differ: {said}"
-    rates = {
-        name: [outcome["tokens"] / outcome["seconds"] for outcome in outcomes] for name, outcomes in measured.items()
-    }
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    pairs = zip(measured["stage"][0]["answers"], measured["llm_chat"][0]["answers"], strict=True)
-    return median["stage"] / median["llm_chat"], {
-        "rows": rows,
-        "tokens_per_second": {name: round(value, 1) for name, value in median.items()},
-        "rounds": {name: [round(rate, 1) for rate in values] for name, values in rates.items()},
-        "engine_start_seconds": {
-            name: [round(outcome["start"], 1) for outcome in outcomes] for name, outcomes in measured.items()
-        },
-        "same_answers": round(sum(ours == theirs for ours, theirs in pairs) / rows, 4),
-    }
-
-
 def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]:
     """(wall time of answering and judging together against the longer of the two, what it comes from)."""
-    asked = [
+    seeds = [
         {
             "instruction_id": str(number),
             "messages": [user(str(row["instruction"]))],
@@ -252,13 +123,8 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]
         }
         for number, row in enumerate(seed_rows(rows, 0))
     ]
-    table = records.conform(asked, records.SCORED)
-    student, called = student_of(model), time.time()
-    answered, ended = consumed(
-        student_stage.generate(ray.data.from_arrow(table), model, student, replicas(), STAGE_CPUS, random_seed=0)
-    )
-    began = told(answered)[0]
-    start, answering = began - called, ended - began
+    table = records.conform(seeds, records.SCORED)
+    answered, start, answering = answers_of(model, student_of(model), replicas(), table)
     latency = answering * IN_FLIGHT / (REQUESTS_PER_ROW * rows)
 
     judging = 0.0

@@ -164,6 +164,9 @@ def of_memory(figures: Mapping[str, Any]) -> list[str]:
         f"Peak private memory of a worker of {figures['workers']} in MiB, vocabulary {figures['vocabulary']}, "
         "float32:\n",
         table(("model, sequence, ZeRO stage, loss", *phases), rows),
+        "While ZeRO-3 reads the weights (`weights`) a worker holds its share of them, of the output layer's too where "
+        "that is tied to the embedding, and twice the largest weight, which is the embedding here: of a large model "
+        "little more than its share.\n",
     ]
 
 
