@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -32,8 +33,8 @@ COLUMNS = (
 """Of REGENERATED, what the dataset has; the answer is the last of the `messages`."""
 SCHEMA = pa.schema([REGENERATED.field(name) for name in COLUMNS])
 COUNTED = ("task", "preferred", "teacher_model")
-BATCH_ROWS = 2_000
-"""Rows of which the messages are Python objects at a time."""
+BATCH_ROWS = 5_000
+"""Rows that are in memory at a time."""
 
 
 def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
@@ -115,8 +116,20 @@ def batches(file: str, fs: pafs.FileSystem, columns: Sequence[str] | None = None
 
 def exported(table: pa.Table) -> pa.Table:
     """The ok rows of a table of REGENERATED, as SCHEMA: each a whole conversation."""
-    rows = table.filter(pc.equal(table["status"], OK))
-    answers = ([{"role": "assistant", "content": answer}] for answer in rows["response"].to_pylist())
-    whole = [turns + answer for turns, answer in zip(rows["messages"].to_pylist(), answers, strict=True)]
-    at = rows.schema.get_field_index("messages")
-    return rows.set_column(at, SCHEMA.field("messages"), pa.array(whole, SCHEMA.field("messages").type)).select(COLUMNS)
+    rows = table.filter(pc.equal(table["status"], OK)).combine_chunks()
+    at, field = rows.schema.get_field_index("messages"), SCHEMA.field("messages")
+    return rows.set_column(at, field, with_answers(rows["messages"], rows["response"])).select(COLUMNS)
+
+
+def with_answers(messages: pa.ChunkedArray, answers: pa.ChunkedArray) -> pa.Array:
+    """Each conversation with its answer as the last turn."""
+    turn = SCHEMA.field("messages").type.value_type
+    turns, contents = pa.array(messages.combine_chunks()), pa.array(answers.combine_chunks())
+    last = pa.StructArray.from_arrays([pa.repeat("assistant", len(contents)), contents], fields=list(turn))
+    lengths = pc.list_value_length(turns).to_numpy(zero_copy_only=False)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    places = np.insert(np.arange(lengths.sum()), ends, lengths.sum() + np.arange(len(contents)))
+    every = pa.concat_arrays([turns.flatten(), last]).take(pa.array(places))
+    return pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], ends + np.arange(1, len(ends) + 1)]), pa.int32()), every
+    )
