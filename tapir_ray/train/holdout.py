@@ -1,13 +1,13 @@
 """The student's own loss while it is trained, on the holdout or on batches at hand, without a step.
 
-before = holdout_loss(engine, device, PackedReader(holdout_dir, fs), train)
-after = pair_losses(engine, device, PackedReader(holdout_dir, fs), train)     # of each pair of the holdout
+pairs = pair_losses(engine, device, PackedReader(holdout_dir, fs), train)     # of each pair of the holdout
+loss = mean_of(pairs)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,11 @@ from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.loss import response_loss, token_losses
 
 
-def holdout_loss(engine: Any, device: Any, reader: PackedReader, train: Train) -> float:
-    """Mean cross-entropy over the response tokens of all sequences (nats a token), the same on every rank.
-
-    A collective call: each rank takes every world-th sequence, and as many forward passes as the others.
-    """
-    return mean_loss(engine, device, map(reader.take, _parts(reader, train)), train)
-
-
 def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) -> dict[str, tuple[float, int]]:
     """Of each pair the sum of the cross-entropy over its response tokens (nats) and their number, the same on every
     rank.
 
-    A collective call, with the forward passes of `holdout_loss`.
+    A collective call: each rank takes every world-th sequence, and as many forward passes as the others.
     """
     from torch import distributed
 
@@ -51,6 +43,11 @@ def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) ->
     everyone: list[dict[str, tuple[float, int]]] = [{} for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(everyone, own)
     return {name: found for part in everyone for name, found in part.items()}
+
+
+def mean_of(pairs: Mapping[str, tuple[float, int]]) -> float:
+    """Mean cross-entropy over the response tokens of all pairs (nats a token)."""
+    return sum(loss for loss, _ in pairs.values()) / max(1, sum(tokens for _, tokens in pairs.values()))
 
 
 def _parts(reader: PackedReader, train: Train) -> Iterator[range]:

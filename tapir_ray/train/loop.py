@@ -26,7 +26,7 @@ from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done, restore, save
 from tapir_ray.train.divergence import Diverged, Health
 from tapir_ray.train.engine import export, make_engine
-from tapir_ray.train.holdout import holdout_loss, mean_loss, pair_losses
+from tapir_ray.train.holdout import mean_loss, mean_of, pair_losses
 from tapir_ray.train.isolation import check_kept_apart
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.work import Work
@@ -130,7 +130,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     if train.packing:
         check_kept_apart(engine, device, reader, train.attention == "flash_attention_2", work.init_model)
     if held is not None and not done.losses:
-        before = holdout_loss(engine, device, held, train)
+        before = mean_of(pair_losses(engine, device, held, train))
         if not math.isfinite(before):
             raise Diverged(
                 f"the holdout loss is {before} before the first step: train another student.model than "
@@ -138,6 +138,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
                 good=0,
             )
         done.holdout_losses.append([0, before])
+    pairs: dict[str, tuple[float, int]] = {}
     started = saved = time.time()
     reported = began = started - done.seconds
     for step in range(len(done.losses), steps):
@@ -193,7 +194,8 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         if last or (due if every is None else (step + 1) % every == 0):
             # The losses so far are those of the weights before this step.
             if held is not None:
-                name, now = "holdout loss", holdout_loss(engine, device, held, train)
+                pairs = pair_losses(engine, device, held, train)
+                name, now = "holdout loss", mean_of(pairs)
                 done.holdout_losses.append([step + 1, now])
             else:
                 name, now = "loss after the update", mean_loss(engine, device, rows[:1], train)
@@ -202,7 +204,6 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             if not last:
                 save(engine, done)
                 saved = time.time()
-    pairs = pair_losses(engine, device, held, train) if held is not None else {}
     return {
         "steps": steps,
         "sequences": reader.sequences,

@@ -73,10 +73,12 @@ def write(rows: list[dict[str, Any]], folder: Path, files: int) -> list[str]:
     return paths
 
 
-def packed(model: str, paths: list[str], target: Path, epochs: int = 1, **train: Any) -> tuple[PackStats, pa.Table]:
+def packed(
+    model: str, paths: list[str], target: Path, epochs: int = 1, random_seed: int = 0, **train: Any
+) -> tuple[PackStats, pa.Table]:
     settings = TRAIN.model_copy(update=train)
     student = Student(model=model)
-    stats = pack([paths], str(target), FS, model, student, settings, 0, epochs, pairs_per_chunk=40)
+    stats = pack([paths], str(target), FS, model, student, settings, random_seed, epochs, pairs_per_chunk=40)
     files = sorted(target.glob("part-*.parquet"))
     return stats, pa.concat_tables([pq.read_table(file) for file in files])
 
@@ -132,13 +134,18 @@ def test_without_packing_each_pair_is_a_sequence(ray_local: None, model: str, tm
     assert all(row["position_ids"] == list(range(len(row["input_ids"]))) for row in table.to_pylist())
 
 
-def test_blocks_and_row_order_change_nothing_and_epochs_differ(ray_local: None, model: str, tmp_path: Path) -> None:
+def test_blocks_and_row_order_change_nothing_and_epochs_and_seeds_differ(
+    ray_local: None, model: str, tmp_path: Path
+) -> None:
     rows = training_rows(100)
     stats, one = packed(model, write(rows, tmp_path / "a", 1), tmp_path / "1", epochs=2)
     _, many = packed(model, write(rows[::-1], tmp_path / "b", 7), tmp_path / "2", epochs=2)
     assert one.equals(many)
     pairs = [pair for members in one["pair_ids"].to_pylist() for pair in members]
     first, second = pairs[:100], pairs[100:]
+    _, other = packed(model, [str(tmp_path / "a" / "0.parquet")], tmp_path / "3", random_seed=1)
+    of_other = [pair for members in other["pair_ids"].to_pylist() for pair in members]
+    assert sorted(of_other) == sorted(first) and of_other not in (first, second)
     assert sorted(first) == sorted(second) == sorted(row["pair_id"] for row in rows)
     assert first != second
     assert stats.pairs == 200 and stats.epochs == 2

@@ -63,8 +63,7 @@ def trained(
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: clock.now))
     monkeypatch.setattr(loop, "response_loss", lambda engine, batch: torch.ones((), dtype=torch.float64))
-    monkeypatch.setattr(loop, "holdout_loss", lambda *_: 2.0)
-    monkeypatch.setattr(loop, "pair_losses", lambda *_: {})
+    monkeypatch.setattr(loop, "pair_losses", lambda *_: {"a pair": (4.0, 2)})
     monkeypatch.setattr(loop, "check_kept_apart", lambda *_: None)
     monkeypatch.setattr(loop, "save", lambda engine, done: saved.append(len(done.losses)))
     done = Done()
@@ -108,7 +107,7 @@ def test_it_is_saved_once_the_minutes_or_the_steps_are_over(
     """After the step in which they are over; the last step needs no checkpoint, the student itself is written."""
     done, found = trained(monkeypatch, packed, minutes_a_step, **settings)
     assert found == saved
-    assert [step for step, _ in done.holdout_losses] == [0, *saved, STEPS]
+    assert done.holdout_losses == [[step, 2.0] for step in [0, *saved, STEPS]]
 
 
 def kept(monkeypatch: pytest.MonkeyPatch, folder: Path, packed: str, holdout: str | None) -> list[int]:

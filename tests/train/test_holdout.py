@@ -17,7 +17,7 @@ from tapir_ray.config import Train
 from tapir_ray.records import PACKED, conform
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.holdout import holdout_loss, pair_losses
+from tapir_ray.train.holdout import mean_loss, mean_of, pair_losses
 from tapir_ray.train.loss import response_loss
 from tests.train.test_student_loss import SIZES, conversation, join
 
@@ -55,5 +55,5 @@ def test_every_pair_has_the_loss_that_it_has_alone_and_together_they_are_that_of
     assert found.keys() == alone.keys()
     for pair, (loss, tokens) in alone.items():
         assert found[pair] == (pytest.approx(loss, rel=1e-5), tokens)
-    loss, tokens = map(sum, zip(*found.values(), strict=True))
-    assert loss / tokens == pytest.approx(holdout_loss(model, CPU, reader, train), rel=1e-6)
+    whole = mean_loss(model, CPU, [[row] for row in reader.take(range(reader.sequences))], train)
+    assert mean_of(found) == pytest.approx(whole, rel=1e-6)
