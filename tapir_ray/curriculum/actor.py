@@ -28,6 +28,7 @@ from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.placement import with_driver
 from tapir_ray.storage import Storage
 
 NAMESPACE = "tapir"
@@ -222,7 +223,7 @@ def start(run_uri: str, run_id: str, config_json: str, attempt: int) -> Handle:
     """
     name = f"curriculum-{run_id}"
     actor = Curriculum.options(  # type: ignore[attr-defined]
-        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **with_driver()
     ).remote(Storage.at(run_uri).uri, config_json)
     _call(actor.claim, attempt, Config.model_validate_json(config_json).digest())
     return Handle(actor, attempt)

@@ -12,6 +12,8 @@ from typing import Any
 
 import ray
 
+from tapir_ray.placement import with_driver
+
 CHECK_S = 5.0
 NAMESPACE = "tapir"
 
@@ -19,10 +21,11 @@ NAMESPACE = "tapir"
 def guarded(name: str) -> Any:
     """An actor that dies with this driver, upon which the application NAME is ended: Serve itself would keep it, and
     its GPUs, for ever."""
-    beacon: Any = ray.remote(_Beacon).options(num_cpus=0).remote()
+    beacon: Any = ray.remote(_Beacon).options(num_cpus=0, **with_driver()).remote()
     end(name)  # of a driver that is gone
     guard: Any = ray.remote(_Guard)
-    guard.options(num_cpus=0, lifetime="detached", namespace=NAMESPACE, name=f"guard-{name}").remote(name, beacon)
+    named = {"namespace": NAMESPACE, "name": f"guard-{name}"}
+    guard.options(num_cpus=0, lifetime="detached", **named, **with_driver()).remote(name, beacon)
     return beacon
 
 

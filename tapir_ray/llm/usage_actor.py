@@ -18,6 +18,7 @@ from tapir_ray.llm.ledger import Ledger
 from tapir_ray.llm.usage import Account, Count
 from tapir_ray.llm.usage_files import UsageFiles
 from tapir_ray.metrics import Metrics
+from tapir_ray.placement import with_driver
 
 NAMESPACE = "tapir"
 SAVE_S = 1.0
@@ -72,6 +73,6 @@ def start(
     goes on from what it saved.
     """
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
-    return actor.options(name=f"usage-{run_id}-{attempt}", namespace=NAMESPACE).remote(
+    return actor.options(name=f"usage-{run_id}-{attempt}", namespace=NAMESPACE, **with_driver()).remote(
         run_id, accounts, budget, folder, attempt
     )

@@ -23,6 +23,7 @@ import ray
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError, last_line
 from tapir_ray.models import replace
+from tapir_ray.placement import with_driver
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.checkpoint import HOLDOUT_LOSS, STEPS
 from tapir_ray.train.divergence import what_is_left
@@ -114,7 +115,10 @@ def train_student(
         )
     if train.lora is not None:
         check_target_modules(student, train.lora, base_model or init_model)
-    mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Mailbox).remote() if on_progress else None
+    mailbox: Any = None
+    if on_progress:
+        mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Mailbox)
+        mailbox = mailbox.options(**with_driver()).remote()
     work = Work(
         packed_dir=packed_dir,
         holdout_dir=holdout_dir,
