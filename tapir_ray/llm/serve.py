@@ -30,10 +30,8 @@ from tapir_ray.llm.vllm import engine_environment
 from tapir_ray.models import local
 from tapir_ray.storage import Storage
 
-PLACEMENT_TIMEOUT_S = 900.0
-"""Until the replicas have their place: an autoscaler may have to start nodes for them."""
 START_TIMEOUT_S = 1800.0
-"""Until the first answer, with the weights' way to their node; and how long an application may be without a replica."""
+"""From a place to the first answer, with the weights' way to their node."""
 CHECK_S = 5.0
 
 
@@ -50,6 +48,8 @@ class Application:
     """The folder in which the processes of its engines are recorded (see `llm/watch.py`)."""
     earlier: frozenset[str]
     """Records of that folder that are not its own."""
+    patience_s: float
+    """Until its replicas have their place: an autoscaler may have to start nodes for them."""
 
 
 def check_model(model: str, key: str) -> None:
@@ -106,11 +106,13 @@ def _computes_on_cpus() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None = None) -> Application:
+def start(
+    endpoint: Endpoint, claim: Replicas, name: str, processes: str | None = None, patience_s: float = 900.0
+) -> Application:
     """The application NAME, once it answers; `name` ends in `-ROLE`.
 
     The processes of its engines are recorded in the folder `processes`, and end with their worker. Raises StageError
-    where its resources are not to be had in PLACEMENT_TIMEOUT_S, and where no replica starts, with the end of the
+    where its resources are not to be had in `patience_s`, and where no replica starts, with the end of the
     engine's log.
     """
     from ray import serve
@@ -120,7 +122,7 @@ def start(endpoint: Endpoint, claim: Replicas, name: str, processes: str | None 
     url = f"http://127.0.0.1:{proxies.port()}/{name}/v1"
     storage = None if processes is None else Storage.at(processes)
     earlier = frozenset() if storage is None else frozenset(storage.children(""))
-    application = Application(name, role, url, guard.guarded(name), storage, earlier)
+    application = Application(name, role, url, guard.guarded(name), storage, earlier, patience_s)
     try:
         serve.run_many(
             [serve.RunTarget(app, name, f"/{name}", logging_config={"enable_access_log": False})],
@@ -165,7 +167,7 @@ def stop(application: Application) -> None:
 @contextmanager
 def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
     """Raise StageError in the main thread, with the end of the log, where one of these has failed for good: its engines
-    die at each start, or none has come in START_TIMEOUT_S.
+    die at each start, or none has come in the time that a first one has.
 
     The mapping may change: an application that is taken out of it may end.
     """
@@ -185,7 +187,7 @@ def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
             if len(entries) - before > engines.STARTS:
                 lost, entries = True, entries[:-1]  # the last has just been started: the one before has failed
             else:
-                lost = time.monotonic() - since > START_TIMEOUT_S
+                lost = time.monotonic() - since > application.patience_s + START_TIMEOUT_S
             if lost and applications.get(role) is application:
                 return _broken(application, message, entries)
         return None
@@ -212,20 +214,19 @@ def _status(application: Application) -> tuple[bool, str]:
 def _wait(application: Application, claim: Replicas) -> None:
     """Until the application runs. Raises StageError."""
     began = time.monotonic()
+    # Where nothing is recorded, it is not known when there was a place.
+    placed = None if application.processes else began
     running, message = False, ""
     while not (running and proxies.listening()):
-        waited = time.monotonic() - began
-        if waited > PLACEMENT_TIMEOUT_S and not _is_placed(application):
+        now = time.monotonic()
+        if placed is None and _records(application):
+            placed = now
+        if placed is None and now - began > application.patience_s:
             raise _no_place(application, claim)
-        if waited > START_TIMEOUT_S:
+        if placed is not None and now - placed > START_TIMEOUT_S:
             raise _broken(application, f"does not run after {START_TIMEOUT_S:g} s. {message}")
         time.sleep(0.5)
         running, message = _status(application)
-
-
-def _is_placed(application: Application) -> bool:
-    """Whether one of its engines has been started; true where that is recorded nowhere."""
-    return application.processes is None or bool(_records(application))
 
 
 def _records(application: Application) -> list[str]:
@@ -245,8 +246,9 @@ def _no_place(application: Application, claim: Replicas) -> StageError:
     role, gpus, cpus = application.role, claim.gpus * claim.tensor_parallel, claim.cpus * claim.tensor_parallel
     kind = f" of type {claim.accelerator_type}" if claim.accelerator_type else ""
     return StageError(
-        f"the vLLM server of the {role} found no place in {PLACEMENT_TIMEOUT_S:g} s: it claims {cpus:g} CPUs and "
-        f"{gpus:g} GPUs{kind}; lower resources.{role}.cpus, gpus or tensor_parallel, or end what else holds them"
+        f"the vLLM server of the {role} found no place in {application.patience_s:g} s "
+        f"(resources.no_progress_timeout_s): it claims {cpus:g} CPUs and {gpus:g} GPUs{kind}; lower "
+        f"resources.{role}.cpus, gpus or tensor_parallel, or end what else holds them"
     )
 
 

@@ -41,7 +41,8 @@ class Served:
                     claim = getattr(self._config.resources, role)
                     name = f"{self._run_id}-{role}"
                     processes = None if self._processes is None else uri_in(self._processes, role)
-                    self._applications[role] = serve.start(endpoint, claim, name, processes)
+                    patience_s = self._config.resources.no_progress_timeout_s
+                    self._applications[role] = serve.start(endpoint, claim, name, processes, patience_s)
 
     def stop(self) -> None:
         """End what is up."""

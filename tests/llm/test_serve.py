@@ -83,10 +83,9 @@ def test_engine_arguments_win_over_derived_ones(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", [Replicas(cpus=3, gpus=0), Replicas(cpus=2, gpus=1, tensor_parallel=2)])
 def test_a_model_that_finds_no_place_says_which_resources_to_lower(
-    served: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, claim: Replicas
+    served: None, tmp_path: Path, claim: Replicas
 ) -> None:
     """Without a limit a claim on what something else holds would wait for ever."""
-    monkeypatch.setattr(serve, "PLACEMENT_TIMEOUT_S", 2.0)
     create_student(CREATE, ["a word"] * 4, str(tmp_path / "m"), None, 0)
     other = ray.remote(Holder).options(num_cpus=2).remote()
     ray.get(other.ready.remote())
@@ -94,7 +93,7 @@ def test_a_model_that_finds_no_place_says_which_resources_to_lower(
     wanted = f"{cpus:g} CPUs and {2 * claim.gpus:g} GPUs"
     endpoint = Endpoint(engine="vllm", model=str(tmp_path / "m"))
     with pytest.raises(StageError, match=rf"{wanted}; lower resources\.teacher\.cpus, gpus"):
-        serve.start(endpoint, claim, "none-teacher", str(tmp_path / "processes"))
+        serve.start(endpoint, claim, "none-teacher", str(tmp_path / "processes"), patience_s=2.0)
     assert "none-teacher" not in applications()
     ray.kill(other)
 
