@@ -65,9 +65,8 @@ class Stage:
 
     @property
     def can_stall(self) -> bool:
-        """Whether something is to move: rows that are still expected, or what the stage has been saying."""
-        missing = self.expected is None or self.rows < self.expected
-        return self.ended is None and (missing if self.table else bool(self.facts))
+        """Whether something is to move: rows that are still expected, or what a stage without a table says."""
+        return self.ended is None and (not self.table or self.expected is None or self.rows < self.expected)
 
     def move(self) -> None:
         """Something was done."""
@@ -198,8 +197,7 @@ class Progress:
             stage.move()
         if not stage.can_stall:
             return
-        if stage.table:
-            stage.waits = _waiting() or stage.waits
+        stage.waits = _waiting() or stage.waits
         asking_s = self._batch_s if ASKER in (stage.waits or "") else 0.0
         if stage.still_s < max(self._stall_after_s, asking_s) or stage.stalled:
             return

@@ -88,6 +88,9 @@ def claimed(config: Config) -> dict[str, Replicas]:
 def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
     """Which parts of the run can never be placed on the cluster's nodes, and the keys to change; None where all can."""
     found = []
+    cpus, stages = sum(node["CPU"] for node in nodes), _of_stages(config)
+    if cpus < stages:
+        found.append(f"the stages need {stages:g} CPUs but the cluster has {cpus:g}; lower resources.stage_cpus")
     for name, part in claimed(config).items():
         # Student and training wait until a local teacher and judge have made room; the classifier works beside them.
         others = (
@@ -112,8 +115,7 @@ def _short(
     ranks = part.tensor_parallel
     size = f"{ranks * part.cpus:g} CPUs and {ranks * part.gpus:g} GPUs{_of_kind(part)}"
     places = places_for(part, nodes)
-    # Beside an engine run the plain stages of its pipeline: read, prompt, judge, collect, write.
-    stages = 0.0 if name == "train" else 6 * config.resources.stage_cpus
+    stages = 0.0 if name == "train" else _of_stages(config)
     beside = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
     cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
     needed = part.fewest * ranks * part.cpus + beside
@@ -159,6 +161,11 @@ def _places(node: Node, part: Replicas) -> int:
 
 def _of_kind(part: Replicas) -> str:
     return f" of type {part.accelerator_type}" if part.accelerator_type else ""
+
+
+def _of_stages(config: Config) -> float:
+    """CPUs of the plain stages of a pipeline, which run beside its engine: read, prompt, judge, collect, write."""
+    return 6 * config.resources.stage_cpus
 
 
 def _number(part: Replicas) -> str:

@@ -95,18 +95,27 @@ def test_a_block_of_unasked_rows_is_no_row(waits: list[str | None]) -> None:
     assert len(watching.noted) == 1
 
 
-def test_what_has_all_its_rows_or_none_to_write_does_not_stall(waits: list[str | None]) -> None:
-    """Putting a large table's files together takes its time, and so does the start of a training's workers."""
+def test_what_has_all_its_rows_does_not_stall(waits: list[str | None]) -> None:
+    """Putting a large table's files together takes its time."""
     watching = Watching()
     with watching.stage("classify", "t", 10):
         watching.count("t", 10, 0)
         watching.later(1000)
-    with watching.stage("initial SFT"):
-        watching.later(1000)
     assert not watching.noted
 
 
+def test_a_stage_without_a_table_stalls_where_it_says_nothing(waits: list[str | None]) -> None:
+    """Also before it has said anything: its tasks or workers may have no place."""
+    watching = Watching()
+    with watching.stage("find near-duplicates"):
+        watching.later(200)
+        assert not watching.noted
+        watching.later(101)
+    assert watching.noted == [{"event": "stalled", "stage": "find near-duplicates", "seconds": 301, "waits": WAITS}]
+
+
 def test_a_training_that_says_nothing_new_stalls(waits: list[str | None]) -> None:
+    waits[:] = [None]
     watching = Watching()
     with watching.stage("initial SFT") as facts:
         facts["step"] = "3/9"

@@ -84,6 +84,7 @@ def test_a_regeneration_needs_neither_student_nor_training() -> None:
     regenerate = {"name": "x", "seed_data": {"path": "a"}, "resources": resources}
     filtered = parse({**regenerate, "regenerate": {"operations": ["filter"]}})
     assert shortage(filtered, [{"CPU": 1, "GPU": 0}]) is None
+    assert "the stages need 0.6 CPUs but the cluster has 0" in (shortage(filtered, [{"CPU": 0, "GPU": 0}]) or "")
     labels = {"by": "deberta", "model": "m"}
     labelled = parse({**regenerate, "classify": labels, "regenerate": {"operations": ["classify"]}})
     assert "resources.classifier asks for 2 GPUs" in (shortage(labelled, [{"CPU": 4, "GPU": 1}]) or "")
