@@ -87,7 +87,8 @@ def mark_near_duplicates(
     folders = [bands(rows, work_dir, threshold, stage_cpus), *(Storage.at(folder).uri for folder in earlier)]
     ranges = -(-sum(map(_bytes, folders)) // RANGE_BYTES)
     tasks = max(1, min(ranges, _at_once()))
-    join = ray.remote(_join_ranges).options(num_cpus=stage_cpus)
+    # Spread, for their memory: they claim little, and Ray would fill one node first.
+    join = ray.remote(_join_ranges).options(num_cpus=stage_cpus, scheduling_strategy="SPREAD")
     merge = ray.remote(_merge).options(num_cpus=stage_cpus)
     found = merge.remote(*(join.remote(range(at, ranges, tasks), ranges, folders, threshold) for at in range(tasks)))
     # Here, since a pipeline in which every task waits for it would be given up as one in which nothing happens.

@@ -20,19 +20,26 @@ def clean(context: Context) -> None:
     """
     run, settings = context.run, context.config.regenerate
     assert settings is not None
-    if run.done(CLEAN):
-        return
-    with context.stage("clean", 0):
-        seed.read(context)
-        expected = run.manifest(READ).rows
-        rows = _checked(context)
-        if settings.does("filter"):
-            if not run.done(CHECKED):
-                context.write(CHECKED, rows, INSTRUCTIONS, "check", expected)
-            # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
-            with context.progress.stage("find near-duplicates"):
-                rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS))
-        context.write(CLEAN, rows, INSTRUCTIONS, "clean", expected)
+    if not run.done(CLEAN):
+        with context.stage("clean", 0):
+            _clean(context, settings.does("filter"))
+    # A killed attempt may have left them.
+    for needless in (BANDS, CHECKED):
+        run.clear(needless)
+
+
+def _clean(context: Context, similar: bool) -> None:
+    run = context.run
+    seed.read(context)
+    expected = run.manifest(READ).rows
+    rows = _checked(context)
+    if similar:
+        if not run.done(CHECKED):
+            context.write(CHECKED, rows, INSTRUCTIONS, "check", expected)
+        # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
+        with context.progress.stage("find near-duplicates"):
+            rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS))
+    context.write(CLEAN, rows, INSTRUCTIONS, "clean", expected)
 
 
 def _checked(context: Context) -> ray.data.Dataset:
