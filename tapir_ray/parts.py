@@ -10,9 +10,11 @@ repeat, it replaces its file. The files hold the rows themselves, so there is no
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +32,9 @@ PART, FILE, UNFINISHED = "part-", "rows-", "writing-"
 """Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
 ROWS_PER_FILE = 2_000
 """Rows of a finished file at least, where there are as many: every file costs later reads."""
+
+FILES_AT_ONCE = 16
+"""Files that a task has open together, where each costs it some round trips to the storage."""
 
 Key = tuple[str, ...]
 WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", pa.int64()), ("error", pa.string())])
@@ -159,8 +164,16 @@ def _counts(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) ->
     return {"rows": len(keys), "unique": len(pc.unique(keys))}
 
 
+def _read_in_turn(folder: str, fs: pafs.FileSystem, names: Sequence[str]) -> Iterator[pa.Table]:
+    """The tables of the files in this order, FILES_AT_ONCE of them read together."""
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for at in range(0, len(names), FILES_AT_ONCE):
+            paths = [f"{folder}/{name}" for name in names[at : at + FILES_AT_ONCE]]
+            yield from pool.map(functools.partial(pq.read_table, filesystem=fs), paths)
+
+
 def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> list[str]:
-    """The parts' rows in files of ROWS_PER_FILE rows or a few more, one file in memory at a time.
+    """The parts' rows in files of ROWS_PER_FILE rows or a few more; in memory are one of them and a few parts.
 
     Failed rows come last: of a row that one attempt answered and another did not, the answer stays.
     """
@@ -181,8 +194,8 @@ def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -
 
     schema = pq.read_schema(f"{folder}/{parts[0]}", filesystem=fs)
     failed: list[pa.Table] = []
-    for part in parts:
-        table = conform(pq.read_table(f"{folder}/{part}", filesystem=fs), schema)
+    for table in _read_in_turn(folder, fs, parts):
+        table = conform(table, schema)
         if key and "status" in schema.names:
             is_failed = pc.fill_null(pc.equal(table["status"], FAILED), False)
             failed.append(table.filter(is_failed))

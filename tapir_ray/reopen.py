@@ -21,11 +21,19 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from tapir_ray.parts import FILE, PART, UNFINISHED, Key, first_of_each, keys_of, name_of, names_of, write_whole
+from tapir_ray.parts import (
+    FILE,
+    FILES_AT_ONCE,
+    PART,
+    UNFINISHED,
+    Key,
+    first_of_each,
+    keys_of,
+    name_of,
+    names_of,
+    write_whole,
+)
 from tapir_ray.records import FAILED
-
-FILES_AT_ONCE = 16
-"""Files that a task has open together, where each costs it some round trips to the storage."""
 
 
 def reopen(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
