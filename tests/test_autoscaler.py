@@ -29,10 +29,16 @@ def test_the_head_is_no_group_and_no_group_has_more_than_the_cluster() -> None:
     assert [group.most for group in groups_of({**CONFIG, "max_workers": 1})] == [1, 1]
 
 
+def assert_gpus_of_a_kind(found: list[Group]) -> None:
+    """Ray adds no node for a claim with an `accelerator_type` that its group does not name."""
+    gpus = [group for group in found if group.most and group.resources.get("GPU")]
+    assert gpus and all(group.resources.get("accelerator_type:L4") == 1 for group in gpus)
+
+
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_shipped_clusters_may_add_gpus(name: str) -> None:
     found = groups_of(yaml.safe_load((ROOT / "cluster" / f"{name}.yaml").read_text()))
-    assert any(group.most and group.resources.get("GPU") for group in found)
+    assert_gpus_of_a_kind(found)
 
 
 def test_kuberays_groups(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +52,7 @@ def test_kuberays_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster["metadata"]["namespace"] = "default"
     found = groups_of(_derive_autoscaling_config_from_ray_cr(cluster))
     assert len(found) == len(cluster["spec"]["workerGroupSpecs"])
-    assert any(group.most and group.resources.get("GPU") for group in found)
+    assert_gpus_of_a_kind(found)
 
 
 def test_the_process_of_this_cluster_is_found(tmp_path: Path) -> None:
