@@ -23,13 +23,13 @@ from tapir_ray.room import claimed, places_for, room, served, stays_beside
 from tapir_ray.run import Run
 from tapir_ray.submit import Submission
 from tapir_ray.submit import check as check_submission
-from tapir_ray.workers import check_storage, model_problems, models
+from tapir_ray.workers import check_storage, model_problems, models, worker_beside
 
 HERE = "auto"
 """The address of the cluster that this process is in, as a job is."""
 JOB = "check"
 PATIENCE_S = 900.0
-"""How long a job may look: the first worker may have to be started."""
+"""How long a job may look at least: the first worker may have to be started."""
 
 
 def check_by_job(submission: Submission, address: str, names: Iterable[str] = ()) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def check_by_job(submission: Submission, address: str, names: Iterable[str] = ()
     submission = replace(submission, job=JOB, arguments=("--json",))
     errand = Errand(submission.script, submission.words, names)
     check_submission(submission, errand.files)
-    return errand.run(connect(address), PATIENCE_S)
+    return errand.run(connect(address), max(PATIENCE_S, 2 * submission.config.resources.no_progress_timeout_s))
 
 
 def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
     run = Run.at(run_dir)
     run.refuse_another(config)
     try:
-        with session(config):
+        with session(config), worker_beside(config):
             nodes = room()
             if problems := model_problems(config):
                 raise InputError("; ".join(problems))

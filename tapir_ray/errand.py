@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 
-from ray.job_submission import JobSubmissionClient
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from tapir_ray.errors import InputError, StageError, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
@@ -74,13 +74,18 @@ def answered(log: str, exit_status: int | None) -> dict[str, Any]:
 def _answer(client: JobSubmissionClient, submission_id: str, patience_s: float) -> dict[str, Any]:
     """Wait for the job and remove it."""
     deadline = time.monotonic() + patience_s
+    job: JobDetails | None = None
     try:
-        while not (job := client.get_job_info(submission_id)).status.is_terminal():
+        while job is None or not job.status.is_terminal():
             if time.monotonic() > deadline:
                 raise StageError(f"{submission_id} has not answered for {patience_s:.0f} s: see `ray job logs` of it")
             time.sleep(POLL_S)
+            with suppress(OSError):  # a connection that breaks for a moment
+                job = client.get_job_info(submission_id)
         code = job.driver_exit_code
         return answered(client.get_job_logs(submission_id) or str(job.message), None if code is None else int(code))
     finally:
-        with suppress(RuntimeError):  # one that still runs is not removed
+        with suppress(RuntimeError, OSError):  # one that has not ended yet is not removed
+            if job is None or not job.status.is_terminal():
+                client.stop_job(submission_id)
             client.delete_job(submission_id)

@@ -50,7 +50,7 @@ from tapir_ray.storage import is_remote
 from tapir_ray.train.attention import check_here, check_on_worker
 from tapir_ray.train.chat import load_tokenizer, resolve_template
 from tapir_ray.train.lora import check_target_modules
-from tapir_ray.workers import check_storage
+from tapir_ray.workers import check_storage, refuse_other_machines
 
 SEED_FILE = "seed_data.jsonl"
 
@@ -167,6 +167,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         check_storage(run, config)
+        if simulator_url is not None:
+            refuse_other_machines()
         if doubt := check_on_worker(config.train, config.resources.train):
             print(f"warning: {doubt}", file=sys.stderr)
         context = stack.enter_context(opened(run, config, taxonomy, simulator_url))

@@ -115,11 +115,16 @@ def stop(submission: Submission, address: str) -> None:
         raise InputError(f"no job works on {submission.run_dir} at {address}: there is nothing to stop")
     _refuse_another(running, submission)
     submission_id, deadline = str(running.submission_id), time.monotonic() + 2 * STOP_S
-    while not (status := client.get_job_status(submission_id)).is_terminal():
+    status = running.status
+    while not status.is_terminal():
         if time.monotonic() > deadline:
             raise StageError(f"{submission_id} has not ended within {2 * STOP_S} s: see Ray's logs on the head")
-        client.stop_job(submission_id)  # again and again: a job that is only starting does not hear it
+        # Again and again: a job that is only starting does not hear it, and a connection may break for a moment.
+        with suppress(OSError):
+            client.stop_job(submission_id)
         time.sleep(POLL_S)
+        with suppress(OSError):
+            status = client.get_job_status(submission_id)
     _say(f"{submission_id} {status.value}")
 
 

@@ -19,7 +19,10 @@ from tapir_ray.forwarded import FILE
 IGNORE_FILES = (".gitignore", ".rayignore")
 NEVER = {".git", ".venv", "venv", "__pycache__", FILE}
 """Left out by their names: history, what is installed or compiled, and what an earlier job was given."""
-KEYS = (".env*", "*.env", ".netrc", "*.pem", "*.key", "id_rsa*", "id_ed25519*")
+KEYS = (
+    ".env*", "*.env", ".netrc", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", ".aws", ".kube",
+    "kubeconfig*", "application_default_credentials.json",
+)  # fmt: skip
 """Names of files and folders that are likely to hold keys, in any case of letters; left out as well."""
 MOST_BYTES = 20 * 2**20
 """Every node gets all of it before its first task."""

@@ -12,14 +12,16 @@ import os
 import posixpath
 import socket
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from tapir_ray.autoscaler import groups
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, StageError, TapirError, last_line
 from tapir_ray.storage import Storage, is_remote
@@ -51,6 +53,18 @@ def check_storage(run: Storage, config: Config) -> list[str]:
         for left in run.children(""):
             if left.startswith(name):
                 run.fs.delete_file(run.path(left))
+
+
+def refuse_other_machines() -> None:
+    """Raises InputError where workers may be on another machine: the simulator listens on this one's loopback."""
+    mine = ray.get_runtime_context().get_node_id()
+    places = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if others := sorted({address for address in places.values() if address != places[mine]}):
+        raise InputError(
+            f"simulator: its endpoint is on {places[mine]} alone, and the cluster has nodes on "
+            f"{', '.join(others[:3])}; give teacher.base_url of an endpoint that all nodes reach, or run it on one "
+            "machine"
+        )
 
 
 def try_storage(uri: str, name: str) -> tuple[str, str, str]:
@@ -130,6 +144,26 @@ def _try_model(key: str, model: str, revision: str | None) -> str | None:
     return None if there else f"{key} {model} has no config.json: name a folder that save_pretrained wrote"
 
 
+@contextmanager
+def worker_beside(config: Config) -> Iterator[None]:
+    """Inside there is another node with CPUs than this one, where the cluster's autoscaler can add any.
+
+    Raises StageError where none comes.
+    """
+    cpus, patience_s = config.resources.stage_cpus, config.resources.no_progress_timeout_s
+    able = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if able != [ray.get_runtime_context().get_node_id()] or not any(group.most for group in groups()):
+        yield
+        return
+    both = placement_group([{"CPU": cpus}] * 2, strategy="STRICT_SPREAD")
+    try:
+        if not both.wait(patience_s):
+            raise _none_came(patience_s)
+        yield
+    finally:
+        remove_placement_group(both)
+
+
 def on_workers(function: Callable[..., Any], config: Config, *arguments: Any, most: int | None = None) -> list[Any]:
     """What `function` returns on each other node that has CPUs, at most `most` of them; [] where this is the only one.
 
@@ -146,12 +180,16 @@ def on_workers(function: Callable[..., Any], config: Config, *arguments: Any, mo
         tasks = [task.options(num_cpus=config.resources.stage_cpus)]
     references, patience_s = [one.remote(*arguments) for one in tasks], config.resources.no_progress_timeout_s
     if references and ray.wait(references, num_returns=len(references), timeout=patience_s)[1]:
-        raise StageError(
-            f"no worker answered in {patience_s:.0f} s (resources.no_progress_timeout_s): see `ray status` on the head"
-        )
+        raise _none_came(patience_s)
     found = []
     for reference in references:
         # A node may have gone in the meantime; errors of the function itself are returned by it.
         with suppress(ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
             found.append(ray.get(reference))
     return found
+
+
+def _none_came(patience_s: float) -> StageError:
+    return StageError(
+        f"no worker answered in {patience_s:.0f} s (resources.no_progress_timeout_s): see `ray status` on the head"
+    )

@@ -113,29 +113,46 @@ def test_through_the_dashboard_a_job_looks(
 @pytest.mark.restart
 @pytest.mark.timeout(300)
 def test_a_real_head_looks(tmp_path: Path) -> None:
-    head, tree = Head(cpus=4), tmp_path / "tree"
-
-    def check(*settings: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tapir_ray.cli", "check", "config.yaml", "--address", head.url, "--run-dir"]
-        return subprocess.run(
-            [*command, str(tmp_path / "run"), "--json", "--set", "random_seed=0", *settings],
-            capture_output=True,
-            text=True,
-            cwd=tree,
-            env=head.environment,
-        )
-
+    head = Head(cpus=4)
     try:
-        for name in ("tapir_ray", "jobs"):
-            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        write_config(tree, SIMULATED)
-        found = check()
+        found = check_on(head, tmp_path)
         assert found.returncode == 0, found.stderr
         said = json.loads(found.stdout.splitlines()[-1])
         assert [(node["CPU"], node["count"]) for node in said["nodes"]] == [(4.0, 1)]
-        short = check("resources.train.cpus=64")
+        short = check_on(head, tmp_path, "resources.train.cpus=64")
         assert short.returncode == 2 and "resources.train needs 64 CPUs" in short.stderr, short.stderr
-        gone = check("student.create=null", "student.model=/no/such/folder")
+        gone = check_on(head, tmp_path, "student.create=null", "student.model=/no/such/folder")
         assert gone.returncode == 2 and "student.model /no/such/folder is not a folder on " in gone.stderr, gone.stderr
     finally:
         head.stop()
+
+
+@pytest.mark.restart
+@pytest.mark.timeout(300)
+def test_a_worker_looks_that_the_autoscaler_adds(tmp_path: Path) -> None:
+    """Also where the head has CPUs: what it sees says nothing of what the others will."""
+    head = Head(cpus=2, most=1)
+    try:
+        found = check_on(head, tmp_path)
+        assert found.returncode == 0, found.stderr
+        assert len(json.loads(found.stdout.splitlines()[-1])["seen_by"]) == 1
+        assert len(head.nodes()) == 1
+    finally:
+        head.stop()
+
+
+def check_on(head: Head, folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """`tapir check` of a small config, in a tree that has what a job needs."""
+    tree = folder / "tree"
+    if not tree.exists():
+        for name in ("tapir_ray", "jobs"):
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        write_config(tree, SIMULATED)
+    command = [sys.executable, "-m", "tapir_ray.cli", "check", "config.yaml", "--address", head.url, "--run-dir"]
+    return subprocess.run(
+        [*command, str(folder / "run"), "--json", "--set", "random_seed=0", *settings],
+        capture_output=True,
+        text=True,
+        cwd=tree,
+        env=head.environment,
+    )

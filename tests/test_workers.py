@@ -12,12 +12,13 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import ray
 
 from tapir_ray import workers as module
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError
 from tapir_ray.run import Run
-from tapir_ray.workers import check_storage, models, on_workers, try_models, try_storage
+from tapir_ray.workers import check_storage, models, on_workers, refuse_other_machines, try_models, try_storage
 
 SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "owner/student"}}
 REFUSALS = {"gated": (403, "GatedRepo"), "missing": (404, "RepoNotFound"), "student": (404, "RevisionNotFound")}
@@ -145,3 +146,16 @@ def test_which_models_workers_load() -> None:
 
 def test_the_only_node_is_not_asked(ray_local: None) -> None:
     assert on_workers(try_storage, config(), "/x", "y") == []
+
+
+def test_a_simulator_that_other_machines_do_not_reach_is_refused(
+    ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_other_machines()
+    (mine,) = ray.nodes()
+    beside = {**mine, "NodeID": "another"}
+    monkeypatch.setattr(ray, "nodes", lambda: [mine, beside, {**beside, "NodeManagerAddress": "x", "Alive": False}])
+    refuse_other_machines()
+    monkeypatch.setattr(ray, "nodes", lambda: [mine, {**beside, "NodeManagerAddress": "10.9.9.9"}])
+    with pytest.raises(InputError, match=r"simulator: .* nodes on 10\.9\.9\.9; give teacher\.base_url"):
+        refuse_other_machines()

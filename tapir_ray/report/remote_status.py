@@ -38,6 +38,6 @@ def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict
 def works_on(job: JobDetails, run_dir: str) -> bool:
     """Whether a job's command names the run as its --run-dir."""
     with suppress(ValueError):  # a command of somebody else's that no shell would take
-        words = shlex.split(job.entrypoint)
-        return ("--run-dir", run_dir) in itertools.pairwise(words)
+        pairs = itertools.pairwise(shlex.split(job.entrypoint))
+        return any(key == "--run-dir" and place.rstrip("/") == run_dir.rstrip("/") for key, place in pairs)
     return False
