@@ -37,7 +37,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 test-restart: setup
-	$(BIN)/python -m pytest -m restart
+	$(BIN)/python -m pytest -s -m restart
 
 lint: setup
 	$(BIN)/ruff check .

@@ -95,12 +95,16 @@ class Driver:
             time.sleep(0.05)
         return process.poll() is None
 
-    def keys(self, table: str) -> list[tuple[Any, ...]]:
-        """The rows' keys, sorted."""
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """The rows, sorted by their keys."""
         files = self.run.read_json(f"{table}/_manifest.json")["files"]
         paths = [self.run.path(f"{table}/{name}") for name in files]
-        rows = pads.dataset(paths, filesystem=self.run.fs, format="parquet").to_table()
-        return sorted(zip(*(rows[name].to_pylist() for name in TABLES[table]), strict=True))
+        rows = pads.dataset(paths, filesystem=self.run.fs, format="parquet").to_table().to_pylist()
+        return sorted(rows, key=lambda row: [row[name] for name in TABLES[table]])
+
+    def keys(self, table: str) -> list[tuple[Any, ...]]:
+        """The rows' keys, sorted."""
+        return [tuple(row[name] for name in TABLES[table]) for row in self.rows(table)]
 
     def check_keys(self) -> None:
         """Every table has rows, and none twice."""

@@ -17,6 +17,8 @@ from tapir_ray.errors import InputError
 from tests.runs import ENDPOINT, IN_FLIGHT, ROWS_PER_PART, Driver, kill
 
 ROWS, PARTS, BALANCED = 240, 4, 150
+MOST_TOKENS = 200_000
+"""Enough for the labels and two parts, not for all."""
 
 
 def write_config(folder: Path, alpaca: Path) -> Path:
@@ -95,6 +97,31 @@ def test_a_dataset_is_produced_anew_and_a_killed_run_continues(tmp_path: Path, d
     loaded = datasets.load_dataset(driver.run.path("dataset"), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(loaded) == BALANCED
     assert all(row["messages"][-1]["role"] == "assistant" for row in loaded)
+
+
+@pytest.mark.restart
+@pytest.mark.timeout(900)
+def test_a_budget_spans_the_parts_and_a_larger_one_continues(tmp_path: Path, data_folder: Path) -> None:
+    config = write_config(tmp_path, data_folder / "seeds/alpaca_9k.jsonl")
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**content, "budget": {"max_tokens": MOST_TOKENS}}))
+    driver = Driver(config, tmp_path / "run", "regenerate")
+    assert driver.start().wait(500) == 3, driver.said()
+    assert "the budget is used up" in driver.said()
+    spent = driver.tokens()
+    assert 0.5 * MOST_TOKENS < spent <= MOST_TOKENS
+    tables = [f"parts/{number:05d}/regenerated/_manifest.json" for number in range(PARTS)]
+    committed = {name: Path(driver.run.path(name)).stat().st_mtime_ns for name in tables if driver.run.exists(name)}
+    assert 0 < len(committed) < PARTS, committed
+
+    config.write_text(yaml.safe_dump({**content, "budget": {"max_tokens": 10 * MOST_TOKENS}}))
+    driver.finish()
+    assert {name: Path(driver.run.path(name)).stat().st_mtime_ns for name in committed} == committed
+    assert max(driver.requests().values()) == 1, "an answer that had come was asked for again"
+    summary = driver.run.read_json("summary.json")
+    used = sum(role["input_tokens"] + role["output_tokens"] for role in summary["usage"].values())
+    assert used == driver.tokens() > MOST_TOKENS
+    assert (summary["rows"], summary["ok"], summary["failed"]) == (ROWS, BALANCED, {})
 
 
 def test_a_config_is_for_training_or_for_regenerating(tmp_path: Path) -> None:
