@@ -104,8 +104,9 @@ def generate(
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
         bundle["GPU"] = replicas.gpus
-    # Some more than it can answer at once wait in the worker.
-    in_hand = math.ceil(1.25 * student.engine_kwargs.get("max_num_seqs", MOST_AT_ONCE))
+    # As many as it can answer at once wait in the worker: where all end together, the next ones begin together.
+    in_hand = 2 * student.engine_kwargs.get("max_num_seqs", MOST_AT_ONCE)
+    batches = max(2, math.ceil(in_hand / student.batch_size))
     # A task for each engine keeps it busy, and every further one would load a tokenizer with all that it imports.
     few: dict[str, Any] = {"num_cpus": stage_cpus, "concurrency": replicas.replicas}
     config = vLLMEngineProcessorConfig(
@@ -114,7 +115,9 @@ def generate(
         engine_kwargs=engine_arguments(model, student, replicas),
         concurrency=(replicas.fewest, replicas.replicas),
         batch_size=student.batch_size,
-        max_concurrent_batches=max(2, math.ceil(in_hand / student.batch_size)),
+        max_concurrent_batches=batches,
+        # All of them wait in the engine: by default Ray keeps back what is above 1.1 times what it answers at once.
+        max_pending_requests=batches * student.batch_size,
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=False,
