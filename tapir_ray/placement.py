@@ -12,9 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def with_driver() -> dict[str, Any]:
-    """Ray options for the node of this process; another one where it is gone.
+    """Ray options for the node of this process, with which the actor ends.
 
-    Ray would place an actor without a claim on any node, and an autoscaler keeps a node that has one, with its GPUs,
-    however idle it is.
+    Ray would place an actor without a claim on any node (a soft affinity now and then too), and an autoscaler keeps a
+    node that has one, with its GPUs, however idle it is.
     """
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)}
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)}
