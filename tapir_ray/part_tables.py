@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -109,17 +110,18 @@ class PartTables:
         unpublished = set(self.rows)
         if any(self._there[part] < count for part, count in self.rows.items()):
             write = functools.partial(write_each, folders=folders, fs=run.fs, key=key)
-            for block in tally.counted(parts.written(rows, write, rows_per_part, stage_cpus)):
-                part = block["part"]
-                self._there[part] += block["rows"]
-                failed[part] += block["failed"]
-                whole = block["rows"] and self._there[part] == self.rows[part]
-                if whole and failed[part] <= max_error_rate * self.rows[part]:
-                    files = parts.compact(folders[part], run.fs, key, stage_cpus)
-                    # A row may have come twice, since an engine was lost after it: then others are still to come.
-                    if _count(files, folders[part], run.fs) == self.rows[part]:
-                        self._publish(part, files)
-                        unpublished.remove(part)
+            with closing(parts.written(rows, write, rows_per_part, stage_cpus)) as written:
+                for block in tally.counted(written):
+                    part = block["part"]
+                    self._there[part] += block["rows"]
+                    failed[part] += block["failed"]
+                    whole = block["rows"] and self._there[part] == self.rows[part]
+                    if whole and failed[part] <= max_error_rate * self.rows[part]:
+                        files = parts.compact(folders[part], run.fs, key, stage_cpus)
+                        # A row may have come twice, since an engine was lost after it: then others are still to come.
+                        if _count(files, folders[part], run.fs) == self.rows[part]:
+                            self._publish(part, files)
+                            unpublished.remove(part)
         tally.check()
         for part in sorted(unpublished):
             self._publish(part, parts.compact(folders[part], run.fs, key, stage_cpus))

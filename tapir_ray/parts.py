@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,8 +43,12 @@ WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", p
 
 def written(
     rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_part: int | None, stage_cpus: float
-) -> Iterator[dict[str, Any]]:
-    """`write` (such as `write_part`) of the rows as they come, and its rows; at most `rows_per_part` wait for it."""
+) -> Generator[dict[str, Any], None, None]:
+    """`write` (such as `write_part`) of the rows as they come, and its rows; at most `rows_per_part` wait for it.
+
+    To be closed where its end is not waited for: a pipeline that is left open is stopped only when it is collected,
+    which may be after Ray itself, and would then start it anew.
+    """
     summaries = rows.map_batches(write, batch_format="pyarrow", batch_size=rows_per_part, num_cpus=unfused(stage_cpus))
     blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
     for batch in blocks:

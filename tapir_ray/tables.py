@@ -14,6 +14,7 @@ import functools
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -186,7 +187,8 @@ class Tables(Storage):
         )
         if expected is None or kept < expected:
             write = functools.partial(parts.write_part, folder=self.path(table), fs=self.fs, key=key)
-            deque(tally.counted(parts.written(rows, write, rows_per_part, stage_cpus)), maxlen=0)
+            with closing(parts.written(rows, write, rows_per_part, stage_cpus)) as written:
+                deque(tally.counted(written), maxlen=0)
         tally.check()
         seconds = time.monotonic() - started
         files = parts.compact(self.path(table), self.fs, key, stage_cpus)

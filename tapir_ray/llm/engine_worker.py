@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -44,7 +44,7 @@ class Asking:
 
         if replicas.gpus == 0:
             os.environ[THREADS] = str(threads(replicas, _node_cpus(), len(os.sched_getaffinity(0))))
-        kwargs["engine_kwargs"] = {**_batch_sizes(replicas), **engine_kwargs}
+        kwargs["engine_kwargs"] = {**_batch_sizes(replicas, engine_kwargs), **engine_kwargs}
         super().__init__(*args, **kwargs)
         self.collect = collect
         self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
@@ -119,14 +119,16 @@ def _node_cpus() -> float:
     return next(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeID"] == here)
 
 
-def _batch_sizes(replicas: Replicas) -> dict[str, int]:
+def _batch_sizes(replicas: Replicas, engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
     """What `vllm.LLM` chooses for this node's device; for an engine of Ray's vLLM would take a fraction of it."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
 
     tokens, sequences = EngineArgs.get_batch_defaults(replicas.tensor_parallel)
+    # A prompt that is read at once must fit.
+    fits = 0 if engine_kwargs.get("enable_chunked_prefill", True) else engine_kwargs["max_model_len"]
     return {
-        "max_num_batched_tokens": tokens[UsageContext.LLM_CLASS],
+        "max_num_batched_tokens": max(tokens[UsageContext.LLM_CLASS], fits),
         "max_num_seqs": sequences[UsageContext.LLM_CLASS],
     }
 

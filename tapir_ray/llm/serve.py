@@ -26,7 +26,7 @@ from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.interrupt import watched
 from tapir_ray.llm import engines, guard, proxies
-from tapir_ray.llm.vllm import engine_environment
+from tapir_ray.llm.vllm import WHOLE_PROMPTS, engine_environment
 from tapir_ray.models import local
 from tapir_ray.storage import Storage
 
@@ -68,7 +68,8 @@ def check_model(model: str, key: str) -> None:
 def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> dict[str, Any]:
     """The arguments of `ray.serve.llm.LLMConfig`; the endpoint's `engine_kwargs` win over what is derived here."""
     bundle, replica = {"CPU": claim.cpus}, {"num_cpus": 0.0}
-    if claim.gpus and _computes_on_cpus():
+    on_cpus = _computes_on_cpus()
+    if claim.gpus and on_cpus:
         replica["num_gpus"] = claim.gpus * claim.tensor_parallel
     elif claim.gpus:
         bundle["GPU"] = claim.gpus
@@ -76,6 +77,7 @@ def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> di
         "max_model_len": endpoint.max_model_len,
         "tensor_parallel_size": claim.tensor_parallel,
         "trust_remote_code": endpoint.trust_remote_code,
+        **(WHOLE_PROMPTS if on_cpus else {}),
         **endpoint.engine_kwargs,
     }
     return {

@@ -31,6 +31,8 @@ MOST_AT_ONCE = 1024
 """Sequences that an engine answers at once at most, where `max_num_seqs` does not say: vLLM's choice for large GPUs."""
 ON_CPUS = "tapir_ray.llm.executor.OneProcess"
 """A class, by its name: this process does not load vLLM."""
+WHOLE_PROMPTS = {"enable_chunked_prefill": False}
+"""Engine arguments on CPUs: vLLM 0.29 dies there of a sampled answer with a seed whose prompt is read in two steps."""
 
 
 def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[s
     if model == student.model and student.revision:
         arguments |= {"revision": student.revision, "tokenizer_revision": student.revision}
     if replicas.gpus == 0:
-        arguments["enforce_eager"] = True
+        arguments |= {"enforce_eager": True, **WHOLE_PROMPTS}
         if replicas.tensor_parallel == 1:
             arguments["distributed_executor_backend"] = ON_CPUS
     return {**arguments, **student.engine_kwargs}

@@ -119,6 +119,27 @@ def test_a_row_that_cannot_be_asked_is_filtered_with_its_reason(model: str, tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_long_prompts_are_answered_by_sampling_with_a_seed(ray_local: None, tmp_path: Path) -> None:
+    """More of them than an engine on CPUs reads at once: vLLM died of a prompt that it read in two steps."""
+    model, create = str(tmp_path / "student"), CreateModel(hidden_size=64, intermediate_size=128, layers=2, heads=2)
+    create_student(create, ["What is two plus two? Be brief."] * 9, model, None, 0)
+    student = Student(
+        model=model,
+        dtype="float32",
+        max_model_len=400,
+        sampling=Sampling(temperature=1.0, max_tokens=4),
+        engine_kwargs={"max_num_batched_tokens": 500},
+        batch_size=8,
+    )
+    turns = [[{"role": "user", "content": f"{n} " + "What is two plus two? " * 14}] for n in range(16)]
+    rows = conform([{ID[0]: str(n), "messages": turn, "status": "ok"} for n, turn in enumerate(turns)], SCORED)
+    found = generate(ray.data.from_arrow(rows), model, student, Replicas(cpus=1), 0.1, random_seed=1).to_pandas()
+    assert list(found["status"]) == ["ok"] * 16, found["reason"].tolist()
+    assert max(len(encode_prompt(load_tokenizer(model, student), turn, {})) for turn in turns) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_started_engine_keeps_every_answer_and_asks_for_none_that_is_kept(ray_local: None, tmp_path: Path) -> None:
     """Ten rows were answered by an engine that died: their answers are its own, word for word, and the rest is new."""
     model, folder = str(tmp_path / "student"), tmp_path / "answers"
