@@ -33,6 +33,24 @@ AUTOSCALER = {
 """Variables of a head whose autoscaler's nodes are processes of its machine."""
 
 
+KEEPS_ITS_FOLDER = """
+import os
+
+folder, found = os.getcwd(), os.getcwd
+
+def getcwd():
+    try:
+        return found()
+    except FileNotFoundError:
+        os.chdir(folder)
+        return found()
+
+os.getcwd = getcwd
+"""
+"""For every Python process of such a head: its nodes have one session folder, in which Ray unpacks a job's folder anew
+for each of them, and takes it away from under the driver."""
+
+
 class Head:
     """A head that is up; `stop` ends what it started and nothing else.
 
@@ -63,7 +81,8 @@ class Head:
             file = self.folder / "autoscaling.json"
             file.write_text(json.dumps(autoscaling(f"127.0.0.1:{gcs}", most, idle_s)))
             command.append(f"--autoscaling-config={file}")
-            environment |= AUTOSCALER
+            (self.folder / "sitecustomize.py").write_text(KEEPS_ITS_FOLDER)
+            environment |= {**AUTOSCALER, "PYTHONPATH": str(self.folder)}
         with self.output.open("ab") as stream:
             self._process = subprocess.Popen(command, stdout=stream, stderr=stream, cwd=self.folder, env=environment)
         try:
