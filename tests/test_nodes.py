@@ -36,8 +36,9 @@ CONTROL = {
     # Ray's, for each pipeline and training; the last three are how a dataset's columns are learned (of one row, without
     # a claim of CPUs), and a worker that waits.
     "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor", "ActorLocationTracker", "AutoscalingRequester",
-    "_AutoscalingCoordinatorActor", "AutoscalingCoordinator", "TrainController", "TrainStateActor", "SynchronizationActor",
-    "DatasetManager", "datasets_stats_actor", "slice_fn", "_get_arrow_schema_from_block", "IDLE",
+    "_AutoscalingCoordinatorActor", "AutoscalingCoordinator", "TrainController", "TrainStateActor",
+    "SynchronizationActor", "DatasetManager", "datasets_stats_actor", "slice_fn", "_get_arrow_schema_from_block",
+    "IDLE",
 }  # fmt: skip
 """What may run on a head without CPUs: what claims none and holds counts, no table."""
 
