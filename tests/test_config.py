@@ -17,6 +17,7 @@ SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SMALL = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
 FILL, SETS = {"seed_data": {"path": "a", "responses": "fill"}}, {"filter": {"evaluation_sets": ["e.jsonl"]}}
 LABELS, TRAINED = {"classify": {"by": "teacher"}}, {"classify": {"by": "deberta", "model": "m", "label_rows": 9}}
+STEPS = {"engine_kwargs": {"max_num_batched_tokens": 512}}
 SEEDS, BALANCED = (
     {**LABELS, "curriculum": {"tasks": "seed"}},
     {"operations": ["classify", "rebalance"], "balanced_rows": 9},
@@ -51,6 +52,8 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"student": {"create": {}}}, "student.max_model_len 2048 is above student.create.max_length 512"),
         ({"student": {"create": {"hidden_size": 100, "heads": 3}}}, "not a multiple of create.heads"),
         ({"student": {"model": "m", "engine": "openai"}}, "needs student.endpoint"),
+        ({"student": {"model": "m", **STEPS}}, "student.engine_kwargs.max_num_batched_tokens 512 is below student."),
+        ({"teacher": {"engine": "vllm", "model": "m", **STEPS}}, "teacher.engine_kwargs.max_num_batched_tokens 512"),
         ({"judge": {"same_as": "teacher", "model": "other"}}, "judge.model has no effect"),
         ({"budget": {"max_cost": 5}, "teacher": {"model": "mine"}}, "without teacher.price"),
         ({"respond": {"samples": 3}}, "set teacher.sampling.temperature"),
@@ -89,6 +92,13 @@ def test_a_mistake_is_named(change: dict, sentence: str) -> None:
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_short_steps_are_for_gpus_and_greedy_answers() -> None:
+    student = {"model": "m", **STEPS}
+    assert parse({**SMALL, "student": student, "resources": {"student": {"gpus": 1}}}).student.engine_kwargs
+    student["engine_kwargs"] = {**STEPS["engine_kwargs"], "enable_chunked_prefill": True}
+    assert parse({**SMALL, "student": student}).student.engine_kwargs
 
 
 def test_the_judge_is_the_teacher_unless_it_is_named() -> None:

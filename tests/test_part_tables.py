@@ -18,6 +18,7 @@ from tapir_ray.errors import StageError, Stopped
 from tapir_ray.manifest import Manifest
 from tapir_ray.part_tables import PART, PartTables, write_each
 from tapir_ray.run import Run
+from tests.test_parts import pipelines, slowly
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 KEY = ("instruction_id",)
@@ -167,6 +168,17 @@ def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, r
     assert not run.done(f"{first}/made") and not run.done(f"{third}/made")
     write(run, [block for block in everything() if block["part"][0].as_py() != second])
     assert all(run.manifest(f"{part}/made").statuses == {"ok": 40} for part in COUNTS)
+
+
+def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
+    blocks = [rows(part, range(n, n + 1), "failed", "timeout") for part in COUNTS for n in range(40)]
+    slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
+    tables = PartTables(run_in(tmp_path / "run"), "made", COUNTS, KEY)
+    with pytest.raises(StageError) as error:
+        tables.write(slow, SCHEMA, rows_per_part=1, stage_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
+    for pipeline in pipelines():
+        pipeline.join(timeout=5)
+    assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
 
 
 def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_local: None) -> None:

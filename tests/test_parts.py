@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import ray
 import ray.data
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from tapir_ray import parts
 from tapir_ray.config import parse
@@ -137,6 +139,27 @@ def test_too_many_errors_end_a_stage_before_its_end(tmp_path: Path, ray_local: N
     with pytest.raises(StageError, match=r"of 1000 rows failed.*KeyError: 'x'"):
         run.write("t", ray.data.from_arrow(blocks), SCHEMA, key=KEY, expected=1000, max_error_rate=0.05)
     assert run.done("t") is None
+
+
+def pipelines() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, StreamingExecutor)]
+
+
+def slowly(block: pa.Table) -> pa.Table:
+    time.sleep(0.5)
+    return block
+
+
+def test_a_stage_that_an_error_ends_leaves_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
+    """An open one would go on, and start Ray anew where the process ends."""
+    run = run_in(tmp_path / "run")
+    blocks = [rows(range(n * 20, n * 20 + 20), "failed", "KeyError: 'x'") for n in range(200)]
+    slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
+    with pytest.raises(StageError) as error:
+        run.write("t", slow, SCHEMA, key=KEY, expected=4000, max_error_rate=0.005)
+    for pipeline in pipelines():
+        pipeline.join(timeout=5)
+    assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
 
 
 def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Path, ray_local: None) -> None:

@@ -94,6 +94,7 @@ class Config(Section):
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
                 f"{self.student.max_model_len}"
             )
+        self._refuse_short_steps()
         if self.train.attention == "flash_attention_2" and not self.resources.train.gpus:
             raise ValueError("train.attention flash_attention_2 needs GPUs: set resources.train.gpus, or sdpa")
         workers = self.resources.train.replicas
@@ -102,6 +103,21 @@ class Config(Section):
                 f"train.global_batch {self.train.global_batch} is not a multiple of resources.train.replicas {workers}"
             )
         return self
+
+    def _refuse_short_steps(self) -> None:
+        """Engines on CPUs read a prompt in one step (`llm/vllm.py` says why), which must have room for it."""
+        engines: dict[str, Student | Endpoint] = {"student": self.student, **self.endpoints}
+        for role, engine in engines.items():
+            if engine.engine != "vllm" or getattr(self.resources, role).gpus:
+                continue
+            tokens = engine.engine_kwargs.get("max_num_batched_tokens", engine.max_model_len)
+            short = isinstance(tokens, int) and tokens < engine.max_model_len
+            if short and not engine.engine_kwargs.get("enable_chunked_prefill"):
+                raise ValueError(
+                    f"{role}.engine_kwargs.max_num_batched_tokens {tokens} is below {role}.max_model_len "
+                    f"{engine.max_model_len}, and an engine on CPUs reads a prompt at once: raise it, or give greedy "
+                    "answers enable_chunked_prefill"
+                )
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:

@@ -68,7 +68,7 @@ def check_model(model: str, key: str) -> None:
 def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> dict[str, Any]:
     """The arguments of `ray.serve.llm.LLMConfig`; the endpoint's `engine_kwargs` win over what is derived here."""
     bundle, replica = {"CPU": claim.cpus}, {"num_cpus": 0.0}
-    on_cpus = _computes_on_cpus()
+    on_cpus = not claim.gpus or _computes_on_cpus()
     if claim.gpus and on_cpus:
         replica["num_gpus"] = claim.gpus * claim.tensor_parallel
     elif claim.gpus:
