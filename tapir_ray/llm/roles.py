@@ -37,8 +37,9 @@ from tapir_ray.storage import uri_in
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
-MOST_BLOCKS = 64
-"""Blocks of rows in flight, about; each holds a thread of its worker."""
+MOST_BLOCKS = 16
+"""Blocks that are asked at once, about, over all workers, where many rows are: a pipeline hands on few blocks a second
+(some 30 of one reader), however large they are. Each holds a thread of its worker."""
 BATCH_PROGRESS_S = 26 * 3600.0
 """A stage without progress is stuck only after this time where it waits for batches, which may take a day."""
 
@@ -139,7 +140,7 @@ class Roles:
         workers = resources.request_workers
         targets = [self._target(role) for role in self._endpoints]
         in_flight = max(1, max(map(_in_flight, targets)) // workers)
-        block_rows = max(1, min(32, in_flight // 4), in_flight // MOST_BLOCKS)
+        block_rows = block_rows_of(in_flight, workers)
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
         small = small_blocks(rows, block_rows, resources.stage_cpus)
@@ -226,6 +227,12 @@ class Roles:
             settings = simulator.model_dump(mode="json", exclude={"log", "latency_s", "max_requests_per_minute"})
             return json.dumps(["simulator", self._config.random_seed, settings], sort_keys=True)
         return endpoint.base_url or ""
+
+
+def block_rows_of(in_flight: int, workers: int) -> int:
+    """Rows of a block, where each worker has so many requests in flight: of small blocks, so that none waits long for
+    its slowest row, but a quarter of a worker's rows at most."""
+    return max(1, min(in_flight // 4, max(32, in_flight * workers // MOST_BLOCKS)))
 
 
 def accounts_of(config: Config) -> dict[str, usage.Account]:

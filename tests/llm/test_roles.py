@@ -16,7 +16,7 @@ from tapir_ray import records
 from tapir_ray.errors import InputError
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
-from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.roles import Roles, block_rows_of
 from tapir_ray.stages.answer_openai import student_answer
 from tests.llm.endpoint import Choice, Fault, running
 from tests.stages.asking import config_for, dataset, instruction, opened
@@ -101,6 +101,13 @@ def test_no_block_waits_for_another(ray_local: None) -> None:
     times = sorted(at for _, at in arrivals)
     assert len(arrivals) == 64 and times[-1] - times[0] > 2.5
     assert times[50] - times[0] < 2.0
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "workers", "rows"), [(1, 1, 1), (32, 1, 8), (64, 1, 16), (512, 1, 32), (4096, 1, 256), (256, 16, 64)]
+)
+def test_blocks_grow_with_what_is_in_flight(in_flight: int, workers: int, rows: int) -> None:
+    assert block_rows_of(in_flight, workers) == rows
 
 
 def test_the_rows_of_one_file_are_in_flight_together(ray_local: None) -> None:
