@@ -26,7 +26,7 @@ from tapir_ray.config import Classify, Resources
 from tapir_ray.errors import InputError, StageError, last_line
 from tapir_ray.models import replace
 from tapir_ray.train.classifier_loop import held_rows
-from tapir_ray.train.student import START_TRIES
+from tapir_ray.train.trainer import START_TRIES, trainer_class
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def train_classifier(
         gpu=workers.gpus > 0,
         random_seed=random_seed,
     )
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = trainer_class()(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ray.train.ScalingConfig(

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ import pyarrow.fs as pafs
 import ray
 
 from tapir_ray.config import Resources, Student, Train
-from tapir_ray.errors import StageError, last_line
+from tapir_ray.errors import StageError, TapirError, last_line, own_error
+from tapir_ray.interrupt import watched
 from tapir_ray.models import replace
 from tapir_ray.placement import with_driver
 from tapir_ray.train.batches import PackedReader
@@ -30,11 +29,10 @@ from tapir_ray.train.divergence import what_is_left
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
 from tapir_ray.train.mailbox import Mailbox
+from tapir_ray.train.trainer import START_TRIES, trainer_class
 from tapir_ray.train.work import Work
 
 POLL_S = 0.5
-START_TRIES = 20
-"""How often workers that find no place in a minute are waited for again: nodes may be on their way."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def train_student(
     `packed_dir`, `out_dir` and `storage_dir` are paths on `fs`. `storage_dir` keeps Ray Train's own files, to be
     removed by the caller once the result is safe: a training of the same `name` that was stopped goes on from its last
     checkpoint, so the name must be new for every packed table. The table already holds `epochs` epochs. `on_progress`
-    is called from this thread about once a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
+    is called from a thread of its own twice a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
     packed table whose loss is measured on the way.
 
     With `train.lora` an adapter is trained, and `out_dir` has it merged. `base_model` makes that the adapter that
@@ -138,7 +136,7 @@ def train_student(
         fs.delete_file(f"{own_dir}/{ERROR_FILE}")
     workers = resources.train
     claims = {"CPU": workers.cpus, **({"GPU": workers.gpus} if workers.gpus else {})}
-    trainer = _trainer_class()(
+    trainer = trainer_class()(
         train_worker,
         train_loop_config={"work": work},
         torch_config=ray.train.torch.TorchConfig(backend=_backend(workers.gpus)),
@@ -192,25 +190,6 @@ def _text(fs: pafs.FileSystem, path: str) -> str | None:
         return stream.read().decode()
 
 
-def _trainer_class() -> type[Any]:
-    """Ray's TorchTrainer without two of its callbacks.
-
-    One starts an actor that removes a dead controller's placement group: the end of the driver does that, and without
-    a dashboard the actor can only write a warning every second. The other changes the workers' directory, after which
-    relative paths of the configuration name nothing.
-    """
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-    from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
-    from ray.train.v2.torch.torch_trainer import TorchTrainer
-
-    class Trainer(TorchTrainer):
-        def _create_default_callbacks(self) -> list[Any]:
-            unwanted = (PlacementGroupCleanerCallback, WorkingDirectorySetupCallback)
-            return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
-
-    return Trainer
-
-
 def _backend(gpus: float) -> str:
     """NCCL for GPUs, gloo for CPUs, also where a cluster only counts logical GPUs that no node really has."""
     have = ray.cluster_resources()
@@ -219,26 +198,28 @@ def _backend(gpus: float) -> str:
 
 
 def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], None] | None) -> Any:
-    """`trainer.fit()` in a thread of its own, because in the main thread it takes over the SIGINT handler."""
-    outcome: queue.Queue[tuple[Any, Exception | None]] = queue.Queue()
-    thread = threading.Thread(target=_run, args=(trainer, outcome), daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_S)
-        if on_progress is not None:
-            for message in ray.get(mailbox.take.remote()):
-                on_progress(message)
-    result, error = outcome.get()
-    if error is not None:
-        raise StageError(f"training failed: {_cause(error)}") from error
-    return result
+    """`trainer.fit()`, while another thread hands on what the workers say."""
 
+    def hand_on() -> Exception | None:
+        messages = ray.get(mailbox.take.remote()) if on_progress else []
+        try:
+            for message in messages:
+                on_progress(message)  # type: ignore[misc]
+        except Exception as error:
+            return error
+        return None
 
-def _run(trainer: Any, outcome: queue.Queue[tuple[Any, Exception | None]]) -> None:
     try:
-        outcome.put((trainer.fit(), None))
+        with watched(hand_on, POLL_S, "training"):
+            result = trainer.fit()
+    except (TapirError, SystemError) as error:
+        # A stop, or what `on_progress` raised; in the midst of Ray's own code it is the cause of a SystemError.
+        raise own_error(error) or error from None
     except Exception as error:
-        outcome.put((None, error))
+        raise StageError(f"training failed: {_cause(error)}") from error
+    if last := hand_on():
+        raise last
+    return result
 
 
 def _cause(error: Exception) -> str:

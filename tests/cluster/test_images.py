@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tapir_ray.cluster import set_environment
-from tapir_ray.train.student import START_TRIES
+from tapir_ray.train.trainer import START_TRIES
 from tests.cluster.files import CLUSTER, PROJECT, ROOT, pin
 
 IMAGES = {"Dockerfile": "gpu", "Dockerfile.cpu": "cpu"}

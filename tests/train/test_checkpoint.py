@@ -113,7 +113,7 @@ def test_it_is_saved_once_the_minutes_or_the_steps_are_over(
 def kept(monkeypatch: pytest.MonkeyPatch, folder: Path, packed: str, holdout: str | None) -> list[int]:
     """Steps of the checkpoints that stay of five, whose losses on the holdout rise but for the second."""
     given: dict[str, Any] = {}
-    monkeypatch.setattr(student, "_trainer_class", lambda: lambda *_, **settings: given.update(settings))
+    monkeypatch.setattr(student, "trainer_class", lambda: lambda *_, **settings: given.update(settings))
     monkeypatch.setattr(student, "_backend", lambda gpus: "gloo")
 
     class Built(Exception):

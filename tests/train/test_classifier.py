@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -126,8 +127,10 @@ def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Pa
     rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]
     texts = [records.text_of(r["messages"]) for r in rows]
     create_classifier(TINY, texts, LABELS, str(tmp_path / "base"), 0)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     report = trained(tmp_path, write(tmp_path / "rows", rows))
     assert (report.rows, report.train_rows, report.holdout_rows, report.accuracy) == (2, 2, 0, None)
+    assert signal.getsignal(signal.SIGINT) is on_interrupt, "Ctrl-C would end the process as Ray Train does"
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 

@@ -20,7 +20,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_ray.config import Replicas, Resources, Student, Train
-from tapir_ray.errors import StageError
+from tapir_ray.errors import StageError, Stopped
+from tapir_ray.interrupt import interrupt, interruptible
 from tapir_ray.records import PACKED, conform
 from tapir_ray.train import loop
 from tapir_ray.train.batches import PackedReader, collate
@@ -129,7 +130,9 @@ def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
     messages: list[dict[str, Any]] = []
+    on_interrupt = signal.getsignal(signal.SIGINT)
     result = run(model, packed, tmp_path, "two", on_progress=messages.append)
+    assert signal.getsignal(signal.SIGINT) is on_interrupt, "Ctrl-C would end the process as Ray Train does"
     assert result.losses == pytest.approx(plain_losses(model, packed), rel=1e-4)
     assert (result.steps, result.sequences) == (6, 22)
     assert (result.first_loss, result.last_loss) == (result.losses[0], result.losses[-1])
@@ -170,6 +173,16 @@ def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
     assert min(after) > 2, "it did not begin again"
     assert result.losses == pytest.approx(expected, rel=1e-4)
     assert result.tokens == sum(len(PackedReader(packed, FS)[i]["labels"]) for i in range(22))
+
+
+def test_a_training_that_is_stopped_leaves_no_thread_that_waits_for_it(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
+    """Such a thread crashes the process once Ray is shut down."""
+    before = set(threading.enumerate())
+    with interruptible(), pytest.raises(Stopped, match="by a signal"):
+        run(model, packed, tmp_path, "stopped", on_progress=lambda _: interrupt(Stopped("by a signal")))
+    assert set(threading.enumerate()) <= before
 
 
 def test_nothing_to_train_on_is_said_at_once(model: str, tmp_path: Path) -> None:
