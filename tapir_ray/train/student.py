@@ -19,8 +19,7 @@ import pyarrow.fs as pafs
 import ray
 
 from tapir_ray.config import Resources, Student, Train
-from tapir_ray.errors import StageError, TapirError, last_line, own_error
-from tapir_ray.interrupt import watched
+from tapir_ray.errors import StageError, TapirError, last_line
 from tapir_ray.models import replace
 from tapir_ray.placement import with_driver
 from tapir_ray.train.batches import PackedReader
@@ -31,8 +30,6 @@ from tapir_ray.train.lora import check_target_modules
 from tapir_ray.train.mailbox import Mailbox
 from tapir_ray.train.trainer import START_TRIES, trainer_class
 from tapir_ray.train.work import Work
-
-POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def train_student(
     `packed_dir`, `out_dir` and `storage_dir` are paths on `fs`. `storage_dir` keeps Ray Train's own files, to be
     removed by the caller once the result is safe: a training of the same `name` that was stopped goes on from its last
     checkpoint, so the name must be new for every packed table. The table already holds `epochs` epochs. `on_progress`
-    is called from a thread of its own twice a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
+    is called from this thread about once a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
     packed table whose loss is measured on the way.
 
     With `train.lora` an adapter is trained, and `out_dir` has it merged. `base_model` makes that the adapter that
@@ -198,27 +195,21 @@ def _backend(gpus: float) -> str:
 
 
 def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], None] | None) -> Any:
-    """`trainer.fit()`, while another thread hands on what the workers say."""
+    """`trainer.fit()`, while what the workers say is handed on."""
 
-    def hand_on() -> Exception | None:
-        messages = ray.get(mailbox.take.remote()) if on_progress else []
-        try:
-            for message in messages:
-                on_progress(message)  # type: ignore[misc]
-        except Exception as error:
-            return error
-        return None
+    def hand_on() -> None:
+        if on_progress is not None:
+            for message in ray.get(mailbox.take.remote()):
+                on_progress(message)
 
+    trainer.meanwhile = hand_on
     try:
-        with watched(hand_on, POLL_S, "training"):
-            result = trainer.fit()
-    except (TapirError, SystemError) as error:
-        # A stop, or what `on_progress` raised; in the midst of Ray's own code it is the cause of a SystemError.
-        raise own_error(error) or error from None
+        result = trainer.fit()
+    except TapirError:
+        raise  # a stop
     except Exception as error:
         raise StageError(f"training failed: {_cause(error)}") from error
-    if last := hand_on():
-        raise last
+    hand_on()
     return result
 
 
