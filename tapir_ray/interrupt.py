@@ -1,7 +1,11 @@
-"""An error that another thread has found, raised in the main one, whatever that is waiting for.
+"""An error that another thread has found, raised in the main one, whatever that is waiting for; and the other way.
 
 with interruptible():                                    # in the main thread
     for block in pipeline: ...                           # a watcher: interrupt(StageError("…"))
+
+with beside(work) as done:                               # in a thread: leave_if_asked(), now and then
+    ...                                                  # what is raised here ends the work, too
+    done.result()
 """
 
 from __future__ import annotations
@@ -10,10 +14,20 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from typing import TypeVar
+
+from tapir_ray.errors import Stopped
+
+_asked: ContextVar[threading.Event | None] = ContextVar("asked", default=None)
+"""In the thread of `beside`: set where it shall end."""
 
 JOIN_S = 10.0
 """How long a look that waits for a cluster that is gone may hold up the end."""
+
+T = TypeVar("T")
 
 _waiting: list[Exception] = []
 _open = threading.Event()
@@ -77,3 +91,30 @@ def watched(look: Callable[[], Exception | None], every_s: float, name: str) -> 
     finally:
         ended.set()
         watcher.join(JOIN_S)
+
+
+@contextmanager
+def beside(work: Callable[[], T]) -> Iterator[Future[T]]:
+    """`work()` in a thread of its own, which ends with the block: where that raises, at its next `leave_if_asked`.
+
+    A thread that goes on after Ray is shut down would start it anew, or crash the process.
+    """
+    asked = threading.Event()
+
+    def run() -> T:
+        _asked.set(asked)
+        return work()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        try:
+            yield pool.submit(copy_context().run, run)
+        except BaseException:
+            asked.set()
+            raise
+
+
+def leave_if_asked() -> None:
+    """Raises Stopped in a thread of `beside` whose block has ended with an error."""
+    asked = _asked.get()
+    if asked is not None and asked.is_set():
+        raise Stopped("what it was beside has ended")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tapir_ray.errors import StageError, Stopped
+from tapir_ray.interrupt import leave_if_asked
 
 if TYPE_CHECKING:
     from tapir_ray.tables import Tables
@@ -52,12 +53,13 @@ class Tally:
 
         Ends before them where the budget is used up, no request is on its way (`drained`) and for DRAIN_S no block had
         a row that was asked: a local student would answer all the rows that nobody will judge. Raises StageError where
-        too many rows fail, or nothing happens any more.
+        too many rows fail, or nothing happens any more; Stopped where its thread is to end.
         """
         from ray.data.exceptions import ExecutionTimeoutError
 
         try:
             for block in blocks:
+                leave_if_asked()
                 self._add(block)
                 if self._is_drained(block):
                     break

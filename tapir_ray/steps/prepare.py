@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.compute as pc
 
 from tapir_ray.context import Context
+from tapir_ray.interrupt import beside
 from tapir_ray.records import OK, SEED
 from tapir_ray.room import served
 from tapir_ray.steps import classifier, holdout, seed, train
@@ -34,13 +34,9 @@ def classify_and_initial_sft(context: Context) -> None:
         classifier.classify_seed(context)
         train.initial_sft(context, "seed/instructions")
     else:
-        pool = ThreadPoolExecutor(max_workers=1)
-        try:
-            fitting = pool.submit(classifier.train, context)
+        with beside(lambda: classifier.train(context)) as fitted:
             train.initial_sft(context, "seed/ingested")
-            fitting.result()
-        finally:
-            pool.shutdown(wait=False)  # a stop does not wait for the other half
+            fitted.result()
         classifier.classify_seed(context)
     weigh_seed_tasks(context)
 

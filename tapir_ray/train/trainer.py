@@ -16,6 +16,8 @@ from typing import Any
 
 import ray
 
+from tapir_ray.errors import own_error
+from tapir_ray.interrupt import leave_if_asked
 from tapir_ray.placement import with_driver
 
 POLL_S = 0.5
@@ -55,11 +57,13 @@ def trainer_class() -> type[Any]:
                 run = controller.run.remote()
                 while not ray.wait([run], timeout=POLL_S)[0]:
                     self.meanwhile()
+                    leave_if_asked()
                 ray.get(run)
                 return ray.get(controller.get_result.remote())
-            except BaseException:
+            except BaseException as error:
                 with suppress(Exception):
                     ray.kill(controller)
-                raise
+                # What a signal's handler raises in the midst of Ray's own code is the cause of a SystemError.
+                raise (own_error(error) if isinstance(error, SystemError) else None) or error from None
 
     return Trainer
