@@ -172,6 +172,13 @@ def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> 
     process.terminate()
     assert process.wait(60) == 3, driver.said()
     assert "stopped by SIGTERM; what is finished is kept" in driver.said()
+    # In the midst of a training, which waits for Ray in another way than a table does.
+    process, before = driver.start(), driver.files("ray_train")
+    while driver.files("ray_train") <= before and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(20) == 3, driver.said()
+    assert "stopped by SIGTERM; what is finished is kept" in driver.said()
     driver.finish()
 
 
