@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import TypeVar
 
 from tapir_ray.errors import Stopped
@@ -107,7 +107,7 @@ def beside(work: Callable[[], T]) -> Iterator[Future[T]]:
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         try:
-            yield pool.submit(copy_context().run, run)
+            yield pool.submit(run)
         except BaseException:
             asked.set()
             raise

@@ -64,6 +64,9 @@ def trainer_class() -> type[Any]:
                 with suppress(Exception):
                     ray.kill(controller)
                 # What a signal's handler raises in the midst of Ray's own code is the cause of a SystemError.
-                raise (own_error(error) if isinstance(error, SystemError) else None) or error from None
+                stop = own_error(error) if isinstance(error, SystemError) else None
+                if stop is None:
+                    raise
+                raise stop from None
 
     return Trainer
