@@ -1,7 +1,7 @@
 """Packed sequences as batches: which of them a step, a rank and a forward pass takes, and their tensors.
 
 reader = PackedReader(packed_dir, fs)
-for rows in micro_batches(reader, step=0, global_batch=64, rank=0, world=2, micro=4): collate(rows, one_row=False)
+for rows in micro_batches(reader, step=0, global_batch=64, rank=0, world=2, micro=4): collate(rows, in_one_row(train))
 """
 
 from __future__ import annotations
@@ -100,6 +100,14 @@ def micro_batch_size(train: Train, world: int) -> int:
     """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch`."""
     share = train.global_batch // world
     return max(size for size in range(1, min(share, train.micro_batch) + 1) if share % size == 0)
+
+
+def in_one_row(train: Train) -> bool:
+    """Whether a batch is one long row: FlashAttention keeps packed conversations apart only there.
+
+    Without packing the rows stay rows, since some models do not keep conversations apart at all.
+    """
+    return train.attention == "flash_attention_2" and train.packing
 
 
 def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:

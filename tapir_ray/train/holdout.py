@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tapir_ray.config import Train
-from tapir_ray.train.batches import Packed, PackedReader, collate, micro_batch_size
+from tapir_ray.train.batches import Packed, PackedReader, collate, in_one_row, micro_batch_size
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.loss import response_loss, token_losses
 
@@ -26,7 +26,7 @@ def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) ->
     """
     from torch import distributed
 
-    one_row = train.attention == "flash_attention_2"
+    one_row = in_one_row(train)
     own: dict[str, tuple[float, int]] = {}
     engine.eval()
     for indices in _parts(reader, train):
@@ -72,7 +72,7 @@ def mean_loss(engine: Any, device: Any, parts: Iterable[Sequence[Packed]], train
     engine.eval()
     with torch.no_grad():
         for rows in parts:
-            batch = {name: t.to(device) for name, t in collate(rows, train.attention == "flash_attention_2").items()}
+            batch = {name: t.to(device) for name, t in collate(rows, in_one_row(train)).items()}
             sums[0] += response_loss(engine, batch)
             sums[1] += (batch["labels"] != IGNORED).sum()
     engine.train()

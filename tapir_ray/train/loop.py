@@ -21,7 +21,7 @@ import numpy as np
 
 from tapir_ray.config import Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.batches import EMPTY, PackedReader, collate, micro_batch_size, micro_batches
+from tapir_ray.train.batches import EMPTY, PackedReader, collate, in_one_row, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done, restore, save
 from tapir_ray.train.divergence import Diverged, Health
@@ -122,13 +122,13 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     reader = PackedReader(work.packed_dir, work.fs)
     held = PackedReader(work.holdout_dir, work.fs) if work.holdout_dir else None
     steps = math.ceil(reader.sequences / train.global_batch)
-    micro = micro_batch_size(train, world)
+    micro, one_row = micro_batch_size(train, world), in_one_row(train)
     scale = world * (train.global_batch // world // micro)
     health = Health(train.max_loss_rise)
     for number in range(len(done.losses)):
         health.look(done.losses[: number + 1])
     if train.packing:
-        check_kept_apart(engine, device, reader, train.attention == "flash_attention_2", work.init_model)
+        check_kept_apart(engine, device, reader, one_row, work.init_model)
     if held is not None and not done.losses:
         before = mean_of(pair_losses(engine, device, held, train))
         if not math.isfinite(before):
@@ -161,7 +161,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         total = torch.zeros((), dtype=torch.float64, device=device)
         torch.manual_seed(dropout_seed(work.random_seed, step, rank))
         for part in rows:
-            batch = {name: t.to(device) for name, t in collate(part, train.attention == "flash_attention_2").items()}
+            batch = {name: t.to(device) for name, t in collate(part, one_row).items()}
             loss = response_loss(engine, batch)
             # DeepSpeed takes the mean over ranks and micro-batches; we want the sum over tokens of the global batch.
             engine.backward(loss * (scale / max(1, in_loss)))

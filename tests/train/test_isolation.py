@@ -18,8 +18,9 @@ from transformers import (
     Qwen2Config,
 )
 
+from tapir_ray.config import Train
 from tapir_ray.errors import StageError
-from tapir_ray.train.batches import Packed, collate
+from tapir_ray.train.batches import Packed, collate, in_one_row
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.isolation import check_kept_apart
 from tapir_ray.train.loss import response_loss
@@ -113,3 +114,11 @@ def test_unpacked_a_batch_is_the_sum_of_its_pairs_for_every_student(name: str) -
     alone, expected = loss_and_gradient([[row] for row in rows])
     assert loss == pytest.approx(alone, rel=1e-5)
     assert (gradient - expected).norm() < 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_only_packed_sequences_lie_in_one_row(packing: bool) -> None:
+    """Without packing a pair has a sequence of its own, for students that would see what lies before it in its row."""
+    train = Train(attention="flash_attention_2", packing=packing)
+    assert in_one_row(train) is packing
+    assert not in_one_row(Train(attention="sdpa", packing=packing))
