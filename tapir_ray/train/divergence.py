@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from tapir_ray.errors import StageError
 
 WINDOW = 10
-"""Steps whose mean loss is compared: one batch may be harder than the others."""
+"""Steps whose mean loss is compared: one batch may be harder than the others. Before there are so many, the first loss
+stands for those that lack."""
 
 
 @dataclass
@@ -34,9 +35,8 @@ class Health:
             # The loss and the gradients of a step are those of the weights after the one before: these are suspect.
             self.good = len(losses) - 2
             return "the gradients are not finite" if math.isfinite(losses[-1]) else f"the loss is {losses[-1]}"
-        if len(losses) < WINDOW:
-            return None
-        mean = sum(losses[-WINDOW:]) / WINDOW
+        lacking = max(0, WINDOW - len(losses))
+        mean = (sum(losses[-WINDOW:]) + lacking * losses[0]) / WINDOW
         if mean < self.lowest:
             self.lowest, self.good = mean, len(losses) - 1
         elif self.most_rise is not None and mean > self.lowest + self.most_rise:

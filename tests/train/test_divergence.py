@@ -53,3 +53,12 @@ def test_only_a_checkpoint_that_is_still_there_is_named_and_the_one_that_a_run_g
     assert what_is_left(four | six, good=5) == f"the last good checkpoint is kept/four (step 4); {doubtful}"
     assert what_is_left(six, good=5) == f"no good checkpoint is left; {doubtful}"
     assert what_is_left({}, good=5).startswith("there is no checkpoint")
+
+
+def test_a_rise_in_the_first_steps_is_seen_against_the_first_loss() -> None:
+    """The learning rate is highest there, and a short training has no other steps."""
+    step, said = first_alarm([2.5, 2.4, 2.4, 8.0] + [11.0] * 200) or (0, "")
+    assert step < WINDOW and "rose from 2." in said
+    assert first_alarm([2.5, 2.4, 8.0, *[11.0] * 6]) is not None
+    assert first_alarm([9.0, 8.5, 12.0, 8.0, 7.5, 7.0]) is None, "a hard batch"
+    assert first_alarm([2.5, 2.4, 2.4, 8.0] + [11.0] * 200, None) is None
