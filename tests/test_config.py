@@ -65,6 +65,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ),
         ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
         ({"resources": {"train": {"min_replicas": 1}}}, "resources.train.min_replicas has no effect"),
+        ({"resources": {"train": {"gpus": 0.5, "replicas": 2}}}, "workers of one training cannot share a GPU"),
         ({"resources": {"student": {"min_replicas": 2}}}, "min_replicas 2 is above replicas 1"),
         ({"resources": {"student": {"accelerator_type": "L4"}}}, "accelerator_type L4 needs gpus"),
         ({"regenerate": {"operations": []}}, "regenerate.operations"),

@@ -95,6 +95,11 @@ class Config(Section):
                 f"{self.student.max_model_len}"
             )
         self._refuse_short_steps()
+        if self.resources.train.replicas > 1 and 0 < self.resources.train.gpus < 1:
+            raise ValueError(
+                f"resources.train.gpus {self.resources.train.gpus:g}: workers of one training cannot share a GPU; give "
+                "each a whole one, or set resources.train.replicas 1"
+            )
         if self.train.attention == "flash_attention_2" and not self.resources.train.gpus:
             raise ValueError("train.attention flash_attention_2 needs GPUs: set resources.train.gpus, or sdpa")
         workers = self.resources.train.replicas

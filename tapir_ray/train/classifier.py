@@ -23,10 +23,10 @@ from pyarrow import fs as pafs
 
 from tapir_ray import records
 from tapir_ray.config import Classify, Resources
-from tapir_ray.errors import InputError, StageError, last_line
+from tapir_ray.errors import InputError, StageError
 from tapir_ray.models import replace
 from tapir_ray.train.classifier_loop import held_rows
-from tapir_ray.train.trainer import START_TRIES, trainer_class
+from tapir_ray.train.trainer import START_TRIES, cause_of, trainer_class
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def train_classifier(
     try:
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise StageError(f"the classifier could not be trained from {base_model}: {last_line(error)}") from error
+        raise StageError(f"the classifier could not be trained from {base_model}: {cause_of(error)}") from error
     assert result.checkpoint is not None and result.metrics is not None
     replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, filesystem)
     result.filesystem.delete_dir(result.filesystem.normalize_path(result.path))

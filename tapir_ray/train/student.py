@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 import ray
 
 from tapir_ray.config import Resources, Student, Train
-from tapir_ray.errors import StageError, TapirError, last_line
+from tapir_ray.errors import StageError, TapirError
 from tapir_ray.models import replace
 from tapir_ray.placement import with_driver
 from tapir_ray.train.batches import PackedReader
@@ -28,7 +28,7 @@ from tapir_ray.train.divergence import what_is_left
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
 from tapir_ray.train.mailbox import Mailbox
-from tapir_ray.train.trainer import START_TRIES, trainer_class
+from tapir_ray.train.trainer import START_TRIES, cause_of, trainer_class
 from tapir_ray.train.work import Work
 
 
@@ -148,6 +148,7 @@ def train_student(
             storage_path=storage_dir,
             storage_filesystem=fs,
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            worker_runtime_env=_environment(workers.gpus),
             # Unlimited by default: workers that can never be placed would be waited for without an end.
             failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=START_TRIES),
             checkpoint_config=CheckpointConfig(
@@ -194,6 +195,12 @@ def _backend(gpus: float) -> str:
     return "nccl" if gpus > 0 and (real or not have.get("GPU")) else "gloo"
 
 
+def _environment(gpus: float) -> dict[str, Any]:
+    """The workers' runtime environment: one that has claimed no GPU sees none of those that others have claimed."""
+    hides = not gpus and ray.cluster_resources().get("GPU")
+    return {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}} if hides else {}
+
+
 def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], None] | None) -> Any:
     """`trainer.fit()`, while what the workers say is handed on."""
 
@@ -208,13 +215,6 @@ def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], Non
     except TapirError:
         raise  # a stop
     except Exception as error:
-        raise StageError(f"training failed: {_cause(error)}") from error
+        raise StageError(f"training failed: {cause_of(error)}") from error
     hand_on()
     return result
-
-
-def _cause(error: Exception) -> str:
-    """The sentence of the worker that failed first on purpose, else the last line of the first failure."""
-    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
-    causes = [getattr(failure, "cause", None) or failure for failure in failures]
-    return last_line(next((cause for cause in causes if isinstance(cause, StageError)), causes[0]))

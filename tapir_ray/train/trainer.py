@@ -10,19 +10,32 @@ where Ray is shut down meanwhile.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import ray
 
-from tapir_ray.errors import own_error
+from tapir_ray.errors import StageError, last_line, own_error
 from tapir_ray.interrupt import leave_if_asked
 from tapir_ray.placement import with_driver
 
 POLL_S = 0.5
+PEER_LOST = re.compile(r"connection (closed|reset|refused)|by peer|nccl|gloo", re.IGNORECASE)
+"""In what a worker says that failed because another one did."""
 START_TRIES = 20
 """How often workers that find no place in a minute are waited for again: nodes may be on their way."""
+
+
+def cause_of(error: Exception) -> str:
+    """What a training failed of, in a line: of the failures of its workers the one that was raised on purpose, else one
+    that is not the loss of another worker."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    causes = [getattr(failure, "cause", None) or failure for failure in failures]
+    own = [cause for cause in causes if isinstance(cause, StageError)]
+    first = [cause for cause in causes if not PEER_LOST.search(last_line(cause))]
+    return last_line((own or first or causes)[0])
 
 
 def trainer_class() -> type[Any]:
