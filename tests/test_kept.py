@@ -102,12 +102,12 @@ class KeepingEngine(Keeping, Engine):
     pass
 
 
-def engine_in(folder: Path) -> KeepingEngine:
+def engine_in(folder: Path, **engine_kwargs: Any) -> KeepingEngine:
     return KeepingEngine(
         keep=lambda: kept_in(folder),
         collect=functools.partial(collect, columns=["instruction_id", "status", "reason"]),
         replicas=Replicas(gpus=1),
-        engine_kwargs={"max_num_seqs": 16},
+        engine_kwargs=engine_kwargs,
     )
 
 
@@ -158,8 +158,10 @@ def test_a_worker_ends_with_its_engine_and_says_of_what(
 
 def test_an_engine_answers_as_many_at_once_as_vllms_own_unless_it_is_told(tmp_path: Path) -> None:
     """Its defaults for an engine of Ray's are a fraction: 2,048 tokens a step, 128 sequences."""
-    arguments = engine_in(tmp_path).arguments
+    arguments = engine_in(tmp_path, max_num_seqs=16).arguments
     assert arguments["max_num_seqs"] == 16 and arguments["max_num_batched_tokens"] >= 4096
+    # vLLM refuses more sequences than tokens a step.
+    assert engine_in(tmp_path, max_num_batched_tokens=100).arguments["max_num_seqs"] == 100
 
 
 @pytest.mark.parametrize(

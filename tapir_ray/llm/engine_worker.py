@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -125,11 +126,13 @@ def _batch_sizes(replicas: Replicas, engine_kwargs: Mapping[str, Any]) -> dict[s
     from vllm.usage.usage_lib import UsageContext
 
     tokens, sequences = EngineArgs.get_batch_defaults(replicas.tensor_parallel)
+    most = engine_kwargs.get("max_num_batched_tokens", math.inf)
     # A prompt that is read at once must fit.
     fits = 0 if engine_kwargs.get("enable_chunked_prefill", True) else engine_kwargs["max_model_len"]
     return {
         "max_num_batched_tokens": max(tokens[UsageContext.LLM_CLASS], fits),
-        "max_num_seqs": sequences[UsageContext.LLM_CLASS],
+        # vLLM refuses more sequences than tokens a step.
+        "max_num_seqs": min(sequences[UsageContext.LLM_CLASS], most),
     }
 
 
