@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from tapir_ray.autoscaler import groups
@@ -60,11 +60,20 @@ def room() -> list[Node]:
     there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
     for group in groups():
         nodes += [group.resources] * (min(group.most, MOST_NODES) - there[group.name])
-    kinds = [{name: float(has) for name, has in node.items() if name.startswith(KIND)} for node in nodes]
-    return [
-        {"CPU": float(node.get("CPU", 0.0)), "GPU": float(node.get("GPU", 0.0)), **kind}
-        for node, kind in zip(nodes, kinds, strict=True)
-    ]
+    return [_node(resources) for resources in nodes]
+
+
+def needs_other_nodes(config: Config) -> bool:
+    """Whether a part of the run has no place on this process's node."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return shortage(config, [_node(node["Resources"]) for node in ray.nodes() if node["NodeID"] == here]) is not None
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    kind = {name: float(has) for name, has in resources.items() if name.startswith(KIND)}
+    return {"CPU": float(resources.get("CPU", 0.0)), "GPU": float(resources.get("GPU", 0.0)), **kind}
 
 
 def served(config: Config) -> dict[str, Replicas]:
@@ -102,19 +111,24 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
 
 
 def stays_beside(config: Config, name: str, nodes: Sequence[Node]) -> bool:
-    """Whether the local teacher and judge, with as many replicas as they may have, can stay while `resources.<name>` is
-    placed."""
+    """Whether the local teacher and judge, with as many replicas as they may have and wherever Ray has put them, can
+    stay while `resources.<name>` is placed."""
     grown = {role: part.model_copy(update={"min_replicas": None}) for role, part in served(config).items()}
-    return _short(config, name, getattr(config.resources, name), grown, nodes) is None
+    return _short(config, name, getattr(config.resources, name), grown, nodes, worst=True) is None
 
 
 def _short(
-    config: Config, name: str, part: Replicas, others: Mapping[str, Replicas], nodes: Sequence[Node]
+    config: Config,
+    name: str,
+    part: Replicas,
+    others: Mapping[str, Replicas],
+    nodes: Sequence[Node],
+    worst: bool = False,
 ) -> str | None:
-    """As `shortage`, for one part beside the `others`."""
+    """As `shortage`, for one part beside the `others`, which lie where that part needs it least, or most (`worst`)."""
     ranks = part.tensor_parallel
     size = f"{ranks * part.cpus:g} CPUs and {ranks * part.gpus:g} GPUs{_of_kind(part)}"
-    places = places_for(part, nodes)
+    places = places_for(part, _beside(part, others.values(), nodes, worst))
     stages = 0.0 if name == "train" else _of_stages(config)
     beside = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
     cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
@@ -127,7 +141,7 @@ def _short(
     held = sum(other.fewest * other.tensor_parallel * other.gpus for other in others.values())
     asked = part.fewest * ranks * part.gpus
     if asked + held > gpus:
-        kept = f" beside {held:g} for {' and '.join(others)}" if held else ""
+        kept = f" beside {held:g} for {_and(others)}" if held else ""
         return (
             f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
             f"lower resources.{name}.gpus, .tensor_parallel or .{_number(part)}"
@@ -142,7 +156,8 @@ def _short(
         spread = ", .tensor_parallel" if ranks > 1 else ""
         return (
             f"resources.{name} needs {part.fewest} workers of {size}, each on one node, and the nodes have room for "
-            f"{places}; lower resources.{name}.cpus, .gpus{spread} or .{_number(part)}"
+            f"{places}{f' beside {_and(others)}' if others else ''}; "
+            f"lower resources.{name}.cpus, .gpus{spread} or .{_number(part)}"
         )
     return None
 
@@ -152,11 +167,39 @@ def places_for(part: Replicas, nodes: Sequence[Node]) -> int:
     return sum(_places(node, part) for node in nodes)
 
 
+def _beside(part: Replicas, others: Iterable[Replicas], nodes: Sequence[Node], worst: bool) -> list[Node]:
+    """What the nodes have left beside the others' engines, each on the node where it takes the least from `part`, or
+    the most (`worst`).
+
+    One after the other, those of a kind and the larger ones first: not always the best of all ways to place them.
+    """
+    left = [dict(node) for node in nodes]
+    engines = [other for other in others for _ in range(other.fewest)]
+    for engine in sorted(engines, key=lambda one: (not one.accelerator_type, -one.gpus * one.tensor_parallel)):
+        cpus, gpus = engine.tensor_parallel * engine.cpus, engine.tensor_parallel * engine.gpus
+        fitting = [node for node in left if _places(node, engine)]
+        if not fitting:
+            continue  # where it cannot be, it takes nothing
+
+        def taken(node: Node, cpus: float = cpus, gpus: float = gpus) -> int:
+            after = {**node, "CPU": node["CPU"] - cpus, "GPU": node["GPU"] - gpus}
+            return _places(node, part) - _places(after, part)
+
+        node = max(fitting, key=taken) if worst else min(fitting, key=lambda one: (taken(one), one["GPU"]))
+        node["CPU"] -= cpus
+        node["GPU"] -= gpus
+    return left
+
+
 def _places(node: Node, part: Replicas) -> int:
     if part.accelerator_type and KIND + part.accelerator_type not in node:
         return 0
     claims = ((node["CPU"], part.cpus), (node["GPU"], part.gpus))
     return min((int(has / (claim * part.tensor_parallel) + 1e-6) for has, claim in claims if claim), default=MOST_NODES)
+
+
+def _and(names: Iterable[str]) -> str:
+    return " and ".join(names)
 
 
 def _of_kind(part: Replicas) -> str:

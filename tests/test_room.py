@@ -15,6 +15,7 @@ from tapir_ray.interrupt import interruptible
 from tapir_ray.room import shortage, stays_beside
 
 SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, "train": {"global_batch": 8}}
+H100 = {"CPU": 16, "GPU": 1, "accelerator_type:H100": 1}
 
 
 @pytest.mark.parametrize(
@@ -151,3 +152,40 @@ def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "groups", lambda: [group])
     added = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
     assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]
+
+
+def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
+    """GPUs are of kinds and lie on nodes: a sum over the cluster says of neither whether an engine fits."""
+    kind, nodes = {"gpus": 1, "accelerator_type": "H100"}, [dict(H100), {"CPU": 16, "GPU": 1, "accelerator_type:L4": 1}]
+    local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
+    config = parse({**local, "resources": {"teacher": kind, "train": kind, "student": kind}})
+    assert shortage(config, nodes) is None
+    assert not stays_beside(config, "train", nodes) and not stays_beside(config, "student", nodes)
+    assert stays_beside(config, "train", [*nodes, dict(H100)])
+    any_kind = parse({**local, "resources": {"teacher": {"gpus": 1}, "train": kind}})
+    assert shortage(any_kind, nodes) is None and not stays_beside(any_kind, "train", nodes), "it may lie on the H100"
+
+    both = {**local, "judge": {"engine": "vllm", "model": "j"}, "resources": {"teacher": kind, "judge": kind}}
+    short = shortage(parse(both), nodes) or ""
+    assert "resources.teacher needs 1 workers of 1 CPUs and 1 GPUs of type H100" in short
+    assert "room for 0 beside judge" in short
+    assert shortage(parse(both), [*nodes, dict(H100)]) is None
+    either = parse({**both, "resources": {"teacher": kind, "judge": {"gpus": 1}}})
+    assert shortage(either, nodes) is None, "the judge takes the L4"
+
+
+def test_what_the_teacher_leaves_on_each_node_counts_not_its_sum() -> None:
+    nodes = [{"CPU": 64, "GPU": 4}] * 2
+    local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
+    wide = {"gpus": 1, "tensor_parallel": 3, "replicas": 2}
+    config = parse({**local, "resources": {"teacher": wide, "student": {"gpus": 1, "tensor_parallel": 2}}})
+    assert not stays_beside(config, "student", nodes), "two are left, on different nodes"
+    config = parse(
+        {**local, "resources": {"teacher": wide, "student": {"gpus": 1}, "train": {"gpus": 1, "replicas": 2}}}
+    )
+    assert stays_beside(config, "student", nodes) and stays_beside(config, "train", nodes)
+
+
+def test_a_run_that_fits_on_this_node_needs_no_other(ray_local: None) -> None:
+    assert not module.needs_other_nodes(parse(SMALL))
+    assert module.needs_other_nodes(parse({**SMALL, "resources": {"student": {"gpus": 1}}}))
