@@ -2,6 +2,7 @@
 
 context.custom_execution_callback_classes = [Watched]     # of the DataContext, before any pipeline
 waiting()                                                  # "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
+label_selectors()                                          # where workers of theirs may be, if not anywhere
 """
 
 from __future__ import annotations
@@ -48,9 +49,19 @@ class Operator:
 
 def waiting() -> str | None:
     """Which operator each running pipeline waits for, and with what; None where none runs."""
-    executors = (reference() for reference in list(_running.values()))
-    said = [in_words(operators_of(executor)) for executor in executors if executor is not None]
-    return "; ".join(said) or None
+    return "; ".join(in_words(operators_of(executor)) for executor in _executors()) or None
+
+
+def label_selectors() -> list[dict[str, str]]:
+    """Those of the operators that are not done, of all running pipelines."""
+    operators = (operator for executor in _executors() for operator in executor._topology)
+    remote = (getattr(operator, "_ray_remote_args", {}) for operator in operators if not operator.has_completed())
+    return [dict(arguments["label_selector"]) for arguments in remote if arguments.get("label_selector")]
+
+
+def _executors() -> list[Any]:
+    found = [reference() for reference in list(_running.values())]
+    return [executor for executor in found if executor is not None]
 
 
 def operators_of(executor: Any) -> list[Operator]:

@@ -2,21 +2,26 @@
 
 url = f"http://127.0.0.1:{port()}/NAME/v1"
 ray.remote(Asker).options(**beside(["teacher"]))      # on a node from which that can be reached
+with stopped_if_stranded(): ...                       # ends where such workers have no node left
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
 from tapir_ray.errors import StageError
+from tapir_ray.interrupt import watched
 
 TIMEOUT_S = 120.0
 """How long Serve may listen nowhere, once it has."""
+CHECK_S = 5.0
+NODE_ID = "ray.io/node-id"
 
 
 def port() -> int:
@@ -60,4 +65,29 @@ def beside(roles: Collection[str]) -> dict[str, Any]:
                 "Ray's nodes; start the run again to go on"
             )
         time.sleep(0.5)
-    return {"label_selector": {"ray.io/node-id": f"in({','.join(nodes)})"}}
+    return {"label_selector": {NODE_ID: f"in({','.join(nodes)})"}}
+
+
+@contextmanager
+def stopped_if_stranded() -> Iterator[None]:
+    """Raise StageError in the main thread where all nodes on which a pipeline's workers may be (`beside`) are lost.
+
+    Ray restarts such a worker on one of them alone, so the pipeline would wait until it is given up.
+    """
+    with watched(_stranded, CHECK_S, "proxies"):
+        yield
+
+
+def _stranded() -> StageError | None:
+    # Loads Ray Data.
+    from tapir_ray.pipelines import label_selectors
+
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    for selector in label_selectors():
+        nodes = selector.get(NODE_ID, "").removeprefix("in(").removesuffix(")").split(",")
+        if nodes != [""] and not alive.intersection(nodes):
+            return StageError(
+                "every node from which the local models were asked is lost; what is finished is kept, start the same "
+                "command again to go on"
+            )
+    return None

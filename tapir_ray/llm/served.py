@@ -9,7 +9,8 @@ served.make_room("train")     # down, if training has no place beside them
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tapir_ray.config import Config
@@ -63,6 +64,11 @@ class Served:
         """Ray options of a worker that must reach them."""
         return proxies.beside(self._applications)
 
-    def watched(self) -> AbstractContextManager[None]:
-        """Raises StageError in the main thread where one has failed for good."""
-        return serve.stopped_if_dead(self._applications) if self._endpoints else nullcontext()
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raises StageError in the main thread where one has failed for good, or cannot be asked from anywhere."""
+        if not self._endpoints:
+            yield
+            return
+        with serve.stopped_if_dead(self._applications), proxies.stopped_if_stranded():
+            yield
