@@ -76,7 +76,10 @@ def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
                 "seen_by": check_storage(run, config),
             }
     except ConnectionError as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({last_line(error)})") from error
+        raise InputError(
+            f"--address {address}: no Ray of that cluster runs on this machine ({last_line(error)}): "
+            "call it on the head, or give its dashboard's URL, http://HEAD:8265"
+        ) from error
 
 
 def show(found: dict[str, Any], file: TextIO) -> None:

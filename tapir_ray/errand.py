@@ -80,7 +80,7 @@ def _answer(client: JobSubmissionClient, submission_id: str, patience_s: float) 
             if time.monotonic() > deadline:
                 raise StageError(f"{submission_id} has not answered for {patience_s:.0f} s: see `ray job logs` of it")
             time.sleep(POLL_S)
-            with suppress(OSError):  # a connection that breaks for a moment
+            with suppress(OSError, RuntimeError):  # a head that does not answer for a moment
                 job = client.get_job_info(submission_id)
         code = job.driver_exit_code
         return answered(client.get_job_logs(submission_id) or str(job.message), None if code is None else int(code))

@@ -7,9 +7,12 @@ ended = follow(client, "tapir-0123456789ab-1")
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import shlex
 import time
+from contextlib import suppress
 
 import aiohttp
 from ray.exceptions import AuthenticationError
@@ -43,6 +46,14 @@ def connect(address: str) -> JobSubmissionClient:
             f"no Ray head answers at {address}: start one with its dashboard, or give the URL that reaches it "
             f"({last_line(error)})"
         ) from error
+
+
+def works_on(job: JobDetails, run_dir: str) -> bool:
+    """Whether a job's command names the run as its --run-dir."""
+    with suppress(ValueError):  # a command of somebody else's that no shell would take
+        pairs = itertools.pairwise(shlex.split(job.entrypoint))
+        return any(key == "--run-dir" and place.rstrip("/") == run_dir.rstrip("/") for key, place in pairs)
+    return False
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:

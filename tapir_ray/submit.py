@@ -25,7 +25,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, StageError, Stopped, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
-from tapir_ray.job_log import POLL_S, connect, follow
+from tapir_ray.job_log import POLL_S, connect, follow, works_on
+from tapir_ray.simulator.options import RECORDED, TASKS
 from tapir_ray.storage import is_remote, refuse_secret
 from tapir_ray.tree import files_of, keys_of, pack
 
@@ -110,20 +111,26 @@ def stop(submission: Submission, address: str) -> None:
     Raises InputError where none lives, StageError where it does not end.
     """
     client = connect(address)
-    running = living(attempts(client.list_jobs(), submission.run_hash))
+    jobs = client.list_jobs()
+    running = living(attempts(jobs, submission.run_hash))
     if running is None:
-        raise InputError(f"no job works on {submission.run_dir} at {address}: there is nothing to stop")
+        # The config may have changed since: then the job has another hash.
+        others = (job for job in jobs if NAME in (job.metadata or {}) and works_on(job, submission.run_dir))
+        running = next((job for job in others if not job.status.is_terminal()), None)
+        if running is None:
+            raise InputError(f"no job of tapir submit works on {submission.run_dir} at {address}: nothing to stop")
+        _say(f"{running.submission_id} works on {submission.run_dir} with another config: {running.entrypoint}")
     _refuse_another(running, submission)
     submission_id, deadline = str(running.submission_id), time.monotonic() + 2 * STOP_S
     status = running.status
     while not status.is_terminal():
         if time.monotonic() > deadline:
             raise StageError(f"{submission_id} has not ended within {2 * STOP_S} s: see Ray's logs on the head")
-        # Again and again: a job that is only starting does not hear it, and a connection may break for a moment.
-        with suppress(OSError):
+        # Again and again: a job that is only starting does not hear it, and the head may not answer for a moment.
+        with suppress(OSError, RuntimeError):
             client.stop_job(submission_id)
         time.sleep(POLL_S)
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):
             status = client.get_job_status(submission_id)
     _say(f"{submission_id} {status.value}")
 
@@ -236,8 +243,14 @@ def _refuse_another(running: JobDetails, submission: Submission) -> None:
 def _inputs(config: Config) -> list[tuple[str, str]]:
     """What the config reads from a file or folder, by key."""
     simulator = config.simulator
+    served = {role: endpoint for role, endpoint in config.endpoints.items() if endpoint.engine == "vllm"}
     keys = [
         ("seed_data.path", config.seed_data.path),
+        *((f"{role}.model", endpoint.model) for role, endpoint in served.items()),
+        (
+            "simulator.scenario",
+            simulator.scenario if simulator and simulator.scenario not in (TASKS, RECORDED) else None,
+        ),
         ("simulator.path", simulator.path if simulator else None),
         ("prompts.dir", config.prompts.dir),
         ("student.model", config.student.model),

@@ -137,3 +137,18 @@ def test_a_head_that_is_lost_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     head.get_job_info = unreachable
     with pytest.raises(StageError, match="goes on from it once there is a head"):
         job_log.follow(head, "tapir-0-1")
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "works"),
+    [
+        ("python jobs/distill.py c.yaml --run-dir '/shared/a b'", True),
+        ("python -m tapir_ray.cli run c.yaml --run-dir '/shared/a b' --until mix", True),
+        ("python jobs/status.py '/shared/a b' --json", False),
+        ("python jobs/distill.py c.yaml --run-dir /shared/a", False),
+        ("echo 'open", False),
+    ],
+)
+def test_which_jobs_work_on_a_run(entrypoint: str, works: bool) -> None:
+    job = JobDetails(type="SUBMISSION", submission_id="x", status=JobStatus.RUNNING, entrypoint=entrypoint)
+    assert job_log.works_on(job, "/shared/a b") is works

@@ -108,6 +108,8 @@ def test_the_command_of_the_job_is_safe_in_a_shell(tree: Path) -> None:
         (("seed_data.path=rows.jsonl",), {}, "seed_data.path rows.jsonl is not sent"),
         (("seed_data.path=../rows.jsonl",), {}, r"seed_data.path \.\./rows.jsonl is not sent"),
         (("prompts.dir=prompts",), {}, "prompts.dir prompts is not sent"),
+        (("teacher={engine: vllm, model: prompts}",), {}, "teacher.model prompts is not sent"),
+        (("simulator={scenario: rows.jsonl}",), {}, "simulator.scenario rows.jsonl is not sent"),
         ((), {"path": "../c.yaml"}, r"CONFIG \.\./c.yaml is not sent"),
         ((), {"path": "left_out.yaml"}, "CONFIG left_out.yaml is not sent"),
     ],
@@ -273,7 +275,7 @@ def test_there_is_nothing_to_stop(tree: Path, monkeypatch: pytest.MonkeyPatch) -
     given = submission()
     cluster = Cluster(job(f"tapir-{given.run_hash}-1", "FAILED"))
     monkeypatch.setattr(submit, "connect", lambda address: cluster)
-    with pytest.raises(InputError, match="no job works on s3://b/r at http://h:8265: there is nothing to stop"):
+    with pytest.raises(InputError, match="no job of tapir submit works on s3://b/r at http://h:8265: nothing to stop"):
         submit.stop(given, "http://h:8265")
 
 
@@ -288,3 +290,35 @@ def test_a_key_that_is_not_forwarded_is_said(
     )
     submit.submit(submission("teacher.api_key_env=TAPIR_PLANTED"), "http://h:8265", ["TAPIR_PLANTED"])
     assert "TAPIR_PLANTED itself" not in capsys.readouterr().err
+
+
+def test_a_job_is_stopped_also_after_its_config_was_changed(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The head may not answer for a moment."""
+
+    class Stopping(Cluster):
+        asked = 0
+
+        def stop_job(self, submission_id: str) -> None:
+            Stopping.asked += 1
+            if Stopping.asked == 1:
+                raise RuntimeError("Request failed with status code 500")
+
+        def get_job_status(self, submission_id: str) -> JobStatus:
+            assert submission_id == mine.submission_id
+            return JobStatus.STOPPED if Stopping.asked > 1 else JobStatus.RUNNING
+
+    before = submission("random_seed=1")
+    mine = job(f"tapir-{before.run_hash}-1", "RUNNING", metadata={"tapir_job": "distill"})
+    mine.entrypoint = before.entrypoint
+    looks = job("tapir-check-00", "RUNNING")
+    looks.entrypoint = before.entrypoint
+    monkeypatch.setattr(submit, "connect", lambda address: Stopping(looks, mine))
+    monkeypatch.setattr(submit, "POLL_S", 0.01)
+    submit.stop(submission(), "http://h:8265")
+    said = capsys.readouterr().err
+    assert f"{mine.submission_id} works on s3://b/r with another config: {before.entrypoint}" in said
+    assert f"{mine.submission_id} STOPPED" in said
+    with pytest.raises(InputError, match="nothing to stop"):
+        submit.stop(submission(run_dir="s3://b/other"), "http://h:8265")

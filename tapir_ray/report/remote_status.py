@@ -5,18 +5,13 @@ found = remote_status("/shared/runs/mine", "http://HEAD:8265")
 
 from __future__ import annotations
 
-import itertools
-import shlex
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
-from ray.job_submission import JobDetails
-
 from tapir_ray.errand import Errand
 from tapir_ray.errors import InputError
-from tapir_ray.job_log import connect
+from tapir_ray.job_log import connect, works_on
 from tapir_ray.storage import is_remote, refuse_secret
 
 
@@ -33,11 +28,3 @@ def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict
     client = connect(address)
     jobs = {str(job.submission_id): job.status.value for job in client.list_jobs() if works_on(job, run_dir)}
     return {**errand.run(client), "jobs": jobs}
-
-
-def works_on(job: JobDetails, run_dir: str) -> bool:
-    """Whether a job's command names the run as its --run-dir."""
-    with suppress(ValueError):  # a command of somebody else's that no shell would take
-        pairs = itertools.pairwise(shlex.split(job.entrypoint))
-        return any(key == "--run-dir" and place.rstrip("/") == run_dir.rstrip("/") for key, place in pairs)
-    return False

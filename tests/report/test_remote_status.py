@@ -14,7 +14,7 @@ from tapir_ray import cli
 from tapir_ray.errand import answered
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.report import remote_status as module
-from tapir_ray.report.remote_status import remote_status, works_on
+from tapir_ray.report.remote_status import remote_status
 
 LINE = '{"status": "running", "name": "mine"}'
 
@@ -117,17 +117,3 @@ def test_refused_before_anything_is_sent(tree: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match=r"has no jobs/status\.py"):
         remote_status("s3://b/r", "http://HEAD:8265")
     assert not head.sent
-
-
-@pytest.mark.parametrize(
-    ("entrypoint", "works"),
-    [
-        ("python jobs/distill.py c.yaml --run-dir '/shared/a b'", True),
-        ("python -m tapir_ray.cli run c.yaml --run-dir '/shared/a b' --until mix", True),
-        ("python jobs/status.py '/shared/a b' --json", False),
-        ("python jobs/distill.py c.yaml --run-dir /shared/a", False),
-        ("echo 'open", False),
-    ],
-)
-def test_which_jobs_work_on_a_run(entrypoint: str, works: bool) -> None:
-    assert works_on(job("x", "RUNNING", entrypoint), "/shared/a b") is works
