@@ -7,7 +7,7 @@ categories have a label, and the simulator's tasks have theirs. A small DeBERTa 
 of them by Ray Train, with the class weights of `classify.class_weight_power`, and judged on
 
   holdout           rows of the same sources that were held out;
-  mt_bench          first turns of the MT-Bench questions whose category has a label (40 of them, and 10 `extraction`);
+  mt_bench          first turns of the MT-Bench questions whose category has a label (50 of them, and 10 `extraction`);
   without_SOURCE    rows of a source that was left out of training, for the labels that another source gives (2M).
 
 A source's style is easier to learn than its task: that is what the difference between the first and the others shows.
