@@ -166,7 +166,7 @@ def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_onc
         for parts in ({}, {"at_once": 2}, {"rows": 1000})
     )
     assert one.digest() == two.digest() != cut.digest()
-    assert "rows: 1000000" in one.dump() and "at_once: 16" in one.dump()
+    assert "rows: 1000000" in one.dump() and "at_once: 4" in one.dump()
     assert not one.regenerate.asks(one.classify)  # type: ignore[union-attr]
 
 

@@ -21,8 +21,9 @@ class Parts(Section):
 
     rows: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
     """Rows of a part at most; all but the last have as many."""
-    at_once: Count = 16
-    """Parts that go through one pipeline, so that its workers and engines start once for all of them."""
+    at_once: Count = 4
+    """Parts that go through one pipeline, so that its workers and engines start once for all of them; each worker that
+    asks has 200 bytes in memory of each of their replies."""
 
 
 class Regenerate(Section):
