@@ -86,7 +86,7 @@ def section(result: Mapping[str, Any]) -> str:
     parts = [
         f"## {TITLES[name]}\n",
         f"`python benchmarks/{name}.py`, {result['date']}, on {result['machine']}: {versions}.\n",
-        table(("ratio", "measured", "aim"), rows),
+        *((table(("ratio", "measured", "aim"), rows),) if name not in TOLD_BY_FIGURES else ()),
         *(FIGURES[name](result["figures"]) if name in FIGURES else ()),
     ]
     return "\n".join(parts)
@@ -178,13 +178,34 @@ def of_loop(figures: Mapping[str, Any]) -> list[str]:
     return [f"{figures['wall_seconds']:.0f} seconds: {stages}. Of these, start-up: {starts}.\n"]
 
 
+def of_classifier(figures: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (size, case.replace("_", " "), one["rows"], one["accuracy"], one["macro_f1"], one["majority"]["accuracy"])
+        for size, found in figures.items()
+        if isinstance(found, dict) and "judged" in found
+        for case, one in found["judged"].items()
+    ]
+    header = ("parameters", "judged on", "rows", "accuracy", "macro-F1", "accuracy of always the commonest label")
+    sources = ", ".join(f"{name} {sum(labels.values()):,}" for name, labels in figures["rows"].items())
+    return [
+        f"Trained on labels by source ({sources} rows). `holdout` are rows of the same sources, `mt bench` the "
+        "MT-Bench questions whose category has a label; `without` a source is trained on the others alone and judged "
+        "on that source's rows whose label another one gives as well (roleplay's is its own). A source's style is "
+        "learnt, not its task.\n",
+        table(header, rows),
+    ]
+
+
 FIGURES = {
     "train": of_training,
+    "classifier": of_classifier,
     "infer": of_answers,
     "classify": of_classification,
     "memory": of_memory,
     "loop": of_loop,
 }
+TOLD_BY_FIGURES = {"classifier"}
+"""Results whose ratios a table of their figures shows."""
 
 
 if __name__ == "__main__":
