@@ -3,8 +3,9 @@
     python benchmarks/scale.py [regenerate|curriculum|duplicates|all] [--quick]
 
 regenerate: datasets of 100,000 and 1,000,000 rows, filtered, decontaminated, rebalanced and answered by an engine that
-echoes without latency. The driver stays under 1.5 GB, a row takes the same time in both to within 15 %, and no step
-takes more time a row in the larger one (STEP_RATIO allows for the clock).
+echoes without latency, by workers that have started (`start_seconds`: a small dataset made before). The driver stays
+under 1.5 GB, a row takes the same time in both to within 15 %, and no step takes more time a row in the larger one
+(STEP_RATIO allows for the clock).
 curriculum: stats, plan, sample and mix of a round of 10,000,000 scored rows in 10 minutes and 4 GB in any process.
 duplicates: near-duplicates of 1,000,000 instructions in 10 minutes and 2 GB in any process.
 

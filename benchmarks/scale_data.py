@@ -52,13 +52,14 @@ def texts(rows: int, first: int = 0) -> Iterator[list[str]]:
         yield made
 
 
-def source(folder: Path, rows: int, tasks: Sequence[str]) -> None:
+def source(folder: Path, rows: int, tasks: Sequence[str], rows_per_file: int = ROWS_PER_FILE) -> None:
     """Write the source of a dataset, Parquet files of instruction, output and task."""
     folder.mkdir(parents=True)
     for number, made in enumerate(texts(rows)):
         task = [tasks[at % len(tasks)] for at in range(len(made))]
         table = pa.table({"instruction": made, "output": ["as it was"] * len(made), "task": task})
-        pq.write_table(table, folder / f"{number:05d}.parquet")
+        for at in range(0, len(table), rows_per_file):
+            pq.write_table(table.slice(at, rows_per_file), folder / f"{number:05d}-{at:06d}.parquet")
 
 
 def instructions(folder: Path, rows: int, first: int = 0) -> None:

@@ -37,8 +37,9 @@ from tapir_ray.steps.dataset import counted
 from tapir_ray.steps.generate import draws
 
 STAGE_CPUS = 0.5
-WARM_ROWS = 2_000
-"""Regenerated first, so that Ray and its workers are there when the clock starts."""
+CPUS = 4
+WARM_ROWS, WARM_FILES = 2_000, int(CPUS / STAGE_CPUS)
+"""Regenerated first, so that Ray and its workers are there when the clock starts: a file for each that there may be."""
 PART_ROWS, IN_FLIGHT, ROWS_PER_PART = 100_000, 4096, 1024
 EVALUATION_ROWS = 1_000
 BALANCED, DRAWN, MIXED_TOKENS = 0.6, 0.05, 10
@@ -70,9 +71,10 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
     """A dataset filtered, decontaminated, rebalanced and answered anew by an engine that echoes."""
     echo.install()
     labels = _labels()
-    for name, count in (("warm", WARM_ROWS), ("data", rows)):
-        scale_data.source(folder / name, count, labels)
+    scale_data.source(folder / "warm", WARM_ROWS, labels, rows_per_file=WARM_ROWS // WARM_FILES)
+    scale_data.source(folder / "data", rows, labels)
     evaluation = folder / "evaluation.jsonl"
+    seconds: dict[str, float] = {}
     held = next(scale_data.texts(EVALUATION_ROWS, first=10**10))
     evaluation.write_text("".join(json.dumps({"instruction": text, "output": ""}) + "\n" for text in held))
     with _ray(folder):
@@ -88,11 +90,19 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
                 },
             }
             with _context(settings, folder / f"run-{name}") as context:
-                clock = Clock()
+                clock, driver = Clock(), time.process_time()
                 made = make_anew(context)
                 clock.step("all")
+                driver = time.process_time() - driver
                 steps = _steps(context.run, clock.total)
-    return {"seconds": clock.total, "steps": steps, "made": {key: made[key] for key in ("rows", "ok", "parts")}}
+                seconds[name] = clock.total
+    return {
+        "seconds": seconds["data"],
+        "start_seconds": seconds["warm"],
+        "driver_cpu_seconds": round(driver, 1),
+        "steps": steps,
+        "made": {key: made[key] for key in ("rows", "ok", "parts")},
+    }
 
 
 def _steps(run: Run, total: float) -> dict[str, float]:
@@ -198,7 +208,7 @@ def _ray(folder: Path) -> Iterator[None]:
 @contextmanager
 def _context(settings: dict[str, Any], folder: Path, check: bool = True) -> Iterator[Context]:
     """A run in `folder` on the Ray that is there, with all it has but endpoints."""
-    resources = {"cpus": 4, "stage_cpus": STAGE_CPUS, "rows_per_part": ROWS_PER_PART}
+    resources = {"cpus": CPUS, "stage_cpus": STAGE_CPUS, "rows_per_part": ROWS_PER_PART}
     config: Config = parse({"name": "scale", "teacher": ENDPOINT, "resources": resources, **settings})
     taxonomy = check_offline(config, labelled=True) if check else tasks.load(config.curriculum)
     run = Run.open(config, str(folder))
