@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 ANSWERS = "answers"
 """Folder of an unfinished table: what a stage inside its pipeline has made."""
-ROWS_PER_BLOCK = 2_000
+FEW_BLOCKS, FEWER_ROWS, ROWS_PER_BLOCK = 8, 2_000, 5_000
+"""A table is read in blocks of ROWS_PER_BLOCK, since each of them costs every stage a task; up to FEW_BLOCKS of
+FEWER_ROWS, so that a small one is worked on in parallel too."""
 LARGE_ROWS = 200_000
 
 
@@ -270,4 +272,5 @@ def counted(batch: pa.RecordBatch) -> Iterator[tuple[str, str | None, int]]:
 
 def _read_blocks(rows: int) -> int | None:
     """Read tasks for a table: few for a small one, as every task at once is a process; None leaves it to Ray."""
-    return max(1, rows // ROWS_PER_BLOCK) if rows < LARGE_ROWS else None
+    few = min(FEW_BLOCKS, rows // FEWER_ROWS)
+    return max(1, few, rows // ROWS_PER_BLOCK) if rows < LARGE_ROWS else None
