@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ray.exceptions import RayError
@@ -39,7 +39,6 @@ from tapir_ray.registry import resolve
 from tapir_ray.report.card import print_made
 from tapir_ray.report.summary import print_table, summarise, summarise_stopped
 from tapir_ray.retry import reopen_failed
-from tapir_ray.room import needs_other_nodes
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.simulator.options import RECORDED, TASKS
@@ -51,7 +50,7 @@ from tapir_ray.storage import is_remote
 from tapir_ray.train.attention import check_here, check_on_worker
 from tapir_ray.train.chat import load_tokenizer, resolve_template
 from tapir_ray.train.lora import check_target_modules
-from tapir_ray.workers import check_storage, refuse_other_machines, worker_beside
+from tapir_ray.workers import check_storage, refuse_other_machines, storage_watched
 
 SEED_FILE = "seed_data.jsonl"
 
@@ -167,9 +166,8 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         if asks(config):
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
-        # A worker that comes later would write what it has paid for to its own disk.
-        with worker_beside(config) if needs_other_nodes(config) else nullcontext():
-            check_storage(run, config)
+        check_storage(run, config)
+        stack.enter_context(storage_watched(run, config))
         if simulator_url is not None:
             refuse_other_machines()
         if doubt := check_on_worker(config.train, config.resources.train):

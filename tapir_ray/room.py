@@ -7,10 +7,13 @@ if not stays_beside(config, "train", room()): ...      # the local teacher makes
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import add, le
 
 from tapir_ray.autoscaler import groups
 from tapir_ray.config import Config, Replicas
@@ -20,6 +23,8 @@ from tapir_ray.interrupt import watched
 CHECK_S = 2.0
 MOST_NODES = 1000
 """Nodes of a group that are counted at most."""
+MOST_LOOKED_AT = 5_000
+"""Nodes by numbers of engines on them that are looked through to see what is left."""
 
 KIND = "accelerator_type:"
 """Begins the name of the resource by which a node says of what kind its GPUs are."""
@@ -61,14 +66,6 @@ def room() -> list[Node]:
     for group in groups():
         nodes += [group.resources] * (min(group.most, MOST_NODES) - there[group.name])
     return [_node(resources) for resources in nodes]
-
-
-def needs_other_nodes(config: Config) -> bool:
-    """Whether a part of the run has no place on this process's node."""
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    return shortage(config, [_node(node["Resources"]) for node in ray.nodes() if node["NodeID"] == here]) is not None
 
 
 def _node(resources: Mapping[str, float]) -> Node:
@@ -128,7 +125,7 @@ def _short(
     """As `shortage`, for one part beside the `others`, which lie where that part needs it least, or most (`worst`)."""
     ranks = part.tensor_parallel
     size = f"{ranks * part.cpus:g} CPUs and {ranks * part.gpus:g} GPUs{_of_kind(part)}"
-    places = places_for(part, _beside(part, others.values(), nodes, worst))
+    places = _places_beside(part, list(others.values()), nodes, worst)
     stages = 0.0 if name == "train" else _of_stages(config)
     beside = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
     cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
@@ -167,28 +164,42 @@ def places_for(part: Replicas, nodes: Sequence[Node]) -> int:
     return sum(_places(node, part) for node in nodes)
 
 
-def _beside(part: Replicas, others: Iterable[Replicas], nodes: Sequence[Node], worst: bool) -> list[Node]:
-    """What the nodes have left beside the others' engines, each on the node where it takes the least from `part`, or
-    the most (`worst`).
+def _places_beside(part: Replicas, others: Sequence[Replicas], nodes: Sequence[Node], worst: bool) -> int:
+    """How many of `part` fit beside the engines of `others`, where those lie best for it, or worst.
 
-    One after the other, those of a kind and the larger ones first: not always the best of all ways to place them.
+    Exact, node by node: of every number of engines of each that were placed so far, the best (worst) that is left. In
+    clusters where that is too much to look through the others count as nowhere.
     """
-    left = [dict(node) for node in nodes]
-    engines = [other for other in others for _ in range(other.fewest)]
-    for engine in sorted(engines, key=lambda one: (not one.accelerator_type, -one.gpus * one.tensor_parallel)):
-        cpus, gpus = engine.tensor_parallel * engine.cpus, engine.tensor_parallel * engine.gpus
-        fitting = [node for node in left if _places(node, engine)]
-        if not fitting:
-            continue  # where it cannot be, it takes nothing
+    wanted = [other.fewest for other in others]
+    if len(nodes) * math.prod(number + 1 for number in wanted) > MOST_LOOKED_AT:
+        return places_for(part, nodes)
+    sign = -1 if worst else 1
+    found = {tuple(0 for _ in others): 0}
+    for node in nodes:
+        after: dict[tuple[int, ...], int] = {}
+        for held, left in _ways(node, others, wanted):
+            for placed, places in found.items():
+                total = tuple(map(add, placed, held))
+                if all(map(le, total, wanted)):
+                    here = places + sign * _places(left, part)
+                    after[total] = max(after.get(total, here), here)
+        found = after
+    # What has no place anywhere is not there.
+    most = max(map(sum, found))
+    return sign * max(places for placed, places in found.items() if sum(placed) == most)
 
-        def taken(node: Node, cpus: float = cpus, gpus: float = gpus) -> int:
-            after = {**node, "CPU": node["CPU"] - cpus, "GPU": node["GPU"] - gpus}
-            return _places(node, part) - _places(after, part)
 
-        node = max(fitting, key=taken) if worst else min(fitting, key=lambda one: (taken(one), one["GPU"]))
-        node["CPU"] -= cpus
-        node["GPU"] -= gpus
-    return left
+def _ways(node: Node, others: Sequence[Replicas], wanted: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Node]]:
+    """(engines of each that are on a node, what it has left), for all numbers that fit."""
+    most = [min(number, _places(node, other)) for other, number in zip(others, wanted, strict=True)]
+    for held in itertools.product(*(range(number + 1) for number in most)):
+        cpus, gpus = (
+            sum(number * one.tensor_parallel * claim for number, one, claim in zip(held, others, claims, strict=True))
+            for claims in ([other.cpus for other in others], [other.gpus for other in others])
+        )
+        left = {**node, "CPU": node["CPU"] - cpus, "GPU": node["GPU"] - gpus}
+        if min(left["CPU"], left["GPU"]) > -1e-6:
+            yield held, left
 
 
 def _places(node: Node, part: Replicas) -> int:

@@ -118,7 +118,9 @@ def stop(submission: Submission, address: str) -> None:
         others = (job for job in jobs if NAME in (job.metadata or {}) and works_on(job, submission.run_dir))
         running = next((job for job in others if not job.status.is_terminal()), None)
         if running is None:
-            raise InputError(f"no job of tapir submit works on {submission.run_dir} at {address}: nothing to stop")
+            raise InputError(
+                f"no job of tapir submit works on {submission.run_dir} at {address}: there is nothing to stop"
+            )
         _say(f"{running.submission_id} works on {submission.run_dir} with another config: {running.entrypoint}")
     _refuse_another(running, submission)
     submission_id, deadline = str(running.submission_id), time.monotonic() + 2 * STOP_S

@@ -1,6 +1,7 @@
 """What the cluster's workers see of a run: its storage and its models.
 
 check_storage(run, config)             # at the start of every run
+with storage_watched(run, config): ... # of workers that join later
 problems = model_problems(config)      # by `tapir check --address`
 
 A worker is a process on another node than this one. Where this is the only node there is none to ask.
@@ -12,7 +13,7 @@ import os
 import posixpath
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,31 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tapir_ray.autoscaler import groups
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, StageError, TapirError, last_line
+from tapir_ray.interrupt import watched
 from tapir_ray.storage import Storage, is_remote
+
+TRY_S = 8.0
+"""How often it is looked for new workers, and how long they have to answer each time: less than the end of a run waits
+for the thread that looks."""
 
 Model = tuple[str, str, str | None]
 """The key of the config that names a model, the name, and its revision."""
 
 
-def check_storage(run: Storage, config: Config) -> list[str]:
-    """The hosts of the workers that read, write and delete files in the run's folder, each tried.
+def check_storage(
+    run: Storage, config: Config, nodes: Collection[str] | None = None, patience_s: float | None = None
+) -> list[str]:
+    """The hosts of the workers (of the `nodes`, or all) that read, write and delete files in the run's folder, each
+    tried.
 
-    Raises InputError where one cannot, or has another folder by that name; StageError where no worker comes.
+    Raises InputError where one cannot, or has another folder by that name; StageError where none answers in
+    `patience_s`, by default `resources.no_progress_timeout_s`.
     """
     name = f".seen-{uuid.uuid4().hex}"
     run.write_text(name, name)
     try:
         hosts = []
-        for host, file, problem in on_workers(try_storage, config, run.uri, name):
+        for host, file, problem in on_workers(try_storage, config, run.uri, name, nodes=nodes, patience_s=patience_s):
             if not problem and not run.exists(file):
                 problem = f"writes to another folder of this name on {host}"
             if problem:
@@ -53,6 +63,31 @@ def check_storage(run: Storage, config: Config) -> list[str]:
         for left in run.children(""):
             if left.startswith(name):
                 run.fs.delete_file(run.path(left))
+
+
+@contextmanager
+def storage_watched(run: Storage, config: Config) -> Iterator[None]:
+    """Raise InputError in the main thread where a worker that joins the cluster does not share the run's folder: what
+    it is paid for would lie on its own disk."""
+    tried = set(_able())
+
+    def look() -> InputError | None:
+        joined = [node for node in _able() if node not in tried]
+        if joined:
+            try:
+                check_storage(run, config, joined, TRY_S)
+            except InputError as error:
+                return error
+            tried.update(joined)
+        return None
+
+    with watched(look, TRY_S, "storage"):
+        yield
+
+
+def _able() -> list[str]:
+    """The nodes that have CPUs."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def refuse_other_machines() -> None:
@@ -151,8 +186,7 @@ def worker_beside(config: Config) -> Iterator[None]:
     Raises StageError where none comes.
     """
     cpus, patience_s = config.resources.stage_cpus, config.resources.no_progress_timeout_s
-    able = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if able != [ray.get_runtime_context().get_node_id()] or not any(group.most for group in groups()):
+    if _able() != [ray.get_runtime_context().get_node_id()] or not any(group.most for group in groups()):
         yield
         return
     both = placement_group([{"CPU": cpus}] * 2, strategy="STRICT_SPREAD")
@@ -164,21 +198,30 @@ def worker_beside(config: Config) -> Iterator[None]:
         remove_placement_group(both)
 
 
-def on_workers(function: Callable[..., Any], config: Config, *arguments: Any, most: int | None = None) -> list[Any]:
-    """What `function` returns on each other node that has CPUs, at most `most` of them; [] where this is the only one.
+def on_workers(
+    function: Callable[..., Any],
+    config: Config,
+    *arguments: Any,
+    most: int | None = None,
+    nodes: Collection[str] | None = None,
+    patience_s: float | None = None,
+) -> list[Any]:
+    """What `function` returns on each other node that has CPUs, at most `most` of them, of the `nodes` alone where they
+    are given; [] where this is the only one.
 
-    Where this node has no CPUs and is the only one, a worker is waited for. Raises StageError where none comes.
+    Where this node has no CPUs and is the only one, a worker is waited for. Raises StageError where none answers in
+    `patience_s`, by default `resources.no_progress_timeout_s`.
     """
-    me, nodes = ray.get_runtime_context().get_node_id(), [node for node in ray.nodes() if node["Alive"]]
-    able = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]
-    others = [node for node in able if node != me][:most]
+    me, able = ray.get_runtime_context().get_node_id(), _able()
+    others = [node for node in able if node != me and (nodes is None or node in nodes)][:most]
     task: Any = ray.remote(max_retries=0)(function)
     if able:
         places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
         tasks = [task.options(num_cpus=0, scheduling_strategy=place) for place in places]
     else:
         tasks = [task.options(num_cpus=config.resources.stage_cpus)]
-    references, patience_s = [one.remote(*arguments) for one in tasks], config.resources.no_progress_timeout_s
+    references = [one.remote(*arguments) for one in tasks]
+    patience_s = config.resources.no_progress_timeout_s if patience_s is None else patience_s
     if references and ray.wait(references, num_returns=len(references), timeout=patience_s)[1]:
         raise _none_came(patience_s)
     found = []

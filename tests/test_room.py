@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from typing import Any
 
 import pytest
 
@@ -186,6 +187,38 @@ def test_what_the_teacher_leaves_on_each_node_counts_not_its_sum() -> None:
     assert stays_beside(config, "student", nodes) and stays_beside(config, "train", nodes)
 
 
-def test_a_run_that_fits_on_this_node_needs_no_other(ray_local: None) -> None:
-    assert not module.needs_other_nodes(parse(SMALL))
-    assert module.needs_other_nodes(parse({**SMALL, "resources": {"student": {"gpus": 1}}}))
+@pytest.mark.parametrize(
+    ("gpus", "engines", "ranks", "stays"),
+    [((4, 4), 6, 2, False), ((4, 4), 5, 2, True), ((2, 4), 4, 2, False), ((8,), 6, 2, True), ((4, 4), 2, 4, False)],
+)
+def test_the_worst_of_all_ways_to_place_the_teacher_decides(
+    gpus: tuple[int, ...], engines: int, ranks: int, stays: bool
+) -> None:
+    """6 engines on two nodes of 4 GPUs may lie 3 and 3, which leaves no two GPUs on either."""
+    local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
+    resources = {"teacher": {"gpus": 1, "replicas": engines}, "student": {"gpus": 1, "tensor_parallel": ranks}}
+    config = parse({**local, "resources": resources})
+    assert stays_beside(config, "student", [{"CPU": 32, "GPU": count} for count in gpus]) is stays
+
+
+@pytest.mark.parametrize(
+    ("nodes", "teacher", "judge"),
+    [
+        ([(9, 4), (17, 2)], {"cpus": 8, "gpus": 1, "replicas": 2}, {"cpus": 2, "gpus": 1, "replicas": 4}),
+        ([(16, 8), (32, 1)], {"cpus": 16, "gpus": 1}, {"cpus": 2, "gpus": 0.5, "replicas": 4}),
+    ],
+)
+def test_what_fits_in_one_way_alone_is_not_refused(
+    nodes: list[tuple[int, int]], teacher: dict[str, Any], judge: dict[str, Any]
+) -> None:
+    models = {"teacher": {"engine": "vllm", "model": "t"}, "judge": {"engine": "vllm", "model": "j"}}
+    config = parse({**SMALL, **models, "resources": {"teacher": teacher, "judge": judge, "stage_cpus": 0.1}})
+    assert shortage(config, [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]) is None
+
+
+def test_not_every_way_to_place_hundreds_of_engines_is_looked_through() -> None:
+    models = {"teacher": {"engine": "vllm", "model": "t"}, "judge": {"engine": "vllm", "model": "j"}}
+    many = {"gpus": 1, "replicas": 200}
+    config = parse({**SMALL, **models, "resources": {"teacher": many, "judge": many, "train": {"gpus": 8}}})
+    nodes = [{"CPU": 64, "GPU": 8}] * 1000
+    assert shortage(config, nodes) is None and stays_beside(config, "train", nodes)

@@ -275,7 +275,9 @@ def test_there_is_nothing_to_stop(tree: Path, monkeypatch: pytest.MonkeyPatch) -
     given = submission()
     cluster = Cluster(job(f"tapir-{given.run_hash}-1", "FAILED"))
     monkeypatch.setattr(submit, "connect", lambda address: cluster)
-    with pytest.raises(InputError, match="no job of tapir submit works on s3://b/r at http://h:8265: nothing to stop"):
+    with pytest.raises(
+        InputError, match="no job of tapir submit works on s3://b/r at http://h:8265: there is nothing to stop"
+    ):
         submit.stop(given, "http://h:8265")
 
 

@@ -6,6 +6,7 @@ import functools
 import http.server
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import ray
 
 from tapir_ray import workers as module
 from tapir_ray.config import Config, parse
-from tapir_ray.errors import InputError
+from tapir_ray.errors import InputError, StageError
+from tapir_ray.interrupt import interruptible
 from tapir_ray.run import Run
 from tapir_ray.workers import check_storage, models, on_workers, refuse_other_machines, try_models, try_storage
 
@@ -31,7 +33,7 @@ def config(**sections: Any) -> Config:
 def seen_from(folders: list[Path]) -> Callable[..., list[Any]]:
     """Stands in for workers that each have a folder of their own by the run's name."""
 
-    def look(function: Any, config: Config, uri: str, name: str) -> list[Any]:
+    def look(function: Any, config: Config, uri: str, name: str, **_: Any) -> list[Any]:
         return [function(str(folder), name) for folder in folders]
 
     return look
@@ -53,7 +55,7 @@ def test_a_folder_of_the_workers_own_is_refused(tmp_path: Path, monkeypatch: pyt
         check_storage(run, config())
     assert run.children("") == ["config.yaml"]
 
-    def elsewhere(function: Any, config: Config, uri: str, name: str) -> list[Any]:
+    def elsewhere(function: Any, config: Config, uri: str, name: str, **_: Any) -> list[Any]:
         """A worker that has the file by some way, and writes where the driver does not look."""
         other.mkdir(parents=True)
         (other / name).write_text(name)
@@ -62,6 +64,35 @@ def test_a_folder_of_the_workers_own_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(module, "on_workers", elsewhere)
     with pytest.raises(InputError, match="writes to another folder of this name"):
         check_storage(run, config())
+
+
+def test_a_worker_that_joins_without_the_shared_folder_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is tried once, unless it did not answer."""
+    tried: list[list[str]] = []
+    folders = {"new": tmp_path / "run", "slow": tmp_path / "run", "other": tmp_path / "other"}
+
+    def look(function: Any, config: Config, uri: str, name: str, *, nodes: list[str], **_: Any) -> list[Any]:
+        tried.append(nodes)
+        if nodes == ["slow"] and len(tried) == 2:
+            raise StageError("no worker answered in 8 s")
+        return [function(str(folders[node]), name) for node in nodes]
+
+    here = ["head", "first"]
+    monkeypatch.setattr(module, "on_workers", look)
+    monkeypatch.setattr(module, "_able", lambda: list(here))
+    monkeypatch.setattr(module, "TRY_S", 0.05)
+    run = Run.open(config(), str(tmp_path / "run"))
+    before = run.children("")
+    refused = pytest.raises(InputError, match=r"run_dir .*does not see what the driver writes there")
+    with refused, interruptible(), module.storage_watched(run, config()):
+        for node in ("new", "slow", "other"):
+            time.sleep(0.3)
+            here.append(node)
+        time.sleep(30)
+    assert tried == [["new"], ["slow"], ["slow"], ["other"]]
+    assert run.children("") == before
 
 
 def test_what_fails_on_a_worker_is_said(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class Config(Section):
                 f"{self.student.max_model_len}"
             )
         self._refuse_short_steps()
-        if self.resources.train.replicas > 1 and 0 < self.resources.train.gpus < 1:
+        if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: workers of one training cannot share a GPU; give "
                 "each a whole one, or set resources.train.replicas 1"

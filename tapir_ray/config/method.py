@@ -168,7 +168,8 @@ class Train(Section):
     """Of a training that is not done: the latest, and beside it those with the lowest loss on the holdout (without one
     the latest). The students of all rounds stay, in `checkpoints/`."""
     max_loss_rise: Annotated[float, Field(gt=0)] | None = 3.0
-    """Nats by which the mean loss of ten steps may rise above its lowest before the run stops; null lets it."""
+    """Nats by which the mean loss of ten steps may rise above its lowest (before the tenth step: above the first loss)
+    before the run stops; null lets it."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"

@@ -16,7 +16,7 @@ from tapir_ray.errors import StageError
 
 WINDOW = 10
 """Steps whose mean loss is compared: one batch may be harder than the others. Before there are so many, the first loss
-stands for those that lack."""
+stands for those that lack, and for the lowest."""
 
 
 @dataclass
@@ -37,10 +37,11 @@ class Health:
             return "the gradients are not finite" if math.isfinite(losses[-1]) else f"the loss is {losses[-1]}"
         lacking = max(0, WINDOW - len(losses))
         mean = (sum(losses[-WINDOW:]) + lacking * losses[0]) / WINDOW
-        if mean < self.lowest:
+        lowest = losses[0] if lacking else self.lowest
+        if mean < lowest and not lacking:
             self.lowest, self.good = mean, len(losses) - 1
-        elif self.most_rise is not None and mean > self.lowest + self.most_rise:
-            rise = f"from {self.lowest:.2f} to {mean:.2f} (means of {WINDOW} steps)"
+        elif self.most_rise is not None and mean > lowest + self.most_rise:
+            rise = f"from {lowest:.2f} to {mean:.2f} (means of {WINDOW} steps)"
             return f"the loss rose {rise}, by more than train.max_loss_rise {self.most_rise}"
         return None
 

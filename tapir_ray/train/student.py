@@ -148,7 +148,8 @@ def train_student(
             storage_path=storage_dir,
             storage_filesystem=fs,
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            worker_runtime_env=_environment(workers.gpus),
+            # Workers that have claimed no GPU see none of those that others have claimed.
+            worker_runtime_env={} if workers.gpus else {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}},
             # Unlimited by default: workers that can never be placed would be waited for without an end.
             failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=START_TRIES),
             checkpoint_config=CheckpointConfig(
@@ -193,12 +194,6 @@ def _backend(gpus: float) -> str:
     have = ray.cluster_resources()
     real = any(key.startswith("accelerator_type:") for key in have)
     return "nccl" if gpus > 0 and (real or not have.get("GPU")) else "gloo"
-
-
-def _environment(gpus: float) -> dict[str, Any]:
-    """The workers' runtime environment: one that has claimed no GPU sees none of those that others have claimed."""
-    hides = not gpus and ray.cluster_resources().get("GPU")
-    return {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}} if hides else {}
 
 
 def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], None] | None) -> Any:

@@ -22,7 +22,9 @@ from tapir_ray.interrupt import leave_if_asked
 from tapir_ray.placement import with_driver
 
 POLL_S = 0.5
-PEER_LOST = re.compile(r"connection (closed|reset|refused)|by peer|nccl|gloo", re.IGNORECASE)
+PEER_LOST = re.compile(
+    r"DistBackendError|NCCL error|gloo/|connection (closed|reset|refused)|broken pipe|(by|from) peer", re.I
+)
 """In what a worker says that failed because another one did."""
 START_TRIES = 20
 """How often workers that find no place in a minute are waited for again: nodes may be on their way."""
@@ -34,7 +36,7 @@ def cause_of(error: Exception) -> str:
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
     own = [cause for cause in causes if isinstance(cause, StageError)]
-    first = [cause for cause in causes if not PEER_LOST.search(last_line(cause))]
+    first = [cause for cause in causes if not PEER_LOST.search(str(cause))]
     return last_line((own or first or causes)[0])
 
 

@@ -62,3 +62,9 @@ def test_a_rise_in_the_first_steps_is_seen_against_the_first_loss() -> None:
     assert first_alarm([2.5, 2.4, 8.0, *[11.0] * 6]) is not None
     assert first_alarm([9.0, 8.5, 12.0, 8.0, 7.5, 7.0]) is None, "a hard batch"
     assert first_alarm([2.5, 2.4, 2.4, 8.0] + [11.0] * 200, None) is None
+
+
+def test_one_easy_first_batch_is_no_measure_of_a_training() -> None:
+    falling = [0.9] + [2.1 - step / 100 for step in range(60)]
+    assert first_alarm(falling, 1.0) is None
+    assert first_alarm([0.9, *[2.1] * 60], 1.0) is None

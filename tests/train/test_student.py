@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -25,7 +24,6 @@ from tapir_ray.errors import StageError, Stopped
 from tapir_ray.interrupt import interrupt, interruptible
 from tapir_ray.records import PACKED, conform
 from tapir_ray.train import loop
-from tapir_ray.train import student as student_module
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
 from tapir_ray.train.checkpoint import PROGRESS_FILE
@@ -185,18 +183,6 @@ def test_a_training_that_is_stopped_leaves_no_thread_that_waits_for_it(
     with interruptible(), pytest.raises(Stopped, match="by a signal"):
         run(model, packed, tmp_path, "stopped", on_progress=lambda _: interrupt(Stopped("by a signal")))
     assert set(threading.enumerate()) <= before
-
-
-@pytest.mark.parametrize(
-    ("claimed", "there", "hidden"),
-    [(0.0, {"CPU": 2, "GPU": 1}, True), (1.0, {"GPU": 1}, False), (0.0, {"CPU": 2}, False)],
-)
-def test_workers_that_claim_no_gpu_see_none(
-    monkeypatch: pytest.MonkeyPatch, claimed: float, there: dict[str, float], hidden: bool
-) -> None:
-    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
-    variables = student_module._environment(claimed).get("env_vars", {})
-    assert variables == ({"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"} if hidden else {})
 
 
 def test_nothing_to_train_on_is_said_at_once(model: str, tmp_path: Path) -> None:

@@ -18,3 +18,5 @@ def test_the_worker_that_failed_itself_is_named_not_those_that_lost_it() -> None
     )
     assert "Connection closed by peer" in cause_of(WorkerGroupError("…", {0: LOST, 1: LOST}))
     assert cause_of(ValueError("no place\nfor a worker")) == "for a worker"
+    nccl = RuntimeError("torch.distributed.DistBackendError: NCCL error\nCall to recv failed : Connection timed out")
+    assert cause_of(WorkerGroupError("…", {0: nccl, 1: memory})).endswith("out of memory")
