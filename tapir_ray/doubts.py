@@ -30,7 +30,7 @@ def doubts(config: Config) -> list[str]:
     judge, teacher = config.judge_endpoint, config.teacher
     simulated = teacher.base_url == SIMULATOR
     same = config.judge.same_as == "teacher" or (judge.model, judge.base_url) == (teacher.model, teacher.base_url)
-    if same and not simulated:
+    if same and config.judges and not simulated:
         found.append("the judge is the teacher: it may prefer its own answers; name another model in judge.model")
     if config.seed_data.turns == config.train.turns == "all":
         found.append(

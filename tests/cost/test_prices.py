@@ -58,6 +58,8 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices
     simulated = {"base_url": "simulator", "model": "x", "api_key_env": None}
     quiet = {"teacher": simulated, "simulator": {"seed_rows": 9}}
     assert doubts(config(**quiet)) == []
+    unjudged = {"regenerate": {"operations": ["filter"]}, "teacher": pinned}
+    assert doubts(config(**unjudged)) == []
     assert doubts(config(**quiet, train={"turns": "all"})) == []
     (twice,) = doubts(config(**quiet, train={"turns": "all"}, seed_data={"path": "a.jsonl", "turns": "all"}))
     assert twice.startswith("seed_data.turns and train.turns are both all")
