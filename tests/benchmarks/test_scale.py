@@ -32,6 +32,24 @@ def test_what_grows_faster_than_the_rows_misses_its_bar() -> None:
     assert ratios["regenerate: driver, of its bar"] < 1 < ratios["regenerate: driver, larger against smaller"]
 
 
+def test_sizes_are_measured_in_turn_and_seconds_are_medians(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([10.0, 200.0, 40.0, 100.0, 20.0])
+    asked = []
+
+    def measure(part: str, rows: int) -> dict[str, Any]:
+        asked.append(rows)
+        took = next(seconds)
+        return {**measured(took, {"all": took}, took), "start_seconds": took / 10, "made": {"rows": rows}}
+
+    monkeypatch.setattr(scale, "measure", measure)
+    found = scale.in_turn("regenerate", (100_000, 1_000_000))
+    assert asked == [100_000, 1_000_000, 100_000, 1_000_000, 100_000]
+    small, large = found[100_000], found[1_000_000]
+    assert small["seconds"] == small["steps"]["all"] == 20 and small["rounds"] == [10, 40, 20]
+    assert small["peak_mib"]["driver"] == 40 and small["start_seconds"] == 2
+    assert large["seconds"] == 150 and large["rows_per_second"] == pytest.approx(6666.7)
+
+
 def test_a_part_keeps_the_figures_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scale, "FOLDER", tmp_path)
     monkeypatch.setattr("benchmarks.result.FOLDER", tmp_path)
