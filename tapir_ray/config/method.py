@@ -159,6 +159,7 @@ class Train(Section):
     micro_batch: Count = 4
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     zero_stage: Literal[0, 1, 2, 3] = 2
+    """In bfloat16 stages 2 and 3 add up the gradients of micro-batches in 32 bits, 0 and 1 in 16."""
     gradient_checkpointing: bool = False
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """A worker that dies costs at most this much training: the others wait for it and go on from the checkpoint."""

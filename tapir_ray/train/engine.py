@@ -59,6 +59,10 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
         "bf16": {"enabled": train.precision == "bfloat16"},
         "steps_per_print": 10**9,
     }
+    if train.precision == "bfloat16" and train.zero_stage >= 2 and config["gradient_accumulation_steps"] > 1:
+        # By default in 16 bits, which loses of each micro-batch's gradient more the more there are. Stage 1 would get
+        # another optimizer of DeepSpeed's by this, and stage 0 has none that can.
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
     if train.zero_stage == 3:
         config["zero_optimization"] |= {
             "stage3_gather_16bit_weights_on_model_save": True,

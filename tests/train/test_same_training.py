@@ -86,6 +86,15 @@ def test_workers_and_accumulation_do_not_change_the_steps(
     assert largest_difference(result.losses, expected) < EXACT
 
 
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_accumulation_in_bfloat16_does_not_change_the_steps(
+    ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, zero_stage: int
+) -> None:
+    """DeepSpeed adds up in 32 bits what the workers exchanged, in other code than float32's or a single batch's."""
+    result = train(model, packed, tmp_path, zero_stage=zero_stage, precision="bfloat16", micro_batch=1)
+    assert largest_difference(result.losses, expected) < BFLOAT16
+
+
 @pytest.mark.parametrize(
     ("zero_stage", "precision", "gradient_checkpointing"),
     [
