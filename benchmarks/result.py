@@ -17,13 +17,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tapir_ray.cluster import LOG_LEVELS, set_environment
+from tapir_ray.cluster import IDLE_WORKER_MS, LOG_LEVELS, set_environment
 
 FOLDER = Path(__file__).parent / "results"
 
 
 def start_ray(folder: Path, **options: Any) -> None:
-    """Start a Ray of four logical CPUs, as quiet as that of a run, with its files in `folder`; `options` are Ray's."""
+    """Start a Ray of four logical CPUs with its files in `folder`, as quiet as that of a run and as slow to end workers
+    that it may need again; `options` are Ray's."""
     set_environment()
     import ray
     import ray.data
@@ -35,6 +36,7 @@ def start_ray(folder: Path, **options: Any) -> None:
         object_store_memory=512 * 1024**2,
         log_to_driver=False,
         _temp_dir=str(folder / "ray"),
+        _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
         **options,
     )
     context = ray.data.DataContext.get_current()
@@ -71,7 +73,18 @@ def write(name: str, ratios: Mapping[str, float], figures: Mapping[str, Any], pa
     found = {package: version(package) for package in packages}
     folder = FOLDER / "quick" if figures.get("quick") else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    save(folder / f"{name}.json", ratios, figures, machine, found, datetime.now(UTC).date().isoformat())
+    save(folder / f"{name}.json", ratios, figures, machine, found, today())
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def written(name: str, quick: bool) -> dict[str, Any]:
+    """What NAME.json holds, for a benchmark of several parts that measures one of them again."""
+    file = (FOLDER / "quick" if quick else FOLDER) / f"{name}.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"ratios": {}, "figures": {}}
+    return found
 
 
 def save(

@@ -34,7 +34,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
 
 from benchmarks.process_memory import peaks
-from benchmarks.result import FOLDER, show, write
+from benchmarks.result import show, write, written
 
 ROOT = Path(__file__).parents[1]
 Figures = dict[str, Any]
@@ -165,8 +165,7 @@ def hours(measured: dict[int, Figures]) -> dict[str, float]:
 
 def merge(part: str, ratios: dict[str, float], figures: Figures, quick: bool) -> None:
     """Write a part's ratios and figures into scale.json, in the place of those it had."""
-    file = (FOLDER / "quick" if quick else FOLDER) / "scale.json"
-    before = json.loads(file.read_text()) if file.exists() else {"ratios": {}, "figures": {}}
+    before = written("scale", quick)
     others = {name: value for name, value in before["ratios"].items() if not name.startswith(f"{part}:")}
     write("scale", others | ratios, {**before["figures"], part: figures, "quick": quick}, ("ray", "pyarrow", "rensa"))
 

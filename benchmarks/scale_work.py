@@ -21,7 +21,6 @@ import ray.data
 
 from benchmarks import echo, scale_data
 from benchmarks.result import local_ray
-from tapir_ray.cluster import IDLE_WORKER_MS
 from tapir_ray.config import Config, Curriculum, parse
 from tapir_ray.context import Context
 from tapir_ray.curriculum import tasks
@@ -77,7 +76,7 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     held = next(scale_data.texts(EVALUATION_ROWS, first=10**10))
     evaluation.write_text("".join(json.dumps({"instruction": text, "output": ""}) + "\n" for text in held))
-    with _ray(folder):
+    with local_ray(folder):
         for name, count in (("warm", WARM_ROWS), ("data", rows)):
             settings = {
                 "seed_data": {"path": str(folder / name), "responses": "replace", "task_column": "task"},
@@ -133,7 +132,7 @@ def curriculum(rows: int, folder: Path) -> dict[str, Any]:
         "mix": {"size": MIXED_TOKENS * rows},
     }
     labels = _labels()
-    with _ray(folder), _context(settings, folder / "run", check=False) as context:
+    with local_ray(folder), _context(settings, folder / "run", check=False) as context:
         run = context.run
         for name, count, write in (
             ("scored", rows, scale_data.scored),
@@ -164,7 +163,7 @@ def duplicates(rows: int, folder: Path) -> dict[str, Any]:
     earlier = int(EARLIER * rows)
     scale_data.instructions(folder / "earlier", earlier)
     scale_data.instructions(folder / "current", rows - earlier, first=earlier)
-    with _ray(folder):
+    with local_ray(folder):
         clock = Clock()
         older = bands(_ordered(folder / "earlier"), str(folder / "earlier-bands"), THRESHOLD, STAGE_CPUS)
         clock.step("bands of the earlier")
@@ -197,12 +196,6 @@ def _ordered(folder: Path) -> ray.data.Dataset:
 def _labels() -> list[str]:
     """Tasks that have a weight."""
     return sorted(tasks.load(Curriculum()).weights)
-
-
-@contextmanager
-def _ray(folder: Path) -> Iterator[None]:
-    with local_ray(folder, _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS}):
-        yield
 
 
 @contextmanager

@@ -51,7 +51,6 @@ def test_sizes_are_measured_in_turn_and_seconds_are_medians(monkeypatch: pytest.
 
 
 def test_a_part_keeps_the_figures_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "FOLDER", tmp_path)
     monkeypatch.setattr("benchmarks.result.FOLDER", tmp_path)
     for ratio in (0.1, 0.2):
         scale.merge("curriculum", {"curriculum: seconds, of its bar": ratio}, {"10": {}}, False)
