@@ -183,7 +183,7 @@ def arguments() -> argparse.Namespace:
     )
     options = parser.parse_args()
     options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 4)]
-    options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768))
+    options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768, 1536))
     return options
 
 
