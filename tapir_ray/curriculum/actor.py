@@ -197,7 +197,7 @@ class Handle:
         return Plan.model_validate_json(_call(self.actor.plan, self.attempt, round_number))
 
     def plan_mix(self, round_number: int, capacities: Mapping[Cell, tuple[int, int]]) -> Mix:
-        """The round's quota table under `sampling.capacities`; the stored one for the same capacities."""
+        """The round's quota table under `sampling.Counts.capacities`; the stored one for the same capacities."""
         cells = [(pool, task, rows, size) for (pool, task), (rows, size) in sorted(capacities.items())]
         return Mix.model_validate_json(_call(self.actor.plan_mix, self.attempt, round_number, cells))
 

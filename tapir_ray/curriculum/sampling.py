@@ -1,8 +1,8 @@
 """Drawing the rows of a quota table from a table of any length, as a stream and in no order.
 
-    cells = capacities(rows)                                                # one pass
-    chosen = cutoffs(rows, quota, random_seed=0, salt=(1, "mix"))           # two passes
-    sample = take(rows, chosen)                                             # lazy; + column `copy`
+    found = count_cells(rows, random_seed=0, salt=(1, "mix"))     # a pass; a quota is made under found.capacities
+    chosen = cutoffs(rows, found, quota)                          # another
+    sample = take(rows, chosen)                                   # lazy; + column `copy`
 
 Each row has a key, a uniform 128-bit hash of (instruction_id, random seed, salt); of a cell the rows with the smallest
 keys are taken. So the same plan gives the same rows, whatever the order of arrival and the number of blocks. Rows need
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,28 @@ from tapir_ray.curriculum.quotas import Cell
 PREFIX_BITS = 8
 BATCH_ROWS = 65_536
 KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The rows of a table by cell and key prefix, and what the keys were hashed with."""
+
+    cells: Mapping[Cell, np.ndarray]
+    """By (pool, task) the rows and their sizes by prefix, int64 of shape (2, prefixes)."""
+    random_seed: int
+    salt: tuple[object, ...]
+    size_column: str | None
+    """What sizes are sums of; a row has size 1 for None."""
+
+    @property
+    def capacities(self) -> dict[Cell, tuple[int, int]]:
+        """(rows, size) of every cell."""
+        return {cell: (int(rows.sum()), int(sizes.sum())) for cell, (rows, sizes) in self.cells.items()}
+
+    def histogram(self, cell: Cell, unit: Literal["rows", "size"]) -> np.ndarray:
+        """Rows or sizes of a cell by prefix; zeros for a cell that has no row."""
+        rows, sizes = self.cells.get(cell, np.zeros((2, 1 << PREFIX_BITS), np.int64))
+        return rows if unit == "rows" else sizes
 
 
 @dataclass(frozen=True)
@@ -65,51 +88,49 @@ def keys(ids: pa.Array | pa.ChunkedArray, random_seed: int, salt: tuple[object, 
     return np.frombuffer(b"".join([digest(row_id) for row_id in ids.to_pylist()]), dtype=KEY)
 
 
-def capacities(
-    rows: ray.data.Dataset, size_column: str | None = None, stage_cpus: float = 0.1
-) -> dict[Cell, tuple[int, int]]:
-    """(rows, size) of every cell; size is the sum of `size_column` (such as response tokens), or the rows again."""
-    found: dict[Cell, tuple[int, int]] = {}
-    for batch in _stream(rows, count_cells, stage_cpus, size_column=size_column):
-        for pool, task, n, size in _tuples(batch):
-            n_so_far, size_so_far = found.get((pool, task), (0, 0))
-            found[pool, task] = (n_so_far + n, size_so_far + size)
-    return dict(sorted(found.items()))
-
-
-def cutoffs(
+def count_cells(
     rows: ray.data.Dataset,
-    quota: Mapping[Cell, int],
     random_seed: int,
     salt: tuple[object, ...],
     size_column: str | None = None,
     stage_cpus: float = 0.1,
-) -> Cutoffs:
-    """The cut of every cell with a quota above 0, in rows or in units of `size_column`, with the fewest repeats.
+) -> Counts:
+    """The rows of every cell by key prefix, and their sizes: sums of `size_column` (such as response tokens).
 
-    Of a cell of total size S every row is taken quota // S times. Rows are then added by rising key until their size
-    reaches the rest; the last one is left out unless with it the sum lands closer to the quota (a tie leaves it out).
-    Raises ValueError for a quota of a cell that has no row.
+    `random_seed` and `salt` are those of the draw.
     """
-    wanted = {cell: size for cell, size in quota.items() if size > 0}
-    if not wanted:
-        return Cutoffs({}, random_seed, salt)
+    counts: dict[Cell, np.ndarray] = defaultdict(lambda: np.zeros((2, 1 << PREFIX_BITS), np.int64))
     hashing = {"random_seed": random_seed, "salt": salt, "size_column": size_column}
-    histogram: dict[Cell, np.ndarray] = {cell: np.zeros(1 << PREFIX_BITS, np.int64) for cell in wanted}
     for batch in _stream(rows, count_prefixes, stage_cpus, **hashing):
-        for pool, task, prefix, size in _tuples(batch):
-            if (pool, task) in histogram:
-                histogram[pool, task][prefix] += size
-    boundaries = {cell: boundary(histogram[cell], size, cell) for cell, size in wanted.items()}
-    split = {cell: found.prefix for cell, found in boundaries.items() if found.prefix is not None}
+        for pool, task, prefix, n, size in _tuples(batch):
+            counts[pool, task][:, prefix] += (n, size)
+    return Counts(dict(sorted(counts.items())), random_seed, salt, size_column)
+
+
+def cutoffs(
+    rows: ray.data.Dataset,
+    found: Counts,
+    quota: Mapping[Cell, int],
+    unit: Literal["rows", "size"] = "size",
+    stage_cpus: float = 0.1,
+) -> Cutoffs:
+    """The cut of every cell with a quota above 0, in rows or in units of their size, with the fewest repeats.
+
+    `found` is what `count_cells` gives for the same rows. Of a cell of total size S every row is taken quota // S
+    times. Rows are then added by rising key until their size reaches the rest; the last one is left out unless with it
+    the sum lands closer to the quota (a tie leaves it out). Raises ValueError for a quota of a cell that has no row.
+    """
+    boundaries = {cell: boundary(found.histogram(cell, unit), size, cell) for cell, size in quota.items() if size > 0}
+    split = {cell: cut.prefix for cell, cut in boundaries.items() if cut.prefix is not None}
     candidates: dict[Cell, list[tuple[bytes, int]]] = {cell: [] for cell in split}
     if split:
+        column = found.size_column if unit == "size" else None
+        hashing = {"random_seed": found.random_seed, "salt": found.salt, "size_column": column}
         for batch in _stream(rows, keys_at, stage_cpus, prefixes=split, **hashing):
             for pool, task, key, size in _tuples(batch):
                 candidates[pool, task].append((key, size))
-    return Cutoffs(
-        {cell: cut_within(found, candidates.get(cell, [])) for cell, found in boundaries.items()}, random_seed, salt
-    )
+    cells = {cell: cut_within(cut, candidates.get(cell, [])) for cell, cut in boundaries.items()}
+    return Cutoffs(cells, found.random_seed, found.salt)
 
 
 def take(rows: ray.data.Dataset, chosen: Cutoffs, stage_cpus: float = 0.1) -> ray.data.Dataset:
@@ -157,18 +178,13 @@ def cut_within(found: Boundary, candidates: list[tuple[bytes, int]]) -> Cut:
     return Cut(found.copies, last)
 
 
-def count_cells(rows: pa.Table, size_column: str | None) -> pa.Table:
-    """Rows and sizes by cell of one block: pool, task, rows, size."""
-    counted = _cells(rows, size_column).group_by(["pool", "task"]).aggregate([("size", "count"), ("size", "sum")])
-    return counted.select(["pool", "task", "size_count", "size_sum"])
-
-
 def count_prefixes(rows: pa.Table, random_seed: int, salt: tuple[object, ...], size_column: str | None) -> pa.Table:
-    """Sizes by cell and key prefix of one block: pool, task, prefix, size."""
+    """Rows and sizes by cell and key prefix of one block: pool, task, prefix, rows, size."""
     cells = _cells(rows, size_column)
     prefix = _prefix(keys(cells["instruction_id"], random_seed, salt))
     grouped = cells.append_column("prefix", pa.array(prefix, pa.int64())).group_by(["pool", "task", "prefix"])
-    return grouped.aggregate([("size", "sum")]).select(["pool", "task", "prefix", "size_sum"])
+    counted = grouped.aggregate([("size", "count"), ("size", "sum")])
+    return counted.select(["pool", "task", "prefix", "size_count", "size_sum"])
 
 
 def keys_at(

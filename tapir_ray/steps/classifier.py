@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapir_ray.context import Context
-from tapir_ray.curriculum.sampling import capacities, cutoffs, take
+from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
 from tapir_ray.models import written
 from tapir_ray.records import ID, INSTRUCTIONS, OK, SEED, SOURCE_AND_ID, with_columns
@@ -60,10 +60,10 @@ def label_sample(context: Context) -> None:
 
     config = context.config
     usable = context.map(context.read(texts.seed_table(context)), _usable)
-    found = capacities(usable, stage_cpus=context.stage_cpus)
-    wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.values()))
+    found = count_cells(usable, config.random_seed, ("label",), stage_cpus=context.stage_cpus)
+    wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.capacities.values()))
     quota = {(SAMPLE, SAMPLE): wanted}
-    chosen = cutoffs(usable, quota, config.random_seed, ("label",), stage_cpus=context.stage_cpus)
+    chosen = cutoffs(usable, found, quota, stage_cpus=context.stage_cpus)
     rows = context.remaining("seed/labels", take(usable, chosen, context.stage_cpus), ID)
     rows = label(rows, config, context.roles, list(context.taxonomy.labels))
     context.write("seed/labels", rows, INSTRUCTIONS, "teacher labels a sample", wanted, ID)

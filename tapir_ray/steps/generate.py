@@ -9,7 +9,7 @@ from tapir_ray.annotations import annotation
 from tapir_ray.context import Context, round_dir
 from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.plan import Plan
-from tapir_ray.curriculum.sampling import cutoffs, take
+from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.records import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
 from tapir_ray.stages.classify import classify
 from tapir_ray.stages.expand import expand
@@ -61,7 +61,8 @@ def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
     """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row; lazy."""
     seed, cpus = context.config.random_seed, context.stage_cpus
     cells = _with_pools(context, round_number, plan, CELLS)
-    chosen = cutoffs(cells, plan.draws, seed, (round_number, "expand"), stage_cpus=cpus)
+    found = count_cells(cells, seed, (round_number, "expand"), stage_cpus=cpus)
+    chosen = cutoffs(cells, found, plan.draws, stage_cpus=cpus)
     rows = take(_with_pools(context, round_number, plan), chosen, cpus)
     return context.map(rows, _as_draws, round_number=round_number)
 

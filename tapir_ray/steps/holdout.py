@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.context import Context
-from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
+from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.errors import InputError
 from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, with_columns
 from tapir_ray.steps import overlap, seed
@@ -47,14 +47,15 @@ def with_holdout(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
 def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
     settings, columns = context.config.holdout, context.config.holdout.stratify_by
     strata = context.map(rows, with_strata, columns=columns)
-    found = capacities(strata, stage_cpus=context.stage_cpus)
+    counts = count_cells(strata, context.config.random_seed, ("holdout",), stage_cpus=context.stage_cpus)
+    found = counts.capacities
     if not found and columns:
         raise InputError(f"holdout.stratify_by {columns}: no row of the seed data has these columns")
     if not found:
         raise InputError("holdout: every row of the seed data is filtered; the counts of seed/read say why")
     wanted = -(-settings.rows // len(found))
     quota = {cell: min(wanted, int(rows * settings.max_share)) for cell, (rows, _) in found.items()}
-    return cutoffs(strata, quota, context.config.random_seed, ("holdout",), stage_cpus=context.stage_cpus)
+    return cutoffs(strata, counts, quota, stage_cpus=context.stage_cpus)
 
 
 def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:

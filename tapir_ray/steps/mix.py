@@ -9,7 +9,7 @@ import ray.data
 from tapir_ray.context import MIXED, Context, round_dir
 from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
-from tapir_ray.curriculum.sampling import capacities, cutoffs, take
+from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.records import OK, TRAINING, conform, pair_id, with_columns
 from tapir_ray.stages.count_tokens import count_tokens
 from tapir_ray.steps.score import without_holdout
@@ -35,9 +35,9 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
             rows = count_tokens(pools(context, round_number, plan), model, config.student, config.train, cpus)
             context.write(f"{folder}/pool", rows, TRAINING, f"round {round_number} pools")
         cells = context.map(context.read(f"{folder}/pool", columns=CELLS), _ok)
-        by_tokens = "tokens" if config.mix.unit == "tokens" else None
-        quota = context.curriculum.plan_mix(round_number, capacities(cells, "tokens", cpus))
-        chosen = cutoffs(cells, quota.table, config.random_seed, (round_number, "mix"), by_tokens, cpus)
+        found = count_cells(cells, config.random_seed, (round_number, "mix"), "tokens", cpus)
+        quota = context.curriculum.plan_mix(round_number, found.capacities)
+        chosen = cutoffs(cells, found, quota.table, "size" if config.mix.unit == "tokens" else "rows", cpus)
         rows = context.map(context.read(f"{folder}/pool"), _ok)
         rows = context.map(take(rows, chosen, cpus), _pairs)
         context.note_round(MIXED, round_number, alpha=quota.alpha)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from tapir_ray.context import Context
 from tapir_ray.curriculum.quotas import apportion
-from tapir_ray.curriculum.sampling import Cut, Cutoffs, capacities, cutoffs, take_table
+from tapir_ray.curriculum.sampling import Cut, Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.records import OK, marked, with_columns
 
@@ -36,11 +36,12 @@ def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
         with context.stage("rebalance", 0):
             rows = context.map(context.read(*tables, columns=["instruction_id", "task", "status"]), with_cells)
             with context.progress.stage("count the tasks"):
-                found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
+                counts = count_cells(rows, config.random_seed, SALT, stage_cpus=cpus)
+            found = {task: n for (_, task), (n, _) in counts.capacities.items()}
             quota = shares(found, config.regenerate.balanced_rows, context.taxonomy)
-            cells = {(REBALANCED, task): count for task, count in quota.items()}
+            cells = {(REBALANCED, task): n for task, n in quota.items()}
             with context.progress.stage("choose the rows"):
-                chosen = cutoffs(rows, cells, config.random_seed, SALT, stage_cpus=cpus)
+                chosen = cutoffs(rows, counts, cells, stage_cpus=cpus)
             last = {task: cut.last.hex() for (_, task), cut in chosen.cells.items() if cut.last is not None}
             run.write_json(FILE, {"rows": found, "quota": quota, "last": last})
             if (left := sum(quota.values())) < config.regenerate.balanced_rows:

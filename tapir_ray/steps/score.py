@@ -12,7 +12,7 @@ from tapir_ray.context import PLANNED, Context, round_dir
 from tapir_ray.curriculum.difficulty import with_difficulty
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import apportion
-from tapir_ray.curriculum.sampling import Cutoffs, capacities, cutoffs, take_table
+from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.curriculum.stats import NEEDED, OPTIONAL, score_stats
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, with_columns
 from tapir_ray.steps.answer import answer_and_judge, answering
@@ -79,12 +79,13 @@ def _select(context: Context, round_number: int, table: str) -> None:
     generated = [f"{round_dir(before)}/generated" for before in range(1, round_number)]
     tables = ["seed/instructions", *(table for table in generated if context.run.done(table))]
     rows = context.map(context.read(*tables), _scorable)
-    found = {task: count for (_, task), (count, _) in capacities(rows, stage_cpus=cpus).items()}
+    counts = count_cells(rows, config.random_seed, (round_number, "score"), stage_cpus=cpus)
+    found = {task: n for (_, task), (n, _) in counts.capacities.items()}
     weights = context.taxonomy.effective_weights(found)
-    room = {task: count for task, count in found.items() if task in weights}
+    room = {task: n for task, n in found.items() if task in weights}
     shares = apportion(min(config.score.max_rows, sum(room.values())), room, weights)
     quota = {(CANDIDATE, task): count for task, count in shares.items()}
-    chosen = cutoffs(rows, quota, config.random_seed, (round_number, "score"), stage_cpus=cpus)
+    chosen = cutoffs(rows, counts, quota, stage_cpus=cpus)
     rows = context.map(rows, _candidates, chosen=chosen)
     context.write(table, rows, SCORED, f"round {round_number} candidates")
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_ray.curriculum import sampling
-from tapir_ray.curriculum.sampling import Cut, Cutoffs, boundary, capacities, count_prefixes, cut_within, cutoffs, take
+from tapir_ray.curriculum.sampling import Cut, Cutoffs, boundary, count_cells, count_prefixes, cut_within, cutoffs, take
 
 CELL = st.tuples(st.sampled_from(["hard", "easy"]), st.sampled_from(["Art", "Math"]))
 ROWS = st.lists(st.tuples(CELL, st.integers(1, 9)), min_size=1, max_size=40)
@@ -107,18 +107,21 @@ def test_streaming_over_ray_draws_what_the_core_draws(ray_local: None) -> None:
     )
     quota = {("hard", "Math"): 100, ("easy", "Art"): 1000, ("easy", "Math"): 0}
     blocks = [rows.slice(at, 500) for at in range(0, 3000, 500)]
-    cells = capacities(ray.data.from_arrow(blocks), "tokens")
-    assert sum(n for n, _ in cells.values()) == 3000
-    assert sum(size for _, size in cells.values()) == sum(rows["tokens"].to_pylist())
-    chosen = cutoffs(ray.data.from_arrow(blocks), quota, random_seed=0, salt=(1,))
-    assert chosen.cells["hard", "Math"].copies == 0
-    found = Counter(row["instruction_id"] for row in take(ray.data.from_arrow(blocks[::-1]), chosen).iter_rows())
-    assert found == drawn([rows], {cell: size for cell, size in quota.items() if size}, None)
+    found = count_cells(ray.data.from_arrow(blocks), 0, (1,), "tokens")
+    for pool, task in set(zip(rows["pool"].to_pylist(), rows["task"].to_pylist(), strict=True)):
+        own = [row["tokens"] for row in rows.to_pylist() if (row["pool"], row["task"]) == (pool, task)]
+        assert found.capacities[pool, task] == (len(own), sum(own))
+    for unit, size_column in (("rows", None), ("size", "tokens")):
+        chosen = cutoffs(ray.data.from_arrow(blocks), found, quota, unit)
+        assert chosen.cells["hard", "Math"].copies == 0
+        taken = take(ray.data.from_arrow(blocks[::-1]), chosen)
+        ids = Counter(row["instruction_id"] for row in taken.iter_rows())
+        assert ids == drawn([rows], {cell: size for cell, size in quota.items() if size}, size_column)
 
 
 def test_nothing_asked_gives_nothing(ray_local: None) -> None:
     rows = ray.data.from_arrow(table([(("hard", "Math"), 1)]))
-    assert take(rows, cutoffs(rows, {("hard", "Math"): 0}, 0, (1,))).count() == 0
+    assert take(rows, cutoffs(rows, count_cells(rows, 0, (1,)), {("hard", "Math"): 0})).count() == 0
 
 
 def test_a_whole_cell_is_taken_without_looking_at_keys() -> None:

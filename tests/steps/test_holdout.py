@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pyarrow as pa
 import ray.data
 
-from tapir_ray.curriculum.sampling import capacities, cutoffs
+from tapir_ray.curriculum.sampling import count_cells, cutoffs
 from tapir_ray.records import INSTRUCTIONS, conform, instruction_id, with_columns
 from tapir_ray.steps.holdout import _mark, with_strata
 
@@ -35,8 +35,8 @@ def held(table: pa.Table, blocks: int) -> dict[str, int]:
     strata = dataset.map_batches(
         with_strata, fn_kwargs={"columns": ["level"]}, batch_format="pyarrow", batch_size=None, num_cpus=0.1
     )
-    quota = {cell: 7 for cell in capacities(strata)}
-    chosen = cutoffs(strata, quota, 0, ("holdout",))
+    found = count_cells(strata, 0, ("holdout",))
+    chosen = cutoffs(strata, found, {cell: 7 for cell in found.capacities})
     marked = _mark(table, ["level"], chosen).to_pylist()
     assert {row["status"] for row in marked if row["split"] == "holdout"} == {"ok"}
     return {row["instruction_id"]: json.loads(row["meta"])["level"] for row in marked if row["split"] == "holdout"}
