@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_ray.config import CreateModel, Lora, Student
@@ -43,6 +44,18 @@ def main():
 if __name__ == "__main__":
     main()
 """
+
+
+def begin_texts(folder: str) -> None:
+    """Let the folder's tokenizer put a token before every text by itself, as Llama's does: a template that writes it
+    too must not get two."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.bos_token = mark = tokenizer.pad_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{mark} $A", special_tokens=[(mark, tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder)("x")["input_ids"][0] == tokenizer.bos_token_id
 
 
 def greedy(model: Any, prompts: list[list[int]], stops: list[int] | None = None) -> list[list[int]]:
@@ -97,6 +110,7 @@ def test_the_folder_says_what_the_trained_module_said(
     template.write_text(THINKING)
     base = str(tmp_path / "base")
     create_student(SIZE, ["Say one two three.", "number 1 2 3 4 5 6 7 8 9 0"] * 20, base, None, 0)
+    begin_texts(base)
     student = Student(model=base, chat_template=str(template), chat_template_kwargs={"enable_thinking": False})
     tokenizer = load_tokenizer(base, student)
     prompts = [
@@ -137,4 +151,6 @@ def test_the_folder_says_what_the_trained_module_said(
         own.write_text(jinja)
         asked = Student(model=folder, chat_template=str(own), chat_template_kwargs=kwargs)
         trained = encode_pair(load_tokenizer(folder, asked), messages, "It is 7.", kwargs)[0]
+        assert (shown[0] == tokenizer.bos_token_id) == ("bos_token" in jinja)
+        assert shown[1] != tokenizer.bos_token_id
         assert shown == trained == tokenised({"messages": messages}, folder, asked, 0)["tokenized_prompt"]
