@@ -1,6 +1,6 @@
 """The student stage against `vllm.LLM.chat`, and whether judging overlaps answering.
 
-    python benchmarks/infer.py [--quick] [--only speed|overlap]
+    python benchmarks/infer.py [--quick] [--only speed|overlap] [--rows 384 …]
 
 speed: tokens a second of the student stage (`tapir_ray/llm/vllm.py`) and of `LLM.chat` on the same prompts and engine
 arguments, 64 new tokens each, greedy, in turn (`answering.py`). Llamas with random weights of 0.4M, 30M and 105M
@@ -8,7 +8,8 @@ parameters; no model ever says its end token. overlap: answering and judging as 
 (`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
 each counts from its first prompt or request to its last row. Nothing can be judged before the engine's first answers,
 which come all at once since all are of one length: after the time of 64 rows, so the ratio is at least 1 + 64 / rows.
-Writes benchmarks/results/infer.json; `--only` leaves the figures of the other part as they are, each with its date.
+Writes benchmarks/results/infer.json; `--only` leaves the figures of the other part as they are, and `--rows` those of
+other numbers of rows, each with its date.
 """
 
 from __future__ import annotations
@@ -181,9 +182,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", choices=("speed", "overlap"), default="", help="one of both; the file keeps the other's"
     )
+    parser.add_argument("--rows", type=int, nargs="+", help="of the overlap, in the place of 384, 768 and 1536")
     options = parser.parse_args()
     options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 4)]
     options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768, 1536))
+    options.overlap_rows = options.rows or options.overlap_rows
     return options
 
 
