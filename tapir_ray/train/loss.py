@@ -9,9 +9,6 @@ forward pass: so ZeRO-3 gathers its weight as for any layer, and adapters, check
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +16,8 @@ import torch.nn.functional as functional
 from torch.autograd.function import once_differentiable
 
 from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.output_layer import LossesOf, OutputLayer, as_loss
 
-LossesOf = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of hidden states [N, H], the output layer's weight [V, H] and targets [N]: the loss of each, or their sum."""
 LOGITS_AT_ONCE = 2**25
 """Logits of a chunk (128 MiB in float32): 1,024 tokens of a vocabulary of 32k. Slower from a quarter of it on down."""
 
@@ -30,8 +26,8 @@ def response_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
     neighbour.
 
-    Logits are computed only where a response token follows. A model that changes its logits after the output layer
-    (soft caps, scales), or whose output layer is not a plain matrix, computes those of the whole batch at once.
+    Logits are computed only where a response token follows. A model that changes its logits in a way that
+    `output_layer.py` does not know, or whose output layer is no linear one, computes those of the whole batch at once.
     """
     return _losses(model, batch, _targets(batch), chunked_cross_entropy).sum()
 
@@ -53,24 +49,28 @@ def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_
     """`losses_of` the response tokens, or, where the logits of the whole batch are there, the loss of each."""
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     head = getattr(model, "module", model).get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None:
-        _say_once(head, "its output layer is not a plain matrix")
+    if type(head) is not torch.nn.Linear:
+        _say_once(head, "the output layer is not a linear one")
         return _losses_of_logits(model, inputs, targets_BT)
-    if getattr(head, _CHANGED, False):
-        return _losses_of_logits(model, inputs, targets_BT)
-    with _as_loss(head, targets_BT, losses_of) as given:
-        output = model(**inputs).logits
-    if given.losses is None or not given.is_output(output):
-        setattr(head, _CHANGED, True)
-        _say_once(head, "the model changes its logits after the output layer")
-        return _losses_of_logits(model, inputs, targets_BT)
-    # Of the model's output, which hooks may have wrapped, where it goes backward.
-    return output.flatten() if output.requires_grad else given.losses
+    known = getattr(head, _HOW, None)
+    for how in (PLAIN, SWITCHED_OFF) if known is None else (known,):
+        if how == CHANGED:
+            break
+        with as_loss(model, head, targets_BT, losses_of, switch_off=how == SWITCHED_OFF) as given:
+            output = model(**inputs).logits
+        if given.losses is not None and given.is_output(output):
+            setattr(head, _HOW, how)
+            # Of the model's output, which hooks may have wrapped, where it goes backward.
+            return output.flatten() if output.requires_grad else given.losses
+    setattr(head, _HOW, CHANGED)
+    _say_once(head, "the model changes its logits after the output layer")
+    return _losses_of_logits(model, inputs, targets_BT)
 
 
-_CHANGED, _SAID = "tapir_logits_are_changed", "tapir_logits_were_said"
-"""On an output layer: the model does something to its output, found out at the first batch; and what it costs was
-said."""
+PLAIN, SWITCHED_OFF, CHANGED = "plain", "switched off", "changed"
+"""A model gives the output layer's output on as it is, does so with its settings for logits switched off, or never."""
+_HOW, _SAID = "tapir_how_logits_are_given", "tapir_logits_were_said"
+"""On an output layer: which of these it is, found out at the first batch; and that what it costs was said."""
 
 
 def _say_once(head: Any, why: str) -> None:
@@ -81,44 +81,6 @@ def _say_once(head: Any, why: str) -> None:
             "train.sequence_length times the vocabulary; lower train.micro_batch if it does not last",
             why,
         )
-
-
-@dataclass
-class _Given:
-    """What an output layer gave instead of logits: a loss of shape [1, 1, 1], as it was then."""
-
-    loss: torch.Tensor | None = None
-    losses: torch.Tensor | None = None
-    """What `loss` is the sum of."""
-    version: int = 0
-
-    def is_output(self, output: torch.Tensor) -> bool:
-        """Whether the model gave on the loss as it was (hooks may have wrapped it: the same memory, not the same
-        object)."""
-        assert self.loss is not None
-        return output.data_ptr() == self.loss.data_ptr() and output._version == self.version
-
-
-@contextmanager
-def _as_loss(head: torch.nn.Linear, targets_BT: torch.Tensor, losses_of: LossesOf) -> Iterator[_Given]:
-    """Inside, the call of `head` with hidden states gives the loss of `targets_BT`."""
-    given = _Given()
-
-    def forward(hidden_BTH: torch.Tensor) -> torch.Tensor:
-        if hidden_BTH.shape[:-1] != targets_BT.shape:
-            return functional.linear(hidden_BTH, head.weight)
-        index_N = (targets_BT.flatten() != IGNORED).nonzero().squeeze(1)
-        hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, index_N)
-        given.losses = losses_of(hidden_NH, head.weight, targets_BT.flatten()[index_N])
-        given.loss = given.losses.sum().view(1, 1, 1)
-        given.version = given.loss._version
-        return given.loss
-
-    head.forward = forward  # type: ignore[assignment]
-    try:
-        yield given
-    finally:
-        del head.forward
 
 
 def _losses_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tensor) -> torch.Tensor:
@@ -132,18 +94,20 @@ def _losses_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tens
     return losses_N[targets_N != IGNORED]
 
 
-def chunked_cross_entropy(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropy of logits `hidden @ weight.T` (nats, a float32 scalar), `LOGITS_AT_ONCE` at a time."""
-    chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden_NH, weight_VH, targets_N, chunk, torch.is_grad_enabled())
+def chunked_cross_entropy(hidden_NH: torch.Tensor, layer: OutputLayer, targets_N: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross-entropy of the layer's logits (nats, a float32 scalar), `LOGITS_AT_ONCE` at a time."""
+    chunk = max(1, LOGITS_AT_ONCE // len(layer.weight_VH))
+    loss: torch.Tensor = _ChunkedCrossEntropy.apply(
+        hidden_NH, layer.weight_VH, layer.bias_V, targets_N, layer.scale, layer.cap, chunk, torch.is_grad_enabled()
+    )
     return loss
 
 
-def chunked_token_losses(hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of each row of logits `hidden @ weight.T` (nats, float32 [N]), `LOGITS_AT_ONCE` at a time."""
-    chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
+def chunked_token_losses(hidden_NH: torch.Tensor, layer: OutputLayer, targets_N: torch.Tensor) -> torch.Tensor:
+    """The cross-entropy of each row of the layer's logits (nats, float32 [N]), `LOGITS_AT_ONCE` at a time."""
+    chunk = max(1, LOGITS_AT_ONCE // len(layer.weight_VH))
     parts = zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
-    return torch.cat([functional.cross_entropy((h @ weight_VH.T).float(), t, reduction="none") for h, t in parts])
+    return torch.cat([functional.cross_entropy(layer.logits(h).float(), t, reduction="none") for h, t in parts])
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -151,19 +115,40 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor, chunk: int, grad: bool
+        ctx: Any,
+        hidden_NH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        targets_N: torch.Tensor,
+        scale: float,
+        cap: float | None,
+        chunk: int,
+        grad: bool,
     ) -> torch.Tensor:
+        layer = OutputLayer(weight_VH, bias_V, scale, cap)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_NH.device)
         hidden_grad = torch.empty_like(hidden_NH) if grad and ctx.needs_input_grad[0] else None
         # In 32 bits, as a sum over chunks in 16 would lose what one product over all tokens keeps.
         weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if grad and ctx.needs_input_grad[1] else None
+        bias_grad = (
+            torch.zeros_like(bias_V, dtype=torch.float32)
+            if bias_V is not None and grad and ctx.needs_input_grad[2]
+            else None
+        )
         for start in range(0, len(hidden_NH), chunk):
             hidden_CH, targets_C1 = hidden_NH[start : start + chunk], targets_N[start : start + chunk, None]
-            log_probs_CV = functional.log_softmax((hidden_CH @ weight_VH.T).float(), dim=-1)
+            logits_CV = layer.logits(hidden_CH)
+            log_probs_CV = functional.log_softmax(logits_CV.float(), dim=-1)
             loss -= log_probs_CV.gather(1, targets_C1).sum()
-            if hidden_grad is None and weight_grad is None:
+            if hidden_grad is None and weight_grad is None and bias_grad is None:
                 continue
             logits_grad_CV = log_probs_CV.exp_().scatter_add_(1, targets_C1, loss.new_full(targets_C1.shape, -1.0))
+            if cap is not None:
+                logits_grad_CV *= 1 - (logits_CV / cap).float().square()
+            if scale != 1.0:
+                logits_grad_CV *= scale
+            if bias_grad is not None:
+                bias_grad += logits_grad_CV.sum(dim=0)
             logits_grad_CV = logits_grad_CV.to(weight_VH.dtype)
             if hidden_grad is not None:
                 torch.mm(logits_grad_CV, weight_VH, out=hidden_grad[start : start + chunk])
@@ -171,7 +156,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 weight_grad.addmm_(logits_grad_CV.T, hidden_CH)
             elif weight_grad is not None:
                 weight_grad += logits_grad_CV.T @ hidden_CH
-        ctx.gradients = hidden_grad, None if weight_grad is None else weight_grad.to(weight_VH.dtype)
+        weight_grad = None if weight_grad is None else weight_grad.to(weight_VH.dtype)
+        ctx.gradients = hidden_grad, weight_grad, None if bias_grad is None else bias_grad.to(weight_VH.dtype)
         return loss
 
     @staticmethod
@@ -180,4 +166,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = ctx.gradients
         # Scaled in place: a second pass backward must fail, not scale them again.
         del ctx.gradients
-        return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None, None
+        return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), *[None] * 5
