@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session, stopped_by_signals
-from tapir_ray.config import Config, Lora, Simulator, Student, changed
+from tapir_ray.config import Config, Simulator, Student, Train, changed
 from tapir_ray.context import ROUND_EVENTS, Context, checkpoint
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
@@ -48,8 +48,9 @@ from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.storage import is_remote
 from tapir_ray.train.attention import check_here, check_on_worker
-from tapir_ray.train.chat import load_tokenizer, resolve_template
+from tapir_ray.train.chat import dated, load_tokenizer, resolve_template
 from tapir_ray.train.lora import check_target_modules
+from tapir_ray.train.model_config import check_model
 from tapir_ray.workers import check_storage, refuse_other_machines, storage_watched
 
 SEED_FILE = "seed_data.jsonl"
@@ -144,8 +145,10 @@ def evaluate(config: Config, run_dir: str) -> None:
 
 def warn(config: Config) -> None:
     """Print what is likely to be regretted in the config."""
-    here = check_here(config.train) if config.regenerate is None else None
-    for doubt in [*doubts(config), *([here] if here else [])]:
+    found = doubts(config)
+    if config.regenerate is None:
+        found += filter(None, [check_here(config.train), dated(config.student)])
+    for doubt in found:
         print(f"warning: {doubt}", file=sys.stderr)
 
 
@@ -217,7 +220,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     if config.simulator is not None:
         _check_simulator(config.simulator)
     if config.regenerate is None:
-        _check_student(config.student, config.train.lora)
+        _check_student(config.student, config.train)
         check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
     if (
@@ -235,15 +238,16 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     return taxonomy
 
 
-def _check_student(student: Student, lora: Lora | None) -> None:
+def _check_student(student: Student, train: Train) -> None:
     if student.chat_template is not None:
         resolve_template(student.chat_template)
     if student.model is not None:
         if not is_remote(student.model) and not Path(student.model).exists():
             return  # a hub name, which is looked up when it is loaded
         load_tokenizer(student.model, student)
-    if lora is not None:
-        check_target_modules(student, lora, student.model)
+        check_model(student, train, student.model)
+    if train.lora is not None:
+        check_target_modules(student, train.lora, student.model)
 
 
 def _check_simulator(settings: Simulator) -> None:

@@ -64,13 +64,8 @@ def load_tokenizer(model: str, student: Student) -> Any:
 
     Raises InputError, with what to set, where there is no tokenizer, no end token or no usable chat template.
     """
-    from transformers import AutoTokenizer
-
-    revision = student.revision if model == student.model else None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            local(model), revision=revision, trust_remote_code=student.trust_remote_code
-        )
+        tokenizer = _hf_tokenizer(model, student)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"student.model: no tokenizer could be loaded from {model}; the folder needs tokenizer.json and "
@@ -185,12 +180,33 @@ def _render(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: d
         raise TemplateRefused(" ".join(str(error).split())[:200]) from None
 
 
+def dated(student: Student) -> str | None:
+    """A sentence for the user where the student's chat template, as far as it is here, writes the day's date."""
+    template = resolve_template(student.chat_template) if student.chat_template is not None else None
+    if template is None and student.model is not None and Path(student.model).is_dir():
+        template = load_tokenizer(student.model, student).chat_template
+    # Where a date is given such templates take it.
+    if template is None or "strftime_now" not in template or "date_string" in student.chat_template_kwargs:
+        return None
+    return (
+        "the student's chat template writes the day's date into every prompt, so training, scoring and serving show "
+        "another one each day: set student.chat_template_kwargs.date_string, if the template takes it"
+    )
+
+
 def brings_template(model: str, student: Student) -> bool:
     """Whether the tokenizer of `model` has a chat template of its own, as chat models do and base models do not."""
+    return bool(_hf_tokenizer(model, student).chat_template)
+
+
+def _hf_tokenizer(model: str, student: Student) -> Any:
+    """The tokenizer as its HF files have it, also where Mistral's own (`tekken.json`, which knows no chat template)
+    lie beside them."""
     from transformers import AutoTokenizer
 
-    revision = student.revision if model == student.model else None
-    tokenizer = AutoTokenizer.from_pretrained(
-        local(model), revision=revision, trust_remote_code=student.trust_remote_code
+    return AutoTokenizer.from_pretrained(
+        local(model),
+        revision=student.revision if model == student.model else None,
+        trust_remote_code=student.trust_remote_code,
+        mistral_format=False,
     )
-    return bool(tokenizer.chat_template)

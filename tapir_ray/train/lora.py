@@ -17,7 +17,7 @@ from typing import Any
 
 from tapir_ray.config import Lora, Student
 from tapir_ray.errors import InputError
-from tapir_ray.models import local
+from tapir_ray.train.model_config import read_config, skeleton
 
 FOLDER = "adapter"
 """In a student's folder: the adapter whose product its weights contain."""
@@ -36,9 +36,12 @@ def check_target_modules(student: Student, lora: Lora, model: str | None) -> Non
 
     `model` is a folder, URI or HF name, of which only the config is read; None is the one that `student.create` makes.
     """
+    from transformers import LlamaConfig
+
     if lora.target_modules == "all-linear":
         return
-    there = _linear_modules(_skeleton(student, model))
+    config = LlamaConfig(num_hidden_layers=1) if model is None else read_config(student, model)
+    there = _linear_modules(skeleton(config, student))
     missing = [name for name in lora.target_modules if not any(f".{path}".endswith(f".{name}") for path in there)]
     if missing:
         raise InputError(
@@ -103,21 +106,6 @@ def save_adapter(adapter: Adapter, student_folder: str, base_model: str) -> None
     adapter.config.base_model_name_or_path = base_model
     adapter.config.save_pretrained(str(folder))
     save_file({key: value.contiguous() for key, value in adapter.weights.items()}, folder / "adapter_model.safetensors")
-
-
-def _skeleton(student: Student, model: str | None) -> Any:
-    """The model without weights."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
-
-    config: Any = LlamaConfig(num_hidden_layers=1)
-    if model is not None:
-        revision = student.revision if model == student.model else None
-        config = AutoConfig.from_pretrained(
-            local(model), revision=revision, trust_remote_code=student.trust_remote_code
-        )
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=student.trust_remote_code)
 
 
 def _linear_modules(model: Any) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tapir_ray.config import CreateModel, Student
 from tapir_ray.errors import InputError
 from tapir_ray.train.chat import (
     TemplateRefused,
+    dated,
     encode_pair,
     encode_prompt,
     load_tokenizer,
@@ -102,6 +105,27 @@ def test_a_conversation_that_the_template_does_not_take_is_told_from_a_template_
         file.write_text(broken)
         with pytest.raises(InputError, match=r"student\.chat_template"):
             load_tokenizer(model, Student(model=model, chat_template=str(file)))
+
+
+def test_a_template_that_writes_the_date_is_told(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "dated.jinja"
+    file.write_text("{{ date_string or strftime_now('%d %b %Y') }}" + resolve_template("plain"))
+    sentence = dated(Student(model=model, chat_template=str(file)))
+    assert sentence is not None and "student.chat_template_kwargs.date_string" in sentence
+    fixed = {"date_string": "26 Jul 2024"}
+    assert dated(Student(model=model, chat_template=str(file), chat_template_kwargs=fixed)) is None
+    assert dated(Student(model=model)) is dated(Student(model="owner/model")) is None
+
+
+def test_a_tokenizer_is_read_from_its_hf_files_where_mistrals_own_lie_beside_them(model: str, tmp_path: Path) -> None:
+    """transformers prefers `tekken.json`, whose tokenizer has no chat template."""
+    folder = tmp_path / "mistral"
+    shutil.copytree(model, folder)
+    (folder / "tekken.json").write_text("{}")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
+    ours, beside = (load_tokenizer(str(place), Student(model=str(place))) for place in (model, folder))
+    assert beside.chat_template == ours.chat_template and beside("What is 3?") == ours("What is 3?")
 
 
 def test_what_is_missing_is_said_with_what_to_set(model: str, tmp_path: Path) -> None:

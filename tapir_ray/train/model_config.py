@@ -1,0 +1,101 @@
+"""Whether a model can be trained and answer as the config asks, as far as its `config.json` tells.
+
+check_model(config.student, config.train, "runs/x/checkpoints/01")      # in the driver: no weight is read
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapir_ray.config import Student, Train
+from tapir_ray.errors import InputError
+from tapir_ray.models import local
+
+UNSCALED = ("default", "longrope", "llama3")
+"""Kinds of rotary positions whose scaling `max_position_embeddings` has in it already."""
+
+
+def check_model(student: Student, train: Train, model: str) -> None:
+    """Raises InputError, with what to set, where `model` (a folder, URI or HF name) cannot be trained as
+    `check_trained` says, or reads fewer tokens than its engine is to give it.
+
+    Of rotary positions that are scaled the engine says at its start how many it takes.
+    """
+    check_trained(student, train, model)
+    text = read_config(student, model).get_text_config()
+    longest = getattr(text, "max_position_embeddings", None)
+    if student.engine == "vllm" and longest is not None and student.max_model_len > longest and not _is_scaled(text):
+        raise InputError(
+            f"student.max_model_len {student.max_model_len} is above the {longest} tokens that {model} reads: set it "
+            f"to {longest} or less, and train.sequence_length too"
+        )
+
+
+def check_trained(student: Student, train: Train, model: str) -> None:
+    """Raises InputError, with what to set, where `model` would be trained as another function than it is served, or
+    on longer sequences than it has positions for.
+
+    Training goes beyond `max_position_embeddings` where positions are computed, and not where they are in a table.
+    """
+    config = read_config(student, model)
+    text = config.get_text_config()
+    cap = getattr(text, "attn_logit_softcapping", None)
+    if cap is not None and train.attention == "sdpa":
+        raise InputError(
+            f"{model} caps its attention's logits (attn_logit_softcapping {cap:g}), which train.attention sdpa leaves "
+            "out: set train.attention eager, or flash_attention_2 on GPUs"
+        )
+    longest = getattr(text, "max_position_embeddings", None)
+    too_long = longest is not None and train.sequence_length > longest
+    if too_long and _has_table(skeleton(config, student), longest):
+        raise InputError(
+            f"train.sequence_length {train.sequence_length} is above the {longest} positions that {model} has: set it "
+            f"to {longest} or less"
+        )
+
+
+def read_config(student: Student, model: str) -> Any:
+    """The transformers config of `model`. Raises InputError where there is none that transformers knows."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(
+            local(model),
+            revision=student.revision if model == student.model else None,
+            trust_remote_code=student.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"student.model: no config could be read from {model}; the folder needs a config.json that transformers "
+            f"knows ({' '.join(str(error).split())[:200]})"
+        ) from error
+
+
+def skeleton(config: Any, student: Student) -> Any:
+    """A model of a transformers config, without weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=student.trust_remote_code)
+
+
+def _is_scaled(text: Any) -> bool:
+    """Whether a text model's rotary positions reach beyond `max_position_embeddings`, in any of its kinds of layers."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    return any(kind.get("rope_type", "default") not in UNSCALED for kind in kinds)
+
+
+def _has_table(model: Any, positions: int) -> bool:
+    """Whether a model looks its positions up: weights (GPT-2; OPT, whose table has two rows more) or a buffer
+    (GPT-J)."""
+    words = model.get_input_embeddings()
+    tables = [
+        tensor
+        for module in model.modules()
+        if module is not words
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        if name == "embed_positions" or "Embedding" in type(module).__name__
+    ]
+    return any(tensor.dim() == 2 and positions <= len(tensor) <= positions + 2 for tensor in tables)
