@@ -120,6 +120,20 @@ def test_weights_that_are_broken_are_neither_saved_nor_exported(
     assert (error.value.good, saved) == (good, kept)
 
 
+def test_a_loss_that_rises_and_stays_ends_the_training(work: Work, saved: list[int]) -> None:
+    """By steps that are far too large; without `max_loss_rise` it goes on to its end."""
+    far = replace(work, learning_rate=1.0)
+
+    def trained(most: float | None) -> int:
+        train = far.train.model_copy(update={"max_loss_rise": most})
+        return len(loop._train(Plain(), CPU, replace(far, train=train), Done())["losses"])
+
+    assert trained(None) == STEPS
+    with pytest.raises(Diverged, match=r"the loss rose .* train\.max_loss_rise 0\.1 at step \d of 6 ") as error:
+        trained(0.1)
+    assert error.value.good < STEPS and "the step's pairs are pair-" in str(error.value)
+
+
 def test_a_model_that_is_broken_from_the_start_is_named_before_the_first_step(work: Work) -> None:
     engine = Plain()
     torch.nn.init.constant_(engine.module.lm_head.weight, math.nan)
