@@ -27,7 +27,7 @@ from tapir_ray.sources import Unreadable, read_raw
 POSITION = pa.field("position", pa.int64())
 CONVERSATION_ID = pa.field("conversation_id", pa.string())
 PARSED = pa.schema([*INSTRUCTIONS, POSITION, CONVERSATION_ID])
-"""`position` orders rows as they were read, so that of two equal rows the first stays; `conversation_id` is the same
+"""`position` orders rows as they were read, which says which of two equal rows stays; `conversation_id` is the same
 for all turns of a conversation: the instruction_id of the longest."""
 
 FILE_BITS = 40
@@ -37,8 +37,9 @@ ROWS_PER_BLOCK = 2048
 LONGEST_REASON = 500
 IDS_PER_TASK = 2_000_000
 """Ids whose hashes and positions, 24 bytes each, one task holds."""
-PLACED = np.dtype([("high", np.uint64), ("low", np.uint64), ("position", np.int64)])
-"""The 128-bit hash of an id, and the position of its row."""
+PLACED = np.dtype([("high", np.uint64), ("low", np.uint64), ("rank", np.int64)])
+"""The 128-bit hash of an id, and the position of its row, plus LACKING where equal rows are preferred to it."""
+LACKING = 1 << 62
 
 
 def parse_sources(
@@ -120,9 +121,14 @@ def _task(meta: dict[str, Any], column: str | None) -> str | None:
 
 
 def duplicate_positions(
-    files: Sequence[str], fs: pafs.FileSystem, stage_cpus: float, key: str = "instruction_id"
+    files: Sequence[str],
+    fs: pafs.FileSystem,
+    stage_cpus: float,
+    key: str = "instruction_id",
+    preferred: str | None = None,
 ) -> np.ndarray:
-    """Positions, sorted, of the ok rows whose `key` an earlier position has.
+    """Positions, sorted, of all ok rows of the same `key` but one: the first that has a value in the column
+    `preferred`, else the first.
 
     Every file is read once, its ids go by hash to bounded parts, and a task looks for repeats in one part.
     """
@@ -130,20 +136,25 @@ def duplicate_positions(
     tasks = 1 + rows // IDS_PER_TASK
     place: Any = ray.remote(num_cpus=stage_cpus, num_returns=tasks + 1)(_placed)
     find: Any = ray.remote(num_cpus=stage_cpus)(_repeated)
-    shares = [place.remote(list(files[at::tasks]), fs, key, tasks) for at in range(min(tasks, len(files)))]
+    shares = [place.remote(list(files[at::tasks]), fs, key, preferred, tasks) for at in range(min(tasks, len(files)))]
     found = ray.get([find.remote(*(share[part] for share in shares)) for part in range(tasks)])
     return np.sort(np.concatenate(found))
 
 
-def _placed(files: list[str], fs: pafs.FileSystem, key: str, parts: int) -> list[np.ndarray]:
+def _placed(files: list[str], fs: pafs.FileSystem, key: str, preferred: str | None, parts: int) -> list[np.ndarray]:
     """PLACED of the files' ok rows, by part; none at the end (a task of one return gives no list)."""
     dataset = pads.dataset(files, filesystem=fs, format="parquet")
     found = [np.zeros(0, PLACED)]
-    for batch in dataset.to_batches(columns=[key, "position"], filter=pads.field("status") == OK):
+    columns = {name: pads.field(name) for name in (key, "position")}
+    if preferred is not None:
+        columns["lacks"] = pads.field(preferred).is_null()
+    for batch in dataset.to_batches(columns=columns, filter=pads.field("status") == OK):
         placed = np.zeros(len(batch), PLACED)
         digests = b"".join([xxhash.xxh3_128_digest(value.encode()) for value in batch[key].to_pylist()])
         placed["high"], placed["low"] = np.frombuffer(digests, np.uint64).reshape(-1, 2).T
-        placed["position"] = batch["position"].to_numpy()
+        placed["rank"] = batch["position"].to_numpy()
+        if preferred is not None:
+            placed["rank"] += LACKING * batch["lacks"].to_numpy(zero_copy_only=False)
         found.append(placed)
     whole = np.concatenate(found)
     part = whole["low"] % np.uint64(parts)
@@ -153,11 +164,11 @@ def _placed(files: list[str], fs: pafs.FileSystem, key: str, parts: int) -> list
 
 
 def _repeated(*shares: np.ndarray) -> np.ndarray:
-    """Positions of all but the first row of each hash."""
+    """Positions of all rows of each hash but that of the lowest rank."""
     whole = np.concatenate(shares)
-    whole = whole[np.lexsort((whole["position"], whole["low"], whole["high"]))]
+    whole = whole[np.lexsort((whole["rank"], whole["low"], whole["high"]))]
     repeats = (whole["high"][1:] == whole["high"][:-1]) & (whole["low"][1:] == whole["low"][:-1])
-    return whole["position"][1:][repeats]
+    return whole["rank"][1:][repeats] & ~LACKING
 
 
 def mark_duplicates(batch: pa.Table, positions: np.ndarray) -> pa.Table:

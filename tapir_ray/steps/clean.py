@@ -16,7 +16,8 @@ BANDS = "seed/bands"
 def clean(context: Context) -> None:
     """`seed/read`, and `seed/ingested`: the same rows, those filtered that are not to be in the new dataset.
 
-    Of equal instructions the first stays, of similar ones the lowest id. Raises InputError as `seed.read`.
+    Of equal instructions one stays as `seed.without_repeats` says, of similar ones that of the lowest id. Raises
+    InputError as `seed.read`.
     """
     run, settings = context.run, context.config.regenerate
     assert settings is not None

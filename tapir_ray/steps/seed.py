@@ -46,10 +46,14 @@ def read(context: Context) -> None:
 
 
 def without_repeats(context: Context) -> ray.data.Dataset:
-    """The rows of `seed/read`, lazily, with those filtered that repeat an earlier row or have no answer to keep."""
+    """The rows of `seed/read`, lazily, with those filtered that repeat another row or have no answer to keep.
+
+    Of equal rows the first stays, and where answers of the file are used the first that has one.
+    """
     run = context.run
+    answer = None if context.config.seed_data.responses == "replace" else "response"
     with context.progress.stage("find repeats") as facts:
-        repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus)
+        repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus, preferred=answer)
         facts["repeated"] = len(repeated)
     rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
     keep = context.config.seed_data.responses == "keep"

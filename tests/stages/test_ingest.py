@@ -43,6 +43,20 @@ def write(folder: Path, rows: list[object]) -> str:
     return str(path)
 
 
+def test_of_equal_rows_one_with_an_answer_stays(tmp_path: Path, ray_local: None) -> None:
+    """In a file before it there may be the bare prompt: the row with the answer was thrown away for it."""
+    rows = [{"prompt": "a"}, {"prompt": "b"}, {"instruction": "a", "output": "1"}, {"instruction": "a", "output": "2"}]
+    path = write(tmp_path, [*rows, {"prompt": "b"}, {"instruction": "c", "output": "3"}, {"prompt": "c"}])
+    parse_sources([path], SeedData(path=path), stage_cpus=0.1).write_parquet(str(tmp_path / "read"))
+    files = [str(file) for file in (tmp_path / "read").glob("*.parquet")]
+
+    def repeated(preferred: str | None) -> list[int]:
+        return duplicate_positions(files, pafs.LocalFileSystem(), 0.1, preferred=preferred).tolist()
+
+    assert repeated(None) == [2, 3, 4, 6]
+    assert repeated("response") == [0, 3, 4, 6]
+
+
 def test_rows_in_equal_rows_out(tmp_path: Path, ray_local: None) -> None:
     good = [{"instruction": f"i{n % 30}", "output": "o", "kind": "a"} for n in range(40)]
     tools = {"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "x"}]}
@@ -118,6 +132,6 @@ def test_repeats_are_found_in_however_many_parts(rows: list[tuple[str, bool]], p
         shares = []
         for name, share in (("a", table.slice(0, len(rows) // 2)), ("b", table.slice(len(rows) // 2))):
             pq.write_table(share, f"{folder}/{name}.parquet")
-            shares.append(_placed([f"{folder}/{name}.parquet"], pafs.LocalFileSystem(), "instruction_id", parts))
+            shares.append(_placed([f"{folder}/{name}.parquet"], pafs.LocalFileSystem(), "instruction_id", None, parts))
     found = [_repeated(*(share[part] for share in shares)) for part in range(parts)]
     assert sorted(np.concatenate(found).tolist()) == expected
