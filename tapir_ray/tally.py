@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEAST_ERRORS = 10
 """Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
 DRAIN_S = 10.0
-"""How long a table gets no row that was asked, after the budget ended, before its pipeline is stopped."""
+"""How long no request may be on its way, after the budget ended, before the pipeline is stopped."""
 
 
 class Tally:
@@ -43,7 +43,8 @@ class Tally:
         self._run, self._table, self._expected = run, table, expected
         self._stage = table if stage is None else stage
         self._max_error_rate, self._drained = max_error_rate, drained
-        self._started = self._asked_at = time.monotonic()
+        self._started, self._begun = time.monotonic(), False
+        self._drained_at: float | None = None
         self._unasked, self._failed = 0, -carried
         self._errors: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
@@ -51,9 +52,9 @@ class Tally:
     def counted(self, blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The blocks (rows of `parts.WRITTEN`) as they come.
 
-        Ends before them where the budget is used up, no request is on its way (`drained`) and for DRAIN_S no block had
-        a row that was asked: a local student would answer all the rows that nobody will judge. Raises StageError where
-        too many rows fail, or nothing happens any more; Stopped where its thread is to end.
+        Ends before them where the budget is used up and for DRAIN_S no request was on its way (`drained`): a local
+        student would answer all the rows that nobody will judge, and rows that need no request would all pass. Raises
+        StageError where too many rows fail, or nothing happens any more; Stopped where its thread is to end.
         """
         from ray.data.exceptions import ExecutionTimeoutError
 
@@ -61,7 +62,7 @@ class Tally:
             for block in blocks:
                 leave_if_asked()
                 self._add(block)
-                if self._is_drained(block):
+                if self._is_drained():
                     break
                 yield block
         except ExecutionTimeoutError as error:
@@ -83,12 +84,11 @@ class Tally:
             kind = kind_of(block["error"])
             self._errors[kind] += block["failed"]
             self._examples.setdefault(kind, block["error"])
-        if block["rows"]:
-            if self._asked_at == self._started:
-                # Where engines or workers have to start, mostly their start.
-                seconds = round(time.monotonic() - self._started, 2)
-                self._run.event("first_rows", table=self._table, seconds=seconds)
-            self._asked_at = time.monotonic()
+        if block["rows"] and not self._begun:
+            self._begun = True
+            # Where engines or workers have to start, mostly their start.
+            seconds = round(time.monotonic() - self._started, 2)
+            self._run.event("first_rows", table=self._table, seconds=seconds)
         if self._run.progress is not None:
             self._run.progress.count(self._stage, block["rows"], block["failed"])
         expected = self._expected
@@ -97,9 +97,13 @@ class Tally:
             example = self._examples[kind]
             raise StageError(too_many(self._table, self._failed, expected, self._max_error_rate, example))
 
-    def _is_drained(self, block: dict[str, Any]) -> bool:
-        idle = time.monotonic() - self._asked_at > DRAIN_S
-        return bool(not block["rows"] and self._unasked and idle and self._drained())
+    def _is_drained(self) -> bool:
+        if not (self._unasked and self._drained()):
+            self._drained_at = None
+            return False
+        now = time.monotonic()
+        self._drained_at = self._drained_at or now
+        return now - self._drained_at > DRAIN_S
 
 
 def kind_of(reason: str | None) -> str:
