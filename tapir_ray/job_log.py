@@ -48,6 +48,21 @@ def connect(address: str) -> JobSubmissionClient:
         ) from error
 
 
+def listed(client: JobSubmissionClient) -> list[JobDetails]:
+    """All jobs that the head knows. Raises StageError where it does not say within PATIENCE_S: a busy one may answer
+    with an error for a moment."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return client.list_jobs()
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() > deadline:
+                raise StageError(
+                    f"the head does not say which jobs it has ({last_line(error)}): see its logs, and try again"
+                ) from error
+        time.sleep(POLL_S)
+
+
 def works_on(job: JobDetails, run_dir: str) -> bool:
     """Whether a job's command names the run as its --run-dir."""
     with suppress(ValueError):  # a command of somebody else's that no shell would take

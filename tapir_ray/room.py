@@ -98,10 +98,10 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
     if cpus < stages:
         found.append(f"the stages need {stages:g} CPUs but the cluster has {cpus:g}; lower resources.stage_cpus")
     for name, part in claimed(config).items():
-        # Student and training wait until a local teacher and judge have made room; the classifier works beside them.
-        others = (
-            {} if name in ("student", "train") else {key: one for key, one in served(config).items() if key != name}
-        )
+        # Student and training wait until a local teacher and judge have made room; the classifier works beside them,
+        # but in a regeneration, which has labelled all rows before it asks the first of them.
+        alone = name in ("student", "train") or (name == "classifier" and config.regenerate is not None)
+        others = {} if alone else {key: one for key, one in served(config).items() if key != name}
         if short := _short(config, name, part, others, nodes):
             found.append(short)
     return "; ".join(found) or None

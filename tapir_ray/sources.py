@@ -25,6 +25,8 @@ from tapir_ray.storage import is_remote, refuse_secret, uri_in
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FILE_SUFFIXES = (*SUFFIXES, ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".yaml")
 """A path that ends so is a file, never a hub id."""
+SAVED = ("dataset_info.json", "dataset_dict.json")
+"""One of them is in every folder that `save_to_disk` of HF datasets wrote."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -49,7 +51,7 @@ def list_files(path: str, key: str) -> list[str]:
             raise InputError(f"{key} {path}: the file must end in .json, .jsonl or .parquet")
         return [path]
     if location.is_dir():
-        if (location / "dataset_info.json").exists() or (location / "dataset_dict.json").exists():
+        if any((location / name).exists() for name in SAVED):
             return [path]
         entries = (entry for entry in location.iterdir() if not entry.name.startswith(("_", ".")))
         found = sorted(str(entry) for entry in entries if entry.suffix in SUFFIXES)
@@ -69,6 +71,11 @@ def _list_remote(uri: str, key: str) -> list[str]:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{key} {uri}: cannot be read ({' '.join(str(error).split())})") from error
     files = [entry for entry in entries if entry.type == pafs.FileType.File]
+    if any(entry.base_name in SAVED for entry in files) and info.type == pafs.FileType.Directory:
+        raise InputError(
+            f"{key} {uri}: a dataset saved by `save_to_disk` is read from a local folder alone; write it there with "
+            "`to_parquet`, or copy it to each machine"
+        )
     found = [entry for entry in files if entry.base_name.endswith(SUFFIXES) and entry.base_name[0] not in "_."]
     if not found:
         raise InputError(f"{key} {uri}: there is no .json, .jsonl or .parquet file")

@@ -25,7 +25,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, StageError, Stopped, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
-from tapir_ray.job_log import POLL_S, connect, follow, works_on
+from tapir_ray.job_log import POLL_S, connect, follow, listed, works_on
 from tapir_ray.simulator.options import RECORDED, TASKS
 from tapir_ray.storage import is_remote, refuse_secret
 from tapir_ray.tree import files_of, keys_of, pack
@@ -111,7 +111,7 @@ def stop(submission: Submission, address: str) -> None:
     Raises InputError where none lives, StageError where it does not end.
     """
     client = connect(address)
-    jobs = client.list_jobs()
+    jobs = listed(client)
     running = living(attempts(jobs, submission.run_hash))
     if running is None:
         # The config may have changed since: then the job has another hash.
@@ -207,7 +207,7 @@ def exit_status(job: JobDetails) -> int:
 
 def _send(client: JobSubmissionClient, submission: Submission, package: Path, hooked: bool) -> str:
     """The id of the run's living job, which is started where there is none."""
-    found = attempts(client.list_jobs(), submission.run_hash)
+    found = attempts(listed(client), submission.run_hash)
     running, submission_id = living(found), next_id(found, submission.run_hash)
     if running is None:
         runtime_env = {"working_dir": str(package), "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}}

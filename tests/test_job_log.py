@@ -42,6 +42,27 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         server.server_close()
 
 
+class Busy:
+    """A head that answers with an error so many times before it says its jobs."""
+
+    def __init__(self, errors: int) -> None:
+        self.errors = errors
+
+    def list_jobs(self) -> list[str]:
+        self.errors -= 1
+        if self.errors >= 0:
+            raise RuntimeError("Request failed with status code 500: busy")
+        return ["a job"]
+
+
+def test_an_error_of_the_head_for_a_moment_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_log, "POLL_S", 0.01)
+    assert job_log.listed(Busy(2)) == ["a job"]  # type: ignore[arg-type, comparison-overlap]
+    monkeypatch.setattr(job_log, "PATIENCE_S", 0.05)
+    with pytest.raises(StageError, match=r"does not say which jobs it has .*busy"):
+        job_log.listed(Busy(10**6))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("status", "text", "words"),
     [

@@ -50,6 +50,9 @@ def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
         {**local, "classify": {"model": "m"}, "resources": {"teacher": {"gpus": 1}, "classifier": {"gpus": 1}}}
     )
     assert "resources.classifier asks for 1 GPUs beside 1 for teacher" in (shortage(labels, one) or "")
+    # A regeneration has labelled its rows before it asks the teacher.
+    anew = {"regenerate": {"operations": ["classify", "answer"]}, "seed_data": {"path": "s", "responses": "fill"}}
+    assert shortage(parse({**labels.model_dump(exclude_unset=True), **anew}), one) is None
     many = parse({**local, "resources": {"teacher": {"gpus": 8}}})
     assert "resources.teacher" in (shortage(many, [{"CPU": 8, "GPU": 1}]) or "")
 

@@ -36,6 +36,20 @@ def test_saved_hf_dataset(tmp_path: Path) -> None:
     assert [row["instruction"] for _, row in read_raw(folder)] == ["i"]
 
 
+def test_a_saved_hf_dataset_elsewhere_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    """Its `dataset_info.json` was taken for the data."""
+    import datasets
+
+    folder = tmp_path / "saved"
+    datasets.Dataset.from_list([{"instruction": "i", "output": "o"}]).save_to_disk(str(folder))
+    with pytest.raises(InputError, match=r"seed_data\.path file://.*save_to_disk.*to_parquet"):
+        list_files(f"file://{folder}", "seed_data.path")
+    for file in folder.iterdir():
+        file.rename(file.with_name(f"_{file.name}"))
+    (folder / "a.jsonl").write_text("{}\n")
+    assert list_files(f"file://{folder}", "seed_data.path") == [f"file://{folder}/a.jsonl"]
+
+
 @pytest.mark.parametrize(
     "name", ["missing.jsonl", "/no/such/folder", "elsewhere/alpaca.jsonl", "data/alpaca", "./alpaca", "a/b/c", "a b/c"]
 )

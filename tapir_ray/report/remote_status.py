@@ -11,7 +11,7 @@ from typing import Any
 
 from tapir_ray.errand import Errand
 from tapir_ray.errors import InputError
-from tapir_ray.job_log import connect, works_on
+from tapir_ray.job_log import connect, listed, works_on
 from tapir_ray.storage import is_remote, refuse_secret
 
 
@@ -26,5 +26,5 @@ def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict
     refuse_secret(run_dir)
     errand = Errand("jobs/status.py", [run_dir, "--json"], names)
     client = connect(address)
-    jobs = {str(job.submission_id): job.status.value for job in client.list_jobs() if works_on(job, run_dir)}
+    jobs = {str(job.submission_id): job.status.value for job in listed(client) if works_on(job, run_dir)}
     return {**errand.run(client), "jobs": jobs}
