@@ -79,6 +79,12 @@ def page(results: Iterable[Mapping[str, Any]]) -> str:
 def section(result: Mapping[str, Any]) -> str:
     """A result's title, its ratios and, where there are some, its tables of figures."""
     name = result["benchmark"]
+    earlier = [
+        f"{part} {found['date']}"
+        for part, found in result["figures"].items()
+        if isinstance(found, dict) and found.get("date", result["date"]) != result["date"]
+    ]
+    before = f" Measured before: {', '.join(earlier)}." if earlier else ""
     versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
     rows = []
     for key, value in result["ratios"].items():
@@ -86,7 +92,7 @@ def section(result: Mapping[str, Any]) -> str:
         rows.append((what, f"{value:.3f}", aim))
     parts = [
         f"## {TITLES[name]}\n",
-        f"`python benchmarks/{name}.py`, {result['date']}, on {result['machine']}: {versions}.\n",
+        f"`python benchmarks/{name}.py`, {result['date']}, on {result['machine']}: {versions}.{before}\n",
         *((table(("ratio", "measured", "aim"), rows),) if name not in TOLD_BY_FIGURES else ()),
         *(FIGURES[name](result["figures"]) if name in FIGURES else ()),
     ]

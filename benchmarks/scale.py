@@ -34,7 +34,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
 
 from benchmarks.process_memory import peaks
-from benchmarks.result import show, write, written
+from benchmarks.result import show, today, write, written
 
 ROOT = Path(__file__).parents[1]
 Figures = dict[str, Any]
@@ -58,7 +58,7 @@ def main() -> int:
     for part in ROWS if options.part == "all" else [options.part]:
         measured = in_turn(part, (QUICK if options.quick else ROWS)[part])
         ratios = RATIOS[part](measured)
-        figures = {str(rows): found for rows, found in measured.items()} | {"hours": hours(measured)}
+        figures = {str(rows): found for rows, found in measured.items()} | {"hours": hours(measured), "date": today()}
         show(ratios, figures)
         merge(part, ratios, figures, options.quick)
         if not options.quick:

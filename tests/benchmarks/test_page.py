@@ -25,4 +25,10 @@ def test_a_ratio_without_words_of_its_own_is_named() -> None:
     }
     text = page.page([result, {**result, "benchmark": "unknown"}])
     assert "| used against estimated | 0.988 |  |" in text and "2026-01-02, on two cores: ray 2." in text
-    assert "unknown" not in text
+    assert "unknown" not in text and "before" not in text
+
+
+def test_a_part_that_was_measured_before_the_others_has_its_date() -> None:
+    figures = {"old": {"date": "2026-01-01"}, "new": {"date": "2026-01-02"}, "rows": 3}
+    result = {"benchmark": "pilot", "ratios": {}, "figures": figures, "versions": {}, "machine": "m"}
+    assert "Measured before: old 2026-01-01.\n" in page.page([{**result, "date": "2026-01-02"}])
