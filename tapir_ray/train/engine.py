@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import warnings
 from contextlib import nullcontext
 from typing import Any
 
-from tapir_ray.config import Train
+from tapir_ray.config import Student, Train
 from tapir_ray.models import local
 from tapir_ray.train.batches import micro_batch_size
 from tapir_ray.train.chat import load_tokenizer, stop_token_ids
@@ -35,6 +36,8 @@ WITHOUT_EFFECT: dict[str, float | None] = {
 """Flags of sampling at the values that change nothing: with others transformers writes a generation config only if it
 samples (`GenerationConfig.validate`)."""
 
+PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+"""Of a model that takes images as well as text: an engine reads them when it starts, whatever it will be asked."""
 BUCKET = 5 * 10**7
 """Numbers that workers exchange at once (100 MB in bfloat16): a buffer of that size is held for each exchange, of 10
 times that size by default."""
@@ -168,8 +171,25 @@ def export(engine: Any, work: Work, folder: str, first: bool) -> None:
     _set_generation(model.generation_config, tokenizer, stop_token_ids(tokenizer, work.student.chat_template_kwargs))
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
+    if model.config.get_text_config() is not model.config:
+        copy_processor(work.init_model, work.student, folder)
     if lora is not None and adapter is not None and lora.between_rounds == "continue":
         save_adapter(adapter, folder, work.base_model or work.init_model)
+
+
+def copy_processor(model: str, student: Student, folder: str) -> None:
+    """Copy to a folder what `model` has of PROCESSOR."""
+    from transformers.utils import cached_file
+
+    for name in PROCESSOR:
+        file = cached_file(
+            local(model),
+            name,
+            revision=student.revision if model == student.model else None,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        if file is not None:
+            shutil.copyfile(file, f"{folder}/{name}")
 
 
 def _set_generation(config: Any, tokenizer: Any, stops: list[int]) -> None:

@@ -46,8 +46,9 @@ def check_trained(student: Student, train: Train, model: str) -> None:
             "out: set train.attention eager, or flash_attention_2 on GPUs"
         )
     longest = getattr(text, "max_position_embeddings", None)
-    too_long = longest is not None and train.sequence_length > longest
-    if too_long and _has_table(skeleton(config, student), longest):
+    if longest is None or train.sequence_length <= longest:
+        return
+    if _has_table(skeleton(config, student), longest):
         raise InputError(
             f"train.sequence_length {train.sequence_length} is above the {longest} positions that {model} has: set it "
             f"to {longest} or less"

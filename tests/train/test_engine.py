@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pytest
 import torch
 from torch import distributed
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, GenerationConfig
 
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.train.create_student import create_student
@@ -107,6 +107,21 @@ def test_flags_of_sampling_in_the_base_do_not_stop_the_export(
     assert written.top_p == brought.get("top_p")
     assert (written.eos_token_id, written.pad_token_id) == (4, 0)
     written.save_pretrained(str(tmp_path / "again"))
+
+
+def test_the_files_of_a_model_that_takes_images_too_go_along(tmp_path: Path) -> None:
+    """Its engine reads them at its start, also where it is only asked in words: the next round could not score."""
+    base, folder = tmp_path / "base", tmp_path / "exported"
+    create_student(SIZE, ["What is 3 + 4? It is 7."] * 9, str(base), None, 0)
+    layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**layers, "vocab_size": 300, "head_dim": 8, "num_key_value_heads": 1}
+    config = Gemma3Config(text_config=text, vision_config={**layers, "image_size": 28, "patch_size": 14})
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(base)
+    (base / "preprocessor_config.json").write_text('{"size": 28}')
+    export(SimpleNamespace(module=model), work_of(str(base), Train()), str(folder), first=True)
+    assert (folder / "preprocessor_config.json").read_text() == '{"size": 28}'
+    assert not (folder / "processor_config.json").exists()
 
 
 @pytest.mark.parametrize(
