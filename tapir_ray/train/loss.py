@@ -139,12 +139,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             hidden_CH, targets_C1 = hidden_NH[start : start + chunk], targets_N[start : start + chunk, None]
             logits_CV = layer.logits(hidden_CH)
             log_probs_CV = functional.log_softmax(logits_CV.float(), dim=-1)
+            slope_CV = None if cap is None else 1 - (logits_CV / cap).float().square()
+            del logits_CV
             loss -= log_probs_CV.gather(1, targets_C1).sum()
             if hidden_grad is None and weight_grad is None and bias_grad is None:
                 continue
             logits_grad_CV = log_probs_CV.exp_().scatter_add_(1, targets_C1, loss.new_full(targets_C1.shape, -1.0))
-            if cap is not None:
-                logits_grad_CV *= 1 - (logits_CV / cap).float().square()
+            if slope_CV is not None:
+                logits_grad_CV *= slope_CV
             if scale != 1.0:
                 logits_grad_CV *= scale
             if bias_grad is not None:
