@@ -174,8 +174,8 @@ class Train(Section):
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn where training takes place. `sdpa` leaves out
-    the cap of Gemma 2's attention, for which it is refused."""
+    """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn where training takes place. `sdpa` would
+    leave out the cap on Gemma 2's attention, for which it is refused."""
     lora: Lora | None = None
     """Empty trains every weight."""
 

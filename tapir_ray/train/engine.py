@@ -21,6 +21,7 @@ from tapir_ray.train.batches import micro_batch_size
 from tapir_ray.train.chat import load_tokenizer, stop_token_ids
 from tapir_ray.train.host_memory import given_back
 from tapir_ray.train.lora import FOLDER, merged, save_adapter, with_adapter
+from tapir_ray.train.model_config import check_trained
 from tapir_ray.train.work import Work
 
 WITHOUT_EFFECT: dict[str, float | None] = {
@@ -83,7 +84,11 @@ def stage_of(train: Train, world: int) -> int:
 
 
 def make_engine(work: Work, device: Any) -> Any:
-    """A DeepSpeed engine on `device`: the model that the training begins with, and AdamW over what of it is trained."""
+    """A DeepSpeed engine on `device`: the model that the training begins with, and AdamW over what of it is trained.
+
+    Raises InputError where that model cannot be trained as the config says (`check_trained`).
+    """
+    check_trained(work.student, work.train, work.base_model or work.init_model)
     _deepspeed(device)
     import torch
     from torch import distributed

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tapir_ray.config import Train
-from tapir_ray.errors import StageError
+from tapir_ray.errors import InputError, StageError
 from tapir_ray.train.batches import EMPTY, PackedReader, collate, in_one_row, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done, restore, save
@@ -57,24 +57,24 @@ def train_worker(config: dict[str, Any]) -> None:
     """Train, from the last checkpoint if there is one; at its end rank 0 reports the HF folder with RESULT_FILE.
 
     Where the loss or the gradients are not finite, or the loss explodes, the sentence that names the step and its pairs
-    is left in `ERROR_FILE`, and nothing is reported.
+    is left in `ERROR_FILE`, and nothing is reported; so is what speaks against the model (`check_trained`).
     """
     import ray.train
 
     work: Work = config["work"]
     first = ray.train.get_context().get_world_rank() == 0
     checkpoint = ray.train.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else nullcontext() as earlier:
-        if earlier and (Path(earlier) / RESULT_FILE).exists():
-            result = json.loads((Path(earlier) / RESULT_FILE).read_text())
-            _report(Done(result["losses"], holdout_losses=result["holdout_losses"]), earlier if first else None)
-            return
-        device = _device()
-        engine = make_engine(work, device)
-        done = restore(engine, Path(earlier)) if earlier else Done()
     try:
+        with checkpoint.as_directory() if checkpoint else nullcontext() as earlier:
+            if earlier and (Path(earlier) / RESULT_FILE).exists():
+                result = json.loads((Path(earlier) / RESULT_FILE).read_text())
+                _report(Done(result["losses"], holdout_losses=result["holdout_losses"]), earlier if first else None)
+                return
+            device = _device()
+            engine = make_engine(work, device)
+            done = restore(engine, Path(earlier)) if earlier else Done()
         result = _train(engine, device, work, done)
-    except StageError as error:
+    except (InputError, StageError) as error:
         if first:
             left = {"error": str(error), "good": error.good if isinstance(error, Diverged) else None}
             with work.fs.open_output_stream(f"{work.storage_dir}/{ERROR_FILE}") as stream:

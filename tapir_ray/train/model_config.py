@@ -1,6 +1,7 @@
 """Whether a model can be trained and answer as the config asks, as far as its `config.json` tells.
 
-check_model(config.student, config.train, "runs/x/checkpoints/01")      # in the driver: no weight is read
+check_model(config.student, config.train, "my/folder")      # before a run begins: no weight is read
+check_trained(student, train, "Qwen/…")                     # on a worker that trains it
 """
 
 from __future__ import annotations

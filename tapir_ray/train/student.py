@@ -28,7 +28,6 @@ from tapir_ray.train.divergence import what_is_left
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
 from tapir_ray.train.mailbox import Mailbox
-from tapir_ray.train.model_config import check_trained
 from tapir_ray.train.trainer import START_TRIES, cause_of, trainer_class
 from tapir_ray.train.work import Work
 
@@ -90,8 +89,8 @@ def train_student(
     With `train.lora` an adapter is trained, and `out_dir` has it merged. `base_model` makes that the adapter that
     `init_model` has kept (`between_rounds: continue`), on the model that it was trained on; without it is a new one.
 
-    Raises InputError where the model (`check_trained`) or its adapter cannot be trained as the config says, StageError
-    when the training fails; its checkpoints then stay.
+    Raises InputError where the adapter cannot be put where `train.lora` says, StageError when the training fails; its
+    checkpoints then stay.
     """
     import ray.train
     import ray.train.torch
@@ -109,7 +108,6 @@ def train_student(
             f"{packed_dir} holds no sequence to train on: no pair passed the filters and fits train.sequence_length "
             f"{train.sequence_length}"
         )
-    check_trained(student, train, base_model or init_model)
     if train.lora is not None:
         check_target_modules(student, train.lora, base_model or init_model)
     mailbox: Any = None

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
 from tapir_ray.config import Replicas, Resources, Student, Train
 from tapir_ray.errors import StageError, Stopped
@@ -124,6 +125,18 @@ def same_model_as_reported(result: TrainResult, packed: str) -> bool:
     rows = [PackedReader(packed, FS)[i] for i in range(4)]
     loss = response_loss(model, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
     return bool(loss.item() < result.first_loss - 0.5)
+
+
+def test_what_a_model_cannot_be_trained_as_is_said_before_the_first_step(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
+    """By the workers, which have its config: a driver need not have the files of a hub's model."""
+    shutil.copytree(model, tmp_path / "capped")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=16, attn_logit_softcapping=50.0)
+    config.save_pretrained(tmp_path / "capped")
+    with pytest.raises(StageError, match=r"attn_logit_softcapping 50\).* set train\.attention eager"):
+        run(str(tmp_path / "capped"), packed, tmp_path, "capped", workers=1)
 
 
 def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
