@@ -33,7 +33,6 @@ from tapir_ray.train import loop, loss
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done
 from tapir_ray.train.engine import engine_of
-from tapir_ray.train.output_layer import OutputLayer
 from tapir_ray.train.work import Work
 
 FS = pafs.LocalFileSystem()
@@ -106,17 +105,21 @@ OPTIMIZERS = ("fused", "plain")
 LAYERS = ("plain", "liger", "compiled")
 
 
-def full_cross_entropy(hidden_NH: torch.Tensor, layer: OutputLayer, targets_N: torch.Tensor) -> torch.Tensor:
+def full_cross_entropy(
+    hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor, *_plain: Any
+) -> torch.Tensor:
     """As `chunked_cross_entropy`, with the logits of all tokens in the loss at once, kept for the backward pass."""
-    return functional.cross_entropy(layer.logits(hidden_NH).float(), targets_N, reduction="sum")
+    return functional.cross_entropy((hidden_NH @ weight_VH.T).float(), targets_N, reduction="sum")
 
 
-def liger_cross_entropy(hidden_NH: torch.Tensor, layer: OutputLayer, targets_N: torch.Tensor) -> torch.Tensor:
+def liger_cross_entropy(
+    hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor, *_plain: Any
+) -> torch.Tensor:
     """The same by liger-kernel, the output layer's gradient summed in 32 bits as ours is."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     inner = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
-    found: torch.Tensor = inner(layer.weight_VH, hidden_NH, targets_N)
+    found: torch.Tensor = inner(weight_VH, hidden_NH, targets_N)
     return found
 
 

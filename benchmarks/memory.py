@@ -149,7 +149,7 @@ def watch() -> None:
         if os.environ[LOGITS] == "whole":
             from tapir_ray.train import loss
 
-            setattr(engine.module.get_output_embeddings(), loss._HOW, loss.CHANGED)
+            setattr(engine.module.get_output_embeddings(), loss._CHANGE, None)
         return engine
 
     def trained(engine: Any, device: Any, work: Any, done: Any) -> Any:

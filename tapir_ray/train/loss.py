@@ -9,6 +9,8 @@ forward pass: so ZeRO-3 gathers its weight as for any layer, and adapters, check
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +18,12 @@ import torch.nn.functional as functional
 from torch.autograd.function import once_differentiable
 
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.output_layer import LossesOf, OutputLayer, as_loss
+from tapir_ray.train.logits import Change, called_as, measured_change
 
+LossesOf = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Change], torch.Tensor]
+"""Of hidden states [N, H], the output layer's weight [V, H], targets [N], the layer's bias [V] and what becomes of its
+logits: the loss of each, or their sum."""
+PLAIN = Change()
 LOGITS_AT_ONCE = 2**25
 """Logits of a chunk (128 MiB in float32): 1,024 tokens of a vocabulary of 32k. Slower from a quarter of it on down."""
 
@@ -26,8 +32,8 @@ def response_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
     """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
     neighbour.
 
-    Logits are computed only where a response token follows. A model that changes its logits in a way that
-    `output_layer.py` does not know, or whose output layer is no linear one, computes those of the whole batch at once.
+    Logits are computed only where a response token follows. A model that changes its logits after the output layer by
+    more than a scale and a soft cap, or whose output layer is no linear one, computes those of the whole batch at once.
     """
     return _losses(model, batch, _targets(batch), chunked_cross_entropy).sum()
 
@@ -50,27 +56,28 @@ def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     head = getattr(model, "module", model).get_output_embeddings()
     if type(head) is not torch.nn.Linear:
-        _say_once(head, "the output layer is not a linear one")
+        _say_once(head, "its output layer is not a plain matrix")
         return _losses_of_logits(model, inputs, targets_BT)
-    known = getattr(head, _HOW, None)
-    for how in (PLAIN, SWITCHED_OFF) if known is None else (known,):
-        if how == CHANGED:
-            break
-        with as_loss(model, head, targets_BT, losses_of, switch_off=how == SWITCHED_OFF) as given:
+    if not hasattr(head, _CHANGE):
+        setattr(head, _CHANGE, measured_change(model, head, inputs))
+    change: Change | None = getattr(head, _CHANGE)
+    given = _Given()
+    if change is not None:
+        with called_as(head, _as_loss(given, head, targets_BT, losses_of, change)):
             output = model(**inputs).logits
-        if given.losses is not None and given.is_output(output):
-            setattr(head, _HOW, how)
-            # Of the model's output, which hooks may have wrapped, where it goes backward.
-            return output.flatten() if output.requires_grad else given.losses
-    setattr(head, _HOW, CHANGED)
-    _say_once(head, "the model changes its logits after the output layer")
-    return _losses_of_logits(model, inputs, targets_BT)
+    if change is None or given.losses is None or output.numel() != 1:
+        setattr(head, _CHANGE, None)
+        _say_once(head, "the model changes its logits after the output layer")
+        return _losses_of_logits(model, inputs, targets_BT)
+    if not output.requires_grad:
+        return given.losses
+    # Backward goes through the model's output, which hooks may have wrapped, and what the model does to a 0.
+    return given.losses.detach().sum() + output.flatten() / change.scale
 
 
-PLAIN, SWITCHED_OFF, CHANGED = "plain", "switched off", "changed"
-"""A model gives the output layer's output on as it is, does so with its settings for logits switched off, or never."""
-_HOW, _SAID = "tapir_how_logits_are_given", "tapir_logits_were_said"
-"""On an output layer: which of these it is, found out at the first batch; and that what it costs was said."""
+_CHANGE, _SAID = "tapir_change_of_logits", "tapir_logits_were_said"
+"""On an output layer: what the model does to its output, measured before the first batch (None: what nothing here can);
+and that it was said what this costs."""
 
 
 def _say_once(head: Any, why: str) -> None:
@@ -81,6 +88,31 @@ def _say_once(head: Any, why: str) -> None:
             "train.sequence_length times the vocabulary; lower train.micro_batch if it does not last",
             why,
         )
+
+
+@dataclass
+class _Given:
+    """What an output layer computed instead of logits; None where it was not asked for those of the batch."""
+
+    losses: torch.Tensor | None = None
+
+
+def _as_loss(
+    given: _Given, head: torch.nn.Linear, targets_BT: torch.Tensor, losses_of: LossesOf, change: Change
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A call of `head` that computes the loss of `targets_BT`, and gives a 0 of shape [1, 1, 1] whose gradient is the
+    loss's: a scale and a cap leave it 0, and multiply its gradient by the scale."""
+
+    def forward(hidden_BTH: torch.Tensor) -> torch.Tensor:
+        if hidden_BTH.shape[:-1] != targets_BT.shape:
+            return functional.linear(hidden_BTH, head.weight, head.bias)
+        index_N = (targets_BT.flatten() != IGNORED).nonzero().squeeze(1)
+        hidden_NH = hidden_BTH.flatten(0, 1).index_select(0, index_N)
+        given.losses = losses_of(hidden_NH, head.weight, targets_BT.flatten()[index_N], head.bias, change)
+        loss = given.losses.sum()
+        return (loss - loss.detach()).view(1, 1, 1)
+
+    return forward
 
 
 def _losses_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tensor) -> torch.Tensor:
@@ -94,20 +126,38 @@ def _losses_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tens
     return losses_N[targets_N != IGNORED]
 
 
-def chunked_cross_entropy(hidden_NH: torch.Tensor, layer: OutputLayer, targets_N: torch.Tensor) -> torch.Tensor:
-    """Sum of the cross-entropy of the layer's logits (nats, a float32 scalar), `LOGITS_AT_ONCE` at a time."""
-    chunk = max(1, LOGITS_AT_ONCE // len(layer.weight_VH))
-    loss: torch.Tensor = _ChunkedCrossEntropy.apply(
-        hidden_NH, layer.weight_VH, layer.bias_V, targets_N, layer.scale, layer.cap, chunk, torch.is_grad_enabled()
-    )
+def chunked_cross_entropy(
+    hidden_NH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    targets_N: torch.Tensor,
+    bias_V: torch.Tensor | None = None,
+    change: Change = PLAIN,
+) -> torch.Tensor:
+    """Sum of the cross-entropy of logits `change(hidden @ weight.T + bias)` (nats, a float32 scalar), `LOGITS_AT_ONCE`
+    at a time."""
+    chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
+    grad = torch.is_grad_enabled()
+    loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden_NH, weight_VH, bias_V, targets_N, change, chunk, grad)
     return loss
 
 
-def chunked_token_losses(hidden_NH: torch.Tensor, layer: OutputLayer, targets_N: torch.Tensor) -> torch.Tensor:
-    """The cross-entropy of each row of the layer's logits (nats, float32 [N]), `LOGITS_AT_ONCE` at a time."""
-    chunk = max(1, LOGITS_AT_ONCE // len(layer.weight_VH))
+def chunked_token_losses(
+    hidden_NH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    targets_N: torch.Tensor,
+    bias_V: torch.Tensor | None = None,
+    change: Change = PLAIN,
+) -> torch.Tensor:
+    """The cross-entropy of each row of such logits, without gradients (nats, float32 [N]), `LOGITS_AT_ONCE` at a
+    time."""
+    chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
     parts = zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
-    return torch.cat([functional.cross_entropy(layer.logits(h).float(), t, reduction="none") for h, t in parts])
+    return torch.cat(
+        [
+            functional.cross_entropy(change.of_(functional.linear(h, weight_VH, bias_V).float()), t, reduction="none")
+            for h, t in parts
+        ]
+    )
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -120,35 +170,28 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weight_VH: torch.Tensor,
         bias_V: torch.Tensor | None,
         targets_N: torch.Tensor,
-        scale: float,
-        cap: float | None,
+        change: Change,
         chunk: int,
         grad: bool,
     ) -> torch.Tensor:
-        layer = OutputLayer(weight_VH, bias_V, scale, cap)
         loss = torch.zeros((), dtype=torch.float32, device=hidden_NH.device)
-        hidden_grad = torch.empty_like(hidden_NH) if grad and ctx.needs_input_grad[0] else None
+        of_hidden, of_weight, of_bias = (grad and needed for needed in ctx.needs_input_grad[:3])
+        hidden_grad = torch.empty_like(hidden_NH) if of_hidden else None
         # In 32 bits, as a sum over chunks in 16 would lose what one product over all tokens keeps.
-        weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if grad and ctx.needs_input_grad[1] else None
-        bias_grad = (
-            torch.zeros_like(bias_V, dtype=torch.float32)
-            if bias_V is not None and grad and ctx.needs_input_grad[2]
-            else None
-        )
+        weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if of_weight else None
+        bias_grad = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and of_bias else None
         for start in range(0, len(hidden_NH), chunk):
             hidden_CH, targets_C1 = hidden_NH[start : start + chunk], targets_N[start : start + chunk, None]
-            logits_CV = layer.logits(hidden_CH)
-            log_probs_CV = functional.log_softmax(logits_CV.float(), dim=-1)
-            slope_CV = None if cap is None else 1 - (logits_CV / cap).float().square()
-            del logits_CV
+            logits_CV = change.of_(functional.linear(hidden_CH, weight_VH, bias_V).float())
+            log_probs_CV = functional.log_softmax(logits_CV, dim=-1)
             loss -= log_probs_CV.gather(1, targets_C1).sum()
             if hidden_grad is None and weight_grad is None and bias_grad is None:
                 continue
+            slope_CV = change.slope_of_(logits_CV)
+            del logits_CV
             logits_grad_CV = log_probs_CV.exp_().scatter_add_(1, targets_C1, loss.new_full(targets_C1.shape, -1.0))
-            if slope_CV is not None:
-                logits_grad_CV *= slope_CV
-            if scale != 1.0:
-                logits_grad_CV *= scale
+            if slope_CV is not None or change.scale != 1.0:
+                logits_grad_CV.mul_(change.scale if slope_CV is None else slope_CV)
             if bias_grad is not None:
                 bias_grad += logits_grad_CV.sum(dim=0)
             logits_grad_CV = logits_grad_CV.to(weight_VH.dtype)
@@ -158,8 +201,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 weight_grad.addmm_(logits_grad_CV.T, hidden_CH)
             elif weight_grad is not None:
                 weight_grad += logits_grad_CV.T @ hidden_CH
-        weight_grad = None if weight_grad is None else weight_grad.to(weight_VH.dtype)
-        ctx.gradients = hidden_grad, weight_grad, None if bias_grad is None else bias_grad.to(weight_VH.dtype)
+        summed = ((weight_grad, weight_VH), (bias_grad, bias_V))
+        ctx.gradients = hidden_grad, *(None if g is None or w is None else g.to(w.dtype) for g, w in summed)
         return loss
 
     @staticmethod
@@ -168,4 +211,4 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradients = ctx.gradients
         # Scaled in place: a second pass backward must fail, not scale them again.
         del ctx.gradients
-        return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), *[None] * 5
+        return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None, None, None

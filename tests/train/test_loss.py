@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
     AutoModelForCausalLM,
+    CodeGenConfig,
+    Cohere2Config,
     CohereConfig,
-    FalconH1Config,
     Gemma2Config,
     GPTJConfig,
     GraniteConfig,
@@ -23,12 +24,13 @@ from transformers import (
     MixtralConfig,
     PhiConfig,
     Qwen2Config,
+    VaultGemmaConfig,
 )
 
 from tapir_ray.train import loss as loss_module
 from tapir_ray.train.chat import IGNORED
+from tapir_ray.train.logits import Change, measured_change
 from tapir_ray.train.loss import chunked_cross_entropy, response_loss, token_losses
-from tapir_ray.train.output_layer import OutputLayer
 
 VOCABULARY, HIDDEN, ROWS, LENGTH = 97, 32, 3, 40
 SIZES = {
@@ -43,22 +45,22 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+GPT = {"vocab_size": VOCABULARY, "n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4}
 MODELS = {
     "llama": LlamaConfig(**SIZES),
     "llama_tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
     "qwen2": Qwen2Config(**SIZES),
     "mixtral": MixtralConfig(**SIZES, num_local_experts=2),
     "phi_bias": PhiConfig(**SIZES),
-    "gptj_bias": GPTJConfig(vocab_size=VOCABULARY, n_embd=HIDDEN, n_layer=2, n_head=4, n_positions=64, rotary_dim=4),
+    "codegen_bias": CodeGenConfig(**GPT),
+    "gptj_bias": GPTJConfig(**GPT),
     "cohere_logit_scale": CohereConfig(**SIZES, logit_scale=0.25),
+    "cohere2_logit_scale": Cohere2Config(**SIZES, logit_scale=0.3),
+    "granite_logits_scaling": GraniteConfig(**SIZES, logits_scaling=6.0),
     "gemma2_soft_cap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5),
-    "granite_divisor": GraniteConfig(**SIZES, logits_scaling=3.0),
-    "granite_divisor_of_1": GraniteConfig(**SIZES),
-    "falcon_h1_multiplier": FalconH1Config(**SIZES, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1,
-                                           mamba_d_state=8, lm_head_multiplier=0.5),
-}  # fmt: skip
-WHOLE = ("falcon_h1_multiplier",)
-"""Models whose logits are changed in a way that is not known."""
+    "gemma2_no_soft_cap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=None),
+    "vaultgemma_soft_cap": VaultGemmaConfig(**SIZES, head_dim=8, final_logit_softcapping=0.3),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,13 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def model_of(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).train()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).train()
+    head = model.get_output_embeddings()
+    # Logits of a size at which a cap bends them; a bias is 0 in a new model.
+    torch.nn.init.normal_(head.weight, std=0.2)
+    if head.bias is not None:
+        torch.nn.init.normal_(head.bias)
+    return model
 
 
 def batch_of(share: float = 0.5) -> dict[str, torch.Tensor]:
@@ -143,20 +151,56 @@ def test_the_loss_of_each_token_is_at_its_left_neighbour(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_only_models_that_change_their_logits_unknown_compute_them_at_once(
-    name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """And say so, once."""
+def test_no_family_computes_all_logits_at_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
     model, batch = model_of(MODELS[name]), batch_of(share=1.0)
-    response_loss(model, batch)
-    response_loss(model, batch)
-    assert caplog.text.count("all logits of a batch are computed at once") == (name in WHOLE)
-    with MostLogits() as most:
-        response_loss(model, batch).backward()
-    if name in WHOLE:
-        assert most.elements == ROWS * (LENGTH - 1) * VOCABULARY
-    else:
+    for _ in range(2):
+        with MostLogits() as most:
+            response_loss(model, batch).backward()
+            token_losses(model, batch)
         assert most.elements <= max(loss_module.LOGITS_AT_ONCE, HIDDEN * VOCABULARY)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        lambda logits: logits + 1.0,
+        lambda logits: logits**3,
+        lambda logits: torch.cat([logits[..., :-1], logits[..., -1:] * 2], dim=-1),
+        lambda logits: logits[..., :-2],
+    ],
+    ids=["shifted", "cubed", "one token", "cut"],
+)
+def test_a_model_that_does_something_else_to_its_logits_computes_them_at_once_and_says_so(
+    do: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, batch = model_of(MODELS["llama"]), batch_of(share=1.0)
+    batch["labels"].clamp_(max=VOCABULARY - 3)
+    plain = model.forward
+
+    def forward(**inputs: Any) -> Any:
+        output = plain(**inputs)
+        output.logits = do(output.logits)
+        return output
+
+    model.forward = forward
+    assert_same(model, batch)
+    assert caplog.text.count("all logits of a batch are computed at once") == 1
+
+
+def test_what_a_model_does_to_its_logits_is_measured_without_a_trace() -> None:
+    """Of any scale, in the dtype of the model; dropout's random numbers are the step's all the same."""
+    inputs = {name: given for name, given in batch_of().items() if name != "labels"}
+    for dtype in (torch.float32, torch.bfloat16):
+        for settings in ({"logit_scale": 0.0625}, {"logit_scale": 7.3}):
+            model = model_of(CohereConfig(**SIZES, attention_dropout=0.5, **settings), dtype)
+            state = torch.get_rng_state()
+            change = measured_change(model, model.get_output_embeddings(), inputs)
+            assert torch.equal(torch.get_rng_state(), state) and model.training
+            assert change == Change(pytest.approx(settings["logit_scale"], rel=1e-6))
+    model = model_of(MODELS["gemma2_soft_cap"], torch.bfloat16)
+    change = measured_change(model, model.get_output_embeddings(), inputs)
+    assert change == Change(pytest.approx(1.0, rel=1e-6), pytest.approx(0.5, rel=1e-6))
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 6, 7, 8, 14, 15])
@@ -168,7 +212,7 @@ def test_chunks_of_any_number_of_tokens(tokens: int, dtype: torch.dtype) -> None
     targets = torch.randint(VOCABULARY, (tokens,))
     loss = functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
     expected = torch.autograd.grad(loss * 0.25, (hidden, weight))
-    found_loss = chunked_cross_entropy(hidden, OutputLayer(weight), targets)
+    found_loss = chunked_cross_entropy(hidden, weight, targets)
     found = torch.autograd.grad(found_loss * 0.25, (hidden, weight))
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
     torch.testing.assert_close(found_loss, loss, rtol=1e-5, atol=1e-5)
