@@ -15,6 +15,8 @@ from tapir_ray.records import FAILED, FILTERED, OK
 CUT_OFF, REFUSED, EMPTY = "cut_off", "refused", "empty"
 UNFINISHED_THINKING = "unfinished_thinking"
 """Reasons of a reply without a usable text."""
+_TOO_LONG = re.compile("context_length_exceeded|maximum context length")
+"""How OpenAI's API, vLLM and others refuse a request that does not fit the model."""
 _THINK_TAG = re.compile(r"</?think>")
 
 
@@ -85,6 +87,11 @@ def understand(completion: Any, reasoning: str, kind: str) -> tuple[Reply, Count
         reason=reason,
     )
     return reply, count
+
+
+def too_long(reason: str | None) -> bool:
+    """Whether the reason of a failed reply says that the request does not fit the model: asking again is of no use."""
+    return _TOO_LONG.search(reason or "") is not None
 
 
 def split_thinking(content: str) -> tuple[str | None, str | None]:

@@ -2,7 +2,8 @@
 
     chosen = prefer(rows, config, roles, REGENERATED)
 
-A new answer has to be scored higher: on a tie, and where the teacher gave none that can be used, the old one stays.
+A new answer has to be scored higher: on a tie, where the teacher gave none that can be used, and where the request was
+too long for it, the old one stays.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tapir_ray.config import Config
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.reply import too_long
 from tapir_ray.llm.roles import Roles
 from tapir_ray.stages.judge import JudgeRow
 
@@ -30,8 +32,9 @@ def prefer(rows: ray.data.Dataset, config: Config, roles: Roles, schema: pa.Sche
     """`rows` as `schema`: each with the better of `response` and `other_response` as its response.
 
     Sets new_score, old_score and `preferred` (`old` or `new`); `other_response` is then the answer that lost. Rows with
-    one answer pass as they are, and so do failed ones; twice the same is one. A row that is filtered and has an old
-    answer was filtered for its new one, and is ok again. Judging fails a row as in `judge`.
+    one answer pass as they are, and so do failed ones, to be asked again; twice the same is one. A row that is filtered
+    and has an old answer was filtered for its new one, and is ok again; so is one that failed as too long for a model,
+    which it would be again. Judging fails a row as in `judge`.
     """
     settings = config.judge.model_copy(update={"repeat_share": 0.0})
     function = PreferRow(JudgeRow(Prompts(config.prompts.dir), settings, config.random_seed))
@@ -46,11 +49,11 @@ class PreferRow:
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         old, new = row["other_response"], row["response"]
-        if old is None or row["status"] == records.FAILED:
+        if old is None or (row["status"] == records.FAILED and not too_long(row["reason"])):
             return row
         if row["status"] == records.OK and old == new:
             return {**row, "other_response": None}
-        if row["status"] == records.FILTERED:
+        if row["status"] != records.OK:
             return {**kept_old(row), "status": records.OK, "reason": None}
         judged = await self.judge(clients, {**row, "student_response": old})
         if judged["status"] != records.OK:

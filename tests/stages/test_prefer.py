@@ -44,9 +44,20 @@ def test_the_better_answer_stays(new: str, old: str, stays: str, which: str) -> 
     assert requests == 2, "both orders"
 
 
-def test_an_answer_that_cannot_be_used_loses_unasked() -> None:
-    lost = {"response": None, "other_response": "old", "status": "filtered", "reason": "refused"}
-    row, requests = preferred(lost)
+OPENAI = (
+    "BadRequestError: Error code: 400 - {'error': {'message': 'Your input exceeds the context window of this model.', "
+    "'code': 'context_length_exceeded'}}"
+)
+VLLM = (
+    "BadRequestError: Error code: 400 - {'error': {'message': \"This model's maximum context length is 64 tokens.\", "
+    "'code': 400}}"
+)
+OTHER = "BadRequestError: Error code: 400 - {'error': {'message': 'temperature is not supported', 'code': 400}}"
+
+
+@pytest.mark.parametrize(("status", "reason"), [("filtered", "refused"), ("failed", OPENAI), ("failed", VLLM)])
+def test_an_answer_that_cannot_be_used_loses_unasked(status: str, reason: str) -> None:
+    row, requests = preferred({"response": None, "other_response": "old", "status": status, "reason": reason})
     assert (row["response"], row["status"], row["reason"], row["preferred"]) == ("old", "ok", None, "old")
     assert requests == 0
 
@@ -56,6 +67,8 @@ def test_an_answer_that_cannot_be_used_loses_unasked() -> None:
     [
         {"response": "new", "other_response": None},
         {"response": None, "other_response": "old", "status": "failed", "reason": "timeout"},
+        # Every row may meet it, and a dataset without a new answer would look finished.
+        {"response": None, "other_response": "old", "status": "failed", "reason": OTHER},
         {"response": "a", "other_response": None, "status": "filtered", "reason": "rebalanced"},
     ],
 )
