@@ -2,7 +2,7 @@
 
 if short := shortage(config, room()): raise InputError(short)
 with stopped_by_lost_nodes(config): ...
-if not stays_beside(config, "train", room()): ...      # the local teacher makes room first
+if not stays_beside(config, "train", live()): ...      # the local teacher makes room first
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import add, le
+from typing import Any
 
 from tapir_ray.autoscaler import groups
 from tapir_ray.config import Config, Replicas
@@ -58,14 +59,23 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
 
 def room() -> list[Node]:
     """CPUs and GPUs of each node of the cluster, and of those that its autoscaler may add where it has one."""
-    import ray
-
-    alive = [node for node in ray.nodes() if node["Alive"]]
+    alive = _alive()
     nodes = [node["Resources"] for node in alive]
     there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
     for group in groups():
         nodes += [group.resources] * (min(group.most, MOST_NODES) - there[group.name])
     return [_node(resources) for resources in nodes]
+
+
+def live() -> list[Node]:
+    """CPUs and GPUs of each node that the cluster has now."""
+    return [_node(node["Resources"]) for node in _alive()]
+
+
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _node(resources: Mapping[str, float]) -> Node:

@@ -156,6 +156,7 @@ def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "groups", lambda: [group])
     added = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
     assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]
+    assert module.live() == module.room()[:2]
 
 
 def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tapir_ray.config import Config
 from tapir_ray.llm import proxies, serve
-from tapir_ray.room import room, stays_beside
+from tapir_ray.room import live, stays_beside
 from tapir_ray.storage import uri_in
 
 
@@ -52,8 +52,11 @@ class Served:
                 serve.stop(self._applications.popitem()[1])
 
     def make_room(self, part: str) -> None:
-        """End all if `resources.<part>` has no place beside them."""
-        if self._applications and not stays_beside(self._config, part, room()):
+        """End all if `resources.<part>` has no place beside them on the nodes that are up.
+
+        Those that an autoscaler may add may never come, and Ray would wait for them while there is a place to be had.
+        """
+        if self._applications and not stays_beside(self._config, part, live()):
             self.stop()
 
     def url(self, role: str) -> str:
