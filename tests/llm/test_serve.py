@@ -21,7 +21,7 @@ from tapir_ray import records
 from tapir_ray.config import CreateModel, Endpoint, Replicas
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interruptible
-from tapir_ray.llm import engines, serve
+from tapir_ray.llm import engines, reply, serve
 from tapir_ray.llm.roles import Roles
 from tapir_ray.stages.label import label
 from tapir_ray.stages.respond import respond
@@ -233,5 +233,6 @@ def test_a_real_vllm_teacher(served: None, tmp_path: Path) -> None:
     assert (good["task"], good["response"], good["status"]) == ("Math", "Math", "ok")
     assert good["teacher_model"] == folder and json.loads(good["sampling"])["max_tokens"] == 32
     assert too_long["status"] == "failed" and too_long["reason"].startswith("BadRequestError: ")
+    assert reply.too_long(too_long["reason"]), too_long["reason"]
     assert usage["requests"] == 3 and usage["failed"] == 1 and usage["output_tokens"] > 0
     assert not applications()
