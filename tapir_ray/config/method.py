@@ -175,7 +175,8 @@ class Train(Section):
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn where training takes place. `sdpa` would
-    leave out the cap on Gemma 2's attention, for which it is refused."""
+    leave out the cap on Gemma 2's attention, for which it is refused; on CPUs it takes each packed conversation by
+    itself, on GPUs a mask hides the others."""
     lora: Lora | None = None
     """Empty trains every weight."""
 

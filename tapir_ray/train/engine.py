@@ -121,6 +121,8 @@ def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
     import torch
     from torch import distributed
 
+    from tapir_ray.train.packed_attention import attend_apart
+
     deepspeed = _deepspeed(device)
     train = work.train
     config = deepspeed_config(train, distributed.get_world_size())
@@ -128,6 +130,8 @@ def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if train.lora is not None:
         model = with_adapter(model, train.lora, f"{local(work.init_model)}/{FOLDER}" if work.base_model else None)
+    if train.packing and train.attention == "sdpa" and device.type == "cpu":
+        attend_apart(model)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     # A weight in pieces has no shape but the one that DeepSpeed notes.

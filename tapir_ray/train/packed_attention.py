@@ -1,0 +1,90 @@
+"""Attention of packed conversations on CPUs: each by itself, where a mask would hide most of what is computed.
+
+    attend_apart(model)     # in each of its forward passes from now on, where its attention is torch's sdpa
+
+The mask stays what the model makes it, windows too: only blocks between two conversations, all of them hidden, are not
+computed. On GPUs so many small kernels would cost more than they save; there FlashAttention does the same.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+_CONVERSATIONS = "tapir_conversations"
+"""On each module of a model: its Conversations."""
+
+
+class Conversations:
+    """Where the conversations of a model's batch begin: found once a forward pass, used in every layer, also by a
+    checkpointed layer that is computed again on the way back."""
+
+    lengths_B: list[list[int]]
+    """Tokens of each conversation (the last of a row may be padding), by row."""
+
+    def __init__(self) -> None:
+        self.lengths_B = []
+
+    def look(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        """Find them in the `position_ids` of a call of `model`: a forward pre-hook."""
+        positions_BT = kwargs.get("position_ids")
+        self.lengths_B = [] if positions_BT is None else [_lengths(row) for row in positions_BT]
+
+    def fit(self, query_BHTD: torch.Tensor, key_BHTD: torch.Tensor, mask: torch.Tensor | None) -> bool:
+        """Whether an attention is one over whole rows of that batch under a mask, and there is something to save."""
+        batch, _, length, _ = query_BHTD.shape
+        return (
+            any(len(lengths) > 1 for lengths in self.lengths_B)
+            and (batch, length) == (len(self.lengths_B), sum(self.lengths_B[0]))
+            and key_BHTD.shape[2] == length
+            and mask is not None
+            and mask.shape[-2:] == (length, length)
+        )
+
+
+def attend_apart(model: Any) -> None:
+    """Let `model` attend within each packed conversation alone; of other attention than `sdpa` nothing changes."""
+    AttentionInterface.register("sdpa", _attention)
+    conversations = Conversations()
+    for module in model.modules():
+        setattr(module, _CONVERSATIONS, conversations)
+    model.register_forward_pre_hook(conversations.look, with_kwargs=True)
+
+
+def _lengths(positions_T: torch.Tensor) -> list[int]:
+    """Tokens of each conversation of a row: one begins where a position does not follow the one before."""
+    starts = (positions_T.diff() != 1).nonzero().squeeze(1) + 1
+    return torch.tensor([0, *starts.tolist(), len(positions_T)]).diff().tolist()
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    position_bias: torch.Tensor | None = None,
+    **settings: Any,
+) -> tuple[torch.Tensor, None]:
+    """As transformers calls it: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
+    settings |= {"dropout": dropout, "scaling": scaling}
+    conversations: Conversations | None = getattr(module, _CONVERSATIONS, None)
+    if conversations is None or position_bias is not None or not conversations.fit(query, key, attention_mask):
+        settings["position_bias"] = position_bias
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
+    assert attention_mask is not None
+    rows = (whole.split(1) for whole in (query, key, value, attention_mask.expand(len(query), -1, -1, -1)))
+    found = []
+    for lengths, *row, mask in zip(conversations.lengths_B, *rows, strict=True):
+        parts = (whole.split(lengths, dim=2) for whole in row)
+        for end, q, k, v in zip(accumulate(lengths), *parts, strict=True):
+            begin = end - q.shape[2]
+            attended, _ = sdpa_attention_forward(module, q, k, v, mask[..., begin:end, begin:end], **settings)
+            found.append(attended)
+    return torch.cat(found, dim=1).view(len(query), -1, *found[0].shape[2:]), None
