@@ -2,8 +2,9 @@
 
     attend_apart(model)     # in each of its forward passes from now on, where its attention is torch's sdpa
 
-The mask stays what the model makes it, windows too: only blocks between two conversations, all of them hidden, are not
-computed. On GPUs so many small kernels would cost more than they save; there FlashAttention does the same.
+The mask stays what the model makes it, windows too: only the blocks between two conversations, which it hides in every
+model that packing is used for, are not computed. On GPUs so many small kernels would cost more than they save;
+FlashAttention (`train.attention flash_attention_2`) keeps conversations apart there.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _CONVERSATIONS = "tapir_conversations"
 
 
 class Conversations:
-    """Where the conversations of a model's batch begin: found once a forward pass, used in every layer, also by a
-    checkpointed layer that is computed again on the way back."""
+    """How the rows of a model's batch divide into conversations: found once a forward pass, used in every layer, also
+    by a checkpointed layer that is computed again on the way back, before the next pass."""
 
     lengths_B: list[list[int]]
     """Tokens of each conversation (the last of a row may be padding), by row."""
@@ -32,17 +33,19 @@ class Conversations:
     def look(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Find them in the `position_ids` of a call of `model`: a forward pre-hook."""
         positions_BT = kwargs.get("position_ids")
-        self.lengths_B = [] if positions_BT is None else [_lengths(row) for row in positions_BT]
+        rows = [] if positions_BT is None or positions_BT.dim() != 2 else positions_BT
+        self.lengths_B = [_lengths(row) for row in rows]
 
-    def fit(self, query_BHTD: torch.Tensor, key_BHTD: torch.Tensor, mask: torch.Tensor | None) -> bool:
-        """Whether an attention is one over whole rows of that batch under a mask, and there is something to save."""
+    def cover(self, query_BHTD: torch.Tensor, key_BHTD: torch.Tensor, mask: torch.Tensor | None) -> bool:
+        """Whether an attention is one over these whole rows under a mask, and there is something to save."""
         batch, _, length, _ = query_BHTD.shape
         return (
             any(len(lengths) > 1 for lengths in self.lengths_B)
             and (batch, length) == (len(self.lengths_B), sum(self.lengths_B[0]))
             and key_BHTD.shape[2] == length
             and mask is not None
-            and mask.shape[-2:] == (length, length)
+            and mask.dim() == 4
+            and mask.shape[2:] == (length, length)
         )
 
 
@@ -75,10 +78,11 @@ def _attention(
     """As transformers calls it: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
     settings |= {"dropout": dropout, "scaling": scaling}
     conversations: Conversations | None = getattr(module, _CONVERSATIONS, None)
-    if conversations is None or position_bias is not None or not conversations.fit(query, key, attention_mask):
+    if conversations is None or position_bias is not None or not conversations.cover(query, key, attention_mask):
         settings["position_bias"] = position_bias
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     assert attention_mask is not None
+    # By `split`, which goes backward in one piece; each slice would fill a gradient of the whole size.
     rows = (whole.split(1) for whole in (query, key, value, attention_mask.expand(len(query), -1, -1, -1)))
     found = []
     for lengths, *row, mask in zip(conversations.lengths_B, *rows, strict=True):

@@ -1,5 +1,5 @@
-"""DeepSpeed's engine: the gradients that it adds up, and the folder that is written at the end of a training, for bases
-whose own files transformers would not write."""
+"""DeepSpeed's engine: the gradients that it adds up, what attends to what, and the folder that is written at the end of
+a training, for bases whose own files transformers would not write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import torch
 from torch import distributed
 from transformers import AutoModelForCausalLM, Gemma3Config, GenerationConfig
 
-from tapir_ray.config import CreateModel, Student, Train
+from tapir_ray.config import CreateModel, Lora, Student, Train
+from tapir_ray.train import packed_attention
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.engine import deepspeed_config, engine_of, export
 from tapir_ray.train.loss import response_loss
@@ -80,6 +81,44 @@ def apart_from_the_sum(base: str, zero_stage: Any, count: int = 64) -> dict[str,
             added[name] += weight.grad.float()
     found = {name: safe_get_full_grad(weight).float() * count for name, weight in engine.module.named_parameters()}
     return {name: float((found[name] - sum_).norm() / sum_.norm()) for name, sum_ in added.items()}
+
+
+def test_an_engine_on_cpus_attends_within_each_packed_conversation(tmp_path: Path) -> None:
+    """Also with an adapter, and with weights in pieces; unpacked rows are left as they are."""
+    base = str(tmp_path / "base")
+    create_student(SIZE, ["What is 3 + 4? It is 7."] * 9, base, None, 0)
+    trains = [
+        Train(precision="float32", zero_stage=2),
+        Train(precision="float32", zero_stage=2, lora=Lora()),
+        Train(precision="float32", zero_stage=3),
+        Train(precision="float32", zero_stage=2, packing=False),
+    ]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(attended, base, trains).result(timeout=300)
+    assert found == [[5, 7], [5, 7], [5, 7], [12]]
+
+
+def attended(base: str, trains: list[Train]) -> list[list[int]]:
+    """For each training the tokens of the attentions of a row with conversations of 5 and 7 tokens, in one layer."""
+    os.environ["LOCAL_RANK"] = "0"
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    lengths: list[int] = []
+    inner = packed_attention.sdpa_attention_forward
+
+    def noted(module: Any, query: torch.Tensor, *given: Any, **settings: Any) -> Any:
+        lengths.append(query.shape[2])
+        return inner(module, query, *given, **settings)
+
+    packed_attention.sdpa_attention_forward = noted
+    positions = torch.cat([torch.arange(5), torch.arange(7)])[None]
+    found = []
+    for train in trains:
+        model = AutoModelForCausalLM.from_pretrained(base)
+        engine = engine_of(model, work_of(base, train), torch.device("cpu"), fused=False)
+        lengths.clear()
+        engine(input_ids=torch.full((1, 12), 5), position_ids=positions, use_cache=False)
+        found.append([*lengths])
+    return found
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_apart_is_the_same_as_masked(config: Any, checkpointing: bool, computed:
 
 
 def test_what_is_not_packed_is_left_as_it_is(computed: list[int]) -> None:
-    """A single conversation, an empty batch, a call without positions, one that writes a cache."""
+    """A single conversation, an empty batch, a call without positions, one that writes a cache and so gets no mask."""
     model = made(CONFIGS["llama"], apart=True).eval()
     packed, one, empty = (collate(some, one_row=False) for some in (rows(), rows()[1:2], [EMPTY]))
     for batch, names, use_cache, length in [
