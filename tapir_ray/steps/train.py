@@ -154,7 +154,7 @@ def _fit(
         if result.holdout_losses:
             facts["holdout loss"] = f"{result.holdout_losses[0][1]:.2f} → {result.holdout_losses[-1][1]:.2f}"
         facts["tokens"] = f"{result.tokens:,}"
-    apart = ("losses", "holdout_pairs", "checkpoint")
+    apart = ("losses", "holdout_pairs_before", "holdout_pairs", "checkpoint")
     summary = {key: value for key, value in asdict(result).items() if key not in apart}
     run.publish(name, extra=summary)
     run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])

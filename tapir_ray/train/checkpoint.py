@@ -26,6 +26,8 @@ class Done:
     seconds: float = 0.0
     holdout_losses: list[list[float]] = field(default_factory=list)
     """(steps done, loss on the holdout) before the first step, at each checkpoint and after the last."""
+    holdout_pairs_before: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Before the first step, by pair of the holdout: the summed loss of its response tokens, and their number."""
 
     def metrics(self) -> dict[str, float]:
         """What Ray Train notes of a checkpoint: the steps done and, with a holdout, the loss that it is compared by."""

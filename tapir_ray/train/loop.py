@@ -130,7 +130,8 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     if train.packing:
         check_kept_apart(engine, device, reader, one_row, work.init_model)
     if held is not None and not done.losses:
-        before = mean_of(pair_losses(engine, device, held, train))
+        done.holdout_pairs_before = pair_losses(engine, device, held, train)
+        before = mean_of(done.holdout_pairs_before)
         if not math.isfinite(before):
             raise Diverged(
                 f"the holdout loss is {before} before the first step: train another student.model than "
@@ -211,6 +212,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         "response_tokens": done.response_tokens,
         "losses": done.losses,
         "holdout_losses": done.holdout_losses,
+        "holdout_pairs_before": done.holdout_pairs_before,
         "holdout_pairs": pairs,
         "started": started,
         "seconds": done.seconds,

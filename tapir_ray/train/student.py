@@ -47,9 +47,11 @@ class TrainResult:
     holdout_losses: list[tuple[int, float]]
     """(steps done, mean cross-entropy on the holdout in nats a response token): before the first step, at checkpoints
     and after the last step; empty without a holdout."""
-    holdout_pairs: dict[str, tuple[float, int]]
-    """After the last step, by pair of the holdout: the sum of the cross-entropy (nats) over its response tokens, and
+    holdout_pairs_before: dict[str, tuple[float, int]]
+    """Before the first step, by pair of the holdout: the sum of the cross-entropy (nats) over its response tokens, and
     their number."""
+    holdout_pairs: dict[str, tuple[float, int]]
+    """The same after the last step."""
     losses: list[float]
     """Mean cross-entropy (nats a response token) of each global batch, before its step."""
     seconds: float
@@ -166,7 +168,8 @@ def train_student(
     replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, fs)
     facts = json.loads(_text(fs, f"{out_dir}/{RESULT_FILE}") or "")
     facts["holdout_losses"] = [(step, loss) for step, loss in facts["holdout_losses"]]
-    facts["holdout_pairs"] = {pair: (loss, tokens) for pair, (loss, tokens) in facts["holdout_pairs"].items()}
+    for name in ("holdout_pairs_before", "holdout_pairs"):
+        facts[name] = {pair: (loss, tokens) for pair, (loss, tokens) in facts[name].items()}
     startup_seconds = facts.pop("started") - called
     losses = facts["losses"]
     return TrainResult(

@@ -11,12 +11,15 @@ import pytest
 from tapir_ray.context import Context, checkpoint
 from tapir_ray.records import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
 from tapir_ray.report.summary import print_table, summarise
+from tapir_ray.steps.holdout_scores import selects
 from tapir_ray.steps.train import HELD_PACKED
 from tapir_ray.train.loop import RESULT_FILE
 from tests.stages.test_pack_stats import WHOLE
 from tests.steps.contexts import context_for, write
 
 ROUNDS = 3
+SELECTING = next(name for name in map(str, range(99)) if selects(name, 0, 0.5))
+REPORTING = next(name for name in map(str, range(99)) if not selects(name, 0, 0.5))
 
 
 def done(folder: Path, scores: list[float | None]) -> Context:
@@ -26,10 +29,11 @@ def done(folder: Path, scores: list[float | None]) -> Context:
     run = context.run
     tables = [*(f"rounds/{number:02d}/scored" for number in range(1, ROUNDS + 1)), "evaluation/holdout"]
     for table, score in zip(tables, scores, strict=True):
-        held = {"instruction_id": "held", "split": HOLDOUT, "task": "Math", "status": "ok", "student_score": score}
-        trained_on = {**held, "instruction_id": "seed", "split": SEED, "student_score": 10.0}
-        failed = {**held, "instruction_id": "failed", "status": "failed", "student_score": 10.0}
-        run.write_rows(table, conform([held, trained_on, failed] if score is not None else [], SCORED))
+        row = {"split": HOLDOUT, "task": "Math", "status": "ok", "student_score": score}
+        held = [{**row, "instruction_id": row_id} for row_id in (SELECTING, REPORTING)]
+        trained_on = {**row, "instruction_id": "seed", "split": SEED, "student_score": 10.0}
+        failed = {**row, "instruction_id": "failed", "status": "failed", "student_score": 10.0}
+        run.write_rows(table, conform([*held, trained_on, failed] if score is not None else [], SCORED))
     for number in range(ROUNDS + 1):
         run.publish(checkpoint(number))
     for table in ("seed/packed", HELD_PACKED, *(f"rounds/{number:02d}/packed" for number in range(1, ROUNDS + 1))):
@@ -60,15 +64,15 @@ def test_the_best_round_on_the_holdout_is_the_result(tmp_path: Path, scores: lis
 @pytest.mark.parametrize(
     ("scores", "choice"),
     [
-        ([None, None, 3.0, 2.0], "student of round 2, the best on the holdout:"),
-        ([None] * 4, "student of round 3, the last, as no holdout was scored:"),
+        ([None, None, 3.0, 2.0], "student of round 2, the best on 1 rows of the holdout:"),
+        ([None] * 4, "student of round 3, the last, as no holdout row chooses:"),
     ],
 )
 def test_the_table_says_how_the_student_was_chosen(tmp_path: Path, scores: list[float | None], choice: str) -> None:
     context, shown = done(tmp_path, scores), io.StringIO()
     print_table(summarise(context), context.run, shown)
     lines, held = " ".join(shown.getvalue().split()), any(score is not None for score in scores)
-    assert choice in lines and f"on the holdout ({int(held)} rows)" in lines
+    assert choice in lines and f"on {int(held)} holdout rows" in lines
     assert ("│ Math │ - │ - │ 3.00 │ 2.00 │" in lines) == held
 
 
@@ -79,7 +83,55 @@ def test_a_result_that_was_not_trained_is_the_model_it_began_with(tmp_path: Path
     context.run.clear("seed/packed")
     summary = summarise(context)
     assert summary["student"] == "owner/chat"
-    assert (summary["initial_sft"]["packed"], summary["initial_sft"]["warnings"]) == (None, [])
+    assert summary["initial_sft"] is None
+    assert summary["start"]["student_score"]["mean"] == 8.0
+
+
+def test_a_student_without_initial_sft_has_its_loss_and_score_at_the_start(tmp_path: Path) -> None:
+    context, shown = done(tmp_path, [8.0, 5.0, 6.0, 7.0]), io.StringIO()
+    run = context.run
+    run.write_rows(
+        "seed/instructions", conform([{"instruction_id": "a", "split": HOLDOUT, "task": "Math"}], INSTRUCTIONS)
+    )
+    run.clear(checkpoint(0))
+    run.publish(checkpoint(0), extra={"model": "owner/chat"})
+    pairs = {"holdout_pairs_before": {pair_id("a", 0): (9.0, 3)}, "holdout_pairs": {pair_id("a", 0): (3.0, 3)}}
+    run.write_json(f"{checkpoint(1)}/{RESULT_FILE}", pairs)
+    run.publish(checkpoint(1), extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
+    summary = summarise(context)
+    assert summary["start"]["holdout_loss"] == 3.0 and summary["start"]["holdout_loss_by_task"] == {"Math": 3.0}
+    print_table(summary, run, shown)
+    lines = " ".join(shown.getvalue().split())
+    assert "SFT" not in lines
+    assert "│ task │ start │ round 1" in lines.replace("┃", "│")
+    assert "│ Math │ 3.00 │ 1.00 │ - │ - │" in lines and "│ all │ 3.00 │ 1.00 │ - │ - │" in lines
+
+
+def test_the_rows_that_choose_the_round_are_not_the_ones_reported(tmp_path: Path) -> None:
+    """Round 2 is the best by the selecting row; what is reported of it is the score of the other row."""
+    context = done(tmp_path, [4.0, 5.0, 7.0, 6.0])
+    row = {"split": HOLDOUT, "task": "Math", "status": "ok"}
+    scores = {SELECTING: 9.0, REPORTING: 3.0}
+    rows = [{**row, "instruction_id": name, "student_score": score} for name, score in scores.items()]
+    context.run.write_rows("rounds/03/scored", conform(rows, SCORED))
+    summary = summarise(context)
+    assert summary["best_round"] == 2
+    assert summary["rounds"][1]["student_score_after"] == {"mean": 3.0, "rows": 1, "by_task": {"Math": 3.0}}
+    assert summary["holdout"]["selecting_scores"] == [4.0, 5.0, 9.0, 6.0]
+
+
+def test_rounds_are_compared_on_the_rows_that_all_of_them_scored(tmp_path: Path) -> None:
+    """A round whose hard rows failed would look better; the row that one round lacks counts in none."""
+    context = done(tmp_path, [4.0, 5.0, 7.0, 6.0])
+    second = next(name for name in map(str, range(99)) if name != SELECTING and selects(name, 0, 0.5))
+    row = {"split": HOLDOUT, "task": "Math", "status": "ok"}
+    for table, score in (("rounds/01/scored", 1.0), ("rounds/02/scored", 1.0), ("rounds/03/scored", 1.0)):
+        rows = [{**row, "instruction_id": name, "student_score": 6.5} for name in (SELECTING, REPORTING)]
+        rows.append({**row, "instruction_id": second, "student_score": score})
+        context.run.write_rows(table, conform(rows, SCORED))
+    summary = summarise(context)
+    assert summary["holdout"]["selecting_rows"] == 1
+    assert summary["holdout"]["selecting_scores"] == [6.5, 6.5, 6.5, 6.0] and summary["best_round"] == 0
 
 
 def test_pairs_that_were_left_out_are_in_the_summary_and_in_the_table(tmp_path: Path) -> None:
@@ -125,4 +177,4 @@ def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
     print_table(summary, run, shown)
     lines = " ".join(shown.getvalue().split())
     assert "loss on the holdout (nats a response token)" in lines
-    assert "│ Math │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ 1.00 │ - │" in lines
+    assert "│ Math │ - │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ - │ 1.00 │ - │" in lines

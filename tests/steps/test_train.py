@@ -82,7 +82,7 @@ def test_pairs_that_are_left_out_are_said_as_they_are_packed(
 
     result = TrainResult(
         steps=1, sequences=9, tokens=900, response_tokens=300, first_loss=2.0, last_loss=1.0, holdout_losses=[],
-        holdout_pairs={}, losses=[2.0], seconds=1.0, startup_seconds=1.0, checkpoint="",
+        holdout_pairs_before={}, holdout_pairs={}, losses=[2.0], seconds=1.0, startup_seconds=1.0, checkpoint="",
     )  # fmt: skip
     monkeypatch.setattr(steps_train, "pack", pack)
     monkeypatch.setattr(steps_train, "train_student", lambda *_, **__: result)

@@ -1,0 +1,98 @@
+"""The judge's scores of the holdout after each round: which round is the best, and what to report of each.
+
+    scores = holdout_scores(run, rounds=3, random_seed=0, select_share=0.5)
+    scores.best, scores.reported[2]["mean"]
+
+The highest of several noisy means is too high by itself. So the holdout has two halves: the scores of one choose the
+round, the scores of the other are reported. Rounds are compared on the rows that all of them scored.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import pyarrow.compute as pc
+
+from tapir_ray.context import round_dir
+from tapir_ray.records import HOLDOUT, OK, order_key
+from tapir_ray.run import Run
+
+TABLE = "evaluation/holdout"
+NO_TASK = "(no task)"
+
+Scores = dict[str, tuple[str, float]]
+"""Of each holdout row, by its id: the task and the judge's score of the student's answer."""
+
+
+@dataclass(frozen=True)
+class HoldoutScores:
+    """Scores of the student after round 0 (before any round), 1, …"""
+
+    reported: list[dict[str, Any]]
+    """By round: `mean` (None without rows), `rows` and `by_task` over the reporting half."""
+    selecting: list[float | None]
+    """By round: the mean over the selecting half."""
+    selecting_rows: int
+    best: int
+    """The round whose student is the result: the highest selecting mean, the first of equals; the last if none is."""
+
+
+def holdout_scores(run: Run, rounds: int, random_seed: int, select_share: float) -> HoldoutScores:
+    """The scores of every round's student on the rows that all scored rounds have in common.
+
+    A round that began with the user's own training set was not scored and has no rows.
+    """
+    found = [read_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
+    scored = [scores for scores in found if scores]
+    common = set.intersection(*(set(scores) for scores in scored)) if scored else set()
+    choosing = {row_id for row_id in common if selects(row_id, random_seed, select_share)}
+    reporting = common - choosing
+    selecting = [fmean(scores[row_id][1] for row_id in choosing) if scores and choosing else None for scores in found]
+    numbers = [number for number, mean in enumerate(selecting) if mean is not None]
+    best = max(numbers, key=lambda number: selecting[number] or 0.0, default=rounds)
+    reported = [mean_scores(scores[row_id] for row_id in sorted(reporting) if scores) for scores in found]
+    return HoldoutScores(reported, selecting, len(choosing), best)
+
+
+def selects(row_id: str, random_seed: int, select_share: float) -> bool:
+    """Whether a holdout row is in the half that chooses the best round: the same rows whatever else was scored."""
+    return int(order_key(row_id, random_seed, "select")[:13], 16) / 16**13 < select_share
+
+
+def reported_score(run: Run, table: str, random_seed: int, select_share: float) -> dict[str, Any]:
+    """`mean`, `rows` and `by_task` over the reporting half of one table, before other rounds are there to compare."""
+    scores = read_scores(run, table)
+    return mean_scores(score for row_id, score in scores.items() if not selects(row_id, random_seed, select_share))
+
+
+def scored_table(rounds: int, round_number: int) -> str:
+    """The table with the holdout's scores of the student as it is after a round."""
+    return TABLE if round_number == rounds else f"{round_dir(round_number + 1)}/scored"
+
+
+def read_scores(run: Run, table: str) -> Scores:
+    """The scores in a table of the holdout rows that have one; empty if the table is not finished."""
+    scores: Scores = {}
+    columns = ["instruction_id", "split", "task", "status", "student_score"]
+    for batch in run.scan(table, columns) if run.done(table) else ():
+        ok = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
+        for row in batch.filter(pc.and_(ok, pc.is_valid(batch["student_score"]))).to_pylist():
+            scores[row["instruction_id"]] = (row["task"] or NO_TASK, row["student_score"])
+    return scores
+
+
+def mean_scores(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:
+    """`mean` (None without rows), `rows`, and the means `by_task`."""
+    by_task: Mapping[str, list[float]] = defaultdict(list)
+    for task, score in scores:
+        by_task[task].append(score)
+    every = [score for scores in by_task.values() for score in scores]
+    return {
+        "mean": round(fmean(every), 3) if every else None,
+        "rows": len(every),
+        "by_task": {task: round(fmean(of_task), 3) for task, of_task in sorted(by_task.items())},
+    }
