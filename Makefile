@@ -1,4 +1,4 @@
-# make setup · make demo · make test · make test-slow · make test-restart · make lint
+# make setup · make demo · make real · make test · make test-slow · make test-restart · make lint
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH := 2.13.0
 
-.PHONY: setup demo test test-slow test-restart lint format
+.PHONY: setup demo real test test-slow test-restart lint format
 
 setup: $(STAMP)
 
@@ -29,6 +29,13 @@ DEMO_GPU := resources.student.gpus=1 resources.train.gpus=1 resources.train.repl
 
 demo: setup
 	$(BIN)/tapir run configs/demo.yaml $(if $(filter gpu,$(EXTRA)),--set $(DEMO_GPU))
+
+# Rows of Stanford Alpaca: from TAPIR_DATA if they are there, else from the hub. The model: see benchmarks/smollm2.py.
+ALPACA := $(wildcard $(or $(TAPIR_DATA),../shared/data)/seeds/alpaca_9k.jsonl)
+
+real: setup
+	$(BIN)/tapir run configs/smollm2_recorded.yaml --set student.model="$$($(BIN)/python -m benchmarks.smollm2)" \
+		$(if $(ALPACA),seed_data.path="$(abspath $(ALPACA))")
 
 test: setup
 	$(BIN)/python -m pytest

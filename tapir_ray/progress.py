@@ -114,6 +114,7 @@ class Progress:
         self._print = threading.Lock()
         self._stages: list[Stage] = []
         self._by_table: dict[str, Stage] = {}
+        self._followed: dict[str, Callable[[], dict[str, Any]]] = {}
 
     def keep(self, table: str, rows: int) -> None:
         """Add rows of a table that are there from before, which are no speed; of no effect outside of its stage."""
@@ -127,6 +128,13 @@ class Progress:
             stage.rows, stage.failed = stage.rows + rows, stage.failed + failed
             if rows:
                 stage.move()
+
+    def follow(self, table: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """Ask `facts` for what the line of a table shows beside its rows, until its stage ends.
+
+        An error of it changes nothing: its last facts stay.
+        """
+        self._followed[table] = facts
 
     def rows(self, table: str) -> int:
         """Rows of a table that were written so far."""
@@ -173,6 +181,7 @@ class Progress:
         def watch() -> None:
             terminal = sys.stderr.isatty()
             while not done.wait(TERMINAL_EVERY_S if terminal else LOG_EVERY_S):
+                self._ask(stage)
                 self.look(stage)
                 with self._print:
                     line = self._line(stage, before)
@@ -187,8 +196,18 @@ class Progress:
             stage.ended = time.monotonic()
             done.set()
             watcher.join()
+            self._ask(stage)
+            self._followed.pop(table, None)
         stage.completed = True
         self.say(self._line(stage, before))
+
+    def _ask(self, stage: Stage) -> None:
+        """Replace a stage's facts by those of `follow`."""
+        if facts := self._followed.get(stage.table):
+            with suppress(Exception):  # the actor that knows them may be gone already, and nothing depends on it
+                found = facts()
+                stage.facts.clear()
+                stage.facts |= found
 
     def look(self, stage: Stage) -> None:
         """Find out whether a stage moves and, where it does not, which operator waits; say so once it is too long."""
@@ -218,7 +237,9 @@ class Progress:
         parts = [f"[{time.monotonic() - self.started:6.0f} s] {stage.label:<24}"]
         if stage.table:
             total = f"/{stage.expected}" if stage.expected is not None else ""
-            parts.append(f"{stage.rows}{total} rows  {stage.rows_per_second:.1f} rows/s  failed {stage.failed}")
+            # No speed before the first row: it would say 0.0 for the minutes in which engines start.
+            speed = f"  {stage.rows_per_second:.1f} rows/s" if stage.rows > stage.kept else ""
+            parts.append(f"{stage.rows}{total} rows{speed}  failed {stage.failed}")
             parts += spending(self.usage(), before)
         parts += [f"{key} {value}" for key, value in dict(stage.facts).items()]
         parts.append(f"{'done in ' if stage.completed else ''}{stage.seconds:.0f} s")

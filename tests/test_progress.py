@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tapir_ray import progress
 from tapir_ray.errors import Stopped
 from tapir_ray.llm.asker import Asker
+from tapir_ray.llm.engine_board import EngineBoard, Teller
 from tapir_ray.metrics import Metrics
 from tapir_ray.progress import Progress, Stage
 
@@ -183,3 +186,40 @@ def test_rows_of_all_stages_are_metrics(monkeypatch: pytest.MonkeyPatch) -> None
     said.clear()
     watching.show()
     assert ("tapir_seconds_without_row", "classify") not in said, "a stage that has ended is not still"
+
+
+def test_a_table_whose_engine_starts_says_so_and_then_what_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not `0 rows, 0.0 rows/s` for minutes."""
+    shown, board = Progress(lambda: {}), EngineBoard()
+    told = SimpleNamespace(put=SimpleNamespace(remote=lambda *said: board.put(*copy.deepcopy(said))))
+    teller = Teller(told, "worker")
+    shown.follow("t", board.facts)
+    with shown.stage("round 1 score", "t", 240):
+        stage = shown._stages[-1]
+
+        def line() -> str:
+            shown._ask(stage)
+            return shown._line(stage, {})
+
+        assert "0/240 rows  failed 0  engine waits for a place" in line()
+        teller.starting()
+        assert "0/240 rows  failed 0  engine starts" in line()
+        teller.ready()
+        teller.asked()
+        teller.asked()
+        teller.answered(tokens=40)
+        assert line().split("failed 0  ")[1].startswith("answers 0  answer tokens 0")
+        teller.answered(tokens=None)
+        assert "answers 1  answer tokens 40" in line() and "in hand" not in line()
+        shown.count("t", 64, 0)
+        assert "64/240 rows" in line() and "rows/s" in line()
+    assert "answers 1  answer tokens 40  done" in capsys.readouterr().err
+
+
+def test_facts_that_cannot_be_had_change_nothing() -> None:
+    shown = Progress(lambda: {})
+    shown.follow("t", lambda: {}[0])
+    with shown.stage("round 1 score", "t", 240) as facts:
+        facts["loss"] = 1
+        shown._ask(shown._stages[-1])
+        assert facts == {"loss": 1}

@@ -17,6 +17,7 @@ import ray
 
 from tapir_ray.config import Replicas
 from tapir_ray.kept import Kept
+from tapir_ray.llm.engine_board import Teller
 from tapir_ray.records import FAILED, FILTERED, OK
 
 CUT = -1
@@ -39,6 +40,7 @@ class Asking:
         collect: Callable[[dict[str, Any]], dict[str, Any]],
         replicas: Replicas,
         engine_kwargs: dict[str, Any],
+        board: Any | None = None,
         **kwargs: Any,
     ) -> None:
         from tapir_ray.llm.executor import THREADS
@@ -46,7 +48,10 @@ class Asking:
         if replicas.gpus == 0:
             os.environ[THREADS] = str(threads(replicas, _node_cpus(), len(os.sched_getaffinity(0))))
         kwargs["engine_kwargs"] = {**_batch_sizes(replicas, engine_kwargs), **engine_kwargs}
+        self.teller = Teller(board, ray.get_runtime_context().get_actor_id() or "")
+        self.teller.starting()
         super().__init__(*args, **kwargs)
+        self.teller.ready()
         self.collect = collect
         self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
 
@@ -65,13 +70,20 @@ class Asking:
         from vllm.sampling_params import RequestOutputKind
 
         row["sampling_params"]["output_kind"] = RequestOutputKind.FINAL_ONLY
+        tokens: int | None = None
+        self.teller.asked()
         try:
-            return await self.ask(row)
+            request, output, seconds = await self.ask(row)
+            # A row that cannot be asked passes through the engine with a prompt of one token.
+            tokens = None if row.get("unasked") else output["num_generated_tokens"]
+            return request, output, seconds
         except BaseException as error:
             if self.llm.engine.errored:
                 logging.getLogger(__name__).error("the engine is dead: %s: %s", type(error).__name__, error)
                 os._exit(1)
             raise
+        finally:
+            self.teller.answered(tokens)
 
 
 class Keeping(Asking):

@@ -94,11 +94,13 @@ def generate(
     random_seed: int,
     processes: str | None = None,
     keep: Callable[[], Kept] | None = None,
+    board: Any | None = None,
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
 
     The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not. With
-    `keep`, called by each worker, an answer is kept when it is made, before the others of its batch are.
+    `keep`, called by each worker, an answer is kept when it is made, before the others of its batch are. The workers
+    tell `board`, an actor of `EngineBoard`, how their engines start and answer.
 
     A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
     does not take as `template_refused: …`; an error of the engine on one row is a failed row with the engine's message.
@@ -142,6 +144,7 @@ def generate(
         **({} if keep is None else {"keep": keep}),
         "collect": functools.partial(collect, columns=columns),
         "replicas": replicas,
+        "board": board,
     }
     # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
     processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": engine, "fn_constructor_kwargs": arguments})

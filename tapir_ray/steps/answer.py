@@ -9,17 +9,24 @@ import functools
 import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import ray
 import ray.data
 
 from tapir_ray.context import Context
 from tapir_ray.kept import Kept
+from tapir_ray.llm.engine_board import EngineBoard
 from tapir_ray.llm.engines import PROCESSES, stopped_if_dying
 from tapir_ray.llm.groups import left_overs_removed
+from tapir_ray.placement import with_driver
 from tapir_ray.records import ID, SCORED
 from tapir_ray.room import room, served, stays_beside
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.judge import judge
+
+FACTS_S = 5.0
+"""How long the progress line waits for the engines' board, whose process starts with the pipeline."""
 
 
 @contextmanager
@@ -77,7 +84,7 @@ def _answered_before(
 
 def _answers(context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int) -> ray.data.Dataset:
     resources = context.config.resources
-    make = functools.partial(_generate, context, model)
+    make = functools.partial(_generate, context, model, table)
     return context.run.answers(table, rows, make, SCORED, ID, expected, resources.rows_per_part, context.stage_cpus)
 
 
@@ -86,11 +93,23 @@ def beside(table: str) -> str:
     return f"{posixpath.dirname(table)}/answered"
 
 
-def _generate(context: Context, model: str, rows: ray.data.Dataset, keep: Callable[[], Kept]) -> ray.data.Dataset:
+def _generate(
+    context: Context, model: str, table: str, rows: ray.data.Dataset, keep: Callable[[], Kept]
+) -> ray.data.Dataset:
     from tapir_ray.llm.vllm import generate
 
     config = context.config
     processes = context.run.uri_of(PROCESSES)
+    board: Any = ray.remote(num_cpus=0)(EngineBoard).options(**with_driver()).remote()
+    context.progress.follow(table, lambda: ray.get(board.facts.remote(), timeout=FACTS_S))
     return generate(
-        rows, model, config.student, config.resources.student, context.stage_cpus, config.random_seed, processes, keep
+        rows,
+        model,
+        config.student,
+        config.resources.student,
+        context.stage_cpus,
+        config.random_seed,
+        processes,
+        keep,
+        board,
     )

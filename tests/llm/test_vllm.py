@@ -17,6 +17,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.kept import Kept
+from tapir_ray.llm.engine_board import EngineBoard
 from tapir_ray.llm.vllm import collect, engine_arguments, generate, tokenised
 from tapir_ray.records import ID, SCORED, conform
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
@@ -161,7 +162,12 @@ def test_a_started_engine_keeps_every_answer_and_asks_for_none_that_is_kept(ray_
 
     table = ray.data.from_arrow(conform(rows, SCORED))
     replicas = Replicas(cpus=1, gpus=0)
-    answered = generate(table, model, student, replicas, 0.1, 0, keep=keep).take_all()
+    board: Any = ray.remote(num_cpus=0)(EngineBoard).remote()
+    answered = generate(table, model, student, replicas, 0.1, 0, keep=keep, board=board).take_all()
+    facts = ray.get(board.facts.remote())
+    # 80 rows without the ten that were kept and the one that was not asked.
+    assert facts.keys() == {"answers", "answer tokens"} and facts["answers"] == "69"
+    assert 0 < int(facts["answer tokens"]) <= 69 * 8
     said = {int(row["instruction_id"]): row for row in answered}
     assert sorted(said) == list(range(80)) and len(answered) == 80
     assert [n for n in range(80) if said[n]["student_response"] == "said before"] == list(range(30, 40))
