@@ -15,10 +15,13 @@ from contextlib import contextmanager
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
 from tapir_ray.interrupt import interruptible
+from tapir_ray.private_folder import private_folder
 from tapir_ray.room import room, shortage, stopped_by_lost_nodes
 
-SHORT_PATH_LIMIT = 60
-"""Ray's socket paths hold about 107 characters; a long TMPDIR leaves no room for its own part."""
+SOCKET_PATH_LIMIT = 107
+"""Bytes that the path of a Unix socket may have."""
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+"""The longest part of such a path that Ray adds to its folder."""
 IDLE_WORKER_MS = 300_000
 LOG_LEVELS = {
     "ray.data": logging.CRITICAL,
@@ -42,13 +45,13 @@ def session(config: Config) -> Iterator[None]:
 
     from tapir_ray.pipelines import Watched
 
-    folder, show_logs = None, bool(os.environ.get("TAPIR_WORKER_LOGS"))
+    folder, spill = None, None
+    show_logs = bool(os.environ.get("TAPIR_WORKER_LOGS"))
     try:
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
         else:
-            base = tempfile.gettempdir()
-            folder = tempfile.mkdtemp(prefix="tapir-", dir=base if len(base) < SHORT_PATH_LIMIT else "/tmp")
+            folder, spill = ray_folder()
             memory = config.resources.object_store_gb
             ray.init(
                 address="local",
@@ -58,6 +61,7 @@ def session(config: Config) -> Iterator[None]:
                 logging_level=logging.WARNING,
                 log_to_driver=show_logs,
                 _temp_dir=folder,
+                object_spilling_directory=spill,
                 # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
                 _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
             )
@@ -77,8 +81,22 @@ def session(config: Config) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in filter(None, (folder, spill)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def ray_folder() -> tuple[str, str | None]:
+    """(a new folder for Ray's files, a folder of its own for spilled objects or None if they go there too).
+
+    Ray opens its folder to every user (mode 0777), sockets included: whoever connects runs code as this user. So it
+    lies in a folder that only this user can enter. With a long TMPDIR, in which a socket's path does not fit, it lies
+    in /tmp, and only what may need much room is in TMPDIR.
+    """
+    base = private_folder()
+    folder = tempfile.mkdtemp(dir=base, prefix="")
+    if len(os.fsencode(folder + SOCKET)) <= SOCKET_PATH_LIMIT:
+        return folder, None
+    return tempfile.mkdtemp(dir=private_folder("/tmp"), prefix=""), folder
 
 
 @contextmanager

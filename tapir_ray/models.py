@@ -9,7 +9,6 @@ The copy's place is the same on every machine: a hash of where the model is, and
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -25,10 +24,11 @@ import pyarrow.fs as pafs
 from filelock import FileLock
 
 from tapir_ray.errors import InputError
+from tapir_ray.private_folder import PRIVATE, private_folder, trusted
 from tapir_ray.storage import Storage, is_remote
 
 FOLDER = "TAPIR_MODELS"
-"""Environment variable: where the copies lie; unset, in a folder of the user's own beside other temporary files."""
+"""Environment variable: where the copies lie; unset, in the user's private folder for temporary files."""
 MODEL = "TAPIR_MODEL"
 """Environment variable of an engine's processes: the URI of the model that has to be here before it is loaded."""
 COPIES, UNUSED_S = 2, 3600.0
@@ -36,8 +36,16 @@ COPIES, UNUSED_S = 2, 3600.0
 
 
 def folder() -> Path:
-    """Where this machine keeps its copies."""
-    return Path(os.environ.get(FOLDER) or Path(tempfile.gettempdir()) / f"tapir-models-{getpass.getuser()}")
+    """Where this machine keeps its copies, created if it is missing.
+
+    Raises InputError for a folder to which another user could write: whoever can replace a model decides what is learnt
+    from it, and with `trust_remote_code` what runs.
+    """
+    if named := os.environ.get(FOLDER):
+        return trusted(Path(named).absolute(), FOLDER)
+    place = private_folder() / "models"
+    place.mkdir(PRIVATE, exist_ok=True)
+    return place
 
 
 def local(model: str) -> str:
