@@ -1,5 +1,7 @@
 """The prompts sent to teacher and judge: Jinja files beside this module, each of which a run may replace.
 
+They are rendered in a sandbox (`llm/sandbox.py`).
+
 prompts = Prompts(override_dir)          # files of the same name in the folder win
 prompts.render("expand", task="Math", instruction="…")
 """
@@ -13,6 +15,7 @@ import jinja2
 import jinja2.meta
 
 from tapir_ray.errors import InputError
+from tapir_ray.llm import sandbox
 
 SHIPPED = Path(__file__).parent / "prompts"
 NAMES = tuple(sorted(path.stem for path in SHIPPED.glob("*.jinja")))
@@ -33,9 +36,7 @@ class Prompts:
             if unknown:
                 raise InputError(f"prompts.dir {override_dir} has {unknown[0]}; the prompts are {', '.join(NAMES)}")
             folders.insert(0, folder)
-        self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined, autoescape=False
-        )
+        self._environment = sandbox.environment(folders)
         if override_dir is not None:
             for name in NAMES:
                 self._check(name, Path(override_dir) / f"{name}.jinja")
@@ -48,12 +49,21 @@ class Prompts:
         return self._environment.get_template(f"{name}.jinja").render(**values).strip()
 
     def _check(self, name: str, file: Path) -> None:
-        """Raises InputError where a prompt cannot be rendered, or uses what it is not given in any of its branches."""
+        """Raises InputError for a prompt that cannot be rendered, and for one that, in any of its branches, uses what it
+        is not given or what the sandbox forbids."""
         known = used = variables(name)
         try:
+            if found := sandbox.forbidden(self._environment, f"{name}.jinja"):
+                place, line, what = found
+                raise InputError(
+                    f"prompt {place} line {line} uses {what}, which a prompt may not: it reads the values that it is "
+                    "given, and changes none of them; take it out"
+                )
             if file.exists():
                 used = frozenset(jinja2.meta.find_undeclared_variables(self._environment.parse(file.read_text())))
             self.render(name, **{value: [value] if value == "labels" else value for value in known | used})
+        except InputError:
+            raise
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"prompt {file} line {error.lineno}: {error.message}") from error
         except Exception as error:
