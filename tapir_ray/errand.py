@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import tempfile
 import time
 import uuid
@@ -24,7 +25,7 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 from tapir_ray.errors import InputError, StageError, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
 from tapir_ray.job_log import POLL_S
-from tapir_ray.tree import files_of, pack
+from tapir_ray.tree import files_of, left_out, pack
 
 PATIENCE_S = 180.0
 
@@ -38,6 +39,8 @@ class Errand:
         self.files = files_of(self._tree)
         if script not in self.files:
             raise InputError(f"--address sends this folder, and it has no {script}: call it in the root of a checkout")
+        if kept_here := left_out(self._tree):
+            print(f"tapir: {kept_here}", file=sys.stderr, flush=True)
         self._script, self._arguments, self._variables = script, arguments, named(names)
 
     def run(self, client: JobSubmissionClient, patience_s: float = PATIENCE_S) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from tapir_ray.forwarded import FILE, HOOK, named
 from tapir_ray.job_log import POLL_S, connect, follow, listed, works_on
 from tapir_ray.simulator.options import RECORDED, TASKS
 from tapir_ray.storage import is_remote, refuse_secret
-from tapir_ray.tree import files_of, keys_of, pack
+from tapir_ray.tree import files_of, left_out, pack
 
 FOLDER = "jobs"
 NAME = "tapir_job"
@@ -81,8 +81,8 @@ def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> i
     tree = Path.cwd()
     files = files_of(tree)
     check(submission, files)
-    if left_out := keys_of(tree):
-        _say(f"not sent, since they may hold keys: {', '.join(left_out)}; --env takes a key along")
+    if kept_here := left_out(tree):
+        _say(kept_here)
     variables = named(names)
     for key, endpoint in submission.config.endpoints.items():
         if endpoint.api_key_env and endpoint.api_key_env not in variables:

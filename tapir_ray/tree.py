@@ -1,44 +1,36 @@
-"""The working tree as it goes to a cluster: its files without ignored ones and keys, in one small zip file.
+"""The working tree as it goes to a cluster: its files without ignored ones and credentials, in one small zip file.
 
 files = files_of(Path.cwd())
+print(left_out(Path.cwd()))
 pack(Path.cwd(), files, {}, Path("tree.zip"))
 """
 
 from __future__ import annotations
 
+import stat
 import zipfile
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ray._private.thirdparty.pathspec import PathSpec
-
+from tapir_ray.credential_files import may_hold_key
 from tapir_ray.errors import InputError
 from tapir_ray.forwarded import FILE
+from tapir_ray.ignore_files import RAY, Rules
 
-IGNORE_FILES = (".gitignore", ".rayignore")
 NEVER = {".git", ".venv", "venv", "__pycache__", FILE}
 """Left out by their names: history, what is installed or compiled, and what an earlier job was given."""
-KEYS = (
-    ".env*", "*.env", ".netrc", "*.pem", "*.key", "*.p12", "*.pfx", "id_rsa*", "id_ed25519*", ".aws", ".kube",
-    "kubeconfig*", "application_default_credentials.json",
-)  # fmt: skip
-"""Names of files and folders that are likely to hold keys, in any case of letters; left out as well."""
 MOST_BYTES = 20 * 2**20
 """Every node gets all of it before its first task."""
-NAMED = 5
-
-Ignore = tuple[Path, PathSpec]
-"""A folder, and the rules of an ignore file in it."""
+NAMED, NAMED_KEYS = 5, 10
 
 
 def files_of(tree: Path) -> dict[str, int]:
-    """Bytes of every file of the tree that no ignore file and none of KEYS leaves out, by its path in the tree.
+    """Bytes of every file of the tree that is sent, by its path in the tree: ignored ones and credentials are not.
 
     Rules are those of git, in `.gitignore` and `.rayignore` of any folder; links to folders are not followed. Raises
     InputError, naming the largest files, where all together are more than MOST_BYTES.
     """
-    found = {_name(path, tree): path.stat().st_size for path in _walk(tree, ()) if not _may_hold_key(path)}
+    found = {_name(path, tree): path.stat().st_size for path, key in _walk(tree, Rules()) if not key}
     if (total := sum(found.values())) > MOST_BYTES:
         largest = sorted(found, key=lambda name: -found[name])[:NAMED]
         raise InputError(
@@ -50,20 +42,39 @@ def files_of(tree: Path) -> dict[str, int]:
 
 
 def keys_of(tree: Path) -> list[str]:
-    """What KEYS alone leaves out, files and whole folders, by the path in the tree."""
-    return [_name(path, tree) for path in _walk(tree, ()) if _may_hold_key(path)]
+    """Files and whole folders that are left out only since they may hold credentials, by the path in the tree."""
+    return [_name(path, tree) for path, key in _walk(tree, Rules()) if key]
+
+
+def left_out(tree: Path) -> str | None:
+    """A sentence for the user that names what `keys_of` finds, None if that is nothing."""
+    keys = keys_of(tree)
+    if not keys:
+        return None
+    more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+    return (
+        f"not sent, since they may hold keys: {', '.join(keys[:NAMED_KEYS])}{more}; --env takes a key along, and a "
+        f"line !NAME in {RAY} sends a file all the same"
+    )
 
 
 def pack(tree: Path, files: dict[str, int], private: dict[str, bytes], target: Path) -> None:
     """Write the tree's `files` to a zip file, and `private` ones that only their owner may read.
 
-    The same content gives the same bytes, so that a cluster which has it already is sent nothing.
+    The same content gives the same bytes, so that a cluster which has it already is sent nothing. Ray sends the file
+    as it is: what was counted is what goes. Raises InputError for a file that cannot be read.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
         for name in sorted(files):
-            _add(package, name, (tree / name).read_bytes(), (tree / name).stat().st_mode)
+            try:
+                content, mode = (tree / name).read_bytes(), (tree / name).stat().st_mode
+            except OSError as error:
+                raise InputError(
+                    f"{tree / name} cannot be read ({error.strerror}): make it readable, or put it into {RAY}"
+                ) from error
+            _add(package, name, content, mode)
         for name, content in sorted(private.items()):
-            _add(package, name, content, 0o100600)
+            _add(package, name, content, stat.S_IFREG | 0o600)
 
 
 def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None:
@@ -72,35 +83,29 @@ def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None
     package.writestr(entry, content)
 
 
-def _walk(folder: Path, ignores: tuple[Ignore, ...]) -> Iterator[Path]:
-    """Files that are not ignored; a folder that may hold keys comes itself instead of its files."""
-    ignores = (*ignores, *_ignores_of(folder))
-    for entry in sorted(folder.iterdir()):
-        # A rule that ends with a slash is for folders alone.
-        if entry.name in NEVER or _ignored(entry, ignores, "/" if entry.is_dir() else ""):
+def _walk(folder: Path, rules: Rules) -> Iterator[tuple[Path, bool]]:
+    """(a file that is not ignored, False), and (a file or whole folder that may hold credentials, True)."""
+    rules = rules.with_folder(folder)
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read ({error.strerror}): make it readable, or put it into {RAY}"
+        ) from error
+    for entry in entries:
+        if entry.name in NEVER or rules.leave_out(entry):
             continue
-        if entry.is_file() or _may_hold_key(entry):
-            yield entry
-        elif entry.is_dir() and not entry.is_symlink():
-            yield from _walk(entry, ignores)
-
-
-def _may_hold_key(entry: Path) -> bool:
-    return any(fnmatchcase(entry.name.lower(), pattern) for pattern in KEYS)
+        is_folder, is_file = entry.is_dir(), entry.is_file()
+        if (is_file or is_folder) and not rules.force(entry) and may_hold_key(entry):
+            yield entry, True
+        elif is_file:
+            yield entry, False
+        elif is_folder and not entry.is_symlink():
+            yield from _walk(entry, rules)
 
 
 def _name(entry: Path, tree: Path) -> str:
     return entry.relative_to(tree).as_posix()
-
-
-def _ignores_of(folder: Path) -> Iterator[Ignore]:
-    for name in IGNORE_FILES:
-        if (folder / name).is_file():
-            yield folder, PathSpec.from_lines("gitwildmatch", (folder / name).read_text().splitlines())
-
-
-def _ignored(entry: Path, ignores: tuple[Ignore, ...], end: str = "") -> bool:
-    return any(rules.match_file(f"{entry.relative_to(folder).as_posix()}{end}") for folder, rules in ignores)
 
 
 def _megabytes(size: int) -> str:

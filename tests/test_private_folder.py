@@ -1,4 +1,4 @@
-"""Nobody else reads or writes what lies in the folder for temporary files; a folder that another has laid is refused."""
+"""Nobody else reads or writes what lies in the folder for temporary files; one that another laid is refused."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_named_folder_for_models_is_private_or_the_users_own(
     for open_to in (0o777, 0o775, 0o1777):
         models.folder().chmod(0o700)
         (tmp_path / "scratch" / "models").chmod(open_to)
-        with pytest.raises(InputError, match=r"TAPIR_MODELS .* can be written by other users .*that does not exist yet"):
+        with pytest.raises(InputError, match=r"TAPIR_MODELS .* can be written by other users .*does not exist yet"):
             models.folder()
         (tmp_path / "scratch" / "models").chmod(0o700)
 

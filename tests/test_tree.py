@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from tapir_ray import tree
 from tapir_ray.errors import InputError
-from tapir_ray.tree import files_of, keys_of, pack
+from tapir_ray.tree import files_of, keys_of, left_out, pack
 from tests.runs import ROOT
 
 
@@ -104,3 +106,120 @@ def test_the_same_content_is_the_same_package(tmp_path: Path) -> None:
     (source / "a.py").write_text("changed")
     pack(source, files_of(source), private, tmp_path / "three.zip")
     assert (tmp_path / "three.zip").read_bytes() != (tmp_path / "two.zip").read_bytes()
+
+
+def tracked(folder: Path) -> set[str]:
+    """The files that git would add."""
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    listed = subprocess.run(
+        ["git", "-c", "core.excludesFile=/dev/null", "ls-files", "-z", "--others", "--exclude-standard"],
+        cwd=folder, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return set(filter(None, listed.stdout.split("\0")))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rules_are_those_of_git(tmp_path: Path, seed: int) -> None:
+    """Nested files, negations, folders, anchors, stars: as git itself decides."""
+    draw = random.Random(seed)
+    folders, names = ["", "a/", "b/", "a/b/", "a/b/c/"], ["x.log", "y.txt", "z", "data.json", "#h", "a b.txt", "[k].py"]
+    rules = [
+        "*.log", "!x.log", "/y.txt", "b/", "!b/", "a/b", "**/z", "a/**/c", "b/*", "!b/z", "*", "!*/", "!*.txt", "# no",
+        "", "\\#h", "a b.txt", "[x-z]*", "?", "/a/*/", "data.*  ", "c", "!c", "z/", "\\[k].py", "a/**",
+    ]  # fmt: skip
+    write(tmp_path, {f"{folder}{name}": "x" for folder in folders for name in names})
+    for folder in folders:
+        if draw.random() < 0.6:
+            end = draw.choice(["\n", "\r\n"])
+            (tmp_path / folder / ".gitignore").write_bytes(end.join(draw.sample(rules, 4)).encode())
+    assert set(files_of(tmp_path)) == tracked(tmp_path)
+
+
+def test_a_rayignore_wins_over_a_gitignore(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            ".gitignore": "*.jsonl\nout/\n",
+            ".rayignore": "!seed.jsonl\n!out/\n*.md\n",
+            "seed.jsonl": "",
+            "other.jsonl": "",
+        },
+    )
+    write(tmp_path, {"out/a.py": "", "README.md": "", "sub/.gitignore": "!README.md\n", "sub/README.md": ""})
+    assert set(files_of(tmp_path)) == {".gitignore", ".rayignore", "seed.jsonl", "out/a.py", "sub/.gitignore"}
+
+
+def test_a_file_with_keys_is_sent_if_a_rayignore_names_it(tmp_path: Path) -> None:
+    files = (
+        ".env",
+        "a/secrets.yaml",
+        "b/secrets.yaml",
+        ".ssh/config",
+        ".ssh/id_rsa",
+        "ca.pem",
+        "secrets/x",
+        "t.key",
+    )
+    write(tmp_path, {**dict.fromkeys(files, ""), ".gitignore": ".env\n"})
+    (tmp_path / ".rayignore").write_text("!.env\n!/a/secrets.yaml\n!*.pem\n!.ssh/config\n!secrets/\n*.key\n!t.key\n")
+    assert set(files_of(tmp_path)) - {".gitignore", ".rayignore"} == {
+        ".env", "a/secrets.yaml", ".ssh/config", "secrets/x", "t.key",
+    }  # fmt: skip
+    assert keys_of(tmp_path) == [".ssh/id_rsa", "b/secrets.yaml", "ca.pem"], "a pattern does not let keys through"
+
+
+def test_a_gitignore_lets_no_key_through(tmp_path: Path) -> None:
+    """Secrets are often kept in a repository for a tool of its own, which is no reason to send them."""
+    write(tmp_path, {".gitignore": "*\n!.env\n!.gitignore\n", ".env": "", "a.py": ""})
+    assert set(files_of(tmp_path)) == {".gitignore"} and keys_of(tmp_path) == [".env"]
+
+
+def test_what_is_left_out_is_named_up_to_ten(tmp_path: Path) -> None:
+    assert left_out(tmp_path) is None
+    write(tmp_path, {f"{number:02}.pem": "" for number in range(10)})
+    named = left_out(tmp_path)
+    assert named is not None and "may hold keys: 00.pem, " in named and ", 09.pem; --env" in named and "\n" not in named
+    write(tmp_path, {".aws/config": "", "z/.npmrc": "", "z/.netrc": ""})
+    assert "08.pem and 3 more; --env takes a key along, and a line !NAME in .rayignore sends" in str(left_out(tmp_path))
+
+
+def test_a_link_to_a_key_is_not_a_way_around(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write(tmp_path, {"home/.ssh/id_rsa": "k", "home/.aws/config": "k", "home/rows.txt": "r", "tree/a.py": ""})
+    for name, target in {"deploy.txt": ".ssh/id_rsa", "aws.txt": ".aws/config", "rows.txt": "rows.txt"}.items():
+        (tree / name).symlink_to(tmp_path / "home" / target)
+    (tree / "data").symlink_to(tmp_path / "home")
+    assert set(files_of(tree)) == {"a.py", "rows.txt"} and keys_of(tree) == ["aws.txt", "deploy.txt"]
+
+
+@pytest.mark.parametrize("line", ["!", "[z-a]", "\\"])
+def test_a_rule_that_is_none_is_named(tmp_path: Path, line: str) -> None:
+    """A rule that is passed over would send what it is to keep here."""
+    write(tmp_path, {"sub/.rayignore": f"*.log\n{line}\n"})
+    with pytest.raises(InputError, match=r"sub/\.rayignore line 2 is not a rule of git"):
+        files_of(tmp_path)
+
+
+def test_an_ignore_file_in_another_encoding_is_read(tmp_path: Path) -> None:
+    write(tmp_path, {"a.log": "", "b.txt": ""})
+    (tmp_path / ".gitignore").write_bytes(b"\xef\xbb\xbf*.log\r\n# caf\xe9\r\n")
+    assert set(files_of(tmp_path)) == {".gitignore", "b.txt"}
+
+
+def test_no_private_module_of_ray_is_used() -> None:
+    for file in ("tree", "ignore_files", "credential_files", "submit", "errand"):
+        assert "ray._private" not in (ROOT / "tapir_ray" / f"{file}.py").read_text()
+
+
+def test_what_is_counted_is_what_is_packed(tmp_path: Path) -> None:
+    source = tmp_path / "tree"
+    write(source, {"a.py": "aa", "b/c.py": "c", ".env": "k", ".gitignore": "*.log\n", "x.log": "l", "link.txt": ""})
+    (source / "link.txt").unlink()
+    (source / "link.txt").symlink_to(source / "a.py")
+    sent = files_of(source)
+    pack(source, sent, {}, tmp_path / "tree.zip")
+    with zipfile.ZipFile(tmp_path / "tree.zip") as package:
+        assert {entry.filename: entry.file_size for entry in package.infolist()} == sent
+    sent["gone.py"] = 1
+    with pytest.raises(InputError, match=r"gone\.py cannot be read \(No such file"):
+        pack(source, sent, {}, tmp_path / "tree.zip")

@@ -49,8 +49,8 @@ class Prompts:
         return self._environment.get_template(f"{name}.jinja").render(**values).strip()
 
     def _check(self, name: str, file: Path) -> None:
-        """Raises InputError for a prompt that cannot be rendered, and for one that, in any of its branches, uses what it
-        is not given or what the sandbox forbids."""
+        """Raises InputError for a prompt that cannot be rendered or that, in any of its branches, uses what it is not
+        given or what the sandbox forbids."""
         known = used = variables(name)
         try:
             if found := sandbox.forbidden(self._environment, f"{name}.jinja"):
