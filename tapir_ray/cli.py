@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from tapir_ray.cluster import set_environment
 from tapir_ray.config import Config, load
+from tapir_ray.credentials import refuse_words
 from tapir_ray.errors import InputError, Stopped, own_error, sentence
+from tapir_ray.redaction import redacted
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["submit"] and "--" in arguments:
         end = arguments.index("--")
         arguments, for_job = arguments[:end], arguments[end + 1 :]
+    try:
+        refuse_words(arguments)
+        refuse_words(for_job)
+    except InputError as error:
+        print(f"tapir: {error}", file=sys.stderr)
+        return error.exit_status
     options = _parser().parse_args(arguments, argparse.Namespace(for_job=for_job))
     return ended(options.verb, options)
 
@@ -41,9 +51,15 @@ def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace
     except Exception as error:
         own = own_error(error)
         if own is None:
+            sys.excepthook = _show_redacted
             raise
         print(f"tapir: {sentence(own)}", file=sys.stderr)
         return own.exit_status
+
+
+def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback without the keys that a library's error may quote."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _run(options: argparse.Namespace) -> int:

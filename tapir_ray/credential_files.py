@@ -43,7 +43,8 @@ NAMES = (
 """Names of files and folders, in any case of letters."""
 PLACES = (
     ".ssh/*", ".config/gcloud", ".config/gh", ".config/hub", ".config/containers/auth.json", ".docker/config.json",
-    ".m2/settings.xml", ".m2/settings-security.xml", ".gradle/gradle.properties", "wandb/settings", ".dbt/profiles.yml", "age/keys.txt",
+    ".m2/settings.xml", ".m2/settings-security.xml", ".gradle/gradle.properties", "wandb/settings", ".dbt/profiles.yml",
+    "age/keys.txt",
     ".cargo/credentials*", ".kaggle/*.json", ".wandb/settings",
 )  # fmt: skip
 """Names with their folders, for names that are ordinary elsewhere."""

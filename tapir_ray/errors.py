@@ -1,12 +1,16 @@
 """The errors a user can meet, each with the exit status of the command that ends with it."""
 
+from __future__ import annotations
+
+from tapir_ray.redaction import redacted
+
 RAYS_ADVICE = "\nFailed to apply UDF transform"
 """What Ray Data adds to the text of an error in a pipeline, from here on, is of no use to a user."""
 
 
 def last_line(error: BaseException) -> str:
     """What an error says in the end: after the traceback of another process, if it carries one."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in redacted(str(error)).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 
 
@@ -14,6 +18,10 @@ class TapirError(Exception):
     """Base of every error that tapir-ray raises on purpose; its text says what to change."""
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        """The text without keys that a library's error, quoted in it, may repeat."""
+        return redacted(super().__str__())
 
 
 class InputError(TapirError):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tapir_ray.errors import InputError
+from tapir_ray.redaction import looks_like_a_key
 
 FILE = ".tapir_forwarded.json"
 """In the working folder of the job and of its workers."""
@@ -25,6 +26,8 @@ def named(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         if "=" in name:
             raise InputError("--env takes names alone: set the variable here, where no other user reads its value")
+        if looks_like_a_key(name):
+            raise InputError("--env takes the name of a variable, and not the key itself")
         if name not in os.environ:
             raise InputError(f"--env {name}: this variable is not set here; set it, or leave it out")
         found[name] = os.environ[name]

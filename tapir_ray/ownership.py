@@ -30,6 +30,7 @@ import pyarrow.fs as pafs
 from tapir_ray.errors import InputError, StageError, Stopped, own_error, sentence
 from tapir_ray.interrupt import interrupt
 from tapir_ray.llm.watch import identity, is_alive
+from tapir_ray.redaction import redacted
 from tapir_ray.storage import Storage, now
 
 FOLDER = "attempts"
@@ -130,7 +131,7 @@ def _why(error: BaseException) -> tuple[int, str]:
 def _command() -> str:
     """How this process was called."""
     name = Path(sys.argv[0]).name
-    return shlex.join(["tapir" if name in ("tapir", "cli.py") else name, *sys.argv[1:]])
+    return redacted(shlex.join(["tapir" if name in ("tapir", "cli.py") else name, *sys.argv[1:]]))
 
 
 def claim(storage: Storage) -> int:

@@ -19,8 +19,9 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from tapir_ray.credentials import refuse_secret
 from tapir_ray.errors import InputError
-from tapir_ray.storage import is_remote, refuse_secret, uri_in
+from tapir_ray.storage import is_remote, uri_in
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 FILE_SUFFIXES = (*SUFFIXES, ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".yaml")

@@ -15,6 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from tapir_ray.credentials import refuse_secret
 from tapir_ray.errors import InputError
 
 
@@ -92,17 +93,6 @@ class Storage:
 def is_remote(place: str) -> bool:
     """Whether a file, folder or model is named by a URI, so that no local path is meant."""
     return "://" in place
-
-
-def refuse_secret(uri: str) -> None:
-    """Raises InputError for a URI with a user or a key, which files and messages would show; `a.b=URI` is one too."""
-    place, _, options = uri.partition("?")
-    # A key may have a slash, and then is not in what a parser calls the host.
-    if is_remote(uri) and ("@" in place or "secret_key" in options):
-        raise InputError(
-            f"a URI of {uri.partition('://')[0]}:// holds a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
-            "instead"
-        )
 
 
 def uri_in(folder: str, name: str) -> str:

@@ -23,11 +23,12 @@ from pathlib import Path, PurePath
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from tapir_ray.config import Config
+from tapir_ray.credentials import refuse_secret, refuse_words
 from tapir_ray.errors import InputError, StageError, Stopped, last_line
 from tapir_ray.forwarded import FILE, HOOK, named
 from tapir_ray.job_log import POLL_S, connect, follow, listed, works_on
 from tapir_ray.simulator.options import RECORDED, TASKS
-from tapir_ray.storage import is_remote, refuse_secret
+from tapir_ray.storage import is_remote
 from tapir_ray.tree import files_of, left_out, pack
 
 FOLDER = "jobs"
@@ -145,8 +146,9 @@ def check(submission: Submission, files: Iterable[str]) -> None:
     """
     places = [place for _, place in _inputs(submission.config)]
     cache = submission.config.cache.dir or ""
-    for given in (submission.run_dir, cache, *places, *submission.overrides, *submission.arguments):
+    for given in (submission.run_dir, cache, *places):
         refuse_secret(given)
+    refuse_words([*submission.overrides, *submission.arguments])
     sent = set(files)
     if (script := submission.script) not in sent:
         there = sorted(PurePath(name).stem for name in sent if PurePath(name).match(f"{FOLDER}/*.py"))

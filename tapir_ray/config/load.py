@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.section import Section
+from tapir_ray.credentials import refuse_secrets
 from tapir_ray.errors import InputError
 
 SECRETIVE = (("base_url",), ("api_key_env",))
-"""Keys whose wrong value may be a secret, and is not repeated."""
+"""Keys whose wrong value may be a secret that no pattern knows, and is not repeated."""
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -29,7 +30,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not valid YAML: {_problem(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} is empty or not a mapping of keys to values")
     for override in overrides or []:
@@ -46,7 +47,14 @@ def changed(config: Config, overrides: list[str]) -> Config:
 
 
 def parse(content: dict[str, Any], where: str = "config") -> Config:
-    """Validate a mapping. Raises InputError that names the first bad key and counts the others."""
+    """Validate a mapping. Raises InputError that names the first bad key and counts the others.
+
+    A value that holds a credential is refused first, so that no other message repeats it.
+    """
+    try:
+        refuse_secrets(content)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -68,7 +76,15 @@ def _apply(content: dict[str, Any], override: str) -> None:
     try:
         node[last] = yaml.safe_load(value) if value else None
     except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"--set {override}: the value is not valid YAML: {_problem(error)}") from error
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What is wrong, and where. PyYAML's own text quotes a piece of the line, which may be a piece of a key."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"{error.problem or error.context} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _sentence(error: ValidationError) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from tapir_ray.config.section import Count, Section, Share, default_of
 from tapir_ray.cost import prices
+from tapir_ray.redaction import looks_like_a_key, secret_of
 
 SIMULATOR = "simulator"
 """The `base_url` that names the simulator of the config."""
@@ -98,15 +98,15 @@ class Endpoint(Section):
     @field_validator("api_key_env")
     @classmethod
     def _names_a_variable(cls, name: str | None) -> str | None:
-        if name is not None and not re.fullmatch(r"[A-Za-z_]\w*", name):
+        if name is not None and (not re.fullmatch(r"[A-Za-z_]\w*", name) or looks_like_a_key(name)):
             raise ValueError("write the name of an environment variable, such as OPENAI_API_KEY, not the key itself")
         return name
 
     @field_validator("base_url")
     @classmethod
     def _holds_no_secret(cls, url: str | None) -> str | None:
-        if url is not None and "@" in urlsplit(url).netloc:
-            raise ValueError("the URL holds a user or password, which files would show; name a variable in api_key_env")
+        if url is not None and (found := secret_of(url)):
+            raise ValueError(f"the URL holds {found}, which files would show; name a variable in api_key_env")
         return url
 
     @property

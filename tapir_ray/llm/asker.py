@@ -15,6 +15,7 @@ from tapir_ray.llm.batch import BatchClient
 from tapir_ray.llm.cache import Cache
 from tapir_ray.llm.openai import Client, slots
 from tapir_ray.llm.target import Target
+from tapir_ray.redaction import redacted
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
@@ -86,5 +87,5 @@ class Asker:
 
 def _failed(row: Row, error: Exception) -> Row:
     """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+    reason = f"{type(error).__name__}: {redacted(' '.join(str(error).split()))[:500]}"
     return {**row, "status": records.FAILED, "reason": reason}

@@ -30,6 +30,7 @@ from tapir_ray.llm.request import request_body, request_key, worst_case
 from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Count, Meter
 from tapir_ray.records import BUDGET_USED_UP, FAILED, FILTERED, Message
+from tapir_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from tapir_ray.llm.cache import Cache
@@ -153,9 +154,7 @@ class Client:
             # The aiohttp transport reports a refused connection as a timeout; its cause says what happened.
             error = error.__cause__
         message = " ".join(str(error).split()) or f"no reply within {self.target.endpoint.timeout_s:g} s"
-        if self.target.key is not None:
-            message = message.replace(self.target.key.reveal(), "***")
-        return Reply(None, status=FAILED, reason=f"{type(error).__name__}: {message[:500]}")
+        return Reply(None, status=FAILED, reason=f"{type(error).__name__}: {redacted(message)[:500]}")
 
 
 def slots(target: Target, workers: int = 1) -> InFlight:

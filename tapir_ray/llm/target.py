@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tapir_ray.config import Endpoint
+from tapir_ray.redaction import remember
 
 
 class Secret:
-    """A key that travels to workers and prints as stars."""
+    """A key that travels to workers, prints as stars and is starred in errors."""
 
     def __init__(self, value: str) -> None:
         self._value = value
+        remember(value)
+
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        # A worker that it travels to knows it as well.
+        return Secret, (self._value,)
 
     def reveal(self) -> str:
         """The key itself."""

@@ -1,0 +1,173 @@
+"""What in a text is a key, and the text with stars in its place.
+
+    redacted("https://h/v1?api_key=abc refused")      # "https://h/v1?api_key=*** refused"
+    secret_of("s3://id:key@bucket/runs")              # "a user or password"
+
+A key that came from a variable named in `api_key_env` is starred wherever it stands. This module imports none of ours:
+every error of tapir-ray shows its text through it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, unquote
+
+STARS = "***"
+SHORTEST = 8
+"""Shorter values of variables are not starred: they may stand anywhere."""
+LAST_WORDS = {
+    "key", "keys", "token", "secret", "password", "passwd", "passphrase", "signature", "credential", "credentials",
+}  # fmt: skip
+"""A name whose last word is one of these holds a key: `api_key`, `X-Amz-Signature`, `subscription-key`."""
+WHOLE = {
+    "apikey", "xapikey", "accesskey", "secretkey", "authkey", "accountkey", "subscriptionkey", "privatekey",
+    "sharedkey", "accesstoken", "authtoken", "bearertoken", "idtoken", "refreshtoken", "sessiontoken", "securitytoken",
+    "hftoken", "clientsecret", "appsecret", "authorization", "proxyauthorization", "auth", "bearer", "jwt", "pwd",
+    "pass", "cookie", "ocpapimsubscriptionkey", "xamzsignature", "xgoogsignature", "xamzsecuritytoken",
+    "awsaccesskeyid",
+}  # fmt: skip
+IN_QUERIES = {"code", "sig", "sas", "hmac", "pw"}
+"""Names that mean this in the query of a URL alone."""
+HARMLESS = {
+    "promptcachekey", "cachekey", "stoptoken", "bostoken", "eostoken", "padtoken", "unktoken", "masktoken",
+    "thinktoken", "septoken", "clstoken", "imagetoken", "sortkey", "partitionkey", "primarykey", "foreignkey",
+    "tokenkey",
+}  # fmt: skip
+"""Names of other things, in the body of a request and in the arguments of an engine."""
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+KEYS = re.compile(
+    r"\b(?:sk|pk|rk)-[A-Za-z0-9_*-]{8,}"
+    r"|\b(?:gsk|hf|ghp|gho|ghs|ghu|ghr|r8|fw)_[A-Za-z0-9*]{16,}"
+    r"|\b(?:github_pat_|tgp_v1_|glpat-|nvapi-|pplx-|csk-|xai-|xox[abposr]-)[A-Za-z0-9_*-]{16,}"
+    r"|\bAKIA[0-9A-Z]{12,}|\bASIA[0-9A-Z]{12,}|\bAIza[0-9A-Za-z_-]{20,}|\bya29\.[0-9A-Za-z_-]{20,}"
+    r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)?"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
+)
+"""Keys as providers make them."""
+BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~*-]{8,}")
+QUOTED = re.compile(r"(?i)(key (?:provided|given)\s*[:=]\s*['\"]?)([^\s'\",;]+)")
+"""How endpoints quote a key that they refuse, whole or in part: `Incorrect API key provided: abcd****wxyz`."""
+NAMED = re.compile(
+    r"""(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<sign>["']?\s*[=:]\s*["']?)(?P<value>[^\s"'&,;{}\[\]]{4,})"""
+)
+
+_known: set[str] = set()
+
+
+def remember(key: str) -> None:
+    """From now on `redacted` stars this key in whatever text of this process."""
+    if len(key) >= SHORTEST:
+        _known.add(key)
+
+
+def names_a_key(name: str, in_query: bool = False) -> bool:
+    """Whether a parameter, header or argument of this name holds a key: `api_key`, `X-Amz-Signature`."""
+    name = name.rpartition(".")[2]
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    if plain in HARMLESS and not in_query:
+        return False
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower())
+    return (
+        plain in WHOLE
+        or (in_query and plain in IN_QUERIES)
+        or (bool(words) and words[-1] in LAST_WORDS and (in_query or words != ["keys"]))
+        or plain.endswith(("apikey", "secretkey", "accesskey", "password", "accesstoken"))
+    )
+
+
+def looks_like_a_key(text: str) -> bool:
+    """Whether a text is a key itself, as providers make them, where the name of a variable should be."""
+    if is_key(text):
+        return True
+    mixed = re.search(r"[a-z]", text) and re.search(r"\d", text)
+    return len(text) >= 20 and "_" not in text and bool(mixed)
+
+
+def is_key(value: str) -> bool:
+    """Whether the whole text is a key as providers make them."""
+    return len(value) >= 20 and re.search(r"\d", value) is not None and KEYS.fullmatch(value) is not None
+
+
+def secret_of(uri: str) -> str | None:
+    """What a URI holds that nobody may see (`a user or password`, `a key in its query (api_key)`), None if nothing."""
+    scheme = SCHEME.search(uri)
+    if scheme is None:
+        return None
+    rest = uri[scheme.end() :]
+    if _has_user(scheme[1].lower(), rest):
+        return "a user or password"
+    place, _, options = rest.partition("?")
+    options, _, fragment = options.partition("#")
+    fragment = fragment or place.partition("#")[2]
+    for name, value in [*_options(options), *_options(fragment)]:
+        if value and names_a_key(name, in_query=True):
+            return f"a key in its query ({name})"
+        if value and (secret_of(value) or re.search(r":[^/@]+@", value)):
+            return f"a key in its query ({name})"
+    return None
+
+
+def redacted(text: str) -> str:
+    """The text with keys, passwords in URIs and secret parameters starred."""
+    for key in sorted({*_known, *_environment()}, key=len, reverse=True):
+        text = text.replace(key, STARS)
+    text = URI.sub(lambda found: _starred(found[0]), text)
+    text = BEARER.sub(lambda found: f"{found[1]} {STARS}", text)
+    text = KEYS.sub(STARS, text)
+    text = QUOTED.sub(lambda found: found[1] + STARS, text)
+    return NAMED.sub(_starred_value, text)
+
+
+def _has_user(scheme: str, rest: str) -> bool:
+    """Whether a user or a password stands in what follows the scheme; either may have a slash or a question mark."""
+    if "@" not in rest:
+        return False
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    if "@" in host:
+        # A container and its account; a password would follow a colon.
+        return not (scheme in ("abfs", "abfss", "wasb", "wasbs") and ":" not in host.rpartition("@")[0])
+    # Then its end is not in what a parser calls the host. A port is a number.
+    port = host.partition(":")[2]
+    return bool(port) and not (port.isdigit() and scheme in ("http", "https"))
+
+
+def _options(query: str) -> list[tuple[str, str]]:
+    return [pair for part in re.split("[&;]", query) for pair in parse_qsl(part, keep_blank_values=True)]
+
+
+def _environment() -> Iterator[str]:
+    """Values of the variables whose names say that they hold a key."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and names_a_key(name) and "/" not in value[:1]:
+            yield value
+
+
+def _starred(uri: str) -> str:
+    scheme = SCHEME.match(uri)
+    assert scheme is not None
+    rest = uri[scheme.end() :]
+    if _has_user(scheme[1].lower(), rest):
+        rest = f"{STARS}@{rest[rest.rfind('@') + 1 :]}"
+    place, mark, options = rest.partition("?")
+
+    def star(found: re.Match[str]) -> str:
+        name, value = unquote(found[1]), unquote(found[2])
+        secret = names_a_key(name, in_query=True) or secret_of(value) or re.search(r":[^/@]+@", value)
+        return f"{found[1]}={STARS}" if value and secret else found[0]
+
+    options = re.sub(r"([^=&;#?]+)=([^&;#\s]*)", star, options)
+    if "#" in place:
+        head, _, fragment = place.partition("#")
+        place = f"{head}#{re.sub(r'([^=&;]+)=([^&;]*)', star, fragment)}"
+    return f"{scheme[0]}{place}{mark}{options}"
+
+
+def _starred_value(found: re.Match[str]) -> str:
+    # "the key: …" and "unexpected token: …" are no names of a key's.
+    bare = found["name"].lower() in ("key", "keys") or (found["name"].lower() == "token" and "=" not in found["sign"])
+    if bare or not names_a_key(found["name"]):
+        return found[0]
+    return f"{found['name']}{found['sign']}{STARS}"
