@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """The exit status with which a command ends, its error printed if that is tapir-ray's own."""
-    set_environment()
+    set_environment(here=not getattr(options, "address", None))
     try:
         return verb(options)
     except KeyboardInterrupt:

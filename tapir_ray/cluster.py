@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
@@ -39,7 +42,7 @@ def session(config: Config) -> Iterator[None]:
 
     Raises InputError if the config asks for more than the cluster has.
     """
-    set_environment()
+    set_environment(here=True)
     import ray
     import ray.data
 
@@ -52,6 +55,7 @@ def session(config: Config) -> Iterator[None]:
             ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
         else:
             folder, spill = ray_folder()
+            close_token()
             memory = config.resources.object_store_gb
             ray.init(
                 address="local",
@@ -99,6 +103,24 @@ def ray_folder() -> tuple[str, str | None]:
     return tempfile.mkdtemp(dir=private_folder("/tmp"), prefix=""), folder
 
 
+def close_token() -> None:
+    """Let no other user read the token without which Ray's servers answer nobody; Ray writes it for all to read.
+
+    A user's own `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_MODE` stays as it is.
+    """
+    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")):
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # without a home, Ray says what it lacks
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+                stream.write(secrets.token_hex(32))
+        except FileExistsError:
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process as it always does.
@@ -126,8 +148,16 @@ def stopped_by_signals() -> Iterator[None]:
         restore()
 
 
-def set_environment() -> None:
-    """Defaults that keep a run to its own output; what the user has set stays. To be called before Ray is imported."""
+def set_environment(here: bool = False) -> None:
+    """Defaults that keep a run to its own output; what the user has set stays. To be called before Ray is imported.
+
+    With `here` a Ray that is started on this machine listens on loopback alone.
+    """
+    if here and "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
+        # Ray takes loopback for a node's address only where it is told that there is no cluster, as on a Mac. By
+        # default its servers listen on every interface of the machine.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     for name, value in {
         "RAY_TQDM": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",

@@ -105,6 +105,18 @@ def test_a_job_that_could_not_look(log: str, exit_status: int | None, said: str)
         answered(log, exit_status)
 
 
+def test_files_with_keys_are_not_sent_and_named(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = looked(monkeypatch)
+    (tree / ".npmrc").write_text("//registry/:_authToken=planted")
+    (tree / "gcp.json").write_text('{"type": "service_account"}')
+    remote_status("s3://b/r", "http://HEAD:8265")
+    assert set(head.files) == {"jobs/status.py"}
+    said = capsys.readouterr()
+    assert "tapir: not sent, since they may hold keys: .npmrc, gcp.json; " in said.err and said.out == ""
+
+
 def test_refused_before_anything_is_sent(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = looked(monkeypatch)
     with pytest.raises(InputError, match="URI, or its absolute path"):
