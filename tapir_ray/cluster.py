@@ -56,6 +56,7 @@ def session(config: Config) -> Iterator[None]:
         else:
             folder, spill = ray_folder()
             close_token()
+            close_libraries(Path(folder).parent)
             memory = config.resources.object_store_gb
             ray.init(
                 address="local",
@@ -101,6 +102,16 @@ def ray_folder() -> tuple[str, str | None]:
     if len(os.fsencode(folder + SOCKET)) <= SOCKET_PATH_LIMIT:
         return folder, None
     return tempfile.mkdtemp(dir=private_folder("/tmp"), prefix=""), folder
+
+
+def close_libraries(folder: Path) -> None:
+    """Let vLLM and torch keep in a private folder what they otherwise keep at guessable names in the shared one.
+
+    vLLM's sockets take pickled objects, and torch loads the code that it compiled before: another user who is there
+    first would run code as this one. What the user has set stays.
+    """
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torchinductor"))
 
 
 def close_token() -> None:

@@ -91,8 +91,15 @@ FIELDS = {
     "api_key", "apikey", "access_token", "auths", "password",
 }  # fmt: skip
 """Keys of a JSON file that is one object; text under one of them is a credential."""
-LARGEST_JSON = 64 * 2**10
+LARGEST = 64 * 2**10
+"""Bytes of a file that are looked at, and the most that such a JSON file has."""
 PEM = re.compile(rb"\s*(-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|\$ANSIBLE_VAULT|AGE-SECRET-KEY-)")
+
+
+LINES = re.compile(
+    rb"(?mi)^(kind:[ \t]*Secret[ \t]*\r?$|[ \t]*aws_secret_access_key[ \t]*=[ \t]*\S|[^\s#]*_authToken[ \t]*=[ \t]*\S)"
+)
+"""Lines of a Secret of Kubernetes, of a profile of AWS and of a registry's login, in a file of DATA."""
 
 
 def may_hold_key(entry: Path) -> bool:
@@ -133,12 +140,12 @@ def _begins_so(file: Path) -> bool:
     """Whether the content is a private key, or JSON as clouds and hubs hand out with a key in it."""
     try:
         with file.open("rb") as stream:
-            head = stream.read(LARGEST_JSON + 1)
+            head = stream.read(LARGEST + 1)
     except OSError:
         return False  # packing says that it cannot be read
-    if PEM.match(head):
+    if PEM.match(head) or (file.suffix.lower() in DATA and LINES.search(head)):
         return True
-    if len(head) > LARGEST_JSON or not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    if len(head) > LARGEST or not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
     try:
         return _is_credential(json.loads(head.decode("utf-8-sig")))

@@ -45,7 +45,8 @@ def refuse_words(words: Sequence[str]) -> None:
     for word in words:
         option = word.partition("=")[0] if word.startswith("--") else option
         refuse_secret(word, option)
-        _refuse_value(word)
+        if option != "--rows":  # TASK=FILE, and a task may be called Passwords
+            _refuse_value(word)
 
 
 def _refuse_value(word: str) -> None:
@@ -66,7 +67,7 @@ def refuse_secrets(content: Any, place: str = "") -> None:
         name = key.rpartition(".")[2]
         if not isinstance(value, str) or not value:
             continue
-        refuse_secret(value, key)
+        refuse_secret(value if name != "base_url" or "://" in value else f"https://{value.lstrip('/')}", key)
         # `image_token: <image>` is a mark in a text.
         named = names_a_key(name) and not (name.lower().endswith("token") and value[0] in "<[|")
         if named or BEARER.match(value) or is_key(value):

@@ -107,6 +107,15 @@ def test_other_content_is_sent(tmp_path: Path, text: str) -> None:
     assert not may_hold_key(lay(tmp_path, "data.json", text))
 
 
+def test_lines_of_a_secret_are_known_in_data_and_not_in_code(tmp_path: Path) -> None:
+    for number, text in enumerate(
+        ("apiVersion: v1\nkind: Secret\ndata: {}\n", "[x]\naws_secret_access_key = k\n", "//r/:_authToken=k\n")
+    ):
+        assert may_hold_key(lay(tmp_path, f"a{number}.yaml", text)) and may_hold_key(lay(tmp_path, f"a{number}", text))
+        assert not may_hold_key(lay(tmp_path, f"a{number}.py", text))
+    assert not may_hold_key(lay(tmp_path, "b.yaml", "kind: SecretStore\nenvFrom:\n  - secretRef: {name: tapir-keys}\n"))
+
+
 def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
     for number, name in enumerate((".ssh/config", ".aws/config", "home/.env", "secrets/db.yaml")):
         target = lay(tmp_path / "home of a user", name)

@@ -27,6 +27,8 @@ BASE: dict[str, Any] = {"name": "x", "student": {"model": "owner/student"}, "see
     ("sections", "words"),
     [
         ({"teacher": {"base_url": f"https://h/v1?api_key={KEY}"}}, r"teacher\.base_url: .*\(api_key\).*in api_key_env"),
+        ({"teacher": {"base_url": f"h.example/v1?api_key={KEY}"}}, r"teacher\.base_url: .*\(api_key\)"),
+        ({"teacher": {"base_url": f"u:{KEY}@h/v1"}}, r"teacher\.base_url: .*a user or password"),
         ({"judge": {"base_url": f"https://h/v1?code={KEY}"}}, r"judge\.base_url: .*\(code\)"),
         ({"teacher": {"base_url": f"https://u:{KEY}@h/v1"}}, r"teacher\.base_url: .*a user or password"),
         ({"student": {"engine": "openai", "model": "m", "endpoint": {"base_url": f"https://h?sig={KEY}"}}}, "endpoint"),
@@ -158,6 +160,7 @@ def test_what_to_do_instead_suits_the_place() -> None:
 
 
 def test_an_ordinary_command_is_not_refused() -> None:
+    refuse_words(["classifier", "train", "c.yaml", "--rows", "Passwords=rows.jsonl"])
     refuse_words(
         ["run", "c.yaml", "--set", "teacher.base_url=http://127.0.0.1:8000/v1", "teacher.api_key_env=MY_KEY",
          "teacher.extra_body={prompt_cache_key: a}", "budget.max_tokens=5", "--run-dir", "s3://b/r?region=eu", "--from",

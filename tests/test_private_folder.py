@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tapir_ray import models, private_folder
-from tapir_ray.cluster import SOCKET, ray_folder
+from tapir_ray.cluster import SOCKET, close_libraries, ray_folder
 from tapir_ray.errors import InputError
 from tapir_ray.private_folder import trusted
 
@@ -53,6 +53,17 @@ def test_what_lies_under_a_shared_folder_is_in_a_private_one(shared: Path, umask
     # Ray opens its own folder: nobody gets so far.
     Path(ray).chmod(0o777)
     assert ray_folder()[0] != ray and mode(shared / NAME) == 0o700
+
+
+def test_libraries_keep_sockets_and_compiled_code_in_the_private_folder(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_RPC_BASE_PATH", "/chosen")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    close_libraries(Path(ray_folder()[0]).parent)
+    assert os.environ["VLLM_RPC_BASE_PATH"] == "/chosen"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(shared / NAME / "torchinductor")
 
 
 def test_users_never_share_a_folder(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ class Endpoint(Section):
     @field_validator("base_url")
     @classmethod
     def _holds_no_secret(cls, url: str | None) -> str | None:
-        if url is not None and (found := secret_of(url)):
+        if url is not None and (found := secret_of(url if "://" in url else f"https://{url}")):
             raise ValueError(f"the URL holds {found}, which files would show; name a variable in api_key_env")
         return url
 
