@@ -11,7 +11,7 @@ from tapir_ray.llm.check import is_own
 
 
 def doubts(config: Config) -> list[str]:
-    """Sentences: models whose name has no date, a judge that is the teacher, prices that come from the shipped list,
+    """Sentences: models whose name has no date, a judge that is the teacher, prices that come from a list,
     answers that are trained on several times."""
     found = []
     for key, endpoint in config.endpoints.items():
@@ -25,7 +25,7 @@ def doubts(config: Config) -> list[str]:
         if endpoint.price is None and (listed := endpoint.known_price) is not None:
             found.append(
                 f"{key}.price is not set: counting {listed.input:g} dollars for a million input tokens and "
-                f"{listed.output:g} for output, from our list of {prices.date()}; check it, or set {key}.price"
+                f"{listed.output:g} for output, by {prices.source()}; check it, or set {key}.price"
             )
     judge, teacher = config.judge_endpoint, config.teacher
     simulated = teacher.base_url == SIMULATOR

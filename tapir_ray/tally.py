@@ -73,8 +73,9 @@ class Tally:
             ) from error
 
     def check(self) -> None:
-        """Raises Stopped where rows were not asked because the budget ended."""
+        """Raises Stopped where rows were not asked because the budget ended; StageError if it cannot be kept."""
         if self._unasked:
+            self._drained()  # raises where it is not the budget's end that kept them from being asked
             raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
 
     def _add(self, block: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tapir_ray.thoughts import DEFAULT_MARKS, HARMONY, split_thoughts
@@ -92,9 +92,13 @@ def test_only_the_given_marks_count() -> None:
 PLAIN = st.text(st.characters(exclude_characters="<[◁`~\"'“‘«„「"), max_size=40)
 
 
-@given(PLAIN, PLAIN, st.booleans(), st.sampled_from(DEFAULT_MARKS[:-1]))
-def test_no_thoughts_are_left_in_an_answer(thoughts: str, answer: str, opened: bool, mark: tuple[str, str]) -> None:
-    content = f"{mark[0] if opened else ''}{thoughts}\n{mark[1]}{answer}"
+@given(PLAIN, PLAIN, st.booleans(), st.sampled_from(DEFAULT_MARKS[:-1]), st.sampled_from(["", "\n"]))
+def test_no_thoughts_are_left_in_an_answer(
+    thoughts: str, answer: str, opened: bool, mark: tuple[str, str], end: str
+) -> None:
+    # Between words it is a sentence about the mark.
+    assume(end or not (thoughts.endswith(" ") and answer[:1] in {*" .,;:!?)"}))
+    content = f"{mark[0] if opened else ''}{thoughts}{end}{mark[1]}{answer}"
     assert split_thoughts(content) == (thoughts.strip() or None, answer.lstrip(), True)
 
 

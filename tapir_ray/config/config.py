@@ -75,8 +75,8 @@ class Config(Section):
                 raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
             if self.budget.max_cost is not None and endpoint.known_price is None:
                 raise ValueError(
-                    f"budget.max_cost cannot be kept without {key}.price, as {endpoint.model} is not in our list; "
-                    "set it, or use budget.max_tokens"
+                    f"budget.max_cost cannot be kept without {key}.price, as {endpoint.model} is not in our list "
+                    "(genai-prices) for its provider; set it, or use budget.max_tokens"
                 )
         if self.respond.samples > 1 and self.teacher.sampling.temperature == 0.0:
             raise ValueError(

@@ -6,10 +6,12 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from tapir_ray.config.section import Count, Section, Share, default_of
 from tapir_ray.cost import prices
 from tapir_ray.redaction import looks_like_a_key, secret_of
+from tapir_ray.thoughts import DEFAULT_MARKS
 
 SIMULATOR = "simulator"
 """The `base_url` that names the simulator of the config."""
@@ -50,13 +52,62 @@ class Limits(Section):
     in_flight: Count = 64
 
 
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class PriceTier(Section):
+    """US dollars per million tokens of requests with more than `above` input tokens; all their tokens cost this."""
+
+    above: Count
+    input: Dollars
+    cached_input: Dollars | None = None
+    output: Dollars
+    reasoning: Dollars | None = None
+
+
 class Price(Section):
     """US dollars per million tokens."""
 
-    input: Annotated[float, Field(ge=0)] = 0.0
-    cached_input: Annotated[float, Field(ge=0)] | None = None
-    output: Annotated[float, Field(ge=0)] = 0.0
-    reasoning: Annotated[float, Field(ge=0)] | None = None
+    input: Dollars = 0.0
+    cached_input: Dollars | None = None
+    """Empty is the price of `input`."""
+    output: Dollars = 0.0
+    reasoning: Dollars | None = None
+    """Empty is the price of `output`."""
+    request: Dollars = 0.0
+    """US dollars for each request."""
+    tiers: list[PriceTier] = Field(default_factory=list)
+    """Other prices of long requests, such as above 200,000 input tokens; the tier with the highest `above` counts."""
+
+    def at(self, input_tokens: int) -> Price:
+        """The price of a request of so many input tokens, without tiers."""
+        tier = max(
+            (tier for tier in self.tiers if input_tokens > tier.above), key=lambda tier: tier.above, default=None
+        )
+        if tier is None:
+            return self.model_copy(update={"tiers": []})
+        return Price(**tier.model_dump(exclude={"above"}), request=self.request)
+
+    def dearest(self, input_tokens: int = 0) -> Price:
+        """The most that a token can cost in a request of up to so many input tokens; neither a cache nor reasoning is
+        known beforehand."""
+        possible = [self.at(0), *(self.at(tier.above + 1) for tier in self.tiers if input_tokens > tier.above)]
+        return Price(
+            input=max(max(price.input, price.cached_input or 0.0) for price in possible),
+            output=max(max(price.output, price.reasoning or 0.0) for price in possible),
+            request=self.request,
+        )
+
+    def times(self, factor: float) -> Price:
+        """A share of the price, such as that of a batch."""
+
+        def scaled(prices: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: value if value is None or name == "above" else value * factor for name, value in prices.items()
+            }
+
+        fields = self.model_dump(exclude={"tiers"})
+        return Price(**scaled(fields), tiers=[PriceTier(**scaled(tier.model_dump())) for tier in self.tiers])
 
 
 class Batch(Section):
@@ -64,6 +115,10 @@ class Batch(Section):
 
     size: Count = 10_000
     """Requests that may wait at once, over all workers, and that a batch has at most."""
+    max_requests: Count = 50_000
+    """A batch is submitted as soon as it has so many requests; OpenAI takes 50,000."""
+    max_bytes: Count = 200_000_000
+    """Or as soon as its file would be larger; OpenAI takes 200 MB. A request that is larger by itself fails its row."""
     window_s: Annotated[float, Field(gt=0)] = 10.0
     """A batch is submitted when no request has come for so long."""
     poll_s: Annotated[float, Field(gt=0)] = 30.0
@@ -84,12 +139,24 @@ class Endpoint(Section):
     max_completion_tokens: Count | None = None
     """Sent instead of `max_tokens` where a model wants it so (reasoning models)."""
     reasoning: Literal["drop", "keep"] = "drop"
+    """Whether the thoughts before an answer are stored with it."""
+    thinking_marks: list[tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]] = Field(
+        default_factory=lambda: list(DEFAULT_MARKS)
+    )
+    """What opens and what closes thoughts in a reply, as `[open, close]`; thoughts are cut off at its beginning only.
+    An empty list leaves every reply as it is. Give it where a reply may begin with one of the default marks as part of
+    its answer, or where a model has marks of its own."""
+    finish_reasons: dict[str, Literal["stop", "length", "content_filter", "error"]] = Field(default_factory=dict)
+    """What the endpoint's own words for the end of a reply mean: a whole answer (`stop`), one that is cut off
+    (`length`), filtered (`content_filter`) or to be asked for again (`error`). The key "" is for replies that give no
+    finish_reason. The common words of providers are known."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     max_attempts: Count = 6
     limits: Limits = Limits()
     price: Price | None = None
-    """Empty is the list price of `prices.yaml` for the models that it knows; a price of 0 is a free endpoint."""
+    """Empty is the price in the installed version of `genai-prices`, for the providers and models in it; a price of 0
+    is a free endpoint."""
     batch: Batch = Batch()
     max_model_len: Count = 4096
     trust_remote_code: bool = False
@@ -117,11 +184,14 @@ class Endpoint(Section):
         """
         if self.price is None and (self.engine == "vllm" or self.base_url == SIMULATOR):
             return Price()
-        listed = prices.listed_price(self.model, self.base_url) if self.price is None else self.price.model_dump()
-        if listed is None:
-            return None
-        factor = self.batch.price_factor if self.engine == "openai_batch" else 1.0
-        return Price(**{name: value and value * factor for name, value in listed.items()})
+        if self.price is None:
+            listed = prices.listed_price(self.model, self.base_url)
+            if listed is None:
+                return None
+            price = Price.model_validate(listed)
+        else:
+            price = self.price
+        return price.times(self.batch.price_factor) if self.engine == "openai_batch" else price
 
 
 class Student(Section):
@@ -158,6 +228,11 @@ class Student(Section):
         return self
 
 
+def _plain(value: Any) -> Any:
+    """A value as YAML and JSON hold it, which know no tuples."""
+    return to_jsonable_python(value)
+
+
 class Judge(Endpoint):
     """Who scores answers; the teacher, unless `model`, `engine` or `base_url` is given."""
 
@@ -178,7 +253,9 @@ class Judge(Endpoint):
         if not isinstance(given, dict):
             return given
         own = sorted(given.keys() & (Endpoint.model_fields.keys() - {"sampling"}))
-        if given.get("same_as") == "teacher" and any(given[key] != default_of(Endpoint, key) for key in own):
+        if given.get("same_as") == "teacher" and any(
+            _plain(given[key]) != _plain(default_of(Endpoint, key)) for key in own
+        ):
             raise ValueError(f"judge.{own[0]} has no effect with judge.same_as teacher; leave one of them out")
         if "same_as" not in given and not given.keys() & {"model", "engine", "base_url"}:
             return {**given, "same_as": "teacher"}

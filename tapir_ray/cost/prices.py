@@ -1,36 +1,69 @@
-"""What common models cost, for a config that names no price: `prices.yaml`, of the date it says.
+"""What models cost at their providers, for a config that names no price: the list of the package `genai-prices`.
 
 known = listed_price("gpt-4.1-2025-04-14", base_url=None)        # {"input": 2.0, "cached_input": 0.5, "output": 8.0}
+
+The list is the one that is installed; nothing is fetched.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from datetime import UTC, date, datetime, time
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-import yaml
+if TYPE_CHECKING:
+    from genai_prices.types import ModelInfo, ModelPrice
 
 _DATE = re.compile(r"[-@_](?:20\d\d-?[01]\d-?[0-3]\d|2[0-9](?:0[1-9]|1[0-2])|(?:0[1-9]|1[0-2])[0-3]\d)(?=$|[-_:])")
 """2025-04-14, 20250414, 2411 (a year and a month) or 0613 (a month and a day), as the providers write them."""
-DEFAULT_HOST = "api.openai.com"
+DEFAULT_URL = "https://api.openai.com/v1"
+_NAMES = {
+    "input": "input_mtok",
+    "cached_input": "cache_read_mtok",
+    "output": "output_mtok",
+    "reasoning": "output_reasoning_mtok",
+}
+"""Our names of prices for a million tokens, and the package's."""
 
 
-def listed_price(model: str, base_url: str | None) -> dict[str, float] | None:
-    """The list price of a model at its provider, None for any other model or endpoint."""
-    host = urlsplit(base_url).hostname if base_url else DEFAULT_HOST
-    for provider in _table()["providers"]:
-        if host in provider["hosts"]:
-            models: dict[str, dict[str, float]] = provider["models"]
-            return models.get(model, models.get(_DATE.sub("", model)))
-    return None
+@functools.cache
+def listed_price(model: str, base_url: str | None) -> dict[str, Any] | None:
+    """The list price of a model at its provider today, as the fields of `config.Price`; None for what is not listed.
+
+    The provider is that of `base_url`. A model may be written with the provider before it (`openai/gpt-4o`) and with
+    its date. Of prices that change over the day the highest counts.
+    """
+    found = _find(model, base_url or DEFAULT_URL)
+    if found is None:
+        return None
+    hours = [found.get_prices(datetime.combine(_today(), time(hour), UTC)) for hour in range(24)]
+    prices = [_fields(price) for price in hours]
+    known = [price for price in prices if price is not None]
+    if len(known) < len(prices):
+        return None
+    return max(known, key=lambda price: (price["output"], price["input"]))
 
 
-def date() -> str:
-    """The day of the list."""
-    return str(_table()["date"])
+def source() -> str:
+    """The list's name, version and newest price, for a message."""
+    return f"genai-prices {version('genai-prices')}, whose newest price is of {newest().isoformat()}"
+
+
+@functools.cache
+def newest() -> date:
+    """The latest day up to today on which a price of the list began to hold."""
+    from genai_prices import data_snapshot
+
+    starts = (
+        getattr(price.constraint, "start_date", None)
+        for provider in data_snapshot.get_snapshot().providers
+        for model in provider.models
+        if isinstance(model.prices, list)
+        for price in model.prices
+    )
+    return max(start for start in starts if start is not None and start <= _today())
 
 
 def is_pinned(model: str) -> bool:
@@ -38,7 +71,44 @@ def is_pinned(model: str) -> bool:
     return _DATE.search(model) is not None
 
 
-@functools.cache
-def _table() -> dict[str, Any]:
-    table: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("prices.yaml").read_text())
-    return table
+def _find(model: str, base_url: str) -> ModelInfo | None:
+    # The import takes a third of a second, which most configs need not wait for.
+    from genai_prices import data_snapshot
+
+    snapshot = data_snapshot.get_snapshot()
+    try:
+        provider = snapshot.find_provider(None, None, base_url)
+    except LookupError:
+        return None
+    names = [model, model.removeprefix(f"{provider.id}/")]
+    found = (provider.find_model(name, all_providers=snapshot.providers) for name in names)
+    return next((info for info in found if info is not None), None)
+
+
+def _fields(price: ModelPrice) -> dict[str, Any] | None:
+    """A price of the package as the fields of `config.Price`; None if text has no price for input or for output."""
+    values = {name: value for name, key in _NAMES.items() if (value := getattr(price, key, None)) is not None}
+    if not {"input", "output"} <= values.keys():
+        return None
+    starts = sorted({tier.start for value in values.values() for tier in getattr(value, "tiers", [])})
+    fields: dict[str, Any] = {name: _at(value, 0) for name, value in values.items()}
+    if requests := getattr(price, "requests_kcount", None):
+        fields["request"] = _at(requests, 0) / 1000
+    if starts:
+        fields["tiers"] = [
+            {"above": start, **{name: _at(value, start + 1) for name, value in values.items()}} for start in starts
+        ]
+    return fields
+
+
+def _at(price: Any, input_tokens: int) -> float:
+    """The price of a token in a request of so many input tokens."""
+    value = getattr(price, "base", price)
+    for tier in getattr(price, "tiers", []):
+        if input_tokens > tier.start:
+            value = tier.price
+    return float(value)
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()

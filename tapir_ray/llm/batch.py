@@ -21,6 +21,7 @@ from typing import Any
 
 import openai
 
+from tapir_ray.llm.faults import fault_in
 from tapir_ray.llm.in_flight import InFlight
 from tapir_ray.llm.openai import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Client, LineError, headers
 from tapir_ray.llm.reply import Reply
@@ -64,6 +65,7 @@ class BatchClient(Client):
         self._settings = settings
         self._storage = None if folder is None else Storage.at(folder)
         self._window: dict[str, tuple[dict[str, Any], asyncio.Future[Any]]] = {}
+        self._window_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, Submitted] = {}
@@ -102,10 +104,20 @@ class BatchClient(Client):
             return await self._wait_for(earlier, key, body)
         waiting = self._window.get(key)
         if waiting is None:
+            size = len(_line(key, body))
+            if size > self._settings.max_bytes:
+                raise LineError(
+                    f"request_too_large: it takes {size:,} bytes of a batch, and batch.max_bytes is "
+                    f"{self._settings.max_bytes:,}",
+                    again=False,
+                )
+            if self._window_bytes + size > self._settings.max_bytes:
+                self._close_window()
+            self._window_bytes += size
             waiting = self._window[key] = (body, asyncio.get_running_loop().create_future())
             if self._timer is not None:
                 self._timer.cancel()
-            if len(self._window) >= self._settings.size:
+            if len(self._window) >= min(self._settings.size, self._settings.max_requests):
                 self._close_window()
             else:
                 loop = asyncio.get_running_loop()
@@ -122,7 +134,9 @@ class BatchClient(Client):
         return await future
 
     def _close_window(self) -> None:
-        asked, self._window, self._timer = self._window, {}, None
+        if self._timer is not None:
+            self._timer.cancel()
+        asked, self._window, self._window_bytes, self._timer = self._window, {}, 0, None
         if asked:
             self._background(self._submit(asked))
 
@@ -136,12 +150,8 @@ class BatchClient(Client):
         name = hashlib.blake2b("\n".join(sorted(asked)).encode(), digest_size=16).hexdigest()
         submitted = Submitted(name, sorted(asked), waiting={key: future for key, (_, future) in asked.items()})
         try:
-            await self._record(submitted)
-            lines = [
-                {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-                for key, (body, _) in asked.items()
-            ]
-            content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+            await self._patiently(lambda: self._record(submitted), UPLOAD_S)
+            content = b"".join(_line(key, body) for key, (body, _) in asked.items())
             extra: Any = {"extra_headers": headers(self.target)}
             file = await self._patiently(
                 lambda: self._openai.files.create(file=(f"tapir-{name}.jsonl", content), purpose="batch", **extra),
@@ -192,10 +202,7 @@ class BatchClient(Client):
                 results: dict[str, dict[str, Any]] = {}
                 for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                     content = await self._patiently(lambda name=file_id: self._openai.files.content(name, **extra))
-                    for line in content.text.split("\n"):
-                        if line.strip():
-                            found = json.loads(line)
-                            results[found["custom_id"]] = found
+                    results.update(_results(content.text))
                 submitted.results = results
             self._serve(submitted)
         except openai.NotFoundError:
@@ -232,7 +239,7 @@ class BatchClient(Client):
         for attempt in itertools.count():
             try:
                 return await call()
-            except openai.APIError as error:
+            except (openai.APIError, OSError) as error:
                 permanent = isinstance(error, openai.APIStatusError) and error.status_code in (400, 401, 403, 404)
                 if permanent or time.monotonic() > deadline:
                     raise
@@ -259,17 +266,40 @@ class BatchClient(Client):
         await asyncio.to_thread(self._storage.write_json, f"{submitted.name}.json", record)
 
 
+def _line(key: str, body: dict[str, Any]) -> bytes:
+    """A request as a line of a batch's file."""
+    line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _results(text: str) -> dict[str, dict[str, Any]]:
+    """The lines of a batch's output by the key of their request; what is no such line is left to be asked again."""
+    results = {}
+    for line in text.split("\n"):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get("custom_id"), str):
+                results[found["custom_id"]] = found
+    return results
+
+
 def _body(line: dict[str, Any] | None) -> Any:
     """The chat completion of a line. Raises LineError for one that is an error or is not there."""
     if line is None:
         raise LineError("not answered by its batch", again=True)
-    response, error = line.get("response"), line.get("error")
-    if response and response["status_code"] == 200:
-        return response["body"]
-    status = response["status_code"] if response else None
-    problem = (response["body"].get("error") if response else error) or {}
-    again = status is None or status in (408, 409, 429) or status >= 500
-    raise LineError(f"{problem.get('code') or status}: {problem.get('message') or 'no reason given'}", again=again)
+    response = line.get("response")
+    response = response if isinstance(response, dict) else {}
+    status, body = response.get("status_code"), response.get("body")
+    if status == 200 or (status is None and isinstance(body, dict) and "choices" in body):
+        return body
+    fault = fault_in(body) or fault_in(line)
+    if fault is None:
+        again = not isinstance(status, int) or status in (408, 409, 429) or status >= 500
+        raise LineError(f"{status}: no reason given", again=again)
+    if fault.policy:
+        return {"error": {"code": "content_filter", "message": fault.message}}
+    again = status in (408, 409, 429) or status >= 500 if isinstance(status, int) else fault.again
+    raise LineError(fault.message, again=again)
 
 
 def _fail(submitted: Submitted, error: Exception) -> None:

@@ -131,8 +131,9 @@ class Cache:
             try:
                 await asyncio.to_thread(self._write, name, b"".join(lines.values()))
             except OSError as error:
-                # The rows are worth more than the cache: they go on without it.
+                # The rows are worth more than the cache: they go on, and the next write holds these lines too.
                 logging.getLogger(__name__).warning("the cache %s cannot be written: %s", self._storage.uri, error)
+                self._pending = {**lines, **self._pending}
                 return
             finally:
                 self._written_at = time.monotonic()

@@ -17,13 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tapir_ray.config import Budget, Price
+from tapir_ray.config import Budget
 from tapir_ray.llm.bucket import Bucket
 from tapir_ray.llm.usage import Account, Count, Lease, Report
 from tapir_ray.llm.usage_files import UsageFiles, counts_in, listed, unsettled_in
 
 WAIT_S = 0.2
 """After which a request that does not fit asks again."""
+AGAIN_S, PATIENCE_S = 0.5, 60.0
+"""After which a lease that could not be written is tried again, and after which storage is given up."""
 
 
 @dataclass
@@ -65,7 +67,9 @@ class Ledger:
         """Leases that earlier attempts left, counted as unsettled until the same request is asked for again."""
         self._resolved: list[str] = []
         self._reports: dict[str, int] = {}
-        self._dearest = {role: _dearest(account.price) for role, account in accounts.items()}
+        self._dearest = {role: account.price.dearest() for role, account in accounts.items()}
+        self._problem: str | None = None
+        self._failing_since: float | None = None
         now = clock()
         groups = {account.group: account.limits for account in accounts.values()}
         self._requests = {
@@ -92,10 +96,38 @@ class Ledger:
         the budget is used up. The same leases asked for again are granted again.
         """
         with self._lock:
-            granted, pause = self._grant(role, leases)
-            if granted and self._has_budget:
-                self.save()
-            return granted, pause
+            if self._problem is None:
+                granted, pause = self._grant(role, leases)
+                if not granted or not self._has_budget or self._kept():
+                    return granted, pause
+                if self._problem is None:
+                    # They stay reserved, and are granted once that is on storage: asked for again they are the same.
+                    return 0, AGAIN_S
+            for lease in leases:
+                if lease.id not in self._resolved:  # else it is on its way since an earlier start
+                    self._reserved.pop(lease.id, None)
+            return 0, math.inf
+
+    def _kept(self) -> bool:
+        """Save; False if storage fails, which becomes the `problem` of the run once it has lasted for PATIENCE_S."""
+        try:
+            self.save()
+        except OSError as error:
+            now = self._clock()
+            self._failing_since = now if self._failing_since is None else self._failing_since
+            if self._has_budget and now - self._failing_since >= PATIENCE_S:
+                self._problem = (
+                    f"what the run spends cannot be written to its storage for {now - self._failing_since:.0f} s "
+                    f"({' '.join(str(error).split())[:300]}), so no more is asked under its budget; make room or "
+                    "restore access to the run directory and start the same command again"
+                )
+            return False
+        self._failing_since = None
+        return True
+
+    def problem(self) -> str | None:
+        """Why nothing more is asked although there is a budget left; None as long as there is no reason."""
+        return self._problem
 
     def _grant(self, role: str, leases: Sequence[Lease]) -> tuple[int, float]:
         account, now = self._accounts[role], self._clock()
@@ -146,6 +178,8 @@ class Ledger:
                 kinds[count.kind] = kinds.get(count.kind, Count(count.kind)) + count
             for lease_id, used in report.settled:
                 self._settle(lease_id, used)
+            for role, lease in report.unknown:
+                self._unsettle(Reserved(role, lease, 0.0))
 
     def _settle(self, lease_id: str, used: int | None) -> None:
         reserved = self._reserved.pop(lease_id, None)
@@ -161,8 +195,13 @@ class Ledger:
             bucket.take(used - reserved.lease.likely_tokens)
 
     def _unsettle(self, reserved: Reserved, sign: int = 1) -> None:
-        worst = {name: sign * value for name, value in reserved.lease.count().numbers().items()}
-        self._unsettled[reserved.role] += Count("unsettled", **worst)
+        worst = self._worst_of(reserved.role, reserved.lease)
+        self._unsettled[reserved.role] += worst if sign > 0 else -worst
+
+    def _worst_of(self, role: str, lease: Lease) -> Count:
+        """The worst case of a request, at the dearest tier of the price that it can reach."""
+        dearest = self._accounts[role].price.dearest(lease.input_tokens)
+        return lease.count().priced(dearest, self._dearest[role])
 
     def _expire(self, now: float) -> None:
         for lease_id, reserved in list(self._reserved.items()):
@@ -200,8 +239,7 @@ class Ledger:
         return worst.cost(self._dearest[role])
 
     def _lease_cost(self, role: str, lease: Lease) -> float:
-        price = self._dearest[role]
-        return (lease.input_tokens * price.input + lease.output_tokens * price.output) / 1e6
+        return self._worst_of(role, lease).cost(self._dearest[role])
 
     def exhausted(self) -> bool:
         """Whether a request did not fit into the budget although none was on its way."""
@@ -289,8 +327,3 @@ class Ledger:
             self._earlier.pop(lease_id, None)
         self._reports = state["reports"]
         self._used_up = state["used_up"]
-
-
-def _dearest(price: Price) -> Price:
-    """What a token can cost at most: neither a cache nor reasoning is known beforehand."""
-    return Price(input=max(price.input, price.cached_input or 0.0), output=max(price.output, price.reasoning or 0.0))

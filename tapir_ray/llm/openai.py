@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 
 import openai
 
-from tapir_ray.config import Sampling
+from tapir_ray.config import Price, Sampling
+from tapir_ray.llm.faults import is_policy
 from tapir_ray.llm.in_flight import InFlight
-from tapir_ray.llm.reply import REFUSED, BadReply, Reply, understand
+from tapir_ray.llm.reply import REFUSED, Reply, Understood, understand
 from tapir_ray.llm.request import request_body, request_key, worst_case
 from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Count, Meter
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 
-_POLICY_CODES = {"content_filter", "content_policy_violation"}
+
+class BadReply(Exception):
+    """An HTTP success whose body is no JSON."""
 
 
 class LineError(Exception):
@@ -74,6 +77,7 @@ class Client:
         self._openai = connect(target)
         self._headers = headers(target)
         self._timeout_s: float | None = target.endpoint.timeout_s
+        self._price = target.endpoint.known_price or Price()
 
     async def chat(
         self, messages: Sequence[Message], *, sampling: Sampling | None = None, seed: int | None = None, kind: str
@@ -110,25 +114,32 @@ class Client:
                 if lease is None:
                     return Reply(None, status=FAILED, reason=BUDGET_USED_UP)
                 asked_at = time.monotonic()
+                pause = None
                 try:
                     async with asyncio.timeout(self._timeout_s):
                         completion = await self._send(body)
-                    reply, count = understand(completion, endpoint.reasoning, kind)
-                except (openai.OpenAIError, TimeoutError, BadReply, LineError, json.JSONDecodeError) as error:
-                    reply, count = self._failure(error), Count(kind, requests=1)
+                except (openai.OpenAIError, TimeoutError, BadReply, LineError) as error:
                     retry, pause = _retry(error)
-                    known = not _may_be_paid(error)
-                    if _overloaded(error):
-                        self._in_flight.overloaded(asked_at)
+                    got = Understood(
+                        self._failure(error),
+                        Count(kind, requests=1),
+                        known=not _may_be_paid(error),
+                        attempts=None if retry else 1,
+                        overloaded=_overloaded(error),
+                    )
                 else:
-                    retry, pause = False, None
-                    known = count.input_tokens > 0
-                    self._in_flight.succeeded()
-            last = not retry or attempt == endpoint.max_attempts
-            failed = int(last and reply.status == FAILED)
-            self._meter.record(self.target.role, replace(count, failed=failed), lease, known)
+                    got = understand(completion, endpoint, kind)
+                    if not got.overloaded:
+                        self._in_flight.succeeded()
+                if got.overloaded:
+                    self._in_flight.overloaded(asked_at)
+            most = min(endpoint.max_attempts, got.attempts or endpoint.max_attempts)
+            last = attempt >= most
+            failed = int(last and got.reply.status == FAILED)
+            count = replace(got.count.priced(self._price), failed=failed)
+            self._meter.record(self.target.role, count, lease, got.known)
             if last:
-                return reply
+                return got.reply
             if pause is not None and not self.target.limited:
                 self._pause.until = max(self._pause.until, time.monotonic() + pause)
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
@@ -139,16 +150,24 @@ class Client:
         return None
 
     async def _send(self, body: dict[str, Any]) -> Any:
-        """The reply's JSON. The client's own typed models cost as much as the whole request otherwise does."""
+        """The reply's JSON. The client's own typed models cost as much as the whole request otherwise does.
+
+        Raises BadReply for a body that is none.
+        """
         options: Any = {"headers": self._headers}
-        return json.loads(await self._openai.post("/chat/completions", cast_to=str, body=body, options=options))
+        text = await self._openai.post("/chat/completions", cast_to=str, body=body, options=options)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            streams = "a stream, which was not asked for" if text.lstrip().startswith("data:") else "no JSON"
+            raise BadReply(f"the endpoint answers with {streams}: {text[:200]!r}") from None
 
     async def close(self) -> None:
         """Close the connections."""
         await self._openai.close()
 
     def _failure(self, error: BaseException) -> Reply:
-        if isinstance(error, openai.APIStatusError) and error.code in _POLICY_CODES:
+        if isinstance(error, openai.APIStatusError) and error.status_code < 500 and is_policy(error.code, error.type):
             return Reply(None, status=FILTERED, reason=REFUSED, finish_reason="content_filter")
         if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
             # The aiohttp transport reports a refused connection as a timeout; its cause says what happened.
@@ -207,7 +226,6 @@ def _retry(error: Exception) -> tuple[bool, float | None]:
         openai.APIResponseValidationError,
         TimeoutError,
         BadReply,
-        json.JSONDecodeError,
     )
     return isinstance(error, transient), None
 

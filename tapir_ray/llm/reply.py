@@ -1,31 +1,43 @@
 """A reply of a model: what a chat completion says, and what became of it.
 
-reply, count = understand(completion, endpoint.reasoning, kind="respond")
+got = understand(completion, endpoint, kind="respond")
+got.reply, got.count, got.again
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from tapir_ray.config import Endpoint
+from tapir_ray.llm import ends
+from tapir_ray.llm.faults import Fault, fault_in, is_blocked
+from tapir_ray.llm.said import Said, read_message
 from tapir_ray.llm.usage import Count
+from tapir_ray.llm.usage_fields import read_usage
 from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.thoughts import split_thoughts
 
-CUT_OFF, REFUSED, EMPTY = "cut_off", "refused", "empty"
+CUT_OFF, REFUSED, EMPTY, TOOL_CALL = "cut_off", "refused", "empty", "tool_call"
 UNFINISHED_THINKING = "unfinished_thinking"
 """Reasons of a reply without a usable text."""
+BROKEN_OFF, UNKNOWN_END, NO_REPLY = "broken_off", "unknown_end", "no_reply"
+"""Reasons, before a colon and the details, of a reply that is asked for again and fails in the end."""
+UNKNOWN_END_ATTEMPTS = 2
+"""Each is paid, and an endpoint that ends in its own words does so each time."""
 _TOO_LONG = re.compile("context_length_exceeded|maximum context length")
 """How OpenAI's API, vLLM and others refuse a request that does not fit the model."""
-_THINK_TAG = re.compile(r"</?think>")
 
 
 @dataclass(frozen=True)
 class Reply:
     """An answer of a model, or why there is none.
 
-    `status` is ok, filtered (`cut_off`, `refused`, `empty`) or failed (`unfinished_thinking`, `budget_used_up`, or the
-    error's class and message). A cut-off reply keeps its text.
+    `status` is ok, filtered (`cut_off`, `refused`, `empty`, `tool_call`) or failed (`unfinished_thinking`,
+    `budget_used_up`, `broken_off: …`, `unknown_end: …`, or the error's class and message). A cut-off reply keeps its
+    text. `finish_reason` is in the words of OpenAI's protocol, whatever the endpoint calls it.
     """
 
     text: str | None
@@ -40,80 +52,117 @@ class Reply:
     """Under which the cache knows it."""
 
 
-class BadReply(Exception):
-    """An HTTP success that is not a chat completion."""
+@dataclass(frozen=True)
+class Understood:
+    """A reply with what it used.
+
+    `known` is False if nobody can tell from the reply what it used. `attempts` is how often such a request is sent at
+    most, None for as often as the endpoint's `max_attempts`; 1 does not ask again.
+    """
+
+    reply: Reply
+    count: Count
+    known: bool
+    attempts: int | None = 1
+    overloaded: bool = False
 
 
-def understand(completion: Any, reasoning: str, kind: str) -> tuple[Reply, Count]:
-    """What the JSON of a chat completion says and what it used; reasoning is kept only for `keep`. Raises BadReply."""
-    try:
-        choice, used = completion["choices"][0], completion.get("usage")
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        content = message.get("content") or ""
-        if not isinstance(content, str):
-            raise TypeError
-    except (LookupError, TypeError, AttributeError):
-        raise BadReply(f"not a chat completion: {str(completion)[:200]}") from None
-    count = Count(kind, requests=1)
-    if used:
-        prompt, output = used.get("prompt_tokens_details") or {}, used.get("completion_tokens_details") or {}
-        count = Count(
-            kind,
-            requests=1,
-            input_tokens=used.get("prompt_tokens") or 0,
-            cached_tokens=prompt.get("cached_tokens") or 0,
-            output_tokens=used.get("completion_tokens") or 0,
-            reasoning_tokens=output.get("reasoning_tokens") or 0,
-        )
-    text, thoughts = split_thinking(content)
-    thoughts = message.get("reasoning_content") or message.get("reasoning") or thoughts
-    status, reason = OK, None
-    if text is None or (not text.strip() and thoughts and finish_reason == "length"):
-        status, reason, text = FAILED, UNFINISHED_THINKING, None
-    elif finish_reason == "content_filter" or message.get("refusal"):
-        status, reason = FILTERED, REFUSED
-    elif finish_reason == "length":
-        status, reason = FILTERED, CUT_OFF
-    elif not text.strip():
-        status, reason = FILTERED, EMPTY
+def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
+    """What the JSON of a chat completion says and what it used. Any JSON value is accepted; nothing is raised.
+
+    Thoughts are split off by `endpoint.thinking_marks` and kept only for `endpoint.reasoning: keep`.
+    """
+    whole = completion if isinstance(completion, dict) else {}
+    count, known = read_usage(whole.get("usage"), kind)
+    choices = whole.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if choice is None:
+        return _without_choice(completion, whole, count, known)
+    said, end, named = read_message(choice), *_end(choice, endpoint)
+    fault = fault_in(whole) or fault_in(choice) or fault_in(choice.get("message"))
+    thoughts, text, complete = split_thoughts(said.text, endpoint.thinking_marks)
+    thoughts = "\n\n".join(said.thoughts) or thoughts
+    status, reason, attempts = _judged(said, end, named, fault, bool(thoughts), text, complete)
+    unreported = known and not count.output_tokens and bool(said.text)
     reply = Reply(
-        text=text,
-        reasoning=thoughts if reasoning == "keep" else None,
-        finish_reason=finish_reason,
-        model=completion.get("model"),
+        text=None if status == FAILED else text,
+        reasoning=thoughts if endpoint.reasoning == "keep" else None,
+        finish_reason=named if end in (ends.UNKNOWN, ends.BROKEN) else end,
+        model=_text(whole.get("model")),
         input_tokens=count.input_tokens,
         output_tokens=count.output_tokens,
         status=status,
         reason=reason,
     )
-    return reply, count
+    overloaded = fault is not None and fault.overloaded
+    return Understood(reply, Count(kind, 1) if unreported else count, known and not unreported, attempts, overloaded)
+
+
+def _judged(
+    said: Said, end: str, named: str | None, fault: Fault | None, thinks: bool, text: str, complete: bool
+) -> tuple[str, str | None, int | None]:
+    """(status, reason, attempts) of a reply with a choice."""
+    if (fault and fault.policy) or end == ends.FILTERED or said.refused:
+        return FILTERED, REFUSED, 1
+    if fault is not None:
+        return FAILED, f"{BROKEN_OFF}: {fault.message}", None
+    if end == ends.BROKEN:
+        return FAILED, f"{BROKEN_OFF}: finish_reason {named}", None
+    if said.problem is not None and end != ends.CUT:
+        # A message that is missing may be there the next time; one of another shape is not.
+        return FAILED, said.problem, None if said.problem.startswith("no_message") else 1
+    if end == ends.UNKNOWN:
+        what = "there is no finish_reason" if named is None else f"finish_reason {named!r} is not one that we know"
+        example = json.dumps({named or "": ends.WHOLE}, ensure_ascii=False)
+        reason = f"{UNKNOWN_END}: {what}; if it ends whole answers, set finish_reasons: {example} of the endpoint"
+        return FAILED, reason, UNKNOWN_END_ATTEMPTS
+    if end == ends.TOOL or said.calls_tool:
+        return FILTERED, TOOL_CALL, 1
+    if not complete or (thinks and not text.strip()):
+        return FAILED, UNFINISHED_THINKING, 1
+    if end == ends.CUT:
+        return FILTERED, CUT_OFF, 1
+    if not text.strip():
+        return FILTERED, EMPTY, 1
+    return OK, None, 1
+
+
+def _without_choice(completion: Any, whole: dict[str, Any], count: Count, known: bool) -> Understood:
+    """A body without a choice: an error that came with HTTP 200, a filtered prompt, or something else."""
+    fault = fault_in(whole)
+    model = _text(whole.get("model"))
+    if is_blocked(whole) or (fault and fault.policy):
+        reply = Reply(None, model=model, finish_reason=ends.FILTERED, status=FILTERED, reason=REFUSED)
+        return Understood(reply, count, known)
+    if fault is None:
+        what = json.dumps(completion, ensure_ascii=False)[:200]
+        return Understood(
+            Reply(None, status=FAILED, reason=f"{NO_REPLY}: not a chat completion: {what}"), count, known, None
+        )
+    reply = Reply(None, model=model, status=FAILED, reason=f"{NO_REPLY}: {fault.message}")
+    # Like an HTTP error of that status, which costs nothing.
+    free = fault.status is not None
+    return Understood(reply, count, known or free, None if fault.again else 1, fault.overloaded)
+
+
+def _end(choice: dict[str, Any], endpoint: Endpoint) -> tuple[str, str | None]:
+    """(the end of a choice, how the endpoint calls it)."""
+    named = choice.get("finish_reason")
+    if named is None:
+        named = choice.get("finish_details")  # OpenAI's first models with vision
+    end = ends.end_of(named, endpoint.finish_reasons)
+    native = choice.get("native_finish_reason")
+    if end == ends.WHOLE and isinstance(native, str) and ends.end_of(native) in (ends.CUT, ends.FILTERED, ends.BROKEN):
+        # OpenRouter has the word of the provider behind it too.
+        named, end = native, ends.end_of(native)
+    empty = named is None or (isinstance(named, str) and not named.strip())
+    return end, None if empty else ends.name_of(named)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def too_long(reason: str | None) -> bool:
     """Whether the reason of a failed reply says that the request does not fit the model: asking again is of no use."""
     return _TOO_LONG.search(reason or "") is not None
-
-
-def split_thinking(content: str) -> tuple[str | None, str | None]:
-    """(text, thoughts) of a reply that may begin with thinking; text None where `<think>` is never closed.
-
-    The opening tag may be missing, since some models have it in the prompt (DeepSeek-R1, Qwen3). Thinking ends at the
-    last `</think>` that closes no `<think>` of the text: an answer that shows both tags, as code does, stays whole.
-    """
-    opened = content.lstrip().startswith("<think>")
-    rest = content.lstrip().removeprefix("<think>") if opened else content
-    end: re.Match[str] | None = None
-    depth = 0
-    for tag in _THINK_TAG.finditer(rest):
-        if tag[0] == "<think>":
-            depth += 1
-        elif depth:
-            depth -= 1
-        else:
-            end = tag
-    if end is None and opened:
-        # Thoughts that name the opening tag: whatever closes one ends them.
-        end = next(re.finditer("</think>", rest), None)
-    if end is not None:
-        return rest[end.end() :].lstrip(), rest[: end.start()].strip() or None
-    return (None, rest.strip() or None) if opened else (content, None)

@@ -41,7 +41,7 @@ def request_body(
 def request_key(scope: str, body: dict[str, Any]) -> str:
     """The key of a request: a 128-bit hash of its body (model, messages, parameters, seed) and of what serves it."""
     content = json.dumps([scope, body], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 1").hexdigest()
+    return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 2").hexdigest()
 
 
 def worst_case(body: dict[str, Any]) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -24,7 +25,7 @@ import ray.data
 
 from tapir_ray.blocks import small_blocks, unfused
 from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
-from tapir_ray.errors import InputError
+from tapir_ray.errors import InputError, StageError
 from tapir_ray.llm import usage, usage_actor
 from tapir_ray.llm.asker import Asker, AskRow
 from tapir_ray.llm.check import check
@@ -93,9 +94,15 @@ class Roles:
         """Stop the served models and the usage actor; `usage` keeps answering."""
         self._served.stop()
         if self._actor is not None:
-            self._last_usage = ray.get(self._actor.close.remote())
+            self._last_usage, problem = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
             self._actor = None
+            if problem is not None:
+                logging.getLogger(__name__).warning(
+                    "what this start used could not be written to the run's storage: %s; the budget of the next start "
+                    "does not know of the last requests",
+                    problem,
+                )
 
     def make_room(self, part: str) -> None:
         """Stop the served models if `resources.<part>` has no place beside them; the next question starts them again.
@@ -195,8 +202,16 @@ class Roles:
         return ray.get(self._actor.by_kind.remote())
 
     def drained(self) -> bool:
-        """Whether the budget is used up and no request is on its way any more."""
-        return self._actor is not None and ray.get(self._actor.drained.remote())
+        """Whether the budget is used up and no request is on its way any more.
+
+        Raises StageError if nothing is asked because what is spent cannot be written to the run's storage.
+        """
+        if self._actor is None:
+            return False
+        problem = ray.get(self._actor.problem.remote())
+        if problem is not None:
+            raise StageError(problem)
+        return ray.get(self._actor.drained.remote())
 
     def _group(self, role: str) -> str:
         return _group(self._config, role)

@@ -16,7 +16,7 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -44,6 +44,8 @@ class Count:
     """Questions that an equal request had answered: no request, no tokens, no cost."""
     failed: int = 0
     """Questions that ended without an answer; `requests` counts every attempt that was sent."""
+    surcharge: int = 0
+    """Billionths of a US dollar above the base price, of requests that were long enough for a tier of the price."""
 
     def __add__(self, other: Count) -> Count:
         others = other.numbers()
@@ -61,15 +63,25 @@ class Count:
         return {key: value for key, value in vars(self).items() if key != "kind"}
 
     def cost(self, price: Price) -> float:
-        """US dollars: cached input and reasoning at their own price where there is one."""
+        """US dollars: cached input and reasoning at their own price if there is one, and the surcharge; never negative.
+
+        The tiers of the price are in the surcharge already (`priced`), since each request has its own.
+        """
         cached = price.input if price.cached_input is None else price.cached_input
         reasoning = price.output if price.reasoning is None else price.reasoning
-        return (
+        tokens = (
             (self.input_tokens - self.cached_tokens) * price.input
             + self.cached_tokens * cached
             + (self.output_tokens - self.reasoning_tokens) * price.output
             + self.reasoning_tokens * reasoning
         ) / 1e6
+        return max(0.0, tokens + self.requests * price.request + self.surcharge / 1e9)
+
+    def priced(self, price: Price, base: Price | None = None) -> Count:
+        """The count of one request, with what its tier of the price costs above `base` (the price without tiers)."""
+        plain = replace(self, surcharge=0)
+        above = plain.cost(price.at(self.input_tokens)) - plain.cost(base or price.at(0))
+        return replace(self, surcharge=math.ceil(round(above * 1e9, 3)))
 
 
 @dataclass(frozen=True)
@@ -110,6 +122,8 @@ class Report:
     counts: list[tuple[str, Count]]
     settled: list[tuple[str, int | None]]
     """(lease, tokens used); None where nobody knows what the request used, such as one that timed out."""
+    unknown: list[tuple[str, Lease]] = field(default_factory=list)
+    """Requests of which nobody knows what they used, and that needed no lease."""
 
 
 class Meter:
@@ -123,6 +137,7 @@ class Meter:
         self._leases = self._reports = 0
         self._pending: dict[tuple[str, str], Count] = {}
         self._settled: list[tuple[str, int | None]] = []
+        self._unknown: list[tuple[str, Lease]] = []
         self._reporting = asyncio.Lock()
         self._report_due: asyncio.Task[None] | None = None
         self._waiting: dict[str, list[tuple[Lease, asyncio.Future[bool]]]] = defaultdict(list)
@@ -169,8 +184,7 @@ class Meter:
     def record(self, role: str, count: Count, lease: Lease | None = None, known: bool = True) -> None:
         """Add a count to the next report, and settle its lease.
 
-        `known` is False where the request may have been paid for and nobody knows how much: the budget then counts its
-        worst case.
+        `known` is False if the request may have been paid for and nobody knows how much: its worst case is counted.
         """
         key = (role, count.kind)
         self._pending[key] = self._pending.get(key, Count(count.kind)) + count
@@ -178,6 +192,8 @@ class Meter:
             return
         if lease is not None and role in self._leased:
             self._settled.append((lease.id, count.tokens if known else None))
+        elif lease is not None and not known:
+            self._unknown.append((role, lease))
         if self._report_due is None or self._report_due.done():
             self._report_due = asyncio.create_task(self._report_later(role in self._leased))
 
@@ -199,14 +215,14 @@ class Meter:
         async with self._reporting:
             if not self._pending:
                 return
-            counts, settled = self._pending, self._settled
-            self._pending, self._settled = {}, []
+            counts, settled, unknown = self._pending, self._settled, self._unknown
+            self._pending, self._settled, self._unknown = {}, [], []
             self._reports += 1
             listed = [(role, count) for (role, _), count in counts.items()]
             try:
-                await self._actor.record.remote(Report(self._worker, self._reports, listed, settled))
+                await self._actor.record.remote(Report(self._worker, self._reports, listed, settled, unknown))
             except BaseException:
                 for key, count in counts.items():
                     self._pending[key] = self._pending.get(key, Count(count.kind)) + count
-                self._settled = settled + self._settled
+                self._settled, self._unknown = settled + self._settled, unknown + self._unknown
                 raise

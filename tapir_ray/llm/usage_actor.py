@@ -22,6 +22,7 @@ from tapir_ray.placement import with_driver
 
 NAMESPACE = "tapir"
 SAVE_S = 1.0
+CLOSE_ATTEMPTS = 5
 
 
 class UsageActor(Ledger):
@@ -40,15 +41,20 @@ class UsageActor(Ledger):
             time.sleep(SAVE_S)
             show_usage(self._metrics, self.by_kind(), self._accounts)
             self._metrics.show()
+            with self._lock:
+                self._kept()  # if storage fails for a moment, what changed is saved the next time
+
+    def close(self) -> tuple[dict[str, dict[str, float]], str | None]:
+        """Save for the last time; returns the snapshot, and why it could not be saved after several attempts."""
+        for attempt in range(CLOSE_ATTEMPTS):
             try:
                 self.save()
-            except OSError:
-                continue  # storage that fails for a moment; what changed is saved the next time
-
-    def close(self) -> dict[str, dict[str, float]]:
-        """Save for the last time; returns the snapshot."""
-        self.save()
-        return self.snapshot()
+                break
+            except OSError as error:
+                if attempt == CLOSE_ATTEMPTS - 1:
+                    return self.snapshot(), " ".join(str(error).split())[:300]
+                time.sleep(SAVE_S)
+        return self.snapshot(), None
 
 
 def show_usage(

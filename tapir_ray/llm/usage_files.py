@@ -5,6 +5,8 @@ mine, others = UsageFiles(run.uri, attempt=2).load()
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,7 @@ from tapir_ray.llm.usage import Count
 from tapir_ray.storage import Storage
 
 FOLDER = "usage"
+LOAD_ATTEMPTS, AGAIN_S = 5, 1.0
 
 
 class UsageFiles:
@@ -23,9 +26,16 @@ class UsageFiles:
 
     def load(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """(this attempt's state, if its actor has died and come back; those of the others)."""
-        names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
-        states = {name: self._storage.read_json(f"{FOLDER}/{name}") for name in names}
-        return states.pop(self._mine, None), list(states.values())
+        for attempt in itertools.count(1):
+            try:
+                names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
+                states = {name: self._storage.read_json(f"{FOLDER}/{name}") for name in names}
+                return states.pop(self._mine, None), list(states.values())
+            except OSError:
+                if attempt == LOAD_ATTEMPTS:
+                    raise
+                time.sleep(AGAIN_S)
+        raise AssertionError("the last attempt returns")
 
     def save(self, state: dict[str, Any]) -> None:
         """Put a state in the place of this attempt's last."""

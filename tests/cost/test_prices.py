@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from tapir_ray.config import Price, parse
 from tapir_ray.cost import prices
 from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError
+from tapir_ray.llm.usage import Count
 from tapir_ray.progress import spending
 
 
@@ -17,14 +20,61 @@ def config(**sections: Any) -> Any:
     return parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}, **sections})
 
 
-def test_a_model_is_listed_with_and_without_its_date_and_only_at_its_provider() -> None:
-    assert prices.listed_price("gpt-4.1", None) == prices.listed_price("gpt-4.1-2025-04-14", None)
+OPENROUTER, GOOGLE = "https://openrouter.ai/api/v1", "https://generativelanguage.googleapis.com/v1beta/openai/"
+
+
+@pytest.mark.parametrize(
+    ("model", "base_url", "alias"),
+    [
+        ("gpt-4.1-2025-04-14", None, "gpt-4.1"),
+        ("openai/gpt-4.1", None, "gpt-4.1"),
+        ("GPT-4.1", "https://api.openai.com/v1/", "gpt-4.1"),
+        ("openai/gpt-4o", OPENROUTER, "openai/gpt-4o"),
+        ("deepseek-chat", "https://api.deepseek.com", "deepseek/deepseek-chat"),
+        ("claude-sonnet-4-5-20250929", "https://api.anthropic.com/v1/", "claude-sonnet-4-5"),
+    ],
+)
+def test_a_model_is_listed_as_its_users_write_it(model: str, base_url: str | None, alias: str) -> None:
+    price = prices.listed_price(model, base_url)
+    assert price is not None and price == prices.listed_price(alias, base_url)
+    assert Price(**price).output > Price(**price).input > 0
+
+
+def test_a_model_is_listed_only_at_its_provider() -> None:
     assert prices.listed_price("gpt-4o-2024-05-13", None) != prices.listed_price("gpt-4o", None)
-    assert prices.listed_price("gpt-4.1", "http://127.0.0.1:8000/v1") is None
-    assert prices.listed_price("some-model", None) is None
-    for provider in prices._table()["providers"]:
-        for model, price in provider["models"].items():
-            assert Price(**price).output > 0, model
+    for model, base_url in [
+        ("gpt-4.1", "http://127.0.0.1:8000/v1"),
+        ("gpt-4.1", "https://api.deepseek.com"),
+        ("some-model", None),
+        ("ft:gpt-4.1-2025-04-14:mine::x", None),
+        ("text-embedding-3-small", None),
+    ]:
+        assert prices.listed_price(model, base_url) is None, model
+
+
+def test_long_requests_have_their_tier() -> None:
+    listed = prices.listed_price("gemini-2.5-pro", GOOGLE)
+    assert listed is not None
+    price = Price(**listed)
+    assert (price.at(200_000).input, price.at(200_001).input) == (price.input, 2 * price.input)
+    assert price.at(200_001).output > price.output and price.at(200_001).cached_input == 2 * (price.cached_input or 0)
+    assert price.dearest(0).output == price.output and price.dearest(300_000).output == price.at(300_000).output
+    assert price.times(0.5).at(300_000).output == price.at(300_000).output / 2
+    long, short = (Count("x", 1, input_tokens=n, cached_tokens=10, output_tokens=100) for n in (250_000, 1_000))
+    both = long.priced(price) + short.priced(price)
+    assert both.cost(price) == pytest.approx(long.cost(price.at(250_000)) + short.cost(price))
+    assert short.priced(price).surcharge == 0
+
+
+def test_the_list_says_of_which_day_it_is_and_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*arguments: Any) -> None:
+        raise AssertionError("a price needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    prices.listed_price.cache_clear()
+    prices.newest.cache_clear()
+    assert prices.listed_price("gpt-4.1", None) is not None
+    assert re.fullmatch(r"genai-prices [\d.]+, whose newest price is of 20\d\d-\d\d-\d\d", prices.source())
 
 
 @pytest.mark.parametrize(
@@ -51,7 +101,7 @@ def test_a_budget_in_dollars_needs_a_price_that_is_given_or_listed() -> None:
 def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices_and_turns() -> None:
     first, second, third = doubts(config(teacher={"model": "gpt-4.1"}))
     assert first.startswith("teacher.model gpt-4.1 has no date")
-    assert "teacher.price is not set" in second and prices.date() in second
+    assert "teacher.price is not set" in second and prices.source() in second
     assert third.startswith("the judge is the teacher")
     pinned = {"model": "gpt-4.1-2025-04-14", "price": {"input": 2.0, "output": 8.0}}
     assert doubts(config(teacher=pinned, judge={**pinned, "model": "gpt-4o-2024-08-06"})) == []

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from tapir_ray.config import Endpoint, Limits, Sampling
 from tapir_ray.llm import openai as client_module
 from tapir_ray.llm.openai import Client
-from tapir_ray.llm.reply import Reply, split_thinking
+from tapir_ray.llm.reply import Reply
 from tapir_ray.llm.request import request_body, worst_case
 from tapir_ray.llm.target import Secret, Target
 from tapir_ray.llm.usage import Count, Lease, Meter
+from tapir_ray.thoughts import split_thoughts
 from tests.llm.endpoint import Answer, Choice, Fault, running
 
 HELLO = [{"role": "user", "content": "hello there"}]
@@ -177,16 +178,8 @@ CODE = "re.sub('<think>.*?</think>', '', text)"
     ],
 )
 def test_thinking_is_told_from_the_answer(content: str, text: str | None, thoughts: str | None) -> None:
-    assert split_thinking(content) == (text, thoughts)
-
-
-UNTAGGED = st.text(st.characters(exclude_characters="<"), max_size=40)
-
-
-@given(UNTAGGED, UNTAGGED, st.booleans())
-def test_no_thinking_is_left_in_an_answer(thoughts: str, answer: str, opened: bool) -> None:
-    content = f"{'<think>' if opened else ''}{thoughts}</think>{answer}"
-    assert split_thinking(content) == (answer.lstrip(), thoughts.strip() or None)
+    said, answer, complete = split_thoughts(content)
+    assert (answer if complete else None, said) == (text, thoughts)
 
 
 @given(text=st.text(max_size=60), limit=st.integers(1, 4096))

@@ -1,0 +1,98 @@
+"""Errors that come in the place of a reply, or in it: with HTTP 200, in a choice, or as a provider's own status.
+
+fault = fault_in(completion)                   # None, or its message, its HTTP status and whether asking again may help
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tapir_ray.llm import ends
+
+_PERMANENT = {400, 401, 402, 403, 404, 405, 413, 422}
+_FOR_GOOD = re.compile(
+    "insufficient_quota|context_length_exceeded|maximum context length|invalid_api_key|invalid_request|model_not_found"
+)
+_POLICY_NUMBERS = {"1026", "1027", "1301"}
+"""MiniMax's for a sensitive question and answer, and Zhipu's for either."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error that an endpoint tells in a body. `status` is its HTTP status, None if it names none."""
+
+    message: str
+    status: int | None = None
+    policy: bool = False
+    again: bool = True
+
+    @property
+    def overloaded(self) -> bool:
+        return self.status in (429, 503)
+
+
+def fault_in(value: Any) -> Fault | None:
+    """The error that a reply, a choice or a message holds; None without one."""
+    if not isinstance(value, dict):
+        return None
+    for name in ("error", "errors"):
+        if _says_something(value.get(name)):
+            return _fault(value[name])
+    base = value.get("base_resp")  # MiniMax
+    if isinstance(base, dict) and base.get("status_code"):
+        return _fault({"code": base["status_code"], "message": base.get("status_msg")})
+    return None
+
+
+def is_policy(*names: Any) -> bool:
+    """Whether one of the codes and types of an error is that of a content filter."""
+    return any(
+        str(name) in _POLICY_NUMBERS or (isinstance(name, str) and ends.end_of(name) == ends.FILTERED) for name in names
+    )
+
+
+def is_blocked(completion: dict[str, Any]) -> bool:
+    """Whether a reply without choices says that its prompt was filtered (Azure, Gemini)."""
+    feedback = completion.get("prompt_feedback") or completion.get("promptFeedback")
+    if isinstance(feedback, dict) and (feedback.get("block_reason") or feedback.get("blockReason")):
+        return True
+    results = completion.get("prompt_filter_results")
+    # As text: what was found lies several levels deep, by kind of content.
+    return isinstance(results, list) and re.search(r'"filtered": true', json.dumps(results)) is not None
+
+
+def _fault(error: Any) -> Fault:
+    if isinstance(error, list):
+        error = next((part for part in error if _says_something(part)), {})
+    if not isinstance(error, dict):
+        error = {"message": error}
+    code, kind = error.get("code"), error.get("type")
+    said = error.get("message")
+    message = said if isinstance(said, str) and said.strip() else json.dumps(error, ensure_ascii=False)
+    status = _status(code) or _status(error.get("status")) or _status(error.get("status_code"))
+    flagged = isinstance(error.get("metadata"), dict) and "flagged_input" in error["metadata"]  # OpenRouter
+    for_good = status in _PERMANENT or _FOR_GOOD.search(f"{code} {kind} {message}") is not None
+    named = f"{code}: " if code not in (None, "") else ""
+    return Fault(
+        " ".join(f"{named}{message}".split())[:500],
+        status,
+        policy=is_policy(code, kind) or flagged,
+        again=not for_good,
+    )
+
+
+def _status(code: Any) -> int | None:
+    text = str(code)
+    return int(text) if re.fullmatch(r"[45]\d\d", text, re.ASCII) else None
+
+
+def _says_something(value: Any) -> bool:
+    """Whether an error is one: some gateways send an empty one with each reply."""
+    if isinstance(value, dict):
+        return any(map(_says_something, value.values()))
+    if isinstance(value, list):
+        return any(map(_says_something, value))
+    return bool(value)
