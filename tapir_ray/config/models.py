@@ -228,9 +228,9 @@ class Student(Section):
         return self
 
 
-def _plain(value: Any) -> Any:
-    """A value as YAML and JSON hold it, which know no tuples."""
-    return to_jsonable_python(value)
+def _is_default(key: str, value: Any) -> bool:
+    # Compared as YAML and JSON hold them, which know no tuples.
+    return bool(to_jsonable_python(value) == to_jsonable_python(default_of(Endpoint, key)))
 
 
 class Judge(Endpoint):
@@ -253,9 +253,7 @@ class Judge(Endpoint):
         if not isinstance(given, dict):
             return given
         own = sorted(given.keys() & (Endpoint.model_fields.keys() - {"sampling"}))
-        if given.get("same_as") == "teacher" and any(
-            _plain(given[key]) != _plain(default_of(Endpoint, key)) for key in own
-        ):
+        if given.get("same_as") == "teacher" and not all(_is_default(key, given[key]) for key in own):
             raise ValueError(f"judge.{own[0]} has no effect with judge.same_as teacher; leave one of them out")
         if "same_as" not in given and not given.keys() & {"model", "engine", "base_url"}:
             return {**given, "same_as": "teacher"}

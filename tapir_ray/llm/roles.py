@@ -234,7 +234,16 @@ class Roles:
         return Target(role, endpoint, endpoint.base_url, key, group, scope)
 
     def _scope(self, role: str) -> str:
-        """What else than the request decides a reply: the place that serves the model, and how."""
+        """What else than the request decides a reply: the place that serves the model, and how, and how it is read."""
+        endpoint, place = self._endpoints[role], self._place(role)
+        reading = {}
+        for key in ("reasoning", "thinking_marks", "finish_reasons"):
+            value = getattr(endpoint, key)
+            if value != Endpoint.model_fields[key].get_default(call_default_factory=True):
+                reading[key] = value
+        return json.dumps([place, reading], sort_keys=True) if reading else place
+
+    def _place(self, role: str) -> str:
         endpoint, simulator = self._endpoints[role], self._config.simulator
         if endpoint.engine == "vllm":
             return json.dumps(["vllm", endpoint.engine_kwargs], sort_keys=True)
