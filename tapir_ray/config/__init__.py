@@ -19,6 +19,7 @@ from tapir_ray.config.models import (
     Judge,
     Limits,
     Price,
+    PriceTier,
     Sampling,
     Student,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "Mix",
     "Parts",
     "Price",
+    "PriceTier",
     "Prompts",
     "Regenerate",
     "Replicas",

@@ -23,6 +23,7 @@ from tapir_ray.llm.batch import BatchClient
 from tapir_ray.llm.cache import Cache
 from tapir_ray.llm.openai import LineError, _may_be_paid
 from tapir_ray.llm.reply import Reply
+from tapir_ray.llm.request import request_body
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Meter
@@ -104,6 +105,44 @@ def test_a_restart_before_the_batch_was_created_submits_it(tmp_path: Path) -> No
         record.write_text(json.dumps({**json.loads(record.read_text()), "name": "never-created", "batch": None}))
         replies = asyncio.run(ask(client(url, tmp_path), range(3)))
     assert [reply.status for reply in replies] == ["ok"] * 3 and batches(log) == [3, 3]
+
+
+def test_a_batch_is_closed_by_its_bytes_and_by_its_count(tmp_path: Path) -> None:
+    with simulated(tmp_path) as (url, log):
+        replies = asyncio.run(ask(client(url, tmp_path, window_s=1.0, max_requests=4), range(10)))
+        assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [2, 4, 4]
+        question = user("tom has 100 pens , finds 3 , loses 2 . how many pens now ?")
+        line = len(batch_module._line(32 * "0", request_body(endpoint(), question, endpoint().sampling, 100)))
+        by_bytes = client(url, tmp_path / "bytes", window_s=1.0, max_bytes=3 * line + line // 2)
+        replies = asyncio.run(ask(by_bytes, range(100, 110)))
+        assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [1, 2, 3, 3, 3, 4, 4]
+
+
+def test_a_request_that_no_batch_can_hold_fails_as_a_row(tmp_path: Path) -> None:
+    async def some(one: BatchClient) -> list[Reply]:
+        long = one.chat(user("é" * 1000), seed=1, kind="respond")
+        return list(await asyncio.gather(long, one.chat(user("add 2 and 3 ."), seed=2, kind="respond")))
+
+    with simulated(tmp_path) as (url, log):
+        long, short = asyncio.run(some(client(url, tmp_path, max_bytes=2000)))
+        assert short.status == "ok" and batches(log) == [1]
+    assert long.status == "failed" and long.reason is not None
+    assert "request_too_large: it takes 2,2" in long.reason and "batch.max_bytes is 2,000" in long.reason
+
+
+def test_storage_that_fails_for_a_moment_loses_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated(tmp_path) as (url, log):
+        one = client(url, tmp_path)
+        write, calls = one._storage.write_json, itertools.count()
+
+        def failing(name: str, value: Any) -> None:
+            if next(calls) < 3:
+                raise OSError("503 Slow Down")
+            write(name, value)
+
+        monkeypatch.setattr(one._storage, "write_json", failing)
+        replies = asyncio.run(ask(one, range(5)))
+        assert [reply.status for reply in replies] == ["ok"] * 5 and batches(log) == [5]
 
 
 def test_a_batch_outlives_an_outage_of_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

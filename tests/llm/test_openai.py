@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_ray.config import Endpoint, Limits, Sampling
+from tapir_ray.config import Endpoint, Limits, Price, Sampling
 from tapir_ray.llm import openai as client_module
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.reply import Reply
@@ -142,6 +142,45 @@ def test_what_a_reply_becomes(choice: Choice, status: str, reason: str | None, t
     (kept,), _, _ = ask(lambda body, n: choice, reasoning="keep")
     thinks = "so" in f"{choice.content} {choice.message}"
     assert (kept.reasoning is not None and kept.reasoning.startswith("so")) == thinks
+
+
+def test_a_reply_that_broke_off_is_asked_for_again_and_is_no_answer() -> None:
+    (reply,), seen, usage = ask(lambda body, n: Choice("half an", "error") if n < 2 else "whole")
+    assert (reply.text, reply.status) == ("whole", "ok") and len(seen.requests) == 3
+    assert usage["teacher", "respond"].output_tokens == 5, "half answers are paid for too"
+    (reply,), seen, _ = ask(lambda body, n: Choice("half an", "insufficient_system_resource"))
+    assert (reply.text, reply.status, len(seen.requests)) == (None, "failed", 3)
+    assert reply.reason == "broken_off: finish_reason insufficient_system_resource"
+
+
+def test_an_unknown_end_is_asked_for_once_more_and_named() -> None:
+    (reply,), seen, _ = ask(lambda body, n: Choice("half an", "wandered_off"), max_attempts=6)
+    assert reply.status == "failed" and len(seen.requests) == 2
+    assert reply.reason.startswith("unknown_end: finish_reason 'wandered_off'")
+    assert 'finish_reasons: {"wandered_off": "stop"}' in reply.reason
+    (reply,), _, _ = ask(lambda body, n: Choice("whole", "wandered_off"), finish_reasons={"wandered_off": "stop"})
+    assert (reply.text, reply.status) == ("whole", "ok")
+
+
+def test_a_rate_limit_that_comes_with_a_200_is_tried_again() -> None:
+    busy = Fault(200, body='{"error": {"code": 429, "message": "slow down"}}')
+    (reply,), seen, usage = ask(lambda body, n: busy if n < 2 else "fine")
+    assert reply.text == "fine" and len(seen.requests) == 3 and usage["teacher", "respond"].failed == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [("<html>busy</html>", "no JSON: '<html>busy"), ('data: {"choices": []}\n\ndata: [DONE]', "a stream")],
+)
+def test_a_body_that_is_no_json_is_named(body: str, reason: str) -> None:
+    (reply,), seen, _ = ask(lambda request, n: Fault(200, body=body))
+    assert reply.reason.startswith(f"BadReply: the endpoint answers with {reason}") and len(seen.requests) == 3
+
+
+def test_the_usage_of_a_long_request_has_the_price_of_its_tier() -> None:
+    price = {"input": 1.0, "output": 1.0, "tiers": [{"above": 1, "input": 2.0, "output": 3.0}]}
+    _, _, usage = ask(lambda body, n: "one two three four", price=price)
+    assert usage["teacher", "respond"].cost(Price(**price)) == pytest.approx((2 * 2 + 4 * 3) / 1e6)
 
 
 def test_a_content_filter_that_answers_400_is_a_refusal() -> None:
