@@ -22,6 +22,7 @@ from tapir_ray.cost.estimate import Estimate, estimated
 from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
+from tapir_ray.cost.price_source import priced_by
 from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.cost.sizes import Sizes, guessed
 from tapir_ray.errors import InputError
@@ -89,6 +90,9 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         taxonomy = taxonomy.with_seed_counts({str(task): round(1000 * n) for task, n in sizes.tasks.items() if task})
     estimate = estimated(config, seed, taxonomy, sizes)
     assumed = [*(ASSUMED_ANEW if anew else ASSUMED), *(PILOT if pilot else GUESSED)]
+    listed = priced_by(config) if launch.asks(config) else None
+    if listed is not None:
+        assumed.append(listed)
     report = {
         "name": config.name,
         "pilot_rows": pilot,
@@ -96,6 +100,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         "budget": config.budget.model_dump(),
         "pilot_usage": spent,
         "pilot_dir": place,
+        "listed_prices": listed,
         "over_length_share": over_length(config, seed),
         "over_length": config.train.over_length,
         "assumes": assumed,

@@ -16,6 +16,8 @@ from typing import NamedTuple
 Mark = tuple[str, str]
 """What opens and what closes thoughts."""
 
+UNFINISHED_THINKING = "unfinished_thinking"
+"""Reason of a failed row whose answer ended before its thoughts did."""
 HARMONY: Mark = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
 """Channels of gpt-oss: everything before its `final` channel is thoughts."""
 DEFAULT_MARKS: tuple[Mark, ...] = (

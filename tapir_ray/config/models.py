@@ -110,6 +110,10 @@ class Price(Section):
         return Price(**scaled(fields), tiers=[PriceTier(**scaled(tier.model_dump())) for tier in self.tiers])
 
 
+Marks = list[tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]]
+"""What opens and what closes thoughts, as `[open, close]`."""
+
+
 class Batch(Section):
     """How requests become batches of a provider's batch API (engine `openai_batch`)."""
 
@@ -140,9 +144,7 @@ class Endpoint(Section):
     """Sent instead of `max_tokens` where a model wants it so (reasoning models)."""
     reasoning: Literal["drop", "keep"] = "drop"
     """Whether the thoughts before an answer are stored with it."""
-    thinking_marks: list[tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]] = Field(
-        default_factory=lambda: list(DEFAULT_MARKS)
-    )
+    thinking_marks: Marks = Field(default_factory=lambda: list(DEFAULT_MARKS))
     """What opens and what closes thoughts in a reply, as `[open, close]`; thoughts are cut off at its beginning only.
     An empty list leaves every reply as it is. Give it where a reply may begin with one of the default marks as part of
     its answer, or where a model has marks of its own."""
@@ -210,6 +212,9 @@ class Student(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: Count = 2048
     sampling: Sampling = Sampling()
+    thinking_marks: Marks = Field(default_factory=lambda: list(DEFAULT_MARKS))
+    """As of the teacher, for a student that is run here. Its thoughts are not judged; if `sampling.max_tokens` ends
+    them the row fails. Many templates let it answer at once by `chat_template_kwargs: {enable_thinking: false}`."""
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Passed to vLLM as they are; `max_num_seqs` and `max_num_batched_tokens` are those of `vllm.LLM` unless given."""
     batch_size: Count = 64
@@ -222,6 +227,10 @@ class Student(Section):
             raise ValueError("student.engine openai needs student.endpoint, and engine vllm needs none")
         if self.endpoint is not None and self.endpoint.engine != "openai":
             raise ValueError("student.endpoint.engine must be openai; student.engine vllm runs the student here")
+        if self.endpoint is not None and self.thinking_marks != list(DEFAULT_MARKS):
+            raise ValueError(
+                "student.thinking_marks has no effect with an endpoint; set student.endpoint.thinking_marks"
+            )
         if self.create is not None and self.max_model_len > self.create.max_length:
             longest = self.create.max_length
             raise ValueError(f"student.max_model_len {self.max_model_len} is above student.create.max_length {longest}")

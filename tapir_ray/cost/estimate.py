@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tapir_ray.config import Config, Endpoint, Regenerate
+from tapir_ray.config import Config, Price, Regenerate
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import Size, Sizes
 from tapir_ray.curriculum.quotas import apportion
@@ -161,7 +161,8 @@ def _add(
             share = min(1.0, count / drawn)
             variance += (drawn * size.tokens / max(1e-9, count)) ** 2 * share * (1 - share) / sizes.measured
         bound = most.times(drawn or count)
-        price = _price(endpoints[role])
+        endpoint = endpoints[role]
+        price = endpoint.known_price if endpoint is not None else None
         lines.append(
             Line(
                 stage,
@@ -170,15 +171,19 @@ def _add(
                 size,
                 bound,
                 variance**0.5 if sizes.measured else 0.0,
-                None if price is None else (size.input * price[0] + size.output * price[1]) / 1e6,
-                None if price is None else (bound.input * price[0] + bound.output * price[1]) / 1e6,
+                None if price is None else _dollars(size, price.at(_input_of_one(size))),
+                None if price is None else _dollars(bound, price.dearest(_input_of_one(bound))),
             )
         )
 
 
-def _price(endpoint: Endpoint | None) -> tuple[float, float] | None:
-    price = endpoint.known_price if endpoint is not None else None
-    return None if price is None else (price.input, price.output)
+def _input_of_one(size: Size) -> int:
+    """The input tokens of a request, on average, by which its tier of a price is chosen."""
+    return round(size.input / max(1.0, size.calls))
+
+
+def _dollars(size: Size, price: Price) -> float:
+    return (size.input * price.input + size.output * price.output) / 1e6 + size.calls * price.request
 
 
 def _expected(

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,9 +19,12 @@ from tapir_ray.config import Replicas
 from tapir_ray.kept import Kept
 from tapir_ray.llm.engine_board import Teller
 from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.thoughts import DEFAULT_MARKS, UNFINISHED_THINKING, Mark, split_thoughts
 
 CUT = -1
 """In the place of each token of an answer that was cut, where the tokens are not known any more."""
+KEPT = "__kept__"
+"""Marks an answer that was collected before."""
 
 
 class Asking:
@@ -155,11 +158,14 @@ def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         "generated_text": answer["student_response"] or "",
         "generated_tokens": [CUT] * row["max_tokens"] if cut else [],
         "__inference_error__": "",
+        KEPT: True,
     }
 
 
-def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """The input's columns and the answer; rows of an engine error come back ragged and are made whole here."""
+def collect(row: dict[str, Any], columns: list[str], marks: Sequence[Mark] = DEFAULT_MARKS) -> dict[str, Any]:
+    """The input's columns and the answer without the student's thoughts; a row of which the thoughts were not finished
+    fails. Rows of an engine error come back ragged and are made whole here.
+    """
     answered = {name: row.get(name) for name in columns}
     error = row.get("__inference_error__")
     if error:
@@ -169,9 +175,11 @@ def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
     else:
         said, stops = list(row["generated_tokens"]), list(row["stop_token_ids"])
         cut = len(said) >= row["max_tokens"] and said[-1] not in stops
-        answered |= {
-            "student_response": row["generated_text"].strip(),
-            "finish_reason": "length" if cut else "stop",
-            "status": OK,
-        }
+        answered["finish_reason"] = "length" if cut else "stop"
+        text = row["generated_text"]
+        thoughts, answer, complete = (None, text, True) if row.get(KEPT) else split_thoughts(text, marks)
+        if not complete or (thoughts and not answer.strip()):
+            answered |= {"status": FAILED, "reason": UNFINISHED_THINKING}
+        else:
+            answered |= {"student_response": answer.strip(), "status": OK}
     return answered

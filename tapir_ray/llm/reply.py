@@ -18,11 +18,10 @@ from tapir_ray.llm.said import Said, read_message
 from tapir_ray.llm.usage import Count
 from tapir_ray.llm.usage_fields import read_usage
 from tapir_ray.records import FAILED, FILTERED, OK
-from tapir_ray.thoughts import split_thoughts
+from tapir_ray.thoughts import UNFINISHED_THINKING, split_thoughts
 
 CUT_OFF, REFUSED, EMPTY, TOOL_CALL = "cut_off", "refused", "empty", "tool_call"
-UNFINISHED_THINKING = "unfinished_thinking"
-"""Reasons of a reply without a usable text."""
+"""Reasons of a reply without a usable text, as is UNFINISHED_THINKING."""
 BROKEN_OFF, UNKNOWN_END, NO_REPLY = "broken_off", "unknown_end", "no_reply"
 """Reasons, before a colon and the details, of a reply that is asked for again and fails in the end."""
 UNKNOWN_END_ATTEMPTS = 2

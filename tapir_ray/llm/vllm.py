@@ -98,6 +98,8 @@ def generate(
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
 
+    Thoughts before an answer are left out by `student.thinking_marks`; a row whose thoughts were not finished fails.
+
     The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not. With
     `keep`, called by each worker, an answer is kept when it is made, before the others of its batch are. The workers
     tell `board`, an actor of `EngineBoard`, how their engines start and answer.
@@ -142,7 +144,7 @@ def generate(
     arguments = {
         **stage.fn_constructor_kwargs,
         **({} if keep is None else {"keep": keep}),
-        "collect": functools.partial(collect, columns=columns),
+        "collect": functools.partial(collect, columns=columns, marks=student.thinking_marks),
         "replicas": replicas,
         "board": board,
     }

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tapir_ray.config import Config
+from tapir_ray.cost.price_source import priced_by
 from tapir_ray.errors import StageError
 from tapir_ray.manifest import Manifest
 from tapir_ray.records import FAILED, FILTERED, OK
@@ -67,7 +68,7 @@ def counts(rows: int, parts: Iterable[Manifest]) -> Counts:
 
 def card(config: Config, report: Report) -> str:
     """The text of `README.md`, for a folder that has its rows in `data/`."""
-    settings, found = config.regenerate, report.counts
+    settings, found, listed = config.regenerate, report.counts, priced_by(config)
     assert settings is not None
     front: dict[str, Any] = {
         "pretty_name": config.name,
@@ -95,7 +96,7 @@ def card(config: Config, report: Report) -> str:
             ("role", "requests", "input tokens", "output tokens", "US dollars"),
             [(role, *_used(used)) for role, used in report.usage.items()],
         ),
-        f"{report.cost:,.4f} US dollars in all.",
+        f"{report.cost:,.4f} US dollars in all{'' if listed is None else f'; {listed}'}.",
     ]
     return "\n\n".join(lines) + "\n"
 

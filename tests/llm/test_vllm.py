@@ -60,6 +60,19 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert answered(row, ended)["finish_reason"] == "stop", "its end is the last token that it might say"
 
 
+def test_a_students_thoughts_are_not_its_answer(model: str) -> None:
+    row = asked(Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50)), model, USER)
+    columns = ["instruction_id", "status", "reason"]
+
+    def said(text: str, **more: Any) -> tuple[str, str | None, str | None]:
+        kept = collect({**row, "generated_text": text, "generated_tokens": [7], **more}, columns)
+        return kept["status"], kept.get("student_response"), kept["reason"]
+
+    assert said("<think>2 + 2</think>\n\nfour") == ("ok", "four", None)
+    assert said("<think>2 + 2") == said("<think>2 + 2</think> ") == ("failed", None, "unfinished_thinking")
+    assert said("an answer about </think>, kept before", __kept__=True)[1] == "an answer about </think>, kept before"
+
+
 def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> None:
     student = Student(model="owner/m", revision="abc")
     arguments = engine_arguments("owner/m", student, Replicas())
