@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -190,3 +192,26 @@ def test_nothing_changes_after_loading() -> None:
     with pytest.raises(ValueError):
         config.name = "y"  # type: ignore[misc]
     assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"thinking_marks": [["<t>", ""]]}, "two different texts"),
+        ({"thinking_marks": [["--", "--"]]}, "two different texts"),
+        ({"finish_reasons": {"done": "fine"}}, "teacher.finish_reasons.done"),
+        ({"extra_body": {"stream": True}}, "stream has no use"),
+        ({"batch": {"max_bytes": 0}}, "teacher.batch.max_bytes"),
+        ({"price": {"input": -1}}, "teacher.price.input"),
+    ],
+)
+def test_how_replies_are_read_is_checked(teacher: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse({**SMALL, "teacher": teacher})
+
+
+def test_what_reads_replies_changes_results_and_what_closes_batches_does_not() -> None:
+    plain = parse(SMALL)
+    assert parse({**SMALL, "teacher": {"thinking_marks": [["[[", "]]"]]}}).digest() != plain.digest()
+    assert parse({**SMALL, "teacher": {"finish_reasons": {"done": "stop"}}}).digest() != plain.digest()
+    assert parse({**SMALL, "teacher": {"batch": {"max_bytes": 1000}}}).digest() == plain.digest()

@@ -18,11 +18,10 @@ from tapir_ray.config.models import (
     Endpoint,
     Judge,
     Limits,
-    Price,
-    PriceTier,
     Sampling,
     Student,
 )
+from tapir_ray.config.price import Price, PriceTier
 from tapir_ray.config.regenerate import Parts, Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Replicas, Resources
 from tapir_ray.config.section import Count, Section, Share

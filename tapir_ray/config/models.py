@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
+from tapir_ray.config.price import Price
 from tapir_ray.config.section import Count, Section, Share, default_of
 from tapir_ray.cost import prices
 from tapir_ray.redaction import looks_like_a_key, secret_of
@@ -52,65 +53,13 @@ class Limits(Section):
     in_flight: Count = 64
 
 
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+def _two_marks(mark: tuple[str, str]) -> tuple[str, str]:
+    if not all(text.strip() for text in mark) or mark[0].lower() == mark[1].lower():
+        raise ValueError("write two different texts, [open, close], such as ['<think>', '</think>']")
+    return mark
 
 
-class PriceTier(Section):
-    """US dollars per million tokens of requests with more than `above` input tokens; all their tokens cost this."""
-
-    above: Count
-    input: Dollars
-    cached_input: Dollars | None = None
-    output: Dollars
-    reasoning: Dollars | None = None
-
-
-class Price(Section):
-    """US dollars per million tokens."""
-
-    input: Dollars = 0.0
-    cached_input: Dollars | None = None
-    """Empty is the price of `input`."""
-    output: Dollars = 0.0
-    reasoning: Dollars | None = None
-    """Empty is the price of `output`."""
-    request: Dollars = 0.0
-    """US dollars for each request."""
-    tiers: list[PriceTier] = Field(default_factory=list)
-    """Other prices of long requests, such as above 200,000 input tokens; the tier with the highest `above` counts."""
-
-    def at(self, input_tokens: int) -> Price:
-        """The price of a request of so many input tokens, without tiers."""
-        tier = max(
-            (tier for tier in self.tiers if input_tokens > tier.above), key=lambda tier: tier.above, default=None
-        )
-        if tier is None:
-            return self.model_copy(update={"tiers": []})
-        return Price(**tier.model_dump(exclude={"above"}), request=self.request)
-
-    def dearest(self, input_tokens: int = 0) -> Price:
-        """The most that a token can cost in a request of up to so many input tokens; neither a cache nor reasoning is
-        known beforehand."""
-        possible = [self.at(0), *(self.at(tier.above + 1) for tier in self.tiers if input_tokens > tier.above)]
-        return Price(
-            input=max(max(price.input, price.cached_input or 0.0) for price in possible),
-            output=max(max(price.output, price.reasoning or 0.0) for price in possible),
-            request=self.request,
-        )
-
-    def times(self, factor: float) -> Price:
-        """A share of the price, such as that of a batch."""
-
-        def scaled(prices: dict[str, Any]) -> dict[str, Any]:
-            return {
-                name: value if value is None or name == "above" else value * factor for name, value in prices.items()
-            }
-
-        fields = self.model_dump(exclude={"tiers"})
-        return Price(**scaled(fields), tiers=[PriceTier(**scaled(tier.model_dump())) for tier in self.tiers])
-
-
-Marks = list[tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]]]
+Marks = list[Annotated[tuple[str, str], AfterValidator(_two_marks)]]
 """What opens and what closes thoughts, as `[open, close]`."""
 
 
@@ -177,6 +126,13 @@ class Endpoint(Section):
         if url is not None and (found := secret_of(url if "://" in url else f"https://{url}")):
             raise ValueError(f"the URL holds {found}, which files would show; name a variable in api_key_env")
         return url
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_stream(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
+        if extra_body.get("stream"):
+            raise ValueError("stream has no use here, as replies are read when they are whole; leave it out")
+        return extra_body
 
     @property
     def known_price(self) -> Price | None:

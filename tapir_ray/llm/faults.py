@@ -10,14 +10,18 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tapir_ray.llm import ends
-
 _PERMANENT = {400, 401, 402, 403, 404, 405, 413, 422}
 _FOR_GOOD = re.compile(
     "insufficient_quota|context_length_exceeded|maximum context length|invalid_api_key|invalid_request|model_not_found"
 )
-_POLICY_NUMBERS = {"1026", "1027", "1301"}
-"""MiniMax's for a sensitive question and answer, and Zhipu's for either."""
+_POLICY_CODES = {"1026", "1027", "1301", "invalid_prompt"}
+"""MiniMax's for a sensitive question and answer, Zhipu's for either, and OpenAI's for a flagged prompt."""
+_POLICY = re.compile(
+    "content_?filter|content_?polic|policy_?violation|safety|moderat|sensitive|prohibited_?content|guardrail|inspection"
+    "|responsible_?ai|flagged|censor|copyright|recitation",
+    re.IGNORECASE,
+)
+_NOT_POLICY = re.compile("unavailable|time_?out|overload|limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,8 @@ def fault_in(value: Any) -> Fault | None:
 
 def is_policy(*names: Any) -> bool:
     """Whether one of the codes and types of an error is that of a content filter."""
-    return any(
-        str(name) in _POLICY_NUMBERS or (isinstance(name, str) and ends.end_of(name) == ends.FILTERED) for name in names
-    )
+    words = [str(name) for name in names if isinstance(name, str | int)]
+    return any(word in _POLICY_CODES or (_POLICY.search(word) and not _NOT_POLICY.search(word)) for word in words)
 
 
 def is_blocked(completion: dict[str, Any]) -> bool:

@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tapir_ray.config import Budget
+from tapir_ray.llm import usage_saving
 from tapir_ray.llm.bucket import Bucket
 from tapir_ray.llm.usage import Account, Count, Lease, Report
 from tapir_ray.llm.usage_files import UsageFiles, counts_in, listed, unsettled_in
+from tapir_ray.llm.usage_saving import Saving
 
 WAIT_S = 0.2
 """After which a request that does not fit asks again."""
-AGAIN_S, PATIENCE_S = 0.5, 60.0
-"""After which a lease that could not be written is tried again, and after which storage is given up."""
 
 
 @dataclass
@@ -68,8 +68,7 @@ class Ledger:
         self._resolved: list[str] = []
         self._reports: dict[str, int] = {}
         self._dearest = {role: account.price.dearest() for role, account in accounts.items()}
-        self._problem: str | None = None
-        self._failing_since: float | None = None
+        self._saving = Saving(clock, gives_up=self._has_budget)
         now = clock()
         groups = {account.group: account.limits for account in accounts.values()}
         self._requests = {
@@ -96,38 +95,24 @@ class Ledger:
         the budget is used up. The same leases asked for again are granted again.
         """
         with self._lock:
-            if self._problem is None:
+            if self._saving.problem is None:
                 granted, pause = self._grant(role, leases)
                 if not granted or not self._has_budget or self._kept():
                     return granted, pause
-                if self._problem is None:
+                if self._saving.problem is None:
                     # They stay reserved, and are granted once that is on storage: asked for again they are the same.
-                    return 0, AGAIN_S
+                    return 0, usage_saving.AGAIN_S
             for lease in leases:
                 if lease.id not in self._resolved:  # else it is on its way since an earlier start
                     self._reserved.pop(lease.id, None)
             return 0, math.inf
 
     def _kept(self) -> bool:
-        """Save; False if storage fails, which becomes the `problem` of the run once it has lasted for PATIENCE_S."""
-        try:
-            self.save()
-        except OSError as error:
-            now = self._clock()
-            self._failing_since = now if self._failing_since is None else self._failing_since
-            if self._has_budget and now - self._failing_since >= PATIENCE_S:
-                self._problem = (
-                    f"what the run spends cannot be written to its storage for {now - self._failing_since:.0f} s "
-                    f"({' '.join(str(error).split())[:300]}), so no more is asked under its budget; make room or "
-                    "restore access to the run directory and start the same command again"
-                )
-            return False
-        self._failing_since = None
-        return True
+        return self._saving.kept(self.save)
 
     def problem(self) -> str | None:
         """Why nothing more is asked although there is a budget left; None as long as there is no reason."""
-        return self._problem
+        return self._saving.problem
 
     def _grant(self, role: str, leases: Sequence[Lease]) -> tuple[int, float]:
         account, now = self._accounts[role], self._clock()

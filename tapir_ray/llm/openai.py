@@ -159,7 +159,7 @@ class Client:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            streams = "a stream, which was not asked for" if text.lstrip().startswith("data:") else "no JSON"
+            streams = "a stream" if text.lstrip().startswith("data:") else "no JSON"
             raise BadReply(f"the endpoint answers with {streams}: {text[:200]!r}") from None
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tapir_ray.config import Price, parse
 from tapir_ray.cost import prices
+from tapir_ray.cost.price_source import priced_by
 from tapir_ray.doubts import doubts
 from tapir_ray.errors import InputError
 from tapir_ray.llm.usage import Count
@@ -75,6 +76,14 @@ def test_the_list_says_of_which_day_it_is_and_opens_no_connection(monkeypatch: p
     prices.newest.cache_clear()
     assert prices.listed_price("gpt-4.1", None) is not None
     assert re.fullmatch(r"genai-prices [\d.]+, whose newest price is of 20\d\d-\d\d-\d\d", prices.source())
+
+
+def test_check_and_the_card_name_the_list_of_the_roles_that_it_prices() -> None:
+    both = config(teacher={"model": "gpt-4.1"}, judge={"model": "gpt-4o"})
+    assert priced_by(both) == f"list prices of teacher and judge by {prices.source()}"
+    own = {"model": "gpt-4.1", "price": {"input": 1.0}}
+    assert priced_by(config(teacher=own)) is None
+    assert priced_by(config(teacher={"model": "mine"})) is None
 
 
 @pytest.mark.parametrize(

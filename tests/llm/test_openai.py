@@ -183,10 +183,17 @@ def test_the_usage_of_a_long_request_has_the_price_of_its_tier() -> None:
     assert usage["teacher", "respond"].cost(Price(**price)) == pytest.approx((2 * 2 + 4 * 3) / 1e6)
 
 
-def test_a_content_filter_that_answers_400_is_a_refusal() -> None:
-    (reply,), seen, usage = ask(lambda body, n: Fault(400, "filtered", "content_filter"))
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "1301", "data_inspection_failed"])
+def test_a_content_filter_that_answers_400_is_a_refusal(code: str) -> None:
+    (reply,), seen, usage = ask(lambda body, n: Fault(400, "filtered", code))
     assert (reply.status, reply.reason) == ("filtered", "refused") and len(seen.requests) == 1
     assert usage["teacher", "respond"].failed == 0
+
+
+@pytest.mark.parametrize("code", ["account_blocked", "unsupported_language", "invalid_request_error"])
+def test_an_error_of_the_account_or_the_request_is_no_refusal(code: str) -> None:
+    (reply,), _, _ = ask(lambda body, n: Fault(403, "not yours", code))
+    assert reply.status == "failed" and "not yours" in reply.reason
 
 
 def test_the_key_is_sent_and_never_shown() -> None:

@@ -12,8 +12,7 @@ import ray
 
 from tapir_ray.config import Budget, Endpoint, Limits, Price
 from tapir_ray.errors import StageError
-from tapir_ray.llm import ledger as ledger_module
-from tapir_ray.llm import usage_files
+from tapir_ray.llm import usage_files, usage_saving
 from tapir_ray.llm.ledger import Ledger
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.roles import Roles
@@ -59,8 +58,8 @@ class Local:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "AGAIN_S", 0.01)
-    monkeypatch.setattr(ledger_module, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(usage_saving, "AGAIN_S", 0.01)
+    monkeypatch.setattr(usage_saving, "PATIENCE_S", 0.5)
     monkeypatch.setattr(usage_files, "AGAIN_S", 0.01)
 
 
