@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tapir_ray.config import Budget
+from tapir_ray.config import Budget, Price
 from tapir_ray.llm import usage_saving
 from tapir_ray.llm.bucket import Bucket
 from tapir_ray.llm.usage import Account, Count, Lease, Report
@@ -68,6 +68,13 @@ class Ledger:
         self._resolved: list[str] = []
         self._reports: dict[str, int] = {}
         self._dearest = {role: account.price.dearest() for role, account in accounts.items()}
+        self._tiers = {
+            role: [
+                (above, account.price.dearest(above + 1))
+                for above in sorted(tier.above for tier in account.price.tiers)
+            ]
+            for role, account in accounts.items()
+        }
         self._saving = Saving(clock, gives_up=self._has_budget)
         now = clock()
         groups = {account.group: account.limits for account in accounts.values()}
@@ -185,8 +192,15 @@ class Ledger:
 
     def _worst_of(self, role: str, lease: Lease) -> Count:
         """The worst case of a request, at the dearest tier of the price that it can reach."""
-        dearest = self._accounts[role].price.dearest(lease.input_tokens)
-        return lease.count().priced(dearest, self._dearest[role])
+        base, tier = self._dearest[role], self._dearest_of(role, lease)
+        return lease.count() if tier is base else lease.count().above(base, tier)
+
+    def _dearest_of(self, role: str, lease: Lease) -> Price:
+        reached = self._dearest[role]
+        for above, price in self._tiers[role]:
+            if lease.input_tokens > above:
+                reached = price
+        return reached
 
     def _expire(self, now: float) -> None:
         for lease_id, reserved in list(self._reserved.items()):
@@ -224,7 +238,8 @@ class Ledger:
         return worst.cost(self._dearest[role])
 
     def _lease_cost(self, role: str, lease: Lease) -> float:
-        return self._worst_of(role, lease).cost(self._dearest[role])
+        price = self._dearest_of(role, lease)
+        return (lease.input_tokens * price.input + lease.output_tokens * price.output) / 1e6 + price.request
 
     def exhausted(self) -> bool:
         """Whether a request did not fit into the budget although none was on its way."""

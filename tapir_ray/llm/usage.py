@@ -77,11 +77,17 @@ class Count:
         ) / 1e6
         return max(0.0, tokens + self.requests * price.request + self.surcharge / 1e9)
 
-    def priced(self, price: Price, base: Price | None = None) -> Count:
-        """The count of one request, with what its tier of the price costs above `base` (the price without tiers)."""
+    def priced(self, price: Price) -> Count:
+        """The count of one request, with what its tier of the price costs above the price without tiers."""
+        if not price.tiers:
+            return self
+        return self.above(price.at(0), price.at(self.input_tokens))
+
+    def above(self, base: Price, tier: Price) -> Count:
+        """The count with what it costs more at the price of `tier` than at that of `base`."""
         plain = replace(self, surcharge=0)
-        above = plain.cost(price.at(self.input_tokens)) - plain.cost(base or price.at(0))
-        return replace(self, surcharge=math.ceil(round(above * 1e9, 3)))
+        more = plain.cost(tier) - plain.cost(base)
+        return replace(self, surcharge=math.ceil(round(more * 1e9, 3)))
 
 
 @dataclass(frozen=True)

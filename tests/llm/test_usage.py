@@ -10,12 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapir_ray.config import Budget, Limits, Price
+from tapir_ray.config import Budget, Limits, Price, PriceTier
 from tapir_ray.llm.ledger import Ledger
 from tapir_ray.llm.usage import Account, Count, Lease, Report
 from tapir_ray.llm.usage_files import UsageFiles
 
 PRICE = Price(input=1.0, cached_input=0.5, output=2.0, reasoning=4.0)
+TIERED = Price(
+    **PRICE.model_dump(exclude={"tiers", "request"}),
+    request=3e-6,
+    tiers=[PriceTier(above=200, input=2.0, cached_input=1.0, output=3.0, reasoning=6.0)],
+)
 NUMBERS = itertools.count(1)
 
 
@@ -122,6 +127,7 @@ WORST = st.tuples(st.integers(0, 400), st.integers(1, 400))
 @settings(deadline=None, max_examples=300)
 @given(
     data=st.data(),
+    price=st.sampled_from([PRICE, TIERED]),
     budget=st.one_of(
         st.integers(1, 5000).map(lambda n: Budget(max_tokens=n)),
         st.integers(1, 5000).map(lambda n: Budget(max_cost=n * 2e-6)),
@@ -129,11 +135,11 @@ WORST = st.tuples(st.integers(0, 400), st.integers(1, 400))
     steps=st.lists(st.one_of(st.lists(WORST, min_size=1, max_size=5), st.integers(0, 10)), max_size=40),
 )
 def test_the_budget_is_never_exceeded(
-    data: st.DataObject, budget: Budget, steps: list[list[tuple[int, int]] | int]
+    data: st.DataObject, price: Price, budget: Budget, steps: list[list[tuple[int, int]] | int]
 ) -> None:
     """Whatever the order of leases and records, with some records that never come or say nothing."""
     clock = Clock()
-    one = ledger(clock, budget, PRICE)
+    one = ledger(clock, budget, price)
     out: list[tuple[str, Lease]] = []
     lost = 0.0
     for step in steps:
@@ -148,9 +154,10 @@ def test_the_budget_is_never_exceeded(
             given = data.draw(st.integers(0, leave.input_tokens))
             output = data.draw(st.integers(0, leave.output_tokens))
             count = Count("x", 1, given, data.draw(st.integers(0, given)), output, data.draw(st.integers(0, output)))
+            count = count.priced(price)
             known = data.draw(st.booleans())
             if not known:  # paid for, but nobody learns of it
-                lost += count.cost(PRICE) if budget.max_cost else count.tokens
+                lost += count.cost(price) if budget.max_cost else count.tokens
             reported = count if known else Count("x", 1)
             one.record(report((role, reported), settled=[(leave.id, count.tokens if known else None)]))
         usage = one.snapshot().values()
