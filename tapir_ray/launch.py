@@ -7,6 +7,7 @@ What can be wrong is found first: config, prompts, seed file and endpoints are c
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -286,5 +287,6 @@ def simulator(config: Config) -> AbstractContextManager[str]:
             log=settings.log,
             path=(settings.path or config.seed_data.path) if recorded else None,
             skip=(config.seed_data.limit or 0) if recorded and settings.path is None else 0,
+            columns=json.dumps(dict(config.seed_data.mapped)) if recorded and settings.path is None else None,
         )
     )

@@ -43,6 +43,7 @@ INSTRUCTIONS = pa.schema(
         ("split", pa.string()),
         ("messages", MESSAGES),
         ("response", pa.string()),
+        ("no_loss", pa.list_(pa.int64())),
         ("reasoning", pa.string()),
         ("task", pa.string()),
         ("task_prob", pa.float64()),
@@ -58,7 +59,8 @@ INSTRUCTIONS = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""`meta` is JSON: the other columns of the source row. `sampling` is JSON: the parameters of the teacher's answer."""
+"""`no_loss` are the positions in `messages` of answers that are in no loss, as turns of weight 0 (null: none).
+`meta` is JSON: the other columns of the source row. `sampling` is JSON: the parameters of the teacher's answer."""
 
 SCORED = pa.schema(
     [
@@ -89,6 +91,7 @@ TRAINING = pa.schema(
         ("copy", pa.int64()),
         ("messages", MESSAGES),
         ("response", pa.string()),
+        ("no_loss", pa.list_(pa.int64())),
         ("task", pa.string()),
         ("pool", pa.string()),
         ("tokens", pa.int64()),

@@ -2,11 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from tapir_ray.config.section import Count, Section, Share
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str] | None, BeforeValidator(_listed)]
+"""A column, or several; an empty list says that there is none."""
+ONE_COLUMN = ("messages", "system", "history", "choices", "response", "reasoning")
+
+
+class Columns(Section):
+    """Columns of the seed file by what they are; of what is left out the usual names are read (docs/data.md)."""
+
+    messages: Names = None
+    """The whole conversation: a list of turns."""
+    system: Names = None
+    history: Names = None
+    """Earlier turns: pairs of a question and an answer, or turns."""
+    prompt: Names = None
+    """Several are one prompt, joined in this order by a blank line."""
+    context: Names = None
+    """Texts that follow the prompt after a blank line."""
+    choices: Names = None
+    response: Names = None
+    """The answer; an empty list reads none."""
+    reasoning: Names = None
+    """Thoughts before the answer, which go to the column `reasoning`."""
+    meta: Names = None
+    """Columns that are kept in `meta` and that nothing is to be said about."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        found: dict[str, str] = {}
+        for role, names in self.given.items():
+            if role in ONE_COLUMN and len(names) > 1:
+                raise ValueError(f"seed_data.columns.{role} names several columns; it can be one")
+            for name in names:
+                if name in found:
+                    raise ValueError(f"seed_data.columns names {name} as {found[name]} and as {role}")
+                found[name] = role
+        if self.messages and (
+            others := [role for role in ("prompt", "context", "choices", "history") if self.given.get(role)]
+        ):
+            raise ValueError(
+                f"seed_data.columns.messages holds the whole conversation; leave out seed_data.columns.{others[0]}"
+            )
+        return self
+
+    @property
+    def given(self) -> dict[str, list[str]]:
+        """The columns by role, for the roles that are set."""
+        return {role: names for role in type(self).model_fields if (names := getattr(self, role)) is not None}
 
 
 class SeedData(Section):
@@ -21,9 +75,19 @@ class SeedData(Section):
     responses: Literal["keep", "fill", "replace"] = "keep"
     turns: Literal["last", "all"] = "last"
     task_column: str | None = None
+    columns: Columns = Columns()
+    """Your own names of columns: `{prompt: …, context: …, response: …}`."""
     licence: str | None = None
     skip_malformed: bool = False
     """A malformed row stops the run (default) or becomes a filtered row with the line in its reason."""
+
+    @property
+    def mapped(self) -> Mapping[str, Sequence[str]]:
+        """The columns by role that the config names. The tasks' column is none that the usual names are read of."""
+        given = self.columns.given
+        named = {name for names in given.values() for name in names}
+        tasks = [self.task_column] if self.task_column is not None and self.task_column not in named else []
+        return {**given, "meta": [*given.get("meta", []), *tasks]}
 
 
 class Holdout(Section):

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tapir_ray.config import Config
-from tapir_ray.conversations import Malformed, Unsupported, parse
+from tapir_ray.conversations import Ambiguous, Malformed, Unsupported, parse
 from tapir_ray.errors import InputError
 from tapir_ray.records import instruction_id, order_key
 from tapir_ray.sources import list_files, read_raw
+from tapir_ray.values import one_line
 
 SAMPLE = 4_000
 
@@ -48,9 +49,11 @@ def read_seed(config: Config) -> Seed:
         if settings.limit is not None and row_number == settings.limit:
             break
         try:
-            conversations = parse(raw, settings.format, settings.turns)
+            conversations = parse(raw, settings.format, settings.turns, settings.mapped)
         except Unsupported:
             continue
+        except Ambiguous as error:
+            raise InputError(f"seed_data.path {settings.path}: {place}: {error}") from None
         except Malformed as error:
             if settings.skip_malformed:
                 continue
@@ -72,7 +75,7 @@ def read_seed(config: Config) -> Seed:
                 "instruction_id": row_id,
                 "messages": conversation.messages,
                 "response": conversation.response,
-                "task": None if task is None else str(task),
+                "task": None if task is None else one_line(task) or None,
                 "stratum": stratum,
                 "status": "ok",
             }

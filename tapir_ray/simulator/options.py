@@ -47,5 +47,7 @@ class Options:
     """`recorded`: the file of (instruction, response) pairs."""
     skip: int = 0
     """`recorded`: the first rows, which are never handed out as new instructions."""
+    columns: str | None = None
+    """`recorded`: JSON of the columns by role, as `seed_data.columns` names them."""
     task_words: str | None = None
     """`recorded`: YAML with the words of each task; empty is the shipped taxonomy."""

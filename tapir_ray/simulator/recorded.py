@@ -8,12 +8,14 @@ run the whole loop on real data without a network.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator, Sequence
 
 from rapidfuzz.distance import LCSseq
 
+from tapir_ray.columns import Mapped
 from tapir_ray.config import Curriculum
 from tapir_ray.conversations import Conversation, Malformed, Unsupported, parse
 from tapir_ray.curriculum.tasks import OTHERS, load
@@ -44,7 +46,8 @@ class Recorded:
         self.answers: dict[str, str] = {}
         self.answers_to_turn: dict[str, str] = {}
         self.unseen: dict[str, list[str]] = {}
-        for row, conversation in _conversations(path):
+        columns = json.loads(options.columns) if options.columns else {}
+        for row, conversation in _conversations(path, columns):
             turn = _last_user_turn(conversation.messages)
             if conversation.response is None or not turn:
                 continue
@@ -120,7 +123,7 @@ def _last_user_turn_of(text: str) -> str:
     return last.strip()
 
 
-def _conversations(path: str) -> Iterator[tuple[int, Conversation]]:
+def _conversations(path: str, columns: Mapped) -> Iterator[tuple[int, Conversation]]:
     """Every conversation of a file or folder, with the number of its row, counted as `seed_data.limit` counts rows.
 
     Rows that are no conversation are left out. Raises InputError where there is nothing to read, or a file is broken.
@@ -130,7 +133,7 @@ def _conversations(path: str) -> Iterator[tuple[int, Conversation]]:
         if isinstance(raw, Unreadable):
             raise InputError(f"the recorded pairs {path}: {place}: {raw}")
         try:
-            conversations = parse(raw, turns="all")
+            conversations = parse(raw, turns="all", columns=columns)
         except (Malformed, Unsupported):
             continue
         yield from ((number, conversation) for conversation in conversations)

@@ -31,12 +31,12 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     tokens, statuses, reasons = [], [], []
-    for row in rows.select(["messages", "response", "status", "reason"]).to_pylist():
+    for row in rows.select(["messages", "response", "no_loss", "status", "reason"]).to_pylist():
         status, reason = row["status"], row["reason"]
         count = None
         if status == OK:
             try:
-                pair = encode(tokenizer, row["messages"], row["response"], student, train, end)
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
             except TemplateRefused as refused:
                 status, reason = FILTERED, refused.reason
             else:

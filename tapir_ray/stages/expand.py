@@ -68,6 +68,7 @@ class ExpandRow:
             "source": "generated",
             "response": None,
             "messages": None,
+            "no_loss": None,
             "instruction_id": None,
         }
         if reply.status != records.OK:

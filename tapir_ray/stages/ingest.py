@@ -7,7 +7,6 @@ rows = mark_duplicates(rows, duplicate_positions(files, fs))
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,12 +22,15 @@ from tapir_ray.config import SeedData
 from tapir_ray.conversations import Conversation, Malformed, Unsupported, parse
 from tapir_ray.records import FILTERED, INSTRUCTIONS, OK, SEED, instruction_id, marked
 from tapir_ray.sources import Unreadable, read_raw
+from tapir_ray.values import one_line, plain, to_json
 
 POSITION = pa.field("position", pa.int64())
 CONVERSATION_ID = pa.field("conversation_id", pa.string())
-PARSED = pa.schema([*INSTRUCTIONS, POSITION, CONVERSATION_ID])
+COLUMNS = pa.field("columns", pa.string())
+PARSED = pa.schema([*INSTRUCTIONS, POSITION, CONVERSATION_ID, COLUMNS])
 """`position` orders rows as they were read, which says which of two equal rows stays; `conversation_id` is the same
-for all turns of a conversation: the instruction_id of the longest."""
+for all turns of a conversation: the instruction_id of the longest. `columns` is JSON, on the first row that comes of a
+row of a file: which columns with text were used for nothing, and which that the config names were not there."""
 
 FILE_BITS = 40
 """A position is a file's number, shifted by as many bits, plus the number of a row in it."""
@@ -51,7 +53,9 @@ def parse_sources(
     represented with `unsupported: …`, the end of a broken file with `unreadable: …`; an instruction without an answer
     keeps a null response.
     """
-    parse_row = parse_row or functools.partial(parse, format=seed_data.format, turns=seed_data.turns)
+    parse_row = parse_row or functools.partial(
+        parse, format=seed_data.format, turns=seed_data.turns, columns=seed_data.mapped
+    )
     # With a limit the files are read in order by one task; without, each by its own.
     groups = [list(files)] if seed_data.limit else [[file] for file in files]
     items = [{"files": group, "start": index << FILE_BITS} for index, group in enumerate(groups)]
@@ -87,7 +91,7 @@ def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow =
     try:
         conversations = parse_row(raw)
     except (Malformed, Unsupported, Unreadable) as error:
-        return [{**base, **unread(place, error)}]
+        return [{**base, **unread(place, error), "meta": _raw_meta(raw), COLUMNS.name: "{}"}]
     ids = [instruction_id(conversation.messages) for conversation in conversations]
     return [
         {
@@ -97,27 +101,39 @@ def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow =
             "messages": conversation.messages,
             "response": conversation.response,
             "task": _task(conversation.meta, seed_data.task_column),
-            "meta": meta_json(conversation.meta),
+            "reasoning": conversation.reasoning,
+            "no_loss": list(conversation.no_loss) or None,
+            "meta": to_json(conversation.meta),
+            COLUMNS.name: _columns(raw, conversation, seed_data) if at == 0 else None,
         }
-        for row_id, conversation in zip(ids, conversations, strict=True)
+        for at, (row_id, conversation) in enumerate(zip(ids, conversations, strict=True))
     ]
+
+
+def _columns(raw: dict[str, Any], conversation: Conversation, seed_data: SeedData) -> str:
+    named = [name for names in seed_data.mapped.values() for name in names if name != seed_data.task_column]
+    return to_json({"unused": conversation.unused, "missing": [name for name in named if name not in raw]})
+
+
+def _raw_meta(raw: Any) -> str | None:
+    """All columns of a row that cannot be used, as far as they are JSON's."""
+    try:
+        return to_json(plain(raw)) if isinstance(raw, dict) else None
+    except ValueError:
+        return None
 
 
 def unread(place: str, error: Malformed | Unsupported | Unreadable) -> dict[str, Any]:
     """What a row has instead of messages where it cannot be used: an id of its place, and the reason."""
     row_id = instruction_id([{"role": "source", "content": place}])
-    reason = f"{error.reason}: {place}: {' '.join(str(error).split())[:LONGEST_REASON]}"
+    reason = f"{error.reason}: {one_line(place)}: {one_line(error)[:LONGEST_REASON]}"
     return {"instruction_id": row_id, "conversation_id": row_id, "status": FILTERED, "reason": reason}
 
 
-def meta_json(meta: dict[str, Any]) -> str:
-    """Other columns of a row as JSON; what JSON does not know as text."""
-    return json.dumps(meta, ensure_ascii=False, default=str, sort_keys=True)
-
-
 def _task(meta: dict[str, Any], column: str | None) -> str | None:
+    """The value of the tasks' column on one line: it is shown in tables and asked for in prompts."""
     value = meta.get(column) if column else None
-    return None if value is None else str(value)
+    return None if value is None else one_line(value) or None
 
 
 def duplicate_positions(

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from tapir_ray.conversations import Malformed, Unsupported, object_of, turns_of
+from tapir_ray.chat_turns import ASSISTANT, USER, Turn, read_turns, split_answer
+from tapir_ray.conversations import Malformed, Unsupported, object_of
 from tapir_ray.records import (
     FILTERED,
     GENERATED,
@@ -23,17 +24,18 @@ from tapir_ray.records import (
     OK,
     SEED,
     STATUSES,
-    Message,
     draw_id,
     instruction_id,
     pair_id,
 )
 from tapir_ray.sources import Unreadable, read_raw
-from tapir_ray.stages.ingest import CONVERSATION_ID, FILE_BITS, POSITION, ROWS_PER_BLOCK, meta_json, unread
+from tapir_ray.stages.ingest import CONVERSATION_ID, FILE_BITS, POSITION, ROWS_PER_BLOCK, unread
 from tapir_ray.storage import is_remote
+from tapir_ray.values import one_line, plain, to_json
 
 HAS_SPLIT = pa.field("has_split", pa.bool_())
 SPLITS = (SEED, HOLDOUT, GENERATED)
+NO_LOSS = "no_loss"
 PYTHON: dict[pa.DataType, tuple[type, ...]] = {pa.string(): (str,), pa.float64(): (float, int), pa.int64(): (int,)}
 LARGEST = 1 << 63
 
@@ -75,14 +77,18 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
     An ok row is filtered: as `malformed` or `unsupported`, with its place, where it cannot be used, as `no_COLUMN`
     where one of the columns in `needed` is empty, as `holdout` where a table to train on has a row of that split.
     """
+    turns: list[Turn] | None = None
     try:
-        row = _typed(object_of(raw), schema)
+        raw = object_of(raw)
+        row = _typed(raw, schema)
         row["status"], given = row.get("status") or OK, raw.get("split")
         if row["status"] not in STATUSES:
             raise Malformed(f"status is {row['status']!r}; it must be {', '.join(STATUSES)}")
         if given not in (None, *SPLITS):
             raise Malformed(f"split is {given!r}; it must be {', '.join(SPLITS)}")
-        row["messages"] = _messages(raw, row["status"])
+        turns = _turns(raw, row["status"])
+        row["messages"] = None if turns is None else [turn.message for turn in turns]
+        row[NO_LOSS] = _no_loss(raw, turns or [])
     except (Malformed, Unsupported, Unreadable) as error:
         row, given = unread(place, error), None
     derived: dict[str, Any] = {
@@ -92,7 +98,7 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
         "round": 1 if generated else row.get("round") or 0,
         "copy": row.get("copy") or 0,
         "pool": row.get("pool") or "hard",
-        "meta": _meta(raw, schema),
+        "meta": _meta(raw, schema, turns or []),
         **_ids(row, place),
     }
     teacher, student = row.get("teacher_score"), row.get("student_score")
@@ -122,16 +128,23 @@ def _typed(raw: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
         if value is not None and not (fits and (not isinstance(value, int) or abs(value) < LARGEST)):
             raise Malformed(f"the column {column.name} is not of type {column.type} (it is {str(value)[:40]!r})")
         row[column.name] = float(value) if column.type == pa.float64() and value is not None else value
+    if row.get("task") is not None:
+        row["task"] = one_line(row["task"]) or None
+    if (row.get("response") or "").strip():
+        row["response"], thoughts = split_answer(row["response"], row.get("reasoning"))
+        row["reasoning"] = thoughts if "reasoning" in schema.names else None
     if not (row.get("response") or "").strip():
         row["response"] = None
     return row
 
 
-def _messages(raw: dict[str, Any], status: str) -> list[Message] | None:
+def _turns(raw: dict[str, Any], status: str) -> list[Turn] | None:
     """The context; of a row that is not ok whatever messages it has."""
     if status == OK:
-        turns = turns_of(raw)
-        if turns[-1]["role"] == "assistant":
+        turns = read_turns(raw.get("messages"), "messages")
+        if all(turn.role != USER for turn in turns):
+            raise Malformed("no user turn")
+        if turns[-1].role == ASSISTANT:
             raise Malformed("messages ends with a turn of the assistant, which belongs in the column response")
         return turns
     found = raw.get("messages")
@@ -139,7 +152,14 @@ def _messages(raw: dict[str, Any], status: str) -> list[Message] | None:
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
         for turn in found
     )
-    return [{"role": turn["role"], "content": turn["content"]} for turn in found] if found and whole else None
+    return [Turn(turn["role"], turn["content"]) for turn in found] if found and whole else None
+
+
+def _no_loss(raw: dict[str, Any], turns: Sequence[Turn]) -> list[int] | None:
+    """Positions of the answers that are in no loss: by the column `no_loss`, or of weight 0."""
+    given = raw.get(NO_LOSS)
+    places = given if isinstance(given, list) else []
+    return [at for at, turn in enumerate(turns) if turn.role == ASSISTANT and (not turn.learn or at in places)] or None
 
 
 def _ids(row: dict[str, Any], place: str) -> dict[str, str]:
@@ -153,16 +173,32 @@ def _ids(row: dict[str, Any], place: str) -> dict[str, str]:
     }
 
 
-def _meta(raw: Any, schema: pa.Schema) -> str | None:
-    """The column `meta` where it is JSON or an object, else all columns that the schema does not have; and `source`."""
+def _meta(raw: Any, schema: pa.Schema, turns: Sequence[Turn]) -> str | None:
+    """The column `meta` if it is JSON or an object, with all columns that the schema does not have, and `source`."""
     if not isinstance(raw, dict):
         return None
-    given = raw.get("meta")
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            given = None
-    others = given if isinstance(given, dict) else {name: raw[name] for name in raw if name not in schema.names}
+    try:
+        raw = plain(raw)
+        given = raw.get("meta")
+        if isinstance(given, str):
+            given = _loaded(given)
+    except ValueError:
+        return None
+    whole = given if isinstance(given, dict) else {} if given is None else {"meta": given}
     source = {} if raw.get("source") is None else {"source": raw["source"]}
-    return meta_json({**source, **others})
+    others = {name: raw[name] for name in raw if name not in schema.names}
+    fields = [
+        {"turn": at, **turn.others, **({"reasoning": turn.reasoning} if turn.reasoning else {})}
+        for at, turn in enumerate(turns)
+        if turn.others or turn.reasoning
+    ]
+    return to_json({**source, **others, **({"turn_fields": fields} if fields else {}), **whole})
+
+
+def _loaded(text: str) -> Any:
+    """The JSON object of a text, else the text. Raises ValueError for one that is nested too deep."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return plain(value) if isinstance(value, dict) else text

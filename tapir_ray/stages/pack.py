@@ -175,10 +175,12 @@ def _encode(
     encoded: list[dict[str, Any]] = []
     counts = dict.fromkeys((*_EACH_EPOCH, *_ONCE), 0)
     for path, table in sources:
-        rows = pq.read_table(path, columns=["pair_id", "messages", "response", "pool", "status"], filesystem=fs)
+        rows = pq.read_table(
+            path, columns=["pair_id", "messages", "response", "no_loss", "pool", "status"], filesystem=fs
+        )
         for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
             try:
-                pair = encode(tokenizer, row["messages"], row["response"], student, train, end)
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
             except TemplateRefused:
                 counts["template_refused"] += 1
                 continue

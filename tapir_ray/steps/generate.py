@@ -86,6 +86,7 @@ def _as_draws(batch: pa.Table, round_number: int) -> pa.Table:
         parent_id=batch["instruction_id"],
         round=pa.array([round_number] * len(batch), pa.int64()),
         response=None,
+        no_loss=pa.nulls(len(batch), GENERATED_ROWS.field("no_loss").type),
         reasoning=None,
         teacher_model=None,
         prompt_hash=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -12,20 +12,24 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.context import Context
-from tapir_ray.conversations import Malformed
+from tapir_ray.conversations import Ambiguous, Malformed
 from tapir_ray.errors import InputError
 from tapir_ray.records import OK, marked
 from tapir_ray.sources import Unreadable, list_files
-from tapir_ray.stages.ingest import PARSED, duplicate_positions, mark_duplicates, parse_sources
+from tapir_ray.stages.column_notes import counted
+from tapir_ray.stages.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
+from tapir_ray.values import one_line
 
 COLUMNS_SHOWN = 10
+UNUSED = "unused_columns"
+"""Event with the columns of the seed data that are used for nothing, and how many of its rows have them."""
 
 
 def read(context: Context) -> None:
     """`seed/read`: every row of the seed data with its id and place.
 
     Raises InputError for malformed rows (the first with file and line), for tasks that are unknown or missing, and
-    where no row can be used.
+    where no row can be used. Says once which columns with text are used for nothing.
     """
     seed_data = context.config.seed_data
     if context.run.done("seed/read"):
@@ -35,6 +39,7 @@ def read(context: Context) -> None:
     try:
         where = f"seed_data.path {seed_data.path}"
         check_rows(context, "seed/read", where)
+        note_columns(context, "seed/read", where)
         check_responses(context, "seed/read", where)
         if seed_data.task_column is not None:
             check_tasks(context, "seed/read", f"column {seed_data.task_column} of {seed_data.path}")
@@ -68,6 +73,8 @@ def check_rows(context: Context, table: str, where: str) -> None:
     manifest = context.run.manifest(table)
     if manifest.reasons.get(Unreadable.reason):
         raise InputError(f"{where}: {_first_reason(context, table, Unreadable.reason)}; mend the file")
+    if manifest.reasons.get(Ambiguous.reason):
+        raise InputError(f"{where}: {_first_reason(context, table, Ambiguous.reason)}")
     malformed = manifest.reasons.get(Malformed.reason, 0)
     if malformed and not context.config.seed_data.skip_malformed:
         raise InputError(
@@ -78,6 +85,28 @@ def check_rows(context: Context, table: str, where: str) -> None:
     if manifest.count(OK) == 0:
         reasons = ", ".join(f"{kind} {n}" for kind, n in manifest.reasons.items())
         raise InputError(f"{where}: no usable row among {manifest.rows}{f' ({reasons})' if reasons else ''}")
+
+
+def note_columns(context: Context, table: str, where: str) -> None:
+    """Says in one line which columns with text are used for nothing, also as an event. `table` is of PARSED.
+
+    Raises InputError, which begins with `where`, for a column of `seed_data.columns` that no row has.
+    """
+    notes = counted(context.run.scan(table, [COLUMNS.name]))
+    if never := notes.never_there():
+        (role,) = (role for role, names in context.config.seed_data.columns.given.items() if never[0] in names)
+        has = f"; columns that are not used are {_in_words(notes.unused)}" if notes.unused else ""
+        raise InputError(f"{where}: no row has the column {never[0]} of seed_data.columns.{role}{has}")
+    tasks = {context.config.seed_data.task_column, *context.config.holdout.stratify_by}
+    for name in tasks & set(notes.unused):
+        del notes.unused[name]
+    if sentence := notes.sentence(where):
+        context.progress.say(sentence)
+        context.run.event(UNUSED, rows=notes.rows, columns=dict(notes.unused))
+
+
+def _in_words(names: Iterable[str]) -> str:
+    return ", ".join(one_line(name) for name in list(names)[:COLUMNS_SHOWN])
 
 
 def check_responses(context: Context, table: str, where: str) -> None:
@@ -105,7 +134,7 @@ def check_task_column(context: Context, table: str, where: str) -> None:
     if any(row["task"] is not None for row in _ok_rows(context, table, "task")):
         return
     columns = {name: None for row in islice(_ok_rows(context, table, "meta"), 100) for name in json.loads(row["meta"])}
-    others = f"; the columns beside the text are {', '.join(list(columns)[:COLUMNS_SHOWN])}" if columns else ""
+    others = f"; the columns beside the text are {_in_words(columns)}" if columns else ""
     raise InputError(f"{where}: no row has a value in this column{others}")
 
 

@@ -224,6 +224,7 @@ def _pairs(batch: pa.Table, split: str = SEED) -> pa.Table:
         "copy": pa.array([0] * len(batch), pa.int64()),
         "messages": batch["messages"],
         "response": batch["response"],
+        "no_loss": batch["no_loss"],
         "task": batch["task"],
         "pool": pa.array([POOL_OF_SEED] * len(batch), pa.string()),
         "tokens": pa.nulls(len(batch), pa.int64()),

@@ -9,7 +9,7 @@ ends: the student then learns it after the very prompt that it is shown when it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +34,24 @@ class Encoded:
 
 
 def encode(
-    tokenizer: Any, messages: Sequence[Message], response: str, student: Student, train: Train, end: list[int]
+    tokenizer: Any,
+    messages: Sequence[Message],
+    response: str,
+    student: Student,
+    train: Train,
+    end: list[int],
+    no_loss: Collection[int] | None = None,
 ) -> Encoded:
     """The pair as it is trained on, by `train.turns`, `train.sequence_length` and `train.over_length`.
 
-    `end` is `end_of_turn(...)` of the tokenizer. Raises TemplateRefused.
+    `end` is `end_of_turn(...)` of the tokenizer; `no_loss` are positions of messages that are context in any case. Raises TemplateRefused.
     """
     prompt, answer = encode_pair(tokenizer, messages, response, student.chat_template_kwargs, end)
     ids = [*prompt, *answer]
     labels = [IGNORED] * len(prompt) + answer
     earlier: list[tuple[int, int]] | None = []
     if train.turns == "all":
-        earlier = _earlier_answers(tokenizer, messages, ids, student.chat_template_kwargs, end)
+        earlier = _earlier_answers(tokenizer, messages, ids, student.chat_template_kwargs, end, no_loss or ())
     for start, stop in earlier or []:
         labels[start:stop] = ids[start:stop]
     uncut = _tokens(labels)
@@ -55,17 +61,22 @@ def encode(
 
 
 def _earlier_answers(
-    tokenizer: Any, messages: Sequence[Message], ids: list[int], kwargs: dict[str, Any], end: list[int]
+    tokenizer: Any,
+    messages: Sequence[Message],
+    ids: list[int],
+    kwargs: dict[str, Any],
+    end: list[int],
+    no_loss: Collection[int],
 ) -> list[tuple[int, int]] | None:
     """(start, stop) in `ids` of the answers among `messages`; None where one of them is not there as it would be alone.
 
-    An answer without text, or before the first question, is context.
+    An answer without text, before the first question, or at a position in `no_loss` is context.
     """
     spans = []
     asked = False
     for position, message in enumerate(messages):
         asked = asked or message["role"] == "user"
-        if not asked or message["role"] != "assistant" or not message["content"].strip():
+        if not asked or position in no_loss or message["role"] != "assistant" or not message["content"].strip():
             continue
         try:
             prompt, answer = encode_pair(tokenizer, messages[:position], message["content"], kwargs, end)

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tapir_ray.columns import FALLBACK, INPUT, NAMES
 from tapir_ray.config import SeedData
-from tapir_ray.conversations import PROMPT_KEYS, TEXT_KEYS, parse, parse_evaluation
+from tapir_ray.conversations import parse, parse_evaluation
 from tapir_ray.records import instruction_id
 from tapir_ray.stages.ingest import (
     PARSED,
@@ -27,6 +28,8 @@ from tapir_ray.stages.ingest import (
     parsed_rows,
 )
 
+PROMPT_KEYS = ("prompt", "question", "query", "text")
+TEXT_KEYS = sorted({INPUT, *(name for table in (NAMES, FALLBACK) for names in table.values() for name in names)})
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8")),
     lambda inner: st.lists(inner, max_size=3)

@@ -1,0 +1,350 @@
+"""Reads the columns of one row as turns: which are used, which repeat another, and which are used for nothing.
+
+reading = Reading(row, mapped={}, format="auto")
+reading.turns, reading.meta, reading.unused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tapir_ray.chat_turns import ASSISTANT, SYSTEM, USER, Malformed, Turn, Unsupported, read_turns, split_answer
+from tapir_ray.choices import Option, chosen, labelled, shown
+from tapir_ray.columns import (
+    CHOICES,
+    CONTEXT,
+    HISTORY,
+    INPUT,
+    INSTRUCTION,
+    MESSAGES,
+    META,
+    NAMES,
+    PROMPT,
+    REASONING,
+    RESPONSE,
+    Mapped,
+    by_role,
+    is_first_choice,
+    role_of,
+)
+from tapir_ray.values import has_text, is_blank
+
+NO_LOSS = "no_loss"
+"""Column of a dataset that `tapir regenerate` writes: positions in `messages` of the answers that are in no loss."""
+UNDESIRABLE = "undesirable (a completion with the label false)"
+LABEL, COMPLETION, ANSWERS = "label", "completion", "answers"
+
+
+class Ambiguous(Malformed):
+    """A row with two columns that could be the same thing; `names` are the columns."""
+
+    reason = "ambiguous"
+
+    def __init__(self, what: str, names: Sequence[str], settings: Sequence[str]) -> None:
+        super().__init__(
+            f"the columns {' and '.join(f'`{name}`' for name in names)} could both be the {what}, and they differ; "
+            f"set seed_data.columns: {' or '.join(f'{{{setting}}}' for setting in settings)}"
+        )
+        self.names = tuple(names)
+
+
+class Reading:
+    """The turns of one row (`turns`), its other columns (`meta`), and the names of those with text (`unused`)."""
+
+    def __init__(self, row: dict[str, Any], mapped: Mapped, format: str) -> None:
+        """Raises Ambiguous, Malformed or Unsupported."""
+        self.row = row
+        self.settled = bool(mapped.get(MESSAGES)) or format in ("messages", "sharegpt")
+        """The user has said which column is the conversation."""
+        self.mapped = effective(mapped, format)
+        self.found = by_role(row, self.mapped)
+        self.used: set[str] = set()
+        self.known = {NO_LOSS, *mapped.get(META, ())}
+        """Columns that are not used and need not be named."""
+        talks = {name: value for name, value in self.found[MESSAGES].items() if isinstance(value, list)}
+        if not talks and self.mapped.get(MESSAGES):
+            name = self.mapped[MESSAGES][0]
+            read_turns(row.get(name), name)
+        self.turns = self._without_loss(self._conversation(talks) if talks else self._exchange())
+        if all(turn.role != USER for turn in self.turns):
+            raise Malformed("no user turn")
+        self.meta = {name: value for name, value in row.items() if self._is_kept(name, value)}
+        self.unused = tuple(name for name in self.meta if name not in self.known and has_text(row[name]))
+
+    def _is_kept(self, name: str, value: Any) -> bool:
+        named = role_of(name) is not None and name not in self.known
+        return name not in self.used and not (named and is_blank(value))
+
+    def _conversation(self, talks: Mapping[str, Any]) -> list[Turn]:
+        """The turns of a row that has a column of turns."""
+        (name, raw), *others = talks.items()
+        turns = read_turns(raw, name)
+        self.used.add(name)
+        for other, value in others:
+            self._same_or_ask(other, value, turns, name, "conversation")
+        turns = self._with_system(turns)
+        for other, value in self.found[PROMPT].items():
+            if is_first_choice(other, PROMPT):
+                self._same_or_ask(other, value, turns, name, "prompt")
+        users = [at for at, turn in enumerate(turns) if turn.role == USER]
+        answered = users and any(turn.role == ASSISTANT for turn in turns[users[-1] :])
+        if not answered:
+            return self._with_reasoning(self._answered(turns, name, []))
+        for other, value in self.found[RESPONSE].items():
+            if is_first_choice(other, RESPONSE):
+                self._same_or_ask(other, value, turns, name, "answer")
+        return self._with_reasoning(turns)
+
+    def _same_or_ask(self, other: str, value: Any, turns: Sequence[Turn], name: str, what: str) -> None:
+        """Notes a column that repeats the turns in the column `name`. Raises Ambiguous if it is text of its own."""
+        if _repeats(value, turns):
+            self.known.add(other)
+        elif not self.settled and (isinstance(value, str) or _is_talk(value, other)):
+            rest = f"{MESSAGES}: {other}" if what == "conversation" else f"{PROMPT}: …, {RESPONSE}: …"
+            raise Ambiguous(what, (name, other), (f"{MESSAGES}: {name}", rest))
+
+    def _exchange(self) -> list[Turn]:
+        """The turns of a row of columns: system, history, prompt, answer."""
+        name, prompt = self._prompt()
+        options = labelled(next(iter(self.found[CHOICES].values()), None)) or []
+        if isinstance(prompt, str):
+            asked = [Turn(USER, "\n\n".join([prompt, *self._contexts(prompt), *self._choices(options)]))]
+        else:
+            asked = prompt
+        return self._with_reasoning(self._with_system(self._answered([*self._history(), *asked], name, options)))
+
+    def _answered(self, asked: list[Turn], name: str | None, options: Sequence[Option]) -> list[Turn]:
+        """The prompt's turns, which are of the column `name`, and those of the answer, which may repeat the prompt."""
+        answer = self._answer(options)
+        if not answer or answer[0].role == ASSISTANT:
+            return [*asked, *answer]
+        (other,) = (column for column in self.found[RESPONSE] if column in self.used)
+        if name and not _repeats(self.row[name], answer):
+            raise Ambiguous("prompt", (name, other), (f"{MESSAGES}: {other}", f"{PROMPT}: {name}, {RESPONSE}: …"))
+        there = _key(answer)
+        return [*(turn for turn in asked if turn.role == SYSTEM and _key([turn])[0] not in there), *answer]
+
+    def _prompt(self) -> tuple[str | None, str | list[Turn]]:
+        """The column of the prompt, and the prompt: a text, or turns. (None, []) if the answer has the prompt too."""
+        found = {name: value for name, value in self.found[PROMPT].items() if isinstance(value, str | list | dict)}
+        names = list(found)
+        if not names:
+            if PROMPT not in self.mapped and any(_is_talk(one, name) for name, one in self.found[RESPONSE].items()):
+                return None, []
+            raise Malformed(self._no_prompt())
+        if PROMPT in self.mapped and len(names) > 1:
+            self.used |= set(names)
+            return names[0], "\n\n".join(_text(value, name) for name, value in found.items())
+        first, *others = names
+        prompt = _prompt_of(found[first], first)
+        for other in others:
+            if _key(_prompt_of(found[other], other)) != _key(prompt):
+                raise Ambiguous("prompt", (first, other), (f"{PROMPT}: {first}", f"{PROMPT}: {other}"))
+        self.used |= set(names)
+        return first, prompt
+
+    def _no_prompt(self) -> str:
+        mapped = self.mapped.get(PROMPT)
+        there = [name for name in self.row if role_of(name) == MESSAGES and MESSAGES not in self.mapped]
+        if there:
+            return f"{there[0]} is not a list of turns"
+        left_out = self.mapped.get(META, ())
+        named = mapped or [name for name in self.row if role_of(name) == PROMPT and name not in left_out]
+        if named and all(name in self.row for name in named):
+            return f"{named[0]} is empty or not text"
+        has = f"(it has {', '.join(self.row) or 'none'})"
+        if mapped:
+            return f"no column {', '.join(mapped)} {has}"
+        names = "prompt, question, query or text" if MESSAGES in self.mapped else (
+            "instruction, messages, conversations or prompt"
+        )  # fmt: skip
+        return f"no column {names} {has}; name yours in seed_data.columns"
+
+    def _contexts(self, prompt: str) -> list[str]:
+        texts: list[str] = []
+        for name, value in self.found[CONTEXT].items():
+            self.used.add(name)
+            for text in value if isinstance(value, list) else [value]:
+                if is_blank(text):
+                    continue
+                _text(text, name)
+                # The ids of Alpaca rows hold their `input` in any case.
+                if name.lower() == INPUT or not any(text in other for other in (prompt, *texts)):
+                    texts.append(text)
+        return texts
+
+    def _choices(self, options: Sequence[Option]) -> list[str]:
+        if not options:
+            return []
+        self.used.add(next(iter(self.found[CHOICES])))
+        return [shown(options)]
+
+    def _history(self) -> list[Turn]:
+        turns: list[Turn] = []
+        for name, value in self.found[HISTORY].items():
+            if not isinstance(value, list):
+                raise Malformed(f"{name} is not a list of turns (map it in seed_data.columns: {{context: {name}}})")
+            self.used.add(name)
+            for one in value:
+                if isinstance(one, list):
+                    if len(one) != 2:
+                        raise Malformed(f"an entry of {name} is not a pair of a question and an answer")
+                    one = {USER: one[0], ASSISTANT: one[1]}
+                turns += read_turns([one], name)
+        return turns
+
+    def _with_system(self, turns: list[Turn]) -> list[Turn]:
+        found = self.found[SYSTEM]
+        texts = {name: _text(value, name) for name, value in found.items()}
+        for name, text in texts.items():
+            if any(text.strip() == turn.content.strip() for turn in turns if turn.role == SYSTEM):
+                self.used.add(name)
+        names = [name for name in texts if name not in self.used]
+        if not names or (turns and turns[0].role == SYSTEM):
+            return turns
+        for other in names[1:]:
+            if texts[other].strip() != texts[names[0]].strip():
+                raise Ambiguous("system prompt", (names[0], other), (f"system: {names[0]}", f"system: {other}"))
+        self.used |= set(names)
+        return [Turn(SYSTEM, texts[names[0]]), *turns]
+
+    def _answer(self, options: Sequence[Option]) -> list[Turn]:
+        """The turns of the answer, which may be a whole conversation; none if no column has one."""
+        answers: dict[str, list[Turn]] = {}
+        for name, value in self.found[RESPONSE].items():
+            turns = self._answer_of(name, value, options)
+            if turns is not None:
+                answers[name] = turns
+        if not answers:
+            wrong = [
+                name for name in self.found[RESPONSE] if is_first_choice(name, RESPONSE) or RESPONSE in self.mapped
+            ]
+            if wrong:
+                kind = type(self.row[wrong[0]]).__name__
+                raise Malformed(f"{wrong[0]} is not text (it is of type {kind})")
+            return []
+        first, *others = answers
+        for other in others:
+            if _key(answers[other]) != _key(answers[first]):
+                settings = (f"{RESPONSE}: {first}", f"{RESPONSE}: {other}")
+                raise Ambiguous("answer", (first, other), settings)
+        if self.row.get(LABEL) is False and first.lower() == COMPLETION:
+            raise Unsupported(UNDESIRABLE)
+        self.used |= {name for name in answers if not isinstance(self.row[name], dict) or name.lower() != ANSWERS}
+        return answers[first]
+
+    def _answer_of(self, name: str, value: Any, options: Sequence[Option]) -> list[Turn] | None:
+        """The turns in a column of the answer; None if it has no text."""
+        if name.lower() == ANSWERS and not isinstance(value, str):
+            texts = value.get("text") if isinstance(value, dict) else value
+            found = (
+                [text for text in texts if isinstance(text, str) and text.strip()] if isinstance(texts, list) else []
+            )
+            if found:
+                self.known.add(name)
+                value = found[0]
+        if isinstance(value, str):
+            text, thoughts = split_answer(value)
+            return [Turn(ASSISTANT, text, thoughts)]
+        if isinstance(value, dict | list) and _is_talk(value, name):
+            return read_turns(value if isinstance(value, list) else [value], name)
+        choice = chosen(options, value)
+        return None if choice is None else [Turn(ASSISTANT, choice)]
+
+    def _with_reasoning(self, turns: list[Turn]) -> list[Turn]:
+        """The answer with the thoughts of a column of their own."""
+        texts = {name: value for name, value in self.found[REASONING].items() if isinstance(value, str)}
+        if not texts or not turns or turns[-1].role != ASSISTANT:
+            return turns
+        *first, last = turns
+        name, text = next(iter(texts.items()))
+        text = split_or_whole(text)
+        self.used.add(name)
+        _, reasoning = split_answer("", "\n\n".join(dict.fromkeys(one for one in (text, last.reasoning) if one)))
+        return [*first, Turn(last.role, last.content, reasoning, last.learn, last.others)]
+
+    def _without_loss(self, turns: list[Turn]) -> list[Turn]:
+        places = self.row.get(NO_LOSS)
+        if not isinstance(places, list):
+            return turns
+        self.used.add(NO_LOSS)
+        return [
+            Turn(turn.role, turn.content, turn.reasoning, turn.learn and at not in places, turn.others)
+            for at, turn in enumerate(turns)
+        ]
+
+
+def split_or_whole(text: str) -> str:
+    """Thoughts without the marks around them."""
+    try:
+        answer, thoughts = split_answer(text)
+    except Unsupported:
+        return text
+    return thoughts if thoughts and not answer.strip() else text
+
+
+def effective(mapped: Mapped, format: str) -> dict[str, Sequence[str]]:
+    """The columns by role that a user gives, with what follows from them and from `seed_data.format`."""
+    given: dict[str, Sequence[str]] = dict(mapped)
+    if format == "alpaca":
+        given.setdefault(PROMPT, (INSTRUCTION,))
+    elif format == "prompt":
+        given.setdefault(MESSAGES, ())
+        if PROMPT not in given:
+            given[META] = (*given.get(META, ()), INSTRUCTION)
+    elif format in ("messages", "sharegpt"):
+        given.setdefault(MESSAGES, NAMES[MESSAGES][:1] if format == "messages" else NAMES[MESSAGES][1:])
+    if given.get(PROMPT):
+        given.setdefault(MESSAGES, ())
+    return given
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise Malformed(f"{name} is not text (it is of type {type(value).__name__})")
+    return value
+
+
+def _prompt_of(value: Any, name: str) -> str | list[Turn]:
+    if isinstance(value, str):
+        return value
+    if not _is_talk(value, name):
+        raise Malformed(f"{name} is empty or not text")
+    return read_turns(value if isinstance(value, list) else [value], name)
+
+
+def _key(value: str | Sequence[Turn]) -> list[tuple[str, str]]:
+    """What two columns must have in common to be the same."""
+    turns = [Turn(USER, value)] if isinstance(value, str) else value
+    return [(turn.role, turn.content.strip()) for turn in turns]
+
+
+def _is_talk(value: Any, name: str) -> bool:
+    """Whether a value is a list of turns, or a turn."""
+    turns = [value] if isinstance(value, dict) else value
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
+        return False
+    try:
+        read_turns(turns, name)
+    except Unsupported:
+        return True
+    except Malformed:
+        return False
+    return True
+
+
+def _repeats(value: Any, turns: Sequence[Turn]) -> bool:
+    """Whether the turns have the text, or the turns, of a value."""
+    if isinstance(value, str):
+        try:
+            answer, _ = split_answer(value)
+        except Unsupported:
+            return False
+        return any(answer.strip() in turn.content for turn in turns)
+    try:
+        own = read_turns(value if isinstance(value, list) else [value], "")
+    except (Malformed, Unsupported):
+        return False
+    keys = _key(turns)
+    return all(key in keys for key in _key(own))
