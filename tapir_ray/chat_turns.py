@@ -20,7 +20,8 @@ from tapir_ray.values import is_blank
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), USER),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatbot", "ai", "bing", "chatgpt", "bard", "claude"), ASSISTANT),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatbot", "ai"), ASSISTANT),
+    **dict.fromkeys(("bing", "chatgpt", "bard", "claude"), ASSISTANT),
     **dict.fromkeys(("system", "developer"), SYSTEM),
 }  # fmt: skip
 """Our name of each role, by the names in use; upper and lower case are the same."""

@@ -44,7 +44,8 @@ def encode(
 ) -> Encoded:
     """The pair as it is trained on, by `train.turns`, `train.sequence_length` and `train.over_length`.
 
-    `end` is `end_of_turn(...)` of the tokenizer; `no_loss` are positions of messages that are context in any case. Raises TemplateRefused.
+    `end` is `end_of_turn(...)` of the tokenizer; `no_loss` are positions of messages that are in no loss in any case.
+    Raises TemplateRefused.
     """
     prompt, answer = encode_pair(tokenizer, messages, response, student.chat_template_kwargs, end)
     ids = [*prompt, *answer]
