@@ -13,7 +13,6 @@ import tempfile
 from contextlib import ExitStack
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from tapir_ray import launch
@@ -27,6 +26,7 @@ from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.cost.sizes import Sizes, guessed
 from tapir_ray.errors import InputError
 from tapir_ray.llm.roles import Roles
+from tapir_ray.report.console import console
 from tapir_ray.run import Run
 from tapir_ray.storage import uri_beside
 
@@ -93,6 +93,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     listed = priced_by(config) if launch.asks(config) else None
     if listed is not None:
         assumed.append(listed)
+    notes = [note] if (note := seed.notes.sentence("seed data")) is not None else []
     report = {
         "name": config.name,
         "pilot_rows": pilot,
@@ -103,7 +104,8 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         "listed_prices": listed,
         "over_length_share": over_length(config, seed),
         "over_length": config.train.over_length,
-        "assumes": assumed,
+        "unused_columns": dict(seed.notes.unused),
+        "assumes": [*notes, *assumed],
     }
     if as_json:
         print(json.dumps(report, indent=2))
@@ -123,7 +125,7 @@ def _now(config: Config) -> Config:
 
 def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
     """Print the table, the total, the budget where it is too small, and what is assumed."""
-    console = Console(file=file, width=140 if not file.isatty() else None, highlight=False)
+    out = console(file)
     pilot = report["pilot_rows"]
     table = Table(title=f"{report['name']}: the whole run, by {f'a pilot of {pilot} rows' if pilot else 'a guess'}")
     for column in ("stage", "role"):
@@ -155,22 +157,22 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         f"{sum(line.most.tokens for line in estimate.lines):,.0f}",
         "",
     )
-    console.print(table)
+    out.print(table)
     between = (
         f"{report['tokens_low']:,} to {report['tokens_high']:,}" if pilot else f"at most {report['tokens_high']:,}"
     )
-    console.print(f"{report['tokens']:,} tokens ({between})")
-    console.print(*_beyond(report), sep="\n", end="")
+    out.print(f"{report['tokens']:,} tokens ({between})")
+    out.print(*_beyond(report), sep="\n", end="")
     if pilot:
         used = report["pilot_usage"].values()
         tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used)
         cost = sum(role["cost"] for role in used)
-        console.print(f"pilots so far used {tokens:,.0f} tokens, {_dollars(cost)} dollars: {report['pilot_dir']}")
+        out.print(f"pilots so far used {tokens:,.0f} tokens, {_dollars(cost)} dollars: {report['pilot_dir']}")
     if (share := report["over_length_share"]) is not None:
         what = "cut" if report["over_length"] == "cut" else "left out"
-        console.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {what}")
+        out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {what}")
     for sentence in report["assumes"]:
-        console.print(f"- {sentence}")
+        out.print(f"- {sentence}")
 
 
 def _beyond(report: dict[str, Any]) -> list[str]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 
 from tapir_ray.config import Config
@@ -26,12 +25,14 @@ from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.errors import InputError
 from tapir_ray.launch import check_offline, started
 from tapir_ray.records import INSTRUCTIONS, with_columns
+from tapir_ray.report.console import console
 from tapir_ray.sources import list_files
 from tapir_ray.stages.classify import load_labels, score_classifier
 from tapir_ray.stages.ingest import PARSED, parse_sources
 from tapir_ray.steps import classifier, seed
 from tapir_ray.steps.prepare import ingest
 from tapir_ray.storage import is_remote
+from tapir_ray.values import one_line
 
 LABELS = "seed/labels"
 READ_ROWS, SCORED_ROWS = "classifier/read_rows", "classifier/scored_rows"
@@ -120,16 +121,16 @@ def read_rows(context: Context, files: dict[str | None, list[str]], table: str) 
 
 
 def _of_task(batch: pa.Table, task: str) -> pa.Table:
-    return with_columns(batch, task=task)
+    return with_columns(batch, task=one_line(task))
 
 
 def show(report: dict[str, Any]) -> None:
     """Print accuracy, macro-F1 and the confusion table (true tasks down, predicted across)."""
-    console = Console(file=sys.stdout)
+    out = console(sys.stdout)
     if report["accuracy"] is None:
-        console.print("no held-out rows to score on")
+        out.print("no held-out rows to score on")
         return
-    console.print(
+    out.print(
         f"{report['holdout_rows']} held-out rows: accuracy {report['accuracy']:.3f}, macro-F1 {report['macro_f1']:.3f}"
     )
     confusion: dict[str, dict[str, int]] = report["confusion"]
@@ -138,4 +139,4 @@ def show(report: dict[str, Any]) -> None:
     for label, counts in confusion.items():
         shown = [str(counts[name]) if name in counts else "" for name in predicted]
         table.add_row(label, *shown, f"{report['per_label_f1'][label]:.2f}")
-    console.print(table)
+    out.print(table)

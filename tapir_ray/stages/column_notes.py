@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.values import one_line
+from tapir_ray.config import SeedData
+from tapir_ray.errors import InputError
+from tapir_ray.values import one_line, to_json
 
+NOT_READ = "{}"
+"""The notes of a row that is no conversation."""
 SHOWN = 8
+
+
+def note(row: Mapping[str, Any], unused: Sequence[str], seed_data: SeedData) -> str:
+    """JSON of a row's columns with text that nothing uses, and of those that the config names and it does not have."""
+    named = [name for names in seed_data.columns.given.values() for name in names]
+    return to_json({"unused": unused, "missing": [name for name in named if name not in row]})
 
 
 @dataclass
@@ -45,9 +55,21 @@ class ColumnNotes:
         what = "text columns are not used and are" if len(each) > 1 else "a text column is not used and is"
         return f"{where}: {what} kept in meta: {names}; map one with seed_data.columns, or name it in columns.meta"
 
-    def never_there(self) -> list[str]:
-        """Columns that the config names and no row has."""
-        return [name for name, rows in self.missing.items() if rows == self.read]
+    def forget(self, names: Iterable[str | None]) -> None:
+        """Leaves out columns that something else uses: the tasks', the strata's."""
+        for name in names:
+            if name is not None:
+                self.unused.pop(name, None)
+
+
+def refuse_missing(notes: ColumnNotes, seed_data: SeedData, where: str) -> None:
+    """Raises InputError, which begins with `where`, for a column of `seed_data.columns` that no row has."""
+    never = [name for name, rows in notes.missing.items() if rows == notes.read]
+    if never:
+        (role,) = (role for role, names in seed_data.columns.given.items() if never[0] in names)
+        others = ", ".join(one_line(name) for name in list(notes.unused)[:SHOWN])
+        has = f"; columns that are not used are {others}" if others else ""
+        raise InputError(f"{where}: no row has the column {never[0]} of seed_data.columns.{role}{has}")
 
 
 def counted(batches: Iterable[pa.RecordBatch]) -> ColumnNotes:

@@ -22,6 +22,7 @@ from tapir_ray.config import SeedData
 from tapir_ray.conversations import Conversation, Malformed, Unsupported, parse
 from tapir_ray.records import FILTERED, INSTRUCTIONS, OK, SEED, instruction_id, marked
 from tapir_ray.sources import Unreadable, read_raw
+from tapir_ray.stages.column_notes import NOT_READ, note
 from tapir_ray.values import one_line, plain, to_json
 
 POSITION = pa.field("position", pa.int64())
@@ -91,7 +92,7 @@ def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow =
     try:
         conversations = parse_row(raw)
     except (Malformed, Unsupported, Unreadable) as error:
-        return [{**base, **unread(place, error), "meta": _raw_meta(raw), COLUMNS.name: "{}"}]
+        return [{**base, **unread(place, error), "meta": _raw_meta(raw), COLUMNS.name: NOT_READ}]
     ids = [instruction_id(conversation.messages) for conversation in conversations]
     return [
         {
@@ -104,15 +105,10 @@ def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow =
             "reasoning": conversation.reasoning,
             "no_loss": list(conversation.no_loss) or None,
             "meta": to_json(conversation.meta),
-            COLUMNS.name: _columns(raw, conversation, seed_data) if at == 0 else None,
+            COLUMNS.name: note(raw, conversation.unused, seed_data) if at == 0 else None,
         }
         for at, (row_id, conversation) in enumerate(zip(ids, conversations, strict=True))
     ]
-
-
-def _columns(raw: dict[str, Any], conversation: Conversation, seed_data: SeedData) -> str:
-    named = [name for names in seed_data.mapped.values() for name in names if name != seed_data.task_column]
-    return to_json({"unused": conversation.unused, "missing": [name for name in named if name not in raw]})
 
 
 def _raw_meta(raw: Any) -> str | None:

@@ -28,7 +28,8 @@ from tapir_ray.steps.renew import REGENERATED, RENEWED
 FOLDER, DATA = "dataset", "dataset/data"
 COLUMNS = (
     "instruction_id", "messages", "no_loss", "reasoning", "task", "task_prob", "source", "licence", "meta",
-    "teacher_model", "sampling", "prompt_hash", "style", "answer_score", "other_response", "new_score", "old_score", "preferred",
+    "teacher_model", "sampling", "prompt_hash", "style", "answer_score", "other_response", "new_score", "old_score",
+    "preferred",
 )  # fmt: skip
 """Of REGENERATED, what the dataset has; the answer is the last of the `messages`."""
 SCHEMA = pa.schema([REGENERATED.field(name) for name in COLUMNS])

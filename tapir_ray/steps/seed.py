@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -16,7 +16,7 @@ from tapir_ray.conversations import Ambiguous, Malformed
 from tapir_ray.errors import InputError
 from tapir_ray.records import OK, marked
 from tapir_ray.sources import Unreadable, list_files
-from tapir_ray.stages.column_notes import counted
+from tapir_ray.stages.column_notes import counted, refuse_missing
 from tapir_ray.stages.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
 from tapir_ray.values import one_line
 
@@ -93,20 +93,11 @@ def note_columns(context: Context, table: str, where: str) -> None:
     Raises InputError, which begins with `where`, for a column of `seed_data.columns` that no row has.
     """
     notes = counted(context.run.scan(table, [COLUMNS.name]))
-    if never := notes.never_there():
-        (role,) = (role for role, names in context.config.seed_data.columns.given.items() if never[0] in names)
-        has = f"; columns that are not used are {_in_words(notes.unused)}" if notes.unused else ""
-        raise InputError(f"{where}: no row has the column {never[0]} of seed_data.columns.{role}{has}")
-    tasks = {context.config.seed_data.task_column, *context.config.holdout.stratify_by}
-    for name in tasks & set(notes.unused):
-        del notes.unused[name]
+    refuse_missing(notes, context.config.seed_data, where)
+    notes.forget([context.config.seed_data.task_column, *context.config.holdout.stratify_by])
     if sentence := notes.sentence(where):
         context.progress.say(sentence)
         context.run.event(UNUSED, rows=notes.rows, columns=dict(notes.unused))
-
-
-def _in_words(names: Iterable[str]) -> str:
-    return ", ".join(one_line(name) for name in list(names)[:COLUMNS_SHOWN])
 
 
 def check_responses(context: Context, table: str, where: str) -> None:
@@ -134,7 +125,11 @@ def check_task_column(context: Context, table: str, where: str) -> None:
     if any(row["task"] is not None for row in _ok_rows(context, table, "task")):
         return
     columns = {name: None for row in islice(_ok_rows(context, table, "meta"), 100) for name in json.loads(row["meta"])}
-    others = f"; the columns beside the text are {_in_words(columns)}" if columns else ""
+    others = (
+        f"; the columns beside the text are {', '.join(one_line(name) for name in list(columns)[:COLUMNS_SHOWN])}"
+        if columns
+        else ""
+    )
     raise InputError(f"{where}: no row has a value in this column{others}")
 
 
