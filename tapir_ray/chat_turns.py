@@ -96,8 +96,8 @@ def split_answer(text: str, reasoning: str | None = None) -> tuple[str, str | No
 
     Raises Unsupported for thoughts that are not closed: what of them would be the answer?
     """
-    answer, thoughts = split_thoughts(text)
-    if answer is None:
+    thoughts, answer, complete = split_thoughts(text)
+    if not complete:
         raise Unsupported("unfinished_thinking (thoughts that are opened and not closed)")
     return answer, "\n\n".join(dict.fromkeys(one for one in (reasoning, thoughts) if one)) or None
 

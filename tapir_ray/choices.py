@@ -13,6 +13,7 @@ from typing import Any
 
 Option = tuple[str, str]
 """A label, which is empty for a text that has one of its own, and the text."""
+_PAIR = {"text", "label"}
 _HAS_LABEL = re.compile(r"\s*\(?[A-Za-z0-9]{1,2}[).:]")
 
 
@@ -23,24 +24,34 @@ def labelled(value: Any) -> list[Option] | None:
     """
     if isinstance(value, str):
         return [("", value)]
+    labels: list[Any] = []
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         texts, labels = value["text"], value.get("label") or []
     elif isinstance(value, dict):
         given = {label: text for label, text in value.items() if text is not None}
         texts, labels = list(given.values()), list(given)
-    elif isinstance(value, list) and all(isinstance(one, dict) and "text" in one for one in value):
-        texts, labels = [one["text"] for one in value], [one.get("label") for one in value]
+    elif isinstance(value, list) and all(isinstance(one, dict) and _PAIR >= set(one) for one in value):
+        texts = [one.get("text") for one in value]
+        labels = [one["label"] for one in value if one.get("label") is not None]
     elif isinstance(value, list):
-        texts, labels = value, []
+        texts = value
     else:
         return None
-    if not texts or any(isinstance(text, bool) or not isinstance(text, str | int | float) for text in texts):
+    if isinstance(value, dict) and "text" in value and not _PAIR >= set(value):
+        return None
+    if not texts or not all(map(_is_word, texts)) or not isinstance(labels, list) or not all(map(_is_word, labels)):
+        return None
+    if labels and len(labels) != len(texts):
         return None
     texts = [str(text) for text in texts]
-    if len(labels) != len(texts) or any(label is None for label in labels):
+    if not labels:
         own = all(_HAS_LABEL.match(text) for text in texts) or len(texts) > len(ascii_uppercase)
-        labels = [""] * len(texts) if own else ascii_uppercase
+        labels = [""] * len(texts) if own else list(ascii_uppercase)
     return [(str(label), text) for label, text in zip(labels, texts, strict=False)]
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
 def shown(options: Sequence[Option]) -> str:

@@ -60,7 +60,7 @@ class Reading:
         self.mapped = effective(mapped, format)
         self.found = by_role(row, self.mapped)
         self.used: set[str] = set()
-        self.known = {NO_LOSS, *mapped.get(META, ())}
+        self.known = {*mapped.get(META, ())}
         """Columns that are not used and need not be named."""
         talks = {name: value for name, value in self.found[MESSAGES].items() if isinstance(value, list)}
         if not talks and self.mapped.get(MESSAGES):
@@ -119,7 +119,7 @@ class Reading:
         answer = self._answer(options)
         if not answer or answer[0].role == ASSISTANT:
             return [*asked, *answer]
-        (other,) = (column for column in self.found[RESPONSE] if column in self.used)
+        other = next(column for column in self.found[RESPONSE] if column in self.used)
         if name and not _repeats(self.row[name], answer):
             raise Ambiguous("prompt", (name, other), (f"{MESSAGES}: {other}", f"{PROMPT}: {name}, {RESPONSE}: …"))
         there = _key(answer)
@@ -170,7 +170,7 @@ class Reading:
                     continue
                 _text(text, name)
                 # The ids of Alpaca rows hold their `input` in any case.
-                if name.lower() == INPUT or not any(text in other for other in (prompt, *texts)):
+                if name.lower() == INPUT or text.strip() not in (prompt.strip(), *(other.strip() for other in texts)):
                     texts.append(text)
         return texts
 
@@ -266,7 +266,7 @@ class Reading:
 
     def _without_loss(self, turns: list[Turn]) -> list[Turn]:
         places = self.row.get(NO_LOSS)
-        if not isinstance(places, list):
+        if not isinstance(places, list) or not all(isinstance(place, int) for place in places):
             return turns
         self.used.add(NO_LOSS)
         return [

@@ -125,11 +125,8 @@ def check_task_column(context: Context, table: str, where: str) -> None:
     if any(row["task"] is not None for row in _ok_rows(context, table, "task")):
         return
     columns = {name: None for row in islice(_ok_rows(context, table, "meta"), 100) for name in json.loads(row["meta"])}
-    others = (
-        f"; the columns beside the text are {', '.join(one_line(name) for name in list(columns)[:COLUMNS_SHOWN])}"
-        if columns
-        else ""
-    )
+    names = ", ".join(one_line(name) for name in list(columns)[:COLUMNS_SHOWN])
+    others = f"; the columns beside the text are {names}" if columns else ""
     raise InputError(f"{where}: no row has a value in this column{others}")
 
 

@@ -113,3 +113,29 @@ def test_whatever_a_row_holds_it_fits_the_table(columns: dict[str, Any], message
     assert {name: again[name] for name in kept} == {name: row[name] for name in kept}, (
         "a run's own table stays as it is"
     )
+
+
+def test_an_answer_of_weight_0_is_in_no_loss_and_fields_of_turns_are_kept() -> None:
+    turns = [*MESSAGES, {"role": "assistant", "content": "a", "weight": 0}, {**MESSAGES[0], "name": "Ann"}]
+    row = one({"messages": turns, "response": "<think>hm</think>b"})
+    assert (row["no_loss"], row["response"], row["reasoning"]) == ([1], "b", "hm")
+    assert json.loads(row["meta"]) == {"turn_fields": [{"turn": 2, "name": "Ann"}]}
+    assert one(row)["no_loss"] == [1]
+
+
+def test_columns_beside_a_column_meta_are_kept_with_it() -> None:
+    assert json.loads(one({"messages": MESSAGES, "meta": {"level": 4}, "hint": "h"})["meta"]) == {
+        "level": 4,
+        "hint": "h",
+    }
+    assert json.loads(one({"messages": MESSAGES, "meta": "no JSON", "x": float("inf")})["meta"]) == {
+        "meta": "no JSON",
+        "x": None,
+    }
+
+
+def test_a_row_nested_to_the_limit_is_filtered() -> None:
+    value: Any = "x"
+    for _ in range(900):
+        value = [value]
+    assert one({"messages": MESSAGES, "x": value})["reason"].startswith("malformed: own.jsonl:7: nested deeper")

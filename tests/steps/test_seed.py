@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.errors import InputError
 from tapir_ray.steps import holdout, seed
 from tests.steps.contexts import context_for, rows_of, write
@@ -64,3 +66,39 @@ def test_turns_of_a_conversation_share_a_side(tmp_path: Path, ray_local: None) -
     assert len(sides) == 40
     assert all(len(side) == 1 for side in sides.values())
     assert 7 <= sum(side == {"holdout"} for side in sides.values()) <= 8, "20 rows, rounded up to conversations of 3"
+
+
+def test_what_is_used_for_nothing_is_named_once(
+    tmp_path: Path, ray_local: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**GOOD, "instruction": f"i{n}", "hint": "h" if n < 3 else None, "score": 5} for n in range(4)]
+    path = write(tmp_path / "seed.jsonl", [*rows, "{broken"])
+    settings = {"task_column": "kind", "skip_malformed": True}
+    context = context_for(tmp_path, path, seed_data=settings, curriculum={"tasks": "seed"})
+    seed.read(context)
+    seed.read(context)
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "not used" in line]
+    assert "a text column is not used and is kept in meta: `hint` (3 of 5 rows)" in line
+    (event,) = context.run.events(seed.UNUSED)
+    assert (event["rows"], event["columns"]) == (5, {"hint": 3})
+    read = rows_of(context, "seed/read")
+    assert [json.loads(row["meta"] or "{}").get("hint") for row in read] == ["h", "h", "h", None, None]
+
+
+@pytest.mark.parametrize(
+    ("row", "settings", "words"),
+    [
+        ({"prompt": "p", "question": "q", "output": "a"}, {}, "`prompt` and `question` could both be the prompt"),
+        ({"prompt": "p", "output": "a", "answer": "b"}, {}, "{response: output} or {response: answer}"),
+        (GOOD, {"columns": {"context": "page"}}, "no row has the column page of seed_data.columns.context"),
+    ],
+)
+def test_where_columns_are_not_clear_it_asks_even_if_malformed_rows_are_skipped(
+    tmp_path: Path, ray_local: None, row: dict[str, Any], settings: dict[str, Any], words: str
+) -> None:
+    path = write(tmp_path / "seed.jsonl", [GOOD, row, "{broken"])
+    context = context_for(tmp_path, path, seed_data={"skip_malformed": True, **settings})
+    with pytest.raises(InputError, match=re.escape(words)):
+        seed.read(context)
+    with pytest.raises(InputError, match=re.escape(words)):
+        read_seed(context.config)

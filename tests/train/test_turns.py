@@ -119,3 +119,12 @@ def test_what_is_too_long_is_left_out_or_cut(tokenizer: Any) -> None:
     assert (cut.input_ids, cut.labels) == (whole.input_ids[:length], whole.labels[:length])
     assert cut.was_cut and (cut.in_loss, cut.uncut) == (3, whole.in_loss)
     assert encoded(tokenizer, plain, TURNS, Train(sequence_length=length, over_length="cut")).in_loss == 0
+
+
+def test_an_answer_of_weight_0_is_in_no_loss(tokenizer: Any) -> None:
+    tokenizer.chat_template = resolve_template("plain")
+    student, end = Student(model="m"), end_of_turn(tokenizer, {})
+    pair = encode(tokenizer, TURNS, "It is 2.", student, ALL, end, no_loss=[1])
+    whole = encode(tokenizer, TURNS, "It is 2.", student, ALL, end)
+    assert pair.input_ids == whole.input_ids
+    assert learnt(tokenizer, pair) == learnt(tokenizer, whole)[1:]
