@@ -30,14 +30,14 @@ def labelled(value: Any) -> list[Option] | None:
     elif isinstance(value, dict):
         given = {label: text for label, text in value.items() if text is not None}
         texts, labels = list(given.values()), list(given)
-    elif isinstance(value, list) and all(isinstance(one, dict) and _PAIR >= set(one) for one in value):
+    elif isinstance(value, list) and all(isinstance(one, dict) and set(one) <= _PAIR for one in value):
         texts = [one.get("text") for one in value]
         labels = [one["label"] for one in value if one.get("label") is not None]
     elif isinstance(value, list):
         texts = value
     else:
         return None
-    if isinstance(value, dict) and "text" in value and not _PAIR >= set(value):
+    if isinstance(value, dict) and "text" in value and not set(value) <= _PAIR:
         return None
     if not texts or not all(map(_is_word, texts)) or not isinstance(labels, list) or not all(map(_is_word, labels)):
         return None
