@@ -6,6 +6,8 @@ reading.turns, reading.meta, reading.unused
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,13 +28,16 @@ from tapir_ray.columns import (
     Mapped,
     by_role,
     is_first_choice,
+    plain_name,
     role_of,
 )
-from tapir_ray.values import has_text, is_blank
+from tapir_ray.values import has_text, is_blank, plain
 
 NO_LOSS = "no_loss"
 """Column of a dataset that `tapir regenerate` writes: positions in `messages` of the answers that are in no loss."""
 UNDESIRABLE = "undesirable (a completion with the label false)"
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+MEDIA_MARK = re.compile(r"<(?:image|audio|video)>")
 LABEL, COMPLETION, ANSWERS = "label", "completion", "answers"
 
 
@@ -62,15 +67,26 @@ class Reading:
         self.used: set[str] = set()
         self.known = {*mapped.get(META, ())}
         """Columns that are not used and need not be named."""
-        talks = {name: value for name, value in self.found[MESSAGES].items() if isinstance(value, list)}
+        listed = {name: _listed(value) for name, value in self.found[MESSAGES].items()}
+        talks = {name: value for name, value in listed.items() if isinstance(value, list)}
         if not talks and self.mapped.get(MESSAGES):
             name = self.mapped[MESSAGES][0]
             read_turns(row.get(name), name)
         self.turns = self._without_loss(self._conversation(talks) if talks else self._exchange())
         if all(turn.role != USER for turn in self.turns):
             raise Malformed("no user turn")
+        self._refuse_media()
         self.meta = {name: value for name, value in row.items() if self._is_kept(name, value)}
         self.unused = tuple(name for name in self.meta if name not in self.known and has_text(row[name]))
+
+    def _refuse_media(self) -> None:
+        """Raises Unsupported for a row that shows an image or plays a sound: its text is about something else."""
+        has_mark = any(MEDIA_MARK.search(turn.content) for turn in self.turns if turn.role == USER)
+        for name, value in self.row.items():
+            is_media = plain_name(name) in MEDIA and name not in self.used and name not in self.known
+            # A text may be the address of a page's picture.
+            if is_media and not is_blank(value) and (has_mark or not isinstance(value, str | int | float)):
+                raise Unsupported("not_text")
 
     def _is_kept(self, name: str, value: Any) -> bool:
         named = role_of(name) is not None and name not in self.known
@@ -182,7 +198,8 @@ class Reading:
 
     def _history(self) -> list[Turn]:
         turns: list[Turn] = []
-        for name, value in self.found[HISTORY].items():
+        for name, given in self.found[HISTORY].items():
+            value = _listed(given)
             if not isinstance(value, list):
                 raise Malformed(f"{name} is not a list of turns (map it in seed_data.columns: {{context: {name}}})")
             self.used.add(name)
@@ -298,6 +315,16 @@ def effective(mapped: Mapped, format: str) -> dict[str, Sequence[str]]:
     if given.get(PROMPT):
         given.setdefault(MESSAGES, ())
     return given
+
+
+def _listed(value: Any) -> Any:
+    """A list that is stored as the text of its JSON, as tables of plain columns hold it; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return plain(json.loads(value))
+    except (ValueError, RecursionError):
+        return value
 
 
 def _text(value: Any, name: str) -> str:

@@ -148,6 +148,29 @@ def test_thoughts_of_a_column_are_not_the_answer(name: str) -> None:
     assert (found.response, found.reasoning, found.unused) == ("a", "hm", ())
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "image": "x.jpg",
+            "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a"}],
+        },
+        {"question": "What?", "image": {"bytes": b"x", "path": None}, "answer": "a"},
+        {"question": "What?", "images": ["x.jpg"], "answer": "a"},
+    ],
+)
+def test_questions_about_an_image_are_unsupported(row: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match="not_text"):
+        parse(row)
+
+
+def test_turns_that_are_stored_as_json_are_read() -> None:
+    assert asked({"messages": json.dumps([USER, ANSWER]), "images": []}) == (["q"], "a")
+    assert asked({"instruction": "q", "output": "a", "history": '[["b", "c"]]'}) == (["b", "c", "q"], "a")
+    with pytest.raises(Malformed, match="not a list of turns"):
+        parse({"messages": "[broken"})
+
+
 def test_a_completion_that_is_called_undesirable_is_not_learnt() -> None:
     with pytest.raises(Unsupported, match="undesirable"):
         parse({"prompt": "q", "completion": "a", "label": False})
