@@ -117,3 +117,19 @@ def role_of(column: str) -> str | None:
         return PROMPT
     place = _PLACES.get(plain_name(column))
     return place[0].removeprefix(_FALLBACK) if place else None
+
+
+def effective(mapped: Mapped, format: str) -> dict[str, Sequence[str]]:
+    """The columns by role that a user gives, with what follows from them and from `seed_data.format`."""
+    given: dict[str, Sequence[str]] = dict(mapped)
+    if format == "alpaca":
+        given.setdefault(PROMPT, (INSTRUCTION,))
+    elif format == "prompt":
+        given.setdefault(MESSAGES, ())
+        if PROMPT not in given:
+            given[META] = (*given.get(META, ()), INSTRUCTION)
+    elif format in ("messages", "sharegpt"):
+        given.setdefault(MESSAGES, NAMES[MESSAGES][:1] if format == "messages" else NAMES[MESSAGES][1:])
+    if given.get(PROMPT):
+        given.setdefault(MESSAGES, ())
+    return given

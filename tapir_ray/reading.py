@@ -6,32 +6,31 @@ reading.turns, reading.meta, reading.unused
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tapir_ray.chat_turns import ASSISTANT, SYSTEM, USER, Malformed, Turn, Unsupported, read_turns, split_answer
 from tapir_ray.choices import Option, chosen, labelled, shown
+from tapir_ray.column_values import bare_thoughts, is_talk, key_of, listed, prompt_of, repeats, required_text
 from tapir_ray.columns import (
     CHOICES,
     CONTEXT,
     HISTORY,
     INPUT,
-    INSTRUCTION,
     MESSAGES,
     META,
-    NAMES,
     PROMPT,
     REASONING,
     RESPONSE,
     Mapped,
     by_role,
+    effective,
     is_first_choice,
     plain_name,
     role_of,
 )
-from tapir_ray.values import has_text, is_blank, plain
+from tapir_ray.values import has_text, is_blank
 
 NO_LOSS = "no_loss"
 """Column of a dataset that `tapir regenerate` writes: positions in `messages` of the answers that are in no loss."""
@@ -67,8 +66,8 @@ class Reading:
         self.used: set[str] = set()
         self.known = {*mapped.get(META, ())}
         """Columns that are not used and need not be named."""
-        listed = {name: _listed(value) for name, value in self.found[MESSAGES].items()}
-        talks = {name: value for name, value in listed.items() if isinstance(value, list)}
+        lists = {name: listed(value) for name, value in self.found[MESSAGES].items()}
+        talks = {name: value for name, value in lists.items() if isinstance(value, list)}
         if not talks and self.mapped.get(MESSAGES):
             name = self.mapped[MESSAGES][0]
             read_turns(row.get(name), name)
@@ -114,9 +113,9 @@ class Reading:
 
     def _same_or_ask(self, other: str, value: Any, turns: Sequence[Turn], name: str, what: str) -> None:
         """Notes a column that repeats the turns in the column `name`. Raises Ambiguous if it is text of its own."""
-        if _repeats(value, turns):
+        if repeats(value, turns):
             self.known.add(other)
-        elif not self.settled and (isinstance(value, str) or _is_talk(value, other)):
+        elif not self.settled and (isinstance(value, str) or is_talk(value, other)):
             rest = f"{MESSAGES}: {other}" if what == "conversation" else f"{PROMPT}: …, {RESPONSE}: …"
             raise Ambiguous(what, (name, other), (f"{MESSAGES}: {name}", rest))
 
@@ -136,26 +135,26 @@ class Reading:
         if not answer or answer[0].role == ASSISTANT:
             return [*asked, *answer]
         other = next(column for column in self.found[RESPONSE] if column in self.used)
-        if name and not _repeats(self.row[name], answer):
+        if name and not repeats(self.row[name], answer):
             raise Ambiguous("prompt", (name, other), (f"{MESSAGES}: {other}", f"{PROMPT}: {name}, {RESPONSE}: …"))
-        there = _key(answer)
-        return [*(turn for turn in asked if turn.role == SYSTEM and _key([turn])[0] not in there), *answer]
+        there = key_of(answer)
+        return [*(turn for turn in asked if turn.role == SYSTEM and key_of([turn])[0] not in there), *answer]
 
     def _prompt(self) -> tuple[str | None, str | list[Turn]]:
         """The column of the prompt, and the prompt: a text, or turns. (None, []) if the answer has the prompt too."""
         found = {name: value for name, value in self.found[PROMPT].items() if isinstance(value, str | list | dict)}
         names = list(found)
         if not names:
-            if PROMPT not in self.mapped and any(_is_talk(one, name) for name, one in self.found[RESPONSE].items()):
+            if PROMPT not in self.mapped and any(is_talk(one, name) for name, one in self.found[RESPONSE].items()):
                 return None, []
             raise Malformed(self._no_prompt())
         if PROMPT in self.mapped and len(names) > 1:
             self.used |= set(names)
-            return names[0], "\n\n".join(_text(value, name) for name, value in found.items())
+            return names[0], "\n\n".join(required_text(value, name) for name, value in found.items())
         first, *others = names
-        prompt = _prompt_of(found[first], first)
+        prompt = prompt_of(found[first], first)
         for other in others:
-            if _key(_prompt_of(found[other], other)) != _key(prompt):
+            if key_of(prompt_of(found[other], other)) != key_of(prompt):
                 raise Ambiguous("prompt", (first, other), (f"{PROMPT}: {first}", f"{PROMPT}: {other}"))
         self.used |= set(names)
         return first, prompt
@@ -184,7 +183,7 @@ class Reading:
             for text in value if isinstance(value, list) else [value]:
                 if is_blank(text):
                     continue
-                _text(text, name)
+                required_text(text, name)
                 # The ids of Alpaca rows hold their `input` in any case.
                 if name.lower() == INPUT or text.strip() not in (prompt.strip(), *(other.strip() for other in texts)):
                     texts.append(text)
@@ -199,7 +198,7 @@ class Reading:
     def _history(self) -> list[Turn]:
         turns: list[Turn] = []
         for name, given in self.found[HISTORY].items():
-            value = _listed(given)
+            value = listed(given)
             if not isinstance(value, list):
                 raise Malformed(f"{name} is not a list of turns (map it in seed_data.columns: {{context: {name}}})")
             self.used.add(name)
@@ -213,7 +212,7 @@ class Reading:
 
     def _with_system(self, turns: list[Turn]) -> list[Turn]:
         found = self.found[SYSTEM]
-        texts = {name: _text(value, name) for name, value in found.items()}
+        texts = {name: required_text(value, name) for name, value in found.items()}
         for name, text in texts.items():
             if any(text.strip() == turn.content.strip() for turn in turns if turn.role == SYSTEM):
                 self.used.add(name)
@@ -243,7 +242,7 @@ class Reading:
             return []
         first, *others = answers
         for other in others:
-            if _key(answers[other]) != _key(answers[first]):
+            if key_of(answers[other]) != key_of(answers[first]):
                 settings = (f"{RESPONSE}: {first}", f"{RESPONSE}: {other}")
                 raise Ambiguous("answer", (first, other), settings)
         if self.row.get(LABEL) is False and first.lower() == COMPLETION:
@@ -264,7 +263,7 @@ class Reading:
         if isinstance(value, str):
             text, thoughts = split_answer(value)
             return [Turn(ASSISTANT, text, thoughts)]
-        if isinstance(value, dict | list) and _is_talk(value, name):
+        if isinstance(value, dict | list) and is_talk(value, name):
             return read_turns(value if isinstance(value, list) else [value], name)
         choice = chosen(options, value)
         return None if choice is None else [Turn(ASSISTANT, choice)]
@@ -276,7 +275,7 @@ class Reading:
             return turns
         *first, last = turns
         name, text = next(iter(texts.items()))
-        text = split_or_whole(text)
+        text = bare_thoughts(text)
         self.used.add(name)
         _, reasoning = split_answer("", "\n\n".join(dict.fromkeys(one for one in (text, last.reasoning) if one)))
         return [*first, Turn(last.role, last.content, reasoning, last.learn, last.others)]
@@ -290,88 +289,3 @@ class Reading:
             Turn(turn.role, turn.content, turn.reasoning, turn.learn and at not in places, turn.others)
             for at, turn in enumerate(turns)
         ]
-
-
-def split_or_whole(text: str) -> str:
-    """Thoughts without the marks around them."""
-    try:
-        answer, thoughts = split_answer(text)
-    except Unsupported:
-        return text
-    return thoughts if thoughts and not answer.strip() else text
-
-
-def effective(mapped: Mapped, format: str) -> dict[str, Sequence[str]]:
-    """The columns by role that a user gives, with what follows from them and from `seed_data.format`."""
-    given: dict[str, Sequence[str]] = dict(mapped)
-    if format == "alpaca":
-        given.setdefault(PROMPT, (INSTRUCTION,))
-    elif format == "prompt":
-        given.setdefault(MESSAGES, ())
-        if PROMPT not in given:
-            given[META] = (*given.get(META, ()), INSTRUCTION)
-    elif format in ("messages", "sharegpt"):
-        given.setdefault(MESSAGES, NAMES[MESSAGES][:1] if format == "messages" else NAMES[MESSAGES][1:])
-    if given.get(PROMPT):
-        given.setdefault(MESSAGES, ())
-    return given
-
-
-def _listed(value: Any) -> Any:
-    """A list that is stored as the text of its JSON, as tables of plain columns hold it; anything else as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    try:
-        return plain(json.loads(value))
-    except (ValueError, RecursionError):
-        return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise Malformed(f"{name} is not text (it is of type {type(value).__name__})")
-    return value
-
-
-def _prompt_of(value: Any, name: str) -> str | list[Turn]:
-    if isinstance(value, str):
-        return value
-    if not _is_talk(value, name):
-        raise Malformed(f"{name} is empty or not text")
-    return read_turns(value if isinstance(value, list) else [value], name)
-
-
-def _key(value: str | Sequence[Turn]) -> list[tuple[str, str]]:
-    """What two columns must have in common to be the same."""
-    turns = [Turn(USER, value)] if isinstance(value, str) else value
-    return [(turn.role, turn.content.strip()) for turn in turns]
-
-
-def _is_talk(value: Any, name: str) -> bool:
-    """Whether a value is a list of turns, or a turn."""
-    turns = [value] if isinstance(value, dict) else value
-    if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
-        return False
-    try:
-        read_turns(turns, name)
-    except Unsupported:
-        return True
-    except Malformed:
-        return False
-    return True
-
-
-def _repeats(value: Any, turns: Sequence[Turn]) -> bool:
-    """Whether the turns have the text, or the turns, of a value."""
-    if isinstance(value, str):
-        try:
-            answer, _ = split_answer(value)
-        except Unsupported:
-            return False
-        return any(answer.strip() in turn.content for turn in turns)
-    try:
-        own = read_turns(value if isinstance(value, list) else [value], "")
-    except (Malformed, Unsupported):
-        return False
-    keys = _key(turns)
-    return all(key in keys for key in _key(own))
