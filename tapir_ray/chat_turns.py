@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tapir_ray.records import Message
-from tapir_ray.thoughts import split_thoughts
+from tapir_ray.thoughts import UNFINISHED_THINKING, split_thoughts
 from tapir_ray.values import is_blank
 
 USER, ASSISTANT, SYSTEM = "user", "assistant", "system"
@@ -98,7 +98,7 @@ def split_answer(text: str, reasoning: str | None = None) -> tuple[str, str | No
     """
     thoughts, answer, complete = split_thoughts(text)
     if not complete:
-        raise Unsupported("unfinished_thinking (thoughts that are opened and not closed)")
+        raise Unsupported(f"{UNFINISHED_THINKING} (thoughts that are opened and not closed)")
     return answer, "\n\n".join(dict.fromkeys(one for one in (reasoning, thoughts) if one)) or None
 
 
