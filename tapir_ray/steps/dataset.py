@@ -20,7 +20,7 @@ from tapir_ray.manifest import Manifest
 from tapir_ray.ownership import check_owner
 from tapir_ray.records import OK
 from tapir_ray.report.card import Report, card, counts, summary
-from tapir_ray.report.summary import versions
+from tapir_ray.report.summary import unused_columns, versions
 from tapir_ray.steps.clean import READ
 from tapir_ray.steps.parts import Part
 from tapir_ray.steps.renew import REGENERATED, RENEWED
@@ -54,7 +54,7 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
                 held[column].update(values)
     check_owner(run, run.attempt)
     report = Report(found, held, context.roles.usage(), versions())
-    shown = summary(config, report, len(parts), run.uri_of(FOLDER))
+    shown = {**summary(config, report, len(parts), run.uri_of(FOLDER)), "unused_columns": unused_columns(run)}
     run.write_text(f"{FOLDER}/README.md", card(config, report))
     run.write_json("summary.json", shown)
     return shown
