@@ -51,7 +51,7 @@ class Context:
         StageError and Stopped as `Run.write` does: the table is then not published.
         """
         with self.progress.stage(label, table, expected):
-            return self.run.write(
+            written = self.run.write(
                 table,
                 rows,
                 schema,
@@ -63,6 +63,10 @@ class Context:
                 extra=extra,
                 drained=self.roles.drained,
             )
+        for role in self.roles.found_plain():
+            self.run.event(PLAIN_TEXT, role=role)
+            self.progress.say(f"{role}: its endpoint refuses response_format, so it is asked in plain text from now on")
+        return written
 
     def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:
         """The rows that an earlier attempt has not written to `table`; to be followed by `write` with the same key."""
@@ -91,6 +95,10 @@ class Context:
 
 ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")
 """Events with numbers of a round; of a kind the last one of a round holds."""
+
+
+PLAIN_TEXT = "plain_text"
+"""Event of a role whose endpoint refuses a `response_format`."""
 
 
 def round_dir(round_number: int) -> str:

@@ -72,12 +72,14 @@ SCORED = pa.schema(
         ("mfd", pa.float64()),
         ("position_gap", pa.float64()),
         ("repeat_mfd", pa.float64()),
+        ("repeat_same", pa.bool_()),
         ("response_chars", pa.int64()),
         ("student_response_chars", pa.int64()),
         ("times_trained", pa.int64()),
     ]
 )
-"""Scores are 1..10, averaged over both orders; `mfd` = teacher_score − student_score; `repeat_mfd`: judged again."""
+"""Scores are 1..10, averaged over both orders; `mfd` = teacher_score − student_score; `repeat_mfd`: judged again;
+`repeat_same`: by replies of the same text."""
 
 GENERATED_ROWS = pa.schema(
     [("draw_id", pa.string()), *INSTRUCTIONS, ("style", pa.string()), ("answer_score", pa.float64())]

@@ -207,10 +207,31 @@ class Judge(Endpoint):
     both_orders: bool = True
     parse_attempts: Count = 3
     """Times an unparseable reply is asked for again before the row fails."""
+    structured: Literal["auto", "on", "off"] = "auto"
+    """Whether the judge is asked for JSON by a schema (`response_format`), which leaves few replies without scores.
+    `auto` asks in plain text once the endpoint refuses it; with `on` the row fails then. A `response_format` in
+    `extra_body` takes its place."""
     repeat_share: Share = 0.05
     """Share of the scored rows that is judged twice, to report the noise σ against the threshold."""
+    repeat_temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Temperature of the second judging, if the judge's own is lower: at 0 an endpoint repeats its reply, whatever the
+    seed. σ is then an upper bound of the noise at the judge's own temperature. With 0 for both, σ is not measured."""
     min_teacher_score: Annotated[float, Field(ge=1, le=10)] = 4.0
     """A teacher answer scored below makes the row unreliable: in neither pool."""
+
+    def repeated_at(self, endpoint: Endpoint) -> float:
+        """The temperature that `endpoint`, the judge's, judges a row a second time at. At 0 its replies cannot differ.
+
+        A temperature in `extra_body` wins; one that is null there leaves the provider's own.
+        """
+        asked = endpoint.extra_body.get("temperature", max(self.repeat_temperature, endpoint.sampling.temperature))
+        return 1.0 if asked is None else float(asked)
+
+    @field_validator("structured", mode="before")
+    @classmethod
+    def _on_and_off_of_yaml(cls, given: Any) -> Any:
+        """YAML reads a bare `on` or `off` as a truth value."""
+        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
 
     @model_validator(mode="before")
     @classmethod

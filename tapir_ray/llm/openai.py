@@ -44,12 +44,30 @@ class BadReply(Exception):
     """An HTTP success whose body is no JSON."""
 
 
+_FORMAT_STATUS = (400, 404, 415, 422, 500, 501)
+_NAMES_FORMAT = re.compile(
+    r"response_?(?:format|schema|mime)|json_?(?:schema|object)|structured.?output|guided.?(?:decoding|json)|grammar"
+    r"|un(?:supported|known|recogni[sz]ed|expected) (?:request )?(?:parameter|argument|field|key)"
+    r"|extra (?:inputs|fields) (?:are )?not permitted|additional properties are not allowed",
+    re.IGNORECASE,
+)
+"""How endpoints refuse a `response_format`."""
+
+
 class LineError(Exception):
     """A request that failed in a batch; `again` where asking again may help."""
 
     def __init__(self, message: str, again: bool) -> None:
         super().__init__(message)
         self.again = again
+
+
+class FormatRefused(Exception):
+    """The endpoint does not take the `response_format`; `reply` says how it refuses."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
 
 
 @dataclass
@@ -78,9 +96,17 @@ class Client:
         self._headers = headers(target)
         self._timeout_s: float | None = target.endpoint.timeout_s
         self._price = target.endpoint.known_price or Price()
+        self._plain = target.plain
 
     async def chat(
-        self, messages: Sequence[Message], *, sampling: Sampling | None = None, seed: int | None = None, kind: str
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        kind: str,
+        response_format: dict[str, Any] | None = None,
+        or_plain: bool = True,
     ) -> Reply:
         """Ask once, with as many attempts as the endpoint allows; never raises for what an endpoint does.
 
@@ -88,9 +114,35 @@ class Client:
         temperature is a new one each time. 429, 5xx, timeouts and broken connections are tried again after an
         exponential, jittered pause of at least `Retry-After`; every other error is permanent. `kind` is the kind of
         request in the usage.
+
+        A `response_format` that the endpoint refuses is left out, and with `or_plain` it is for all later requests.
+        Without `or_plain` the reply is the refusal.
         """
+        own = "response_format" in self.target.endpoint.extra_body
+        if response_format is None or own or (or_plain and self._plain):
+            return await self._chat(messages, sampling, seed, kind)
+        try:
+            return await self._chat(messages, sampling, seed, kind, response_format)
+        except FormatRefused as refused:
+            if not or_plain:
+                return refused.reply
+        reply = await self._chat(messages, sampling, seed, kind)
+        if reply.status != FAILED and not self._plain:
+            # Only now is it known that the format was to blame, and not the rest of the request.
+            self._plain = True
+            await self._meter.asks_plainly(self.target.role)
+        return reply
+
+    async def _chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None,
+        seed: int | None,
+        kind: str,
+        response_format: dict[str, Any] | None = None,
+    ) -> Reply:
         endpoint = self.target.endpoint
-        body = request_body(endpoint, messages, sampling or endpoint.sampling, seed)
+        body = request_body(endpoint, messages, sampling or endpoint.sampling, seed, response_format)
         if self._cache is None or (seed is None and body["temperature"]):
             return await self._ask(body, kind)
         key = request_key(self.target.scope, body)
@@ -127,17 +179,20 @@ class Client:
                         attempts=None if retry else 1,
                         overloaded=_overloaded(error),
                     )
+                    refused = self._asks_for_format(body) and _refuses_format(error)
                 else:
-                    got = understand(completion, endpoint, kind)
+                    got, refused = understand(completion, endpoint, kind), False
                     if not got.overloaded:
                         self._in_flight.succeeded()
                 if got.overloaded:
                     self._in_flight.overloaded(asked_at)
             most = min(endpoint.max_attempts, got.attempts or endpoint.max_attempts)
             last = attempt >= most
-            failed = int(last and got.reply.status == FAILED)
+            failed = int(last and got.reply.status == FAILED and not refused)
             count = replace(got.count.priced(self._price), failed=failed)
             self._meter.record(self.target.role, count, lease, got.known)
+            if refused:
+                raise FormatRefused(got.reply)
             if last:
                 return got.reply
             if pause is not None and not self.target.limited:
@@ -145,6 +200,9 @@ class Client:
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
         raise AssertionError("the last attempt returns")
+
+    def _asks_for_format(self, body: dict[str, Any]) -> bool:
+        return "response_format" in body and "response_format" not in self.target.endpoint.extra_body
 
     def _lease_id(self, body: dict[str, Any]) -> str | None:
         return None
@@ -228,6 +286,13 @@ def _retry(error: Exception) -> tuple[bool, float | None]:
         BadReply,
     )
     return isinstance(error, transient), None
+
+
+def _refuses_format(error: Exception) -> bool:
+    """Whether a request with a `response_format` failed because of it."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in _FORMAT_STATUS and _NAMES_FORMAT.search(str(error)) is not None
+    return isinstance(error, LineError) and _NAMES_FORMAT.search(str(error)) is not None
 
 
 def _overloaded(error: Exception) -> bool:

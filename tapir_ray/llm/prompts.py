@@ -4,11 +4,16 @@ They are rendered in a sandbox (`llm/sandbox.py`).
 
 prompts = Prompts(override_dir)          # files of the same name in the folder win
 prompts.render("expand", task="Math", instruction="…")
+
+Texts that somebody else wrote stand between tags with an id, as in `<answer_1 id=9f3c02b7d1e4>`, which none of them
+holds: no answer can close its own tag, or open another one.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 from pathlib import Path
 
 import jinja2
@@ -45,7 +50,9 @@ class Prompts:
         return Prompts, (self.override_dir,)
 
     def render(self, name: str, **values: object) -> str:
-        """The text of a prompt. Raises jinja2.UndefinedError for a value the file uses and the caller lacks."""
+        """The text of a prompt; `text_id` need not be given. Raises jinja2.UndefinedError for a value the file uses and
+        the caller lacks."""
+        values.setdefault("text_id", text_id(*(str(value) for value in values.values())))
         return self._environment.get_template(f"{name}.jinja").render(**values).strip()
 
     def _check(self, name: str, file: Path) -> None:
@@ -71,6 +78,22 @@ class Prompts:
             raise InputError(f"prompt {file} cannot be rendered: {' '.join(str(error).split())}") from error
         if unknown := sorted(used - known):
             raise InputError(f"prompt {file} uses {unknown[0]}; what it is given is {', '.join(sorted(known))}")
+
+
+def text_id(*texts: str) -> str:
+    """An id that none of the texts holds: 12 hex digits, the same for the same texts, so that a cache knows the prompt.
+
+    It is a hash of all texts, which nobody can foresee in one of them.
+    """
+    lowered = [text.lower() for text in texts]
+    for number in itertools.count():
+        digest = hashlib.blake2b(digest_size=6, person=b"tapir text id")
+        for text in (str(number), *texts):
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(len(data).to_bytes(8, "big") + data)
+        if not any(digest.hexdigest() in text for text in lowered):
+            return digest.hexdigest()
+    raise AssertionError("a text holds finitely many ids")
 
 
 @functools.cache

@@ -19,7 +19,11 @@ TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST = 16, 64
 
 
 def request_body(
-    endpoint: Endpoint, messages: Sequence[Message], sampling: Sampling, seed: int | None
+    endpoint: Endpoint,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    seed: int | None,
+    response_format: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The JSON of a chat request; parameters at the protocol's own default are left out."""
     body: dict[str, Any] = {
@@ -35,6 +39,8 @@ def request_body(
         body["top_p"] = sampling.top_p
     if seed is not None:
         body["seed"] = seed
+    if response_format is not None:
+        body["response_format"] = response_format
     return {**body, **endpoint.extra_body}
 
 
@@ -49,6 +55,8 @@ def worst_case(body: dict[str, Any]) -> tuple[int, int]:
     merged = {**body, **body.get("extra_body", {})}
     messages = merged["messages"]
     text = sum(len(str(message["content"]).encode("utf-8", "surrogatepass")) for message in messages)
+    if merged.get("response_format"):
+        text += len(json.dumps(merged["response_format"]))  # providers put the schema into the prompt
     limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
     tokens = text + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_REQUEST
     return tokens, max(map(int, limits)) * int(merged.get("n") or 1)

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -70,6 +71,7 @@ class Roles:
         self._actor: Any | None = None
         self._served = Served(config, run_id, None if folder is None else uri_in(folder, PROCESSES))
         self._last_usage: dict[str, dict[str, float]] = {}
+        self._told: set[str] = set()
         for role, endpoint in self._endpoints.items():
             if endpoint.base_url == SIMULATOR and simulator_url is None:
                 raise InputError(f"{role}.base_url is '{SIMULATOR}' but no simulator runs: add a simulator section")
@@ -145,7 +147,7 @@ class Roles:
         self._served.start()
         resources = self._config.resources
         workers = resources.request_workers
-        targets = [self._target(role) for role in self._endpoints]
+        targets = self._targets()
         in_flight = max(1, max(map(_in_flight, targets)) // workers)
         block_rows = block_rows_of(in_flight, workers)
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
@@ -185,7 +187,7 @@ class Roles:
         """
         self._served.start()
         meter = meter_class(self._actor, self._leased())
-        targets = [self._target(role) for role in self._endpoints]
+        targets = self._targets()
         groups = {target.group: slots(target, 1) for target in targets}
         return {target.role: Client(target, meter, groups[target.group]) for target in targets}, meter
 
@@ -200,6 +202,13 @@ class Roles:
         if self._actor is None:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())
+
+    def found_plain(self) -> list[str]:
+        """Roles whose endpoint turned out to refuse a `response_format`, each named once: they are asked in plain text
+        from then on."""
+        new = sorted(self._plain() - self._told)
+        self._told.update(new)
+        return new
 
     def drained(self) -> bool:
         """Whether the budget is used up and no request is on its way any more.
@@ -222,6 +231,13 @@ class Roles:
             return frozenset(self._endpoints)
         limits = {role: endpoint.limits for role, endpoint in self._endpoints.items()}
         return frozenset(role for role, limit in limits.items() if limit.requests_per_minute or limit.tokens_per_minute)
+
+    def _plain(self) -> set[str]:
+        return set() if self._actor is None else ray.get(self._actor.plain.remote())
+
+    def _targets(self) -> list[Target]:
+        plain = self._plain()
+        return [replace(self._target(role), plain=role in plain) for role in self._endpoints]
 
     def _target(self, role: str) -> Target:
         endpoint, group, scope = self._endpoints[role], self._group(role), self._scope(role)

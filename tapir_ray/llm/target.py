@@ -39,6 +39,8 @@ class Target:
     """Roles of one group share limits and requests in flight."""
     scope: str = ""
     """What serves the model, in the cache's keys: equal requests to it have equal replies."""
+    plain: bool = False
+    """Whether the endpoint is known to refuse a `response_format`."""
 
     @property
     def limited(self) -> bool:

@@ -210,6 +210,11 @@ class Meter:
         except ray.exceptions.RayError:
             return  # the roles were closed; the report is still pending, and the next flush says so
 
+    async def asks_plainly(self, role: str) -> None:
+        """Tell the actor that a role's endpoint refuses a `response_format`; the run says so, and stops asking for it."""
+        if self._actor is not None:
+            await self._actor.note_plain.remote(role)
+
     def pending(self) -> dict[tuple[str, str], Count]:
         """Counts not reported yet, by role and kind."""
         return dict(self._pending)

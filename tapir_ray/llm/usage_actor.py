@@ -33,6 +33,7 @@ class UsageActor(Ledger):
     ) -> None:
         super().__init__(accounts, budget, None if folder is None else UsageFiles(folder, attempt))
         self._metrics = Metrics(run_id)
+        self._plain: set[str] = set()
         self._metrics.set("tapir_budget_dollars", budget.max_cost)
         threading.Thread(target=self._save_again_and_again, daemon=True, name="tapir-usage").start()
 
@@ -55,6 +56,14 @@ class UsageActor(Ledger):
                     return self.snapshot(), " ".join(str(error).split())[:300]
                 time.sleep(SAVE_S)
         return self.snapshot(), None
+
+    def note_plain(self, role: str) -> None:
+        """A worker found that the endpoint of `role` refuses a `response_format`."""
+        self._plain.add(role)
+
+    def plain(self) -> set[str]:
+        """The roles whose endpoint refuses a `response_format`, as far as this attempt of the run has found."""
+        return self._plain
 
 
 def show_usage(

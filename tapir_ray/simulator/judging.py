@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from tapir_ray.simulator.options import Options
 
@@ -28,12 +31,30 @@ def scores(options: Options, identity: str, grades: Sequence[float], answers: Se
     return given
 
 
-def verdict(given: Sequence[float]) -> str:
-    """The reply: a sentence of reasoning, then the line that the judge prompts ask for."""
+def verdict(given: Sequence[float], schema: dict[str, Any] | None = None) -> str:
+    """The reply: a sentence of reasoning, then the line that the judge prompts ask for.
+
+    With a schema it is JSON: the reasoning in its texts, and the scores in its numbers, in their order. Where it asks
+    for whole numbers, halves are rounded up.
+    """
     names = ["The answer"] if len(given) == 1 else [f"Answer {place}" for place in range(1, len(given) + 1)]
     words = [f"{name} is {_word(score)}" for name, score in zip(names, given, strict=True)]
+    if schema is not None:
+        return _in_json(f"{' and '.join(words)}.", given, schema)
     title = "Score" if len(given) == 1 else "Scores"
     return f"{' and '.join(words)}.\n{title}: {' '.join(f'{score:g}' for score in given)}"
+
+
+def _in_json(reasoning: str, given: Sequence[float], schema: dict[str, Any]) -> str:
+    left = list(given)
+    reply: dict[str, Any] = {}
+    for name, wanted in schema.get("properties", {}).items():
+        if wanted.get("type") == "string":
+            reply[name] = reasoning
+        elif left:
+            score = left.pop(0)
+            reply[name] = math.floor(score + 0.5) if wanted.get("type") == "integer" else score
+    return json.dumps(reply)
 
 
 def _word(score: float) -> str:

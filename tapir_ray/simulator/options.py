@@ -41,6 +41,8 @@ class Options:
     """Seconds a batch takes."""
     expire_batches: int = 0
     """The first batches, so many, expire with half of their requests answered."""
+    refuse_response_format: bool = False
+    """Whether a request with a `response_format` is answered 400, as older servers do."""
     log: str | None = None
     """File that gets one JSON line a request."""
     path: str | None = None

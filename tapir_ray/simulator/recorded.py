@@ -93,7 +93,7 @@ class Recorded:
     def _judge(self, request: Request, answers: list[str]) -> str:
         recorded = self._known(request.parts["instruction"])
         grades = [0.0 if recorded is None else rouge_l(answer, recorded) for answer in answers]
-        return verdict(scores(self.options, request.identity, grades, answers))
+        return verdict(scores(self.options, request.identity, grades, answers), request.schema)
 
     def _label(self, instruction: str, labels: Sequence[str]) -> str:
         offered = [label.strip() for label in labels if label.strip()]

@@ -1,4 +1,8 @@
-"""What a chat request asks for, told from the tags of the shipped prompts alone (`llm/prompts/*.jinja`)."""
+"""What a chat request asks for, told from the tags of the shipped prompts alone (`llm/prompts/*.jinja`).
+
+The tags around somebody else's text carry an id that the text does not hold; tags without one, of prompts of a user's
+own, are read as well.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,18 @@ ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
 REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
 
 _TAG = r"<{0}>\n(?P<{0}>.*)\n</{0}>"
+_INSTRUCTION = r"<instruction(?P<id>(?: id=\w+)?)>\n(?P<instruction>.*)\n</instruction(?P=id)>"
+_ANSWER = r"<{0}(?P=id)>\n(?P<{0}>.*)\n</{0}(?P=id)>"
+
+
+def _pattern(tag: str) -> str:
+    if tag == "instruction":
+        return _INSTRUCTION
+    return (_ANSWER if tag.startswith("answer") else _TAG).format(tag)
+
+
 PROMPTS = {
-    kind: re.compile(r"\s*".join(_TAG.format(tag) for tag in tags) + "(?P<rest>.*)", re.DOTALL)
+    kind: re.compile(r"\s*".join(_pattern(tag) for tag in tags) + "(?P<rest>.*)", re.DOTALL)
     for kind, tags in {
         PAIRWISE: ("instruction", "answer_1", "answer_2"),
         REWRITE: ("task", "style", "instruction", "answer"),
@@ -49,6 +63,8 @@ class Request:
     """Everything that a reply may depend on: model, messages, seed, temperature."""
     max_tokens: int | None
     model: str
+    schema: dict[str, Any] | None = None
+    """The JSON schema that the reply has to follow; it changes the form of a reply, not what it says."""
 
 
 def read(body: Any) -> Request:
@@ -71,7 +87,19 @@ def read(body: Any) -> Request:
         raise BadRequest("seed must be a whole number")
     kind, parts, conversation = _recognise(messages)
     identity = repr((model, [(m["role"], m["content"]) for m in messages], seed, body.get("temperature")))
-    return Request(kind, parts, tuple(conversation), seed or 0, identity, max_tokens, model)
+    schema = _schema(body.get("response_format"))
+    return Request(kind, parts, tuple(conversation), seed or 0, identity, max_tokens, model, schema)
+
+
+def _schema(response_format: Any) -> dict[str, Any] | None:
+    if response_format is None or response_format == {"type": "text"}:
+        return None
+    given = response_format if isinstance(response_format, dict) else {}
+    wanted = given.get("json_schema")
+    schema = wanted.get("schema") if isinstance(wanted, dict) else None
+    if given.get("type") != "json_schema" or not isinstance(schema, dict):
+        raise BadRequest("response_format must be of type text, or json_schema with a schema")
+    return schema
 
 
 def _messages(messages: Any) -> list[Message]:
@@ -96,10 +124,10 @@ def _messages(messages: Any) -> list[Message]:
 def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Message]]:
     if len(messages) == 1 and messages[0]["role"] == "user":
         content = messages[0]["content"]
-        for kind, pattern in PROMPTS.items() if "</instruction>" in content else ():
+        for kind, pattern in PROMPTS.items() if "</instruction" in content else ():
             match = pattern.search(content)
             if match is not None:
-                return kind, match.groupdict(), []
+                return kind, {tag: text for tag, text in match.groupdict().items() if tag != "id"}, []
     first = messages[0]
     style = STYLE.match(first["content"]) if first["role"] == "system" else None
     if style is None:

@@ -87,7 +87,7 @@ class Server:
     async def chat(self, http: web.Request) -> web.Response:
         try:
             body = json.loads(await http.read())
-            request = read(body)
+            request = self._read(body)
         except (BadRequest, ValueError) as error:
             self._write({"kind": "invalid", "status": 400})
             return web.json_response(_error(str(error) if isinstance(error, BadRequest) else "not JSON"), status=400)
@@ -119,9 +119,14 @@ class Server:
             return web.Response(text=text[: len(text) // 2], content_type="application/json")
         return web.json_response(reply)
 
+    def _read(self, body: Any) -> Request:
+        if self.options.refuse_response_format and isinstance(body, dict) and "response_format" in body:
+            raise BadRequest("Unsupported parameter: 'response_format'")
+        return read(body)
+
     def _of_batch(self, body: Any, batch: str) -> tuple[int, dict[str, Any]]:
         try:
-            request = read(body)
+            request = self._read(body)
         except BadRequest as error:
             return 400, _error(str(error))
         reply = completion(body, request, self.scenario.reply(request))

@@ -56,7 +56,7 @@ class Tasks:
 
     def _judge(self, request: Request, answers: list[str]) -> str:
         grades = [grade(request.parts["instruction"], answer) for answer in answers]
-        return verdict(scores(self.options, request.identity, grades, answers))
+        return verdict(scores(self.options, request.identity, grades, answers), request.schema)
 
     def _expand(self, request: Request) -> str:
         """Another instruction of the same family, of the same level or the next; nothing for an unknown one."""

@@ -193,7 +193,7 @@ def check_table(rows: pa.Table, config: Config, functions: Mapping[str, RowFilte
 
 def prompt_lines(prompts: Prompts) -> list[str]:
     """The fixed parts of the expansion prompt's lines that give it away, lower-case."""
-    lines = prompts.render("expand", task="\0", instruction="\0").lower().splitlines()
+    lines = prompts.render("expand", task="\0", instruction="\0", text_id="\0").lower().splitlines()
     return [part.strip() for line in lines for part in line.split("\0") if len(part.strip()) >= LEAK_CHARS]
 
 

@@ -9,7 +9,6 @@ Pairwise scores are asked for in both orders and averaged, which cancels a bias 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,17 +20,13 @@ from tapir_ray.config import Config, Judge, Sampling
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.reply import REFUSED
+from tapir_ray.llm.reply import CUT_OFF, REFUSED
 from tapir_ray.llm.roles import Roles
+from tapir_ray.stages.verdict import parse_scores, scores_format
 
 UNPARSEABLE = "unparseable_scores"
-LOWEST, HIGHEST = 1.0, 10.0
 RETRY_TEMPERATURE = 0.7
 """Lowest temperature of a question asked again: at 0 an endpoint would repeat its reply whatever the seed."""
-
-_LINE = re.compile(r"^[\s*_#>`\-]*scores?[\s*_`]*[:=](?P<rest>.*)$", re.IGNORECASE)
-_NUMBER = r"(\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*10(?:\.0+)?(?!\d))?"
-_MARKS = str.maketrans({mark: " " for mark in "*_`<>[](){}\"'"})
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,16 @@ class Judging:
     teacher_score: float
     student_score: float
     position_gap: float | None
+    texts: tuple[str, ...]
+    """The judge's replies, of which the scores were read."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The scores of one reply of the judge, and its text."""
+
+    scores: tuple[float, ...]
+    text: str
 
 
 class NotJudged(Exception):
@@ -52,11 +57,12 @@ class NotJudged(Exception):
 
 
 def judge(rows: ray.data.Dataset, config: Config, roles: Roles, random_seed: int) -> ray.data.Dataset:
-    """`rows` as records.SCORED with scores, mfd, position_gap, repeat_mfd and the lengths of both answers.
+    """`rows` as records.SCORED with scores, mfd, position_gap, the repeat's columns and the lengths of both answers.
 
     Rows that are not ok, or have no response to compare with, pass as they are. `judge.repeat_share` of the rows,
-    chosen by a hash of their id, are judged a second time with other seeds. A judge whose replies hold no scores in
-    `judge.parse_attempts` attempts fails the row (`unparseable_scores`).
+    chosen by a hash of their id, are judged a second time, with other seeds and at `judge.repeat_temperature`; none are
+    if that is 0, since the replies could not differ. A judge whose replies hold no scores in `judge.parse_attempts`
+    attempts, or are cut off, fails the row (`unparseable_scores`).
     """
     return roles.ask(rows, JudgeRow(Prompts(config.prompts.dir), config.judge, random_seed), records.SCORED)
 
@@ -76,7 +82,8 @@ class JudgeRow:
         instruction = records.text_of(row["messages"])
         lengths = {"response_chars": len(response), "student_response_chars": len(answer)}
         judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
-        if share_of(records.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share:
+        chosen = share_of(records.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share
+        if chosen and self.settings.repeated_at(clients["judge"].target.endpoint) > 0.0:
             judgings.append(self._judge(clients["judge"], instruction, response, answer, row_id, "repeat"))
         judged = await asyncio.gather(*judgings, return_exceptions=True)
         first, *repeat = judged
@@ -96,32 +103,44 @@ class JudgeRow:
         }
         if repeat and isinstance(repeat[0], Judging):
             scores["repeat_mfd"] = repeat[0].teacher_score - repeat[0].student_score
+            scores["repeat_same"] = repeat[0].texts == first.texts
         return {**row, **lengths, **scores}
 
     async def _judge(
         self, client: Client, instruction: str, response: str, answer: str, row_id: str, judging: str
     ) -> Judging:
         seed = (row_id, str(self.random_seed), judging)
+        lowest = self.settings.repeat_temperature if judging == "repeat" else 0.0
         if self.settings.mode == "pointwise":
             teacher, student = await together(
-                score_answer(client, self.prompts, self.settings, instruction, response, (*seed, "teacher")),
-                score_answer(client, self.prompts, self.settings, instruction, answer, (*seed, "student")),
+                self._ask_one(client, instruction, response, (*seed, "teacher"), lowest),
+                self._ask_one(client, instruction, answer, (*seed, "student"), lowest),
             )
-            return Judging(teacher, student, None)
+            return Judging(teacher.scores[0], student.scores[0], None, (teacher.text, student.text))
         orders = [(response, answer), (answer, response)] if self.settings.both_orders else [(response, answer)]
         prompts = [
             self.prompts.render("judge_pairwise", instruction=instruction, answer_1=one, answer_2=two)
             for one, two in orders
         ]
-        replies = await together(
-            *(ask_scores(client, prompt, 2, self.settings, (*seed, str(order))) for order, prompt in enumerate(prompts))
+        verdicts = await together(
+            *(
+                ask_scores(client, prompt, 2, self.settings, (*seed, str(order)), lowest)
+                for order, prompt in enumerate(prompts)
+            )
         )
-        (teacher, student), *swapped = replies
+        texts = tuple(verdict.text for verdict in verdicts)
+        (teacher_1, student_1), *swapped = (verdict.scores for verdict in verdicts)
         if not swapped:
-            return Judging(teacher, student, None)
+            return Judging(teacher_1, student_1, None, texts)
         student_2, teacher_2 = swapped[0]
-        gap = abs((teacher - student) - (teacher_2 - student_2))
-        return Judging((teacher + teacher_2) / 2, (student + student_2) / 2, gap)
+        gap = abs((teacher_1 - student_1) - (teacher_2 - student_2))
+        return Judging((teacher_1 + teacher_2) / 2, (student_1 + student_2) / 2, gap, texts)
+
+    async def _ask_one(
+        self, client: Client, instruction: str, answer: str, seed: tuple[str, ...], lowest: float
+    ) -> Verdict:
+        prompt = self.prompts.render("judge_pointwise", instruction=instruction, answer=answer)
+        return await ask_scores(client, prompt, 1, self.settings, seed, lowest)
 
 
 async def together(*calls: Awaitable[Any]) -> list[Any]:
@@ -141,52 +160,43 @@ async def score_answer(
 ) -> float:
     """The judge's score of one answer, 1 to 10. Raises NotJudged."""
     prompt = prompts.render("judge_pointwise", instruction=instruction, answer=answer)
-    return (await ask_scores(client, prompt, 1, settings, seed))[0]
+    return (await ask_scores(client, prompt, 1, settings, seed)).scores[0]
 
 
 async def ask_scores(
-    client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...]
-) -> tuple[float, ...]:
-    """`count` scores for a rendered prompt; an unparseable reply is asked again, less greedily. Raises NotJudged."""
+    client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...], lowest: float = 0.0
+) -> Verdict:
+    """`count` scores for a rendered prompt, asked at a temperature of `lowest` or above. Raises NotJudged.
+
+    A reply without scores, or one that is not whole, is asked for again, less greedily.
+    """
+    reason = UNPARSEABLE
     for attempt in range(settings.parse_attempts):
         reply = await client.chat(
             [{"role": "user", "content": prompt}],
-            sampling=sampling_of(client, attempt),
+            sampling=sampling_of(client, attempt, lowest),
             seed=seed_of(*seed, str(attempt)),
             kind="judge",
+            response_format=None if settings.structured == "off" else scores_format(count),
+            or_plain=settings.structured == "auto",
         )
         if reply.status == records.FAILED or reply.reason == REFUSED:
             raise NotJudged(reply.status, f"judge_{reply.reason}" if reply.reason == REFUSED else str(reply.reason))
-        scores = parse_scores(reply.text or "", count)
+        # What is cut off has no verdict, only a draft of one: `Score: 1` may have become a 10.
+        scores = parse_scores(reply.text or "", count) if reply.status == records.OK else None
         if scores is not None:
-            return scores
+            return Verdict(scores, reply.text or "")
         client.reject(reply)
-    raise NotJudged(records.FAILED, UNPARSEABLE)
+        reason = f"{UNPARSEABLE}: {CUT_OFF}" if reply.reason == CUT_OFF else UNPARSEABLE
+    raise NotJudged(records.FAILED, reason)
 
 
-def parse_scores(text: str, count: int) -> tuple[float, ...] | None:
-    """The `count` scores of the last line of the form `Scores: a b`; None where there is none or one is outside 1..10.
-
-    Marks around words, a comma or `and` between numbers, `/10` and `out of 10` are understood; a line with more or
-    fewer numbers is not.
-    """
-    pattern = re.compile(
-        r"\s*" + r"(?:\s*(?:,|;|\||&|\band\b)\s*|\s+)".join([_NUMBER] * count) + r"(?P<after>.*)$", re.A
-    )
-    for line in reversed(text.splitlines()):
-        labelled = _LINE.match(line)
-        found = labelled and pattern.match(labelled["rest"].translate(_MARKS))
-        if not found or re.search(r"\d", found["after"]):
-            continue
-        scores = tuple(float(number) for number in found.groups()[:count])
-        return scores if all(LOWEST <= score <= HIGHEST for score in scores) else None
-    return None
-
-
-def sampling_of(client: Client, attempt: int) -> Sampling:
-    """The endpoint's own sampling for the first attempt (0), later ones at RETRY_TEMPERATURE or above."""
+def sampling_of(client: Client, attempt: int, lowest: float = 0.0) -> Sampling:
+    """The endpoint's own sampling at a temperature of `lowest` or above; later attempts than 0 also of
+    RETRY_TEMPERATURE or above."""
     own = client.target.endpoint.sampling
-    return own if attempt == 0 else own.model_copy(update={"temperature": max(own.temperature, RETRY_TEMPERATURE)})
+    temperature = max(own.temperature, lowest, RETRY_TEMPERATURE if attempt else 0.0)
+    return own.model_copy(update={"temperature": temperature})
 
 
 def seed_of(*parts: str) -> int:

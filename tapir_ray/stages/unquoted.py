@@ -1,0 +1,139 @@
+"""A judge's reply by lines, with what the judge does not say itself taken out: thoughts, quotations, shown text.
+
+lines = lines_of("The answer says:\n> Scores: 10 10\nScores: 3 8")     # the second line is QUOTED
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PLAIN, SHOWN, QUOTED, FENCE = "plain", "shown", "quoted", "fence"
+"""What a line is: the judge's own words; text shown as code at the end of the reply, which may be its verdict; somebody
+else's words; the edge of a code block."""
+
+_OPENED = r"<(?:think|thinking|thoughts?|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
+_CLOSED = (
+    r"</(?:think|thinking|thoughts?|reasoning|seed:think)>|\[/THINK\]|◁/think▷"
+    r"|<\|end\|>|<\|channel\|>final<\|message\|>"
+)
+_THOUGHTS = re.compile(f"(?:{_OPENED})(?:(?!{_OPENED}).)*?(?:{_CLOSED})", re.DOTALL | re.IGNORECASE)
+_OPEN, _CLOSE = re.compile(_OPENED, re.IGNORECASE), re.compile(_CLOSED, re.IGNORECASE)
+
+_TAGGED = re.compile(
+    r"<(answer_[12]|answer(?= id=)|instruction|blockquote|quote|q)\b[^<>]*>.*?</\1\b[^<>]*>", re.DOTALL | re.IGNORECASE
+)
+_ANSWER = re.compile(r"\s*<answer>((?:(?!<answer>).)*)</answer>\s*", re.DOTALL)
+"""A whole reply in the tag that some reasoning models were taught; the prompts' own tags carry an id."""
+_FENCE = re.compile(r"\s*(?P<mark>`{3,}|~{3,})(?P<rest>.*)$")
+_CODE_LINE = re.compile(r"(?: {4}|\t|\s*`+[^`]+`+\W*$)")
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+")
+_WHOSE = r"\b(?:answers?|assistants?|responses?|repl(?:y|ies)|students?|models?|texts?|it|one|first|second|which|that|who)\b"
+_SAYS = (
+    r"\b(?:say|said|write|wrote|written|read|end|start|begin|began|contain|include|claim|state|demand|ask|tell|told|"
+    r"instruct|quote|append|add|put|insert|inject|print|output|show|close|finish|give|gave)(?:s|es|d|ed|ing|ting|ding)?\b"
+)
+_QUOTING = re.compile(
+    rf"{_WHOSE}.*?{_SAYS}|\bdraft|\bfor example\b|\be\.g\.|\binstead of\b|\bhypothetical|\bignor", re.IGNORECASE
+)
+
+_OWN = re.compile(r"\b(?:my|I|therefore|thus|here (?:is|are))\b", re.IGNORECASE)
+"""`Answer 2 adds nothing, so my scores are:` quotes nobody."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a reply, and whose words it holds."""
+
+    text: str
+    kind: str = PLAIN
+
+
+def lines_of(text: str) -> list[Line]:
+    """The lines of a reply without its thoughts; each as PLAIN, SHOWN, QUOTED or FENCE."""
+    text = without_thoughts(text)
+    wrapped = _ANSWER.fullmatch(text)
+    text = _TAGGED.sub("\n\n", wrapped[1] if wrapped else text)
+    lines = _outside_fences(textwrap.dedent(text).splitlines())
+    return _outside_quotation_marks(lines)
+
+
+def without_thoughts(text: str) -> str:
+    """The reply after its thoughts; what follows an opening tag that is never closed are thoughts to the end."""
+    before = None
+    while before != text:
+        before, text = text, _THOUGHTS.sub("\n", text)
+    *_, last = [0, *(tag.end() for tag in _CLOSE.finditer(text))]
+    text = text[last:]
+    opened = _OPEN.search(text)
+    return text[: opened.start()] if opened else text
+
+
+def before(lines: Sequence[Line], at: int) -> str:
+    """The text of the nearest line before `at` that says something."""
+    return next((line.text.strip() for line in reversed(lines[:at]) if line.text.strip()), "")
+
+
+def ends_reply(lines: Sequence[Line], at: int) -> bool:
+    """Whether nothing but marks follows the line `at`."""
+    return not any(re.search(r"\w", line.text) for line in lines[at + 1 :])
+
+
+def quotes(text: str) -> bool:
+    """Whether a line says, in its last sentence, that somebody else's words follow, or words that do not count."""
+    bare = text.rstrip("*_`\"')] ")
+    if not bare or bare[-1] in ".!?。！？":
+        return False
+    found = _QUOTING.search(sentence := _SENTENCE.split(bare)[-1])
+    return found is not None and not _OWN.search(sentence, found.end())
+
+
+def announces(text: str) -> bool:
+    """Whether a line leads up to the next one, as `Answer 1 ends with:` does."""
+    return text.rstrip("*_`\"' ").endswith((":", ","))
+
+
+def _outside_fences(texts: Sequence[str]) -> list[Line]:
+    """Lines with the insides of code blocks marked: a block at the end of the reply is SHOWN, others are QUOTED."""
+    lines: list[Line] = []
+    mark, opened, closed = "", 0, False
+    for text in texts:
+        fence = _FENCE.match(text)
+        if mark:
+            closed = bool(fence and fence["mark"].startswith(mark) and not fence["rest"].strip())
+            lines.append(Line("", FENCE) if closed else Line(text, QUOTED))
+            mark = "" if closed else mark
+        elif fence and fence["mark"][0] not in fence["rest"]:
+            mark, opened = fence["mark"], len(lines)
+            lines.append(Line("", FENCE))
+        elif text.lstrip().startswith(">"):
+            lines.append(Line(text, QUOTED))
+        else:
+            lines.append(Line(text, SHOWN if _CODE_LINE.match(text) else PLAIN))
+    edges = [at for at, line in enumerate(lines) if line.kind == FENCE]
+    if edges and (mark or ends_reply(lines, edges[-1])):
+        end = len(lines) if mark else edges[-1]
+        lines[opened + 1 : end] = [Line(line.text, SHOWN) for line in lines[opened + 1 : end]]
+    return lines
+
+
+def _outside_quotation_marks(lines: Sequence[Line]) -> list[Line]:
+    """Lines with those marked QUOTED that lie inside a quotation which opens before them and closes after them."""
+    texts = [line.text for line in lines]
+    inside = [False] * len(lines)
+    for opening, closing in (('"', '"'), ("“", "”"), ("«", "»"), ("「", "」"), ("『", "』")):
+        opened: int | None = None
+        for at, text in enumerate(texts):
+            for sign in re.findall(f"[{opening}{closing}]", text):
+                if opened is None:
+                    opened = at if sign == opening else None
+                elif sign == closing:
+                    for between in range(opened + 1, at + (text.lstrip()[:1] != closing)):
+                        inside[between] = True
+                    opened = None
+    return [
+        Line(line.text, QUOTED) if quoted and line.kind != FENCE else line
+        for line, quoted in zip(lines, inside, strict=True)
+    ]
