@@ -11,8 +11,8 @@ from tapir_ray.llm.check import is_own
 
 
 def doubts(config: Config) -> list[str]:
-    """Sentences: models whose name has no date, a judge that is the teacher, prices that come from a list,
-    answers that are trained on several times."""
+    """Sentences: models whose name has no date, a judge that is the teacher, noise that cannot be measured, prices that
+    come from a list, answers that are trained on several times."""
     found = []
     for key, endpoint in config.endpoints.items():
         if endpoint.engine == "vllm" or endpoint.base_url == SIMULATOR:
@@ -32,6 +32,11 @@ def doubts(config: Config) -> list[str]:
     same = config.judge.same_as == "teacher" or (judge.model, judge.base_url) == (teacher.model, teacher.base_url)
     if same and config.judges and not simulated:
         found.append("the judge is the teacher: it may prefer its own answers; name another model in judge.model")
+    if config.judges and config.judge.repeat_share and config.judge.repeated_at(judge) == 0.0:
+        found.append(
+            "judge.repeat_share judges rows twice, but at temperature 0 a reply repeats itself, so σ is not measured: "
+            "raise judge.repeat_temperature, or set judge.repeat_share 0"
+        )
     if config.seed_data.turns == config.train.turns == "all":
         found.append(
             "seed_data.turns and train.turns are both all: a conversation is a row for each of its answers, and each "

@@ -61,7 +61,7 @@ def teacher(body: dict[str, Any], attempt: int) -> Choice:
     text = body["messages"][-1]["content"]
     if "<labels>" in text:
         reply = "Math" if len(text) % 2 else "Grammar"
-    elif "<answer_1>" in text:
+    elif "<answer_1 " in text:
         reply = "Both are fair. Scores: 9 3".replace(". S", ".\nS")
     elif "new_instruction" in text:
         reply = f"<new_instruction>new one number {body['seed']}</new_instruction>"

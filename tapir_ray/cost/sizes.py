@@ -7,17 +7,19 @@ The bound takes every attempt, every token that a request may answer with, and a
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tapir_ray.config import Config, Endpoint
+from tapir_ray.config import Config, Endpoint, Judge
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
 from tapir_ray.records import text_of
+from tapir_ray.stages.verdict import scores_format
 
 BYTES_PER_TOKEN = 4
 GUESSED_ROWS = 300
@@ -122,7 +124,8 @@ def _of_row(
     else:
         student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
     reply = len(answer.encode()) / BYTES_PER_TOKEN
-    score = {"judge": _compared(config, prompts, instruction, (answer, student_text), judge.repeat_share, size)}
+    repeated = judge.repeat_share if judge.repeated_at(config.judge_endpoint) > 0.0 else 0.0
+    score = {"judge": _compared(config, prompts, instruction, (answer, student_text), repeated, size)}
     if student.endpoint is not None:
         score["student"] = size(instruction, 1, 1, 1, reply, student.sampling.max_tokens)
     expand = prompts.render("expand", task=task, instruction=instruction)
@@ -148,10 +151,13 @@ def _compared(
     limit = _limit(config.judge_endpoint, judge.sampling.max_tokens)
     if judge.mode == "pairwise":
         text = prompts.render("judge_pairwise", instruction=instruction, answer_1=answers[0], answer_2=answers[1])
+        text += _schema(judge, 2)
         calls = (2 if judge.both_orders else 1) * (1 + repeat_share)
         found: Size = size(text, 1, calls, judge.parse_attempts, JUDGE_TOKENS, limit)
         return found
-    texts = [prompts.render("judge_pointwise", instruction=instruction, answer=one) for one in answers]
+    texts = [
+        prompts.render("judge_pointwise", instruction=instruction, answer=one) + _schema(judge, 1) for one in answers
+    ]
     parts = [size(text, 1, 1 + repeat_share, judge.parse_attempts, JUDGE_TOKENS, limit) for text in texts]
     return sum(parts, Size())
 
@@ -182,12 +188,17 @@ def _answers(
         teacher = size(system + instruction, 2, samples, 1, reply, limit)
     if samples == 1 and config.respond.min_score is None:
         return {"teacher": teacher}
-    gate = prompts.render("judge_pointwise", instruction=instruction, answer=answer)
+    gate = prompts.render("judge_pointwise", instruction=instruction, answer=answer) + _schema(config.judge, 1)
     judge_limit = _limit(config.judge_endpoint, config.judge.sampling.max_tokens)
     return {
         "teacher": teacher,
         "judge": size(gate, 1, samples, config.judge.parse_attempts, JUDGE_TOKENS, judge_limit),
     }
+
+
+def _schema(judge: Judge, count: int) -> str:
+    """What asks for JSON, and is paid for as a part of the prompt."""
+    return "" if judge.structured == "off" else json.dumps(scores_format(count))
 
 
 def _limit(endpoint: Endpoint, max_tokens: int | None = None) -> int:

@@ -59,6 +59,7 @@ class Plan(Record):
     expand: dict[str, int]
     """Draws from the hard rows of each task; they sum to expand.size."""
     noise: float | None
+    """σ of a single MFD; None is not measured."""
     mean_seen: float | None
     mean_unseen: float | None
     """Mean difficulty of rows that were trained on before, which measures memory, and of the others."""
@@ -196,10 +197,23 @@ def _doubts(stats: ScoreStats, delta: float, config: Config) -> list[str]:
     doubts = []
     if stats.noise is not None and delta < 2 * stats.noise:
         doubts.append(f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise")
+    if stats.noise is None and (why := _unmeasured(stats, config)):
+        doubts.append(f"σ of the judge is not measured, so nothing is known of δ < 2σ: {why}")
     length = stats.length_correlation
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
         doubts.append(f"scores follow the length of answers (correlation {length:.2f})")
     return doubts
+
+
+def _unmeasured(stats: ScoreStats, config: Config) -> str | None:
+    """Why a second judging that was asked for says nothing of the noise; None where few rows were judged."""
+    if not config.judge.repeat_share:
+        return None
+    if config.judge.repeated_at(config.judge_endpoint) == 0.0:
+        return "at temperature 0 a reply repeats itself; set judge.repeat_temperature"
+    if stats.repeats_same > 1:
+        return f"the second judging of all {stats.repeats_same} rows repeated the first word for word"
+    return None
 
 
 MAX_LENGTH_CORRELATION = 0.5

@@ -98,6 +98,8 @@ class ScoreStats(Counts):
     by_task: dict[str, TaskStats] = {}
     repeats: Moments = Moments()
     """x = difference of the two judgings' score gaps in thousandths, of the rows judged twice."""
+    repeats_same: int = 0
+    """Of these the rows whose second judging repeated the first, word for word."""
     seen: Moments = Moments()
     unseen: Moments = Moments()
     """x = difficulty in thousandths, of rows that were trained on before, and of the others."""
@@ -133,9 +135,13 @@ class ScoreStats(Counts):
 
     @property
     def noise(self) -> float | None:
-        """σ of a single MFD: sd(mfd − repeat_mfd)/√2 over rows judged twice; None with fewer than 2."""
+        """σ of a single MFD: sd(mfd − repeat_mfd)/√2 over rows judged twice.
+
+        None is not measured: fewer than 2 such rows, or replies that were all the same texts, as of an endpoint that
+        cannot answer otherwise. Where the second judging was the warmer one it is an upper bound for the first.
+        """
         n = self.repeats.n
-        if n < 2:
+        if n < 2 or self.repeats_same == n:
             return None
         variance = (self.repeats.xx - self.repeats.x**2 / n) / (n - 1)
         return math.sqrt(max(0.0, variance) / 2) / MILLI
@@ -175,7 +181,15 @@ def score_stats(rows: ray.data.Dataset, min_teacher_score: float, stage_cpus: fl
 
 
 NEEDED = ["task", "status", "mfd", "teacher_score", "student_score"]
-OPTIONAL = ["position_gap", "repeat_mfd", "response_chars", "student_response_chars", "times_trained", "tokens"]
+OPTIONAL = [
+    "position_gap",
+    "repeat_mfd",
+    "repeat_same",
+    "response_chars",
+    "student_response_chars",
+    "times_trained",
+    "tokens",
+]
 
 
 def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
@@ -211,6 +225,7 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         )
     gap = pc.subtract(scored["teacher_score"], scored["student_score"])
     repeat = _pairs(pc.subtract(gap, scored["repeat_mfd"])) if _has(rows, "repeat_mfd") else Moments()
+    same = pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_mfd"])) if _has(rows, "repeat_same") else None
     seen = pc.greater(pc.fill_null(scored["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
     n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)
@@ -222,6 +237,7 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         tokens=(pc.sum(rows["tokens"]).as_py() or 0) if _has(rows, "tokens") else 0,
         by_task=dict(sorted(by_task.items())),
         repeats=repeat,
+        repeats_same=0 if same is None else pc.sum(same).as_py() or 0,
         gaps=len(gaps),
         gap_milli=pc.sum(_milli(gaps)).as_py() or 0,
         seen=Moments() if seen is None else _pairs(scored["mfd"].filter(seen)),

@@ -211,7 +211,7 @@ class Meter:
             return  # the roles were closed; the report is still pending, and the next flush says so
 
     async def asks_plainly(self, role: str) -> None:
-        """Tell the actor that a role's endpoint refuses a `response_format`; the run says so, and stops asking for it."""
+        """Tell the actor that a role's endpoint refuses a `response_format`: later stages do not ask for it."""
         if self._actor is not None:
             await self._actor.note_plain.remote(role)
 

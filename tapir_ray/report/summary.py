@@ -235,6 +235,10 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     if any(entry["holdout_loss"] is not None for entry in trained.values()):
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
         out.print(_by_task("loss on the holdout (nats a response token)", losses))
+    for entry in summary["rounds"]:
+        if entry["scored"]:
+            noise = "not measured" if entry["noise"] is None else f"{entry['noise']:.2f}"
+            out.print(f"round {entry['round']}: σ of a single MFD {noise}", highlight=False)
     out.print(usage_table(summary["usage"]))
     parts = {"initial SFT": sft or {"warnings": []}, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}

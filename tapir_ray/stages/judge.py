@@ -124,7 +124,7 @@ class JudgeRow:
         ]
         verdicts = await together(
             *(
-                ask_scores(client, prompt, 2, self.settings, (*seed, str(order)), lowest)
+                ask_verdict(client, prompt, 2, self.settings, (*seed, str(order)), lowest)
                 for order, prompt in enumerate(prompts)
             )
         )
@@ -140,7 +140,7 @@ class JudgeRow:
         self, client: Client, instruction: str, answer: str, seed: tuple[str, ...], lowest: float
     ) -> Verdict:
         prompt = self.prompts.render("judge_pointwise", instruction=instruction, answer=answer)
-        return await ask_scores(client, prompt, 1, self.settings, seed, lowest)
+        return await ask_verdict(client, prompt, 1, self.settings, seed, lowest)
 
 
 async def together(*calls: Awaitable[Any]) -> list[Any]:
@@ -160,10 +160,17 @@ async def score_answer(
 ) -> float:
     """The judge's score of one answer, 1 to 10. Raises NotJudged."""
     prompt = prompts.render("judge_pointwise", instruction=instruction, answer=answer)
-    return (await ask_scores(client, prompt, 1, settings, seed)).scores[0]
+    return (await ask_scores(client, prompt, 1, settings, seed))[0]
 
 
 async def ask_scores(
+    client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...]
+) -> tuple[float, ...]:
+    """`count` scores for a rendered prompt, as `ask_verdict` has them. Raises NotJudged."""
+    return (await ask_verdict(client, prompt, count, settings, seed)).scores
+
+
+async def ask_verdict(
     client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...], lowest: float = 0.0
 ) -> Verdict:
     """`count` scores for a rendered prompt, asked at a temperature of `lowest` or above. Raises NotJudged.

@@ -67,7 +67,8 @@ class LabelRow:
             if reply.status == records.FAILED or reply.reason == REFUSED:
                 return {**row, "status": reply.status, "reason": reply.reason}
             text = reply.text or ""
-            task = parse_label(text, self.labels)
+            # What is cut off may be the beginning of another label.
+            task = parse_label(text, self.labels) if reply.status == records.OK else None
             if task is not None:
                 return {**row, "task": task}
             clients["teacher"].reject(reply)

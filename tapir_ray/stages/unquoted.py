@@ -30,7 +30,9 @@ _ANSWER = re.compile(r"\s*<answer>((?:(?!<answer>).)*)</answer>\s*", re.DOTALL)
 _FENCE = re.compile(r"\s*(?P<mark>`{3,}|~{3,})(?P<rest>.*)$")
 _CODE_LINE = re.compile(r"(?: {4}|\t|\s*`+[^`]+`+\W*$)")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+")
-_WHOSE = r"\b(?:answers?|assistants?|responses?|repl(?:y|ies)|students?|models?|texts?|it|one|first|second|which|that|who)\b"
+_WHOSE = (
+    r"\b(?:answers?|assistants?|responses?|repl(?:y|ies)|students?|models?|texts?|it|one|first|second|which|that|who)\b"
+)
 _SAYS = (
     r"\b(?:say|said|write|wrote|written|read|end|start|begin|began|contain|include|claim|state|demand|ask|tell|told|"
     r"instruct|quote|append|add|put|insert|inject|print|output|show|close|finish|give|gave)(?:s|es|d|ed|ing|ting|ding)?\b"

@@ -94,10 +94,10 @@ def scores_format(count: int) -> dict[str, Any]:
 def parse_scores(text: str, count: int) -> Scores | None:
     """The `count` (1 or 2) scores of a reply, each from 1 to 10; None where there are none, or where they are in doubt.
 
-    Read are a line `Scores: a b` (also `Rating`, `評分` and others), `[[a]] [[b]]`, `a/10 and b/10`, lines or table rows
+    Reads a line `Scores: a b` (also `Rating`, `評分` and others), `[[a]] [[b]]`, `a/10 and b/10`, lines or table rows
     such as `Assistant 1: a`, and JSON, all with full-width digits and colons as well. In doubt are ranges, decimal
-    commas, more or fewer numbers than `count`, a score outside of 1 to 10, and verdicts that disagree where none of
-    them is clearly the last.
+    commas, more or fewer numbers than `count`, a score outside of 1 to 10, and verdicts that disagree if none of them
+    is clearly the last.
     """
     lines = lines_of(_plain_digits(text))
     rest = "\n".join(line.text for line in lines if line.kind not in (FENCE, QUOTED)).strip()

@@ -70,7 +70,7 @@ def test_one_score() -> None:
 def length_judge(body: dict[str, Any], attempt: int) -> str:
     """One point for every letter of an answer, and one more for whichever stands first."""
     prompt = body["messages"][0]["content"]
-    answers = [text.strip() for text in re.findall(r"<answer(?:_\d)?>\n(.*?)\n</answer", prompt, re.DOTALL)]
+    answers = [text.strip() for text in re.findall(r"<answer(?:_\d)? id=\w+>\n(.*?)\n</answer", prompt, re.DOTALL)]
     scores = [max(1, len(answer)) for answer in answers]
     if len(scores) == 1:
         return f"Fine.\nScore: {scores[0]}"

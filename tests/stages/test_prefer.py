@@ -17,7 +17,7 @@ from tests.stages.asking import LastRequests, config_for, directly, instruction
 def judge(body: dict[str, Any], attempt: int) -> str:
     """A point for every letter of an answer, in the order of the prompt."""
     content = body["messages"][-1]["content"]
-    found = [re.search(rf"<answer_{n}>\n(.*?)\n</answer_{n}>", content, re.DOTALL) for n in (1, 2)]
+    found = [re.search(rf"<answer_{n} id=\w+>\n(.*?)\n</answer_{n} id=", content, re.DOTALL) for n in (1, 2)]
     one, two = (min(10, len(match[1])) for match in found if match)
     return f"Scores: {one} {two}"
 

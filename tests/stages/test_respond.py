@@ -23,7 +23,7 @@ WARM = {"sampling": {"temperature": 1.0}}
 def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
     """Answers with the style it was given; the judge in it gives a point for every letter of an answer."""
     *_, last = body["messages"]
-    judged = re.search(r"<answer>\n(.*?)\n</answer>", last["content"], re.DOTALL)
+    judged = re.search(r"<answer id=\w+>\n(.*?)\n</answer id=", last["content"], re.DOTALL)
     if judged and "judge" in last["content"]:
         return f"Score: {min(10, len(judged[1]))}"
     if judged:
