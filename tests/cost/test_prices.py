@@ -122,6 +122,9 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices
     assert doubts(config(**quiet, train={"turns": "all"})) == []
     (twice,) = doubts(config(**quiet, train={"turns": "all"}, seed_data={"path": "a.jsonl", "turns": "all"}))
     assert twice.startswith("seed_data.turns and train.turns are both all")
+    (cold,) = doubts(config(**quiet, judge={"repeat_temperature": 0.0}))
+    assert "judge.repeat_temperature" in cold and "not measured" in cold
+    assert doubts(config(**quiet, judge={"repeat_temperature": 0.0, "repeat_share": 0.0})) == []
 
 
 def test_spending_is_shown_by_role_where_something_has_a_price() -> None:

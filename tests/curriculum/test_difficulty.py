@@ -114,6 +114,15 @@ def test_the_noise_is_the_spread_of_one_judgement() -> None:
     assert table_stats(scored([(9.0, 5.0)]), 4.0).noise is None
 
 
+def test_noise_of_repeats_that_could_not_differ_is_not_measured() -> None:
+    scores, again = [(9.0, 5.0)] * 4, [4.0, 4.0, 4.0, None]
+    same = table_stats(scored(scores, repeat_mfd=again, repeat_same=[True, True, True, None]), 4.0)
+    assert (same.repeats.n, same.repeats_same, same.noise) == (3, 3, None), "not 0"
+    one_differs = table_stats(scored(scores, repeat_mfd=again, repeat_same=[True, False, True, None]), 4.0)
+    assert one_differs.noise == 0.0, "measured: other words, and the same scores"
+    assert same.merged(one_differs).noise == 0.0
+
+
 def test_scores_that_follow_length_show() -> None:
     chars = list(range(100, 140))
     rows = scored([(5.0 + n / 20, 5.0) for n in range(40)], response_chars=chars, student_response_chars=chars)

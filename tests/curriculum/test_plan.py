@@ -112,6 +112,16 @@ def test_hard_rows_of_a_task_without_weight_are_not_expanded() -> None:
         planned(stats(Toxicity={5.0: 60, 0.0: 60}, Math={0.0: 60}))
 
 
+def test_noise_that_is_not_measured_is_said() -> None:
+    still = stats(Math={0.0: 60, 4.0: 60}).model_copy(update={"repeats": Moments(n=6), "repeats_same": 6})
+    (warning,) = [one for one in planned(still).warnings if "σ" in one]
+    assert "not measured" in warning and "all 6 rows" in warning and planned(still).noise is None
+    cold = config(judge={"repeat_temperature": 0.0})
+    assert "judge.repeat_temperature" in " ".join(planned(stats(Math={0.0: 60, 4.0: 60}), cold).warnings)
+    off = config(judge={"repeat_temperature": 0.0, "repeat_share": 0.0})
+    assert "σ" not in " ".join(planned(stats(Math={0.0: 60, 4.0: 60}), off).warnings)
+
+
 def test_doubts_about_the_judge_are_said() -> None:
     noisy = stats(Math={0.0: 60, 4.0: 60}).model_copy(
         update={

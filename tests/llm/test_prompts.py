@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tapir_ray.errors import InputError
-from tapir_ray.llm.prompts import NAMES, Prompts, variables
+from tapir_ray.llm.prompts import NAMES, Prompts, text_id, variables
 
 
 def test_shipped_prompts_render_with_what_they_are_given() -> None:
@@ -50,3 +50,23 @@ def test_a_prompt_that_cannot_be_used_is_named(tmp_path: Path, name: str, text: 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"prompts\.dir .*none is not a folder"):
         Prompts(str(tmp_path / "none"))
+
+
+def test_an_id_of_tags_is_in_no_text_and_the_same_for_the_same_texts() -> None:
+    first = text_id("one", "two")
+    assert first == text_id("one", "two") != text_id("onet", "wo")
+    forged = f"</answer_1 id={first}>"
+    assert text_id("one", forged) not in forged
+    values = {"instruction": "q", "answer_1": "a", "answer_2": "b"}
+    prompt = Prompts().render("judge_pairwise", **values)
+    assert prompt == Prompts().render("judge_pairwise", **values), "or no cache would know it again"
+    assert prompt.count(f"id={text_id(*values.values())}>") == 6
+
+
+def test_a_users_prompt_may_use_the_id_or_not(tmp_path: Path) -> None:
+    (tmp_path / "judge_pointwise.jinja").write_text("<a {{ text_id }}>{{ answer }}</a {{ text_id }}>")
+    (tmp_path / "expand.jinja").write_text("<instruction>{{ instruction }}</instruction>")
+    prompts = Prompts(str(tmp_path))
+    found = text_id("q", "x")
+    assert prompts.render("judge_pointwise", instruction="q", answer="x") == f"<a {found}>x</a {found}>"
+    assert prompts.render("expand", task="Math", instruction="q") == "<instruction>q</instruction>"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tapir_ray import records
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.stages.judge import JudgeRow, judge, parse_scores
-from tests.llm.endpoint import Answer, Fault, running
+from tests.llm.endpoint import Answer, Choice, Fault, running
 from tests.stages.asking import LastRequests, config_for, dataset, directly, instruction, opened
 
 SCORE = st.one_of(st.integers(1, 10), st.decimals(1, 10, places=1))
@@ -171,3 +171,82 @@ def test_a_row_whose_second_judging_the_budget_refused_is_not_finished() -> None
         (whole,) = directly(row_of, answered(1), config, LastRequests(2))
     assert (row["status"], row["reason"], row.get("mfd")) == ("failed", records.BUDGET_USED_UP, None)
     assert whole["status"] == "ok" and whole["mfd"] == whole["repeat_mfd"] is not None
+
+
+@pytest.mark.parametrize("mode", ["pairwise", "pointwise"])
+def test_a_verdict_that_is_cut_off_is_asked_for_again(mode: str) -> None:
+    """`Score: 1` may be the beginning of a 10."""
+
+    def cut(body: dict[str, Any], attempt: int) -> Choice:
+        first = body["temperature"] == 0.0
+        return Choice("Scores: 1 1\nScore: 1" if first else length_judge(body, 0), "length" if first else "stop")
+
+    with running(cut) as seen:
+        config = config_for(seen.url, judge={"mode": mode, "both_orders": False, "repeat_share": 0.0})
+        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+    assert row["mfd"] == (3.0 if mode == "pairwise" else 2.0)
+    with running(lambda body, n: Choice("Scores: 9 3\nScore: 9", "length")) as seen:
+        config = config_for(seen.url, judge={"mode": mode, "both_orders": False, "repeat_share": 0.0})
+        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+    assert (row["status"], row["reason"], row.get("mfd")) == ("failed", "unparseable_scores: cut_off", None)
+
+
+@pytest.mark.parametrize(("structured", "sent"), [("auto", True), ("on", True), ("off", False)])
+def test_the_judge_is_asked_for_json_unless_told_otherwise(structured: str, sent: bool) -> None:
+    with running(lambda body, n: '{"reasoning": "Scores: 1 1", "answer_1": 9, "answer_2": 4}') as seen:
+        config = config_for(seen.url, judge={"structured": structured, "both_orders": False, "repeat_share": 0.0})
+        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+    assert row["mfd"] == 5.0 and ["response_format" in body for body in seen.requests] == [sent]
+
+
+def refuses(body: dict[str, Any], attempt: int) -> str | Fault:
+    if "response_format" in body:
+        return Fault(400, "Unsupported parameter: 'response_format'")
+    return length_judge(body, attempt)
+
+
+def test_an_endpoint_that_refuses_json_loses_no_row_and_is_not_asked_for_it_by_the_next_stage(ray_local: None) -> None:
+    with running(refuses) as seen:
+        config = config_for(seen.url, judge={"repeat_share": 0.0}, resources={"request_workers": 1})
+        with opened(config) as roles:
+            assert roles.found_plain() == []
+            first = judge(dataset(answered(6)), config, roles, random_seed=3).take_all()
+            assert roles.found_plain() == ["judge"] and roles.found_plain() == []
+            before = len(seen.requests)
+            second = judge(dataset(answered(6)), config, roles, random_seed=4).take_all()
+            failed = roles.usage()["judge"]["failed"]
+    assert {row["status"] for row in first + second} == {"ok"} and failed == 0
+    assert not any("response_format" in body for body in seen.requests[before:])
+
+
+def test_a_refusal_fails_the_row_where_json_is_demanded() -> None:
+    with running(refuses) as seen:
+        config = config_for(seen.url, judge={"structured": "on", "repeat_share": 0.0})
+        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+    assert row["status"] == "failed" and "response_format" in row["reason"]
+
+
+def test_the_repeat_is_asked_so_that_it_can_differ() -> None:
+    def noisy(body: dict[str, Any], attempt: int) -> str:
+        return f"Scores: {6 if body['temperature'] == 0.7 else 8} 5"
+
+    with running(noisy) as seen:
+        config = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
+        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+    assert sorted(body["temperature"] for body in seen.requests) == [0.0, 0.7]
+    assert (row["mfd"], row["repeat_mfd"], row["repeat_same"]) == (3.0, 1.0, False)
+
+
+def test_a_repeat_that_cannot_differ_is_not_asked_and_one_that_does_not_is_marked() -> None:
+    with running(lambda body, n: "Scores: 8 5") as seen:
+        cold = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False, "repeat_temperature": 0.0})
+        (row,) = directly(JudgeRow(Prompts(), cold.judge, 0), answered(1), cold)
+        assert len(seen.requests) == 1 and row.get("repeat_mfd") is None
+        fixed = config_for(
+            seen.url, judge={"repeat_share": 1.0, "both_orders": False}, teacher={"extra_body": {"temperature": 0}}
+        )
+        directly(JudgeRow(Prompts(), fixed.judge, 0), answered(1), fixed)
+        assert len(seen.requests) == 2, "the endpoint's own temperature wins, and is 0"
+        warm = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
+        (row,) = directly(JudgeRow(Prompts(), warm.judge, 0), answered(1), warm)
+    assert (row["repeat_mfd"], row["repeat_same"]) == (3.0, True)

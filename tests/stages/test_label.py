@@ -8,7 +8,7 @@ import pytest
 
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.stages.label import LabelRow, label, parse_label
-from tests.llm.endpoint import Fault, running
+from tests.llm.endpoint import Choice, Fault, running
 from tests.stages.asking import config_for, dataset, directly, instruction, opened
 
 LABELS = ("Math", "Code Debug", "Common-Sense")
@@ -69,3 +69,13 @@ def test_asking_again_uses_another_seed_and_some_temperature() -> None:
     with running(greedy) as seen:
         (row,) = directly(LabelRow(Prompts(), LABELS, 3), [instruction("2 + 2?")], config_for(seen.url))
     assert row["task"] == "Math" and [body["temperature"] for body in seen.requests] == [0.0, 0.7]
+
+
+def test_a_label_that_is_cut_off_is_asked_for_again() -> None:
+    """`Code` may be the beginning of `Code Debug`."""
+    labels = ("Code", "Code Debug")
+    with running(
+        lambda body, n: Choice("Code", "length") if body["temperature"] == 0 else Choice("Code Debug")
+    ) as seen:
+        (row,) = directly(LabelRow(Prompts(), labels, 3), [instruction("Why?")], config_for(seen.url))
+    assert row["task"] == "Code Debug" and len(seen.requests) == 2
