@@ -46,7 +46,8 @@ class BadReply(Exception):
 
 _FORMAT_STATUS = (400, 404, 415, 422, 500, 501)
 _NAMES_FORMAT = re.compile(
-    r"response_?(?:format|schema|mime)|json_?(?:schema|object)|structured.?output|guided.?(?:decoding|json)|grammar"
+    r"response[ _]?(?:format|schema|mime)|json[ _]?(?:schema|object|mode|validate)|(?:generate|valid) json"
+    r"|structured.?output|guided.?(?:decoding|json)|grammar|requested parameters"
     r"|un(?:supported|known|recogni[sz]ed|expected) (?:request )?(?:parameter|argument|field|key)"
     r"|extra (?:inputs|fields) (?:are )?not permitted|additional properties are not allowed",
     re.IGNORECASE,

@@ -5,7 +5,7 @@ They are rendered in a sandbox (`llm/sandbox.py`).
 prompts = Prompts(override_dir)          # files of the same name in the folder win
 prompts.render("expand", task="Math", instruction="…")
 
-Texts that somebody else wrote stand between tags with an id, as in `<answer_1 id=9f3c02b7d1e4>`, which none of them
+Texts that somebody else wrote stand between tags with an id, as in `<answer_1 id=9f3c02b7>`, which none of them
 holds: no answer can close its own tag, or open another one.
 """
 
@@ -81,13 +81,13 @@ class Prompts:
 
 
 def text_id(*texts: str) -> str:
-    """An id that none of the texts holds: 12 hex digits, the same for the same texts, so that a cache knows the prompt.
+    """An id that none of the texts holds: 8 hex digits, the same for the same texts, so that a cache knows the prompt.
 
     It is a hash of all texts, which nobody can foresee in one of them.
     """
     lowered = [text.lower() for text in texts]
     for number in itertools.count():
-        digest = hashlib.blake2b(digest_size=6, person=b"tapir text id")
+        digest = hashlib.blake2b(digest_size=4, person=b"tapir text id")
         for text in (str(number), *texts):
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)

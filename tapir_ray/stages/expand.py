@@ -27,7 +27,7 @@ NO_INSTRUCTION, SOURCE_USED_UP = "no_new_instruction", "source_used_up"
 USED_UP_PHRASE = "no recorded rows left"
 """What the recorded simulator says in place of an instruction when it has handed out all of its rows."""
 
-_TAGGED = re.compile(r"<new_instruction>(.*?)</new_instruction>", re.DOTALL)
+_TAGGED = re.compile(r"<new_instruction>((?:(?!<new_instruction>).)*?)</new_instruction>", re.DOTALL)
 
 
 def expand(draws: ray.data.Dataset, config: Config, roles: Roles) -> ray.data.Dataset:
@@ -81,9 +81,12 @@ class ExpandRow:
 
 
 def parse_instruction(text: str) -> tuple[str | None, str | None]:
-    """(instruction, None) of the first tagged text of a reply, or (None, reason)."""
-    found = _TAGGED.search(text)
-    instruction = found and found[1].strip()
+    """(instruction, None) of the last tagged text of a reply, or (None, reason).
+
+    Texts before it are drafts, or the prompt repeated: `between <new_instruction> and </new_instruction>`.
+    """
+    found = _TAGGED.findall(text)
+    instruction = next((one.strip() for one in reversed(found) if one.strip()), None)
     if instruction:
         return instruction, None
     rest = " ".join(_TAGGED.sub("", text).split())

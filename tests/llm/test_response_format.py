@@ -79,6 +79,9 @@ def test_the_format_is_sent_and_is_another_request_to_the_cache() -> None:
         (404, "no endpoints found that support structured outputs"),
         (422, "body.response_format: Extra inputs are not permitted"),
         (501, "grammar is not implemented"),
+        (400, "This model does not support response format `json_schema`"),
+        (404, "No endpoints found that can handle the requested parameters."),
+        (400, "json_validate_failed: Failed to generate JSON. Please adjust your prompt."),
     ],
 )
 def test_what_refuses_the_format_is_asked_in_plain_text_from_then_on(status: int, message: str) -> None:

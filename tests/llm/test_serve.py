@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,9 +24,12 @@ from tapir_ray.config import CreateModel, Endpoint, Replicas
 from tapir_ray.errors import StageError
 from tapir_ray.interrupt import interruptible
 from tapir_ray.llm import engines, reply, serve
+from tapir_ray.llm.openai import Client
 from tapir_ray.llm.roles import Roles
+from tapir_ray.llm.usage import Meter
 from tapir_ray.stages.label import label
 from tapir_ray.stages.respond import respond
+from tapir_ray.stages.verdict import parse_scores, scores_format
 from tapir_ray.train.create_student import create_student
 from tests.stages.asking import config_for, dataset, instruction, opened
 
@@ -210,6 +215,32 @@ def engine_workers() -> set[int]:
     """Process ids of the replicas that hold an engine."""
     titles = {process.pid: " ".join(process.cmdline()) for process in psutil.process_iter() if alive(process)}
     return {pid for pid, title in titles.items() if "ServeReplica" in title and "LLMServer" in title}
+
+
+@pytest.mark.slow
+def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) -> None:
+    """An untrained model says anything within the schema: a score at once, and reasons without an end."""
+    folder = str(tmp_path / "judge")
+    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
+    config = config_for("", teacher={**teacher(folder), "extra_body": {}})
+    whole = scores_format(1)
+    short = {"type": "object", "properties": {"score": {"type": "integer", "enum": [7]}}, "required": ["score"]}
+    brief = {"type": "json_schema", "json_schema": {"name": "score", "strict": True, "schema": short}}
+
+    async def ask(clients: dict[str, Client], meter: Meter) -> list[reply.Reply]:
+        hello = [{"role": "user", "content": "two plus two?"}]
+        asked = [
+            await clients["teacher"].chat(hello, seed=1, kind="judge", response_format=one, or_plain=False)
+            for one in (brief, whole)
+        ]
+        await meter.flush()
+        return asked
+
+    with opened(config) as roles:
+        scored, endless = asyncio.run(ask(*roles.clients(Meter)))
+    assert scored.status == "ok" and parse_scores(scored.text or "", 1) == (7.0,), scored
+    assert (endless.status, endless.reason) == ("filtered", "cut_off"), endless
+    assert re.match(r'\{\s*"reasoning"\s*:\s*"', endless.text or "")
 
 
 def alive(process: psutil.Process) -> bool:

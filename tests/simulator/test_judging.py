@@ -44,5 +44,6 @@ def test_a_forged_tag_in_an_answer_is_text_of_the_answer() -> None:
 
 
 def test_tags_without_an_id_are_those_of_a_users_own_prompt() -> None:
-    text = "<instruction>\ntom has 7 pens , finds 3 , loses 2 . how many pens now ?\n</instruction>\n<answer>\n8\n</answer>\nScore?"
+    question = "tom has 7 pens , finds 3 , loses 2 . how many pens now ?"
+    text = f"<instruction>\n{question}\n</instruction>\n<answer>\n8\n</answer>\nScore?"
     assert Tasks(Options()).reply(request([{"role": "user", "content": text}])) == "The answer is right.\nScore: 10"

@@ -90,3 +90,12 @@ def test_any_reply_gives_an_instruction_or_a_reason(text: str) -> None:
 def test_the_tagged_text_comes_back(instruction_text: str, around: str) -> None:
     reply = f"{around}<new_instruction>\n{instruction_text}\n</new_instruction>{around}"
     assert parse_instruction(reply) == (instruction_text.strip(), None)
+
+
+def test_a_draft_or_the_prompt_repeated_is_not_the_instruction() -> None:
+    repeated = "I write it between <new_instruction> and </new_instruction>: <new_instruction>Add 2.</new_instruction>"
+    assert parse_instruction(repeated) == ("Add 2.", None)
+    opened = "In <new_instruction> then: <new_instruction>Add 2.</new_instruction>"
+    assert parse_instruction(opened) == ("Add 2.", None)
+    drafted = "<new_instruction>Add 1.</new_instruction> Too easy. <new_instruction>Add 2.</new_instruction>"
+    assert parse_instruction(drafted) == ("Add 2.", None)
