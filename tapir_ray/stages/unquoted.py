@@ -10,21 +10,17 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PLAIN, SHOWN, QUOTED, FENCE = "plain", "shown", "quoted", "fence"
-"""What a line is: the judge's own words; text shown as code at the end of the reply, which may be its verdict; somebody
-else's words; the edge of a code block."""
+PLAIN, CODE, BLOCK, QUOTED, FENCE = "plain", "code", "block", "quoted", "fence"
+"""What a line is: the judge's own words; a line shown as code; a line of the code block that ends the reply, which may
+be its verdict; somebody else's words; the edge of a code block."""
 
 _OPENED = r"<(?:think|thinking|thoughts?|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
 _CLOSED = (
     r"</(?:think|thinking|thoughts?|reasoning|seed:think)>|\[/THINK\]|◁/think▷"
     r"|<\|end\|>|<\|channel\|>final<\|message\|>"
 )
-_THOUGHTS = re.compile(f"(?:{_OPENED})(?:(?!{_OPENED}).)*?(?:{_CLOSED})", re.DOTALL | re.IGNORECASE)
-_OPEN, _CLOSE = re.compile(_OPENED, re.IGNORECASE), re.compile(_CLOSED, re.IGNORECASE)
-
-_TAGGED = re.compile(
-    r"<(answer_[12]|answer(?= id=)|instruction|blockquote|quote|q)\b[^<>]*>.*?</\1\b[^<>]*>", re.DOTALL | re.IGNORECASE
-)
+_THOUGHT_TAG = re.compile(f"(?P<closed>{_CLOSED})|(?:{_OPENED})", re.IGNORECASE)
+_QUOTED_TAG = re.compile(r"<(answer_[12]|answer(?= id=)|instruction|blockquote|quote|q)\b[^<>]{0,99}>", re.IGNORECASE)
 _ANSWER = re.compile(r"\s*<answer>((?:(?!<answer>).)*)</answer>\s*", re.DOTALL)
 """A whole reply in the tag that some reasoning models were taught; the prompts' own tags carry an id."""
 _FENCE = re.compile(r"\s*(?P<mark>`{3,}|~{3,})(?P<rest>.*)$")
@@ -44,6 +40,8 @@ _QUOTING = re.compile(
 _OWN = re.compile(r"\b(?:my|I|therefore|thus|here (?:is|are))\b", re.IGNORECASE)
 """`Answer 2 adds nothing, so my scores are:` quotes nobody."""
 
+_LEAD_CHARS = 400
+
 
 @dataclass(frozen=True)
 class Line:
@@ -54,23 +52,48 @@ class Line:
 
 
 def lines_of(text: str) -> list[Line]:
-    """The lines of a reply without its thoughts; each as PLAIN, SHOWN, QUOTED or FENCE."""
+    """The lines of a reply without its thoughts; each as PLAIN, CODE, BLOCK, QUOTED or FENCE."""
     text = without_thoughts(text)
     wrapped = _ANSWER.fullmatch(text)
-    text = _TAGGED.sub("\n\n", wrapped[1] if wrapped else text)
-    lines = _outside_fences(textwrap.dedent(text).splitlines())
+    lines = _outside_fences(textwrap.dedent(_without_tagged(wrapped[1] if wrapped else text)).splitlines())
     return _outside_quotation_marks(lines)
 
 
 def without_thoughts(text: str) -> str:
-    """The reply after its thoughts; what follows an opening tag that is never closed are thoughts to the end."""
-    before = None
-    while before != text:
-        before, text = text, _THOUGHTS.sub("\n", text)
-    *_, last = [0, *(tag.end() for tag in _CLOSE.finditer(text))]
-    text = text[last:]
-    opened = _OPEN.search(text)
-    return text[: opened.start()] if opened else text
+    """The reply without its thoughts: what stands between their tags, before a closing tag that nothing opened, and
+    after an opening tag that nothing closes."""
+    kept: list[str] = []
+    depth = end = 0
+    for tag in _THOUGHT_TAG.finditer(text):
+        if not depth:
+            kept.append(text[end : tag.start()])
+        if tag["closed"] is None:
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            kept = []
+        end = tag.end()
+    return "\n".join(kept if depth else [*kept, text[end:]])
+
+
+def _without_tagged(text: str) -> str:
+    """The text without what stands between the tags of the prompts, or of quotations."""
+    kept: list[str] = []
+    lowered, end = text.lower(), 0
+    never_closed: set[str] = set()
+    for tag in _QUOTED_TAG.finditer(text):
+        name = tag[1].lower()
+        if tag.start() < end or name in never_closed:
+            continue
+        closing = lowered.find(f"</{name}", tag.end())
+        if closing < 0:
+            never_closed.add(name)
+            continue
+        kept.append(text[end : tag.start()])
+        after = lowered.find(">", closing)
+        end = after + 1 if after >= 0 else len(text)
+    return "\n\n".join([*kept, text[end:]])
 
 
 def before(lines: Sequence[Line], at: int) -> str:
@@ -85,7 +108,7 @@ def ends_reply(lines: Sequence[Line], at: int) -> bool:
 
 def quotes(text: str) -> bool:
     """Whether a line says, in its last sentence, that somebody else's words follow, or words that do not count."""
-    bare = text.rstrip("*_`\"')] ")
+    bare = text[-_LEAD_CHARS:].rstrip("*_`\"')] ")
     if not bare or bare[-1] in ".!?。！？":
         return False
     found = _QUOTING.search(sentence := _SENTENCE.split(bare)[-1])
@@ -98,7 +121,7 @@ def announces(text: str) -> bool:
 
 
 def _outside_fences(texts: Sequence[str]) -> list[Line]:
-    """Lines with the insides of code blocks marked: a block at the end of the reply is SHOWN, others are QUOTED."""
+    """Lines with the insides of code blocks marked: one at the end of the reply is a BLOCK, others are QUOTED."""
     lines: list[Line] = []
     mark, opened, closed = "", 0, False
     for text in texts:
@@ -113,11 +136,11 @@ def _outside_fences(texts: Sequence[str]) -> list[Line]:
         elif text.lstrip().startswith(">"):
             lines.append(Line(text, QUOTED))
         else:
-            lines.append(Line(text, SHOWN if _CODE_LINE.match(text) else PLAIN))
+            lines.append(Line(text, CODE if _CODE_LINE.match(text) else PLAIN))
     edges = [at for at, line in enumerate(lines) if line.kind == FENCE]
     if edges and (mark or ends_reply(lines, edges[-1])):
         end = len(lines) if mark else edges[-1]
-        lines[opened + 1 : end] = [Line(line.text, SHOWN) for line in lines[opened + 1 : end]]
+        lines[opened + 1 : end] = [Line(line.text, BLOCK) for line in lines[opened + 1 : end]]
     return lines
 
 

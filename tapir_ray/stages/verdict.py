@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tapir_ray.stages.unquoted import FENCE, PLAIN, QUOTED, SHOWN, Line, announces, before, ends_reply, lines_of, quotes
+from tapir_ray.stages.unquoted import BLOCK, FENCE, PLAIN, QUOTED, Line, announces, before, ends_reply, lines_of, quotes
 
 LOWEST, HIGHEST = 1.0, 10.0
 
@@ -55,6 +55,7 @@ _ITEM = re.compile(
     re.IGNORECASE,
 )
 _ITEM_SCORE = re.compile(_NUMBER + r"(?=\s*$|\s*[.,;|/&]|\s*\band\b|\s+[(–—-]|\s*:\s)", re.IGNORECASE)
+_SOME_NUMBER = re.compile(r"\s*[+-]?\d")
 _CERTAIN = re.compile(r"score|rating|/\s*10|out\s+of", re.IGNORECASE)
 _NAME_IN_JSON = re.compile(
     r"(?:scores?_(?:of_|for_)?)?(?:answer|assistant|response|model|score|rating)_?(?P<name>[12ab])(?:_(?:score|rating))?"
@@ -125,12 +126,12 @@ def _plain_digits(text: str) -> str:
 def _plain(sign: str) -> str:
     if sign in "，،、":
         return ", "
-    if sign == "\u3000":
-        return " "
     if "\uff01" <= sign <= "\uff5e":
         return chr(ord(sign) - 0xFEE0)
     if unicodedata.category(sign) == "Nd":
         return str(unicodedata.decimal(sign))
+    if unicodedata.category(sign) in ("Zs", "Cf"):
+        return " " if unicodedata.category(sign) == "Zs" else ""
     return {"٫": ".", "﹕": ":", "∶": ":", "−": "-", "‑": "-"}.get(sign, sign)
 
 
@@ -154,7 +155,10 @@ def _decided(verdicts: Sequence[_Verdict], lines: Sequence[Line]) -> Scores | No
 
 
 def _verdicts(lines: Sequence[Line], count: int) -> list[_Verdict]:
-    found = [*_lines_of_scores(lines, count), *_items(lines, count), *_json_at_the_end(lines, count)]
+    counted = lines
+    if not _only_scores(lines):
+        counted = [Line(line.text, QUOTED) if line.kind == BLOCK else line for line in lines]
+    found = [*_lines_of_scores(counted, count), *_items(counted, count), *_json_at_the_end(lines, count)]
     return sorted(found, key=lambda one: one.last)
 
 
@@ -167,7 +171,7 @@ def _lines_of_scores(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
         label = _LABEL.match(text)
         if label is None:
             scores = _bare(text, count)
-            if scores is not None and _alone(lines, at):
+            if scores is not None:
                 yield _Verdict(scores, at, at)
             continue
         rest, last = label["rest"], at
@@ -178,7 +182,7 @@ def _lines_of_scores(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
         scores = None if _DRAFT.search(_ASIDE.sub("", rest)) else _in_row(rest, count)
         if line.kind == PLAIN:
             yield _Verdict(scores, at, last, labelled=True)
-        elif _alone(lines, at):
+        else:
             yield _Verdict(scores, at, last)
 
 
@@ -235,8 +239,6 @@ def _items(lines: Sequence[Line], count: int) -> list[_Verdict]:
         text = _row(line.text)
         if line.kind in (QUOTED, FENCE) or _LABEL.match(text) or not (found := _named(text)):
             continue
-        if line.kind == SHOWN and not _alone(lines, at):
-            continue
         for place, score in found:
             named.setdefault(place, set()).add(score)
         places.append(at)
@@ -260,7 +262,7 @@ def _named(text: str) -> list[tuple[int, float | None]]:
         if re.search(r"\w", re.sub(r"\band\b", "", text[end : name.start()], flags=re.IGNORECASE)):
             return []
         number = _ITEM_SCORE.match(text, name.end())
-        if number is None and not re.match(r"\s*[+-]?\d", text[name.end() :]):
+        if number is None and not _SOME_NUMBER.match(text, name.end()):
             return []
         score = None if number is None or _DECIMAL_COMMA.search(text) else float(number[1])
         found.append((_PLACES[(name["name"] or name["ordinal"]).lower()], score))
@@ -285,20 +287,15 @@ def _row(text: str) -> str:
     return f"{first.strip()}: {' '.join(cell.strip() for cell in cells)}"
 
 
-def _alone(lines: Sequence[Line], at: int) -> bool:
-    """Whether a line of a code block, or of none, has no text of another kind with it in the block."""
-    if lines[at].kind != SHOWN:
-        return True
-    start = next((edge for edge in range(at, -1, -1) if lines[edge].kind == FENCE), None)
-    if start is None:
-        return True
-    block = [line.text for line in lines[start + 1 :] if line.text.strip()]
-    return all(_LABEL.match(_row(text)) or _ITEM.search(text) or _bare(text, 1) or _bare(text, 2) for text in block)
+def _only_scores(lines: Sequence[Line]) -> bool:
+    """Whether a code block at the end, if there is one, holds nothing but lines of scores."""
+    texts = [_row(line.text) for line in lines if line.kind == BLOCK and line.text.strip()]
+    return all(_LABEL.match(text) or _ITEM.search(text) or _bare(text, 1) or _bare(text, 2) for text in texts)
 
 
 def _json_at_the_end(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
     """The verdict of a JSON object that ends the reply."""
-    shown = [at for at, line in enumerate(lines) if line.kind in (PLAIN, SHOWN) and line.text.strip()]
+    shown = [at for at, line in enumerate(lines) if line.kind not in (FENCE, QUOTED) and line.text.strip()]
     begins = [at for at in shown if lines[at].text.lstrip().startswith("{")]
     for at in reversed(begins[-_JSON_TRIES:]):
         try:

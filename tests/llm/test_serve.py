@@ -222,7 +222,9 @@ def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) ->
     """An untrained model says anything within the schema: a score at once, and reasons without an end."""
     folder = str(tmp_path / "judge")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
-    config = config_for("", teacher={**teacher(folder), "extra_body": {}})
+    compact = {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}}
+    served_judge = {**teacher(folder), "extra_body": {}, "engine_kwargs": {**ENGINE, **compact}}
+    config = config_for("", teacher=served_judge)
     whole = scores_format(1)
     short = {"type": "object", "properties": {"score": {"type": "integer", "enum": [7]}}, "required": ["score"]}
     brief = {"type": "json_schema", "json_schema": {"name": "score", "strict": True, "schema": short}}
