@@ -19,7 +19,7 @@ from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
 from tapir_ray.records import text_of
-from tapir_ray.stages.verdict import scores_format
+from tapir_ray.stages.scores_json import scores_format
 
 BYTES_PER_TOKEN = 4
 GUESSED_ROWS = 300

@@ -22,7 +22,8 @@ from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.reply import CUT_OFF, REFUSED
 from tapir_ray.llm.roles import Roles
-from tapir_ray.stages.verdict import parse_scores, scores_format
+from tapir_ray.stages.scores_json import scores_format
+from tapir_ray.stages.verdict import parse_scores
 
 UNPARSEABLE = "unparseable_scores"
 RETRY_TEMPERATURE = 0.7

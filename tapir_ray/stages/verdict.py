@@ -2,7 +2,6 @@
 
     parse_scores("Both are right.\nScores: 8 6", 2)     # (8.0, 6.0)
     parse_scores("Score: 7-8", 1)                       # None: the judge is asked again
-    scores_format(2)                                    # response_format of a request for two scores
 
 A wrong score does more harm than a question asked twice, so every doubt gives None. A reply may repeat text that wants
 a good score. Thoughts, quotations and code blocks therefore never hold the verdict while there is another one, and of
@@ -11,23 +10,14 @@ several verdicts the one at the end counts, which is the place that the prompts 
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from tapir_ray.stages.scores_json import NUMBER, PLACES, Scores, complete, decoder, in_range, of_json
 from tapir_ray.stages.unquoted import BLOCK, FENCE, PLAIN, QUOTED, Line, announces, before, ends_reply, lines_of, quotes
 
-LOWEST, HIGHEST = 1.0, 10.0
-
-Scores = tuple[float, ...]
-
-_NUMBER = (
-    r"(?<![\w./+\-])(\d{1,2}(?:\.\d+)?)(?![\w.]*\d|[A-Za-z])"
-    r"(?:\s*(?:/|\bout\s+of\b)\s*10(?:\.0+)?(?![\w.]*\d)|\s*(?:points?\b|pts?\b|分|点|點|점))?"
-)
 _OF_TEN = r"(\d{1,2}(?:\.\d+)?)\s*(?:/|out\s+of)\s*10(?:\.0+)?(?![\w.]*\d)"
 _BETWEEN = r"(?:\s*(?:,|;|\||&|\band\b|和|与|與)\s*|\s+)"
 _DECIMAL_COMMA = re.compile(r"(?<![\d./])\d{1,2},\d{1,2}(?![\d.])")
@@ -54,14 +44,9 @@ _ITEM = re.compile(
     r"(?:\s*'?s\b)?(?P<scored>\s+(?:score|rating))?\s*[:=|]\s*",
     re.IGNORECASE,
 )
-_ITEM_SCORE = re.compile(_NUMBER + r"(?=\s*$|\s*[.,;|/&]|\s*\band\b|\s+[(–—-]|\s*:\s)", re.IGNORECASE)
+_ITEM_SCORE = re.compile(NUMBER + r"(?=\s*$|\s*[.,;|/&]|\s*\band\b|\s+[(–—-]|\s*:\s)", re.IGNORECASE)
 _SOME_NUMBER = re.compile(r"\s*[+-]?\d")
 _CERTAIN = re.compile(r"score|rating|/\s*10|out\s+of", re.IGNORECASE)
-_NAME_IN_JSON = re.compile(
-    r"(?:scores?_(?:of_|for_)?)?(?:answer|assistant|response|model|score|rating)_?(?P<name>[12ab])(?:_(?:score|rating))?"
-)
-_LISTS, _SINGLE = ("scores", "ratings", "verdict"), ("score", "rating", "answer_score", "verdict")
-_PLACES = {"1": 0, "a": 0, "first": 0, "2": 1, "b": 1, "second": 1}
 _JSON_TRIES = 20
 
 
@@ -79,19 +64,6 @@ class _Verdict:
     """Without that label, but nothing else than scores."""
 
 
-def scores_format(count: int) -> dict[str, Any]:
-    """The `response_format` of a reply with `count` scores: the reasons first, then whole numbers from 1 to 10."""
-    names = ["score"] if count == 1 else [f"answer_{number}" for number in range(1, count + 1)]
-    score = {"type": "integer", "enum": list(range(int(LOWEST), int(HIGHEST) + 1))}
-    schema = {
-        "type": "object",
-        "properties": {"reasoning": {"type": "string"}, **dict.fromkeys(names, score)},
-        "required": ["reasoning", *names],
-        "additionalProperties": False,
-    }
-    return {"type": "json_schema", "json_schema": {"name": "scores", "strict": True, "schema": schema}}
-
-
 def parse_scores(text: str, count: int) -> Scores | None:
     """The `count` (1 or 2) scores of a reply, each from 1 to 10; None where there are none, or where they are in doubt.
 
@@ -105,10 +77,10 @@ def parse_scores(text: str, count: int) -> Scores | None:
     if not rest.startswith("{"):
         return _decided(_verdicts(lines, count), lines)
     try:
-        found, end = _decoder().raw_decode(rest)
+        found, end = decoder().raw_decode(rest)
     except (ValueError, RecursionError):
         return None
-    scores, prose = _of_json(found, count), rest[end:]
+    scores, prose = of_json(found, count), rest[end:]
     if not re.search(r"\d", prose):
         return scores
     lines = lines_of(prose)
@@ -203,13 +175,13 @@ def _continued(lines: Sequence[Line], at: int, count: int) -> tuple[str, int]:
 def _in_row(rest: str, count: int) -> Scores | None:
     """`count` scores in a row at the beginning of a text that has no other number; or by name, as `answer 1: 8`."""
     if count > 1 and (named := _named(rest)):
-        return _complete(named, count)
+        return complete(named, count)
     if _DECIMAL_COMMA.search(rest):
         return None
-    found = re.match(r"\s*" + _BETWEEN.join([_NUMBER] * count) + r"(?P<after>.*)$", rest.translate(_MARKS), re.A | re.I)
+    found = re.match(r"\s*" + _BETWEEN.join([NUMBER] * count) + r"(?P<after>.*)$", rest.translate(_MARKS), re.A | re.I)
     if not found or not _harmless(found["after"]):
         return None
-    return _in_range(found.groups()[:count])
+    return in_range(found.groups()[:count])
 
 
 def _harmless(after: str) -> bool:
@@ -224,7 +196,7 @@ def _bare(text: str, count: int) -> Scores | None:
     for one, kept in ((r"\[\[\s*(\d{1,2}(?:\.\d+)?)\s*\]\]", text), (_OF_TEN, text.translate(_MARKS))):
         found = re.fullmatch(r"[\s*_#\-•]*" + _BETWEEN.join([one] * count) + r"[\s*_.]*", kept, re.A | re.I)
         if found and not _DECIMAL_COMMA.search(text):
-            return _in_range(found.groups())
+            return in_range(found.groups())
     return None
 
 
@@ -245,7 +217,7 @@ def _items(lines: Sequence[Line], count: int) -> list[_Verdict]:
         certain &= _CERTAIN.search(text) is not None
     if not named:
         return []
-    scores = _complete([(place, score) for place, of in named.items() for score in of], count)
+    scores = complete([(place, score) for place, of in named.items() for score in of], count)
     said = [at for at, line in enumerate(lines) if re.search(r"\w", line.text)]
     names_assistants = all(re.search("assistant|model", lines[at].text, re.IGNORECASE) for at in places)
     if not certain and not names_assistants and said != places:
@@ -265,17 +237,9 @@ def _named(text: str) -> list[tuple[int, float | None]]:
         if number is None and not _SOME_NUMBER.match(text, name.end()):
             return []
         score = None if number is None or _DECIMAL_COMMA.search(text) else float(number[1])
-        found.append((_PLACES[(name["name"] or name["ordinal"]).lower()], score))
+        found.append((PLACES[(name["name"] or name["ordinal"]).lower()], score))
         end = number.end() if number else name.end()
     return found if not found or _harmless(text[end:]) else [(place, None) for place, _ in found]
-
-
-def _complete(named: Sequence[tuple[int, float | None]], count: int) -> Scores | None:
-    """The scores in order where each answer has exactly one."""
-    scores = dict(named)
-    if len(named) != count or sorted(scores) != list(range(count)):
-        return None
-    return _in_range([scores[place] for place in range(count)])
 
 
 def _row(text: str) -> str:
@@ -299,57 +263,8 @@ def _json_at_the_end(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
     begins = [at for at in shown if lines[at].text.lstrip().startswith("{")]
     for at in reversed(begins[-_JSON_TRIES:]):
         try:
-            found = _decoder().decode("\n".join(lines[below].text for below in shown if below >= at))
+            found = decoder().decode("\n".join(lines[below].text for below in shown if below >= at))
         except (ValueError, RecursionError):
             continue
-        yield _Verdict(_of_json(found, count), at, shown[-1])
+        yield _Verdict(of_json(found, count), at, shown[-1])
         return
-
-
-class _Twice(ValueError):
-    """A key that stands twice in a JSON object."""
-
-
-def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(strict=False, object_pairs_hook=_once, parse_constant=_no_number)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(dict(pairs)) < len(pairs):
-        raise _Twice
-    return dict(pairs)
-
-
-def _no_number(name: str) -> None:
-    """NaN and Infinity are no scores."""
-
-
-def _of_json(found: Any, count: int) -> Scores | None:
-    """The scores in a JSON object: by the names of the answers, or a list under `scores`; `score` for one."""
-    if not isinstance(found, dict):
-        return None
-    keyed = [(re.sub(r"[\s\-]+", "_", key.strip().lower()), value) for key, value in found.items()]
-    nested = [value for key, value in keyed if key in _LISTS and isinstance(value, dict)]
-    if nested:
-        return _of_json(nested[0], count) if len(nested) == 1 else None
-    if count == 1:
-        scores = [value for key, value in keyed if key in _SINGLE]
-        return _in_range([_json_score(scores[0])]) if len(scores) == 1 else None
-    lists = [value for key, value in keyed if key in _LISTS and isinstance(value, list)]
-    names = [(_PLACES[name["name"]], value) for key, value in keyed if (name := _NAME_IN_JSON.fullmatch(key))]
-    if lists and not names:
-        return _in_range([_json_score(value) for value in lists[0]]) if list(map(len, lists)) == [count] else None
-    return None if lists else _complete([(place, _json_score(value)) for place, value in names], count)
-
-
-def _json_score(value: Any) -> float | None:
-    if isinstance(value, str):
-        found = re.fullmatch(r"\s*(?:" + _NUMBER + r")\s*", value, re.A | re.I)
-        return float(found[1]) if found else None
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and LOWEST <= value <= HIGHEST else None
-
-
-def _in_range(scores: Sequence[str | float | None]) -> Scores | None:
-    found = tuple(float(score) for score in scores if score is not None)
-    return found if len(found) == len(scores) and all(LOWEST <= score <= HIGHEST for score in found) else None

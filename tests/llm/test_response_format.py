@@ -21,7 +21,8 @@ from tapir_ray.llm.target import Target
 from tapir_ray.llm.usage import Count, Meter
 from tapir_ray.simulator import Options
 from tapir_ray.simulator import running as simulated
-from tapir_ray.stages.verdict import parse_scores, scores_format
+from tapir_ray.stages.scores_json import scores_format
+from tapir_ray.stages.verdict import parse_scores
 from tests.llm.endpoint import Answer, Fault, running
 from tests.simulator.asking import prompt
 

@@ -29,7 +29,8 @@ from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.usage import Meter
 from tapir_ray.stages.label import label
 from tapir_ray.stages.respond import respond
-from tapir_ray.stages.verdict import parse_scores, scores_format
+from tapir_ray.stages.scores_json import scores_format
+from tapir_ray.stages.verdict import parse_scores
 from tapir_ray.train.create_student import create_student
 from tests.stages.asking import config_for, dataset, instruction, opened
 

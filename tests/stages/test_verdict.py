@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tapir_ray.stages.verdict import parse_scores, scores_format
+from tapir_ray.stages.scores_json import scores_format
+from tapir_ray.stages.verdict import parse_scores
 
 TWO = [
     "Scores: 8 6",
@@ -137,6 +138,7 @@ DOUBTFUL = [
     '{"answer_1": 8, "answer_2": 1e999}',
     '{"answer_1": 8}',
     '{"scores": [8, 6, 7]}',
+    '{"scores":' * 900 + "[8, 6]" + "}" * 900,
 ]
 
 ONE = [
@@ -149,6 +151,7 @@ ONE = [
     ("Score: 8. It is good.", 8),
     ("Score: 8\n> Score: 10", 8),
     ('{"reasoning": "r", "score": 8.5}', 8.5),
+    ('{"verdict": "good", "score": 8}', 8),
     ("Score: 7-8", None),
     ("Score: 8,5", None),
     ("Score: 8 9", None),

@@ -1,0 +1,102 @@
+"""Scores in JSON: the schema that a judge is asked to follow, and what a reply in JSON says.
+
+scores_format(2)                                       # response_format of a request for two scores
+of_json({"answer_1": 8, "answer_2": 6}, 2)             # (8.0, 6.0)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+LOWEST, HIGHEST = 1.0, 10.0
+
+Scores = tuple[float, ...]
+
+NUMBER = (
+    r"(?<![\w./+\-])(\d{1,2}(?:\.\d+)?)(?![\w.]*\d|[A-Za-z])"
+    r"(?:\s*(?:/|\bout\s+of\b)\s*10(?:\.0+)?(?![\w.]*\d)|\s*(?:points?\b|pts?\b|分|点|點|점))?"
+)
+"""A score in a text, with the points that it is out of."""
+_NAME_IN_JSON = re.compile(
+    r"(?:scores?_(?:of_|for_)?)?(?:answer|assistant|response|model|score|rating)_?(?P<name>[12ab])(?:_(?:score|rating))?"
+)
+_LISTS, _SINGLE = ("scores", "ratings", "verdict"), ("score", "rating", "answer_score")
+PLACES = {"1": 0, "a": 0, "first": 0, "2": 1, "b": 1, "second": 1}
+
+
+def scores_format(count: int) -> dict[str, Any]:
+    """The `response_format` of a reply with `count` scores: the reasons first, then whole numbers from 1 to 10."""
+    names = ["score"] if count == 1 else [f"answer_{number}" for number in range(1, count + 1)]
+    score = {"type": "integer", "enum": list(range(int(LOWEST), int(HIGHEST) + 1))}
+    schema = {
+        "type": "object",
+        "properties": {"reasoning": {"type": "string"}, **dict.fromkeys(names, score)},
+        "required": ["reasoning", *names],
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "scores", "strict": True, "schema": schema}}
+
+
+class _Twice(ValueError):
+    """A key that stands twice in a JSON object."""
+
+
+def decoder() -> json.JSONDecoder:
+    """Decodes JSON whose texts may have line breaks; ValueError for a key that stands twice."""
+    return json.JSONDecoder(strict=False, object_pairs_hook=_once, parse_constant=_no_number)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise _Twice
+    return dict(pairs)
+
+
+def _no_number(name: str) -> None:
+    """NaN and Infinity are no scores."""
+
+
+def of_json(found: Any, count: int, inside: bool = False) -> Scores | None:
+    """The scores in a JSON object: by the names of the answers, or a list under `scores`; `score` for one.
+
+    They may stand in an object under `scores`, which is then `inside`. None where they are not all there, or in doubt.
+    """
+    if not isinstance(found, dict):
+        return None
+    keyed = [(re.sub(r"[\s\-]+", "_", key.strip().lower()), value) for key, value in found.items()]
+    nested = [value for key, value in keyed if key in _LISTS and isinstance(value, dict)]
+    if nested:
+        return None if inside or len(nested) > 1 else of_json(nested[0], count, inside=True)
+    if count == 1:
+        scores = [value for key, value in keyed if key in _SINGLE]
+        return in_range([_json_score(scores[0])]) if len(scores) == 1 else None
+    lists = [value for key, value in keyed if key in _LISTS and isinstance(value, list)]
+    names = [(PLACES[name["name"]], value) for key, value in keyed if (name := _NAME_IN_JSON.fullmatch(key))]
+    if lists and not names:
+        return in_range([_json_score(value) for value in lists[0]]) if list(map(len, lists)) == [count] else None
+    return None if lists else complete([(place, _json_score(value)) for place, value in names], count)
+
+
+def _json_score(value: Any) -> float | None:
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(?:" + NUMBER + r")\s*", value, re.A | re.I)
+        return float(found[1]) if found else None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if number and LOWEST <= value <= HIGHEST else None
+
+
+def in_range(scores: Sequence[str | float | None]) -> Scores | None:
+    """The scores as numbers, if each is there and from 1 to 10."""
+    found = tuple(float(score) for score in scores if score is not None)
+    return found if len(found) == len(scores) and all(LOWEST <= score <= HIGHEST for score in found) else None
+
+
+def complete(named: Sequence[tuple[int, float | None]], count: int) -> Scores | None:
+    """The scores in order where each answer has exactly one."""
+    scores = dict(named)
+    if len(named) != count or sorted(scores) != list(range(count)):
+        return None
+    return in_range([scores[place] for place in range(count)])
