@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-import yaml
-
 from tapir_ray.errors import InputError
 from tapir_ray.redaction import BEARER, SCHEME, URI, is_key, names_a_key, secret_of
+from tapir_ray.yaml_files import read_yaml
 
 _FOR_HTTP = (
     "name a variable in api_key_env, or copy rows and models to storage that takes its keys from the environment"
@@ -55,10 +54,15 @@ def _refuse_value(word: str) -> None:
     if sign and value not in ("", "null", "~") and re.fullmatch(r"[\w.-]+", name):
         if names_a_key(name) and value.lower() not in ("true", "false"):
             raise InputError(f"{name} holds a key, which other users see in a command: {_INSTEAD}")
-        with suppress(yaml.YAMLError):
-            refuse_secrets(yaml.safe_load(value), name)
+        refuse_secrets(_content(value), name)
         if is_key(value):
             raise InputError(f"the value of {name} is a key, which other users see in a command: {_INSTEAD}")
+
+
+def _content(value: str) -> Any:
+    with suppress(InputError):  # which `load` raises too, and says
+        return read_yaml(value, "").value
+    return value
 
 
 def refuse_secrets(content: Any, place: str = "") -> None:

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.fs as pafs
-import yaml
 
 from tapir_ray.config import Config
 from tapir_ray.config.differences import differences, in_words
@@ -24,6 +23,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.manifest import MANIFEST
 from tapir_ray.ownership import refuse_beside_another
 from tapir_ray.tables import Tables
+from tapir_ray.yaml_files import read_yaml
 
 BEGUN = {"adopted", "classifier", "checkpoints", "rounds", "seed", "seed_data.jsonl", "state"}
 
@@ -87,8 +87,8 @@ class Run(Tables):
     def stored_config(self) -> Config:
         """The config that the run was started with. Raises InputError for a file that is none."""
         try:
-            return Config.model_validate(yaml.safe_load(self.read_text("config.yaml")))
-        except (ValueError, yaml.YAMLError) as error:
+            return Config.model_validate(read_yaml(self.read_text("config.yaml"), "config.yaml").value)
+        except (ValueError, InputError) as error:
             raise InputError(
                 f"{self.uri_of('config.yaml')} is not the config of a run; use another --run-dir"
             ) from error

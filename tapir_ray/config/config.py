@@ -15,6 +15,7 @@ from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Studen
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share
+from tapir_ray.yaml_files import Dumper
 
 ENGINE_SPEED = (
     "gpu_memory_utilization",
@@ -149,7 +150,7 @@ class Config(Section):
 
     def dump(self) -> str:
         """The whole configuration as YAML, every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
     def results(self) -> dict[str, Any]:
         """Everything that changes results (not `run_dir`, `resources`, limits, cache or budget), as nested mappings."""

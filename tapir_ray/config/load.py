@@ -3,47 +3,56 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from tapir_ray.config.config import Config
+from tapir_ray.config.contradictions import refuse_contradictions, without_generated_seed
 from tapir_ray.config.section import Section
 from tapir_ray.credentials import refuse_secrets
 from tapir_ray.errors import InputError
+from tapir_ray.yaml_files import Read, read_yaml
 
 SECRETIVE = (("base_url",), ("api_key_env",))
 """Keys whose wrong value may be a secret that no pattern knows, and is not repeated."""
+LONGEST_VALUE = 80
+"""Characters of a wrong value that an error repeats."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `--set`: the key's parts, and the value read as YAML."""
+
+    path: tuple[str, ...]
+    value: Any
+    written: str
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
     """The configuration in `path` with `a.b=c` overrides applied (values are YAML).
 
-    Raises InputError with one sentence that names the file and the key.
+    An override wins over the file. Raises InputError with one sentence that names the file and the key.
     """
     try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise InputError(f"cannot read the config {path}: {error.strerror}") from error
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {_problem(error)}") from error
-    if not isinstance(content, dict):
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the config {path}: {getattr(error, 'strerror', error)}") from error
+    read = read_yaml(data, str(path))
+    if not isinstance(read.value, dict):
         raise InputError(f"{path} is empty or not a mapping of keys to values")
-    for override in overrides or []:
-        _apply(content, override)
-    return parse(content, where=str(path))
+    _refuse_empty_sections(read, (), str(path))
+    given = [read_override(override) for override in overrides or []]
+    return _parsed(read.value, given, where=str(path))
 
 
 def changed(config: Config, overrides: list[str]) -> Config:
     """A config with `a.b=c` overrides applied. Raises InputError as `load` does."""
     content = config.model_dump(mode="json", exclude_unset=True)
-    for override in overrides:
-        _apply(content, override)
-    return parse(content)
+    return _parsed(content, [read_override(override) for override in overrides], "config", whole=True)
 
 
 def parse(content: dict[str, Any], where: str = "config") -> Config:
@@ -51,60 +60,136 @@ def parse(content: dict[str, Any], where: str = "config") -> Config:
 
     A value that holds a credential is refused first, so that no other message repeats it.
     """
+    return _parsed(content, [], where)
+
+
+def _parsed(content: dict[str, Any], overrides: list[Override], where: str, whole: bool = False) -> Config:
+    """The config of a file's content and overrides; `whole` content has every key, whether a user gave it or not."""
+    _refuse_repeats(overrides)
+    in_file = set() if whole else set(_keys(content, ()))
+    for override in overrides:
+        _apply(content, override)
+    in_overrides = {key for override in overrides for key in _keys_of(override)}
     try:
         refuse_secrets(content)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    content = without_generated_seed(content, in_overrides)
     try:
-        return Config.model_validate(content)
+        config = Config.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{where}: {_sentence(error)}") from error
+    try:
+        refuse_contradictions(config, in_file, in_overrides)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    return config
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise InputError(f"--set {override}: write it as key.subkey=value")
+def read_override(written: str) -> Override:
+    """The key and value of `a.b=c`. Raises InputError, which begins with `--set` and what was written."""
+    key, separator, text = written.partition("=")
+    path = tuple(key.split("."))
+    if not separator or not all(path):
+        raise InputError(f"--set {written}: write it as key.subkey=value")
+    read = read_yaml(text, f"--set {written}: the value")
+    if isinstance(read.value, str) and "#" in text and "#" not in read.value:
+        raise InputError(f"--set {written}: the value ends at the #, which begins a comment; put quotes around it")
+    if text:
+        _refuse_empty_sections(read, path, f"--set {written}")
+    return Override(path, read.value, written)
+
+
+def _refuse_repeats(overrides: list[Override]) -> None:
+    """Raises InputError for two overrides of the same key, or of a section and a key in it: one would be lost."""
+    for number, later in enumerate(overrides):
+        for earlier in overrides[:number]:
+            shared = min(len(earlier.path), len(later.path))
+            if earlier.path[:shared] == later.path[:shared]:
+                raise InputError(f"--set {later.written}: --set {earlier.written} sets the same key; give it once")
+
+
+def _apply(content: dict[str, Any], override: Override) -> None:
     node = content
-    *parents, last = key.split(".")
+    *parents, last = override.path
     for parent in parents:
         if node.get(parent) is None:
             node[parent] = {}
         node = node[parent]
         if not isinstance(node, dict):
-            raise InputError(f"--set {override}: {parent} is a value, not a section")
-    try:
-        node[last] = yaml.safe_load(value) if value else None
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {override}: the value is not valid YAML: {_problem(error)}") from error
+            raise InputError(f"--set {override.written}: {parent} is a value, not a section")
+    node[last] = override.value
 
 
-def _problem(error: yaml.YAMLError) -> str:
-    """What is wrong, and where. PyYAML's own text quotes a piece of the line, which may be a piece of a key."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
-    mark = error.problem_mark
-    return f"{error.problem or error.context} (line {mark.line + 1}, column {mark.column + 1})"
+def _keys(content: Any, path: tuple[str, ...]) -> Iterable[str]:
+    """The keys of nested mappings, as `a.b`."""
+    if path:
+        yield ".".join(path)
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _keys(value, (*path, str(key)))
+
+
+def _keys_of(override: Override) -> Iterable[str]:
+    parents = (".".join(override.path[:length]) for length in range(1, len(override.path)))
+    return [*parents, *_keys(override.value, override.path)]
+
+
+def _refuse_empty_sections(read: Read, inside: tuple[str, ...], where: str) -> None:
+    """Raises InputError for a section with nothing behind its colon: whether its defaults are meant is not clear."""
+    for path in read.empty:
+        key = (*inside, *path)
+        if _section_at(key) is not None:
+            raise InputError(
+                f"{where}: the section {'.'.join(key)} is empty: give it keys, write {{}} for its defaults, or leave "
+                "it out"
+            )
+
+
+def _section_at(path: Iterable[int | str]) -> type[Section] | None:
+    """The section at a key, None where there is none."""
+    section: type[Section] = Config
+    for part in path:
+        if str(part) not in section.model_fields:
+            return None
+        annotation = section.model_fields[str(part)].annotation
+        kinds = (annotation, *get_args(annotation))
+        found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        if not found:
+            return None
+        section = found[0]
+    return section
 
 
 def _sentence(error: ValidationError) -> str:
     first, *others = error.errors()
-    key = ".".join(str(part) for part in first["loc"])
+    place = first["loc"]
+    key = ".".join(str(part) for part in place)
     message = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
     if first["type"] == "extra_forbidden":
-        message = f"unknown key; {_hint(first['loc'])}"
-    elif "input" in first and not isinstance(first["input"], dict) and first["loc"][-1:] not in SECRETIVE:
-        message = f"{message} (it is {first['input']!r})"
+        message = f"unknown key; {_hint(place)}"
+    elif place and first["type"] in ("model_type", "model_attributes_type"):
+        message = f"this is a section: give it keys, or leave it out{_shown(place, value)}"
+    elif first["type"] == "string_type" and isinstance(value, bool | int | float):
+        message = f"{message}{_shown(place, value)}: put it in quotes"
+    elif "input" in first and not isinstance(value, dict):
+        message = f"{message}{_shown(place, value)}"
     more = f" (and {len(others)} more)" if others else ""
     return f"{key}: {message}{more}" if key else f"{message}{more}"
 
 
+def _shown(place: tuple[int | str, ...], value: Any) -> str:
+    if place[-1:] in SECRETIVE:
+        return ""
+    text = repr(value)
+    return f" (it is {text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + '…'})"
+
+
 def _hint(place: tuple[int | str, ...]) -> str:
     """The key that was probably meant at an unknown one's place, or the keys that there are."""
-    section: type[Section] = Config
-    for part in place[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        kinds = (annotation, *get_args(annotation))
-        section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section))
+    section = _section_at(place[:-1])
+    if section is None:
+        return "leave it out"
     near = difflib.get_close_matches(str(place[-1]), section.model_fields, n=1)
     return f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(section.model_fields)}"

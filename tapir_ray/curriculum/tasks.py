@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tapir_ray.config import Curriculum
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.values import one_line
+from tapir_ray.yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parent / "tasks.yaml"
 OTHERS, TOXICITY = "Others", "Toxicity"
@@ -144,13 +143,11 @@ def _shipped() -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"curriculum.tasks: cannot read {path} ({error.strerror}); give tapir, seed or a YAML file"
-        ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"curriculum.tasks: {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", error)
+        raise InputError(f"curriculum.tasks: cannot read {path} ({why}); give tapir, seed or a YAML file") from error
+    return read_yaml(data, f"curriculum.tasks: {path}").value
 
 
 def _parse(content: Any, where: str) -> Taxonomy:

@@ -115,7 +115,7 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices
     pinned = {"model": "gpt-4.1-2025-04-14", "price": {"input": 2.0, "output": 8.0}}
     assert doubts(config(teacher=pinned, judge={**pinned, "model": "gpt-4o-2024-08-06"})) == []
     simulated = {"base_url": "simulator", "model": "x", "api_key_env": None}
-    quiet = {"teacher": simulated, "simulator": {"seed_rows": 9}}
+    quiet = {"teacher": simulated, "simulator": {}}
     assert doubts(config(**quiet)) == []
     unjudged = {"regenerate": {"operations": ["filter"]}, "teacher": pinned}
     assert doubts(config(**unjudged)) == []

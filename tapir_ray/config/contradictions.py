@@ -1,0 +1,215 @@
+"""Keys that another key silences: what a user wrote and what would have no effect is refused.
+
+    refuse_contradictions(config, in_file={"cache.enabled", "cache.dir"}, in_overrides=set())
+
+What `--set` gives wins over the file: a key of the file that an override silences is no mistake. A key that an override
+gives, and a key of the file silences, is refused, as is a pair within the file or within the overrides. A section in
+which every key is written out is taken for one that a run wrote (`config.yaml`): there a default is no user's wish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.config.config import Config
+from tapir_ray.config.section import Section
+from tapir_ray.storage import is_remote
+
+SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
+
+
+@dataclass(frozen=True)
+class Silence:
+    """`keys` have no effect while `when` holds, which the key or section `by` decides; `because` ends the sentence."""
+
+    keys: tuple[str, ...]
+    by: str
+    when: Callable[[Config], bool]
+    because: str
+
+
+def _engine(place: str) -> tuple[Silence, ...]:
+    """What the engine of an endpoint makes of the other keys of its section."""
+
+    def engine(config: Config) -> str | None:
+        endpoint = _value(config, place)
+        return None if endpoint is None else endpoint.engine
+
+    def keys(*names: str) -> tuple[str, ...]:
+        return tuple(f"{place}.{name}" for name in names)
+
+    return (
+        Silence(
+            keys("engine_kwargs", "max_model_len", "trust_remote_code"),
+            f"{place}.engine",
+            lambda config: engine(config) in ("openai", "openai_batch"),
+            f"on a model that this run does not serve: set {place}.engine vllm, or take it out",
+        ),
+        Silence(
+            keys("base_url", "api_key_env"),
+            f"{place}.engine",
+            lambda config: engine(config) == "vllm",
+            f"with {place}.engine vllm, which serves the model here: take one of them out",
+        ),
+        Silence(
+            keys("batch"),
+            f"{place}.engine",
+            lambda config: engine(config) not in ("openai_batch", None),
+            f"without {place}.engine openai_batch: set it, or take this out",
+        ),
+        Silence(
+            keys("sampling.max_tokens"),
+            f"{place}.max_completion_tokens",
+            lambda config: _value(config, f"{place}.max_completion_tokens") is not None,
+            f"with {place}.max_completion_tokens, which is sent instead: take one of them out",
+        ),
+    )
+
+
+SILENCES: tuple[Silence, ...] = (
+    Silence(
+        ("curriculum.difficulty.threshold",),
+        "curriculum.difficulty.top_fraction",
+        lambda config: config.curriculum.difficulty.top_fraction is not None,
+        "with curriculum.difficulty.top_fraction, which finds the threshold: take one of them out (or set "
+        "curriculum.difficulty.top_fraction=null)",
+    ),
+    Silence(
+        ("train.checkpoint_minutes",),
+        "train.checkpoint_steps",
+        lambda config: config.train.checkpoint_steps is not None,
+        "with train.checkpoint_steps: take one of them out",
+    ),
+    Silence(
+        ("train.initial_epochs",),
+        "train.initial_sft",
+        lambda config: config.train.initial_sft == "off",
+        "with train.initial_sft off: take one of them out",
+    ),
+    Silence(
+        ("cache.dir",),
+        "cache.enabled",
+        lambda config: not config.cache.enabled,
+        "with cache.enabled false: take one of them out",
+    ),
+    Silence(
+        ("holdout.stratify_by", "holdout.max_share"),
+        "holdout.rows",
+        lambda config: config.holdout.rows == 0,
+        "with holdout.rows 0: take it out, or set holdout.rows",
+    ),
+    Silence(
+        ("simulator.path",),
+        "simulator.scenario",
+        lambda config: config.simulator is not None and config.simulator.scenario != "recorded",
+        "without simulator.scenario recorded: set it, or take the path out",
+    ),
+    Silence(
+        ("classify.model", "classify.create", "classify.label_rows"),
+        "classify.by",
+        lambda config: config.classify.by != "deberta",
+        "without classify.by deberta: set it, or take this out",
+    ),
+    Silence(
+        ("classify.epochs", "classify.learning_rate", "classify.train_batch_size", "classify.holdout_share"),
+        "classify",
+        lambda config: config.classify.by != "deberta" or config.classify.label_rows == 0,
+        "without classify.by deberta and classify.label_rows above 0, as no classifier is trained: set them, or take "
+        "this out",
+    ),
+    Silence(
+        ("classify.min_task_prob",),
+        "filter.other_task",
+        lambda config: not config.filter.other_task,
+        "with filter.other_task false: take one of them out",
+    ),
+    Silence(
+        ("judge.both_orders",),
+        "judge.mode",
+        lambda config: config.judge.mode == "pointwise",
+        "with judge.mode pointwise, which shows the judge one answer at a time: take one of them out",
+    ),
+    Silence(
+        ("student.engine_kwargs", "student.batch_size"),
+        "student.engine",
+        lambda config: config.student.engine == "openai",
+        "with student.engine openai, which starts no engine here: take it out",
+    ),
+    Silence(
+        ("student.endpoint.sampling",),
+        "student.endpoint",
+        lambda config: config.student.endpoint is not None,
+        "as the student answers by student.sampling: set that instead",
+    ),
+    Silence(
+        ("student.revision", "student.trust_remote_code"),
+        "student.create",
+        lambda config: config.student.create is not None,
+        "with student.create: take one of them out",
+    ),
+    Silence(
+        ("student.revision",),
+        "student.model",
+        lambda config: _is_folder(config.student.model),
+        "on a folder: take it out, or give student.model the name of a model on the hub",
+    ),
+    *_engine("teacher"),
+    *_engine("judge"),
+    *_engine("student.endpoint"),
+)
+
+
+def refuse_contradictions(config: Config, in_file: Collection[str], in_overrides: Collection[str]) -> None:
+    """Raises ValueError, which names the key, if a key that a user gave has no effect (see the module).
+
+    `in_file` and `in_overrides` are the keys (`a.b`) that the file and `--set` give.
+    """
+    for silence in SILENCES:
+        for key in silence.keys:
+            given = key in in_overrides or (key in in_file and silence.by not in in_overrides)
+            if given and silence.when(config) and _is_wish(config, key):
+                raise ValueError(f"{key} has no effect {silence.because}")
+    two_sources = config.simulator is not None and config.simulator.seed_rows and config.seed_data.path is not None
+    if two_sources and {SEED_ROWS, SEED_PATH} <= {*in_file, *in_overrides}:
+        raise ValueError(
+            f"{SEED_PATH} and {SEED_ROWS} are two sources of seed data: take out {SEED_ROWS} to use the file, or "
+            f"{SEED_PATH} to have rows written"
+        )
+
+
+def without_generated_seed(content: dict[str, Any], in_overrides: Collection[str]) -> dict[str, Any]:
+    """The content without `simulator.seed_rows` if an override names `seed_data.path`: the user's file wins."""
+    simulator, seed_data = content.get("simulator"), content.get("seed_data")
+    if not isinstance(simulator, dict) or not isinstance(seed_data, dict):
+        return content
+    if SEED_PATH not in in_overrides or SEED_ROWS in in_overrides or seed_data.get("path") is None:
+        return content
+    return {**content, "simulator": {key: value for key, value in simulator.items() if key != "seed_rows"}}
+
+
+def _is_wish(config: Config, key: str) -> bool:
+    """Whether a key holds more than nothing, and its section was not written by a program with all its defaults."""
+    value, section = _value(config, key), _value(config, key.rpartition(".")[0])
+    if value in (None, {}, [], False):
+        return False
+    whole = isinstance(section, Section) and section.model_fields_set == section.__class__.model_fields.keys()
+    return not whole or value != _default(key)
+
+
+def _default(key: str) -> Any:
+    top, *others = key.split(".")
+    value = Config.model_fields[top].get_default(call_default_factory=True)
+    return reduce(lambda section, name: getattr(section, name, None), others, value)
+
+
+def _value(config: Config, key: str) -> Any:
+    """The value at a key, None below a section that is not there."""
+    return reduce(lambda section, name: None if section is None else getattr(section, name), key.split("."), config)
+
+
+def _is_folder(model: str | None) -> bool:
+    return model is not None and (is_remote(model) or Path(model).is_dir())
