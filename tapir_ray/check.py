@@ -28,6 +28,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.llm.roles import Roles
 from tapir_ray.report.console import console
 from tapir_ray.run import Run
+from tapir_ray.source_files import find_seed
 from tapir_ray.storage import uri_beside
 
 ASSUMED = (
@@ -68,6 +69,8 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     taxonomy = launch.check_offline(config, labelled=anew)
     if launch.asks(config):
         launch.warn(config)
+    for note in find_seed(config.seed_data).left_out if config.seed_data.path is not None else []:
+        print(f"seed_data.path {config.seed_data.path}: {note}", file=sys.stderr)
     sizes: Sizes
     if pilot:
         with launch.started(_now(config), uri_beside(run_dir, f"-pilot-{config.digest()[:8]}")) as context:

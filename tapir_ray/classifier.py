@@ -26,7 +26,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.launch import check_offline, started
 from tapir_ray.records import INSTRUCTIONS, with_columns
 from tapir_ray.report.console import console
-from tapir_ray.sources import list_files
+from tapir_ray.source_files import find
 from tapir_ray.stages.classify import load_labels, score_classifier
 from tapir_ray.stages.ingest import PARSED, parse_sources
 from tapir_ray.steps import classifier, seed
@@ -101,7 +101,10 @@ def task_files(rows: Sequence[str], config: Config, taxonomy: Taxonomy) -> dict[
             raise InputError(
                 f"--rows {source}: name the column of its tasks in seed_data.task_column, or write TASK=FILE"
             )
-        found.setdefault(task if whole else None, []).extend(list_files(path if whole else source, "--rows"))
+        there = find(path if whole else source, "--rows", "all")
+        for note in there.left_out:
+            print(f"--rows {source}: {note}", file=sys.stderr)
+        found.setdefault(task if whole else None, []).extend(there.files)
     return found
 
 

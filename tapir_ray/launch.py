@@ -43,7 +43,7 @@ from tapir_ray.retry import reopen_failed
 from tapir_ray.run import Run
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.simulator.options import RECORDED, TASKS
-from tapir_ray.sources import list_files
+from tapir_ray.source_files import find_seed, list_files
 from tapir_ray.stages.classify import check_labels, load_labels
 from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
@@ -215,9 +215,9 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     for spec in config.filter.functions:
         resolve(spec, {}, what="filter.functions")
     if config.seed_data.path is not None:
-        list_files(config.seed_data.path, "seed_data.path")
+        find_seed(config.seed_data)
     for path in config.filter.evaluation_sets:
-        list_files(path, "filter.evaluation_sets")
+        list_files(path, "filter.evaluation_sets", "test")
     if config.simulator is not None:
         _check_simulator(config.simulator)
     if config.regenerate is None:
@@ -253,9 +253,9 @@ def _check_student(student: Student, train: Train) -> None:
 
 def _check_simulator(settings: Simulator) -> None:
     if settings.path is not None:
-        list_files(settings.path, "simulator.path")
+        list_files(settings.path, "simulator.path", "all")
     elif settings.scenario not in (RECORDED, TASKS):
-        list_files(settings.scenario, "simulator.scenario")
+        list_files(settings.scenario, "simulator.scenario", "all")
 
 
 def with_seed_file(config: Config, run: Run) -> Config:
@@ -274,6 +274,7 @@ def simulator(config: Config) -> AbstractContextManager[str]:
     settings = config.simulator
     assert settings is not None
     recorded = settings.scenario == RECORDED
+    is_seed = recorded and settings.path is None
     return running(
         Options(
             scenario=settings.scenario,
@@ -286,7 +287,10 @@ def simulator(config: Config) -> AbstractContextManager[str]:
             max_requests_per_minute=settings.max_requests_per_minute,
             log=settings.log,
             path=(settings.path or config.seed_data.path) if recorded else None,
-            skip=(config.seed_data.limit or 0) if recorded and settings.path is None else 0,
-            columns=json.dumps(dict(config.seed_data.mapped)) if recorded and settings.path is None else None,
+            is_seed=int(is_seed),
+            split=config.seed_data.split if is_seed else None,
+            revision=config.seed_data.revision if is_seed else None,
+            skip=(config.seed_data.limit or 0) if is_seed else 0,
+            columns=json.dumps(dict(config.seed_data.mapped)) if is_seed else None,
         )
     )

@@ -1,34 +1,38 @@
-"""Finding and reading instruction data: the rows of a file, folder or hub dataset, one after another.
+"""Reading instruction data: the rows of a file, saved dataset or hub id, one after another.
 
-    for file in list_files("data/", "seed_data.path"):
+    for file in list_files("data/", "seed_data.path"):           # tapir_ray.source_files
         for place, row in read_raw(file): ...
 
-Stored as JSON, JSONL or Parquet, here or on s3 or gs, as a saved HF dataset folder, or under a HF hub id.
+JSON and JSON lines (also compressed) and Parquet, here or on s3 or gs; datasets of Hugging Face.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from tapir_ray.credentials import refuse_secret
 from tapir_ray.errors import InputError
-from tapir_ray.storage import is_remote, uri_in
+from tapir_ray.json_values import json_value, loads
+from tapir_ray.source_names import COMPRESSED, INSIDE, LINES, LIST, PARQUET, chosen, kind_of
+from tapir_ray.storage import is_remote
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
-FILE_SUFFIXES = (*SUFFIXES, ".csv", ".tsv", ".txt", ".gz", ".zst", ".zip", ".arrow", ".yaml")
-"""A path that ends so is a file, never a hub id."""
-SAVED = ("dataset_info.json", "dataset_dict.json")
-"""One of them is in every folder that `save_to_disk` of HF datasets wrote."""
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SIGNATURES = {
+    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
+    b"\x1f\x8b": "compressed by gzip: let its name end in .gz",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: let its name end in .zst",
+    b"BZh": "compressed by bzip2: let its name end in .bz2",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"PAR1": "Parquet: let its name end in .parquet",
+}
+SHOWN = 6
+"""Keys of an object that an error names."""
 
 
 class Unreadable(InputError):
@@ -37,103 +41,90 @@ class Unreadable(InputError):
     reason = "unreadable"
 
 
-def list_files(path: str, key: str) -> list[str]:
-    """The data files at a path, sorted: the file itself, or those of a folder; a HF folder or hub id as it is.
-
-    Of a folder, names that begin with `_` or `.` are left out. Raises InputError, which names `key` and the path, where
-    there is nothing to read.
-    """
-    if is_remote(path):
-        refuse_secret(path)
-        return _list_remote(path, key)
-    location = Path(path)
-    if location.is_file():
-        if location.suffix not in SUFFIXES:
-            raise InputError(f"{key} {path}: the file must end in .json, .jsonl or .parquet")
-        return [path]
-    if location.is_dir():
-        if any((location / name).exists() for name in SAVED):
-            return [path]
-        entries = (entry for entry in location.iterdir() if not entry.name.startswith(("_", ".")))
-        found = sorted(str(entry) for entry in entries if entry.suffix in SUFFIXES)
-        if not found:
-            raise InputError(f"{key} {path}: the folder has no .json, .jsonl or .parquet file")
-        return found
-    if HUB_ID.fullmatch(path) and location.suffix not in FILE_SUFFIXES and not location.parent.is_dir():
-        return [path]
-    raise InputError(f"{key} {path}: there is no such file or folder, and it is not a hub id (owner/name)")
-
-
-def _list_remote(uri: str, key: str) -> list[str]:
-    try:
-        fs, path = pafs.FileSystem.from_uri(uri)
-        info = fs.get_file_info(path.rstrip("/"))
-        entries = fs.get_file_info(pafs.FileSelector(path)) if info.type == pafs.FileType.Directory else [info]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{key} {uri}: cannot be read ({' '.join(str(error).split())})") from error
-    files = [entry for entry in entries if entry.type == pafs.FileType.File]
-    if any(entry.base_name in SAVED for entry in files) and info.type == pafs.FileType.Directory:
-        raise InputError(
-            f"{key} {uri}: a dataset saved by `save_to_disk` is read from a local folder alone; write it there with "
-            "`to_parquet`, or copy it to each machine"
-        )
-    found = [entry for entry in files if entry.base_name.endswith(SUFFIXES) and entry.base_name[0] not in "_."]
-    if not found:
-        raise InputError(f"{key} {uri}: there is no .json, .jsonl or .parquet file")
-    if info.type == pafs.FileType.File:
-        return [uri]
-    return sorted(uri_in(uri, quote(entry.base_name)) for entry in found)
-
-
 def _open(path: str) -> BinaryIO:
-    """A local file or URI, to read."""
+    """A local file or URI, to read; a compressed one is unpacked on the way."""
+    place = path.partition("?")[0] if is_remote(path) else path
+    codec = COMPRESSED.get(Path(place).suffix.lower())
     if not is_remote(path):
-        return open(path, "rb")
-    fs, place = pafs.FileSystem.from_uri(path)
-    stream: Any = fs.open_input_file(place)
+        if codec is None:
+            return open(path, "rb")
+        packed: Any = pa.OSFile(path)
+    else:
+        fs, inside = pafs.FileSystem.from_uri(path.replace(INSIDE, "/"))
+        packed = fs.open_input_file(inside)
+    stream: Any = packed if codec is None else pa.CompressedInputStream(packed, codec)
     return io.BufferedReader(stream)
 
 
 def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]]:
-    """The rows of one source with their place (`file:line`).
+    """The rows of one source with their place (`file:line`), their values as JSON has them (`json_values`).
 
     What cannot be read comes as an exception object in a row's place: a line that is not JSON, and at the end, as
     Unreadable, a file or hub dataset that is broken or not there.
     """
     place = path.partition("?")[0] if is_remote(path) else path
-    name, suffix = Path(unquote(place) if is_remote(path) else place).name, Path(place).suffix
+    place = unquote(place) if is_remote(path) else place
+    name = place.rpartition(INSIDE)[2] if INSIDE in place else Path(place).name
+    kind = None if not is_remote(path) and Path(path).is_dir() else kind_of(name)
     try:
-        if suffix == ".jsonl":
+        if kind == LINES:
             yield from _read_lines(path, name)
-        elif suffix == ".json":
+        elif kind == LIST:
             yield from _read_list(path, name)
-        elif suffix == ".parquet":
+        elif kind == PARQUET:
             yield from _read_parquet(path, name)
         else:
             yield from _read_dataset(path, name, revision)
     except Exception as error:
         # Whatever a library finds wrong with a file is the user's to mend, and a row says it without a traceback.
-        yield name, Unreadable(f"cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})")
+        if isinstance(error, Unreadable):
+            yield name, error
+        else:
+            yield name, Unreadable(f"cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})")
+
+
+def _refuse_signature(head: bytes) -> None:
+    """Raises Unreadable for a file that is no text, by its first bytes."""
+    for signature, what in SIGNATURES.items():
+        if head.startswith(signature):
+            raise Unreadable(f"the file is {what}")
 
 
 def _read_lines(path: str, name: str) -> Iterator[tuple[str, Any]]:
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
+            if number == 1:
+                _refuse_signature(line)
             if line.strip():
-                yield f"{name}:{number}", _loads(line)
+                yield f"{name}:{number}", loads(line)
 
 
 def _read_list(path: str, name: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a JSON list, or of a file of JSON lines, as `to_json` of HF datasets and pandas names them too."""
     with _open(path) as file:
-        content = _loads(file.read())
+        data = file.read()
+    _refuse_signature(data)
+    content = loads(data)
     if isinstance(content, Exception):
-        line = getattr(content, "lineno", 1)
-        yield f"{name}:{line}", Unreadable(f"the file is cut short or not JSON ({content})")
+        lines = data.splitlines(keepends=True) if b"\r" in data and b"\n" not in data else data.split(b"\n")
+        first = next((line for line in lines if line.strip()), b"")
+        if isinstance(loads(first), dict):
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"{name}:{number}", loads(line)
+        else:
+            line_number = getattr(content, "lineno", 1)
+            yield f"{name}:{line_number}", Unreadable(f"the file is cut short or not JSON ({content})")
     elif isinstance(content, list):
         for number, row in enumerate(content, start=1):
             yield f"{name}:row {number}", row
     else:
-        yield name, Unreadable("a .json file must hold a list of rows (JSON lines end in .jsonl)")
+        what = (
+            f"; it holds an object with the keys {', '.join(list(content)[:SHOWN])}"
+            if isinstance(content, dict)
+            else ""
+        )
+        yield name, Unreadable(f"a .json file must hold a list of rows, or rows one a line{what}")
 
 
 def _read_parquet(path: str, name: str) -> Iterator[tuple[str, Any]]:
@@ -144,25 +135,52 @@ def _read_parquet(path: str, name: str) -> Iterator[tuple[str, Any]]:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{name}:row {number}", row
+                yield f"{name}:row {number}", json_value(row)
 
 
 def _read_dataset(path: str, name: str, revision: str | None) -> Iterator[tuple[str, Any]]:
     import datasets
 
-    dataset = datasets.load_from_disk(path) if Path(path).is_dir() else datasets.load_dataset(path, revision=revision)
-    if isinstance(dataset, datasets.DatasetDict):
-        dataset = dataset["train"] if "train" in dataset else next(iter(dataset.values()))
-    for number, row in enumerate(dataset, start=1):
-        yield f"{name}:row {number}", row
+    if Path(path).is_dir():
+        dataset = datasets.load_from_disk(path)
+    else:
+        dataset, name = _load_from_hub(path, revision)
+    # Columns and types that a saved format would hide or change.
+    for number, row in enumerate(dataset.with_format(None), start=1):
+        yield f"{name}:row {number}", json_value(row)
 
 
-def _loads(data: bytes) -> Any:
-    """The JSON value of UTF-8 text, or the error; half of a surrogate pair is no text and an error too."""
+def _load_from_hub(path: str, revision: str | None) -> tuple[Any, str]:
+    """The rows of a hub id, or of `owner/name#SPLIT` or `owner/name#CONFIG/SPLIT`, and the name of their places.
+
+    Raises Unreadable, which names what there is, if a configuration or split must be named.
+    """
+    import datasets
+
+    hub_id, _, wanted = path.partition("#")
+    configuration, _, split = wanted.rpartition("/")
     try:
-        value = json.loads(data.decode("utf-8-sig"))
-        if b"\\ud" in data.lower():
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        return error
-    return value
+        found = datasets.load_dataset(hub_id, configuration or None, revision=revision)
+    except ValueError as error:
+        if "available configs" not in str(error):
+            raise
+        raise Unreadable(f"name a configuration with its split in seed_data.split: CONFIG/SPLIT ({error})") from error
+    picked = chosen(found, split or None, "train")
+    if len(picked) != 1:
+        raise Unreadable(f"the dataset has the splits {', '.join(found)}: name one in seed_data.split")
+    return found[picked[0]], f"{Path(hub_id).name}:{picked[0]}"
+
+
+def hub_note(path: str, revision: str | None) -> str:
+    """Which splits of a hub dataset (`path` as `find` gives it) are not read; empty if there are none."""
+    import datasets
+
+    hub_id, _, wanted = path.partition("#")
+    configuration, _, split = wanted.rpartition("/")
+    try:
+        names = datasets.get_dataset_split_names(hub_id, configuration or None, revision=revision)
+    except Exception as error:
+        # The rows are there; only what else there would be is not known without the hub.
+        return f"split {split or 'train'} is read; the hub does not say which others there are ({type(error).__name__})"
+    others = [name for name in names if name not in chosen(names, split or None, "train")]
+    return f"split {split or 'train'} is read, and left out: {', '.join(others)}" if others else ""

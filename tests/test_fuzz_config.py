@@ -21,7 +21,8 @@ PIECES = [
 ]  # fmt: skip
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 10**20), st.floats(), st.text(max_size=8), st.dates(),
-    st.binary(max_size=4), st.lists(st.integers(), max_size=2), st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+    st.binary(max_size=4), st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
     st.sampled_from(["on", "simulator", "vllm", "openai_batch", "1e-2", "inf", "teacher", "recorded", {}, []]),
 )  # fmt: skip
 

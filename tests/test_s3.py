@@ -19,7 +19,8 @@ from tapir_ray.config import parse
 from tapir_ray.errors import InputError
 from tapir_ray.models import FOLDER, local, written
 from tapir_ray.run import Run
-from tapir_ray.sources import list_files, read_raw
+from tapir_ray.source_files import list_files
+from tapir_ray.sources import read_raw
 from tapir_ray.storage import Storage
 from tests import s3
 from tests.runs import Driver, kill, write_config

@@ -11,7 +11,8 @@ import pytest
 
 from tapir_ray.conversations import Malformed, parse
 from tapir_ray.errors import InputError
-from tapir_ray.sources import Unreadable, list_files, read_raw
+from tapir_ray.source_files import list_files
+from tapir_ray.sources import Unreadable, read_raw
 
 
 def test_files_of_all_kinds(tmp_path: Path) -> None:
@@ -93,3 +94,45 @@ def test_a_line_that_is_no_text_spoils_no_other(tmp_path: Path) -> None:
     for _, row in rows[1:5]:
         with pytest.raises(Malformed, match="not valid JSON"):
             parse(row)
+
+
+def test_json_lines_in_a_json_file_are_read_as_lines(tmp_path: Path) -> None:
+    """`to_json` writes them so; the file was said to be cut short."""
+    rows = [{"instruction": f"i{n}"} for n in range(3)]
+    path = tmp_path / "a.json"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    assert list(read_raw(str(path))) == [(f"a.json:{n + 1}", row) for n, row in enumerate(rows)]
+    path.write_text("\r\n".join([json.dumps(rows[0]), "{broken", "", json.dumps(rows[2])]))
+    first, (place, broken), last = read_raw(str(path))
+    assert (first[1], place, last) == (rows[0], "a.json:2", ("a.json:4", rows[2]))
+    assert isinstance(broken, ValueError) and not isinstance(broken, Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.jsonl", '{"instruction": "i"}'.encode("utf-16"), "UTF-16"),
+        ("a.json", '[{"instruction": "i"}]'.encode("utf-16"), "UTF-16"),
+        ("a.jsonl", b"\x1f\x8b\x08\x00", ".gz"),
+        ("a.jsonl", b"PAR1\x00", "Parquet"),
+        ("a.json", b"PK\x03\x04", "zip"),
+        ("a.json", b'{"data": [{"instruction": "i"}]}', "keys data"),
+        ("a.json", b'{"instruction": ["i", "j"], "output": ["o", "p"]}', "keys instruction, output"),
+        ("a.json", b"[" * 100000, "not JSON"),
+        ("a.json", b'[{"instruction": "i", "instruction": "j"}]', "'instruction' is given twice"),
+        ("a.jsonl.gz", b'{"instruction": "i"}', "cannot be read"),
+    ],
+)
+def test_a_file_that_is_something_else_says_what(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    ((_, row),) = read_raw(str(tmp_path / name))
+    assert isinstance(row, Unreadable) and words in str(row)
+
+
+def test_what_is_no_number_in_json_is_null(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": NaN, "b": [Infinity, -Infinity, 1e999, 1.5]}\n{"a": 1, "a": 2}\n')
+    (_, row), (_, twice) = read_raw(str(path))
+    assert row == {"a": None, "b": [None, None, None, 1.5]}
+    with pytest.raises(Malformed, match="'a' is given twice"):
+        parse(twice)

@@ -69,6 +69,10 @@ class SeedData(Section):
     path: str | None = None
     """File, folder or HF hub id; may be left out only where `simulator.seed_rows` writes the seed data."""
     revision: str | None = None
+    """Of a hub id: a branch, tag or commit."""
+    split: str | None = None
+    """The split that is read of a dataset or of a folder whose files are named by splits; CONFIG/SPLIT of a hub id with
+    several configurations. Empty is `train`; a split for tests or validation is never taken unless it is named here."""
     format: Literal["auto", "alpaca", "messages", "sharegpt", "prompt", "parquet", "hf"] = "auto"
     limit: Count | None = None
     """Rows read, in file order; the `recorded` simulator serves the ones beyond."""

@@ -15,7 +15,8 @@ from tapir_ray.config import Config
 from tapir_ray.conversations import Ambiguous, Malformed, Unsupported, parse
 from tapir_ray.errors import InputError
 from tapir_ray.records import instruction_id, order_key
-from tapir_ray.sources import list_files, read_raw
+from tapir_ray.source_files import find_seed
+from tapir_ray.sources import read_raw
 from tapir_ray.stages.column_notes import NOT_READ, ColumnNotes, note, refuse_missing
 from tapir_ray.values import one_line
 
@@ -47,7 +48,7 @@ def read_seed(config: Config) -> Seed:
     heap: list[tuple[int, dict[str, Any]]] = []
     seen: set[bytes] = set()
     for row_number, (place, raw) in enumerate(
-        pair for file in list_files(settings.path or "", "seed_data.path") for pair in read_raw(file, settings.revision)
+        pair for file in find_seed(settings).files for pair in read_raw(file, settings.revision)
     ):
         if settings.limit is not None and row_number == settings.limit:
             break

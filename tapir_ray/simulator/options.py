@@ -47,6 +47,12 @@ class Options:
     """File that gets one JSON line a request."""
     path: str | None = None
     """`recorded`: the file of (instruction, response) pairs."""
+    is_seed: int = 0
+    """`recorded`: 1 if the file is the run's seed data, of which the same files and split are read as by the run."""
+    split: str | None = None
+    """`seed_data.split` of that run."""
+    revision: str | None = None
+    """`seed_data.revision` of that run."""
     skip: int = 0
     """`recorded`: the first rows, which are never handed out as new instructions."""
     columns: str | None = None

@@ -25,7 +25,8 @@ from tapir_ray.simulator import requests
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import RECORDED, Options
 from tapir_ray.simulator.requests import Request
-from tapir_ray.sources import Unreadable, list_files, read_raw
+from tapir_ray.source_files import find
+from tapir_ray.sources import Unreadable, read_raw
 
 WORD = re.compile(r"\w+")
 TURN = re.compile(r"\n\n\[user\]\n")
@@ -47,7 +48,7 @@ class Recorded:
         self.answers_to_turn: dict[str, str] = {}
         self.unseen: dict[str, list[str]] = {}
         columns = json.loads(options.columns) if options.columns else {}
-        for row, conversation in _conversations(path, columns):
+        for row, conversation in _conversations(path, options, columns):
             turn = _last_user_turn(conversation.messages)
             if conversation.response is None or not turn:
                 continue
@@ -123,12 +124,13 @@ def _last_user_turn_of(text: str) -> str:
     return last.strip()
 
 
-def _conversations(path: str, columns: Mapped) -> Iterator[tuple[int, Conversation]]:
+def _conversations(path: str, options: Options, columns: Mapped) -> Iterator[tuple[int, Conversation]]:
     """Every conversation of a file or folder, with the number of its row, counted as `seed_data.limit` counts rows.
 
     Rows that are no conversation are left out. Raises InputError where there is nothing to read, or a file is broken.
     """
-    rows = (row for file in list_files(path, "the recorded pairs") for row in read_raw(file))
+    found = find(path, "the recorded pairs", "train" if options.is_seed else "all", options.split, options.revision)
+    rows = (row for file in found.files for row in read_raw(file, options.revision))
     for number, (place, raw) in enumerate(rows):
         if isinstance(raw, Unreadable):
             raise InputError(f"the recorded pairs {path}: {place}: {raw}")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -45,7 +45,7 @@ def read_own_rows(
 ) -> ray.data.Dataset:
     """The rows of all files by `completed`, as `schema` with `position`, `conversation_id` and `has_split`."""
     items = [
-        {"file": file if is_remote(file) else str(Path(file).resolve()), "start": at << FILE_BITS}
+        {"file": file if is_remote(file) else os.path.join(os.getcwd(), file), "start": at << FILE_BITS}
         for at, file in enumerate(files)
     ]
     read = functools.partial(_read, schema=with_places(schema), needed=tuple(needed), generated=generated)

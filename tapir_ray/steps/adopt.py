@@ -13,11 +13,12 @@ import ray.data
 from tapir_ray.context import Context
 from tapir_ray.errors import InputError
 from tapir_ray.records import GENERATED_ROWS, INSTRUCTIONS, SCORED, TRAINING
-from tapir_ray.sources import list_files, read_raw
+from tapir_ray.source_files import list_files
+from tapir_ray.sources import read_raw
 from tapir_ray.stages.filter import filter_generated
 from tapir_ray.stages.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.stages.own_rows import HAS_SPLIT, read_own_rows, with_places
-from tapir_ray.steps import holdout, overlap, prepare, seed
+from tapir_ray.steps import holdout, left_out, overlap, prepare, seed
 from tapir_ray.storage import is_remote
 
 SPLIT = "seed/split"
@@ -67,7 +68,7 @@ def own_table(start: str) -> tuple[str, str] | None:
     if not is_remote(path) and not Path(path).exists():
         raise InputError(f"--from {start}: there is no file or folder {path}")
     needed = BEGINS_WITH[stage].needed
-    for _, row in islice(read_raw(list_files(path, f"--from {stage}:")[0]), 1):
+    for _, row in islice(read_raw(list_files(path, f"--from {stage}:", "all")[0]), 1):
         missing = [name for name in needed if isinstance(row, dict) and name not in row]
         if missing:
             raise InputError(
@@ -117,7 +118,7 @@ def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data
     Raises InputError where they cannot be used.
     """
     begin, run, config = BEGINS_WITH[stage], context.run, context.config
-    table, files = f"adopted/{stage}", list_files(path, f"--from {stage}:")
+    table, files = f"adopted/{stage}", left_out.files(context, path, f"--from {stage}:", "all")
     rows = read_own_rows(files, begin.schema, begin.needed, begin.is_generated, context.stage_cpus)
     count = context.write(table, rows, with_places(begin.schema), f"read {path}").rows
     seed.check_rows(context, table, where)

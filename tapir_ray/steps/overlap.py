@@ -14,9 +14,9 @@ from tapir_ray.context import Context, round_dir
 from tapir_ray.conversations import parse_evaluation
 from tapir_ray.errors import InputError
 from tapir_ray.records import HOLDOUT, OK, with_columns
-from tapir_ray.sources import list_files
 from tapir_ray.stages.filter import mark_overlaps, overlap_index, seed_bands
 from tapir_ray.stages.ingest import FILE_BITS, PARSED, parse_sources
+from tapir_ray.steps.left_out import files as files_of
 
 EVALUATION = "seed/evaluation_sets"
 
@@ -58,9 +58,8 @@ def read_evaluation_sets(context: Context) -> None:
     run = context.run
     if run.done(EVALUATION):
         return
-    files = [
-        file for path in context.config.filter.evaluation_sets for file in list_files(path, "filter.evaluation_sets")
-    ]
+    key = "filter.evaluation_sets"
+    files = [file for path in context.config.filter.evaluation_sets for file in files_of(context, path, key, "test")]
     rows = parse_sources(files, SeedData(), context.stage_cpus, parse_evaluation)
     manifest = context.write(EVALUATION, rows, PARSED, "read the evaluation sets")
     usable: Counter[int] = Counter()

@@ -15,9 +15,10 @@ from tapir_ray.context import Context
 from tapir_ray.conversations import Ambiguous, Malformed
 from tapir_ray.errors import InputError
 from tapir_ray.records import OK, marked
-from tapir_ray.sources import Unreadable, list_files
+from tapir_ray.sources import Unreadable
 from tapir_ray.stages.column_notes import counted, refuse_missing
 from tapir_ray.stages.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
+from tapir_ray.steps import left_out
 from tapir_ray.values import one_line
 
 COLUMNS_SHOWN = 10
@@ -34,7 +35,7 @@ def read(context: Context) -> None:
     seed_data = context.config.seed_data
     if context.run.done("seed/read"):
         return
-    rows = parse_sources(list_files(seed_data.path or "", "seed_data.path"), seed_data, context.stage_cpus)
+    rows = parse_sources(left_out.seed_files(context), seed_data, context.stage_cpus)
     context.write("seed/read", rows, PARSED, "read the seed data")
     try:
         where = f"seed_data.path {seed_data.path}"
@@ -72,7 +73,8 @@ def check_rows(context: Context, table: str, where: str) -> None:
     """
     manifest = context.run.manifest(table)
     if manifest.reasons.get(Unreadable.reason):
-        raise InputError(f"{where}: {_first_reason(context, table, Unreadable.reason)}; mend the file")
+        why = _first_reason(context, table, Unreadable.reason)
+        raise InputError(f"{where}: {why}{'' if 'seed_data.split' in why else '; mend the file'}")
     if manifest.reasons.get(Ambiguous.reason):
         raise InputError(f"{where}: {_first_reason(context, table, Ambiguous.reason)}")
     malformed = manifest.reasons.get(Malformed.reason, 0)
