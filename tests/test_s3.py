@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from tapir_ray.config import parse
 from tapir_ray.errors import InputError
 from tapir_ray.models import FOLDER, local, written
 from tapir_ray.run import Run
-from tapir_ray.source_files import list_files
+from tapir_ray.source_files import find, list_files
 from tapir_ray.sources import read_raw
 from tapir_ray.storage import Storage
 from tests import s3
@@ -67,11 +68,11 @@ def test_seed_data_of_every_kind_is_read(bucket: str) -> None:
     storage.write_json("two.json", rows)
     pq.write_table(pa.Table.from_pylist(rows), storage.path("three.parquet"), filesystem=storage.fs)
     storage.write_text("_manifest.json", "{}")
-    storage.write_text("with space/a b.jsonl", '{"instruction": "a"}\n')
     files = list_files(storage.uri, "seed_data.path")
     assert [file.rsplit("/", 1)[1] for file in files] == ["one.jsonl", "three.parquet", "two.json"]
     for file in files:
         assert [row["instruction"] for _, row in read_raw(file)] == ["a", "c"]
+    storage.write_text("with space/a b.jsonl", '{"instruction": "a"}\n')
     (odd,) = list_files(f"{bucket}/seed/with%20space/", "seed_data.path")
     assert list(read_raw(odd)) == [("a b.jsonl:1", {"instruction": "a"})]
     for secret in ("s3://AKIA:abc/def@bucket/runs", "s3://AKIA:abc@bucket", "s3://bucket/runs?secret_key=abc"):
@@ -80,6 +81,26 @@ def test_seed_data_of_every_kind_is_read(bucket: str) -> None:
         assert "abc" not in str(error.value)
     with pytest.raises(InputError, match=r"seed_data\.path s3://tapir/none: there is no"):
         list_files(f"{bucket}/none", "seed_data.path")
+
+
+def test_sub_folders_splits_and_compressed_files(bucket: str) -> None:
+    options = f"?endpoint_override={os.environ['AWS_ENDPOINT_URL'].removeprefix('http://')}&scheme=http"
+    storage = Storage.at(f"{bucket}/nested{options}")
+    line = '{"instruction": "a"}\n'
+    for name in ("train/a b.jsonl", "train/deep/c.NDJSON", "test/a.jsonl", "notes.txt", ".hidden/a.jsonl"):
+        storage.write_text(name, line)
+    with storage.fs.open_output_stream(storage.path("train/z.jsonl.gz"), compression=None) as stream:
+        stream.write(gzip.compress(line.encode()))
+    found = find(storage.uri, "seed_data.path")
+    places = [place for file in found.files for place, _ in read_raw(file)]
+    assert places == ["train/a b.jsonl:1", "train/deep/c.NDJSON:1", "train/z.jsonl.gz:1"]
+    split, other, hidden = found.left_out
+    assert split == "test/a.jsonl is left out (split test)"
+    assert other.startswith("notes.txt is not read") and hidden.startswith(".hidden/a.jsonl is hidden")
+    storage.write_text("index/dataset_info.json", "{}")
+    storage.write_text("index/rows.json", json.dumps([{"instruction": "a"}]))
+    (file,) = list_files(storage.uri_of("index"), "seed_data.path")
+    assert [row for _, row in read_raw(file)] == [{"instruction": "a"}]
 
 
 def test_a_bucket_that_is_not_there_is_refused(bucket: str, tmp_path: Path) -> None:
