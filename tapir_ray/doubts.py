@@ -8,11 +8,13 @@ from __future__ import annotations
 from tapir_ray.config import SIMULATOR, Config
 from tapir_ray.cost import prices
 from tapir_ray.llm.check import is_own
+from tapir_ray.simulator.options import TASKS
 
 
 def doubts(config: Config) -> list[str]:
     """Sentences: models whose name has no date, a judge that is the teacher, noise that cannot be measured, prices that
-    come from a list, answers that are trained on several times."""
+    come from a list, a simulated teacher that does not know the seed data, answers that are trained on several times.
+    """
     found = []
     for key, endpoint in config.endpoints.items():
         if endpoint.engine == "vllm" or endpoint.base_url == SIMULATOR:
@@ -36,6 +38,12 @@ def doubts(config: Config) -> list[str]:
         found.append(
             "judge.repeat_share judges rows twice, but at temperature 0 a reply repeats itself, so σ is not measured: "
             "raise judge.repeat_temperature, or set judge.repeat_share 0"
+        )
+    if simulated and config.simulator is not None and config.seed_data.path and config.simulator.scenario == TASKS:
+        found.append(
+            "the simulated teacher (simulator.scenario tasks) knows only instructions that simulator.seed_rows writes, "
+            "and gives the rows of seed_data.path the answer that it does not know: name a real teacher, or set "
+            "simulator.scenario: recorded"
         )
     if config.seed_data.turns == config.train.turns == "all":
         found.append(

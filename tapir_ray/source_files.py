@@ -31,7 +31,10 @@ STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"
 """`save_to_disk` of HF datasets writes the first two into a dataset's folder, the last into one of several splits."""
 INDEXES = (INFO, "dataset_infos.json")
 """Describe other files, and hold no rows."""
+RUN = ("config.yaml", {"events.jsonl", "attempts"})
+"""A folder with the first and one of the others is a run, whose tables are no input that lies about."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HIDDEN = " (a name with _ or . first, or a run of tapir-ray)"
 SHOWN = 4
 """Names of what is left out that a note has."""
 
@@ -69,16 +72,21 @@ def find(path: str, key: str, use: Use = "train", split: str | None = None, revi
     effect.
     """
     where = f"{key} {path}"
+    if not path.strip():
+        raise InputError(f"{key} is empty: name a file, a folder or a hub id")
+    try:
+        is_file, is_folder = (False, False) if is_remote(path) else (Path(path).is_file(), Path(path).is_dir())
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error.strerror})") from error
+    entries: list[_Entry] = []
+    hidden: list[str] = []
     if is_remote(path):
         refuse_secret(path)
         is_file, entries, hidden = _remote_entries(path, where)
-    else:
-        location = Path(path)
-        is_file, entries, hidden = location.is_file(), [], []
-        if location.is_dir():
-            entries, hidden = _local_entries(path, where)
-        elif not is_file:
-            return _hub(path, where, split)
+    elif is_folder:
+        entries, hidden = _local_entries(path, where)
+    elif not is_file:
+        return _hub(path, where, split)
     if revision is not None:
         raise InputError(f"{where}: seed_data.revision is for a dataset on the hub and has no effect here; take it out")
     if is_file or [entry.name for entry in entries] == ["."]:
@@ -110,7 +118,7 @@ def _of_folder(path: str, where: str, entries: list[_Entry], hidden: list[str], 
         _note(empty, "is empty", "are empty"),
         _note(indexes, "describes other files and is not read", "describe other files and are not read"),
         _note(other - indexes, f"is not read, as it is no {READ} file", f"are not read, as they are no {READ} files"),
-        _note(set(hidden), "is hidden (it begins with _ or .)", "are hidden (they begin with _ or .)"),
+        _note(set(hidden), "is not looked into" + HIDDEN, "are not looked into" + HIDDEN),
     ]
     if not rows:
         said = "; ".join(note for note in notes if note)
@@ -206,6 +214,12 @@ def _local_entries(path: str, where: str) -> tuple[list[_Entry], list[str]]:
             folders.clear()
             continue
         seen.add(os.path.realpath(folder))
+        if RUN[0] in files and not RUN[1].isdisjoint([*files, *folders]):
+            if not prefix:
+                raise InputError(f"{where}: this is a run of tapir-ray; name a table in it, such as {path}/seed/read")
+            hidden.append(inside)
+            folders.clear()
+            continue
         splits = _splits_of_dict(folder) if DICT in files else None
         if splits is not None or {STATE, INFO} <= set(files):
             if splits is None:
@@ -238,6 +252,10 @@ def _splits_of_dict(folder: str) -> list[str] | None:
     return splits
 
 
+def _is_hidden(name: str, runs: Collection[str]) -> bool:
+    return any(part[0] in "_." for part in name.split("/") if part) or any(name.startswith(f"{run}/") for run in runs)
+
+
 def _remote_entries(uri: str, where: str) -> tuple[bool, list[_Entry], list[str]]:
     """Whether a URI is that of a file, and of a folder its files and what is hidden in it."""
     try:
@@ -252,7 +270,11 @@ def _remote_entries(uri: str, where: str) -> tuple[bool, list[_Entry], list[str]
         raise InputError(f"{where}: cannot be read ({' '.join(str(error).split())})") from error
     root = path.rstrip("/") + "/"
     files = {entry.path.removeprefix(root): entry.size for entry in listed if entry.type == pafs.FileType.File}
-    kept = {name: size for name, size in files.items() if not any(part[0] in "_." for part in name.split("/") if part)}
+    runs = {entry.path.removeprefix(root).rpartition("/")[0] for entry in listed if entry.base_name in RUN[1]}
+    runs &= {name.rpartition("/")[0] for name in files if PurePosixPath(name).name == RUN[0]}
+    if "" in runs:
+        raise InputError(f"{where}: this is a run of tapir-ray; name a table in it, such as its seed/read")
+    kept = {name: size for name, size in files.items() if not _is_hidden(name, runs)}
     for name in kept:
         folder = name.rpartition("/")[0]
         beside = {other.rpartition("/")[2] for other in kept if other.rpartition("/")[0] == folder}

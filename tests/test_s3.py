@@ -96,7 +96,7 @@ def test_sub_folders_splits_and_compressed_files(bucket: str) -> None:
     assert places == ["train/a b.jsonl:1", "train/deep/c.NDJSON:1", "train/z.jsonl.gz:1"]
     split, other, hidden = found.left_out
     assert split == "test/a.jsonl is left out (split test)"
-    assert other.startswith("notes.txt is not read") and hidden.startswith(".hidden/a.jsonl is hidden")
+    assert other.startswith("notes.txt is not read") and hidden.startswith(".hidden/a.jsonl is not looked into")
     storage.write_text("index/dataset_info.json", "{}")
     storage.write_text("index/rows.json", json.dumps([{"instruction": "a"}]))
     (file,) = list_files(storage.uri_of("index"), "seed_data.path")

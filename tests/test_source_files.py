@@ -116,7 +116,27 @@ def test_what_is_not_read_is_named_with_counts(tmp_path: Path) -> None:
     empty, other, hidden = found.left_out
     assert empty == "empty.jsonl is empty"
     assert other.startswith("6 files are not read") and "5 .csv" in other and "1 .md" in other
-    assert hidden == "2 files are hidden (they begin with _ or .): .cache, _SUCCESS"
+    assert hidden.startswith("2 files are not looked into (a name with _ or . first") and ".cache, _SUCCESS" in hidden
+
+
+def test_the_tables_of_a_run_are_no_seed_data(tmp_path: Path) -> None:
+    """A run below the folder of its own seed data would be read as seed data by its next start."""
+    path = folder_of(tmp_path, "a.jsonl", "runs/x/events.jsonl", "runs/x/config.yaml", "runs/x/seed/rows.jsonl")
+    for place in (path, f"file://{path}"):
+        found = find(place, "seed_data.path")
+        assert [Path(file).name for file in found.files] == ["a.jsonl"]
+        assert any("runs/x" in note and "not looked into" in note for note in found.left_out)
+        with pytest.raises(InputError, match="this is a run of tapir-ray"):
+            find(f"{place}/runs/x", "seed_data.path")
+
+
+def test_a_path_that_names_nothing() -> None:
+    """The empty path is the folder that the command is started in."""
+    for path in ("", " "):
+        with pytest.raises(InputError, match=r"seed_data\.path is empty"):
+            find(path, "seed_data.path")
+    with pytest.raises(InputError, match="cannot be read"):
+        find("a" * 5000, "seed_data.path")
 
 
 def test_a_folder_without_rows_says_what_it_has(tmp_path: Path) -> None:

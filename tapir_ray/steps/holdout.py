@@ -50,7 +50,9 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
     counts = count_cells(strata, context.config.random_seed, ("holdout",), stage_cpus=context.stage_cpus)
     found = counts.capacities
     if not found and columns:
-        raise InputError(f"holdout.stratify_by {columns}: no row of the seed data has these columns")
+        raise InputError(
+            f"holdout.stratify_by {columns}: no row of the seed data has these columns; name others, or []"
+        )
     if not found:
         raise InputError("holdout: every row of the seed data is filtered; the counts of seed/read say why")
     wanted = -(-settings.rows // len(found))

@@ -115,8 +115,10 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices
     pinned = {"model": "gpt-4.1-2025-04-14", "price": {"input": 2.0, "output": 8.0}}
     assert doubts(config(teacher=pinned, judge={**pinned, "model": "gpt-4o-2024-08-06"})) == []
     simulated = {"base_url": "simulator", "model": "x", "api_key_env": None}
-    quiet = {"teacher": simulated, "simulator": {}}
+    quiet = {"teacher": simulated, "simulator": {"scenario": "recorded"}}
     assert doubts(config(**quiet)) == []
+    (unknown,) = doubts(config(**{**quiet, "simulator": {"scenario": "tasks"}}))
+    assert "knows only instructions that simulator.seed_rows writes" in unknown
     unjudged = {"regenerate": {"operations": ["filter"]}, "teacher": pinned}
     assert doubts(config(**unjudged)) == []
     assert doubts(config(**quiet, train={"turns": "all"})) == []
