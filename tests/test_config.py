@@ -213,4 +213,6 @@ def test_what_reads_replies_changes_results_and_what_closes_batches_does_not() -
     plain = parse(SMALL)
     assert parse({**SMALL, "teacher": {"thinking_marks": [["[[", "]]"]]}}).digest() != plain.digest()
     assert parse({**SMALL, "teacher": {"finish_reasons": {"done": "stop"}}}).digest() != plain.digest()
-    assert parse({**SMALL, "teacher": {"batch": {"max_bytes": 1000}}}).digest() == plain.digest()
+    assert (
+        parse({**SMALL, "teacher": {"engine": "openai_batch", "batch": {"max_bytes": 1000}}}).digest() == plain.digest()
+    )

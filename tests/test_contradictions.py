@@ -49,6 +49,7 @@ PAIRS = {
     "cache.dir": {"cache": {"enabled": False, "dir": "/c"}},
     "holdout.stratify_by": {"holdout": {"rows": 0, "stratify_by": ["level"]}},
     "holdout.max_share": {"holdout": {"rows": 0, "max_share": 0.5}},
+    "holdout.select_share": {"holdout": {"rows": 0, "select_share": 0.3}},
     "simulator.path": {"simulator": {"path": "pairs.jsonl"}},
     "classify.model": {"classify": {"by": "teacher", "model": "m"}},
     "classify.create": {"classify": {"by": "none", "create": {}}},

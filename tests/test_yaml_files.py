@@ -123,6 +123,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
         ("judge: {model: 1e5}\n", "judge.model: Input should be a valid string (it is 100000.0): put it in quotes"),
         ("train: {learning_rate: '1e-2x'}\n", "train.learning_rate"),
         ("1: 2\n", "1: unknown key"),
+        ("teacher: {price: {tiers: [{abov: 1}]}}\n", "teacher.price.tiers.0.abov: unknown key; did you mean above?"),
         ("teacher: {1: 2}\n", "teacher.1: unknown key"),
         ("train: {learning_rate: 'inf'}\n", "finite"),
         ("score: {max_rows: [" + "1, " * 500 + "]}\n", "score.max_rows"),

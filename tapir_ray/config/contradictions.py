@@ -97,7 +97,7 @@ SILENCES: tuple[Silence, ...] = (
         "with cache.enabled false: take one of them out",
     ),
     Silence(
-        ("holdout.stratify_by", "holdout.max_share"),
+        ("holdout.stratify_by", "holdout.max_share", "holdout.select_share"),
         "holdout.rows",
         lambda config: config.holdout.rows == 0,
         "with holdout.rows 0: take it out, or set holdout.rows",

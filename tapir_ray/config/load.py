@@ -150,6 +150,8 @@ def _section_at(path: Iterable[int | str]) -> type[Section] | None:
     """The section at a key, None where there is none."""
     section: type[Section] = Config
     for part in path:
+        if str(part).isdigit():
+            continue  # the place in a list of sections
         if str(part) not in section.model_fields:
             return None
         annotation = section.model_fields[str(part)].annotation
@@ -162,7 +164,8 @@ def _section_at(path: Iterable[int | str]) -> type[Section] | None:
 
 
 def _sentence(error: ValidationError) -> str:
-    first, *others = error.errors()
+    # A key that is missing is often the misspelt one.
+    first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = first["loc"]
     key = ".".join(str(part) for part in place)
     message = first["msg"].removeprefix("Value error, ")
