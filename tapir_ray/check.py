@@ -96,7 +96,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     listed = priced_by(config) if launch.asks(config) else None
     if listed is not None:
         assumed.append(listed)
-    notes = [note] if (note := seed.notes.sentence("seed data")) is not None else []
+    notes = [unused] if (unused := seed.notes.sentence("seed data")) is not None else []
     report = {
         "name": config.name,
         "pilot_rows": pilot,
