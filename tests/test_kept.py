@@ -72,12 +72,12 @@ class Llm:
         self.engine = SimpleNamespace(errored=False)
         self.asked: list[str] = []
 
-    async def generate_async(self, row: dict[str, Any]) -> str:
+    async def generate_async(self, row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], float]:
         if self.engine.errored:
             raise asyncio.CancelledError("gone")
         assert row["sampling_params"]["output_kind"].name == "FINAL_ONLY"
         self.asked.append(row["instruction_id"])
-        return f"said {row['instruction_id']}"
+        return row, {"generated_text": f"said {row['instruction_id']}", "num_generated_tokens": 7}, 0.0
 
 
 class Engine:
@@ -90,9 +90,10 @@ class Engine:
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
         for row in reversed(batch):
+            _, output, _ = await self.llm.generate_async(row)
             yield {
                 "__idx_in_batch": row["__idx_in_batch"],
-                "generated_text": await self.llm.generate_async(row),
+                "generated_text": output["generated_text"],
                 "generated_tokens": [5] * 7,
                 "__inference_error__": "",
             }
