@@ -124,7 +124,7 @@ def test_what_is_too_long_is_left_out_or_cut(tokenizer: Any) -> None:
 def test_an_answer_of_weight_0_is_in_no_loss(tokenizer: Any) -> None:
     tokenizer.chat_template = resolve_template("plain")
     student, end = Student(model="m"), end_of_turn(tokenizer, {})
-    pair = encode(tokenizer, TURNS, "It is 2.", student, ALL, end, no_loss=[1])
+    pair = encode(tokenizer, TURNS, "It is 2.", student, ALL, end, no_loss=[2])
     whole = encode(tokenizer, TURNS, "It is 2.", student, ALL, end)
     assert pair.input_ids == whole.input_ids
     assert learnt(tokenizer, pair) == learnt(tokenizer, whole)[1:]
