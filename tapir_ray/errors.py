@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+
 from tapir_ray.redaction import redacted
 
 RAYS_ADVICE = "\nFailed to apply UDF transform"
@@ -46,12 +50,63 @@ class Stopped(TapirError):
     exit_status = 3
 
 
+NO_SPACE = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up"}
+_NO_SPACE_TEXT = re.compile(
+    r"No space left on device|os error 28\b|\[Errno 28\]|XMinioStorageFull|OutOfDiskError|"
+    # What torch says of a checkpoint that could not be written to its end.
+    r"PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos"
+)
+_NO_QUOTA_TEXT = re.compile(r"Disk quota exceeded|os error 122\b|\[Errno 122\]")
+_FILE = re.compile(
+    r"\[Errno (?:28|122)\][^\n]*?: '([^'\n]+)'|(?:file|path) '([^'\n]+)'[^\n]*(?:\[?[Ee]rrno (?:28|122))"
+)
+_TORN = re.compile(r"Parquet magic bytes not found|Parquet file size is \d+ bytes|Couldn't deserialize thrift")
+_OF_TABLE = re.compile(r"[^\s'\"]*/(?:rows|part)-[^\s'\"/]*\.parquet")
+"""A file of a table; what a user's own torn file means is said by who reads it."""
+
+
 def own_error(error: BaseException | None) -> TapirError | None:
-    """The TapirError that `error` is, or that Ray has wrapped in it as the error of a task; None if it is neither."""
+    """The TapirError that `error` is, or that Ray has wrapped in it as the error of a task.
+
+    Also one for a full disk and for a torn table, whoever met them. None if it is none of these.
+    """
+    first = error
     while error is not None:
         wrapped = getattr(error, "cause", None)
         if isinstance(error, TapirError) and wrapped is None:
             return error
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
+    return full_disk(first) or torn_table(first)
+
+
+def full_disk(error: BaseException | None) -> StageError | None:
+    """The error to end with if a disk is full or a quota used up, in this process or a worker; else None."""
+    while error is not None:
+        text, number = str(error), getattr(error, "errno", None)
+        what = NO_SPACE.get(number) if isinstance(error, OSError) and number is not None else None
+        if what is None and not isinstance(error, TapirError):
+            number = errno.EDQUOT if _NO_QUOTA_TEXT.search(text) else errno.ENOSPC if _NO_SPACE_TEXT.search(text) else 0
+            what = NO_SPACE.get(number)
+        if what is not None:
+            file = getattr(error, "filename", None) or next(iter(_FILE.findall(text)[-1:]), None)
+            folder = os.path.dirname(str(file)) if file else "the folder of the run, or of temporary files (TMPDIR)"
+            return StageError(f"{what} in {folder}: make room there, and start the same command again, which continues")
+        wrapped = getattr(error, "cause", None)
+        error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
+    return None
+
+
+def torn_table(error: BaseException | None) -> StageError | None:
+    """The error to end with if a finished table has a Parquet file that is empty or cut short; else None."""
+    while error is not None:
+        text = str(error)
+        files = _OF_TABLE.findall(text)
+        if files and not isinstance(error, TapirError) and _TORN.search(text):
+            return StageError(
+                f"{files[-1]} is empty or torn: remove the _manifest.json in its folder and start the same command "
+                "again, which makes the lost rows again"
+            )
+        wrapped = getattr(error, "cause", None)
         error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
     return None
 

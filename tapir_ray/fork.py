@@ -9,6 +9,7 @@ import posixpath
 
 import pyarrow.fs as pafs
 
+from tapir_ray.atomic import WRITING
 from tapir_ray.config import Config
 from tapir_ray.config.differences import differences
 from tapir_ray.errors import InputError
@@ -56,6 +57,7 @@ def _copy(old: Run, new: Run, folder: str) -> None:
     """Copy a folder, its manifest (or the classifier's report) last: an output without one does not exist."""
     found = old.fs.get_file_info(pafs.FileSelector(old.path(folder), recursive=True))
     files = [info.path.removeprefix(f"{old.root}/") for info in found if info.type == pafs.FileType.File]
+    files = [name for name in files if not posixpath.basename(name).startswith(WRITING)]
     for name in sorted(files, key=lambda name: posixpath.basename(name) in (MANIFEST, "report.json")):
         new.fs.create_dir(posixpath.dirname(new.path(name)), recursive=True)
         pafs.copy_files(old.path(name), new.path(name), source_filesystem=old.fs, destination_filesystem=new.fs)

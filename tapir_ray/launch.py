@@ -30,7 +30,6 @@ from tapir_ray.llm.engines import PROCESSES
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.watch import end_orphans
-from tapir_ray.manifest import MANIFEST
 from tapir_ray.metrics import SHOW_S, Metrics
 from tapir_ray.models import written
 from tapir_ray.ownership import latest, owned
@@ -139,7 +138,7 @@ def evaluate(config: Config, run_dir: str) -> None:
     Raises InputError where the run's rounds are not all trained.
     """
     last = checkpoint(config.curriculum.rounds)
-    if not Run.at(run_dir).exists(f"{last}/{MANIFEST}"):
+    if Run.at(run_dir).done(last) is None:
         raise InputError(f"{run_dir} has no {last} to evaluate: train its rounds first (tapir run)")
     launch(config, run_dir)
 

@@ -17,12 +17,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pyarrow.fs as pafs
 from filelock import FileLock
 
+from tapir_ray import removal
+from tapir_ray.atomic import writing
 from tapir_ray.errors import InputError
 from tapir_ray.private_folder import PRIVATE, private_folder, trusted
 from tapir_ray.storage import Storage, is_remote
@@ -88,10 +90,8 @@ def written(storage: Storage, name: str) -> Iterator[str]:
         place = storage.path(name)
         os.makedirs(os.path.dirname(place), exist_ok=True)
         # A file is there whole or not at all; a folder is whole when its table is published.
-        part = f"{place}.part"
-        yield part if posixpath.splitext(name)[1] else place
-        if os.path.isfile(part):
-            os.replace(part, place)
+        with writing(place) if posixpath.splitext(name)[1] else nullcontext(place) as part:
+            yield part
         return
     with tempfile.TemporaryDirectory() as part:
         place = f"{part}/{posixpath.basename(name)}"
@@ -102,8 +102,8 @@ def written(storage: Storage, name: str) -> Iterator[str]:
 def replace(source: str, source_fs: pafs.FileSystem, target: str, target_fs: pafs.FileSystem) -> None:
     """Copy a folder or file over what is at the target."""
     if source_fs.get_file_info(source).type == pafs.FileType.Directory:
+        removal.remove(target_fs, target)
         target_fs.create_dir(target, recursive=True)
-        target_fs.delete_dir_contents(target)
     pafs.copy_files(source, target, source_filesystem=source_fs, destination_filesystem=target_fs)
 
 

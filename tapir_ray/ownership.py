@@ -6,12 +6,16 @@ An attempt is an immutable object `attempts/NNNNN.json` with its host, process a
 also says how far its stages are, and at last `NNNNN.ended.json`: why it ended, and where. A second start while one is
 alive is refused; a dead one is taken over. An old driver that wakes up finds a later attempt than its own and stops
 before it publishes anything.
+
+The object is made by a conditional write, so of two starts at the same moment one wins. On storage without such writes
+the last one wins: every attempt has a token, which its owner reads again at each heartbeat and before it publishes.
 """
 
 from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 import shlex
 import socket
@@ -20,25 +24,24 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
-
+from tapir_ray.atomic import sweep
 from tapir_ray.errors import InputError, StageError, Stopped, own_error, sentence
 from tapir_ray.interrupt import interrupt
-from tapir_ray.llm.watch import identity, is_alive
+from tapir_ray.processes import identity, seen
 from tapir_ray.redaction import redacted
 from tapir_ray.storage import Storage, now
 
 FOLDER = "attempts"
 BEAT_S = 5.0
 SETTLE_S = 2.0
+"""After a write without a condition: the time that one under way is given to arrive before the token is read back."""
 PATIENCE_S = 3 * BEAT_S
 """An owner on another machine that does not beat for so long is dead. Its clock is never compared with ours."""
-
 
 Tell = Callable[[], list[dict[str, Any]]]
 """Gives the stages that are under way (`progress.Progress.told`)."""
@@ -85,7 +88,12 @@ def owned(storage: Storage, tell: Tell = list) -> Iterator[int]:
         ended.set()
         beat.join()
         end = {"time": now(), "exit_status": exit_status, "reason": reason, "stages": tell()}
-        storage.write_json(f"{FOLDER}/{attempt:05d}.ended.json", end)
+        try:
+            if _is_mine(storage, attempt):
+                storage.write_json(f"{FOLDER}/{attempt:05d}.ended.json", end)
+        except OSError as error:
+            # Such as a full disk, of which the error on its way says more; the next start sees that we are gone.
+            logging.getLogger(__name__).warning("the end of attempt %d is not on storage: %s", attempt, error)
 
 
 def owner(storage: Storage) -> Owner | None:
@@ -99,15 +107,14 @@ def owner(storage: Storage) -> Owner | None:
     name = f"{FOLDER}/{attempt:05d}"
     alive = _alive(storage, attempt) is not None
     who, beat, end = (
-        storage.read_json(file) if storage.exists(file) else {}
-        for file in (f"{name}.json", f"{name}.beat.json", f"{name}.ended.json")
+        storage.find_json(file) or {} for file in (f"{name}.json", f"{name}.beat.json", f"{name}.ended.json")
     )
     return Owner(
         attempt,
-        who["host"],
-        who["user"],
-        who["pid"],
-        who["time"],
+        who.get("host", "?"),
+        who.get("user", "?"),
+        who.get("pid", 0),
+        who.get("time", "?"),
         who.get("command"),
         alive,
         beat.get("time"),
@@ -142,47 +149,50 @@ def claim(storage: Storage) -> int:
     mine |= {"command": _command(), **identity(os.getpid())}
     if not _create(storage, f"{FOLDER}/{attempt:05d}.json", mine):
         raise InputError(f"{storage.uri} was taken by another start in the same moment")
+    storage.token = token
+    sweep(storage.fs, storage.root)
     return attempt
 
 
 def _create(storage: Storage, name: str, content: dict[str, Any]) -> bool:
     """Write an object that must not be there yet; False if another process has made it."""
-    if isinstance(storage.fs, pafs.LocalFileSystem):
-        part, place = f"{name}.{content['token']}", storage.path(name)
-        storage.write_json(part, content)
-        try:
-            os.link(storage.path(part), place)
-        except FileExistsError:
-            return False
-        except OSError:  # a shared folder without hard links
-            return _copy_new(storage.path(part), place)
-        finally:
-            os.unlink(storage.path(part))
-        return True
-    if storage.exists(name):
+    made = storage.create_json(name, content)
+    if made is None:
+        return _create_unconditionally(storage, name, content)
+    # What the store says is not doubted, but a proxy before it may have answered.
+    return made and _token(storage, name) in (content["token"], None)
+
+
+def _create_unconditionally(storage: Storage, name: str, content: dict[str, Any]) -> bool:
+    """`_create` on storage without conditional writes, which keeps what arrives last.
+
+    Of two that write at the same moment the later one reads its token back. A write that arrives after that ends the
+    attempt of whoever reads another token than its own from then on (`check_owner`).
+    """
+    if _token(storage, name) not in (content["token"], None):
         return False
-    # An object store keeps what was written last. Who looked before the other wrote has written by then.
+    logging.getLogger(__name__).warning(
+        "%s has no conditional writes: of two starts at the same moment the first may stop a few seconds later",
+        storage.uri,
+    )
     storage.write_json(name, content)
     time.sleep(SETTLE_S)
-    return bool(storage.read_json(name)["token"] == content["token"])
+    return _token(storage, name) == content["token"]
 
 
-def _copy_new(source: str, target: str) -> bool:
-    try:
-        with open(target, "xb") as file:
-            file.write(Path(source).read_bytes())
-    except FileExistsError:
-        return False
-    return True
+def _token(storage: Storage, name: str) -> str | None:
+    """The token of an attempt's object; None if it is not there or cannot be read."""
+    return (storage.find_json(name) or {}).get("token")
 
 
 def refuse_beside_another(storage: Storage) -> int:
     """The last attempt, which is dead, or 0. Raises InputError, naming the owner, while one is alive."""
     last = latest(storage)
-    if last and (owner := _alive(storage, last)):
+    if last and (owner := _alive(storage, last)) is not None:
         raise InputError(
-            f"{storage.uri} is being worked on by attempt {last}: process {owner['pid']} of {owner['user']} on "
-            f"{owner['host']}, since {owner['time']}; stop that one first, or use another --run-dir"
+            f"{storage.uri} is being worked on by attempt {last}: process {owner.get('pid', '?')} of "
+            f"{owner.get('user', '?')} on {owner.get('host', '?')}, since {owner.get('time', '?')}; stop that one "
+            "first, or use another --run-dir"
         )
     return last
 
@@ -194,44 +204,63 @@ def latest(storage: Storage) -> int:
 
 
 def check_owner(storage: Storage, attempt: int) -> None:
-    """Raises StageError if a later attempt than this one owns the run; an `attempt` of 0 is not checked."""
-    if attempt and (last := latest(storage)) > attempt:
-        raise StageError(_overtaken(attempt, last))
+    """Raises StageError if another attempt than this one owns the run; an `attempt` of 0 is not checked."""
+    if attempt and (problem := _overtaken_by(storage, attempt)):
+        raise StageError(problem)
 
 
-def _overtaken(attempt: int, last: int) -> str:
-    return f"attempt {attempt} of this run was overtaken by attempt {last}; this process must stop"
+def _overtaken_by(storage: Storage, attempt: int) -> str:
+    """Who owns the run in the place of this attempt, as a sentence; "" while nobody does."""
+    if (last := latest(storage)) > attempt:
+        return f"attempt {attempt} of this run was overtaken by attempt {last}; this process must stop"
+    if not _is_mine(storage, attempt):
+        return f"attempt {attempt} of this run is that of another start at the same moment; this process must stop"
+    return ""
+
+
+def _is_mine(storage: Storage, attempt: int) -> bool:
+    """Whether the attempt's object is the one that this process has made, as far as it can be read."""
+    return not storage.token or _token(storage, f"{FOLDER}/{attempt:05d}.json") in (storage.token, None)
 
 
 def _alive(storage: Storage, attempt: int) -> dict[str, Any] | None:
+    """The owner's object if it is alive, by its process where that can be seen and else by its heartbeat."""
     name = f"{FOLDER}/{attempt:05d}"
-    if storage.exists(f"{name}.ended.json"):
+    if storage.find_json(f"{name}.ended.json") is not None:
         return None
-    owner: dict[str, Any] = storage.read_json(f"{name}.json")
-    if owner["host"] == socket.gethostname():
-        return owner if is_alive(owner) else None
-    first, deadline = _beats(storage, attempt), time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        time.sleep(BEAT_S / 5)
-        if _beats(storage, attempt) != first:
+    owner = storage.find_json(f"{name}.json") or {}
+    if (alive := seen(owner) if owner else None) is not None:
+        return owner if alive else None
+    # Time counts only as far as we look: whoever is suspended or stopped here has not waited in vain.
+    first, waited, step = _beats(storage, attempt), 0.0, BEAT_S / 5
+    while waited < PATIENCE_S:
+        before = time.monotonic()
+        time.sleep(step)
+        last = _beats(storage, attempt)
+        if last is not None and last != first:
             return owner
+        waited += min(time.monotonic() - before, 2 * step)
     return None
 
 
-def _beats(storage: Storage, attempt: int) -> str:
-    name = f"{FOLDER}/{attempt:05d}.beat.json"
-    return storage.read_text(name) if storage.exists(name) else ""
+def _beats(storage: Storage, attempt: int) -> int | None:
+    """The number of an attempt's last heartbeat; None without one that can be read."""
+    found = (storage.find_json(f"{FOLDER}/{attempt:05d}.beat.json") or {}).get("beat")
+    return found if isinstance(found, int) else None
 
 
 def _beat(storage: Storage, attempt: int, ended: threading.Event, tell: Tell) -> None:
-    number = 0
+    number, log = 0, logging.getLogger(__name__)
     while True:
-        with suppress(OSError):  # storage that fails for a moment must not end the run; the next beat tries again
-            said = {"beat": number, "time": now(), "stages": tell()}
-            storage.write_text(f"{FOLDER}/{attempt:05d}.beat.json", json.dumps(said))
-            if (last := latest(storage)) > attempt:
-                interrupt(StageError(_overtaken(attempt, last)))
+        try:
+            # Looked at first: whoever was suspended and overtaken meanwhile writes nothing more.
+            if problem := _overtaken_by(storage, attempt):
+                interrupt(StageError(problem))
                 return
+            beat = {"beat": number, "time": now(), "stages": tell()}
+            storage.write_text(f"{FOLDER}/{attempt:05d}.beat.json", json.dumps(beat))
+        except Exception as error:  # storage that fails for a moment must not end the beats; the next tries again
+            log.debug("heartbeat %d of attempt %d: %s", number, attempt, error)
         number += 1
         if ended.wait(BEAT_S):
             return

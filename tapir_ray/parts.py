@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import uuid
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,10 +25,11 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from tapir_ray import atomic
 from tapir_ray.blocks import unfused
 from tapir_ray.records import BUDGET_USED_UP, FAILED, conform
 
-PART, FILE, UNFINISHED = "part-", "rows-", "writing-"
+PART, FILE, UNFINISHED = "part-", "rows-", atomic.WRITING
 """Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
 ROWS_PER_FILE = 2_000
 """Rows of a finished file at least, where there are as many: every file costs later reads."""
@@ -116,9 +117,12 @@ def key_of(row: dict[str, Any], key: Key) -> str:
 
 
 def files_of(folder: str, fs: pafs.FileSystem, key: Key) -> dict[str, str]:
-    """The name of the part that holds a row, by the row's key; failed rows count as not there."""
+    """The name of the part that holds a row, by the row's key; failed rows count as not there, and so do torn parts."""
     files: dict[str, str] = {}
     for name in names_of(folder, fs, PART):
+        if is_torn(f"{folder}/{name}", fs):
+            logging.getLogger(__name__).warning("%s/%s is empty or torn and is treated as absent", folder, name)
+            continue
         table = pq.read_table(f"{folder}/{name}", columns=[*key, "status"], filesystem=fs)
         asked = table.filter(pc.not_equal(table["status"], FAILED))
         files |= dict.fromkeys(keys_of(asked, key).to_pylist(), name)
@@ -139,13 +143,21 @@ def name_of(block: pa.Table, key: Key) -> str:
 
 
 def write_whole(table: pa.Table, name: str, folder: str, fs: pafs.FileSystem) -> None:
-    """A file is there whole or not at all: an object store does so by itself, on a disk it is renamed."""
-    if not isinstance(fs, pafs.LocalFileSystem):
-        pq.write_table(table, f"{folder}/{name}", filesystem=fs)
-        return
-    unfinished = f"{folder}/{UNFINISHED}{uuid.uuid4().hex}"
-    pq.write_table(table, unfinished, filesystem=fs)
-    fs.move(unfinished, f"{folder}/{name}")
+    """A file is there whole or not at all (see `atomic.py`)."""
+    atomic.write_parquet(fs, f"{folder}/{name}", table)
+
+
+def is_torn(path: str, fs: pafs.FileSystem) -> bool:
+    """Whether a Parquet file is empty or cut short, as by a crash of its machine: it has no footer."""
+    try:
+        pq.read_metadata(path, filesystem=fs)
+    except pa.ArrowInvalid:
+        return True
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the storage's own
+        return True
+    return False
 
 
 def names_of(folder: str, fs: pafs.FileSystem, prefix: str) -> list[str]:

@@ -4,12 +4,14 @@
     rows = without(rows, keys, ("instruction_id",), stage_cpus)      # is not asked again
     unpublish(folder, fs, manifest.files, ("instruction_id",), MANIFEST)    # a finished table is to be gone on with
 
-The folders and their files are those of `parts.py`.
+The folders and their files are those of `parts.py`. A part without a footer is removed and logged: its rows are made
+again. Of a table that lost its manifest the rows stay.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
+from tapir_ray import removal
 from tapir_ray.parts import (
     FILE,
     FILES_AT_ONCE,
@@ -28,6 +31,7 @@ from tapir_ray.parts import (
     UNFINISHED,
     Key,
     first_of_each,
+    is_torn,
     keys_of,
     name_of,
     names_of,
@@ -49,9 +53,12 @@ def reopen_all(
     folders: Sequence[str], fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1
 ) -> list[tuple[int, ray.ObjectRef]]:
     """`reopen` of several tables at the same time."""
-    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen).options(num_returns=2)
+    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen_and_tell).options(num_returns=3)
     found = [task.remote(folder, fs, key) for folder in folders]
-    return [(ray.get(count), keys) for count, keys in found]
+    for folder, (_, _, torn) in zip(folders, found, strict=True):
+        for name in ray.get(torn):
+            logging.getLogger(__name__).warning("%s/%s was empty or torn: its rows are made again", folder, name)
+    return [(ray.get(count), keys) for count, keys, _ in found]
 
 
 def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, stage_cpus: float) -> ray.data.Dataset:
@@ -81,12 +88,22 @@ def among(values: Any, keys: pa.Array) -> pa.Array:
     return pc.equal(keys.take(at), values)
 
 
-def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
+def _reopen_and_tell(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array, list[str]]:
+    """`_reopen`, and the names of the files that were torn."""
+    torn: list[str] = []
+    return (*_reopen(folder, fs, key, torn), torn)
+
+
+def _reopen(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None = None) -> tuple[int, pa.Array]:
+    torn = [] if torn is None else torn
+    removal.finish(fs, folder)
+    if not names_of(folder, fs, PART):
+        _take_back(folder, fs, key, torn)
     for prefix in (UNFINISHED, FILE):
         for name in names_of(folder, fs, prefix):
             fs.delete_file(f"{folder}/{name}")
     names = names_of(folder, fs, PART)
-    keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key)
+    keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key, torn=torn)
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         found = list(pool.map(functools.partial(keys_in, others=frozenset(names)), names))
     finished: list[Any] = [keys_in(name) if keys is None else keys for name, keys in zip(names, found, strict=True)]
@@ -96,14 +113,35 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array]:
     return len(keys), keys.take(pc.sort_indices(keys))
 
 
-def _finished(name: str, folder: str, fs: pafs.FileSystem, key: Key, others: Collection[str] = ()) -> pa.Array | None:
-    """The keys of a part's rows without its failed ones, which are dropped.
+def _take_back(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str]) -> None:
+    """Make parts of the files of a table that was finished and has lost its manifest: its parts are gone by then."""
+    for name in names_of(folder, fs, FILE):
+        if is_torn(f"{folder}/{name}", fs):
+            torn.append(name)
+            continue
+        table = pq.read_table(f"{folder}/{name}", filesystem=fs)
+        if len(table):
+            write_whole(table, f"{PART}{name_of(table, key)}.parquet", folder, fs)
+
+
+def _finished(
+    name: str, folder: str, fs: pafs.FileSystem, key: Key, torn: list[str], others: Collection[str] = ()
+) -> pa.Array | None:
+    """The keys of a part's rows without its failed ones, which are dropped. A torn part is removed and put in `torn`.
 
     None, and nothing is done, where one of the `others`, which may be dropped at this moment, has the name of what
     would be left.
     """
     path = f"{folder}/{name}"
-    with pq.ParquetFile(path, filesystem=fs) as file:
+    try:
+        opened = pq.ParquetFile(path, filesystem=fs)
+    except (pa.ArrowInvalid, OSError):
+        if not is_torn(path, fs):
+            raise
+        torn.append(name)
+        fs.delete_file(path)
+        return pa.array([], pa.string())
+    with opened as file:
         status = ["status"] if "status" in file.schema_arrow.names else []
         part = file.read(columns=[*key, *status])
         if status and pc.any(pc.equal(part["status"], FAILED)).as_py():

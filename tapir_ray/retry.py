@@ -42,7 +42,7 @@ def reopen_failed(run: Run, config: Config) -> dict[str, int]:
             files, cpus = run.manifest(output).files, config.resources.stage_cpus
             unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
         elif run.exists(output):
-            run.fs.delete_dir(run.path(output))
+            run.clear(output)
     return reopened
 
 

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 
 from tapir_ray.config import Config
 from tapir_ray.config.differences import differences, in_words
-from tapir_ray.errors import InputError
+from tapir_ray.errors import InputError, full_disk
 from tapir_ray.manifest import MANIFEST
 from tapir_ray.ownership import refuse_beside_another
 from tapir_ray.tables import Tables
@@ -53,6 +53,8 @@ class Run(Tables):
             try:
                 run.write_text("config.yaml", config.dump())
             except OSError as error:
+                if full_disk(error) is not None:
+                    raise
                 raise InputError(f"{run.uri} cannot be written to: {' '.join(str(error).split())}") from error
         # Two runs of one config in two folders may share a cluster, where this names their actors.
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
@@ -63,7 +65,7 @@ class Run(Tables):
         """Remove the tables that a run without a finished one has begun; what it used and was answered stays."""
         for name in set(self.children("")) & BEGUN:
             if self.fs.get_file_info(self.path(name)).type == pafs.FileType.Directory:
-                self.fs.delete_dir(self.path(name))
+                self.clear(name)
             else:
                 self.fs.delete_file(self.path(name))
 
@@ -90,7 +92,8 @@ class Run(Tables):
             return Config.model_validate(read_yaml(self.read_text("config.yaml"), "config.yaml").value)
         except (ValueError, InputError) as error:
             raise InputError(
-                f"{self.uri_of('config.yaml')} is not the config of a run; use another --run-dir"
+                f"{self.uri_of('config.yaml')} is not the config of a run; put back the one that the run was started "
+                "with, if it was cut short, or use another --run-dir"
             ) from error
 
     def _was_started(self) -> bool:
@@ -99,7 +102,8 @@ class Run(Tables):
 
     def _has_table(self) -> bool:
         found = self.fs.get_file_info(pafs.FileSelector(self.root, recursive=True))
-        return any(info.base_name == MANIFEST for info in found)
+        folders = (info.path.rpartition("/")[0] for info in found if info.base_name == MANIFEST)
+        return any(self.done(folder.removeprefix(f"{self.root}/")) is not None for folder in folders)
 
     def under_way(self) -> list[dict[str, Any]]:
         """The stages that this process is in, or that an error ended, for its heartbeat."""
@@ -117,7 +121,17 @@ class Run(Tables):
         return [event for event in self.all_events() if event["event"] == kind]
 
     def all_events(self) -> list[dict[str, Any]]:
-        """All events, oldest first, over all attempts."""
+        """All events, oldest first, over all attempts. A line that was cut short is left out, which is logged."""
         if not self.exists("events.jsonl"):
             return []
-        return [json.loads(line) for line in self.read_text("events.jsonl").splitlines()]
+        found = []
+        for line in self.read_text("events.jsonl").split("\n"):
+            try:
+                event = json.loads(line) if line.strip() else None
+            except ValueError:
+                event = {}
+            if isinstance(event, dict) and "event" in event:
+                found.append(event)
+            elif line.strip():
+                self.tell_torn("events.jsonl", "has lines that are left out")
+        return found

@@ -2,11 +2,15 @@
 
 storage = Storage.at("s3://bucket/runs/a")
 storage.write_json("rounds/01/plan.json", {"alpha": 0.3})
+plan = storage.find_json("rounds/01/plan.json")         # None if it is not there, empty or torn
+
+A file appears whole or not at all (see `atomic.py`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +19,12 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from tapir_ray import atomic, conditional
 from tapir_ray.credentials import refuse_secret
 from tapir_ray.errors import InputError
+
+ABSENT = "is treated as absent"
+"""What becomes of an empty or torn file, as a message says it."""
 
 
 class Storage:
@@ -26,7 +34,10 @@ class Storage:
         self.fs = fs
         self.root = root.rstrip("/")
         self.uri = uri.rstrip("/")
+        self.token = ""
+        """Of the attempt at a run that this process has claimed (see `ownership.py`); "" without one."""
         self._appending = threading.Lock()
+        self._told: set[str] = set()
 
     @classmethod
     def at(cls, uri: str) -> Self:
@@ -58,9 +69,10 @@ class Storage:
         return self.fs.get_file_info(self.path(name)).type != pafs.FileType.NotFound
 
     def children(self, name: str) -> list[str]:
-        """Names of the entries of a folder, sorted; empty where there is none."""
+        """Names of the entries of a folder, sorted; empty where there is none. What is being written is left out."""
         selector = pafs.FileSelector(self.path(name), allow_not_found=True)
-        return sorted(info.base_name for info in self.fs.get_file_info(selector))
+        names = (info.base_name for info in self.fs.get_file_info(selector))
+        return sorted(found for found in names if not found.startswith(atomic.WRITING))
 
     def read_text(self, name: str) -> str:
         with self.fs.open_input_stream(self.path(name)) as stream:
@@ -69,25 +81,56 @@ class Storage:
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_text(name))
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a whole file; on a local disk readers see the old content or the new one, never a part."""
+    def find_json(self, name: str, torn: str = ABSENT) -> dict[str, Any] | None:
+        """The JSON object in a file; None if it is not there, and if it is empty or torn, which is logged with `torn`."""
+        try:
+            found = json.loads(self.read_text(name))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            self.tell_torn(name, torn)
+            return None
+        return found
+
+    def tell_torn(self, name: str, consequence: str = ABSENT) -> None:
+        """Log, once for each file, that it is empty or torn, as after a crash of its machine or a full disk."""
+        if name not in self._told:
+            self._told.add(name)
+            logging.getLogger(__name__).warning("%s is empty or torn and %s", self.uri_of(name), consequence)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a whole file; readers see the old content or the new one, never a part."""
         path = self.path(name)
         self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-        local = isinstance(self.fs, pafs.LocalFileSystem)
-        target = f"{path}.part" if local else path
-        with self.fs.open_output_stream(target) as stream:
-            stream.write(text.encode())
-        if local:
-            self.fs.move(target, path)
+        atomic.write_bytes(self.fs, path, content)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file; readers see the old content or the new one, never a part."""
+        self.write_bytes(name, text.encode())
+
+    def create_json(self, name: str, value: Any) -> bool | None:
+        """Write a file that must not be there yet: False if another writer has made it.
+
+        None if the storage has no conditional writes: then nothing may be there, or this content, or another's.
+        """
+        return conditional.create(self.fs, self.path(name), self.uri, _json(value).encode())
 
     def write_json(self, name: str, value: Any) -> None:
-        self.write_text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        self.write_text(name, _json(value))
 
     def append(self, name: str, records: list[dict[str, Any]]) -> None:
         """Add lines of JSON to `events.jsonl` or `metrics.jsonl`: a few for each stage and step, never rows."""
         with self._appending:
             before = self.read_text(name) if self.exists(name) else ""
+            if before and not before.endswith("\n"):
+                before += "\n"  # a line that was cut short must not spoil the next
             self.write_text(name, before + "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def is_remote(place: str) -> bool:

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 
-from tapir_ray import parts
+from tapir_ray import atomic, parts, removal
 from tapir_ray.errors import StageError
 from tapir_ray.kept import Kept
 from tapir_ray.manifest import MANIFEST, Manifest
@@ -58,13 +58,19 @@ class Tables(Storage):
         """How many rows of unfinished tables `remaining` found, and their keys."""
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Add one event with the time and the attempt."""
+        """Add one event with the time and the attempt. Raises StageError if another attempt owns the run."""
+        check_owner(self, self.attempt)
         self.append("events.jsonl", [{"time": now(), "attempt": self.attempt, "event": kind, **fields}])
 
     def done(self, table: str) -> Manifest | None:
         """The manifest of a finished table, or None."""
         name = f"{table}/{MANIFEST}"
-        return Manifest(**self.read_json(name)) if self.exists(name) else None
+        found = self.find_json(name)
+        try:
+            return Manifest(**found) if found is not None else None
+        except TypeError:
+            self.tell_torn(name)
+            return None
 
     def manifest(self, table: str) -> Manifest:
         """Raises StageError if the table is not finished."""
@@ -100,8 +106,8 @@ class Tables(Storage):
             yield from pads.dataset(files, filesystem=self.fs, format="parquet").to_batches(columns=columns)
 
     def clear(self, table: str) -> None:
-        """Remove a table, finished or not."""
-        self.fs.delete_dir_contents(self.path(table), missing_dir_ok=True)
+        """Remove a table, finished or not: its manifest first, and no half of it is gone on with (see `removal.py`)."""
+        removal.remove(self.fs, self.path(table))
 
     def remaining(
         self, table: str, rows: ray.data.Dataset, key: parts.Key, stage_cpus: float = 0.1
@@ -202,11 +208,9 @@ class Tables(Storage):
 
     def write_rows(self, table: str, rows: pa.Table) -> Manifest:
         """Publish a small table that is already here."""
-        import pyarrow.parquet as pq
-
         self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
-        pq.write_table(rows, self.path(f"{table}/rows-000000.parquet"), filesystem=self.fs)
+        atomic.write_parquet(self.fs, self.path(f"{table}/rows-000000.parquet"), rows)
         return self.publish(table)
 
     def publish(

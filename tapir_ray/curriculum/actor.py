@@ -15,6 +15,7 @@ or another, the calls of an earlier one are refused. Every operation may be repe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,27 +44,48 @@ class StateFiles:
 
     def versions(self) -> list[tuple[int, int]]:
         """(attempt, version) of every object, rising."""
-        names = [name for name in self._storage.children(FOLDER) if name.endswith(".json")]
-        parts = [name.removesuffix(".json").split("-") for name in names]
-        return sorted((int(attempt), int(version)) for attempt, version in parts)
+        found = (_OBJECT.fullmatch(name) for name in self._storage.children(FOLDER))
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
 
     def latest(self) -> dict[str, Any] | None:
-        """The content of the last object that was written to its end; None where there is none."""
-        for attempt, version in reversed(self.versions()):
-            try:
-                found: dict[str, Any] = self._storage.read_json(_name(attempt, version))
-            except ValueError:
-                continue  # cut short by the death of its writer
-            return found
+        """The content of the last object that was written to its end; None where there is none.
+
+        Raises StageError if there are objects and none can be read: rounds would be planned again without a word.
+        """
+        versions = self.versions()
+        for attempt, version in reversed(versions):
+            # One that is cut short by the death of its writer is one that nobody has seen.
+            found = self._storage.find_json(_name(attempt, version), "is passed over: the one before it holds")
+            if found is not None:
+                return found
+        if versions:
+            raise StageError(
+                f"{self._storage.uri_of(FOLDER)}: none of its {len(versions)} objects can be read; put them back from "
+                "a copy, or remove the folder to have every round planned again from its stored scores"
+            )
         return None
 
     def write(self, attempt: int, content: Mapping[str, Any]) -> None:
-        """A new version. Raises StageError where a later attempt has written one."""
+        """A new version. Raises StageError where a later attempt, or another process of this one, has written one."""
         versions = self.versions()
         if versions and versions[-1][0] > attempt:
             raise StageError(_refusal(attempt, versions[-1][0]))
         version = versions[-1][1] + 1 if versions and versions[-1][0] == attempt else 0
-        self._storage.write_json(_name(attempt, version), content)
+        name = _name(attempt, version)
+        made = self._storage.create_json(name, content)
+        if made is None:  # storage without conditional writes
+            if self._storage.find_json(name) not in (None, content):
+                made = False
+            else:
+                self._storage.write_json(name, content)
+        if made is False:
+            raise StageError(
+                f"{self._storage.uri_of(name)} was written by another process of attempt {attempt} at the same moment; "
+                "this one must stop"
+            )
+
+
+_OBJECT = re.compile(r"(\d+)-(\d+)\.json")
 
 
 def _name(attempt: int, version: int) -> str:
@@ -82,10 +104,20 @@ class Curriculum:
         self.files = StateFiles(run_uri)
         versions = self.files.versions()
         self.attempt = versions[-1][0] if versions else 0
-        self.state = self.files.latest() or {"config": self.config.digest(), "seed_counts": {}, "rounds": {}}
+        self.unreadable: StageError | None = None
+        new = {"config": self.config.digest(), "seed_counts": {}, "rounds": {}}
+        try:
+            self.state = self.files.latest() or new
+        except StageError as error:  # an actor that cannot be made would be made again and again
+            self.state, self.unreadable = new, error
 
     def claim(self, attempt: int, config_hash: str) -> None:
-        """Makes `attempt` the one that is served. Raises InputError for another configuration than the run's."""
+        """Makes `attempt` the one that is served.
+
+        Raises InputError for another configuration than the run's, StageError where its state cannot be read.
+        """
+        if self.unreadable is not None:
+            raise self.unreadable
         if config_hash != self.state["config"]:
             raise InputError(
                 f"the run's curriculum state belongs to another config (hash {self.state['config']}, now "

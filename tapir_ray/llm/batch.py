@@ -34,6 +34,8 @@ from tapir_ray.storage import Storage
 ENDED = ("completed", "expired", "cancelled", "failed")
 MARK = "tapir"
 """Key of a batch's metadata that holds the hash of its requests."""
+FORGOTTEN = "is treated as absent: if its batch was sent, its requests may be sent and paid for again"
+"""What becomes of a record that is empty or torn."""
 REJECTED = "rejected"
 """Folder beside the records: an empty file for each request whose reply was of no use."""
 LONGEST_S = 26 * 3600.0
@@ -249,7 +251,8 @@ class BatchClient(Client):
         if self._storage is None:
             return []
         # Without an id first: a record with one then takes the place of the same requests.
-        found = [self._storage.read_json(name) for name in self._storage.children("") if name.endswith(".json")]
+        names = [name for name in self._storage.children("") if name.endswith(".json")]
+        found = [record for name in names if (record := self._storage.find_json(name, FORGOTTEN)) is not None]
         return sorted(found, key=lambda record: record["batch"] is not None)
 
     async def _forget(self, submitted: Submitted) -> None:

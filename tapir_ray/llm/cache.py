@@ -23,8 +23,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
-import pyarrow.fs as pafs
-
+from tapir_ray.atomic import write_bytes
 from tapir_ray.llm.reply import Reply
 from tapir_ray.records import OK
 from tapir_ray.storage import Storage
@@ -145,13 +144,7 @@ class Cache:
                 offset += len(line)
 
     def _write(self, name: str, content: bytes) -> None:
-        fs, path = self._storage.fs, self._storage.path(name)
-        local = isinstance(fs, pafs.LocalFileSystem)
-        target = f"{path}.part" if local else path
-        with fs.open_output_stream(target) as stream:
-            stream.write(content)
-        if local:
-            fs.move(target, path)
+        write_bytes(self._storage.fs, self._storage.path(name), content)
 
     def _load(self) -> None:
         names = [name for name in self._storage.children("") if name.endswith(SUFFIX)]

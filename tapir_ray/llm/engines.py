@@ -53,9 +53,9 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
             rows = rows_done()
             starts.clear()
         for name in sorted(_names(storage) - seen):
-            entry = storage.read_json(name)
+            entry = storage.find_json(name)
             seen.add(name)
-            starts.extend([entry] if entry["worker"] else [])
+            starts.extend([entry] if entry is not None and entry["worker"] else [])
         if len(starts) <= STARTS * replicas:
             return None
         return StageError(
@@ -69,7 +69,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     except ray.exceptions.ActorDiedError as error:
         if ENGINE not in str(error):
             raise
-        entries = [entry for name in _names(storage) - before if (entry := storage.read_json(name))["worker"]]
+        entries = [entry for name in _names(storage) - before if (entry := storage.find_json(name)) and entry["worker"]]
         entries.sort(key=lambda entry: entry["started"])
         raise StageError(
             f"the student's engine could not be started: {last_line(error)}; the end of its log:\n{last_lines(entries)}"

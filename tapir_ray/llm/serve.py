@@ -240,8 +240,8 @@ def _records(application: Application) -> list[str]:
 
 def _entries(application: Application) -> list[dict[str, Any]]:
     """What is recorded of the workers of its engines, in the order of their starts."""
-    entries = [application.processes.read_json(name) for name in _records(application) if application.processes]
-    return sorted((entry for entry in entries if entry["worker"]), key=lambda entry: entry["started"])
+    entries = [application.processes.find_json(name) for name in _records(application) if application.processes]
+    return sorted((entry for entry in entries if entry and entry["worker"]), key=lambda entry: entry["started"])
 
 
 def _no_place(application: Application, claim: Replicas) -> StageError:

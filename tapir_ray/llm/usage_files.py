@@ -15,6 +15,7 @@ from tapir_ray.storage import Storage
 
 FOLDER = "usage"
 LOAD_ATTEMPTS, AGAIN_S = 5, 1.0
+UNCOUNTED = "is treated as absent: what this attempt spent does not count towards the budget"
 
 
 class UsageFiles:
@@ -29,7 +30,8 @@ class UsageFiles:
         for attempt in itertools.count(1):
             try:
                 names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
-                states = {name: self._storage.read_json(f"{FOLDER}/{name}") for name in names}
+                found = {name: self._storage.find_json(f"{FOLDER}/{name}", UNCOUNTED) for name in names}
+                states = {name: state for name, state in found.items() if state is not None}
                 return states.pop(self._mine, None), list(states.values())
             except OSError:
                 if attempt == LOAD_ATTEMPTS:

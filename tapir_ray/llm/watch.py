@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from tapir_ray.errors import InputError
+from tapir_ray.processes import identity, is_alive, place, seen
 from tapir_ray.storage import Storage
 
 PROCESSES = "TAPIR_ENGINE_PROCESSES"
@@ -41,7 +42,7 @@ def watch_engine() -> None:
         return
     me = identity(os.getpid())
     os.environ[WORKER] = _name(me)
-    command = [sys.executable, "-m", "tapir_ray.llm.watch", str(me["pid"]), repr(me["started"]), folder]
+    command = [sys.executable, "-m", "tapir_ray.llm.watch", str(me["pid"]), json.dumps(me["started"]), folder]
     quiet = subprocess.DEVNULL
     subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     import ray
@@ -54,13 +55,15 @@ def watch_engine() -> None:
 def watch(worker: dict[str, Any], folder: str) -> None:
     """Wait for the end of a worker (an `identity`), then end what its engine has left; record it while it lives.
 
+    Only what is seen to have ended counts as dead: whatever keeps the watcher from looking ends nothing.
+
     A worker whose engine has died ends itself, so that Ray starts another. Now and then it misses the death and would
     wait for answers for ever: it is ended after NOTICE_S.
     """
     family: dict[str, dict[str, Any]] = {}
     engines: dict[str, dict[str, Any]] = {}
     last_seen = time.monotonic()
-    while is_alive(worker):
+    while seen(worker) is not False:
         with suppress(psutil.Error, OSError, InputError):
             for child in _descendants(worker["pid"]):
                 if _name(child) in family and "recorded" not in family[_name(child)]:
@@ -69,7 +72,7 @@ def watch(worker: dict[str, Any], folder: str) -> None:
                 family.setdefault(_name(child), child)
                 if ENGINE_CORE in _title(child["pid"]):
                     engines[_name(child)] = child
-        if not engines or any(map(is_alive, engines.values())):
+        if not engines or any(seen(engine) is not False for engine in engines.values()):
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > NOTICE_S:
             _say(worker, f"EngineDeadError: EngineCore is gone, unnoticed for {NOTICE_S:g} s; its worker is ended\n")
@@ -91,29 +94,13 @@ def record(folder: str, entry: dict[str, Any]) -> None:
     Storage.at(folder).write_json(f"{host}-{entry['pid']}.json", {"host": host, **entry})
 
 
-def identity(pid: int) -> dict[str, Any]:
-    """{pid, started}: what tells a process from a later one of the same number. Raises psutil.NoSuchProcess."""
-    return {"pid": pid, "started": psutil.Process(pid).create_time()}
-
-
-def is_alive(entry: dict[str, Any]) -> bool:
-    """Whether the process of an `identity` runs on this machine."""
-    try:
-        process = psutil.Process(entry["pid"])
-        same = abs(process.create_time() - entry["started"]) < 0.01
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def end_orphans(folder: str) -> list[int]:
     """End the recorded processes of this machine that are still alive; returns their pids and removes the records."""
     storage, ended = Storage.at(folder), []
     for name in storage.children(""):
-        if not name.endswith(".json"):
-            continue  # cut short by the death of its writer
-        entry = json.loads(storage.read_text(name))
-        if entry["host"] != socket.gethostname():
+        entry = storage.find_json(name) if name.endswith(".json") else None
+        # What cannot be seen from here belongs to the machine or container that can.
+        if entry is None or entry.get("host") != socket.gethostname() or ("boot" in entry and seen(entry) is None):
             continue
         if _end(entry):
             ended.append(entry["pid"])
@@ -137,8 +124,12 @@ def _say(worker: dict[str, Any], line: str) -> None:
 
 
 def _descendants(pid: int) -> list[dict[str, Any]]:
-    children = psutil.Process(pid).children(recursive=True)
-    return [{"pid": child.pid, "started": child.create_time()} for child in children if child.pid != os.getpid()]
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if child.pid != os.getpid():
+                found.append(identity(child.pid))
+    return found
 
 
 def _title(pid: int) -> str:
@@ -153,4 +144,4 @@ def _name(entry: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    watch({"pid": int(sys.argv[1]), "started": float(sys.argv[2])}, sys.argv[3])
+    watch({"pid": int(sys.argv[1]), "started": json.loads(sys.argv[2]), **place()}, sys.argv[3])

@@ -45,7 +45,7 @@ def status(uri: str) -> dict[str, Any]:
         raise InputError(f"{run.uri} holds no run (no config.yaml): give the --run-dir that it was started with")
     config = run.stored_config()
     last = owner(run)
-    done = run.exists("summary.json") and run.read_json("summary.json")["status"] == DONE
+    done = (run.find_json("summary.json") or {}).get("status") == DONE
     state = _state(last, done)
     events = run.all_events()
     planned = config.curriculum.rounds if config.regenerate is None else 0

@@ -59,8 +59,7 @@ def summarise(context: Context) -> dict[str, Any]:
         "cost": round(sum(role["cost"] for role in usage.values()), 6),
         "versions": versions(),
     }
-    if run.exists("classifier/report.json"):
-        report = run.read_json("classifier/report.json")
+    if (report := run.find_json("classifier/report.json")) is not None:
         summary["classifier"] = {key: report[key] for key in ("rows", "holdout_rows", "accuracy", "macro_f1")}
     run.write_json("summary.json", summary)
     return summary
@@ -72,7 +71,7 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
     That of a run that is done, or that another attempt works on, stays.
     """
     run = context.run
-    if latest(run) > run.attempt or (run.exists("summary.json") and run.read_json("summary.json")["status"] == "done"):
+    if latest(run) > run.attempt or (run.find_json("summary.json") or {}).get("status") == "done":
         return
     usage = context.roles.usage()
     run.write_json(
@@ -134,7 +133,7 @@ def _round(
 ) -> dict[str, Any]:
     """A round's entry; what a round that began with the user's own training set does not have is null."""
     run, folder = context.run, round_dir(number)
-    plan = run.read_json(f"{folder}/plan.json") if run.exists(f"{folder}/plan.json") else {"plan": {}, "mix": {}}
+    plan = run.find_json(f"{folder}/plan.json") or {"plan": {}, "mix": {}}
     made, mix = plan["plan"], plan["mix"]
     packed = _packed(run, f"{folder}/packed")
     generated, scored = run.done(f"{folder}/generated"), run.done(f"{folder}/scored")

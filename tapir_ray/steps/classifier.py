@@ -24,7 +24,7 @@ def train(context: Context) -> None:
 
     run, config = context.run, context.config
     settings = config.classify
-    if settings.by != "deberta" or settings.label_rows == 0 or run.exists(f"{FOLDER}/report.json"):
+    if settings.by != "deberta" or settings.label_rows == 0 or run.find_json(f"{FOLDER}/report.json"):
         return
     with context.stage("train_classifier", 0):
         if not run.done("seed/labels"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 
+from tapir_ray.atomic import writing
 from tapir_ray.context import Context
-from tapir_ray.errors import StageError, last_line
+from tapir_ray.errors import StageError, full_disk, last_line
 from tapir_ray.manifest import Manifest
 from tapir_ray.ownership import check_owner
+from tapir_ray.parts import is_torn
 from tapir_ray.records import OK
 from tapir_ray.report.card import Report, card, counts, summary
 from tapir_ray.report.summary import unused_columns, versions
@@ -76,6 +79,8 @@ def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[s
         try:
             yield ray.get(done)
         except RayError as error:
+            if (full := full_disk(error)) is not None:
+                raise full from error
             raise StageError(f"{target} was not written: {last_line(error)}; mend that and start again") from error
 
 
@@ -86,15 +91,13 @@ def export_part(files: Sequence[str], fs: pafs.FileSystem, target: str, expected
     """
     # A writer that meets an error closes its file, which then is there with fewer rows on an object store.
     there = fs.get_file_info(target).type != pafs.FileType.NotFound
-    if not there or pq.read_metadata(target, filesystem=fs).num_rows != expected:
+    if not there or is_torn(target, fs) or pq.read_metadata(target, filesystem=fs).num_rows != expected:
         local = isinstance(fs, pafs.LocalFileSystem)
-        place = f"{target}.part" if local else target
-        with pq.ParquetWriter(place, SCHEMA, filesystem=fs) as writer:
-            for file in files:
-                for batch in batches(file, fs):
-                    writer.write_table(exported(batch))
-        if local:
-            fs.move(place, target)
+        with writing(target) if local else nullcontext(target) as place:
+            with pq.ParquetWriter(place, SCHEMA, filesystem=fs) as writer:
+                for file in files:
+                    for batch in batches(file, fs):
+                        writer.write_table(exported(batch))
     found: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
     for batch in batches(target, fs, COUNTED):
         for column, values in found.items():

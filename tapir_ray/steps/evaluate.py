@@ -62,7 +62,7 @@ def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str], bef
     result = f"{checkpoint(round_number)}/{RESULT_FILE}"
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     # A round that was trained before pairs were noted has none.
-    noted = run.read_json(result) if run.exists(result) else {}
+    noted = run.find_json(result) or {}
     for pair, (loss, tokens) in noted.get("holdout_pairs_before" if before else "holdout_pairs", {}).items():
         sums[tasks.get(pair, NO_TASK)][0] += loss
         sums[tasks.get(pair, NO_TASK)][1] += tokens

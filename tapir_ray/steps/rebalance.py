@@ -32,7 +32,7 @@ def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
     run, config, cpus = context.run, context.config, context.stage_cpus
     if config.regenerate is None or config.regenerate.balanced_rows is None:
         return None
-    if not run.exists(FILE):
+    if run.find_json(FILE) is None:
         with context.stage("rebalance", 0):
             rows = context.map(context.read(*tables, columns=["instruction_id", "task", "status"]), with_cells)
             with context.progress.stage("count the tasks"):

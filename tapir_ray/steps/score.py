@@ -55,7 +55,7 @@ def plan(context: Context, round_number: int) -> Plan:
     context.curriculum.observe(round_number, stats)
     made = context.curriculum.plan(round_number)
     name = f"{round_dir(round_number)}/plan.json"
-    if not context.run.exists(name):
+    if context.run.find_json(name) is None:
         note_holdout(context, f"{round_dir(round_number)}/scored", round_number - 1)
         numbers = made.model_dump(include=SHOWN)
         context.note_round(PLANNED, round_number, **numbers, mfd=stats.mean_difficulty)

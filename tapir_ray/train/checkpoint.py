@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
+
+from tapir_ray import removal
 from tapir_ray.errors import StageError
 
 PROGRESS_FILE = "tapir_progress.json"
 """In a checkpoint on the way: the steps that are done, with their losses."""
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's own list of a training's checkpoints."""
 STEPS, HOLDOUT_LOSS = "steps", "holdout_loss"
 
 
@@ -55,3 +61,34 @@ def restore(engine: Any, folder: Path) -> Done:
     if path is None:
         raise StageError(f"the checkpoint in {folder} cannot be read by this number of workers")
     return Done(**json.loads((folder / PROGRESS_FILE).read_text()))
+
+
+def forget_torn(fs: pafs.FileSystem, folder: str, result_file: str) -> None:
+    """Remove a training's folder, which is logged, if its list of checkpoints or its last one is empty or torn.
+
+    That training then begins with its first step: Ray Train would refuse the list, and a checkpoint cannot be trusted
+    whose own record is not whole. `result_file` is the record of a finished one.
+    """
+    listed = _json(fs, f"{folder}/{SNAPSHOT}")
+    if listed is None:
+        return
+    last = (listed.get("latest_checkpoint_result") or {}).get("checkpoint_dir_name")
+    records = [_json(fs, f"{folder}/{last}/{name}") for name in (result_file, PROGRESS_FILE)] if last else []
+    if listed and {} not in records:
+        return
+    logging.getLogger(__name__).warning(
+        "%s: the records of its checkpoints are empty or torn; this training begins with its first step", folder
+    )
+    removal.remove(fs, folder)
+
+
+def _json(fs: pafs.FileSystem, path: str) -> dict[str, Any] | None:
+    """The JSON object in a file; {} if it is empty or torn, None if it is not there."""
+    try:
+        with fs.open_input_stream(path) as stream:
+            found = json.loads(stream.read())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -104,7 +104,7 @@ def train_classifier(
     has no accuracy where nothing could be held out). Raises InputError for a task that is not in `labels`, StageError
     where the rows are too few or training fails.
     """
-    called = time.time()
+    called, called_at = time.monotonic(), time.time()
     filesystem = fs or pafs.LocalFileSystem()
     if isinstance(filesystem, pafs.LocalFileSystem):
         out_dir, storage_dir = os.path.abspath(out_dir), os.path.abspath(storage_dir)
@@ -164,8 +164,9 @@ def train_classifier(
     return ClassifierReport(
         rows=outcome["train_rows"] + measured["holdout_rows"],
         train_rows=outcome["train_rows"],
-        seconds=time.time() - called,
-        start_seconds=outcome["first_step_at"] - called,
+        seconds=time.monotonic() - called,
+        # The clocks of two machines, of which one may have been set meanwhile.
+        start_seconds=max(0.0, outcome["first_step_at"] - called_at),
         folder=out_dir,
         **measured,
     )

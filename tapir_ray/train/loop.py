@@ -140,8 +140,9 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             )
         done.holdout_losses.append([0, before])
     pairs: dict[str, tuple[float, int]] = {}
-    started = saved = time.time()
-    reported = began = started - done.seconds
+    # Only `started` is a time, for another process; what is measured from here on no step of the clock changes.
+    started, saved = time.time(), time.monotonic()
+    reported = began = saved - done.seconds
     for step in range(len(done.losses), steps):
         rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_share)
         for group in engine.optimizer.param_groups:
@@ -152,7 +153,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
                 sum(int((row["labels"] != IGNORED).sum()) for part in rows for row in part),
                 sum(len(row["labels"]) for part in rows for row in part if row is not EMPTY),
                 # All ranks save after the same step: by the clock of the first.
-                float(rank == 0 and time.time() - saved > 60 * train.checkpoint_minutes),
+                float(rank == 0 and time.monotonic() - saved > 60 * train.checkpoint_minutes),
             ],
             dtype=torch.float64,
             device=device,
@@ -175,9 +176,9 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             raise _gone_wrong(wrong, done, steps, rate, reader, train, health.good)
         done.tokens += seen
         done.response_tokens += in_loss
-        done.seconds = time.time() - began
-        if work.progress is not None and rank == 0 and (time.time() - reported > 1.0 or step in (0, steps - 1)):
-            reported = time.time()
+        done.seconds = time.monotonic() - began
+        if work.progress is not None and rank == 0 and (time.monotonic() - reported > 1.0 or step in (0, steps - 1)):
+            reported = time.monotonic()
             work.progress.put.remote(
                 {
                     "step": step + 1,
@@ -204,7 +205,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
                 raise _gone_wrong(f"the {name} is {now}", done, steps, rate, reader, train, good=step)
             if not last:
                 save(engine, done)
-                saved = time.time()
+                saved = time.monotonic()
     return {
         "steps": steps,
         "sequences": reader.sequences,

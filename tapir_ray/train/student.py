@@ -19,11 +19,11 @@ import pyarrow.fs as pafs
 import ray
 
 from tapir_ray.config import Resources, Student, Train
-from tapir_ray.errors import StageError, TapirError
+from tapir_ray.errors import StageError, TapirError, full_disk
 from tapir_ray.models import replace
 from tapir_ray.placement import with_driver
 from tapir_ray.train.batches import PackedReader
-from tapir_ray.train.checkpoint import HOLDOUT_LOSS, STEPS
+from tapir_ray.train.checkpoint import HOLDOUT_LOSS, STEPS, forget_torn
 from tapir_ray.train.divergence import what_is_left
 from tapir_ray.train.loop import ERROR_FILE, RESULT_FILE, train_worker
 from tapir_ray.train.lora import check_target_modules
@@ -130,6 +130,7 @@ def train_student(
         random_seed=random_seed,
         progress=mailbox,
     )
+    forget_torn(fs, own_dir, RESULT_FILE)
     fs.create_dir(own_dir, recursive=True)
     if _text(fs, f"{own_dir}/{ERROR_FILE}") is not None:
         fs.delete_file(f"{own_dir}/{ERROR_FILE}")
@@ -163,18 +164,27 @@ def train_student(
     )
     result = _fit(trainer, mailbox, on_progress)
     if (left := _text(fs, f"{own_dir}/{ERROR_FILE}")) is not None:
-        raise StageError(f"training failed: {_sentence(json.loads(left), result)}")
+        raise StageError(f"training failed: {_sentence(_left(left), result)}")
     before_writing()
     replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, fs)
     facts = json.loads(_text(fs, f"{out_dir}/{RESULT_FILE}") or "")
     facts["holdout_losses"] = [(step, loss) for step, loss in facts["holdout_losses"]]
     for name in ("holdout_pairs_before", "holdout_pairs"):
         facts[name] = {pair: (loss, tokens) for pair, (loss, tokens) in facts[name].items()}
-    startup_seconds = facts.pop("started") - called
+    # The clocks of two machines, of which one may have been set meanwhile.
+    startup_seconds = max(0.0, facts.pop("started") - called)
     losses = facts["losses"]
     return TrainResult(
         **facts, first_loss=losses[0], last_loss=losses[-1], startup_seconds=startup_seconds, checkpoint=out_dir
     )
+
+
+def _left(text: str) -> dict[str, Any]:
+    """What the workers left in ERROR_FILE."""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {"error": "its workers left an error that is torn; start it again", "good": None}
 
 
 def _sentence(left: dict[str, Any], result: Any) -> str:
@@ -213,6 +223,6 @@ def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], Non
     except TapirError:
         raise  # a stop
     except Exception as error:
-        raise StageError(f"training failed: {cause_of(error)}") from error
+        raise full_disk(error) or StageError(f"training failed: {cause_of(error)}") from error
     hand_on()
     return result

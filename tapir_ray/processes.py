@@ -1,0 +1,99 @@
+"""What tells a process from every other one, also after a step of the clock and from inside another container.
+
+    me = identity(os.getpid())            # {"pid", "started", "boot", "pid_namespace"}
+    seen({"host": host, **me})            # True, False, or None if it cannot be seen from here
+
+Linux counts the start of a process in ticks since boot, which no clock changes. A process number only means something
+within one boot and one pid namespace, so both are part of the identity. Machines without /proc have the time of the
+start instead.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROC = Path("/proc")
+_STATE, _STARTED = 0, 19
+"""Fields of /proc/PID/stat after the name in brackets: 3 (state) and 22 (start, in ticks since boot)."""
+SAME_START_S = 0.01
+"""Two times of a start that differ by less are the same, on machines without /proc."""
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """{pid, started, boot, pid_namespace} of a process of this machine.
+
+    `boot` and `pid_namespace` are None on machines without /proc. Raises psutil.NoSuchProcess.
+    """
+    return {"pid": pid, "started": _started(pid), **place()}
+
+
+def place() -> dict[str, Any]:
+    """{boot, pid_namespace} of this process: where a process number means the same as here."""
+    try:
+        boot: str | None = (PROC / "sys/kernel/random/boot_id").read_text().strip()
+        namespace: str | None = os.readlink(PROC / "self/ns/pid")
+    except OSError:
+        boot = namespace = None
+    return {"boot": boot, "pid_namespace": namespace}
+
+
+def seen(entry: dict[str, Any]) -> bool | None:
+    """Whether the process of an `identity` runs; None if that cannot be seen from here.
+
+    That is so for another host, boot or pid namespace, for a process that the system hides from this user, and for an
+    entry without these fields.
+    """
+    if entry.get("host", socket.gethostname()) != socket.gethostname():
+        return None
+    here = place()
+    if "started" not in entry or any(entry.get(name) != here[name] for name in here):
+        return None
+    try:
+        started, ended = _started(entry["pid"]), _is_zombie(entry["pid"])
+    except psutil.NoSuchProcess:
+        return None if _is_hidden(entry["pid"]) else False
+    except (OSError, ValueError, psutil.Error):
+        return None
+    same = started == entry["started"] if here["boot"] else abs(started - entry["started"]) < SAME_START_S
+    return same and not ended
+
+
+def is_alive(entry: dict[str, Any]) -> bool:
+    """Whether the process of an `identity` is seen to run on this machine."""
+    return seen(entry) is True
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat after the name, which may hold blanks and brackets."""
+    try:
+        return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise psutil.NoSuchProcess(pid) from error
+
+
+def _started(pid: int) -> float:
+    return int(_stat(pid)[_STARTED]) if _has_proc() else psutil.Process(pid).create_time()
+
+
+def _is_zombie(pid: int) -> bool:
+    return _stat(pid)[_STATE] in "ZX" if _has_proc() else psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def _has_proc() -> bool:
+    return (PROC / "self/stat").exists()
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of another user, which a /proc mounted with `hidepid` does not show."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        pass
+    return False
