@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 WRITING = ".writing-"
 """Prefix of the names of files that are being written; readers and listings pass over them."""
+UNTOUCHED_S = 60.0
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 """What some mounted filesystems answer to fsync, above all of a folder."""
 
@@ -86,20 +87,22 @@ def sync(path: str) -> None:
         os.close(descriptor)
 
 
-def sweep(fs: pafs.FileSystem, root: str) -> int:
+def sweep(fs: pafs.FileSystem, root: str, newest: str) -> int:
     """Remove what writers that were killed have left under a folder; returns how many files.
 
-    To be called while nobody writes there. Does nothing on an object store, which keeps no half uploads in sight.
+    What was touched later than UNTOUCHED_S before the file `newest` stays: its writer may be alive. Does nothing on an
+    object store, which keeps no half uploads in sight.
     """
     if not isinstance(fs, pafs.LocalFileSystem):
         return 0
-    removed = 0
+    removed, latest = 0, os.stat(newest).st_mtime - UNTOUCHED_S
     for folder, _, names in os.walk(root):
         for name in names:
             if name.startswith(WRITING):
                 with suppress(OSError):
-                    os.unlink(f"{folder}/{name}")
-                    removed += 1
+                    if os.stat(f"{folder}/{name}").st_mtime < latest:
+                        os.unlink(f"{folder}/{name}")
+                        removed += 1
     return removed
 
 

@@ -77,11 +77,8 @@ def score(config: Config, run_dir: str, rows: Sequence[str], model: str | None) 
         load_labels(model, config.classify.trust_remote_code)
     files = task_files(rows, config, check_offline(config, labelled=True))
     with started(config, run_dir, labelled=True) as context:
-        if (
-            model is None
-            and config.classify.label_rows
-            and not context.run.find_json(f"{classifier.FOLDER}/report.json")
-        ):
+        trained = context.run.find_json(f"{classifier.FOLDER}/report.json") is not None
+        if model is None and config.classify.label_rows and not trained:
             raise InputError(
                 f"{context.run.uri} has no classifier yet: give --model, or run tapir classifier train first"
             )

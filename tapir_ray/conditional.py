@@ -70,12 +70,13 @@ def _create_local(path: str, content: bytes) -> bool:
     try:
         with open(temporary, "xb") as file:
             file.write(content)
+            mine = os.fstat(file.fileno())
         sync(temporary)
         try:
             os.link(temporary, path)
         except FileExistsError:
             # A network filesystem may send the link twice and answer to the second.
-            return os.stat(temporary).st_nlink == 2
+            return os.path.samestat(mine, os.stat(path))
         except OSError:  # a shared folder without hard links
             return _copy_new(content, path)
         sync(folder)
@@ -117,14 +118,14 @@ def _store(fs: pafs.FileSystem, bucket: str, uri: str) -> Any:
             settings["endpoint"] = endpoint
         elif len(settings) == 1 and os.environ.get("AWS_EC2_METADATA_DISABLED") == "true":
             return None  # nothing to sign with
-        http = {"allow_http": True} if endpoint.startswith("http://") else {}
-        return S3Store(bucket, client_options={**TIMEOUTS, **http}, retry_config=RETRIES, **settings)
+        client: Any = {**TIMEOUTS, "allow_http": endpoint.startswith("http://")}
+        return S3Store(bucket, client_options=client, retry_config=RETRIES, **settings)
     if isinstance(fs, pafs.GcsFileSystem):
         emulator = os.environ.get("CLOUD_STORAGE_EMULATOR_ENDPOINT", "")
         if "endpoint_override" in options or emulator:
             place = options.get("endpoint_override") or emulator
             base = place if "://" in place else f"{options.get('scheme', 'https')}://{place}"
-            client: Any = {**TIMEOUTS, "allow_http": base.startswith("http://")}
+            client = {**TIMEOUTS, "allow_http": base.startswith("http://")}
             return GCSStore(bucket, base_url=base, skip_signature=True, client_options=client, retry_config=RETRIES)
         return GCSStore(bucket, client_options=TIMEOUTS, retry_config=RETRIES)
     return None

@@ -150,7 +150,7 @@ def claim(storage: Storage) -> int:
     if not _create(storage, f"{FOLDER}/{attempt:05d}.json", mine):
         raise InputError(f"{storage.uri} was taken by another start in the same moment")
     storage.token = token
-    sweep(storage.fs, storage.root)
+    sweep(storage.fs, storage.root, storage.path(f"{FOLDER}/{attempt:05d}.json"))
     return attempt
 
 

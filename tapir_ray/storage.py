@@ -82,7 +82,7 @@ class Storage:
         return json.loads(self.read_text(name))
 
     def find_json(self, name: str, torn: str = ABSENT) -> dict[str, Any] | None:
-        """The JSON object in a file; None if it is not there, and if it is empty or torn, which is logged with `torn`."""
+        """The JSON object in a file; None if it is not there, empty or torn. The latter is logged, ending in `torn`."""
         try:
             found = json.loads(self.read_text(name))
         except FileNotFoundError:

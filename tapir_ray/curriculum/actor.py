@@ -105,7 +105,7 @@ class Curriculum:
         versions = self.files.versions()
         self.attempt = versions[-1][0] if versions else 0
         self.unreadable: StageError | None = None
-        new = {"config": self.config.digest(), "seed_counts": {}, "rounds": {}}
+        new: dict[str, Any] = {"config": self.config.digest(), "seed_counts": {}, "rounds": {}}
         try:
             self.state = self.files.latest() or new
         except StageError as error:  # an actor that cannot be made would be made again and again

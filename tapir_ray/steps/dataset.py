@@ -93,11 +93,13 @@ def export_part(files: Sequence[str], fs: pafs.FileSystem, target: str, expected
     there = fs.get_file_info(target).type != pafs.FileType.NotFound
     if not there or is_torn(target, fs) or pq.read_metadata(target, filesystem=fs).num_rows != expected:
         local = isinstance(fs, pafs.LocalFileSystem)
-        with writing(target) if local else nullcontext(target) as place:
-            with pq.ParquetWriter(place, SCHEMA, filesystem=fs) as writer:
-                for file in files:
-                    for batch in batches(file, fs):
-                        writer.write_table(exported(batch))
+        with (
+            writing(target) if local else nullcontext(target) as place,
+            pq.ParquetWriter(place, SCHEMA, filesystem=fs) as writer,
+        ):
+            for file in files:
+                for batch in batches(file, fs):
+                    writer.write_table(exported(batch))
     found: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
     for batch in batches(target, fs, COUNTED):
         for column, values in found.items():
