@@ -57,9 +57,7 @@ _NO_SPACE_TEXT = re.compile(
     r"PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos"
 )
 _NO_QUOTA_TEXT = re.compile(r"Disk quota exceeded|os error 122\b|\[Errno 122\]")
-_FILE = re.compile(
-    r"\[Errno (?:28|122)\][^\n]*?: '([^'\n]+)'|(?:file|path) '([^'\n]+)'[^\n]*(?:\[?[Ee]rrno (?:28|122))"
-)
+_FILE = re.compile(r"\[Errno (?:28|122)\][^\n]*?: '([^'\n]+)'")
 _TORN = re.compile(r"Parquet magic bytes not found|Parquet file size is \d+ bytes|Couldn't deserialize thrift")
 _OF_TABLE = re.compile(r"[^\s'\"]*/(?:rows|part)-[^\s'\"/]*\.parquet")
 """A file of a table; what a user's own torn file means is said by who reads it."""

@@ -88,12 +88,7 @@ def owned(storage: Storage, tell: Tell = list) -> Iterator[int]:
         ended.set()
         beat.join()
         end = {"time": now(), "exit_status": exit_status, "reason": reason, "stages": tell()}
-        try:
-            if _is_mine(storage, attempt):
-                storage.write_json(f"{FOLDER}/{attempt:05d}.ended.json", end)
-        except OSError as error:
-            # Such as a full disk, of which the error on its way says more; the next start sees that we are gone.
-            logging.getLogger(__name__).warning("the end of attempt %d is not on storage: %s", attempt, error)
+        _write_end(storage, attempt, end)
 
 
 def owner(storage: Storage) -> Owner | None:
@@ -123,6 +118,23 @@ def owner(storage: Storage) -> Owner | None:
         end.get("exit_status"),
         end.get("reason"),
     )
+
+
+def _write_end(storage: Storage, attempt: int, end: dict[str, Any]) -> None:
+    """Write why and where an attempt ended, unless it is another's; storage that fails does not hide its error."""
+    name = f"{FOLDER}/{attempt:05d}"
+    try:
+        if not _is_mine(storage, attempt):
+            return
+        try:
+            storage.write_json(f"{name}.ended.json", end)
+        except OSError:
+            # On a full disk the room of the last heartbeat is enough.
+            storage.fs.delete_file(storage.path(f"{name}.beat.json"))
+            storage.write_json(f"{name}.ended.json", end)
+    except OSError as error:
+        # The next start sees by the process or its heartbeat that we are gone.
+        logging.getLogger(__name__).warning("the end of attempt %d is not on storage: %s", attempt, error)
 
 
 def _why(error: BaseException) -> tuple[int, str]:
