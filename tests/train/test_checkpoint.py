@@ -61,7 +61,7 @@ def trained(
         def step(self) -> None:
             clock.now += 60 * minutes_a_step
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: clock.now))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now))
     monkeypatch.setattr(loop, "response_loss", lambda engine, batch: torch.ones((), dtype=torch.float64))
     monkeypatch.setattr(loop, "pair_losses", lambda *_: {"a pair": (4.0, 2)})
     monkeypatch.setattr(loop, "check_kept_apart", lambda *_: None)
