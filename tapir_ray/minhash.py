@@ -4,17 +4,19 @@
     similarity(signature[0], signature[1])                               # estimated Jaccard similarity
     band_hashes(signature, threshold=0.7)                                # similar texts have one in common
 
-A text is the set of its lower-case word 3-grams; one of fewer words counts as one whole.
+A text is the set of its 3-grams of units (`words.py`: words, or characters in scripts without spaces); one of fewer
+units counts as one whole.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import xxhash
 from rensa import RMinHash
+
+from tapir_ray.words import units
 
 PERMUTATIONS = 128
 SEED = 20240522
@@ -22,20 +24,17 @@ SHINGLE_WORDS = 3
 MIN_RECALL = 0.99
 """The least probability that two texts of exactly the threshold's similarity meet in some band."""
 
-_WORD = re.compile(r"\w+")
-
-
-def words_of(text: str) -> list[str]:
-    """The lower-case words of a text: runs of letters, digits and underscores."""
-    return _WORD.findall(text.lower())
-
 
 def shingles(text: str) -> set[str]:
-    """The word 3-grams of a text; one of fewer words is a single shingle."""
-    words = words_of(text)
-    if len(words) < SHINGLE_WORDS:
-        return {" ".join(words) or text.strip()}
-    return {" ".join(words[at : at + SHINGLE_WORDS]) for at in range(len(words) - SHINGLE_WORDS + 1)}
+    """The 3-grams of a text's units; a text of fewer is a single shingle."""
+    return shingles_of(units(text)) or {text.strip()}
+
+
+def shingles_of(found: Sequence[str]) -> set[str]:
+    """The 3-grams of some units, or the single one that fewer of them are; empty without any."""
+    if len(found) < SHINGLE_WORDS:
+        return {" ".join(found)} if found else set()
+    return {" ".join(found[at : at + SHINGLE_WORDS]) for at in range(len(found) - SHINGLE_WORDS + 1)}
 
 
 def signatures(texts: Sequence[str]) -> np.ndarray:
@@ -43,8 +42,13 @@ def signatures(texts: Sequence[str]) -> np.ndarray:
 
     Half the bytes to store and compare; unequal minima meet in it once in 65,536, far below the estimate's error.
     """
-    digests = RMinHash.digests_from_token_sets([sorted(shingles(text)) for text in texts], PERMUTATIONS, SEED)
-    return np.asarray(digests, np.uint32).reshape(len(texts), PERMUTATIONS).astype(np.uint16)
+    return signatures_of([shingles(text) for text in texts])
+
+
+def signatures_of(sets: Sequence[Collection[str]]) -> np.ndarray:
+    """The signatures of sets of shingles."""
+    digests = RMinHash.digests_from_token_sets([sorted(one) for one in sets], PERMUTATIONS, SEED)
+    return np.asarray(digests, np.uint32).reshape(len(sets), PERMUTATIONS).astype(np.uint16)
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:

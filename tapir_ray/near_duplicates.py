@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from tapir_ray.minhash import PERMUTATIONS, band_hashes, signatures, similarity
-from tapir_ray.records import FILTERED, OK, text_of
+from tapir_ray.minhash import PERMUTATIONS, band_hashes, signatures_of, similarity
+from tapir_ray.ngrams import NO_BOILERPLATE, Boilerplate, tokens, turns_of
+from tapir_ray.records import FILTERED, OK
 from tapir_ray.storage import Storage
 
 ROWS_PER_FILE = 16_384
@@ -46,12 +47,19 @@ BANDS = pa.schema(
         ("order", pa.string()),
         ("instruction_id", pa.string()),
         ("signature", pa.binary(2 * PERMUTATIONS)),
+        ("whole", pa.binary()),
     ]
 )
-"""A row for each band of a text."""
+"""A row for each band of a text; the signature is that of its own part, `whole` that of all of it where they differ."""
 
 
-def bands(rows: ray.data.Dataset, out_dir: str, threshold: float, stage_cpus: float = 0.1) -> str:
+def bands(
+    rows: ray.data.Dataset,
+    out_dir: str,
+    threshold: float,
+    stage_cpus: float = 0.1,
+    boilerplate: Boilerplate = NO_BOILERPLATE,
+) -> str:
     """Writes the bands of the rows of status ok to `out_dir` (emptied first); returns it as an absolute path or URI.
 
     Rows need `instruction_id`, `messages`, `status` and a unique `order`.
@@ -59,8 +67,11 @@ def bands(rows: ray.data.Dataset, out_dir: str, threshold: float, stage_cpus: fl
     storage = Storage.at(out_dir)
     storage.fs.create_dir(storage.root, recursive=True)
     storage.fs.delete_dir_contents(storage.root)
+    write = functools.partial(
+        write_bands, folder=storage.root, fs=storage.fs, threshold=threshold, boilerplate=[ray.put(boilerplate)]
+    )
     written = rows.select_columns(["order", "instruction_id", "messages", "status"]).map_batches(
-        functools.partial(write_bands, folder=storage.root, fs=storage.fs, threshold=threshold),
+        write,
         batch_format="pyarrow",
         batch_size=ROWS_PER_FILE,
         num_cpus=stage_cpus,
@@ -76,6 +87,7 @@ def mark_near_duplicates(
     earlier: Sequence[str],
     threshold: float,
     stage_cpus: float = 0.1,
+    boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> ray.data.Dataset:
     """`rows` with status filtered and a reason where a row of lower `order` is similar, and nothing else changed.
 
@@ -84,7 +96,10 @@ def mark_near_duplicates(
     with the same threshold; the bands of `rows` stay in `work_dir`, to be `earlier` the next time. `rows` is read
     twice, so it must be stored or repeatable.
     """
-    folders = [bands(rows, work_dir, threshold, stage_cpus), *(Storage.at(folder).uri for folder in earlier)]
+    folders = [
+        bands(rows, work_dir, threshold, stage_cpus, boilerplate),
+        *(Storage.at(folder).uri for folder in earlier),
+    ]
     ranges = -(-sum(map(_bytes, folders)) // RANGE_BYTES)
     tasks = max(1, min(ranges, _at_once()))
     # Spread, for their memory: they claim little, and Ray would fill one node first.
@@ -98,23 +113,39 @@ def mark_near_duplicates(
     )
 
 
-def band_table(rows: pa.Table, threshold: float) -> pa.Table:
+def band_table(rows: pa.Table, threshold: float, boilerplate: Boilerplate = NO_BOILERPLATE) -> pa.Table:
     """The bands of the rows of status ok, schema BANDS, by rising hash."""
     rows = rows.filter(pc.equal(rows["status"], OK))
-    signature = signatures([text_of(messages) for messages in rows["messages"].to_pylist()])
+    spoken = [turns_of(messages) for messages in rows["messages"].to_pylist()]
+    own = [boilerplate.own(turns) for turns in spoken]
+    signature = signatures_of([tokens(turns, mine) for turns, mine in zip(spoken, own, strict=True)])
+    mixed = [at for at, mine in enumerate(own) if mine is not None]
+    whole: list[bytes | None] = [None] * len(rows)
+    for at, one in zip(mixed, signatures_of([tokens(spoken[at]) for at in mixed]), strict=True):
+        whole[at] = one.tobytes()
     hashes = band_hashes(signature, threshold)
     packed = pa.FixedSizeBinaryArray.from_buffers(
         BANDS.field("signature").type, len(rows), [None, pa.py_buffer(signature.tobytes())]
     )
     by_hash = np.argsort(hashes, axis=None, kind="stable")
     index = pa.array(by_hash // max(1, hashes.shape[1]))
-    columns = [rows["order"].take(index), rows["instruction_id"].take(index), packed.take(index)]
+    texts = (rows["order"], rows["instruction_id"], packed, pa.array(whole, pa.binary()))
+    columns = [column.take(index) for column in texts]
     return pa.table([pa.array(hashes.reshape(-1)[by_hash]), *columns], schema=BANDS)
 
 
-def write_bands(rows: pa.Table, folder: str, fs: pafs.FileSystem, threshold: float) -> pa.Table:
-    """Write the bands of the rows as a file of the folder, the same one for the same rows; returns their number."""
-    table = band_table(rows, threshold)
+def write_bands(
+    rows: pa.Table,
+    folder: str,
+    fs: pafs.FileSystem,
+    threshold: float,
+    boilerplate: Sequence[ray.ObjectRef] = (),
+) -> pa.Table:
+    """Write the bands of the rows as a file of the folder, the same one for the same rows; returns their number.
+
+    `boilerplate` holds the reference to it, if there is one.
+    """
+    table = band_table(rows, threshold, ray.get(boilerplate[0]) if boilerplate else NO_BOILERPLATE)
     name = hashlib.blake2b("\n".join(rows["order"].to_pylist()).encode(), digest_size=12).hexdigest()
     if len(table):
         pq.write_table(
@@ -160,12 +191,22 @@ def find_matches(current: pa.Table, earlier: pa.Table, threshold: float) -> pa.T
     begins = np.r_[True, pc.not_equal(order[1:], order[:-1]).to_numpy(zero_copy_only=False)]
     entry_row = np.cumsum(begins) - 1
     rows = both.filter(pa.array(begins))
-    same_id, same_text = _first_of(rows["instruction_id"]), _first_of(rows["signature"])
+    own = rows["signature"].cast(pa.binary())
+    whole = pc.coalesce(rows["whole"], own)
+    same_id, same_text = _first_of(rows["instruction_id"]), _first_of(pc.binary_join_element_wise(own, whole, b""))
     row = np.arange(len(rows))
     is_first = (same_text == row)[entry_row]
     late, early = _similar_pairs(
         both["band"].to_numpy()[is_first], entry_row[is_first], _unpacked(rows["signature"]), threshold
     )
+    if rows["whole"].null_count < len(rows):
+        wholes = _unpacked(whole.cast(pa.binary(2 * PERMUTATIONS)))
+        alike = [
+            similarity(wholes[late[at : at + COMPARED_AT_ONCE]], wholes[early[at : at + COMPARED_AT_ONCE]]) >= threshold
+            for at in range(0, len(late), COMPARED_AT_ONCE)
+        ]
+        kept = np.concatenate([np.zeros(0, bool), *alike])
+        late, early = late[kept], early[kept]
     lowest = row.copy()
     np.minimum.at(lowest, late, early)
     found = np.where(same_id < row, same_id, lowest[same_text])

@@ -30,11 +30,12 @@ from tapir_ray.llm.asker import AskRow, Row
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.usage import Count, Lease, Meter
+from tapir_ray.overlap_index import OverlapIndex
 from tapir_ray.records import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
 from tapir_ray.registry import resolve
 from tapir_ray.stages.answer_openai import student_answer
 from tapir_ray.stages.expand import ExpandRow
-from tapir_ray.stages.filter import OverlapIndex, check_table
+from tapir_ray.stages.filter import check_table
 from tapir_ray.stages.judge import JudgeRow
 from tapir_ray.stages.label import LabelRow
 from tapir_ray.stages.respond import RespondRow

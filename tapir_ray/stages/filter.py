@@ -11,23 +11,21 @@ returns, `overlap_holdout: KIND` and `overlap_evaluation: KIND` (KIND: exact, ne
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-import xxhash
 
 from tapir_ray import near_duplicates
 from tapir_ray.config import Config
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.minhash import band_hashes, signatures, similarity, words_of
 from tapir_ray.near_duplicates import replace_status
-from tapir_ray.records import OK, Message, instruction_id, text_of
+from tapir_ray.ngrams import NO_BOILERPLATE, Boilerplate
+from tapir_ray.overlap_index import OverlapIndex
+from tapir_ray.records import OK, text_of
 from tapir_ray.registry import resolve
 
 LEAK_CHARS = 30
@@ -37,82 +35,14 @@ RowFilter = Callable[[dict[str, Any]], str | None]
 """A user's filter: a row in, a reason to drop it (a short snake_case word) or None out."""
 
 
-@dataclass(frozen=True)
-class OverlapIndex:
-    """Texts that must not be trained on, as hashes: small enough to be sent to every worker."""
+def overlap_index(rows: ray.data.Dataset, config: Config, boilerplate: Boilerplate = NO_BOILERPLATE) -> ray.ObjectRef:
+    """A reference to the OverlapIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task.
 
-    ids: frozenset[str]
-    ngrams: np.ndarray
-    """Sorted uint64 hashes of all word n-grams."""
-    bands: np.ndarray
-    """Sorted uint64 band hashes, and in `members` the text of each."""
-    members: np.ndarray
-    signatures: np.ndarray
-    ngram: int
-    threshold: float
-
-    @classmethod
-    def build(cls, conversations: Iterable[Sequence[Message]], ngram: int, threshold: float) -> OverlapIndex:
-        """The index of some conversations' contexts; `ngram` 0 leaves n-grams out."""
-        messages = list(conversations)
-        texts = [text_of(one) for one in messages]
-        signature = signatures(texts)
-        hashes = band_hashes(signature, threshold)
-        order = np.argsort(hashes, axis=None, kind="stable")
-        return cls(
-            ids=frozenset(instruction_id(one) for one in messages),
-            ngrams=np.unique(np.array([found for text in texts for found in ngram_hashes(text, ngram)], np.uint64)),
-            bands=hashes.reshape(-1)[order],
-            members=order // max(1, hashes.shape[1]),
-            signatures=signature,
-            ngram=ngram,
-            threshold=threshold,
-        )
-
-    def overlaps(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
-        """For each conversation `exact`, `near_duplicate`, `ngram`, or None."""
-        texts = [text_of(one) for one in conversations]
-        signature = signatures(texts)
-        hashes = band_hashes(signature, self.threshold)
-        left, right = np.searchsorted(self.bands, hashes, "left"), np.searchsorted(self.bands, hashes, "right")
-        found: list[str | None] = []
-        for index, (messages, text) in enumerate(zip(conversations, texts, strict=True)):
-            spans = [self.members[a:b] for a, b in zip(left[index], right[index], strict=True) if b > a]
-            if instruction_id(messages) in self.ids:
-                found.append("exact")
-            elif spans and self._is_near(signature[index], np.unique(np.concatenate(spans))):
-                found.append("near_duplicate")
-            elif self._has_ngram(text):
-                found.append("ngram")
-            else:
-                found.append(None)
-        return found
-
-    def _is_near(self, signature: np.ndarray, members: np.ndarray) -> bool:
-        return bool((similarity(self.signatures[members], signature[None]) >= self.threshold).any())
-
-    def _has_ngram(self, text: str) -> bool:
-        wanted = np.array(ngram_hashes(text, self.ngram), np.uint64)
-        if not len(self.ngrams):
-            return False
-        # By search, as they lie sorted: `np.isin` would sort all of them again for every text.
-        at = np.searchsorted(self.ngrams, wanted).clip(max=len(self.ngrams) - 1)
-        return bool((self.ngrams[at] == wanted).any())
-
-
-def ngram_hashes(text: str, ngram: int) -> list[int]:
-    """64-bit hashes of the lower-case word n-grams of a text; none where it has fewer words, or for an n of 0."""
-    words = words_of(text)
-    if not ngram:
-        return []
-    return [xxhash.xxh3_64_intdigest(" ".join(words[at : at + ngram]).encode()) for at in range(len(words) - ngram + 1)]
-
-
-def overlap_index(rows: ray.data.Dataset, config: Config) -> ray.ObjectRef:
-    """A reference to the OverlapIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task."""
+    Its items are these rows, by rising `source` and `instruction_id` if they have these columns.
+    """
     build = ray.remote(_build_index).options(num_cpus=config.resources.stage_cpus)
-    blocks = rows.select_columns(["messages", "status"]).to_arrow_refs()
-    found: ray.ObjectRef = build.remote(config.filter.ngram, config.filter.near_duplicate, *blocks)
+    blocks = _mapped(rows, _index_columns, config).to_arrow_refs()
+    found: ray.ObjectRef = build.remote(config.filter.ngram, config.filter.near_duplicate, boilerplate, *blocks)
     return found
 
 
@@ -130,6 +60,7 @@ def filter_generated(
     overlaps: Mapping[str, ray.ObjectRef],
     work_dir: str,
     earlier: Sequence[str],
+    boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> ray.data.Dataset:
     """All filters of a round's generated rows; every row comes out, those not of status ok untouched.
 
@@ -142,27 +73,31 @@ def filter_generated(
     checked = check_rows(rows, config)
     ordered = _mapped(mark_overlaps(checked, overlaps, config), with_order, config).materialize()
     marked = near_duplicates.mark_near_duplicates(
-        ordered, work_dir, earlier, config.filter.near_duplicate, config.resources.stage_cpus
+        ordered, work_dir, earlier, config.filter.near_duplicate, config.resources.stage_cpus, boilerplate
     )
     return marked.drop_columns(["order"])
 
 
-def mark_repeats(rows: ray.data.Dataset, config: Config, work_dir: str) -> ray.data.Dataset:
+def mark_repeats(
+    rows: ray.data.Dataset, config: Config, work_dir: str, boilerplate: Boilerplate = NO_BOILERPLATE
+) -> ray.data.Dataset:
     """Instruction rows (which must be stored) with those filtered that are like one of a lower id; all else stays.
 
     `work_dir` receives the bands. Runs at once up to the join.
     """
     ordered = _mapped(rows, with_order, config)
     marked = near_duplicates.mark_near_duplicates(
-        ordered, work_dir, [], config.filter.near_duplicate, config.resources.stage_cpus
+        ordered, work_dir, [], config.filter.near_duplicate, config.resources.stage_cpus, boilerplate
     )
     return marked.drop_columns(["order"])
 
 
-def seed_bands(rows: ray.data.Dataset, config: Config, out_dir: str) -> str:
+def seed_bands(rows: ray.data.Dataset, config: Config, out_dir: str, boilerplate: Boilerplate = NO_BOILERPLATE) -> str:
     """Writes the bands of instruction rows (the seed data), which come before every round; returns `out_dir`."""
     ordered = _mapped(rows.select_columns(["instruction_id", "messages", "status"]), with_order, config)
-    return near_duplicates.bands(ordered, out_dir, config.filter.near_duplicate, config.resources.stage_cpus)
+    return near_duplicates.bands(
+        ordered, out_dir, config.filter.near_duplicate, config.resources.stage_cpus, boilerplate
+    )
 
 
 def check_rows(rows: ray.data.Dataset, config: Config) -> ray.data.Dataset:
@@ -224,9 +159,21 @@ def _mark_overlaps(rows: pa.Table, overlaps: Mapping[str, ray.ObjectRef]) -> pa.
     return rows
 
 
-def _build_index(ngram: int, threshold: float, *blocks: pa.Table) -> OverlapIndex:
-    kept = [block.filter(pc.equal(block["status"], OK)) for block in blocks if len(block)]
-    return OverlapIndex.build((one for block in kept for one in block["messages"].to_pylist()), ngram, threshold)
+ITEM_ORDER = ("source", "instruction_id")
+
+
+def _index_columns(rows: pa.Table) -> pa.Table:
+    rows = rows.filter(pc.equal(rows["status"], OK))
+    return rows.select([name for name in ("messages", *ITEM_ORDER) if name in rows.column_names])
+
+
+def _build_index(ngram: int, threshold: float, boilerplate: Boilerplate, *blocks: pa.Table) -> OverlapIndex:
+    kept = [block for block in blocks if len(block)]
+    rows = pa.concat_tables(kept) if kept else pa.table({"messages": []})
+    if set(ITEM_ORDER) <= set(rows.column_names):
+        rows = rows.sort_by([(name, "ascending") for name in ITEM_ORDER])
+    sources = rows["source"].to_pylist() if "source" in rows.column_names else []
+    return OverlapIndex.build(rows["messages"].to_pylist(), ngram, threshold, boilerplate, sources)
 
 
 def _marked(rows: pa.Table, reasons: list[str | None]) -> pa.Table:
