@@ -12,6 +12,7 @@ from tapir_ray.config import Config
 from tapir_ray.context import checkpoint, round_dir
 
 READ, SPLIT, INGESTED = "seed/read", "seed/split", "seed/ingested"
+COMMON, OVERLAPS = "seed/common_ngrams", "seed/overlaps"
 LABELS, CLASSIFIER, INSTRUCTIONS, BANDS = "seed/labels", "classifier", "seed/instructions", "seed/bands"
 ANSWERS = "answers"
 """Stands for INSTRUCTIONS where the teacher answers the seed data."""
@@ -41,10 +42,11 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "score": ("candidates",),
     "expand": ("expanded",),
     "expand.annotation": ("generated",),
-    "filter": ("generated",),
+    "filter": ("checked",),
     "filter.other_task": ("expanded",),
     "filter.evaluation_sets": (INGESTED,),
-    "filter.ngram": (INGESTED,),
+    "filter.ngram": (COMMON,),
+    "filter.common_ngram_rows": (COMMON,),
     "filter.near_duplicate": (INGESTED,),
     "respond": (ANSWERS, "generated"),
     "rewrite": (ANSWERS, "generated"),
@@ -66,11 +68,13 @@ def inputs(config: Config) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {
         READ: [],
         SPLIT: [READ],
-        INGESTED: [SPLIT],
+        COMMON: [SPLIT],
+        INGESTED: [SPLIT, COMMON],
+        OVERLAPS: [INGESTED],
         LABELS: [INGESTED],
         CLASSIFIER: [LABELS],
         INSTRUCTIONS: [INGESTED, CLASSIFIER] if config.classify.by == "deberta" else [INGESTED],
-        BANDS: [INSTRUCTIONS],
+        BANDS: [INSTRUCTIONS, COMMON],
         BASE: [INGESTED],
         HELD: [INGESTED if keep else INSTRUCTIONS],
         HELD_PACKED: [HELD, BASE],
@@ -85,7 +89,9 @@ def inputs(config: Config) -> dict[str, list[str]]:
         found[f"{folder}/scored"] = [f"{folder}/candidates", checkpoint(number - 1)]
         found[f"{folder}/expanded"] = [f"{folder}/scored", CLASSIFIER]
         found[f"{folder}/bands"] = [f"{folder}/expanded", BANDS]
-        found[f"{folder}/generated"] = [f"{folder}/expanded", f"{folder}/bands"]
+        found[f"{folder}/checked"] = [f"{folder}/expanded", f"{folder}/bands"]
+        found[f"{folder}/overlaps"] = [f"{folder}/checked"]
+        found[f"{folder}/generated"] = [f"{folder}/checked"]
         found[f"{folder}/pool"] = [f"{folder}/scored", f"{folder}/generated"]
         found[f"{folder}/training"] = [f"{folder}/pool"]
         found[f"{folder}/packed"] = [f"{folder}/training", checkpoint(number - 1)]

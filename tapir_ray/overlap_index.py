@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tapir_ray.minhash import band_hashes, signatures_of, similarity
-from tapir_ray.ngrams import NO_BOILERPLATE, Boilerplate, Turn, among, grams, shingles, tokens, turns_of
+from tapir_ray.ngrams import NO_BOILERPLATE, Boilerplate, Turn, among, before, grams, shingles, tokens, turns_of
 from tapir_ray.records import Message, instruction_id
 from tapir_ray.words import WORD, joined
 
@@ -53,9 +53,12 @@ class Postings:
 
     def items_of(self, wanted: np.ndarray) -> np.ndarray:
         """The items of each of the wanted hashes, all of them after one another."""
+        wanted = wanted[among(wanted, self.hashes)]
+        if not len(wanted):
+            return np.zeros(0, np.int64)
         left, right = np.searchsorted(self.hashes, wanted, "left"), np.searchsorted(self.hashes, wanted, "right")
-        spans = [self.items[a:b] for a, b in zip(left, right, strict=True) if b > a]
-        return np.concatenate(spans) if spans else np.zeros(0, np.int64)
+        spans = [self.items[a:b] for a, b in zip(left, right, strict=True)]
+        return np.concatenate(spans)
 
     def of_item(self, item: int) -> np.ndarray:
         found: np.ndarray = self.hashes[self.items == item]
@@ -126,7 +129,7 @@ class OverlapIndex:
 
     def overlaps(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
         """For each conversation `exact`, `near_duplicate`, `ngram`, or None."""
-        return [found and found.kind for found in self.find(conversations)]
+        return [found.kind if found else None for found in self.find(conversations)]
 
     def find(self, conversations: Sequence[Sequence[Message]]) -> list[Overlap | None]:
         """For each conversation how it overlaps with an item, or None; the first kind and the most alike item count."""
@@ -184,9 +187,7 @@ class OverlapIndex:
     def _own_shares(self, turns: Sequence[Turn]) -> np.ndarray:
         """The share of each item's own shingles that the row has."""
         mine = np.unique(_joined([shingles(turn).hashes for turn in turns]))
-        hits = np.bincount(
-            self.shingles.items_of(mine[among(mine, self.shingles.hashes)]), minlength=len(self.item_ids)
-        )
+        hits = np.bincount(self.shingles.items_of(mine), minlength=len(self.item_ids))
         found: np.ndarray = hits / np.maximum(1, self.own_shingles)
         return found
 
@@ -210,13 +211,13 @@ class Owned:
     def ngrams(self, words: int) -> np.ndarray:
         """Hashes of its n-grams of which at least half is its own."""
         found = grams(self.turn.hashes, self.turn.weights, words)
-        owned = np.r_[0, np.cumsum(self.turn.weights * self.own)]
+        owned = before(self.turn.weights * self.own)
         return found.hashes[2 * (owned[found.last] - owned[found.first]) >= words * WORD]
 
     def shingles(self) -> np.ndarray:
         """Hashes of its shingles with a unit of its own."""
         found = shingles(self.turn)
-        owned = np.r_[0, np.cumsum(self.own)]
+        owned = before(self.own.astype(np.int64))
         return found.hashes[owned[found.last] > owned[found.first]]
 
     def words(self) -> int:

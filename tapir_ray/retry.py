@@ -63,6 +63,6 @@ def _reopen_parts(run: Run) -> dict[str, int]:
 
 def key_of(table: str) -> Key:
     """The key that a table is written with."""
-    if table.endswith(("/expanded", "/generated")):
+    if table.endswith(("/expanded", "/checked", "/generated")):
         return DRAW
     return SOURCE_AND_ID if table == "seed/instructions" else ID

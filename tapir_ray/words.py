@@ -103,3 +103,9 @@ def joined(found: Sequence[str]) -> str:
 def hashes_of(found: Sequence[str]) -> np.ndarray:
     """A 64-bit hash of each unit, uint64."""
     return np.array([xxhash.xxh3_64_intdigest(unit.encode("utf-8", "surrogatepass")) for unit in found], np.uint64)
+
+
+def clipped(text: str, chars: int) -> str:
+    """The beginning of a text on one line, at most so many characters, with `…` if there is more."""
+    line = " ".join(text.split())
+    return line if len(line) <= chars else f"{line[: chars - 1]}…"

@@ -165,6 +165,8 @@ class Config(Section):
         for engine in (content["teacher"], content["judge"], content["student"]):
             for speed in ENGINE_SPEED:
                 engine.get("engine_kwargs", {}).pop(speed, None)
+        for limit in ("warn_share", "max_share"):
+            content["filter"].pop(limit)
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
         for speed in (

@@ -62,12 +62,20 @@ class Expand(Section):
 
 
 class Filter(Section):
-    """What a generated row must pass."""
+    """What a row must pass. Texts are compared without the system's turns (docs/filters.md)."""
 
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Jaccard similarity of word 3-grams from which two instructions are the same."""
+    """Jaccard similarity of word 3-grams (of characters, in scripts without spaces) from which two instructions are the
+    same."""
     ngram: Annotated[int, Field(ge=0)] = 13
     """A shared word n-gram of this length with a holdout or evaluation row is an overlap; 0 is off."""
+    common_ngram_rows: Count | None = 10
+    """Boilerplate: an n-gram that more training rows have than this is left out of the comparison; null leaves none
+    out."""
+    warn_share: Share = 0.2
+    """More than this share of a table filtered for one reason is reported, with three examples."""
+    max_share: Share = 0.8
+    """More than this share of a table filtered for one reason stops the run; 1 lets it go on."""
     max_chars: Count = 8000
     other_task: bool = True
     evaluation_sets: list[str] = Field(default_factory=list)

@@ -15,6 +15,7 @@ from tapir_ray.records import FAILED, OK
 from tapir_ray.report.console import console
 from tapir_ray.run import Run
 from tapir_ray.stages.pack_stats import PackStats
+from tapir_ray.steps import overlap_list
 from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
 from tapir_ray.steps.holdout_scores import holdout_scores
 from tapir_ray.steps.seed import UNUSED
@@ -53,6 +54,7 @@ def summarise(context: Context) -> dict[str, Any]:
             "selecting_scores": [mean and round(mean, 3) for mean in holdout.selecting],
         },
         "unused_columns": unused_columns(run),
+        "seed": _seed(run),
         "best_round": best,
         "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
         "usage": usage,
@@ -145,6 +147,7 @@ def _round(
         "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
         "generated": generated and generated.count(OK),
         "filtered": generated.reasons if generated else {},
+        "overlaps": overlap_list.counts(run, f"{folder}/overlaps"),
         "failed": generated.count(FAILED) if generated else 0,
         "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
         "student_score_before": scores[number - 1],
@@ -161,6 +164,13 @@ def unused_columns(run: Run) -> dict[str, int]:
     """Columns of the seed data with text that nothing uses, with the rows that have them."""
     found = [event["columns"] for event in run.events(UNUSED)]
     return found[-1] if found else {}
+
+
+def _seed(run: Run) -> dict[str, Any]:
+    """What became of the seed data's rows before any was labelled, and what overlaps, by what with and by rule."""
+    made = run.done("seed/ingested") or run.done("seed/instructions")
+    found = {"rows": made.rows, "filtered": made.reasons} if made else {"rows": None, "filtered": {}}
+    return {**found, "overlaps": overlap_list.counts(run, "seed/overlaps")}
 
 
 def _packed(run: Run, table: str) -> dict[str, Any]:

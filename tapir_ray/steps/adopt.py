@@ -18,7 +18,9 @@ from tapir_ray.sources import read_raw
 from tapir_ray.stages.filter import filter_generated
 from tapir_ray.stages.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.stages.own_rows import HAS_SPLIT, read_own_rows, with_places
-from tapir_ray.steps import holdout, left_out, overlap, prepare, seed
+from tapir_ray.steps import holdout, left_out, overlap, prepare, seed, shares
+from tapir_ray.steps.overlap_list import list_overlaps
+from tapir_ray.steps.prepare import OVERLAPS
 from tapir_ray.storage import is_remote
 
 SPLIT = "seed/split"
@@ -91,6 +93,7 @@ def adopt(context: Context, stage: str, path: str) -> None:
     there = run.done(begin.table)
     if there is not None:
         if there.extra.get(FROM) == source:
+            _look_into(context, stage)
             return
         raise InputError(f"{where}: the run {run.uri} already has a table {begin.table}; use another --run-dir")
     if not begin.is_seed:
@@ -101,7 +104,8 @@ def adopt(context: Context, stage: str, path: str) -> None:
         rows = overlap.filter_rows(context, context.read(SPLIT))
     elif begin.is_generated:
         seed_bands, own_bands = overlap.bands_of(context, 0), overlap.bands_of(context, 1)
-        rows = filter_generated(rows, context.config, overlap.indexes(context), own_bands, [seed_bands])
+        common = overlap.boilerplate(context)
+        rows = filter_generated(rows, context.config, overlap.indexes(context), own_bands, [seed_bands], common)
     else:
         rows = overlap.filter_rows(context, rows)
     context.write(begin.table, rows, begin.schema, f"adopt {begin.table}", count, extra={FROM: source})
@@ -110,6 +114,15 @@ def adopt(context: Context, stage: str, path: str) -> None:
     except InputError:
         run.clear(begin.table)
         raise
+    _look_into(context, stage)
+
+
+def _look_into(context: Context, stage: str) -> None:
+    """List what overlaps; raise InputError where more than `filter.max_share` is filtered for one reason."""
+    table = BEGINS_WITH[stage].table
+    overlaps = OVERLAPS if BEGINS_WITH[stage].is_seed else f"adopted/{stage}_overlaps"
+    list_overlaps(context, table, overlaps)
+    shares.judge(context, table, before=f"adopted/{stage}", overlaps=overlaps, error=InputError)
 
 
 def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data.Dataset, int]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ray.data
 
 from tapir_ray.context import Context
+from tapir_ray.errors import InputError
 from tapir_ray.records import INSTRUCTIONS
 from tapir_ray.stages.filter import check_rows, mark_overlaps, mark_repeats
-from tapir_ray.steps import overlap, seed
+from tapir_ray.steps import overlap, seed, shares
+from tapir_ray.steps.overlap_list import list_overlaps
 
-READ, CHECKED, CLEAN = "seed/read", "seed/checked", "seed/ingested"
+READ, CHECKED, CLEAN, OVERLAPS = "seed/read", "seed/checked", "seed/ingested", "seed/overlaps"
 BANDS = "seed/bands"
 
 
@@ -17,7 +19,7 @@ def clean(context: Context) -> None:
     """`seed/read`, and `seed/ingested`: the same rows, those filtered that are not to be in the new dataset.
 
     Of equal instructions one stays as `seed.without_repeats` says, of similar ones that of the lowest id. Raises
-    InputError as `seed.read`.
+    InputError as `seed.read`, and where more than `filter.max_share` of the rows is filtered for one reason.
     """
     run, settings = context.run, context.config.regenerate
     assert settings is not None
@@ -27,6 +29,8 @@ def clean(context: Context) -> None:
     # A killed attempt may have left them.
     for needless in (BANDS, CHECKED):
         run.clear(needless)
+    list_overlaps(context, CLEAN, OVERLAPS)
+    shares.judge(context, CLEAN, before=READ, overlaps=OVERLAPS, error=InputError)
 
 
 def _clean(context: Context, similar: bool) -> None:
@@ -39,7 +43,8 @@ def _clean(context: Context, similar: bool) -> None:
             context.write(CHECKED, rows, INSTRUCTIONS, "check", expected)
         # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
         with context.progress.stage("find near-duplicates"):
-            rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS))
+            boilerplate = overlap.boilerplate(context)
+            rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS), boilerplate)
     context.write(CLEAN, rows, INSTRUCTIONS, "clean", expected)
 
 

@@ -24,7 +24,8 @@ from tapir_ray.parts import is_torn
 from tapir_ray.records import OK
 from tapir_ray.report.card import Report, card, counts, summary
 from tapir_ray.report.summary import unused_columns, versions
-from tapir_ray.steps.clean import READ
+from tapir_ray.steps import overlap_list
+from tapir_ray.steps.clean import OVERLAPS, READ
 from tapir_ray.steps.parts import Part
 from tapir_ray.steps.renew import REGENERATED, RENEWED
 
@@ -58,6 +59,7 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     check_owner(run, run.attempt)
     report = Report(found, held, context.roles.usage(), versions())
     shown = {**summary(config, report, len(parts), run.uri_of(FOLDER)), "unused_columns": unused_columns(run)}
+    shown["overlaps"] = overlap_list.counts(run, OVERLAPS)
     run.write_text(f"{FOLDER}/README.md", card(config, report))
     run.write_json("summary.json", shown)
     return shown

@@ -14,7 +14,8 @@ from tapir_ray.records import DRAW, GENERATED_ROWS, conform, draw_id, with_colum
 from tapir_ray.stages.classify import classify
 from tapir_ray.stages.expand import expand
 from tapir_ray.stages.filter import filter_generated
-from tapir_ray.steps import classifier, overlap
+from tapir_ray.steps import classifier, overlap, shares
+from tapir_ray.steps.overlap_list import list_overlaps
 from tapir_ray.steps.score import without_holdout
 
 CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
@@ -22,9 +23,12 @@ CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
 
 
 def generate(context: Context, round_number: int, plan: Plan) -> None:
-    """`rounds/NN/expanded` (one row a draw) and `rounds/NN/generated` (the same rows, filtered and answered)."""
-    run = context.run
-    expanded, generated = f"{round_dir(round_number)}/expanded", f"{round_dir(round_number)}/generated"
+    """`rounds/NN/expanded` (one row a draw), `checked` (the same rows, filtered) and `generated` (answered as well).
+
+    Raises StageError where the filters drop more than `filter.max_share` for one reason, before an answer is paid for.
+    """
+    run, folder = context.run, round_dir(round_number)
+    expanded, checked, generated = (f"{folder}/{name}" for name in ("expanded", "checked", "generated"))
     if run.done(generated):
         return
     label, expected = f"round {round_number}", sum(plan.expand.values())
@@ -43,18 +47,22 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
                     window=context.config.resources.rows_per_part,
                 )
             context.write(expanded, rows, CHECKED, f"{label} expand", expected, DRAW)
-        earlier = [overlap.bands_of(context, before) for before in range(round_number)]
-        rows = filter_generated(
-            context.read(expanded),
-            context.config,
-            overlap.indexes(context),
-            overlap.bands_of(context, round_number),
-            earlier,
-        )
-        rows = context.remaining(generated, rows, DRAW)
+        if not run.done(checked):
+            rows = context.read(expanded)
+            context.write(checked, _filtered(context, rows, round_number), CHECKED, f"{label} filter", expected)
+        list_overlaps(context, checked, f"{folder}/overlaps")
+        shares.judge(context, checked, before=expanded, overlaps=f"{folder}/overlaps")
+        rows = context.remaining(generated, context.read(checked), DRAW)
         answer = annotation(context.config.expand.annotation)
         rows = answer(rows, context.config, context.roles, context.taxonomy.styles)
-        context.write(generated, rows, GENERATED_ROWS, f"{label} filter and respond", expected, DRAW)
+        context.write(generated, rows, GENERATED_ROWS, f"{label} respond", expected, DRAW)
+
+
+def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ray.data.Dataset:
+    earlier = [overlap.bands_of(context, before) for before in range(round_number)]
+    bands = overlap.bands_of(context, round_number)
+    boilerplate = overlap.boilerplate(context)
+    return filter_generated(rows, context.config, overlap.indexes(context), bands, earlier, boilerplate)
 
 
 def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:

@@ -1,9 +1,13 @@
-"""What must not be trained on: indexes of the holdout and of evaluation sets, and the near-duplicate bands of a run."""
+"""What must not be trained on: indexes of the holdout and of evaluation sets, and the near-duplicate bands of a run.
+
+What overlaps is listed by `overlap_list.py`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -13,12 +17,16 @@ from tapir_ray.config import SeedData
 from tapir_ray.context import Context, round_dir
 from tapir_ray.conversations import parse_evaluation
 from tapir_ray.errors import InputError
+from tapir_ray.ngrams import DEFAULT_WORDS, NO_BOILERPLATE, Boilerplate
 from tapir_ray.records import HOLDOUT, OK, with_columns
+from tapir_ray.stages.boilerplate import common_ngrams, share_of
 from tapir_ray.stages.filter import mark_overlaps, overlap_index, seed_bands
 from tapir_ray.stages.ingest import FILE_BITS, PARSED, parse_sources
+from tapir_ray.steps import seed
 from tapir_ray.steps.left_out import files as files_of
 
-EVALUATION = "seed/evaluation_sets"
+EVALUATION, COMMON = "seed/evaluation_sets", "seed/common_ngrams"
+ITEM_COLUMNS = ["instruction_id", "source", "messages", "status"]
 
 
 def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
@@ -36,8 +44,8 @@ def indexes(context: Context) -> dict[str, ray.ObjectRef]:
     found = {}
     if config.holdout.rows:
         table = _labelled(context) or "seed/split"
-        rows = context.map(context.read(table, columns=["messages", "split", "status"]), _held)
-        found["holdout"] = overlap_index(rows, config)
+        rows = context.map(context.read(table, columns=[*ITEM_COLUMNS, "split"]), _held)
+        found["holdout"] = overlap_index(rows, config, boilerplate(context))
     return found | of_evaluation_sets(context)
 
 
@@ -46,8 +54,29 @@ def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
     if not context.config.filter.evaluation_sets:
         return {}
     read_evaluation_sets(context)
-    rows = context.read(EVALUATION, columns=["messages", "status"])
-    return {"evaluation": overlap_index(rows, context.config)}
+    rows = context.read(EVALUATION, columns=ITEM_COLUMNS)
+    return {"evaluation": overlap_index(rows, context.config, boilerplate(context))}
+
+
+def boilerplate(context: Context) -> Boilerplate:
+    """The n-grams that more than `filter.common_ngram_rows` of the training rows have: `seed/common_ngrams`.
+
+    They are counted when first asked for, in the seed data as it was split or read.
+    """
+    settings, run = context.config.filter, context.run
+    if settings.common_ngram_rows is None:
+        return NO_BOILERPLATE
+    words = settings.ngram or DEFAULT_WORDS
+    if not run.done(COMMON):
+        table = next(name for name in ("seed/split", "seed/instructions", "seed/read") if run.done(name))
+        with context.progress.stage("find boilerplate") as facts:
+            rows = seed.without_repeats(context) if table == "seed/read" else context.read(table)
+            share = share_of(run.manifest(table).rows)
+            found = common_ngrams(rows, share, words, settings.common_ngram_rows, context.stage_cpus)
+            facts["common n-grams"] = len(found)
+        run.write_rows(COMMON, pa.table({"hash": found}))
+    hashes = [batch["hash"].to_numpy() for batch in run.scan(COMMON, ["hash"])]
+    return Boilerplate(np.concatenate([np.zeros(0, np.uint64), *hashes]), words)
 
 
 def read_evaluation_sets(context: Context) -> None:
@@ -91,7 +120,7 @@ def bands_of(context: Context, round_number: int) -> str:
         table = _labelled(context) or "seed/ingested"
         columns = ["instruction_id", "messages", "status"]
         with context.progress.stage("bands of the seed data"):
-            seed_bands(context.read(table, columns=columns), context.config, path)
+            seed_bands(context.read(table, columns=columns), context.config, path, boilerplate(context))
         context.run.publish(folder, [])
     return path
 

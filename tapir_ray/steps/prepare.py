@@ -7,20 +7,30 @@ from collections import Counter
 import pyarrow.compute as pc
 
 from tapir_ray.context import Context
+from tapir_ray.errors import InputError
 from tapir_ray.interrupt import beside
 from tapir_ray.records import OK, SEED
 from tapir_ray.room import served
-from tapir_ray.steps import classifier, holdout, seed, train
+from tapir_ray.steps import classifier, holdout, seed, shares, train
+from tapir_ray.steps.overlap_list import list_overlaps
+
+INGESTED, OVERLAPS = "seed/ingested", "seed/overlaps"
 
 
 def ingest(context: Context) -> None:
-    """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered."""
+    """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered.
+
+    `seed/overlaps` lists what overlaps. Raises InputError as `seed.read`, and where more than `filter.max_share` of the
+    rows is filtered for one reason.
+    """
     run = context.run
-    if run.done("seed/ingested") or run.done("seed/instructions"):
-        return
-    with context.stage("ingest", 0):
-        seed.read(context)
-        holdout.split_off(context)
+    if not (run.done(INGESTED) or run.done("seed/instructions")):
+        with context.stage("ingest", 0):
+            seed.read(context)
+            holdout.split_off(context)
+    if run.done("seed/read") and run.done(INGESTED):  # and no table of the user's own
+        list_overlaps(context, INGESTED, OVERLAPS)
+        shares.judge(context, INGESTED, before="seed/read", overlaps=OVERLAPS, error=InputError)
 
 
 def classify_and_initial_sft(context: Context) -> None:

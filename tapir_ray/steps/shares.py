@@ -1,0 +1,108 @@
+"""How much of a table the filters drop for one reason: reported with examples, and stopped if it is too much."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from tapir_ray.context import Context
+from tapir_ray.errors import StageError, TapirError
+from tapir_ray.records import FILTERED, HOLDOUT, OK
+from tapir_ray.words import clipped
+
+LEAST_ROWS = 20
+"""A table of fewer rows is not judged by shares."""
+EXAMPLES, EXAMPLE_CHARS = 3, 80
+SHOWN = ("draw_id", "instruction_id", "source", "messages", "reason")
+EVENT = "filter_share"
+
+ADVICE = {
+    "duplicate": "the rows repeat one another: look for other rows (of a round: raise expand.temperature)",
+    "near_duplicate": "the rows are much alike: look for other rows (of a round: raise expand.temperature), or raise "
+    "filter.near_duplicate",
+    "overlap_holdout": "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows",
+    "overlap_evaluation": "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows",
+    "over_long": "raise filter.max_chars",
+    "other_task": "the classifier disagrees with the tasks: look at classifier/report.json, or set filter.other_task: "
+    "false",
+    "prompt_leakage": "the teacher repeats its prompt: change prompts.dir/expand.jinja, or take another teacher",
+    "no_response": "set seed_data.responses: fill to have the teacher write the missing answers",
+    "empty": "the rows have no text: look at the source",
+}
+"""What to change, by reason; any other is of the user's own filter."""
+OF_A_USER = "look at filter.functions"
+
+
+def judge(
+    context: Context, table: str, before: str, overlaps: str, error: type[TapirError] = StageError
+) -> dict[str, float]:
+    """Report every reason for which more than `filter.warn_share` was filtered; returns {reason: share} of them.
+
+    The share is of the rows that `table` got from `before` as ok, but for the holdout's. What was filtered before, and
+    what failed, does not count. Examples of overlaps are explained by the table `overlaps`. A report is made once, in
+    an event of the run as well. Raises `error` if a share is above `filter.max_share`; the tables stay.
+    """
+    run, settings = context.run, context.config.filter
+    was, made = run.manifest(before), run.manifest(table)
+    dropped = {reason: count - was.reasons.get(reason, 0) for reason, count in made.reasons.items()}
+    rows = was.count(OK) - _held(context, table)
+    if rows < LEAST_ROWS:
+        return {}
+    shares = {reason: count / rows for reason, count in dropped.items() if count > settings.warn_share * rows}
+    shares |= {reason: count / rows for reason, count in dropped.items() if count > settings.max_share * rows}
+    told = {event["reason"] for event in run.events(EVENT) if event["table"] == table}
+    for reason, share in shares.items():
+        if reason not in told:
+            shown = examples(context, table, reason, overlaps)
+            head = f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, such as"
+            context.progress.say("\n  ".join([head, *shown]))
+            run.event(EVENT, table=table, reason=reason, rows=dropped[reason], of=rows, examples=shown)
+    for reason, share in shares.items():
+        if share > settings.max_share:
+            raise error(
+                f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, more than "
+                f"filter.max_share {settings.max_share:g}, such as {examples(context, table, reason, overlaps)[0]}; "
+                f"{ADVICE.get(reason, OF_A_USER)}, or set filter.max_share: 1 to go on without them"
+            )
+    return shares
+
+
+def examples(context: Context, table: str, reason: str, overlaps: str) -> list[str]:
+    """Three rows that were filtered for the reason: their place, how they begin, and what they match."""
+    run = context.run
+    rows = pads.dataset(run.files(table), filesystem=run.fs, format="parquet")
+    wanted = (pads.field("status") == FILTERED) & _is(reason)
+    columns = [name for name in SHOWN if name in rows.schema.names]
+    found = rows.scanner(columns=columns, filter=wanted, batch_size=1024, batch_readahead=1).head(EXAMPLES).to_pylist()
+    matches: dict[str, Any] = {}
+    if run.done(overlaps):
+        listed = pads.dataset(run.files(overlaps), filesystem=run.fs, format="parquet")
+        mine = pads.field("instruction_id").isin([row["instruction_id"] for row in found])
+        matches = {row["instruction_id"]: row for row in listed.to_table(filter=mine).to_pylist()}
+    return sorted(_example(row, matches.get(row["instruction_id"])) for row in found)
+
+
+def _is(reason: str) -> Any:
+    return (pads.field("reason") == reason) | pc.starts_with(pads.field("reason"), f"{reason}:")
+
+
+def _example(row: dict[str, Any], match: dict[str, Any] | None) -> str:
+    place = row["source"] if row["source"] not in (None, "generated") else row.get("draw_id") or row["instruction_id"]
+    turns = [turn for turn in row["messages"] or [] if turn["role"] != "system"]
+    text = clipped(" / ".join(turn["content"] for turn in turns), EXAMPLE_CHARS)
+    shown = f"{place}: {text!r}: {row['reason']}"
+    if match is None or match["item_source"] is None:
+        return shown
+    return f"{shown} of {match['item_source']}, by {clipped(match['shared_text'], EXAMPLE_CHARS)!r}"
+
+
+def _held(context: Context, table: str) -> int:
+    """The ok rows of the holdout, which no filter looks at."""
+    run, held = context.run, 0
+    names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names
+    for batch in run.scan(table, ["split", "status"]) if "split" in names else ():
+        is_held = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
+        held += pc.sum(is_held).as_py() or 0
+    return held
