@@ -24,7 +24,10 @@ from tapir_ray.words import WORD, hashes_of, units, weights_of
 DEFAULT_WORDS = 13
 """Length of the n-grams by which boilerplate is found, where `filter.ngram` is 0."""
 LEAST_WORDS = 4
-"""A shared beginning or end of a turn is boilerplate from so many words on; inside a turn a rest of fewer is none."""
+"""A shared beginning or end of a turn is boilerplate from so many words on; fewer words inside of it are no text of
+their own."""
+EDGE_WORDS = 2
+"""Words that are a text of their own before or after boilerplate."""
 SHINGLE = 3
 """Units of a shingle."""
 
@@ -153,8 +156,8 @@ class Boilerplate:
     def own(self, turns: Sequence[Turn]) -> list[np.ndarray] | None:
         """For each turn, which of its units are in no common n-gram; None if that is all of them, or hardly any.
 
-        Hardly any are fewer than LEAST_WORDS, none of them the first or last of a turn: a text that many rows repeat
-        but for a word is no boilerplate with a question of its own.
+        Hardly any are fewer than LEAST_WORDS, or than EDGE_WORDS if they begin or end a turn: a text that many rows
+        repeat but for a word is no boilerplate with a question of its own.
         """
         if not len(self.common):
             return None
@@ -163,7 +166,7 @@ class Boilerplate:
             return None
         words = sum(int(turn.weights[units].sum()) for turn, units in zip(turns, own, strict=True))
         at_an_edge = any(len(units) and (units[0] or units[-1]) for units in own)
-        return own if words >= LEAST_WORDS * WORD or at_an_edge else None
+        return own if words >= (EDGE_WORDS if at_an_edge else LEAST_WORDS) * WORD else None
 
     def _own(self, turn: Turn) -> np.ndarray:
         begins = np.zeros(len(turn.units) + 1, np.int64)
