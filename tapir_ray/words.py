@@ -30,14 +30,14 @@ SPACELESS: tuple[tuple[str, int], ...] = (
 )
 """Ranges of characters that are units of their own, with their weights."""
 
-_ASCII = re.compile(r"\w+")
+_ASCII, _ASCII_PIECE = re.compile(r"\w+"), re.compile(r"\S+")
 _LAST = 0x1FFFF
 """Of the code points with marks and symbols; the few format characters beyond are tags."""
 
 
 @functools.cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """A unit, and an invisible character (a soft hyphen, a zero-width space).
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """A unit, an invisible character (a soft hyphen, a zero-width space), and a piece.
 
     Marks belong to the letter before them: the vowel signs of Hindi and Thai are no `\\w` to Python.
     """
@@ -45,7 +45,10 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     spaceless = "".join(ranges for ranges, _ in SPACELESS)
     character, word = f"[{spaceless}][{mark}]*", f"(?:(?![{spaceless}])[\\w{mark}])+"
     run = f"([{symbol}])[{mark}]*(?:\\1[{mark}]*)*"
-    return re.compile(f"{character}|{word}|{run}"), re.compile(f"[{hidden}\U000e0001-\U000e007f]")
+    piece = f"{character}|(?:(?![{spaceless}])\\S)+"
+    found = f"{character}|{word}|{run}", f"[{hidden}\U000e0001-\U000e007f]", piece
+    unit, invisible, piece_ = (re.compile(pattern) for pattern in found)
+    return unit, invisible, piece_
 
 
 def _ranges(*categories: str) -> str:
@@ -98,6 +101,17 @@ def joined(found: Sequence[str]) -> str:
         spaced = at > 0 and WORD in (weight_of(unit), weight_of(found[at - 1]))
         text += f" {unit}" if spaced else unit
     return text
+
+
+def piece_ends(text: str) -> list[int]:
+    """Where each piece of a text ends: a word between white space, or a character in scripts without spaces."""
+    pattern = _ASCII_PIECE if text.isascii() else _patterns()[2]
+    return [found.end() for found in pattern.finditer(text)]
+
+
+def width(text: str) -> int:
+    """Columns that a text takes: two for each wide character, such as a Chinese one."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def hashes_of(found: Sequence[str]) -> np.ndarray:

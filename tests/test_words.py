@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_ray.words import clipped, joined, units, weights_of, word_count
+from tapir_ray.words import clipped, joined, piece_ends, units, weights_of, word_count
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,18 @@ def test_units_joined_read_as_the_same_units(text: str) -> None:
 def test_a_clipped_text_is_one_short_line() -> None:
     assert clipped("a\n b", 5) == "a b"
     assert clipped("word " * 40, 10) == "word word…"
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [("How many, really?", 3), ("  a\n b ", 2), ("这是一个答案。", 7), ("用 Python 写。", 4), ("", 0), ("ที่นี่", 2)],
+)
+def test_pieces_count_what_stands_between_spaces_or_needs_none(text: str, pieces: int) -> None:
+    ends = piece_ends(text)
+    assert len(ends) == pieces
+    assert ends == sorted(set(ends)) and (not ends or ends[-1] == len(text.rstrip()))
+
+
+@given(st.text(alphabet=st.characters(codec="ascii"), max_size=40))
+def test_pieces_of_plain_text_are_its_words(text: str) -> None:
+    assert len(piece_ends(text)) == len(text.split())

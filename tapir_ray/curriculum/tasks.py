@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,13 @@ from tapir_ray.config import Curriculum
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.values import one_line
 from tapir_ray.yaml_files import read_yaml
+from tapir_ray.words import units
 
 SHIPPED = Path(__file__).parent / "tasks.yaml"
 OTHERS, TOXICITY = "Others", "Toxicity"
 PLAIN_STYLE = "Answer clearly, completely and in a fitting order."
 """The style of a label that a user's seed data brings and no taxonomy describes."""
 TOLERANCE = 1e-3
-
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Taxonomy:
         A phrase counts as many times as it has words; a tie goes to the label of higher weight, then to the one named
         first. A text that matches nothing is `Others`, or the first label of a taxonomy without it.
         """
-        tokens = f" {' '.join(_WORD.findall(text.lower()))} "
+        tokens = f" {' '.join(units(text))} "
         scores = {
             label: sum(word.count(" ") + 1 for word in self.words[label] if f" {word} " in tokens)
             for label in self.labels
@@ -173,5 +171,5 @@ def _parse(content: Any, where: str) -> Taxonomy:
             raise InputError(f"{where}: `words` of task {name} must be a list")
         weights[name] = float(weight)
         styles[name] = str(entry.get("style") or PLAIN_STYLE)
-        words[name] = tuple(" ".join(_WORD.findall(str(word).lower())) for word in listed)
+        words[name] = tuple(" ".join(units(str(word))) for word in listed)
     return Taxonomy(labels=tuple(weights), weights=weights, styles=styles, words=words)

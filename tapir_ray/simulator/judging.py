@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapir_ray.simulator.options import Options
+from tapir_ray.words import piece_ends
 
 
 def scores(options: Options, identity: str, grades: Sequence[float], answers: Sequence[str]) -> list[float]:
@@ -26,7 +27,7 @@ def scores(options: Options, identity: str, grades: Sequence[float], answers: Se
         if options.position_bias and place == 0 and len(grades) > 1:
             score += options.position_bias
         if options.length_bias:
-            score += options.length_bias * len(answer.split()) / 100
+            score += options.length_bias * len(piece_ends(answer)) / 100
         given.append(min(10.0, max(1.0, round(2 * score) / 2)))
     return given
 

@@ -27,8 +27,8 @@ from tapir_ray.simulator.options import RECORDED, Options
 from tapir_ray.simulator.requests import Request
 from tapir_ray.source_files import find
 from tapir_ray.sources import Unreadable, read_raw
+from tapir_ray.words import piece_ends, units
 
-WORD = re.compile(r"\w+")
 TURN = re.compile(r"\n\n\[user\]\n")
 USED_UP = "no recorded rows left for this task"
 """Stands before an empty <new_instruction> where the file has no row of the task beyond `skip`."""
@@ -82,8 +82,9 @@ class Recorded:
             return self._known(parts["instruction"]) or parts["answer"]
         answer = self._known(text_of(request.conversation), _last_user_turn(request.conversation)) or ""
         if request.model == requests.STUDENT:
-            words = answer.split()
-            return " ".join(words[: random.Random(f"{self.options.seed} attempt {answer}").randint(0, len(words))])
+            ends = [0, *piece_ends(answer)]
+            said = random.Random(f"{self.options.seed} attempt {answer}").randint(0, len(ends) - 1)
+            return " ".join(answer[: ends[said]].split())
         return answer
 
     def _known(self, text: str, turn: str | None = None) -> str | None:
@@ -142,10 +143,10 @@ def _conversations(path: str, options: Options, columns: Mapped) -> Iterator[tup
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F1 over lower-case words (Lin 2004): 2 · LCS / (words of both); 1 for equal texts."""
+    """ROUGE-L F1 over units (`words.py`; Lin 2004): 2 · LCS / (units of both); 1 for equal texts."""
     if answer.strip() == reference.strip():
         return 1.0
-    given, wanted = WORD.findall(answer.lower()), WORD.findall(reference.lower())
+    given, wanted = units(answer), units(reference)
     if not given or not wanted:
         return 0.0
     return 2 * LCSseq.similarity(given, wanted) / (len(given) + len(wanted))

@@ -39,6 +39,7 @@ from tapir_ray.simulator.options import TASKS, Options
 from tapir_ray.simulator.recorded import Recorded
 from tapir_ray.simulator.requests import BadRequest, Request, read
 from tapir_ray.simulator.tasks import Tasks
+from tapir_ray.words import piece_ends
 
 LARGEST_BODY = 64 * 1024**2
 PARENT_CHECK_S = 0.25
@@ -155,8 +156,8 @@ class Server:
 def completion(body: dict[str, Any], request: Request, text: str, fault: str | None = None) -> dict[str, Any]:
     """The chat completion that says `text`, cut at the request's max_tokens; a refusal has no content."""
     text, finish_reason = _cut(text, request.max_tokens)
-    prompt_tokens = sum(len(str(message["content"]).split()) for message in body["messages"])
-    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(text.split())}
+    prompt_tokens = sum(len(piece_ends(str(message["content"]))) for message in body["messages"])
+    usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(piece_ends(text))}
     usage["total_tokens"] = sum(usage.values())
     said = {"content": None, "refusal": text} if fault == REFUSAL else {"content": text}
     return {
@@ -177,11 +178,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _cut(text: str, max_tokens: int | None) -> tuple[str, str]:
-    """The text and its finish reason; a token of the simulator is a word between white space."""
-    if max_tokens is None or len(text.split()) <= max_tokens:
+    """The text and its finish reason; a token of the simulator is a piece (`piece_ends`)."""
+    ends = piece_ends(text)
+    if max_tokens is None or len(ends) <= max_tokens:
         return text, "stop"
-    rest = text.split(maxsplit=max_tokens)[-1]
-    return text[: len(text) - len(rest)].rstrip(), "length"
+    return text[: ends[max_tokens - 1]], "length"
 
 
 def _model(name: str) -> dict[str, Any]:

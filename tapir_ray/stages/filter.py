@@ -27,9 +27,13 @@ from tapir_ray.ngrams import NO_BOILERPLATE, Boilerplate
 from tapir_ray.overlap_index import OverlapIndex
 from tapir_ray.records import OK, text_of
 from tapir_ray.registry import resolve
+from tapir_ray.words import width
 
 LEAK_CHARS = 30
-"""A part of the expansion prompt of at least this length, found in an instruction, is the prompt and not its answer."""
+"""Width of a part of the expansion prompt (half as many Chinese characters) from which on, found in an instruction, it
+is the prompt and not its answer."""
+ITEM_ORDER = ("source", "instruction_id")
+"""Of the items of an index."""
 
 RowFilter = Callable[[dict[str, Any]], str | None]
 """A user's filter: a row in, a reason to drop it (a short snake_case word) or None out."""
@@ -129,7 +133,7 @@ def check_table(rows: pa.Table, config: Config, functions: Mapping[str, RowFilte
 def prompt_lines(prompts: Prompts) -> list[str]:
     """The fixed parts of the expansion prompt's lines that give it away, lower-case."""
     lines = prompts.render("expand", task="\0", instruction="\0", text_id="\0").lower().splitlines()
-    return [part.strip() for line in lines for part in line.split("\0") if len(part.strip()) >= LEAK_CHARS]
+    return [part.strip() for line in lines for part in line.split("\0") if width(part.strip()) >= LEAK_CHARS]
 
 
 def _reason(row: Mapping[str, Any], config: Config, leaks: Sequence[str]) -> str | None:
@@ -157,9 +161,6 @@ def _mark_overlaps(rows: pa.Table, overlaps: Mapping[str, ray.ObjectRef]) -> pa.
         reasons = [f"overlap_{name}: {kind}" if ok and (kind := next(kinds)) else None for ok in is_ok]
         rows = _marked(rows, reasons)
     return rows
-
-
-ITEM_ORDER = ("source", "instruction_id")
 
 
 def _index_columns(rows: pa.Table) -> pa.Table:
