@@ -12,7 +12,7 @@ characters. Turns begin and end for themselves: no n-gram goes over from one to 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -179,6 +179,15 @@ class Boilerplate:
 
 
 NO_BOILERPLATE = Boilerplate(np.zeros(0, np.uint64), DEFAULT_WORDS)
+
+
+def boilerplate_of(conversations: Iterable[Sequence[Message]], most: int | None, words: int) -> Boilerplate:
+    """The n-grams that more than `most` of a few conversations have; none for None."""
+    if most is None:
+        return NO_BOILERPLATE
+    found = [np.zeros(0, np.uint64), *(countable(turns_of(messages), words) for messages in conversations)]
+    hashes, rows = np.unique(np.concatenate(found), return_counts=True)
+    return Boilerplate(hashes[rows > most], words)
 
 
 def _runs(hashes: np.ndarray, first: np.ndarray, last: np.ndarray, salt: int) -> Grams:

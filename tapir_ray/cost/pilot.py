@@ -30,6 +30,7 @@ from tapir_ray.llm.asker import AskRow, Row
 from tapir_ray.llm.openai import Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.usage import Count, Lease, Meter
+from tapir_ray.ngrams import DEFAULT_WORDS, boilerplate_of
 from tapir_ray.overlap_index import OverlapIndex
 from tapir_ray.records import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
 from tapir_ray.registry import resolve
@@ -211,6 +212,8 @@ def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
     table = records.conform(made, records.GENERATED_ROWS)
     functions = {spec: resolve(spec, {}, what="filter.functions") for spec in config.filter.functions}
     passed = [status == OK for status in check_table(table, config, functions)["status"].to_pylist()]
-    index = OverlapIndex.build((row["messages"] for row in seed.sample), 0, config.filter.near_duplicate)
+    known = [row["messages"] for row in seed.sample]
+    boilerplate = boilerplate_of(known, config.filter.common_ngram_rows, config.filter.ngram or DEFAULT_WORDS)
+    index = OverlapIndex.build(known, 0, config.filter.near_duplicate, boilerplate)
     repeated = index.overlaps([row["messages"] for row in made])
     return [row for row, ok, kind in zip(made, passed, repeated, strict=True) if ok and kind is None]

@@ -121,12 +121,12 @@ def test_shared_system_prompts_filter_nothing(tmp_path: Path, ray_local: None) -
     assert manifest.reasons == {"overlap_evaluation": 2}
     listed = rows_of(context, "seed/overlaps")
     assert sorted((one["source"], one["overlaps_with"], one["rule"]) for one in listed) == [
-        (f"{path}:3999", "evaluation", "near_duplicate"),
-        (f"{path}:4000", "evaluation", "near_duplicate"),
+        ("seed.jsonl:3999", "evaluation", "near_duplicate"),
+        ("seed.jsonl:4000", "evaluation", "near_duplicate"),
     ]
-    assert {one["item_source"] for one in listed} == {f"{evaluation}:1"}
+    assert {one["item_source"] for one in listed} == {"set.jsonl:1"}
     texts = {one["source"]: one["shared_text"] for one in listed}
-    assert texts[f"{path}:4000"] == item.rstrip("?") and texts[f"{path}:3999"] in item
+    assert texts["seed.jsonl:4000"] == item.rstrip("?") and texts["seed.jsonl:3999"] in item
     assert overlap_list.counts(context.run, "seed/overlaps") == {"evaluation": {"near_duplicate": 2}}
     assert context.run.events("filter_share") == []
 
