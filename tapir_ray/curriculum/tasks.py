@@ -16,8 +16,8 @@ from typing import Any
 from tapir_ray.config import Curriculum
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.values import one_line
-from tapir_ray.yaml_files import read_yaml
 from tapir_ray.words import units
+from tapir_ray.yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parent / "tasks.yaml"
 OTHERS, TOXICITY = "Others", "Toxicity"
