@@ -11,7 +11,8 @@ from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.errors import InputError
 from tapir_ray.storage import is_remote
-from tapir_ray.train.chat import TemplateRefused, encode_pair, end_of_turn, load_tokenizer
+from tapir_ray.train.chat import encode_pair, end_of_turn, load_tokenizer
+from tapir_ray.train.control_tokens import RowRefused
 
 ROWS = 1_000
 
@@ -38,7 +39,7 @@ def over_length(config: Config, seed: Seed) -> float | None:
     for row in rows:
         try:
             prompt, answer = encode_pair(tokenizer, row["messages"], row["response"], student.chat_template_kwargs, end)
-        except TemplateRefused:
+        except RowRefused:
             continue
         longer += len(prompt) + len(answer) > config.train.sequence_length
     return longer / len(rows)

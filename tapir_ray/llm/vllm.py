@@ -24,7 +24,8 @@ from tapir_ray.llm import watch
 from tapir_ray.llm.engine_worker import Asking, Keeping, collect
 from tapir_ray.models import FOLDER, MODEL, folder, local
 from tapir_ray.storage import is_remote
-from tapir_ray.train.chat import TemplateRefused, encode_prompt, shared_stop_token_ids, shared_tokenizer
+from tapir_ray.train.chat import encode_prompt, shared_stop_token_ids, shared_tokenizer
+from tapir_ray.train.control_tokens import RowRefused
 
 TOO_LONG = "prompt_too_long"
 MOST_AT_ONCE = 1024
@@ -47,7 +48,7 @@ def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: in
         prompt = encode_prompt(tokenizer, row["messages"], student.chat_template_kwargs)
         if len(prompt) >= student.max_model_len:
             row["unasked"] = TOO_LONG
-    except TemplateRefused as refused:
+    except RowRefused as refused:
         row["unasked"] = refused.reason
     if row["unasked"]:
         prompt = [tokenizer.eos_token_id]
@@ -105,7 +106,8 @@ def generate(
     tell `board`, an actor of `EngineBoard`, how their engines start and answer.
 
     A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
-    does not take as `template_refused: …`; an error of the engine on one row is a failed row with the engine's message.
+    does not take as `template_refused: …`, a control token that cannot be text as `special_token`; an error of the
+    engine on one row is a failed row with the engine's message.
     """
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:

@@ -13,7 +13,8 @@ import ray
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import FILTERED, OK, TRAINING, with_columns
-from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
+from tapir_ray.train.chat import end_of_turn, shared_tokenizer
+from tapir_ray.train.control_tokens import RowRefused
 from tapir_ray.train.turns import encode
 
 if TYPE_CHECKING:
@@ -24,9 +25,11 @@ OVER_LENGTH = "over_length"
 
 
 def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) -> pa.Table:
-    """The same rows with `tokens`; pairs that cannot be trained on become filtered: `over_length`, `template_refused`.
+    """The same rows with `tokens`; pairs that cannot be trained on become filtered: `over_length`, `template_refused`,
+    `special_token`.
 
-    Those that the chat template refuses have no `tokens`, and its sentence in the reason.
+    Those that the chat template refuses, with its sentence in the reason, and those with a control token that cannot be
+    text have no `tokens`.
     """
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
@@ -37,7 +40,7 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
         if status == OK:
             try:
                 pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
-            except TemplateRefused as refused:
+            except RowRefused as refused:
                 status, reason = FILTERED, refused.reason
             else:
                 count = pair.in_loss or pair.uncut

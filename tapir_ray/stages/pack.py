@@ -24,7 +24,8 @@ from tapir_ray.config import Student, Train
 from tapir_ray.records import OK, PACKED, conform, order_key
 from tapir_ray.stages.chunks import PAIRS_PER_CHUNK, Cut, cut_for
 from tapir_ray.stages.pack_stats import PackStats
-from tapir_ray.train.chat import TemplateRefused, end_of_turn, shared_tokenizer
+from tapir_ray.train.chat import end_of_turn, shared_tokenizer
+from tapir_ray.train.control_tokens import RowRefused, SpecialToken
 from tapir_ray.train.turns import encode
 
 SEQUENCES_PER_ROW_GROUP = 64
@@ -114,7 +115,7 @@ def pack(
 
 
 _EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
-_ONCE = ("cut", "over_length", "template_refused", "last_turn_only")
+_ONCE = ("cut", "over_length", "template_refused", "special_token", "last_turn_only")
 
 
 def _part(parts_dir: str, number: int, epoch: int) -> str:
@@ -181,8 +182,8 @@ def _encode(
         for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
             try:
                 pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
-            except TemplateRefused:
-                counts["template_refused"] += 1
+            except RowRefused as refused:
+                counts["special_token" if isinstance(refused, SpecialToken) else "template_refused"] += 1
                 continue
             if not pair.in_loss:
                 counts["over_length"] += 1

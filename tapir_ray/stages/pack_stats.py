@@ -25,10 +25,12 @@ class PackStats:
     over_length: int
     """Pairs left out because they do not fit `train.sequence_length`."""
     template_refused: int
-    """Pairs left out because the chat template does not take their roles."""
+    """Pairs left out because the chat template does not take their roles, or loses part of their text."""
     last_turn_only: int
     """Pairs with the response alone in the loss though `train.turns` is `all`: the template rewrites an earlier one."""
     epochs: int
+    special_token: int = 0
+    """Pairs left out because they hold a control token that the tokenizer cannot write as text."""
 
     def once(self) -> dict[str, int]:
         """The pairs that were packed, and those left out or changed by reason, all counted once."""
@@ -37,15 +39,17 @@ class PackStats:
             "cut": self.cut,
             "over_length": self.over_length,
             "template_refused": self.template_refused,
+            "special_token": self.special_token,
             "last_turn_only": self.last_turn_only,
         }
 
     def warnings(self) -> list[str]:
         """A sentence for each reason that any pair was left out or changed for."""
-        given = self.pairs // self.epochs + self.over_length + self.template_refused
+        given = self.pairs // self.epochs + self.over_length + self.template_refused + self.special_token
         found = (
             (self.over_length, "do not fit train.sequence_length and are left out"),
             (self.template_refused, "are refused by the chat template and left out"),
+            (self.special_token, "hold a control token that the tokenizer cannot write as text and are left out"),
             (self.cut, "are longer than train.sequence_length and lose their end"),
             (self.last_turn_only, "train on their last answer alone: the chat template rewrites an earlier one"),
         )

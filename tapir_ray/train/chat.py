@@ -19,6 +19,7 @@ from tapir_ray.config import Student
 from tapir_ray.errors import InputError
 from tapir_ray.models import local
 from tapir_ray.records import Message
+from tapir_ray.train.rendering import TemplateRefused, chat_template_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -28,17 +29,9 @@ IGNORED = -100
 _PROBE = "5f2c91"
 """A response that no template contains, to find what a template writes after it."""
 
-
-class TemplateRefused(Exception):
-    """A conversation that the chat template does not take (a system turn, roles that do not alternate).
-
-    The text is the template's own sentence; of such a row it is the reason, after `template_refused: `.
-    """
-
-    @property
-    def reason(self) -> str:
-        """The `reason` of a filtered row."""
-        return f"template_refused: {self}"
+_QUESTION = """What is <b class="x">'a & b'</b>?\n\n\t1.  5f2c92 {{ 7 }}\n\\u00e9 é 字 end"""
+_ANSWER = _QUESTION.replace("5f2c92", "5f2c93")
+"""Texts with what a template could escape, fold or cut."""
 
 
 def template_names() -> list[str]:
@@ -80,7 +73,7 @@ def load_tokenizer(model: str, student: Student) -> Any:
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer of {model} has no eos_token: name one in its tokenizer_config.json")
-    end_of_turn(tokenizer, student.chat_template_kwargs)
+    check_template(tokenizer, student.chat_template_kwargs)
     return tokenizer
 
 
@@ -106,8 +99,13 @@ def _stops(model: str, student_json: str) -> tuple[int, ...]:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any]) -> list[int]:
-    """Token ids that the student is shown for `messages`, up to where its answer begins. Raises TemplateRefused."""
-    return _render_ids(tokenizer, messages, chat_template_kwargs, add_generation_prompt=True)
+    """Token ids that the student is shown for `messages`, up to where its answer begins.
+
+    A control token in a message is text. Raises RowRefused: SpecialToken if the tokenizer cannot write it as text,
+    TemplateRefused if the template does not take the messages or loses part of them.
+    """
+    template = chat_template_of(tokenizer, chat_template_kwargs)
+    return template.control.encode(template.render(template.as_text(messages), for_answer=True))
 
 
 def encode_pair(
@@ -119,20 +117,30 @@ def encode_pair(
 ) -> tuple[list[int], list[int]]:
     """(prompt ids, response ids): the prompt as the engine shows it; the response ends with the end of turn.
 
-    Where the template renders the whole conversation as a continuation of the prompt, the response is that
-    continuation; else (templates that rewrite earlier turns) it is the response's own tokens and the end of turn.
-    `end` is `end_of_turn(...)`, for callers that encode many pairs. Raises TemplateRefused.
+    If the template renders the whole conversation as a continuation of the prompt, the response is that continuation;
+    else (templates that rewrite earlier turns) it is the response's own tokens and the end of turn. Thoughts that the
+    prompt opens are closed before the answer. `end` is `end_of_turn(...)`, for callers that encode many pairs. Raises
+    RowRefused as `encode_prompt` does.
     """
-    prompt = encode_prompt(tokenizer, messages, chat_template_kwargs)
-    turns = [*messages, {"role": "assistant", "content": response}]
-    conversation = _render_ids(tokenizer, turns, chat_template_kwargs, add_generation_prompt=False)
-    if end is None:
-        end = end_of_turn(tokenizer, chat_template_kwargs)
-    if conversation[: len(prompt)] == prompt:
-        answer = conversation[len(prompt) :]
-        if end[-1] in answer:
-            return prompt, answer[: len(answer) - answer[::-1].index(end[-1])]
-    return prompt, [*tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"], *end]
+    template = chat_template_of(tokenizer, chat_template_kwargs)
+    turns = template.as_text([*messages, {"role": "assistant", "content": response}])
+    said = turns[-1]["content"]
+    shown = template.render(turns[:-1], for_answer=True)
+    prompt = template.control.encode(shown)
+    whole = template.render(turns, for_answer=False)
+    end = end_of_turn(tokenizer, chat_template_kwargs) if end is None else end
+    answer: list[int] = []
+    if whole.startswith(shown) and template.holds(whole[len(shown) :], said):
+        conversation = template.control.encode(whole)
+        if conversation[: len(prompt)] == prompt:
+            answer = conversation[len(prompt) :]
+        else:
+            answer = template.control.encode_after(whole[len(shown) :])
+    if end[-1] in answer:
+        return prompt, answer[: len(answer) - answer[::-1].index(end[-1])]
+    closed = template.closed(said)
+    own = template.control.encode(said) if closed == said else template.control.encode_after(closed)
+    return prompt, [*own, *end]
 
 
 def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
@@ -144,7 +152,7 @@ def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[in
     """
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _PROBE}]
     try:
-        text = _render(tokenizer, turns, chat_template_kwargs)
+        text = chat_template_of(tokenizer, chat_template_kwargs).render(turns, for_answer=False)
     except (TemplateRefused, jinja2.TemplateSyntaxError) as error:
         raise InputError(
             f"the chat template cannot write a question and its answer ({error}): correct student.chat_template or "
@@ -159,25 +167,27 @@ def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[in
     return [tokenizer.eos_token_id]
 
 
+def check_template(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> None:
+    """Raises InputError for a chat template that takes no question and answer, or does not write them as they are."""
+    end_of_turn(tokenizer, chat_template_kwargs)
+    template = chat_template_of(tokenizer, chat_template_kwargs)
+    question, answer = {"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}
+    try:
+        template.render([question], for_answer=True)
+        # An answer is not looked for in the last turn, so there is a question after it.
+        whole = template.render([question, answer], for_answer=False)
+        if _ANSWER not in whole:
+            raise TemplateRefused("the chat template leaves out or changes the answer")
+    except TemplateRefused as error:
+        raise InputError(
+            f"{error} of a plain question and its answer, so none could be learnt as it is: correct "
+            "student.chat_template or student.chat_template_kwargs"
+        ) from error
+
+
 def stop_token_ids(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
     """Ids at which an engine stops (`generation_config.eos_token_id`): the end of turn first, then eos."""
     return list(dict.fromkeys([end_of_turn(tokenizer, chat_template_kwargs)[-1], tokenizer.eos_token_id]))
-
-
-def _render_ids(
-    tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any], add_generation_prompt: bool
-) -> list[int]:
-    text = _render(tokenizer, messages, chat_template_kwargs, add_generation_prompt=add_generation_prompt)
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _render(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any], **options: bool) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options, **chat_template_kwargs))
-    except jinja2.TemplateSyntaxError:
-        raise
-    except jinja2.TemplateError as error:
-        raise TemplateRefused(" ".join(str(error).split())[:200]) from None
 
 
 def dated(student: Student) -> str | None:

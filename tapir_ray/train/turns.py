@@ -15,7 +15,8 @@ from typing import Any
 
 from tapir_ray.config import Student, Train
 from tapir_ray.records import Message
-from tapir_ray.train.chat import IGNORED, TemplateRefused, encode_pair
+from tapir_ray.train.chat import IGNORED, encode_pair
+from tapir_ray.train.control_tokens import RowRefused
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def encode(
     """The pair as it is trained on, by `train.turns`, `train.sequence_length` and `train.over_length`.
 
     `end` is `end_of_turn(...)` of the tokenizer; `no_loss` are positions of messages that are in no loss in any case.
-    Raises TemplateRefused.
+    Raises RowRefused.
     """
     prompt, answer = encode_pair(tokenizer, messages, response, student.chat_template_kwargs, end)
     ids = [*prompt, *answer]
@@ -81,7 +82,7 @@ def _earlier_answers(
             continue
         try:
             prompt, answer = encode_pair(tokenizer, messages[:position], message["content"], kwargs, end)
-        except TemplateRefused:
+        except RowRefused:
             return None
         stop = len(prompt) + len(answer)
         if ids[:stop] != [*prompt, *answer]:

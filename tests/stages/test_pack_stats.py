@@ -15,7 +15,8 @@ WHOLE = PackStats(
 def test_pairs_are_counted_once_however_many_epochs() -> None:
     assert WHOLE.warnings() == []
     stats = replace(WHOLE, over_length=25, template_refused=5)
-    assert stats.once() == {"pairs": 70, "cut": 0, "over_length": 25, "template_refused": 5, "last_turn_only": 0}
+    assert stats.once() == {"pairs": 70, "cut": 0, "over_length": 25, "template_refused": 5, "special_token": 0,
+                            "last_turn_only": 0}  # fmt: skip
     assert stats.warnings() == [
         "25 of 100 pairs (25.0%) do not fit train.sequence_length and are left out",
         "5 of 100 pairs (5.0%) are refused by the chat template and left out",
