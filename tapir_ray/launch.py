@@ -11,13 +11,12 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from ray.exceptions import RayError
 
 from tapir_ray.annotations import annotation
 from tapir_ray.cluster import session, stopped_by_signals
-from tapir_ray.config import Config, Simulator, Student, Train, changed
+from tapir_ray.config import Config, Simulator, changed
 from tapir_ray.context import ROUND_EVENTS, Context, checkpoint
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
@@ -46,11 +45,10 @@ from tapir_ray.source_files import find_seed, list_files
 from tapir_ray.stages.classify import check_labels, load_labels
 from tapir_ray.steps.adopt import adopt, own_table
 from tapir_ray.steps.stop import StopAfter
-from tapir_ray.storage import is_remote
 from tapir_ray.train.attention import check_here, check_on_worker
-from tapir_ray.train.chat import dated, load_tokenizer, resolve_template
-from tapir_ray.train.lora import check_target_modules
-from tapir_ray.train.model_config import check_model
+from tapir_ray.train.chat import dated
+from tapir_ray.train.classifier_check import check_classifier
+from tapir_ray.train.student_check import check_student
 from tapir_ray.workers import check_storage, refuse_other_machines, storage_watched
 
 SEED_FILE = "seed_data.jsonl"
@@ -220,7 +218,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     if config.simulator is not None:
         _check_simulator(config.simulator)
     if config.regenerate is None:
-        _check_student(config.student, config.train)
+        for doubt in check_student(config.student, config.train):
+            print(f"warning: {doubt}", file=sys.stderr)
         check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
     if (
@@ -233,21 +232,10 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
             f"classify.by: none gives every row the task {tasks.OTHERS}, which has no weight; give it one in "
             "curriculum.weights (or in the file of curriculum.tasks), or have the rows labelled"
         )
+    check_classifier(config.classify)
     if config.classify.by == "deberta" and config.classify.label_rows == 0 and config.classify.model:
         check_labels(load_labels(config.classify.model, config.classify.trust_remote_code), taxonomy.labels)
     return taxonomy
-
-
-def _check_student(student: Student, train: Train) -> None:
-    if student.chat_template is not None:
-        resolve_template(student.chat_template)
-    if student.model is not None:
-        if not is_remote(student.model) and not Path(student.model).exists():
-            return  # a hub name, which is looked up when it is loaded
-        load_tokenizer(student.model, student)
-        check_model(student, train, student.model)
-    if train.lora is not None:
-        check_target_modules(student, train.lora, student.model)
 
 
 def _check_simulator(settings: Simulator) -> None:

@@ -29,6 +29,7 @@ from tapir_ray.llm import engines, guard, proxies
 from tapir_ray.llm.vllm import WHOLE_PROMPTS, engine_environment
 from tapir_ray.models import local
 from tapir_ray.storage import Storage
+from tapir_ray.train.model_files import file_problems
 
 START_TIMEOUT_S = 1800.0
 """From a place to the first answer, with the weights' way to their node."""
@@ -53,7 +54,8 @@ class Application:
 
 
 def check_model(model: str, key: str) -> None:
-    """Raises InputError where `model` is a local folder that vLLM cannot serve; a hub name is not looked up."""
+    """Raises InputError if `model` is a local folder that vLLM cannot serve, such as one with a shard that is lost or
+    cut short; a hub name is not looked up."""
     folder = Path(local(model))
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith("."):
@@ -63,6 +65,8 @@ def check_model(model: str, key: str) -> None:
         raise InputError(f"{key} {model} has no config.json: name a folder that save_pretrained wrote")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(f"{key} {model} has no tokenizer: save the tokenizer into the same folder")
+    if problems := file_problems(folder, served=True):
+        raise InputError(f"{key} {model}: {'; '.join(problems)}")
 
 
 def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> dict[str, Any]:

@@ -19,23 +19,13 @@ from tapir_ray.config import Student, Train
 from tapir_ray.models import local
 from tapir_ray.train.batches import micro_batch_size
 from tapir_ray.train.chat import load_tokenizer, stop_token_ids
+from tapir_ray.train.export_check import try_export
+from tapir_ray.train.generation import adapt
 from tapir_ray.train.host_memory import given_back
 from tapir_ray.train.lora import FOLDER, merged, save_adapter, with_adapter
 from tapir_ray.train.model_config import check_trained
+from tapir_ray.train.weights import load_student
 from tapir_ray.train.work import Work
-
-WITHOUT_EFFECT: dict[str, float | None] = {
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "min_p": None,
-    "top_h": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
-}
-"""Flags of sampling at the values that change nothing: with others transformers writes a generation config only if it
-samples (`GenerationConfig.validate`)."""
 
 PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 """Of a model that takes images as well as text: an engine reads them when it starts, whatever it will be asked."""
@@ -86,13 +76,13 @@ def stage_of(train: Train, world: int) -> int:
 def make_engine(work: Work, device: Any) -> Any:
     """A DeepSpeed engine on `device`: the model that the training begins with, and AdamW over what of it is trained.
 
-    Raises InputError where that model cannot be trained as the config says (`check_trained`).
+    Raises InputError if that model cannot be trained as the config says (`check_trained`), has not all its weights
+    (`load_student`), or could not be written afterwards (`try_export`).
     """
     check_trained(work.student, work.train, work.base_model or work.init_model)
     _deepspeed(device)
     import torch
     from torch import distributed
-    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
     from transformers.utils.logging import disable_progress_bar
 
@@ -104,14 +94,15 @@ def make_engine(work: Work, device: Any) -> Any:
     # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
     in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
     with given_back() if in_pieces else nullcontext():
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            local(start),
-            revision=student.revision if start == student.model else None,
-            dtype=getattr(torch, train.precision),
-            attn_implementation=train.attention,
-            trust_remote_code=student.trust_remote_code,
+        model: Any = load_student(
+            start, student, dtype=getattr(torch, train.precision), attn_implementation=train.attention
         )
     del in_pieces
+    left_out = try_export(model, load_tokenizer(work.init_model, student), work.init_model, student)
+    if left_out and distributed.get_rank() == 0:
+        logging.getLogger(__name__).warning(
+            "the student is written without %s, which its generation_config.json has to no effect", ", ".join(left_out)
+        )
     return engine_of(model, work, device)
 
 
@@ -177,7 +168,7 @@ def export(engine: Any, work: Work, folder: str, first: bool) -> None:
         return
     tokenizer = load_tokenizer(work.init_model, work.student)
     model = engine.module
-    _set_generation(model.generation_config, tokenizer, stop_token_ids(tokenizer, work.student.chat_template_kwargs))
+    adapt(model.generation_config, tokenizer, stop_token_ids(tokenizer, work.student.chat_template_kwargs))
     model.save_pretrained(folder, state_dict=weights)
     tokenizer.save_pretrained(folder)
     if model.config.get_text_config() is not model.config:
@@ -199,20 +190,3 @@ def copy_processor(model: str, student: Student, folder: str) -> None:
         )
         if file is not None:
             shutil.copyfile(file, f"{folder}/{name}")
-
-
-def _set_generation(config: Any, tokenizer: Any, stops: list[int]) -> None:
-    """The base's generation config with the student's end, such that transformers writes it.
-
-    Flags of sampling without `do_sample` mean that it samples; `do_sample: false` or a temperature of 0, that they are
-    of no use.
-    """
-    config.eos_token_id = stops if len(stops) > 1 else stops[0]
-    if config.pad_token_id is None or config.pad_token_id < 0:
-        config.pad_token_id = tokenizer.pad_token_id
-    flagged = any(getattr(config, flag) not in (None, value) for flag, value in WITHOUT_EFFECT.items())
-    if flagged and not config.do_sample:
-        config.do_sample = config.do_sample is None and config.temperature != 0
-        if not config.do_sample:
-            for flag in WITHOUT_EFFECT:
-                setattr(config, flag, None)

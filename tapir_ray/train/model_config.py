@@ -34,11 +34,19 @@ def check_model(student: Student, train: Train, model: str) -> None:
 
 def check_trained(student: Student, train: Train, model: str) -> None:
     """Raises InputError, with what to set, where `model` would be trained as another function than it is served, or
-    on longer sequences than it has positions for.
+    on longer sequences than it has positions for, or is quantised.
 
     Training goes beyond `max_position_embeddings` where positions are computed, and not where they are in a table.
     """
     config = read_config(student, model)
+    if (quantised := getattr(config, "quantization_config", None)) is not None:
+        method = (
+            quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", "")
+        )
+        raise InputError(
+            f"student.model {model} is quantised ({method or 'quantization_config in its config.json'}) and cannot be "
+            "trained: name the model with full weights that it was made of"
+        )
     text = config.get_text_config()
     cap = getattr(text, "attn_logit_softcapping", None)
     if cap is not None and train.attention == "sdpa":

@@ -167,8 +167,8 @@ class ChatTemplate:
         places = [shown.find(_probe(number)) for number in range(5)]
         inner = sorted(place for place in places if place >= 0)
         parts = []
-        for place, after in zip(inner, [*inner[1:], len(shown)], strict=True):
-            parts.append((shown[:place], shown[place + len(_probe(0)) : after]))
+        for place, following in zip(inner, [*inner[1:], len(shown)], strict=True):
+            parts.append((shown[:place], shown[place + len(_probe(0)) : following]))
         for number, (before, after) in enumerate(parts):
             beside = number + 1 < len(parts) and not after
             if beside or self.control.joins(before, after):

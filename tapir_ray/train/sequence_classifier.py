@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from tapir_ray.models import local
+from tapir_ray.train.weights import load_classifier, refuse_sizes
 
 TokenIds = list[int]
 
@@ -24,6 +25,8 @@ TOKENS_ON_CPU = 1024
 
 class SequenceClassifier:
     """`model`, in 32-bit floats, and its `tokenizer`; texts are cut to their first `max_length` tokens.
+
+    Raises InputError for files or weights that are missing, unexpected or do not fit each other.
 
     With `labels`, the head is made to give exactly these: weights of a head of another size are thrown away. `threads`
     are those of torch in this process; `gpu` puts the model on the worker's GPU.
@@ -49,12 +52,17 @@ class SequenceClassifier:
                 "num_labels": len(labels),
                 "id2label": dict(enumerate(labels)),
                 "label2id": {label: index for index, label in enumerate(labels)},
-                "ignore_mismatched_sizes": True,
             }
         # Checkpoints stored in 16 bits, as DeBERTa-v3's are, would otherwise be trained in them and give NaN.
-        self.model = AutoModelForSequenceClassification.from_pretrained(
-            local(name), dtype=torch.float32, trust_remote_code=trust_remote_code, **head
+        self.model = load_classifier(
+            name,
+            "classify.model",
+            new_head=labels is not None,
+            dtype=torch.float32,
+            trust_remote_code=trust_remote_code,
+            **head,
         ).to(self.device)
+        refuse_sizes(self.tokenizer, self.model, name, "classify.model")
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id

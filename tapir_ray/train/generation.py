@@ -1,0 +1,76 @@
+"""The generation config of an exported student: the base's, with the student's ends, as transformers will write it.
+
+    left_out = adapt(model.generation_config, tokenizer, stop_token_ids(tokenizer, kwargs))      # ["early_stopping"]
+
+transformers reads configs that it refuses to write, such as one with `early_stopping` and no beams.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from tapir_ray.errors import InputError
+
+WITHOUT_EFFECT: dict[str, float | None] = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "top_h": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+"""Flags of sampling at the values that change nothing: with others transformers writes a generation config only if it
+samples (`GenerationConfig.validate`)."""
+
+_FIRST = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate", "eos_token_id", "pad_token_id")
+"""Keys that say whether others have an effect."""
+
+
+def adapt(config: Any, tokenizer: Any, stops: list[int]) -> list[str]:
+    """Set the ends of a generation config and leave out what cannot be written; returns the names of the latter.
+
+    Flags of sampling without `do_sample` mean that it samples; `do_sample: false` or a temperature of 0, that they are
+    of no use. Raises InputError if even the rest cannot be written.
+    """
+    config.eos_token_id = stops if len(stops) > 1 else stops[0]
+    if config.pad_token_id is None or config.pad_token_id < 0:
+        config.pad_token_id = tokenizer.pad_token_id
+    left_out = []
+    flagged = [flag for flag, value in WITHOUT_EFFECT.items() if getattr(config, flag) not in (None, value)]
+    if flagged and not config.do_sample:
+        config.do_sample = config.do_sample is None and config.temperature != 0
+        if not config.do_sample:
+            left_out = flagged
+            for flag in WITHOUT_EFFECT:
+                setattr(config, flag, None)
+    left_out += _leave_out_invalid(config)
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        raise InputError(
+            f"generation_config.json: a student with it could not be written ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return left_out
+
+
+def _leave_out_invalid(config: Any) -> list[str]:
+    """Put what cannot be written at its default, each key looked at beside those before it; their names."""
+    defaults = vars(type(config)())
+    given = [name for name, value in vars(config).items() if not name.startswith("_") and value != defaults.get(name)]
+    tried, left_out = type(config)(), []
+    for name in sorted(given, key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)):
+        before = copy.copy(tried)
+        setattr(tried, name, getattr(config, name))
+        try:
+            tried.validate(strict=True)
+        except ValueError:
+            tried = before
+            left_out.append(name)
+            if name in defaults:
+                setattr(config, name, defaults[name])
+            else:
+                delattr(config, name)
+    return left_out

@@ -1,0 +1,170 @@
+"""A model's weights against its config: what is missing would be random, what is unexpected would be left out.
+
+model = load_student("my/folder", config.student, dtype=torch.bfloat16, attn_implementation="sdpa")
+model = load_student("my/folder", config.student, device_map="meta")     # the same check, and no weight is read
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tapir_ray.config import Student
+from tapir_ray.errors import InputError
+from tapir_ray.models import local
+from tapir_ray.storage import is_remote
+from tapir_ray.train.model_files import file_problems, has_weights, named
+
+OF_NO_USE = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias|position_ids|num_batches_tracked)$")
+"""Buffers that old checkpoints have and that are computed today."""
+
+
+def load_student(model: str, student: Student, **options: Any) -> Any:
+    """A causal language model of a folder, URI or HF name, with every weight out of its files.
+
+    `options` are `from_pretrained`'s. Raises InputError, with the names, for files or weights that are missing, cut
+    short, unexpected or of another shape.
+    """
+    from transformers import AutoModelForCausalLM
+
+    refuse_files(model, "student.model")
+    with _quiet(), _told(model, "student.model"):
+        loaded, found = _both(
+            AutoModelForCausalLM,
+            local(model),
+            revision=student.revision if model == student.model else None,
+            trust_remote_code=student.trust_remote_code,
+            **options,
+        )
+    refuse_weights(found, model, "student.model")
+    return loaded
+
+
+def load_classifier(model: str, key: str, new_head: bool, **options: Any) -> Any:
+    """A sequence classification model, with every weight out of its files; of one that is to be fine-tuned
+    (`new_head`) all but the head, and what its files have beside the body is left out.
+
+    Raises InputError as `load_student` does.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    refuse_files(model, key)
+    with _quiet(), _told(model, key):
+        loaded, found = _both(AutoModelForSequenceClassification, local(model), **options)
+    body = f"{loaded.base_model_prefix}."
+    if new_head:
+        found = {
+            kind: [entry for entry in found[kind] if _name(entry).startswith(body)]
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        }
+        advice = ""
+    else:
+        advice = "; set classify.label_rows to fine-tune it, or name one that is fine-tuned"
+    refuse_weights(found, model, key, advice)
+    return loaded
+
+
+def is_here(model: str, revision: str | None = None) -> bool:
+    """Whether a model is a folder, a URI, or a hub name of which this machine has a copy with its weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if is_remote(model):
+        local(model)
+        return True
+    if Path(model).exists():
+        return True
+    try:
+        return has_weights(Path(snapshot_download(model, revision=revision, local_files_only=True)))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return False
+
+
+def refuse_files(model: str, key: str) -> None:
+    """Raises InputError for a model folder of which a file is missing, cut short or a pointer of Git LFS."""
+    folder = Path(local(model))
+    if folder.is_dir() and (problems := file_problems(folder)):
+        raise InputError(f"{key} {model}: {'; '.join(problems)}")
+
+
+def refuse_weights(found: dict[str, Any], model: str, key: str, advice: str = "") -> None:
+    """Raises InputError for what `from_pretrained` has found missing, unexpected or of another shape (its
+    `output_loading_info`)."""
+    missing, unexpected = sorted(found["missing_keys"]), _used(found["unexpected_keys"])
+    problems = []
+    if missing:
+        problems.append(f"{_weights(missing)} not in its files and would be random")
+    if unexpected:
+        problems.append(f"{_weights(unexpected)} in its files and not in a model of its config, so left out")
+    if mismatched := sorted(found["mismatched_keys"], key=_name):
+        name, there, wanted = mismatched[0]
+        more = f" (and {len(mismatched) - 1} more weights)" if mismatched[1:] else ""
+        problems.append(f"{name} has the shape {list(there)} in its files and {list(wanted)} by its config{more}")
+    if problems:
+        raise InputError(
+            f"{key} {model}: {'; '.join(problems)}: correct its config.json, or save model and config together with "
+            f"save_pretrained{advice}"
+        )
+
+
+def refuse_sizes(tokenizer: Any, loaded: Any, model: str, key: str = "student.model") -> None:
+    """Raises InputError for a tokenizer with ids that the model has no embedding for."""
+    weight = loaded.get_input_embeddings().weight
+    # A weight in pieces has no shape but the one that DeepSpeed notes.
+    rows = getattr(weight, "ds_shape", weight.shape)[0]
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= rows:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise InputError(
+            f"{key} {model}: its tokenizer has {largest + 1} tokens (the last is {token!r}) and its embedding {rows} "
+            f"rows: resize it by model.resize_token_embeddings({largest + 1}) and save both, or take the tokenizer "
+            "that belongs to the model"
+        )
+
+
+def _both(kind: Any, model: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The model and what was found of its weights; those of another shape are refused by their names later."""
+    loaded, found = kind.from_pretrained(model, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    return loaded, found
+
+
+def _used(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not OF_NO_USE.search(name))
+
+
+def _weights(names: list[str]) -> str:
+    return f"{len(names)} weights ({named(names)}) are" if len(names) > 1 else f"the weight {names[0]} is"
+
+
+def _name(entry: Any) -> str:
+    return entry if isinstance(entry, str) else str(entry[0])
+
+
+@contextmanager
+def _told(model: str, key: str) -> Iterator[None]:
+    """What transformers raises for a model that it cannot load, as InputError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(
+            f"{key} {model} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]}); correct "
+            "its files, or name another model"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own table of what is missing, which is said in a sentence."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
