@@ -109,9 +109,13 @@ class ChatTemplate:
 
     def holds(self, continued: str, answer: str) -> bool:
         """Whether what the template writes after a prompt holds an answer of `as_text` whole, in no open thoughts."""
-        _, thoughts, _, rest = split_thoughts(answer, self._opening)
+        opening, thoughts, _, rest = split_thoughts(answer, self._opening)
         place = continued.find(thoughts.strip())
-        if place >= 0 and self.opened is not None:
+        if place < 0:
+            return False
+        if self.opened is not None:
+            if opening and self._opening in continued[:place]:
+                return False  # once more than in the prompt
             place = continued.find(dict(THOUGHTS)[self._opening], place)
         return place >= 0 and continued.find(rest.strip(), place) >= 0
 
@@ -166,14 +170,11 @@ class ChatTemplate:
     def _joins(self, shown: str) -> bool:
         places = [shown.find(_probe(number)) for number in range(5)]
         inner = sorted(place for place in places if place >= 0)
-        parts = []
-        for place, following in zip(inner, [*inner[1:], len(shown)], strict=True):
-            parts.append((shown[:place], shown[place + len(_probe(0)) : following]))
-        for number, (before, after) in enumerate(parts):
-            beside = number + 1 < len(parts) and not after
-            if beside or self.control.joins(before, after):
-                return True
-        return False
+        ends = [place + len(_probe(0)) for place in inner]
+        beside = any(end == place for end, place in zip(ends, inner[1:], strict=False))
+        return beside or any(
+            self.control.joins(shown[:place], shown[end:]) for place, end in zip(inner, ends, strict=True)
+        )
 
 
 def split_thoughts(answer: str, opened: str = "") -> tuple[str, str, str, str]:

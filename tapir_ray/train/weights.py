@@ -57,7 +57,8 @@ def load_classifier(model: str, key: str, new_head: bool, **options: Any) -> Any
     body = f"{loaded.base_model_prefix}."
     if new_head:
         found = {
-            kind: [entry for entry in found[kind] if _name(entry).startswith(body)]
+            # Whether there is a pooler under the head depends on what the body was trained for.
+            kind: [entry for entry in found[kind] if _name(entry).startswith(body) and ".pooler." not in _name(entry)]
             for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         }
         advice = ""
