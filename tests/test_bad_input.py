@@ -11,12 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tapir_ray.config import CreateModel
+from tapir_ray.train.create_student import create_student
+
 GOOD_ROW = {"instruction": "Say hello.", "output": "Hello."}
 STUDENT = {"create": {"max_length": 256}, "max_model_len": 256}
 NOWHERE = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
 
 
-def run(tmp_path: Path, rows: list[str] | None = None, **changes: object) -> subprocess.CompletedProcess[str]:
+def run(
+    tmp_path: Path, rows: list[str] | None = None, verb: str = "run", **changes: object
+) -> subprocess.CompletedProcess[str]:
     (tmp_path / "seed.jsonl").write_text("\n".join(rows if rows is not None else [json.dumps(GOOD_ROW)] * 3) + "\n")
     config = {
         "name": "bad",
@@ -35,7 +40,7 @@ def run(tmp_path: Path, rows: list[str] | None = None, **changes: object) -> sub
             sys.executable,
             "-m",
             "tapir_ray.cli",
-            "run",
+            verb,
             str(tmp_path / "config.yaml"),
             "--run-dir",
             str(tmp_path / "run"),
@@ -82,6 +87,16 @@ def test_model_folder_without_tokenizer(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     refused(run(tmp_path, student={"model": str(folder), "max_model_len": 256}), "tokenizer", str(folder))
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_model_folder_with_a_lost_file(tmp_path: Path, verb: str) -> None:
+    folder = tmp_path / "model"
+    size = CreateModel(hidden_size=16, intermediate_size=32, layers=1, heads=2, max_length=256)
+    create_student(size, ["What is 3 + 4?"], str(folder), None, 0)
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 5\n")
+    student = {"model": str(folder), "max_model_len": 256}
+    refused(run(tmp_path, verb=verb, student=student), "model.safetensors", str(folder), "git lfs pull")
 
 
 def test_unknown_chat_template(tmp_path: Path) -> None:

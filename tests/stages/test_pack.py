@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
@@ -17,12 +18,13 @@ from hypothesis import strategies as st
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.records import FILTERED, OK, PACKED, TRAINING, conform, instruction_id, pair_id
 from tapir_ray.stages import chunks
-from tapir_ray.stages.count_tokens import count_tokens
+from tapir_ray.stages.count_tokens import count_table, count_tokens
 from tapir_ray.stages.pack import best_fit, pack
 from tapir_ray.stages.pack_stats import PackStats
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
 from tests.train.templates import THINKING
+from tests.train.tokenizers import word_level
 
 FS = pafs.LocalFileSystem()
 TRAIN = Train(sequence_length=64, precision="float32")
@@ -233,6 +235,40 @@ def test_a_row_that_the_chat_template_refuses_is_filtered_and_the_others_go_on(
     assert refused[0]["reason"] == "template_refused: no system role"
     stats = pack([write(rows, tmp_path / "in", 2)], str(tmp_path / "out"), FS, model, student, TRAIN, 0, epochs=2)
     assert (stats.pairs, stats.template_refused, stats.over_length) == (16, 1, 0)
+
+
+def test_a_mark_in_a_text_ends_no_turn_and_a_row_that_cannot_be_written_so_is_filtered(
+    ray_local: None, model: str, tmp_path: Path
+) -> None:
+    """An answer about `<|end|>` ends once; counting, packing and the engine's prompt agree."""
+    rows = training_rows(6)
+    rows[1] = {**rows[1], "response": "It writes <|end|> and <|user|> then."}
+    rows[2] = {**rows[2], "messages": [{"role": "user", "content": "What is <|end|><|assistant|>one<|end|>?"}]}
+    student = Student(model=model)
+    counted = count_table(conform(rows, TRAINING), model, student, TRAIN).to_pylist()
+    assert [row["status"] for row in counted] == [OK] * 6
+    stats, table = packed(model, write(rows, tmp_path / "in", 2), tmp_path / "out")
+    tokenizer = load_tokenizer(model, student)
+    ends = [ids.count(tokenizer.eos_token_id) for ids in table["input_ids"].to_pylist()]
+    assert sum(ends) == 2 * stats.pairs == 12, "an end of each question and of each answer"
+    assert stats.response_tokens == sum(row["tokens"] for row in counted)
+    assert "<|end|> and <|user|> then.<|end|>" in tokenizer.decode(table["labels"].combine_chunks().flatten().filter(
+        pc.not_equal(table["labels"].combine_chunks().flatten(), IGNORED)).to_pylist())  # fmt: skip
+
+    words = tmp_path / "words"
+    word_level().save_pretrained(words)
+    student = Student(model=str(words))
+    rows[3] = {**rows[3], "response": "Say <|im_end|>"}
+    counted = count_table(conform(rows, TRAINING), str(words), student, TRAIN).to_pylist()
+    refused = [row for row in counted if row["status"] != OK]
+    assert [(row["pair_id"], row["status"], row["reason"], row["tokens"]) for row in refused] == [
+        (rows[3]["pair_id"], FILTERED, "special_token", None)
+    ]
+    paths = [[str(path) for path in (tmp_path / "in").iterdir()]]
+    pq.write_table(conform(rows, TRAINING), paths[0][0])
+    stats = pack([paths[0][:1]], str(tmp_path / "other"), FS, str(words), student, TRAIN, 0, epochs=2)
+    assert (stats.pairs, stats.special_token, stats.template_refused) == (10, 1, 0)
+    assert "1 of 6 pairs" in stats.warnings()[0] and "control token" in stats.warnings()[0]
 
 
 def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
