@@ -19,7 +19,7 @@ def check_classifier(classify: Classify) -> None:
     A model to fine-tune (`label_rows`) may lack the head. Of a hub name of which this machine has no copy nothing is
     looked at. No weight is read.
     """
-    if classify.by != "deberta" or classify.model is None or not is_here(classify.model):
+    if classify.by != "deberta" or classify.model is None or not is_here(classify.model, KEY):
         return
     from transformers import AutoTokenizer
 

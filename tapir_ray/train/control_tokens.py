@@ -19,8 +19,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-BREAK = "\uf5ae"
-"""A character of private use, which stands for nothing, inside a mark that is text."""
+BREAK = "\ufdd0"
+"""A code point that Unicode keeps out of texts, inside a mark that is text."""
 
 _NAME = "\ua4b3\ua015{}\ua014\ua4b3"
 """The other name of a control token: letters of Yi, which no normaliser changes, around its number."""
@@ -83,7 +83,7 @@ class ControlTokens:
             if len(found[0]) < 2:
                 raise SpecialToken
             text = f"{text[: found.start() + 1]}{BREAK}{text[found.start() + 1 :]}"
-        if self._normalised and self.texts.keys() & set(self._plain(text.replace(BREAK, ""))):
+        if self._normalised and self.texts.keys() & set(self._plain(text)):
             raise SpecialToken
         return text
 

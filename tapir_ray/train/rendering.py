@@ -202,7 +202,7 @@ def _probe(number: int) -> str:
 
 def chat_template_of(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> ChatTemplate:
     """The ChatTemplate of a tokenizer as it is now, made once."""
-    key = (tokenizer.chat_template, len(tokenizer), json.dumps(chat_template_kwargs, sort_keys=True, default=str))
+    key = (str(tokenizer.chat_template), len(tokenizer), json.dumps(chat_template_kwargs, sort_keys=True, default=str))
     # With the tokenizer, so that both are gone together.
     made: dict[Any, ChatTemplate] = vars(tokenizer).setdefault("_tapir_templates", {})
     if key not in made:

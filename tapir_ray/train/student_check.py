@@ -24,7 +24,7 @@ def check_student(student: Student, train: Train) -> list[str]:
     doubts: list[str] = []
     if student.model is None:
         check_template(_tokenizer_to_be(student), student.chat_template_kwargs)
-    elif is_here(student.model, student.revision):
+    elif is_here(student.model, "student.model", student.revision):
         refuse_files(student.model, "student.model")
         tokenizer = load_tokenizer(student.model, student)
         check_model(student, train, student.model)

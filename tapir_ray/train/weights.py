@@ -68,8 +68,11 @@ def load_classifier(model: str, key: str, new_head: bool, **options: Any) -> Any
     return loaded
 
 
-def is_here(model: str, revision: str | None = None) -> bool:
-    """Whether a model is a folder, a URI, or a hub name of which this machine has a copy with its weights."""
+def is_here(model: str, key: str, revision: str | None = None) -> bool:
+    """Whether a model is a folder, a URI, or a hub name of which this machine has a copy with its weights.
+
+    Raises InputError for the path of a folder that is not there.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -78,6 +81,8 @@ def is_here(model: str, revision: str | None = None) -> bool:
         return True
     if Path(model).exists():
         return True
+    if Path(model).is_absolute() or model.startswith((".", "~")):
+        raise InputError(f"{key} {model} is not a folder")
     try:
         return has_weights(Path(snapshot_download(model, revision=revision, local_files_only=True)))
     except (HFValidationError, LocalEntryNotFoundError):

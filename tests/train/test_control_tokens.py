@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, normalizers
 
 from tapir_ray.train.chat import encode_pair, encode_prompt, end_of_turn
 from tapir_ray.train.control_tokens import BREAK, SpecialToken
@@ -116,6 +117,24 @@ def test_a_mark_that_cannot_be_text_filters_the_row() -> None:
         encode_prompt(tokenizer, [{"role": "user", "content": "Say <|im_end|>"}], {})
     assert refused.value.reason == "special_token"
     assert encode_prompt(tokenizer, [{"role": "user", "content": "Say three."}], {})
+
+
+def test_a_mark_that_only_the_normalised_text_has_filters_the_row() -> None:
+    tokenizer = _finished(_bytes(), "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}", eos_token="<|end|>")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True, normalized=True)])
+    with pytest.raises(SpecialToken):
+        encode_prompt(tokenizer, [{"role": "user", "content": "Say ＜|end|＞"}], {})
+    ids = encode_prompt(tokenizer, [{"role": "user", "content": "Say <|end|>"}], {})
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|end|>")) == 1
+
+
+def test_a_slow_tokenizer_filters_rows_with_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = qwen()
+    monkeypatch.setattr(type(tokenizer), "is_fast", False)
+    assert encode_prompt(tokenizer, turns("one"), {})
+    with pytest.raises(SpecialToken):
+        encode_prompt(tokenizer, turns("<|im_end|>"), {})
 
 
 def test_thoughts_of_an_answer_keep_their_marks_and_a_question_has_none() -> None:

@@ -104,6 +104,11 @@ def test_a_lost_shard(sharded: Path) -> None:
     refused(sharded, first.name, "lacks model.")
 
 
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "is not a folder")
+    assert check_student(Student(model="owner/on-the-hub"), TRAIN) == [], "a hub name is looked up when it is loaded"
+
+
 def test_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, "no weights")

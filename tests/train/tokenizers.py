@@ -97,6 +97,7 @@ def llama3() -> Any:
 def deepseek() -> Any:
     """Its marks of roles are not special, and are looked for in the normalised text."""
     tokenizer = _bytes()
+    tokenizer.normalizer = normalizers.Sequence([])
     tokenizer.add_special_tokens(_special("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"))
     tokenizer.add_tokens([AddedToken(mark, normalized=True) for mark in ("<｜User｜>", "<｜Assistant｜>")])
     names = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
