@@ -78,11 +78,13 @@ class ControlTokens:
             raise SpecialToken
         if self._pattern is None:
             return text
-        # A break may leave another control token behind it, of marks that overlap.
-        while (found := self._pattern.search(text)) is not None:
+        place = 0
+        while (found := self._pattern.search(text, place)) is not None:
             if len(found[0]) < 2:
                 raise SpecialToken
-            text = f"{text[: found.start() + 1]}{BREAK}{text[found.start() + 1 :]}"
+            # Not after the mark: one that overlaps with it may begin inside.
+            place = found.start() + 1
+            text = f"{text[:place]}{BREAK}{text[place:]}"
         if self._normalised and self.texts.keys() & set(self._plain(text)):
             raise SpecialToken
         return text
