@@ -139,6 +139,7 @@ def test_the_rules_look_at_nothing_that_nobody_gave() -> None:
         (["score.max_rows=1", "score.max_rows=2"], "--set score.max_rows=2: --set score.max_rows=1 sets the same key"),
         (["teacher.model=a", "teacher={model: b}"], "sets the same key"),
         (["teacher={model: b}", "teacher.model=a"], "sets the same key"),
+        (["teacher={sampling: {top_p: 0.5}}", "teacher.sampling={max_tokens: 5}"], "sets the same key"),
         (["teacher={model: a, model: b}"], "the key model was given"),
         (["a..b=1"], "write it as key.subkey=value"),
         ([".a=1"], "write it as key.subkey=value"),
@@ -166,3 +167,5 @@ def test_overrides_are_read_as_the_file_is(tmp_path: Path) -> None:
     assert config.train.learning_rate == 0.01
     assert (config.teacher.model, config.judge.model) == ("b", "a")
     assert config.seed_data.revision == "1234567"
+    both = load(path, ["teacher={model: c}", "teacher.sampling.max_tokens=5", "teacher.sampling.top_p=0.5"]).teacher
+    assert (both.model, both.sampling.max_tokens, both.sampling.top_p) == ("c", 5, 0.5)

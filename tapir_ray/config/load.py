@@ -101,11 +101,10 @@ def read_override(written: str) -> Override:
 
 
 def _refuse_repeats(overrides: list[Override]) -> None:
-    """Raises InputError for two overrides of the same key, or of a section and a key in it: one would be lost."""
+    """Raises InputError for an override that replaces what an earlier one gave: a key, or the section that has it."""
     for number, later in enumerate(overrides):
         for earlier in overrides[:number]:
-            shared = min(len(earlier.path), len(later.path))
-            if earlier.path[:shared] == later.path[:shared]:
+            if ".".join(later.path) in _keys_of(earlier):
                 raise InputError(f"--set {later.written}: --set {earlier.written} sets the same key; give it once")
 
 

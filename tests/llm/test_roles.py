@@ -216,7 +216,7 @@ def test_check_names_the_key_and_what_to_change(monkeypatch: pytest.MonkeyPatch,
         assert "wrong" not in str(refused.value)
         monkeypatch.setenv("TAPIR_TEST_KEY", "right")
         opened(config).check()
-        simulated = config_for("simulator", simulator={"seed_rows": 9}, teacher={"api_key_env": "TAPIR_NO_KEY"})
+        simulated = config_for("simulator", simulator={}, teacher={"api_key_env": "TAPIR_NO_KEY"})
         opened(simulated, simulator_url=seen.url).check()
         opened(simulated, simulator_url=seen.url.removesuffix("/v1")).check()
         assert not seen.requests
@@ -225,7 +225,7 @@ def test_check_names_the_key_and_what_to_change(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(InputError, match="simulator"):
         opened(simulated)
     model = tmp_path / "model"
-    served = {"engine": "vllm", "model": str(model)}
+    served = {"engine": "vllm", "model": str(model), "base_url": None}
     with pytest.raises(InputError, match=r"teacher\.model .* is not a folder"):
         opened(config_for("", teacher=served)).check()
     model.mkdir()

@@ -28,7 +28,7 @@ def test_label_expand_respond_and_judge_in_one_pipeline(ray_local: None) -> None
         for number, row in enumerate(seed_rows(60, 5))
     ]
     with running(Options(seed=1)) as url:
-        config = config_for("simulator", simulator={"seed_rows": 60}, judge={"repeat_share": 0.0})
+        config = config_for("simulator", simulator={}, judge={"repeat_share": 0.0})
         with opened(config, url) as roles:
             roles.check()
             rows = label(
