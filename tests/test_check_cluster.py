@@ -55,7 +55,8 @@ def test_what_fits_is_shown(tmp_path: Path, cluster: None, capsys: pytest.Captur
     assert {part["name"]: part["places"] for part in found["parts"]} == {"student": 3, "train": 3}
     assert (found["models"], found["seen_by"], found["makes_room"]) == ([], ["one", "two"], [])
     local = ["teacher={engine: vllm, model: t}", "judge={same_as: teacher}", "resources.teacher.gpus=1"]
-    assert cli.main([*command, *local, "resources.student.min_replicas=3", "--json"]) == 0
+    command = [word.replace("min_replicas: 2", "min_replicas: 3") for word in command]
+    assert cli.main([*command, *local, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["models"], found["makes_room"]) == (["t"], ["student"])
 
