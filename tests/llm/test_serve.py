@@ -220,7 +220,7 @@ def engine_workers() -> set[int]:
 
 @pytest.mark.slow
 def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) -> None:
-    """An untrained model says anything within the schema: a score at once, and reasons without an end."""
+    """An untrained model says anything within the schema: a score, after reasons that may have no end."""
     folder = str(tmp_path / "judge")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
     compact = {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}}
@@ -240,10 +240,10 @@ def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) ->
         return asked
 
     with opened(config) as roles:
-        scored, endless = asyncio.run(ask(*roles.clients(Meter)))
+        scored, reasoned = asyncio.run(ask(*roles.clients(Meter)))
     assert scored.status == "ok" and parse_scores(scored.text or "", 1) == (7.0,), scored
-    assert (endless.status, endless.reason) == ("filtered", "cut_off"), endless
-    assert re.match(r'\{\s*"reasoning"\s*:\s*"', endless.text or "")
+    assert re.match(r'\{"reasoning":\s*"', reasoned.text or ""), reasoned
+    assert reasoned.reason == "cut_off" or parse_scores(reasoned.text or "", 1) is not None, reasoned
 
 
 def alive(process: psutil.Process) -> bool:
