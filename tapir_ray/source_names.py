@@ -4,7 +4,7 @@
     split_of("data/test-00000-of-00001.parquet")        # "test"
     chosen(["train", "test"], None, TRAIN)              # ["train"]
 
-Names as the Hugging Face hub reads them: a word such as `test` at the beginning or end of a name.
+A word such as `test` anywhere in a name counts, as on the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ Use = Literal["train", "test", "all"]
 TRAIN, TEST, ALL = "train", "test", "all"
 HELD_OUT = {
     "test": TEST, "tests": TEST, "testing": TEST, "eval": TEST, "evals": TEST, "evaluation": TEST, "holdout": TEST,
-    "heldout": TEST, "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "heldout": TEST, "testset": TEST, "testdata": TEST, "evalset": TEST, "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "valset": "validation", "devset": "validation",
 }  # fmt: skip
-WORDS = {**HELD_OUT, "train": TRAIN, "training": TRAIN}
+WORDS = {**HELD_OUT, "train": TRAIN, "training": TRAIN, "trainset": TRAIN}
 """Words of a name, and the split they stand for."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?:-[0-9a-f]{8,})?$")
-_BREAK = re.compile(r"[^a-z0-9]+")
+_BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+"""Between two words of a name, also of `gsm8kTest`."""
+_HOLD_OUT = re.compile(r"hold[-_. ]out", re.IGNORECASE)
 
 
 def split_of(name: str) -> str | None:
@@ -41,7 +44,7 @@ def split_of(name: str) -> str | None:
     validation anywhere in the path wins over one for training.
     """
     *folders, last = PurePosixPath(name).parts
-    stem = last.partition(".")[0]
+    stem = _stem(last)
     shards = _SHARD.sub("", stem)
     found = [_kind(stem) if shards == stem else _whole(shards), *map(_whole, reversed(folders))]
     known = [split for split in found if split is not None]
@@ -80,12 +83,19 @@ def _whole(name: str) -> str | None:
 
 
 def _kind(name: str) -> str | None:
-    words = [word for word in _BREAK.split(name.lower()) if word]
-    if not words:
-        return None
-    plain = [re.sub(r"\d+$", "", words[0]), re.sub(r"\d+$", "", words[-1])]
-    found = [WORDS[word] for word in plain if word in WORDS]
-    return next((kind for kind in found if kind != TRAIN), found[0] if found else None)
+    """The split that a word of a name stands for: for training only the first or the last word can."""
+    words = [re.sub(r"\d+$", "", word.lower()) for word in _BREAK.split(_HOLD_OUT.sub("holdout", name)) if word]
+    held_out = next((HELD_OUT[word] for word in words if word in HELD_OUT), None)
+    is_train = words != [] and TRAIN in (WORDS.get(words[0]), WORDS.get(words[-1]))
+    return held_out or (TRAIN if is_train else None)
+
+
+def _stem(name: str) -> str:
+    """A file's name without the suffixes that say how it is stored."""
+    path = PurePosixPath(name)
+    while path.suffix.lower() in (*KINDS, *COMPRESSED):
+        path = path.with_suffix("")
+    return path.name
 
 
 def kind_of(name: str) -> str | None:

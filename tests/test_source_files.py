@@ -59,6 +59,11 @@ def test_what_is_read(name: str, kind: str | None) -> None:
         ("test2.jsonl", "test"), ("data/part-00000-of-00003.parquet", None), ("latest.jsonl", None),
         ("contest.jsonl", None), ("rows.jsonl", None),
         ("evaluation_data/rows.jsonl", "evaluation_data"), ("training/rows.jsonl", "train"), ("a/b/c.jsonl", None),
+        ("my-test-data.jsonl", "test"), ("alpaca_test_set.jsonl", "test"), ("gsm8kTest.jsonl", "test"),
+        ("gsm8kTrain.jsonl", "train"), ("testset.jsonl", "test"), ("trainset.jsonl", "train"),
+        ("squad.test.jsonl", "test"), ("squad.validation.v2.json.gz", "validation"), ("hold_out.jsonl", "test"),
+        ("hold-out.jsonl", "test"), ("dev-v1.1.json", "validation"), ("my-train-rows.jsonl", None),
+        ("attestData.jsonl", None), ("developers.jsonl", None), ("GSM8KTEST.jsonl", None),
     ],
 )  # fmt: skip
 def test_the_split_that_a_name_says(name: str, split: str | None) -> None:
