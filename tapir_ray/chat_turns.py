@@ -35,8 +35,11 @@ SIDES |= dict.fromkeys(("output", "answer", "response"), ASSISTANT)
 ROLE_KEYS, TEXT_KEYS = ("role", "from", "speaker", "author"), ("content", "value", "text", "message")
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thoughts", "thought")
 WEIGHT = "weight"
-TRAIN_KEYS = ("train", "training", "train_on_turn", "loss")
-"""Whether an assistant turn is trained on, as a boolean; `weight` says it as 0 or 1."""
+TRAIN_KEYS = ("train", "training", "train_on_turn", "loss", "trainable", "loss_mask", "calculate_loss")
+"""Whether an assistant turn is trained on, as a truth value, 0 or 1, like `weight`; `masked` says the opposite."""
+MASKED = "masked"
+PARTLY = "train_detail"
+"""Which characters of an answer are trained on (axolotl)."""
 CALL_KEYS = ("tool_calls", "function_call", "tool_call")
 TEXT_PARTS, THOUGHT_PARTS = ("text", "input_text", "output_text"), ("thinking", "reasoning")
 CALL_PARTS = ("tool_use", "tool_result", "tool_call", "function_call")
@@ -131,7 +134,8 @@ def _read(turn: Any, name: str) -> Iterator[Turn]:
         learn = _is_learnt(turn)
     elif thoughts:
         text, thoughts = f"{thoughts}\n\n{text}" if text else thoughts, None
-    used |= {key for key in (WEIGHT, *TRAIN_KEYS) if isinstance(turn.get(key), bool | int) or key == WEIGHT}
+        used |= {WEIGHT, MASKED, *TRAIN_KEYS}
+    used.add(WEIGHT)
     others = {key: value for key, value in turn.items() if key not in used and not is_blank(value)}
     if role != SYSTEM or text.strip() or others:
         yield Turn(role, text, thoughts, learn, others)
@@ -156,10 +160,13 @@ def _exchange(turn: dict[str, Any], name: str) -> Iterator[Turn]:
 
 
 def _is_learnt(turn: dict[str, Any]) -> bool:
-    weight = turn.get(WEIGHT)
-    if weight is not None and not (isinstance(weight, int | float) and weight in (0, 1)):
-        raise Unsupported(f"weight {weight!r} of a turn (it can be 0 or 1)")
-    return weight != 0 and all(turn.get(key) is not False for key in TRAIN_KEYS)
+    marks = {key: turn[key] for key in (WEIGHT, *TRAIN_KEYS, MASKED) if turn.get(key) is not None}
+    for key, value in marks.items():
+        if not (isinstance(value, int | float) and value in (0, 1)):
+            raise Unsupported(f"{key} {value!r} of a turn (it can be 0 or 1)")
+    if not is_blank(turn.get(PARTLY)):
+        raise Unsupported(f"{PARTLY} (an answer of which a part is in no loss)")
+    return not marks.pop(MASKED, 0) and all(value != 0 for value in marks.values())
 
 
 def _text_of(content: Any, name: str, role: Any) -> tuple[str, str | None]:

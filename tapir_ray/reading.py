@@ -202,6 +202,14 @@ class Reading:
             if not isinstance(value, list):
                 raise Malformed(f"{name} is not a list of turns (map it in seed_data.columns: {{context: {name}}})")
             self.used.add(name)
+            if value and all(isinstance(one, str) for one in value):
+                if len(value) % 2:
+                    raise Malformed(
+                        f"{name} has {len(value)} texts, so it is not pairs of a question and an answer; write turns "
+                        "with a role"
+                    )
+                turns += read_turns(value, name)
+                continue
             for one in value:
                 if isinstance(one, list):
                     if len(one) != 2:

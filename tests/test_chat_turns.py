@@ -15,8 +15,12 @@ LAST = {"role": "assistant", "content": "a2"}
 
 
 @pytest.mark.parametrize(
-    "mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"train_on_turn": False}, {"loss": False}]
-)
+    "mark",
+    [
+        {"weight": 0}, {"weight": 0.0}, {"weight": False}, {"train": False}, {"train_on_turn": False}, {"loss": False},
+        {"train": 0}, {"loss": 0.0}, {"loss_mask": 0}, {"trainable": False}, {"masked": True}, {"masked": 1},
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("turns", ["last", "all"])
 def test_an_answer_of_weight_0_is_context_and_in_no_loss(mark: dict[str, Any], turns: str) -> None:
     (found,) = parse({"messages": [USER, {**ANSWER, **mark}, NEXT, {**LAST, "weight": 1}]}, turns=turns)
@@ -31,6 +35,16 @@ def test_the_case_of_weight_0() -> None:
     assert one(first, turns="all").no_loss == (1,)
     with pytest.raises(Unsupported):
         parse(second)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [{"train": "false"}, {"loss": 0.5}, {"loss_mask": [1, 0]}, {"train_detail": [{"begin_offset": 0, "train": False}]}],
+)
+def test_a_mark_of_the_loss_that_cannot_be_followed_filters_the_row(mark: dict[str, Any]) -> None:
+    with pytest.raises(Unsupported, match=next(iter(mark))):
+        parse({"messages": [USER, {**ANSWER, **mark}]})
+    assert one({"messages": [{**USER, **mark}, {**ANSWER, "masked": False, "train": None}]}).response == "a"
 
 
 def test_turns_after_the_last_answer_to_learn_are_kept() -> None:

@@ -48,6 +48,10 @@ def test_history_is_earlier_turns() -> None:
     assert [found.response for found in parse(row, turns="all")] == ["6", "15", "24"]
     assert asked({"instruction": "q", "output": "a", "history": [USER, ANSWER]}) == (["q", "a", "q"], "a")
     assert len(one(case("03-alpaca-history")[0]).messages) == 6
+    bare = {"instruction": "q", "output": "a", "history": ["Two?", "6"]}
+    assert [turn["role"] for turn in one(bare).messages] == ["user", "assistant", "user"]
+    with pytest.raises(Malformed, match="history has 3 texts"):
+        parse({**bare, "history": ["Two?", "6", "Five?"]})
     with pytest.raises(Malformed, match=r"columns: \{context: history\}"):
         parse({"instruction": "q", "output": "a", "history": "Two? 6"})
 
