@@ -37,6 +37,9 @@ NO_LOSS = "no_loss"
 UNDESIRABLE = "undesirable (a completion with the label false)"
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 MEDIA_MARK = re.compile(r"<(?:image|audio|video)>")
+FLAGS = {"on", "off", "yes", "no", "true", "false", "none", "null", "n/a", "low", "medium", "high"}
+"""Of a column of thoughts (`reasoning: on`): say how a model was asked, and are no thoughts."""
+TEXT, AUTHOR_KEYS = "text", ("role", "from")
 LABEL, COMPLETION, ANSWERS = "label", "completion", "answers"
 
 
@@ -278,7 +281,11 @@ class Reading:
 
     def _with_reasoning(self, turns: list[Turn]) -> list[Turn]:
         """The answer with the thoughts of a column of their own."""
-        texts = {name: value for name, value in self.found[REASONING].items() if isinstance(value, str)}
+        texts = {
+            name: value
+            for name, value in self.found[REASONING].items()
+            if isinstance(value, str) and value.strip().casefold() not in FLAGS
+        }
         if not texts or not turns or turns[-1].role != ASSISTANT:
             return turns
         *first, last = turns

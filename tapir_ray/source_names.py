@@ -25,10 +25,10 @@ Use = Literal["train", "test", "all"]
 """What rows are read for: training (no test split), evaluation (only the test splits where there are any), or all."""
 TRAIN, TEST, ALL = "train", "test", "all"
 HELD_OUT = {
-    "test": TEST, "tests": TEST, "testing": TEST, "eval": TEST, "evals": TEST, "evaluation": TEST, "holdout": TEST,
-    "heldout": TEST, "testset": TEST, "testdata": TEST, "evalset": TEST, "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "valset": "validation", "devset": "validation",
-}  # fmt: skip
+    **dict.fromkeys(("test", "tests", "testing", "testset", "testdata"), TEST),
+    **dict.fromkeys(("eval", "evals", "evaluation", "evalset", "holdout", "heldout"), TEST),
+    **dict.fromkeys(("validation", "valid", "val", "valset", "dev", "devset"), "validation"),
+}
 WORDS = {**HELD_OUT, "train": TRAIN, "training": TRAIN, "trainset": TRAIN}
 """Words of a name, and the split they stand for."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?:-[0-9a-f]{8,})?$")
