@@ -41,6 +41,7 @@ MASKED = "masked"
 PARTLY = "train_detail"
 """Which characters of an answer are trained on (axolotl)."""
 CALL_KEYS = ("tool_calls", "function_call", "tool_call")
+REPLIES = "replies"
 TEXT_PARTS, THOUGHT_PARTS = ("text", "input_text", "output_text"), ("thinking", "reasoning")
 CALL_PARTS = ("tool_use", "tool_result", "tool_call", "function_call")
 
@@ -110,6 +111,8 @@ def _read(turn: Any, name: str) -> Iterator[Turn]:
         raise Malformed(f"a turn of {name} is not an object")
     if any(not is_blank(turn.get(key)) for key in CALL_KEYS):
         raise Unsupported("tool_calls")
+    if not is_blank(turn.get(REPLIES)):
+        raise Unsupported(f"{REPLIES} (a turn of {name} is a tree; write a row for each conversation, with messages)")
     role_key = next((key for key in ROLE_KEYS if not is_blank(turn.get(key))), None)
     if role_key is None:
         yield from _exchange(turn, name)

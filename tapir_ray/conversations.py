@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tapir_ray.chat_turns import ASSISTANT, Malformed, Turn, Unsupported
+from tapir_ray.chat_turns import ASSISTANT, SYSTEM, Malformed, Turn, Unsupported
 from tapir_ray.columns import REASONING, RESPONSE, Mapped, role_of
 from tapir_ray.reading import Ambiguous, Reading
 from tapir_ray.records import Message
 from tapir_ray.sources import Unreadable
+from tapir_ray.transcripts import is_transcript
 from tapir_ray.values import plain
 
 __all__ = ["Ambiguous", "Conversation", "Malformed", "Unsupported", "object_of", "parse", "parse_evaluation"]
 
 MT_BENCH = "turns"
+TRANSCRIPT = "transcript (the prompt is a whole conversation in one text; write it as a list of messages)"
 NOT_TRAINED = "not_trained (every answer has weight 0)"
 
 
@@ -47,7 +49,11 @@ def parse(row: Any, format: str = "auto", turns: str = "last", columns: Mapped |
     used for nothing is in `meta`, fields of turns as `turn_fields`, turns after the response as `later_turns`. Raises
     Ambiguous where two columns could be the prompt or the answer, Malformed, Unsupported or Unreadable.
     """
-    return _from_turns(Reading(object_of(row), columns or {}, format), turns)
+    found = _from_turns(Reading(object_of(row), columns or {}, format), turns)
+    asked = [message["content"] for message in found[0].messages if message["role"] != SYSTEM]
+    if found[0].response is None and len(asked) == 1 and is_transcript(asked[0]):
+        raise Unsupported(TRANSCRIPT)
+    return found
 
 
 def parse_evaluation(row: Any) -> list[Conversation]:

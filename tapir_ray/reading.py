@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tapir_ray.chat_turns import ASSISTANT, SYSTEM, USER, Malformed, Turn, Unsupported, read_turns, split_answer
+from tapir_ray.chat_turns import ASSISTANT, ROLES, SYSTEM, USER, Malformed, Turn, Unsupported, read_turns, split_answer
 from tapir_ray.choices import Option, chosen, labelled, shown
 from tapir_ray.column_values import bare_thoughts, is_talk, key_of, listed, prompt_of, repeats, required_text
 from tapir_ray.columns import (
@@ -39,7 +39,8 @@ MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 MEDIA_MARK = re.compile(r"<(?:image|audio|video)>")
 FLAGS = {"on", "off", "yes", "no", "true", "false", "none", "null", "n/a", "low", "medium", "high"}
 """Of a column of thoughts (`reasoning: on`): say how a model was asked, and are no thoughts."""
-TEXT, AUTHOR_KEYS = "text", ("role", "from")
+TEXT, ROLE, PARENT = "text", "role", "parent_id"
+"""Columns of a row that is one message of a conversation."""
 LABEL, COMPLETION, ANSWERS = "label", "completion", "answers"
 
 
@@ -155,12 +156,23 @@ class Reading:
             self.used |= set(names)
             return names[0], "\n\n".join(required_text(value, name) for name, value in found.items())
         first, *others = names
+        self._refuse_message(first)
         prompt = prompt_of(found[first], first)
         for other in others:
             if key_of(prompt_of(found[other], other)) != key_of(prompt):
                 raise Ambiguous("prompt", (first, other), (f"{PROMPT}: {first}", f"{PROMPT}: {other}"))
         self.used |= set(names)
         return first, prompt
+
+    def _refuse_message(self, name: str) -> None:
+        """Raises Malformed for a text that is an answer, or a later turn of a conversation that is in other rows."""
+        role = self.row.get(ROLE)
+        side = ROLES.get(role.strip().casefold()) if isinstance(role, str) else None
+        if plain_name(name) == TEXT and side is not None and (side != USER or not is_blank(self.row.get(PARENT))):
+            raise Malformed(
+                f"the row is one message of a conversation ({ROLE}: {role}) and not a question; write a row for each "
+                "conversation, with messages"
+            )
 
     def _no_prompt(self) -> str:
         mapped = self.mapped.get(PROMPT)
