@@ -23,6 +23,7 @@ from tapir_ray.source_names import COMPRESSED, INSIDE, LINES, LIST, PARQUET, cho
 from tapir_ray.storage import is_remote
 
 SIGNATURES = {
+    b"\xff\xfe\0\0": "UTF-32 text: save it as UTF-8",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",
     b"\x1f\x8b": "compressed by gzip: let its name end in .gz",
@@ -30,7 +31,16 @@ SIGNATURES = {
     b"BZh": "compressed by bzip2: let its name end in .bz2",
     b"PK\x03\x04": "a zip archive: unpack it",
     b"PAR1": "Parquet: let its name end in .parquet",
+    b"ARROW1": "Arrow: write it with to_parquet or to_json",
+    b"version https://git-lfs.github.com/": "a pointer that Git LFS has left: fetch the file with `git lfs pull`",
+    b"<!doctype html": "a web page: download the data itself",
+    b"<html": "a web page: download the data itself",
+    b"{\0": "UTF-16 text: save it as UTF-8",
+    b"[\0": "UTF-16 text: save it as UTF-8",
+    b"\0{": "UTF-16 text: save it as UTF-8",
+    b"\0[": "UTF-16 text: save it as UTF-8",
 }
+LONGEST_SIGNATURE = 64
 SHOWN = 6
 """Keys of an object that an error names."""
 
@@ -84,18 +94,22 @@ def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]
 
 
 def _refuse_signature(head: bytes) -> None:
-    """Raises Unreadable for a file that is no text, by its first bytes."""
+    """Raises Unreadable for a file that is not what its name says, by its first bytes."""
+    head = head[:LONGEST_SIGNATURE].lstrip()
     for signature, what in SIGNATURES.items():
-        if head.startswith(signature):
+        # Only a web page begins with letters of either case.
+        if head.startswith(signature) or (signature[:1] == b"<" and head.lower().startswith(signature)):
             raise Unreadable(f"the file is {what}")
 
 
 def _read_lines(path: str, name: str) -> Iterator[tuple[str, Any]]:
+    is_first = True
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
-            if number == 1:
-                _refuse_signature(line)
             if line.strip():
+                if is_first:
+                    _refuse_signature(line)
+                is_first = False
                 yield f"{name}:{number}", loads(line)
 
 
@@ -132,6 +146,10 @@ def _read_parquet(path: str, name: str) -> Iterator[tuple[str, Any]]:
 
     number = 0
     with _open(path) as file:
+        head = file.read(LONGEST_SIGNATURE)
+        if not head.startswith(b"PAR1"):
+            _refuse_signature(head)
+        file.seek(0)
         for batch in pq.ParquetFile(file).iter_batches(batch_size=4096):
             for row in batch.to_pylist():
                 number += 1
