@@ -62,6 +62,10 @@ PAIRS = {
         "classify": {"by": "teacher", "min_task_prob": 0.5}, "filter": {"other_task": False},
     },
     "judge.both_orders": {"judge": {"both_orders": True, "mode": "pointwise"}},
+    "judge.repeat_temperature": {"judge": {"repeat_share": 0, "repeat_temperature": 0.5}},
+    **{f"seed_data.columns.{role}": {"seed_data": {"path": "a", "format": "messages", "columns": {role: "q"}}}
+       for role in ("prompt", "context", "choices", "history")},
+    "seed_data.format": {"seed_data": {"path": "a", "format": "alpaca", "columns": {"messages": "m"}}},
     "student.engine_kwargs": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"},
                                           "engine_kwargs": {"max_num_seqs": 4}}},
     "student.batch_size": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"}, "batch_size": 8}},

@@ -134,6 +134,24 @@ SILENCES: tuple[Silence, ...] = (
         "with judge.mode pointwise, which shows the judge one answer at a time: take one of them out",
     ),
     Silence(
+        ("judge.repeat_temperature",),
+        "judge.repeat_share",
+        lambda config: config.judge.repeat_share == 0,
+        "with judge.repeat_share 0, as no row is judged twice: take one of them out",
+    ),
+    Silence(
+        tuple(f"seed_data.columns.{role}" for role in ("prompt", "context", "choices", "history")),
+        "seed_data.format",
+        lambda config: config.seed_data.format in ("messages", "sharegpt"),
+        "with seed_data.format messages or sharegpt, whose turns are the prompt: take one of them out",
+    ),
+    Silence(
+        ("seed_data.format",),
+        "seed_data.columns.messages",
+        lambda config: config.seed_data.format in ("alpaca", "prompt") and bool(config.seed_data.columns.messages),
+        "with seed_data.columns.messages, which is read instead: take one of them out",
+    ),
+    Silence(
         ("student.engine_kwargs", "student.batch_size"),
         "student.engine",
         lambda config: config.student.engine == "openai",
