@@ -17,7 +17,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.records import instruction_id, order_key
 from tapir_ray.source_files import find_seed
 from tapir_ray.sources import read_raw
-from tapir_ray.stages.column_notes import NOT_READ, ColumnNotes, note, refuse_missing
+from tapir_ray.stages.column_notes import NOT_READ, ColumnNotes, no_response, note, refuse_missing
 from tapir_ray.values import one_line
 
 SAMPLE = 4_000
@@ -47,6 +47,7 @@ def read_seed(config: Config) -> Seed:
     settings, seed = config.seed_data, Seed()
     heap: list[tuple[int, dict[str, Any]]] = []
     seen: set[bytes] = set()
+    first_reason = ""
     for row_number, (place, raw) in enumerate(
         pair for file in find_seed(settings).files for pair in read_raw(file, settings.revision)
     ):
@@ -54,14 +55,16 @@ def read_seed(config: Config) -> Seed:
             break
         try:
             conversations = parse(raw, settings.format, settings.turns, settings.mapped)
-        except Unsupported:
+        except Unsupported as error:
             seed.notes.add(NOT_READ)
+            first_reason = first_reason or f"{place}: {error}"
             continue
         except Ambiguous as error:
             raise InputError(f"seed_data.path {settings.path}: {place}: {error}") from None
         except Malformed as error:
             if settings.skip_malformed:
                 seed.notes.add(NOT_READ)
+                first_reason = first_reason or f"{place}: {error}"
                 continue
             raise InputError(
                 f"seed_data.path {settings.path}: {place}: {error}; mend the file, or set seed_data.skip_malformed: "
@@ -92,7 +95,10 @@ def read_seed(config: Config) -> Seed:
             elif key > heap[0][0]:
                 heapq.heapreplace(heap, (key, row))
     if not seed.usable:
-        raise InputError(f"seed_data.path {settings.path}: no usable row")
+        if seed.notes.read:
+            raise InputError(f"seed_data.path {settings.path}: {no_response(seed.notes)}")
+        why = f" among {seed.notes.rows}; the first: {first_reason}" if first_reason else ", as there is no row"
+        raise InputError(f"seed_data.path {settings.path}: no usable row{why}")
     refuse_missing(seed.notes, settings, f"seed_data.path {settings.path}")
     seed.notes.forget([settings.task_column, *config.holdout.stratify_by])
     seed.sample = [row for _, row in sorted(heap, key=lambda entry: -entry[0])]

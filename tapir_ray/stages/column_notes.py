@@ -62,6 +62,13 @@ class ColumnNotes:
                 self.unused.pop(name, None)
 
 
+def no_response(notes: ColumnNotes) -> str:
+    """What to do if no row has an answer: it may be in a column that is not used."""
+    others = ", ".join(f"`{one_line(name)}`" for name, _ in notes.unused.most_common(SHOWN))
+    named = f"if {others} has the answers, set seed_data.columns: {{response: NAME}}; otherwise " if others else ""
+    return f"no row has a response; {named}set seed_data.responses: fill to have the teacher write them"
+
+
 def refuse_missing(notes: ColumnNotes, seed_data: SeedData, where: str) -> None:
     """Raises InputError, which begins with `where`, for a column of `seed_data.columns` that no row has."""
     never = [name for name, rows in notes.missing.items() if rows == notes.read]

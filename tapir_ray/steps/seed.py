@@ -16,7 +16,7 @@ from tapir_ray.conversations import Ambiguous, Malformed
 from tapir_ray.errors import InputError
 from tapir_ray.records import OK, marked
 from tapir_ray.sources import Unreadable
-from tapir_ray.stages.column_notes import counted, refuse_missing
+from tapir_ray.stages.column_notes import ColumnNotes, counted, no_response, refuse_missing
 from tapir_ray.stages.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
 from tapir_ray.steps import left_out
 from tapir_ray.values import one_line
@@ -40,8 +40,8 @@ def read(context: Context) -> None:
     try:
         where = f"seed_data.path {seed_data.path}"
         check_rows(context, "seed/read", where)
-        note_columns(context, "seed/read", where)
-        check_responses(context, "seed/read", where)
+        notes = note_columns(context, "seed/read", where)
+        check_responses(context, "seed/read", where, notes)
         if seed_data.task_column is not None:
             check_tasks(context, "seed/read", f"column {seed_data.task_column} of {seed_data.path}")
         if context.config.classify.by == "column":
@@ -86,13 +86,18 @@ def check_rows(context: Context, table: str, where: str) -> None:
         )
     if manifest.count(OK) == 0:
         reasons = ", ".join(f"{kind} {n}" for kind, n in manifest.reasons.items())
-        raise InputError(f"{where}: no usable row among {manifest.rows}{f' ({reasons})' if reasons else ''}")
+        first = _first_reason(context, table, next(iter(manifest.reasons), ""))
+        raise InputError(
+            f"{where}: no usable row among {manifest.rows}{f' ({reasons})' if reasons else ''}"
+            f"{f'; the first: {first}' if first else ''}"
+        )
 
 
-def note_columns(context: Context, table: str, where: str) -> None:
+def note_columns(context: Context, table: str, where: str) -> ColumnNotes:
     """Says in one line which columns with text are used for nothing, also as an event. `table` is of PARSED.
 
-    Raises InputError, which begins with `where`, for a column of `seed_data.columns` that no row has.
+    Returns what was counted. Raises InputError, which begins with `where`, if no row has a column of
+    `seed_data.columns`.
     """
     notes = counted(context.run.scan(table, [COLUMNS.name]))
     refuse_missing(notes, context.config.seed_data, where)
@@ -100,16 +105,20 @@ def note_columns(context: Context, table: str, where: str) -> None:
     if sentence := notes.sentence(where):
         context.progress.say(sentence)
         context.run.event(UNUSED, rows=notes.rows, columns=dict(notes.unused))
+    return notes
 
 
-def check_responses(context: Context, table: str, where: str) -> None:
-    """Raises InputError where the responses of the file are to be kept and no ok row has one."""
+def check_responses(context: Context, table: str, where: str, notes: ColumnNotes | None = None) -> None:
+    """Raises InputError where the responses of the file are to be kept and no ok row has one.
+
+    It names the columns that nothing uses, by `notes`: one of them may be the answer.
+    """
     if context.config.seed_data.responses != "keep":
         return
     for batch in context.run.scan(table, ["response", "status"]):
         if pc.any(pc.and_(pc.is_valid(batch["response"]), pc.equal(batch["status"], OK))).as_py():
             return
-    raise InputError(f"{where}: no row has a response; set seed_data.responses: fill to have the teacher write them")
+    raise InputError(f"{where}: {no_response(notes or ColumnNotes())}")
 
 
 def check_tasks(context: Context, table: str, where: str) -> None:

@@ -22,6 +22,12 @@ GOOD = {"instruction": "i", "output": "o", "kind": "Math"}
     [
         ([GOOD, {"instruction": "x", "output": 5}], {}, "seed.jsonl:2: output is not text"),
         ([{"prompt": "a"}, {"prompt": "b"}], {}, "no row has a response; set seed_data.responses: fill"),
+        ([{"prompt": "a", "reply": "b"}], {}, "`reply` has the answers, set seed_data.columns: {response: NAME}"),
+        (
+            [{"text": "[INST] q [/INST] a"}],
+            {},
+            "no usable row among 1 (unsupported 1); the first: seed.jsonl:1: transcript",
+        ),
         ([GOOD], {"seed_data": {"format": "prompt"}}, "seed.jsonl:1: no column prompt"),
         (
             [GOOD],
@@ -30,7 +36,7 @@ GOOD = {"instruction": "i", "output": "o", "kind": "Math"}
         ),
         ([GOOD, {**GOOD, "kind": "Maths"}], {"seed_data": {"task_column": "kind"}}, "unknown task 'Maths'"),
     ],
-    ids=["malformed", "no response", "no prompt", "no task", "unknown task"],
+    ids=["malformed", "no response", "other answer", "transcript", "no prompt", "no task", "unknown task"],
 )
 def test_what_is_wrong_is_named(
     tmp_path: Path, ray_local: None, rows: list[Any], settings: dict[str, Any], words: str
