@@ -14,7 +14,7 @@ from typing import Any
 
 from tapir_ray.chat_turns import ASSISTANT, SYSTEM, Malformed, Turn, Unsupported
 from tapir_ray.columns import REASONING, RESPONSE, Mapped, role_of
-from tapir_ray.reading import Ambiguous, Reading
+from tapir_ray.reading import Ambiguous, NoPrompt, Reading
 from tapir_ray.records import Message
 from tapir_ray.sources import Unreadable
 from tapir_ray.transcripts import is_transcript
@@ -73,6 +73,8 @@ def parse_evaluation(row: Any) -> list[Conversation]:
     kept = {name: value for name, value in checked.items() if role_of(name) not in (RESPONSE, REASONING)}
     try:
         reading = Reading(kept, {}, "auto")
+    except NoPrompt as error:
+        raise Malformed(f"{error.what}; rename the column of the questions to prompt") from None
     except Ambiguous as several:
         others = {name: set(several.names) - {name} for name in several.names}
         each = [{key: value for key, value in kept.items() if key not in left} for left in others.values()]

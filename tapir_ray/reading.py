@@ -57,6 +57,14 @@ class Ambiguous(Malformed):
         self.names = tuple(names)
 
 
+class NoPrompt(Malformed):
+    """A row without a column that could be its prompt; `what` says so without what to change."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; name yours in seed_data.columns")
+        self.what = what
+
+
 class Reading:
     """The turns of one row (`turns`), its other columns (`meta`), and the names of those with text (`unused`)."""
 
@@ -175,6 +183,7 @@ class Reading:
             )
 
     def _no_prompt(self) -> str:
+        """What is wrong with the column of the prompt. Raises NoPrompt if there is none."""
         mapped = self.mapped.get(PROMPT)
         there = [name for name in self.row if role_of(name) == MESSAGES and MESSAGES not in self.mapped]
         if there:
@@ -189,7 +198,7 @@ class Reading:
         names = "prompt, question, query or text" if MESSAGES in self.mapped else (
             "instruction, messages, conversations or prompt"
         )  # fmt: skip
-        return f"no column {names} {has}; name yours in seed_data.columns"
+        raise NoPrompt(f"no column {names} {has}")
 
     def _contexts(self, prompt: str) -> list[str]:
         texts: list[str] = []

@@ -45,6 +45,13 @@ def test_a_question_about_conversations_is_one(text: str) -> None:
     assert parse({"text": text})[0].messages == [{"role": "user", "content": text}]
 
 
+def test_a_row_of_an_evaluation_set_is_not_sent_to_seed_data() -> None:
+    """`seed_data.columns` has no effect on evaluation sets."""
+    for read, words in ((parse, r"seed_data\.columns"), (parse_evaluation, "goal.*rename the column .* prompt")):
+        with pytest.raises(Malformed, match=words):
+            read({"goal": "q", "sol1": "a"})
+
+
 def test_a_message_of_a_tree_is_no_question() -> None:
     """Answers of OpenAssistant's flat rows became questions, and the replies of its trees went to `meta`."""
     answer = {"message_id": "m", "parent_id": "p", "text": "It is y.", "role": "assistant", "lang": "en"}
