@@ -31,7 +31,8 @@ _WHOSE = (
 )
 _SAYS = (
     r"\b(?:say|said|write|wrote|written|read|end|start|begin|began|contain|include|claim|state|demand|ask|tell|told|"
-    r"instruct|quote|append|add|put|insert|inject|print|output|show|close|finish|give|gave)(?:s|es|d|ed|ing|ting|ding)?\b"
+    r"instruct|quote|append|add|put|insert|inject|print|output|show|close|finish|give|gave|conclud|suggest|propos|"
+    r"assign|award|request|urg|attach|embed|present|display|announc|assert|insist|pretend|forg|declar)(?:s|es|d|ed|ing|ting|ding)?\b"
 )
 _QUOTING = re.compile(
     rf"{_WHOSE}.*?{_SAYS}|\bdraft|\bfor example\b|\be\.g\.|\binstead of\b|\bhypothetical|\bignor", re.IGNORECASE
@@ -88,12 +89,21 @@ def _without_tagged(text: str) -> str:
             continue
         closing = lowered.find(f"</{name}", tag.end())
         if closing < 0:
+            if " id=" in tag[0] and _alone(text, tag):
+                # A prompt's own tag begins a quotation; where that ends is not said.
+                kept.append(text[end : tag.start()])
+                return "\n\n".join(kept)
             never_closed.add(name)
             continue
         kept.append(text[end : tag.start()])
         after = lowered.find(">", closing)
         end = after + 1 if after >= 0 else len(text)
     return "\n\n".join([*kept, text[end:]])
+
+
+def _alone(text: str, tag: re.Match[str]) -> bool:
+    """Whether a tag is a line of its own."""
+    return not (text[: tag.start()].rpartition("\n")[2] + text[tag.end() :].partition("\n")[0]).strip()
 
 
 def before(lines: Sequence[Line], at: int) -> str:

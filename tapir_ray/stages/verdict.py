@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from tapir_ray.stages.scores_json import NUMBER, PLACES, Scores, complete, decoder, in_range, of_json
 from tapir_ray.stages.unquoted import BLOCK, FENCE, PLAIN, QUOTED, Line, announces, before, ends_reply, lines_of, quotes
@@ -25,7 +26,7 @@ _MARKS = str.maketrans({mark: " " for mark in "*_`<>[](){}\"'"})
 _SOME_MARKS = str.maketrans({mark: " " for mark in "*_`<>[]{}\"'"})
 
 _LABEL = re.compile(
-    r"^[\s*_#\-•`]*(?:(?:my|the|final|overall)\s+)*"
+    r"^[\s*_#\-•`]*(?:(?:my|the|final|overall|new|revised|updated|corrected|adjusted|amended|edit|correction)[\s:*_]+)*"
     r"(?:scores?|ratings?|verdict|评分|評分|得分|分数|分數|打分|スコア|評価|점수)"
     r"(?:\s*\([^()]*\))?[\s*_`]*[:=](?P<rest>.*)$",
     re.IGNORECASE,
@@ -36,6 +37,16 @@ _DRAFT = re.compile(
     re.IGNORECASE,
 )
 """What follows the numbers of a score line that may be no verdict: `Scores: 10 10 would be too much`."""
+_TAKEN_BACK = re.compile(
+    r"^\W*(?:actually|wait|hm+|oops|correction|edit|on (?:second|further|closer|reflection)|i (?:take|swapped|mixed)"
+    r"|i (?:must|should|would|need to|have to|want to) (?:revise|correct|change|lower|raise|amend)"
+    r"|let me (?:revise|correct|change|reconsider|re-?evaluate|redo))\b"
+    r"|\b(?:new|revised|updated|corrected|adjusted|amended) (?:scores?|ratings?|verdict)\b",
+    re.IGNORECASE,
+)
+"""What begins a line after the verdict by which the judge thinks better of it: `Wait, I swapped the answers.`."""
+_LISTED = re.compile(r"^[^(\[]*\d\s*[)\]]|[(\[]\s*\d+\s*[)\]][\s:=.]*\d")
+"""Brackets around the numbers of answers, and not around scores: `1) 8`, `(1) 8`."""
 _ASIDE = re.compile(r"\((?![^()]*(?:draft|initial|tentative|provisional|preliminary|at first))[^()]*\)", re.IGNORECASE)
 _ITEM = re.compile(
     r"(?:\b(?:score|rating)s?\s+(?:of|for)\s+)?(?:\bthe\s+)?"
@@ -81,9 +92,11 @@ def parse_scores(text: str, count: int) -> Scores | None:
     except (ValueError, RecursionError):
         return None
     scores, prose = of_json(found, count), rest[end:]
+    lines = lines_of(prose)
+    if _is_taken_back(lines):
+        return None
     if not re.search(r"\d", prose):
         return scores
-    lines = lines_of(prose)
     others = _verdicts(lines, count)
     return scores if not others or _decided(others, lines) == scores else None
 
@@ -111,6 +124,8 @@ def _decided(verdicts: Sequence[_Verdict], lines: Sequence[Line]) -> Scores | No
     """What the reply means by these verdicts, in the order of their lines."""
     labelled = [one for one in verdicts if one.labelled]
     others = [one for one in verdicts if not one.labelled and (one.certain or ends_reply(lines, one.last))]
+    if verdicts and _is_taken_back(lines[verdicts[-1].last + 1 :]):
+        return None
     if not labelled:
         only = {one.scores for one in others}
         shown = others and before(lines, others[-1].first)
@@ -124,6 +139,11 @@ def _decided(verdicts: Sequence[_Verdict], lines: Sequence[Line]) -> Scores | No
     ):
         return None
     return None if any(one.first > last.last and one.scores != last.scores for one in others) else last.scores
+
+
+def _is_taken_back(lines: Sequence[Line]) -> bool:
+    """Whether the judge thinks better of its verdict in the lines that follow it."""
+    return any(line.kind == PLAIN and _TAKEN_BACK.search(line.text) for line in lines)
 
 
 def _verdicts(lines: Sequence[Line], count: int) -> list[_Verdict]:
@@ -160,14 +180,16 @@ def _lines_of_scores(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
 
 def _continued(lines: Sequence[Line], at: int, count: int) -> tuple[str, int]:
     """What stands under a label of its own line, on as many lines as hold `count` scores; and the last of them."""
+    shown = list(islice((below for below in range(at + 1, len(lines)) if lines[below].text.strip()), count + 1))
     texts: list[str] = []
-    for below in range(at + 1, len(lines)):
-        if not lines[below].text.strip():
-            continue
-        if lines[below].kind != lines[at].kind or len(texts) == count:
+    for number, below in enumerate(shown[:count], start=1):
+        if lines[below].kind != lines[at].kind:
             break
-        texts.append(_row(lines[below].text))
+        texts.append(re.sub(rf"^[\s*_#\-•(\[]*{number}[*_]*[)\]:.]+[*_]*\s+", "", _row(lines[below].text)))
         if _in_row(" ; ".join(texts), count) is not None:
+            after = shown[number:]
+            if after and len(texts) == 1 < count and _in_row(_row(lines[after[0]].text), count) is not None:
+                break  # two rows of scores
             return " ; ".join(texts), below
     return "", at
 
@@ -176,7 +198,7 @@ def _in_row(rest: str, count: int) -> Scores | None:
     """`count` scores in a row at the beginning of a text that has no other number; or by name, as `answer 1: 8`."""
     if count > 1 and (named := _named(rest)):
         return complete(named, count)
-    if _DECIMAL_COMMA.search(rest):
+    if _DECIMAL_COMMA.search(rest) or (count > 1 and _LISTED.search(rest)):
         return None
     found = re.match(r"\s*" + _BETWEEN.join([NUMBER] * count) + r"(?P<after>.*)$", rest.translate(_MARKS), re.A | re.I)
     if not found or not _harmless(found["after"]):
@@ -185,8 +207,15 @@ def _in_row(rest: str, count: int) -> Scores | None:
 
 
 def _harmless(after: str) -> bool:
-    """Whether the text behind a score leaves it as it is: no number, no `%`, `+`, fraction or `-ish`."""
-    if re.match(r"\s*[%‰+^°~]|[-–—/]\S|\s*(?:or|to)\b", after, re.IGNORECASE):
+    """Whether the text behind a score leaves it as it is: no number, no `%`, `+`, fraction or `-ish`.
+
+    `= perfect` and `means perfect` tell what such a score would mean.
+    """
+    if re.match(
+        r"\s*[%‰+^°~=]|[-–—/]\S|\s*(?:or|to|minus|plus|less|(?:would )?(?:mean|indicate|denote|represent)s?)\b",
+        after,
+        re.IGNORECASE,
+    ):
         return False
     return not any(sign.isdigit() or unicodedata.category(sign) == "No" for sign in after)
 
