@@ -45,6 +45,8 @@ def fault_in(value: Any) -> Fault | None:
     for name in ("error", "errors"):
         if _says_something(value.get(name)):
             return _fault(value[name])
+    if value.get("object") == "error":  # vLLM and others that put it on the first level
+        return _fault(value)
     base = value.get("base_resp")  # MiniMax
     if isinstance(base, dict) and base.get("status_code"):
         return _fault({"code": base["status_code"], "message": base.get("status_msg")})
@@ -80,7 +82,7 @@ def _fault(error: Any) -> Fault:
     for_good = status in _PERMANENT or _FOR_GOOD.search(f"{code} {kind} {message}") is not None
     named = f"{code}: " if code not in (None, "") else ""
     return Fault(
-        " ".join(f"{named}{message}".split())[:500],
+        " ".join(f"{named}{message}".split())[:500].encode("utf-8", "replace").decode(),
         status,
         policy=is_policy(code, kind) or flagged,
         again=not for_good,

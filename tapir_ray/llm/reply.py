@@ -80,18 +80,18 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
     said, end, named = read_message(choice), *_end(choice, endpoint)
     fault = fault_in(whole) or fault_in(choice) or fault_in(choice.get("message"))
     thoughts, text, complete = split_thoughts(said.text, endpoint.thinking_marks)
-    thoughts = "\n\n".join(said.thoughts) or thoughts
+    thoughts = _text("\n\n".join(said.thoughts) or thoughts)
     status, reason, attempts = _judged(said, end, named, fault, bool(thoughts), text, complete)
-    unreported = known and not count.output_tokens and bool(said.text)
+    unreported = known and not count.output_tokens and bool(said.text or said.thoughts)
     reply = Reply(
-        text=None if status == FAILED else text,
+        text=None if status == FAILED else _text(text),
         reasoning=thoughts if endpoint.reasoning == "keep" else None,
-        finish_reason=named if end in (ends.UNKNOWN, ends.BROKEN) else end,
+        finish_reason=_text(named) if end in (ends.UNKNOWN, ends.BROKEN) else end,
         model=_text(whole.get("model")),
         input_tokens=count.input_tokens,
         output_tokens=count.output_tokens,
         status=status,
-        reason=reason,
+        reason=_text(reason),
     )
     overloaded = fault is not None and fault.overloaded
     return Understood(reply, Count(kind, 1) if unreported else count, known and not unreported, attempts, overloaded)
@@ -110,6 +110,8 @@ def _judged(
     if said.problem is not None and end != ends.CUT:
         # A message that is missing may be there the next time; one of another shape is not.
         return FAILED, said.problem, None if said.problem.startswith("no_message") else 1
+    if end not in (ends.CUT, ends.UNKNOWN) and _text(text) != text:
+        return FAILED, "unreadable_content: half of a surrogate pair, which is no character", 1
     if end == ends.UNKNOWN:
         what = "there is no finish_reason" if named is None else f"finish_reason {named!r} is not one that we know"
         example = json.dumps({named or "": ends.WHOLE}, ensure_ascii=False)
@@ -159,7 +161,8 @@ def _end(choice: dict[str, Any], endpoint: Endpoint) -> tuple[str, str | None]:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    """A text, with a question mark for each half of a surrogate pair; None for anything else."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def too_long(reason: str | None) -> bool:

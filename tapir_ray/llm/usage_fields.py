@@ -40,7 +40,8 @@ def read_usage(usage: Any, kind: str) -> tuple[Count, bool]:
     reasoning = _reasoning(usage)
     output = max(output or 0, (total or 0) - given)
     if reasoning > output:
-        output = reasoning if total else output + reasoning
+        # Gateways that add up the total themselves leave the reasoning out of it too.
+        output += reasoning
     count = Count(
         kind,
         requests=1,

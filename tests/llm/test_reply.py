@@ -122,6 +122,8 @@ def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
         ({"error": {"code": "503", "message": "busy"}}, ("failed", "no_reply", None), True),
         ({"error": {"code": 401, "message": "bad key"}}, ("failed", "no_reply", 1), True),
         ({"error": "overloaded"}, ("failed", "no_reply", None), False),
+        ({"object": "error", "message": "bad", "code": 400}, ("failed", "no_reply", 1), True),
+        ({"object": "error", "message": "slow down", "code": 429}, ("failed", "no_reply", None), True),
         ({"error": {"code": "content_filter", "message": "no"}}, REFUSED, False),
         ({"error": {"code": 403, "message": "flagged", "metadata": {"flagged_input": "x"}}}, REFUSED, False),
         ({"error": {"code": "context_length_exceeded", "message": "8192 at most"}}, ("failed", "no_reply", 1), False),
@@ -194,6 +196,23 @@ def test_contents_of_parts_are_joined_and_their_thoughts_split_off(
 )
 def test_contents_without_a_text(content: Any, expected: tuple[str, str, int | None]) -> None:
     assert became(completion(content=content)) == expected
+
+
+def test_half_a_character_is_no_answer_and_stops_nothing() -> None:
+    assert became(completion(content="half \ud83d")) == ("failed", "unreadable_content", 1)
+    cut = completion("length", "half \ud83d", reasoning_content="2 \ude00")
+    assert became(cut) == CUT_OFF
+    reply = read({**cut, "model": "m\ud800"}, reasoning="keep").reply
+    assert (reply.text, reply.reasoning, reply.model) == ("half ?", "2 ?", "m?")
+    for odd in (completion("odd\ud800"), {"error": "no \ud800"}, {**completion(), "error": "no \ud800"}):
+        assert str(read(odd).reply).encode()
+
+
+def test_an_answer_or_thoughts_of_no_tokens_are_not_believed() -> None:
+    none = {"prompt_tokens": 10, "completion_tokens": 0}
+    assert not read({**completion(), "usage": none}).known
+    assert not read({**completion(content=None, reasoning_content="2 + 2"), "usage": none}).known
+    assert read({**completion(content=None), "usage": none}).known
 
 
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])

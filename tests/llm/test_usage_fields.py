@@ -28,7 +28,7 @@ def details(**values: Any) -> dict[str, Any]:
         (usage(total_tokens=115, **details(completion={"reasoning_tokens": 100})), (10, 0, 105, 100)),
         (usage(total_tokens=115), (10, 0, 105, 0)),
         (usage(**details(completion={"reasoning_tokens": 100})), (10, 0, 105, 100)),
-        (usage(total_tokens=15, **details(completion={"reasoning_tokens": 100})), (10, 0, 100, 100)),
+        (usage(total_tokens=15, **details(completion={"reasoning_tokens": 100})), (10, 0, 105, 100)),
         (usage(total_tokens=3), (10, 0, 5, 0)),
         (usage(total_tokens=0), (10, 0, 5, 0)),
         (usage(completion=None, total_tokens=15), (10, 0, 5, 0)),
