@@ -13,6 +13,8 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
+from tapir_ray.redaction import holds_key
+
 NAMES = (
     # environment files
     ".env*", "*.env",
@@ -26,15 +28,19 @@ NAMES = (
     ".git-credentials*", "git-credentials", ".gitcookies", ".npmrc", ".pypirc", ".yarnrc", ".yarnrc.yml",
     "pip.conf", "pip.ini", ".condarc", "auth.toml", "auth.json", ".gem", "nuget.config",
     # logins to hosts and databases
-    ".netrc*", "_netrc", ".gnupg", ".password-store", ".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".htpasswd",
+    ".netrc*", "_netrc", ".authinfo*", "authinfo", ".msmtprc", ".fetchmailrc", ".cvspass", ".rhosts", ".wgetrc",
+    ".curlrc", ".hgrc", ".lftp", ".mutt", "cookies.txt", "cookies.sqlite", "*.htpasswd", "*.secret", "*.secrets", "ssh_host_*_key",
+    ".gnupg", ".password-store", ".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".htpasswd",
     "htpasswd", ".vault-token", ".vault_pass*", "vault_pass*", ".ansible_vault*", "rclone.conf", ".passwd-s3fs",
     # clouds
     ".aws", ".azure", ".gcloud", ".oci", ".aliyun", ".boto", ".s3cfg", "application_default_credentials.json",
     ".databrickscfg", ".snowflake", ".snowsql", ".modal.toml", "kaggle.json", "*firebase-adminsdk*.json",
-    "*.publishsettings",
+    "*.publishsettings", "rootkey.csv", "accesskeys.csv", "*_accesskeys.csv", ".bluemix", ".linode-cli", ".hcloud",
+    ".mc", ".fly", ".doctl", ".op", ".stripe", ".ngrok2", "ngrok.yml", ".argocd", ".netlify", ".sky", ".runpod",
+    ".lambda_cloud", ".replicate", ".openai", ".anthropic", ".claude.json", ".comet.config",
     # containers and infrastructure
-    ".kube", "kubeconfig", "*.kubeconfig", ".dockercfg", ".dockerconfigjson", ".terraformrc", "terraform.rc",
-    ".terraform.d", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "*.tfrc.json",
+    ".kube", "kube.config", "kubeconfig", "*.kubeconfig", ".dockercfg", ".dockerconfigjson", ".terraformrc",
+    "terraform.rc", ".terraform.d", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "*.tfrc.json",
     # tokens of model hubs and trackers
     "token", "token.json", "token.txt", ".token", "*.token", "hf_token*", ".hf_token*", ".huggingface", "stored_tokens",
     # what was typed
@@ -44,7 +50,9 @@ NAMES = (
 PLACES = (
     ".ssh/*", ".config/gcloud", ".config/gh", ".config/hub", ".config/containers/auth.json", ".docker/config.json",
     ".m2/settings.xml", ".m2/settings-security.xml", ".gradle/gradle.properties", "wandb/settings", ".dbt/profiles.yml",
-    "age/keys.txt",
+    "age/keys.txt", ".config/glab-cli", ".config/github-copilot", ".config/op", ".config/doctl", ".config/hcloud",
+    ".config/argocd", ".config/anthropic", ".config/openai", ".config/stripe", ".config/ngrok", ".cf/config.json",
+    ".bundle/config", ".hex/hex.config", ".subversion/auth", "profile_*/history.sqlite",
     ".cargo/credentials*", ".kaggle/*.json", ".wandb/settings",
 )  # fmt: skip
 """Names with their folders, for names that are ordinary elsewhere."""
@@ -88,18 +96,23 @@ KEY_FOLDERS = {"secrets", ".secrets", ".secret"}
 """Of NAMES: folders that are sent if they are a Python package."""
 FIELDS = {
     "private_key", "client_secret", "refresh_token", "secret_access_key", "aws_secret_access_key", "secretaccesskey",
-    "api_key", "apikey", "access_token", "auths", "password",
+    "api_key", "apikey", "access_token", "auths", "password", "accesstoken", "refreshtoken", "secretkey", "oauth_token",
+    "auth_token", "authtoken",
 }  # fmt: skip
 """Keys of a JSON file that is one object; text under one of them is a credential."""
 LARGEST = 64 * 2**10
 """Bytes of a file that are looked at, and the most that such a JSON file has."""
 PEM = re.compile(rb"\s*(-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|\$ANSIBLE_VAULT|AGE-SECRET-KEY-)")
-
+SCRIPTS = {".sh", ".bash", ".zsh", ".fish", ".ps1", ".bat", ".cmd", ".crt", ".cer"}
+"""Endings of other small files in which a key as providers make them is looked for, as it is in those of DATA."""
 
 LINES = re.compile(
-    rb"(?mi)^(kind:[ \t]*Secret[ \t]*\r?$|[ \t]*aws_secret_access_key[ \t]*=[ \t]*\S|[^\s#]*_authToken[ \t]*=[ \t]*\S)"
+    rb"(?mi)^(kind:[ \t]*Secret[ \t]*\r?$|[ \t]*aws_secret_access_key[ \t]*=[ \t]*\S|[^\s#]*_authToken[ \t]*=[ \t]*\S"
+    rb"|-----BEGIN [A-Z ]*PRIVATE KEY|machine[ \t]+\S+[ \t]+login[ \t]|# (?:Netscape )?HTTP Cookie File"
+    rb"|[ \t]*[\"']?(?:o?auth[_-]?token|access[_-]?token|refresh[_-]?token|api[_-]?key|client[_-]?secret|secret[_-]?key"
+    rb"|client-key-data)[\"']?[ \t]*[:=][ \t]*[\"']?[A-Za-z0-9+/=_.-]{16,}[\"']?[ \t]*\r?$)"
 )
-"""Lines of a Secret of Kubernetes, of a profile of AWS and of a registry's login, in a file of DATA."""
+"""Lines of a Secret of Kubernetes, of a profile of AWS, of logins and of tools' own settings, in a file of DATA."""
 
 
 def may_hold_key(entry: Path) -> bool:
@@ -143,9 +156,14 @@ def _begins_so(file: Path) -> bool:
             head = stream.read(LARGEST + 1)
     except OSError:
         return False  # packing says that it cannot be read
-    if PEM.match(head) or (file.suffix.lower() in DATA and LINES.search(head)):
+    ending = file.suffix.lower()
+    if PEM.match(head) or (ending in DATA and LINES.search(head)):
         return True
-    if len(head) > LARGEST or not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+    if len(head) > LARGEST:
+        return False
+    if ending in DATA | SCRIPTS and holds_key(head.decode(errors="replace")):
+        return True
+    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return False
     try:
         return _is_credential(json.loads(head.decode("utf-8-sig")))
@@ -159,7 +177,7 @@ def _is_credential(value: Any) -> bool:
         return False
     sections = [value, *(part for part in value.values() if isinstance(part, dict))]
     return any(
-        part.get("type") in ("service_account", "authorized_user")
+        part.get("type") in ("service_account", "authorized_user", "external_account")
         or any(str(key).lower() in FIELDS and found and isinstance(found, str | dict) for key, found in part.items())
         for part in sections
     )

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from tapir_ray.errors import InputError
-from tapir_ray.redaction import BEARER, SCHEME, URI, is_key, names_a_key, secret_of
+from tapir_ray.redaction import BEARER, SCHEME, URI, holds_key, is_key, names_a_key, secret_of
 from tapir_ray.yaml_files import read_yaml
 
 _FOR_HTTP = (
@@ -74,7 +74,7 @@ def refuse_secrets(content: Any, place: str = "") -> None:
         refuse_secret(value if name != "base_url" or "://" in value else f"https://{value.lstrip('/')}", key)
         # `image_token: <image>` is a mark in a text.
         named = names_a_key(name) and not (name.lower().endswith("token") and value[0] in "<[|")
-        if named or BEARER.match(value) or is_key(value):
+        if named or BEARER.match(value) or is_key(value) or holds_key(value):
             raise InputError(f"{key} holds a key, which files of the run would show: {_INSTEAD}")
 
 

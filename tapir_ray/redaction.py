@@ -19,6 +19,7 @@ SHORTEST = 8
 """Shorter values of variables are not starred: they may stand anywhere."""
 LAST_WORDS = {
     "key", "keys", "token", "secret", "password", "passwd", "passphrase", "signature", "credential", "credentials",
+    "authorization",
 }  # fmt: skip
 """A name whose last word is one of these holds a key: `api_key`, `X-Amz-Signature`, `subscription-key`."""
 WHOLE = {
@@ -89,6 +90,12 @@ def looks_like_a_key(text: str) -> bool:
 def is_key(value: str) -> bool:
     """Whether the whole text is a key as providers make them."""
     return len(value) >= 20 and re.search(r"\d", value) is not None and KEYS.fullmatch(value) is not None
+
+
+def holds_key(text: str) -> bool:
+    """Whether a key as providers make them is in the text, with enough letters and digits in a row to be no word."""
+    found = (match[0] for match in KEYS.finditer(text))
+    return any(is_key(key) and re.search(r"[A-Za-z0-9_]{16,}", key) is not None for key in found)
 
 
 def secret_of(uri: str) -> str | None:

@@ -27,6 +27,10 @@ secrets.py secrets.prod.yaml SECRETS.YAML db-secrets.yaml dbSecrets.json client_
 serviceAccount.json serviceAccountKey.json gcp-key.json gcp-key-prod.json gcp_key.json firebase-adminsdk-x1.json
 myapp-firebase-adminsdk-a.json api_key.txt apikey.txt API_KEYS.json openai_key.txt .openai_api_key
 anthropic-api-key.txt private_key.txt privateKey.json passwords.txt .passwd kaggle.json .databrickscfg .modal.toml
+.authinfo .authinfo.gpg .msmtprc .curlrc .hgrc cookies.txt prometheus.htpasswd django.secret ssh_host_rsa_key
+rootkey.csv user_accessKeys.csv .stripe/config.toml .mc/config.json .fly/config.yml .sky/ssh/sky-key .claude.json
+.config/glab-cli/config.yml .config/github-copilot/hosts.json .config/op/config .cf/config.json .bundle/config
+.subversion/auth/svn.simple/a1 .ipython/profile_default/history.sqlite kube.config
 rclone.conf age/keys.txt .bash_history .python_history .streamlit/secrets.toml
 """
 ORDINARY = """
@@ -114,6 +118,48 @@ def test_lines_of_a_secret_are_known_in_data_and_not_in_code(tmp_path: Path) -> 
         assert may_hold_key(lay(tmp_path, f"a{number}.yaml", text)) and may_hold_key(lay(tmp_path, f"a{number}", text))
         assert not may_hold_key(lay(tmp_path, f"a{number}.py", text))
     assert not may_hold_key(lay(tmp_path, "b.yaml", "kind: SecretStore\nenvFrom:\n  - secretRef: {name: tapir-keys}\n"))
+
+
+KEY = "sk-proj-" + "a1B2c3D4" * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("env.sh", f"export OPENAI_API_KEY={KEY}\n"),
+        ("key.txt", KEY),
+        ("keys.yaml", f"openai: {KEY}\n"),
+        ("compose.override.yml", f"services:\n  a:\n    environment:\n      OPENAI_API_KEY: {KEY}\n"),
+        ("tokens.json", json.dumps({"hf": "hf_" + "a1B2c3D4" * 4})),
+        ("list.json", json.dumps([{"name": "x", "value": KEY}])),
+        ("ca-and-key.crt", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n" + KEY),
+        ("both.txt", "Bag attributes\n-----BEGIN PRIVATE KEY-----\nx\n"),
+        ("hosts.yml", "github.com:\n    oauth_token: 0123456789abcdef0123\n"),
+        ("cli.toml", "token_name = 'x'\napi-key = '0123456789abcdef0123'\n"),
+        ("admin.conf", f"users:\n- user:\n    client-key-data: {'QUJD' * 8}==\n"),
+        ("logins", "machine api.example.com login me password x\n"),
+        ("jar.txt", "# Netscape HTTP Cookie File\n"),
+        ("adc.json", json.dumps({"type": "external_account"})),
+        ("alias.json", json.dumps({"aliases": {"s3": 1}, "s3": {"accessKey": "a", "secretKey": "b"}})),
+    ],
+)
+def test_a_key_in_a_file_of_any_name_is_known(tmp_path: Path, name: str, text: str) -> None:
+    assert may_hold_key(lay(tmp_path, name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.yaml", "teacher:\n  api_key_env: OPENAI_API_KEY\n  max_tokens: 4096\n"),
+        ("hydra.yaml", "api_key: ${oc.env:OPENAI_API_KEY_OF_THIS_PROJECT}\n"),
+        ("run.sh", "export OPENAI_API_KEY=$1\nexport HF_HOME=/data\n"),
+        ("rows.json", json.dumps([{"instruction": "Explain risk-2024-of-large-models, or sk-learn pipelines."}])),
+        ("notes.txt", "Name your key sk-... in OPENAI_API_KEY; tokens begin with hf_\n"),
+        ("long.csv", "id,text\n" + "1,words\n" * 20_000 + KEY),
+    ],
+)
+def test_names_of_keys_without_a_key_are_sent(tmp_path: Path, name: str, text: str) -> None:
+    assert not may_hold_key(lay(tmp_path, name, text))
 
 
 def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
