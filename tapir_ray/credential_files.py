@@ -29,8 +29,8 @@ NAMES = (
     "pip.conf", "pip.ini", ".condarc", "auth.toml", "auth.json", ".gem", "nuget.config",
     # logins to hosts and databases
     ".netrc*", "_netrc", ".authinfo*", "authinfo", ".msmtprc", ".fetchmailrc", ".cvspass", ".rhosts", ".wgetrc",
-    ".curlrc", ".hgrc", ".lftp", ".mutt", "cookies.txt", "cookies.sqlite", "*.htpasswd", "*.secret", "*.secrets", "ssh_host_*_key",
-    ".gnupg", ".password-store", ".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".htpasswd",
+    ".curlrc", ".hgrc", ".lftp", ".mutt", "cookies.txt", "cookies.sqlite", "*.htpasswd", "*.secret", "*.secrets",
+    "ssh_host_*_key", ".gnupg", ".password-store", ".pgpass", "pgpass.conf", ".my.cnf", ".mylogin.cnf", ".htpasswd",
     "htpasswd", ".vault-token", ".vault_pass*", "vault_pass*", ".ansible_vault*", "rclone.conf", ".passwd-s3fs",
     # clouds
     ".aws", ".azure", ".gcloud", ".oci", ".aliyun", ".boto", ".s3cfg", "application_default_credentials.json",

@@ -212,7 +212,7 @@ def refuse_beside_another(storage: Storage) -> int:
 def latest(storage: Storage) -> int:
     """The highest attempt number; 0 where there is none."""
     names = (name.removesuffix(".json") for name in storage.children(FOLDER))
-    return max((int(name) for name in names if name.isdigit()), default=0)
+    return max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
 
 
 def check_owner(storage: Storage, attempt: int) -> None:

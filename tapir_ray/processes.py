@@ -51,7 +51,8 @@ def seen(entry: dict[str, Any]) -> bool | None:
     if entry.get("host", socket.gethostname()) != socket.gethostname():
         return None
     here = place()
-    if "started" not in entry or any(entry.get(name) != here[name] for name in here):
+    whole = isinstance(entry.get("pid"), int) and "started" in entry
+    if not whole or any(entry.get(name) != here[name] for name in here):
         return None
     try:
         started, ended = _started(entry["pid"]), _is_zombie(entry["pid"])

@@ -62,6 +62,15 @@ def test_what_cannot_be_looked_at_is_not_dead(monkeypatch: pytest.MonkeyPatch) -
     assert seen(me) is None and not is_alive(me)
 
 
+@pytest.mark.parametrize("pid", [None, "x", 1.5, []])
+def test_a_process_without_a_number_cannot_be_seen(tmp_path: Path, pid: object) -> None:
+    assert seen({**identity(os.getpid()), "pid": pid}) is None
+    (tmp_path / "attempts").mkdir()
+    for name in ("00003.json", "²", "٣.json"):
+        (tmp_path / "attempts" / name).write_text("{}")
+    assert ownership.latest(Storage.at(str(tmp_path))) == 3
+
+
 def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of another user, under `hidepid`."""
 

@@ -70,6 +70,15 @@ def claim_at_once(run: Run) -> int:
         return claim(run)
 
 
+def test_a_record_without_its_fields_is_as_absent_as_a_torn_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "usage").mkdir()
+    (tmp_path / "usage" / "00001.json").write_text("{}")
+    assert UsageFiles(str(tmp_path), 2).load() == (None, [])
+    assert "00001.json is empty or torn" in caplog.text and "does not count towards the budget" in caplog.text
+
+
 def test_a_torn_config_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     Run.open(CONFIG, str(tmp_path))
     (tmp_path / "config.yaml").write_text("")

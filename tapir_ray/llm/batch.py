@@ -252,7 +252,13 @@ class BatchClient(Client):
             return []
         # Without an id first: a record with one then takes the place of the same requests.
         names = [name for name in self._storage.children("") if name.endswith(".json")]
-        found = [record for name in names if (record := self._storage.find_json(name, FORGOTTEN)) is not None]
+        found = []
+        for name in names:
+            record = self._storage.find_json(name, FORGOTTEN)
+            if record is not None and record.keys() >= {"name", "requests", "batch"}:
+                found.append(record)
+            elif record is not None:
+                self._storage.tell_torn(name, FORGOTTEN)
         return sorted(found, key=lambda record: record["batch"] is not None)
 
     async def _forget(self, submitted: Submitted) -> None:

@@ -15,6 +15,8 @@ from tapir_ray.storage import Storage
 
 FOLDER = "usage"
 LOAD_ATTEMPTS, AGAIN_S = 5, 1.0
+FIELDS = {"counts", "unsettled", "reserved", "resolved"}
+"""Of every state."""
 UNCOUNTED = "is treated as absent: what this attempt spent does not count towards the budget"
 
 
@@ -31,13 +33,19 @@ class UsageFiles:
             try:
                 names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
                 found = {name: self._storage.find_json(f"{FOLDER}/{name}", UNCOUNTED) for name in names}
-                states = {name: state for name, state in found.items() if state is not None}
+                states = {name: one for name, one in found.items() if one is not None and self._whole(name, one)}
                 return states.pop(self._mine, None), list(states.values())
             except OSError:
                 if attempt == LOAD_ATTEMPTS:
                     raise
                 time.sleep(AGAIN_S)
         raise AssertionError("the last attempt returns")
+
+    def _whole(self, name: str, state: dict[str, Any]) -> bool:
+        if state.keys() >= FIELDS:
+            return True
+        self._storage.tell_torn(f"{FOLDER}/{name}", UNCOUNTED)
+        return False
 
     def save(self, state: dict[str, Any]) -> None:
         """Put a state in the place of this attempt's last."""
