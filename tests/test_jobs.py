@@ -112,9 +112,7 @@ def test_evaluate_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     mine = load(config)
     with pytest.raises(InputError, match=f"has no {checkpoint(mine.curriculum.rounds)} to evaluate"):
         launch.evaluate(mine, str(tmp_path / "run"))
-    done = tmp_path / "run" / checkpoint(mine.curriculum.rounds)
-    done.mkdir(parents=True)
-    (done / "_manifest.json").write_text("{}")
+    Run.at(str(tmp_path / "run")).publish(checkpoint(mine.curriculum.rounds))
     launch.evaluate(mine, str(tmp_path / "run"))
     assert launched == [(mine, str(tmp_path / "run"))]
 
