@@ -15,6 +15,7 @@ from tapir_ray.check_cluster import HERE
 from tapir_ray.config import load
 from tapir_ray.context import checkpoint
 from tapir_ray.errors import InputError, Stopped
+from tapir_ray.run import Run
 from tests.runs import ROOT
 
 SCRIPTS = sorted((ROOT / "jobs").glob("*.py"))
