@@ -25,6 +25,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     PROMPT: ("instruction", "prompt", "question", "query", "problem", "inputs", "question_stem"),
     CONTEXT: (
         "context", "contexts", "passage", "passages", "document", "documents", "article", "paragraph", "background",
+        "story", "evidence", "support",
     ),
     CHOICES: ("choices", "options"),
     RESPONSE: (

@@ -216,3 +216,8 @@ def test_what_reads_replies_changes_results_and_what_closes_batches_does_not() -
     assert (
         parse({**SMALL, "teacher": {"engine": "openai_batch", "batch": {"max_bytes": 1000}}}).digest() == plain.digest()
     )
+
+
+def test_a_share_that_warns_is_not_above_the_one_that_stops() -> None:
+    with pytest.raises(InputError, match=r"warn_share 0.9 is above max_share 0.8"):
+        parse({**SMALL, "filter": {"warn_share": 0.9}})

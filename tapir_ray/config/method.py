@@ -83,6 +83,14 @@ class Filter(Section):
     functions: list[str] = Field(default_factory=list)
     """`package:function`, each called with a row; returns a reason to drop it, or None."""
 
+    @model_validator(mode="after")
+    def _warns_before_it_stops(self) -> Filter:
+        if self.warn_share > self.max_share:
+            raise ValueError(
+                f"warn_share {self.warn_share:g} is above max_share {self.max_share:g}, which stops the run"
+            )
+        return self
+
 
 class Respond(Section):
     """The teacher's answers to new instructions."""
