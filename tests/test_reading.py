@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tapir_ray.columns import FALLBACK, NAMES
 from tapir_ray.conversations import Ambiguous, Conversation, Malformed, Unsupported, parse, parse_evaluation
 
-CASES = Path("/work/shared/cases")
+CASES = Path(os.environ.get("TAPIR_DATA", Path(__file__).parents[2] / "shared" / "data")).parent / "cases"
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 BAD = {"role": "assistant", "content": "bad"}
 
