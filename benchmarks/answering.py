@@ -22,9 +22,9 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from tapir_ray import records
 from tapir_ray.config import CreateModel, Replicas, Student
-from tapir_ray.llm import vllm as student_stage
+from tapir_ray.data import schemas
+from tapir_ray.llm.engine import vllm as student_stage
 from tapir_ray.train.create_student import create_student
 
 STAGE_CPUS = 0.1
@@ -88,9 +88,9 @@ def by_stage(asked: Asked) -> dict[str, Any]:
     """Seconds of engine start and of answering, tokens and answers of the student stage."""
     rows = [{"instruction_id": str(n), "messages": [user(text)], "status": "ok"} for n, text in enumerate(asked.texts)]
     answered, start, seconds = answers_of(
-        asked.model, asked.student, asked.replicas, records.conform(rows, records.INSTRUCTIONS)
+        asked.model, asked.student, asked.replicas, schemas.conform(rows, schemas.INSTRUCTIONS)
     )
-    assert set(answered["status"].to_pylist()) == {records.OK}, answered["reason"].to_pylist()
+    assert set(answered["status"].to_pylist()) == {schemas.OK}, answered["reason"].to_pylist()
     answers = dict(zip(answered["instruction_id"].to_pylist(), answered["student_response"].to_pylist(), strict=True))
     return {
         "start": start,
@@ -150,7 +150,7 @@ def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
     """(all rows, when the last of them came out)."""
     blocks = []
     for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        blocks.append(records.conform(block, records.SCORED))
+        blocks.append(schemas.conform(block, schemas.SCORED))
         ended = time.time()
     return pa.concat_tables(blocks), ended
 

@@ -35,13 +35,13 @@ import pyarrow.parquet as pq
 import ray
 
 from benchmarks.result import data_folder, show, start_ray, write
-from tapir_ray import records
 from tapir_ray.config import Config, CreateModel, Curriculum, parse
 from tapir_ray.curriculum.tasks import load
+from tapir_ray.data import schemas
 from tapir_ray.simulator.seed import seed_rows
-from tapir_ray.stages.classify import score_classifier
 from tapir_ray.train.classifier import measure, train_classifier
 from tapir_ray.train.create_classifier import create_classifier
+from tapir_ray.transforms.classify import score_classifier
 
 SIZES = {
     "2M": CreateModel(hidden_size=160, intermediate_size=640, layers=4, heads=4, vocab_size=4096, max_length=128),
@@ -128,9 +128,9 @@ def unique(pairs: Iterable[tuple[str, str | None]]) -> Rows:
     rows = {}
     for text, label in pairs:
         messages = [{"role": "user", "content": text}]
-        row_id = records.instruction_id(messages)
+        row_id = schemas.instruction_id(messages)
         if label is not None:
-            rows[row_id] = {"instruction_id": row_id, "messages": messages, "task": label, "status": records.OK}
+            rows[row_id] = {"instruction_id": row_id, "messages": messages, "task": label, "status": schemas.OK}
     return [rows[row_id] for row_id in sorted(rows)]
 
 
@@ -172,7 +172,7 @@ def train(size: str, sources: dict[str, Rows], name: str, options: argparse.Name
     """The report of a classifier that learned from these sources, one file each."""
     place = folder / f"{size}-{name}"
     files = [save(rows, place / f"{source}.parquet") for source, rows in sources.items()]
-    texts = [records.text_of(row["messages"]) for rows in sources.values() for row in rows]
+    texts = [schemas.text_of(row["messages"]) for rows in sources.values() for row in rows]
     labels = list(load(Curriculum()).labels)
     create_classifier(SIZES[size], texts, labels, str(place / "base"), seed=0)
     settings = config(options, LEARNING_RATES[size])
@@ -207,7 +207,7 @@ def outcome(report: dict[str, Any], truth: Counter[str], common: str) -> dict[st
 
 def save(rows: Rows, file: Path) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(records.conform(rows, records.INSTRUCTIONS), file)
+    pq.write_table(schemas.conform(rows, schemas.INSTRUCTIONS), file)
     return str(file)
 
 

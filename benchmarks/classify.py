@@ -36,11 +36,11 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from benchmarks.result import data_folder, show, start_ray, write
-from tapir_ray import records
 from tapir_ray.config import Config, CreateModel, Curriculum, parse
 from tapir_ray.curriculum.tasks import load
-from tapir_ray.stages import classify as stage
+from tapir_ray.data import schemas
 from tapir_ray.train.create_classifier import create_classifier
+from tapir_ray.transforms import classify as stage
 
 SIZES = {
     "2M": CreateModel(hidden_size=160, intermediate_size=640, layers=4, heads=4, vocab_size=4096, max_length=256),
@@ -167,7 +167,7 @@ def by_stage(model: str, texts: list[str], cores: int) -> tuple[float, float, La
         {"instruction_id": str(number), "messages": [{"role": "user", "content": text}]}
         for number, text in enumerate(texts)
     ]
-    table = records.conform(rows, records.INSTRUCTIONS)
+    table = schemas.conform(rows, schemas.INSTRUCTIONS)
     found: dict[str, dict[str, Any]] = {}
     called = time.time()
     blocks = [table.slice(start, stage.WINDOW) for start in range(0, len(table), stage.WINDOW)]

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow.dataset as pads
 
 from tapir_ray.config import Config, load
-from tapir_ray.records import HOLDOUT, OK
+from tapir_ray.data.schemas import HOLDOUT, OK
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "demo.yaml"
@@ -99,14 +99,14 @@ def write(figures: dict, target: Path) -> None:
 
 def control(config: Config, run_dir: str, summary: dict) -> int:
     """Train `control/` from the initial SFT student on the seed data alone and score it; returns its tokens."""
-    from tapir_ray.launch import started
-    from tapir_ray.records import ID, SCORED
-    from tapir_ray.run import Run
-    from tapir_ray.stages.pack import pack
+    from tapir_ray.cli.run import started
+    from tapir_ray.data.schemas import ID, SCORED
+    from tapir_ray.run.run import Run
     from tapir_ray.steps.answer import answer_and_judge, answering
     from tapir_ray.steps.evaluate import held_out
     from tapir_ray.steps.train import student_after
     from tapir_ray.train.student import train_student
+    from tapir_ray.transforms.pack import pack
 
     run = Run.at(run_dir)
     if run.done("control/holdout"):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tapir_ray.llm import asker, openai, roles
+from tapir_ray.llm import asker, roles
+from tapir_ray.llm.client import openai
 
 
 class Echo(openai.Client):

@@ -27,13 +27,13 @@ from torch.nn import functional
 from benchmarks.flops import Needed, matrix_rates
 from benchmarks.nested_attention import NestedAttention
 from tapir_ray.config import Student, Train
-from tapir_ray.records import PACKED, conform
-from tapir_ray.stages.pack import best_fit
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.train import loop, loss
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done
 from tapir_ray.train.engine import engine_of
 from tapir_ray.train.work import Work
+from tapir_ray.transforms.pack import best_fit
 
 FS = pafs.LocalFileSystem()
 PROMPT, RESPONSE = (2.92, 0.46), (3.55, 1.14)

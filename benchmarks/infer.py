@@ -2,8 +2,8 @@
 
     python benchmarks/infer.py [--quick] [--only speed|overlap] [--rows 384 …]
 
-speed: tokens a second of the student stage (`tapir_ray/llm/vllm.py`) and of `LLM.chat` on the same prompts and engine
-arguments, 64 new tokens each, greedy, in turn (`answering.py`). Llamas with random weights of 0.4M, 30M and 105M
+speed: tokens a second of the student stage (`tapir_ray/llm/engine/vllm.py`) and of `LLM.chat` on the same prompts and
+engine arguments, 64 new tokens each, greedy, in turn (`answering.py`). Llamas with random weights of 0.4M, 30M and 105M
 parameters; no model ever says its end token. overlap: answering and judging as one pipeline
 (`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
 each counts from its first prompt or request to its last row. Nothing can be judged before the engine's first answers,
@@ -33,15 +33,15 @@ import ray.data
 
 from benchmarks.answering import STAGE_CPUS, Asked, answers_of, compared, consumed, create, time_answers, told, user
 from benchmarks.result import data_folder, show, start_ray, today, write, written
-from tapir_ray import records
+from tapir_ray.cli.run import opened
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
 from tapir_ray.curriculum.tasks import load
-from tapir_ray.launch import opened
-from tapir_ray.run import Run
+from tapir_ray.data import schemas
+from tapir_ray.run.run import Run
 from tapir_ray.simulator import Options, running
 from tapir_ray.simulator.seed import seed_rows
-from tapir_ray.stages.judge import judge
 from tapir_ray.steps.answer import answer_and_judge
+from tapir_ray.transforms.judge import judge
 
 SIZES = {
     "0.4M": CreateModel(hidden_size=128, intermediate_size=256, layers=2, heads=4, vocab_size=1024),
@@ -123,11 +123,11 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]
             "instruction_id": str(number),
             "messages": [user(str(row["instruction"]))],
             "response": row["output"],
-            "status": records.OK,
+            "status": schemas.OK,
         }
         for number, row in enumerate(seed_rows(rows, 0))
     ]
-    table = records.conform(seeds, records.SCORED)
+    table = schemas.conform(seeds, schemas.SCORED)
     answered, start, answering = answers_of(model, student_of(model), replicas(), table)
     latency = answering * IN_FLIGHT / (REQUESTS_PER_ROW * rows)
 
@@ -139,9 +139,9 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]
         with opened(run, config, load(config.curriculum), url) as context:
             judged, ended = consumed(judge(ray.data.from_arrow(answered), config, context.roles, random_seed=0))
             judging = ended - min(json.loads(line)["arrived"] for line in log.read_text().splitlines())
-            assert set(judged["status"].to_pylist()) == {records.OK}
+            assert set(judged["status"].to_pylist()) == {schemas.OK}
             called = time.time()
-            asked = context.remaining("scored", ray.data.from_arrow(table), records.ID)
+            asked = context.remaining("scored", ray.data.from_arrow(table), schemas.ID)
             both, ended = consumed(answer_and_judge(context, asked, model, "scored", rows))
             together, start_together = ended - told(both)[0], told(both)[0] - called
     longer = max(answering, judging)

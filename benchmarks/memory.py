@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.result import local_ray, show, write
 from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
-from tapir_ray.records import PACKED, conform
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.train import loop
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student

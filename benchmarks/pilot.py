@@ -25,7 +25,7 @@ if __name__ == "__main__":
 
 from benchmarks.loop import QUICK
 from benchmarks.result import data_folder, show, write
-from tapir_ray.run import Run
+from tapir_ray.run.run import Run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("demo", "alpaca_recorded")

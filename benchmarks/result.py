@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tapir_ray.cluster import IDLE_WORKER_MS, LOG_LEVELS, set_environment
+from tapir_ray.cluster.session import IDLE_WORKER_MS, LOG_LEVELS, set_environment
 
 FOLDER = Path(__file__).parent / "results"
 

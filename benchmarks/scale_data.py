@@ -13,7 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tapir_ray.records import GENERATED, GENERATED_ROWS, HOLDOUT, MESSAGES, OK, SCORED, SEED, conform, instruction_id
+from tapir_ray.data.schemas import (
+    GENERATED,
+    GENERATED_ROWS,
+    HOLDOUT,
+    MESSAGES,
+    OK,
+    SCORED,
+    SEED,
+    conform,
+    instruction_id,
+)
 
 ROWS_PER_FILE = 25_000
 VOCABULARY, OPENINGS = 30_000, 500

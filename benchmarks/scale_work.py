@@ -21,19 +21,19 @@ import ray.data
 
 from benchmarks import echo, scale_data
 from benchmarks.result import local_ray
+from tapir_ray.cli.run import check_offline, opened
 from tapir_ray.config import Config, Curriculum, parse
-from tapir_ray.context import Context
 from tapir_ray.curriculum import tasks
-from tapir_ray.launch import check_offline, opened
-from tapir_ray.near_duplicates import bands, mark_near_duplicates
-from tapir_ray.ownership import owned
-from tapir_ray.records import FILTERED, GENERATED_ROWS, TRAINING, conform, with_columns
-from tapir_ray.regenerate import regenerate as make_anew
-from tapir_ray.run import Run
-from tapir_ray.stages.filter import with_order
+from tapir_ray.data.dedup import bands, mark_near_duplicates
+from tapir_ray.data.schemas import FILTERED, GENERATED_ROWS, TRAINING, conform, with_columns
+from tapir_ray.methods.regenerate import regenerate as make_anew
+from tapir_ray.run.attempts import owned
+from tapir_ray.run.run import Run
 from tapir_ray.steps import mix, score
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.dataset import counted
 from tapir_ray.steps.generate import draws
+from tapir_ray.transforms.filter import with_order
 
 STAGE_CPUS = 0.5
 CPUS = 4

@@ -41,12 +41,12 @@ import pyarrow.parquet as pq
 
 from benchmarks.result import data_folder, local_ray, show, write
 from tapir_ray.config import CreateModel, Replicas, Resources, Student, Train
-from tapir_ray.records import OK, TRAINING, conform, instruction_id, pair_id
-from tapir_ray.stages.pack import pack
+from tapir_ray.data.schemas import OK, TRAINING, conform, instruction_id, pair_id
 from tapir_ray.train import loop
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student
+from tapir_ray.transforms.pack import pack
 
 HERE = Path(__file__).absolute().parent
 FS = pafs.LocalFileSystem()

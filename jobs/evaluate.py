@@ -11,11 +11,11 @@ import argparse
 import sys
 
 from tapir_ray.cli import configured, ended, takes_config
-from tapir_ray.forwarded import load
+from tapir_ray.cluster.jobs.env_vars import load
 
 
 def run(options: argparse.Namespace) -> int:
-    from tapir_ray.launch import evaluate
+    from tapir_ray.cli.run import evaluate
 
     evaluate(*configured(options))
     return 0

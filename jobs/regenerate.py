@@ -10,7 +10,7 @@ Takes what `tapir regenerate` takes.
 import sys
 
 from tapir_ray.cli import main
-from tapir_ray.forwarded import load
+from tapir_ray.cluster.jobs.env_vars import load
 
 if __name__ == "__main__":
     load()

@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # as tapir_ray.cluster does
+os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # as tapir_ray.cluster.session does
 
 
 @pytest.fixture(scope="session")

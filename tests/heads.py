@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from tapir_ray.llm.watch import identity, is_alive
+from tapir_ray.llm.engine.watchdog import identity, is_alive
 
 BIN = Path(sys.executable).parent
 HEAD_ID = "f" * 51 + "00000"

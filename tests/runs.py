@@ -17,8 +17,8 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import yaml
 
-from tapir_ray.llm.watch import identity, is_alive
-from tapir_ray.storage import Storage
+from tapir_ray.data.storage import Storage
+from tapir_ray.llm.engine.watchdog import identity, is_alive
 
 ROOT = Path(__file__).parents[1]
 IN_FLIGHT = 16

@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.cluster.jobs.test_submit import Submitter
 from tests.heads import Head
 from tests.runs import TABLES
-from tests.test_submit import Submitter
 
 pytestmark = [pytest.mark.restart, pytest.mark.timeout(1800)]
 

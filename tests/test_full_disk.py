@@ -13,13 +13,13 @@ import pyarrow.fs as pafs
 import pytest
 import ray.data
 
-from tapir_ray import atomic
 from tapir_ray.cli import ended
 from tapir_ray.config import parse
+from tapir_ray.data import atomic_files
 from tapir_ray.errors import InputError, StageError, full_disk, own_error
-from tapir_ray.ownership import owned, owner
-from tapir_ray.run import Run
-from tests.test_torn import KEY, SCHEMA, rows
+from tapir_ray.run.attempts import owned, owner
+from tapir_ray.run.run import Run
+from tests.run.test_torn import KEY, SCHEMA, rows
 
 CONFIG = parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}})
 
@@ -76,7 +76,7 @@ def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on(disk: Path, capsys:
     before = {number: run.done(f"seed/{number}") for number in range(2)}
     assert None not in before.values(), "what was finished stays"
     assert all(event["event"] for event in run.all_events())
-    assert not list(disk.rglob(f"{atomic.WRITING}*")), "no half file takes what room there is"
+    assert not list(disk.rglob(f"{atomic_files.WRITING}*")), "no half file takes what room there is"
     last = owner(run)
     assert last is not None and not last.alive and last.exit_status == 1, "its end took the room of its heartbeat"
     others[0].unlink()
@@ -111,7 +111,7 @@ def test_a_full_disk_under_a_worker_is_named_and_its_rows_are_kept(disk: Path, r
         run.write("t", table.map_batches(widen, batch_format="pyarrow"), schema, key=KEY, rows_per_part=10)
     own = own_error(error.value)
     assert isinstance(own, StageError) and f"no space is left in {disk}/run/t:" in str(own), own
-    assert not list(disk.rglob(f"{atomic.WRITING}*")) and run.done("t") is None
+    assert not list(disk.rglob(f"{atomic_files.WRITING}*")) and run.done("t") is None
     subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
     left = run.remaining("t", table, KEY)
     assert run.kept("t") > 0
@@ -154,9 +154,9 @@ def test_a_disk_that_is_full_when_the_file_is_flushed_leaves_the_old_one(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = str(tmp_path / "a.json")
-    atomic.write_bytes(pafs.LocalFileSystem(), path, b"old")
-    monkeypatch.setattr(atomic.os, "fsync", full)
+    atomic_files.write_bytes(pafs.LocalFileSystem(), path, b"old")
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
     with pytest.raises(OSError) as error:
-        atomic.write_bytes(pafs.LocalFileSystem(), path, b"new")
+        atomic_files.write_bytes(pafs.LocalFileSystem(), path, b"new")
     assert error.value.filename == path and Path(path).read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]

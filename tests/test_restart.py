@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tapir_ray.llm.watch import identity, is_alive
+from tapir_ray.llm.engine.watchdog import identity, is_alive
 from tests.runs import IN_FLIGHT, SIMULATED, TABLES, Driver, assert_gone, kill, title, write_config
 
 pytestmark = pytest.mark.restart

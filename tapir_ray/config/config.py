@@ -15,7 +15,7 @@ from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Studen
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share
-from tapir_ray.yaml_files import Dumper
+from tapir_ray.config.yaml_files import Dumper
 
 ENGINE_SPEED = (
     "gpu_memory_utilization",

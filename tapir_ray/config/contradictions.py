@@ -17,7 +17,7 @@ from typing import Any
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.section import Section
-from tapir_ray.storage import is_remote
+from tapir_ray.data.storage import is_remote
 
 SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
 

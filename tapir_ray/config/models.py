@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
+from tapir_ray.config import prices
 from tapir_ray.config.price import Price
 from tapir_ray.config.section import Count, Section, Share, default_of
-from tapir_ray.cost import prices
-from tapir_ray.redaction import looks_like_a_key, secret_of
-from tapir_ray.thoughts import DEFAULT_MARKS
+from tapir_ray.data.thoughts import DEFAULT_MARKS
+from tapir_ray.security.redaction import looks_like_a_key, secret_of
 
 SIMULATOR = "simulator"
 """The `base_url` that names the simulator of the config."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
+from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
-from tapir_ray.storage import is_remote
 from tapir_ray.train.chat import encode_pair, end_of_turn, load_tokenizer
 from tapir_ray.train.control_tokens import RowRefused
 

@@ -18,28 +18,28 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from tapir_ray import records
 from tapir_ray.config import Config
-from tapir_ray.context import Context
+from tapir_ray.config.registry import resolve
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.data import schemas
+from tapir_ray.data.contamination_index import OverlapIndex
+from tapir_ray.data.ngrams import DEFAULT_WORDS, boilerplate_of
+from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
 from tapir_ray.errors import StageError, Stopped
 from tapir_ray.llm.asker import AskRow, Row
-from tapir_ray.llm.openai import Client
+from tapir_ray.llm.budget.usage import Count, Lease, Meter
+from tapir_ray.llm.client.openai import Client
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.usage import Count, Lease, Meter
-from tapir_ray.ngrams import DEFAULT_WORDS, boilerplate_of
-from tapir_ray.overlap_index import OverlapIndex
-from tapir_ray.records import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
-from tapir_ray.registry import resolve
-from tapir_ray.stages.answer_openai import student_answer
-from tapir_ray.stages.expand import ExpandRow
-from tapir_ray.stages.filter import check_table
-from tapir_ray.stages.judge import JudgeRow
-from tapir_ray.stages.label import LabelRow
-from tapir_ray.stages.respond import RespondRow
+from tapir_ray.steps.context import Context
+from tapir_ray.transforms.answer import student_answer
+from tapir_ray.transforms.expand import ExpandRow
+from tapir_ray.transforms.filter import check_table
+from tapir_ray.transforms.judge import JudgeRow
+from tapir_ray.transforms.label import LabelRow
+from tapir_ray.transforms.respond import RespondRow
 
 _row_counts: contextvars.ContextVar[dict[str, Count]] = contextvars.ContextVar("row_counts")
 
@@ -100,8 +100,8 @@ class _Pilot:
         new = [row for row in answered if row["status"] == OK]
         self.sizes.accepted = len(new) / max(1, len(fresh))
         await self._score("score_new", new)
-        self._keep("scored", scored, records.SCORED)
-        self._keep("generated", answered, records.GENERATED_ROWS)
+        self._keep("scored", scored, schemas.SCORED)
+        self._keep("generated", answered, schemas.GENERATED_ROWS)
 
     async def _labelled(self, rows: list[Row]) -> list[Row]:
         """The rows with their task: the teacher's label where the run has any, else the column, else by words."""
@@ -109,7 +109,7 @@ class _Pilot:
         if config.classify.by == "teacher" or (config.classify.by == "deberta" and config.classify.label_rows):
             label = LabelRow(self.prompts, tuple(taxonomy.labels), config.classify.label_attempts)
             return [row for row in await self._ask("label", label, rows) if row["status"] == OK]
-        found = (row["task"] or taxonomy.label_by_words(records.text_of(row["messages"])) for row in rows)
+        found = (row["task"] or taxonomy.label_by_words(schemas.text_of(row["messages"])) for row in rows)
         return [{**row, "task": task} for row, task in zip(rows, found, strict=True)]
 
     async def _filled(self, answer: AskRow, rows: list[Row]) -> list[Row]:
@@ -154,7 +154,7 @@ class _Pilot:
 
     def _keep(self, name: str, rows: list[Row], schema: pa.Schema) -> None:
         if rows:
-            self.context.run.write_rows(f"pilot/{name}", records.conform(rows, schema))
+            self.context.run.write_rows(f"pilot/{name}", schemas.conform(rows, schema))
 
 
 def _split(seed: Seed, config: Config, rows: int) -> tuple[list[Row], list[Row]]:
@@ -197,7 +197,7 @@ def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
         {
             **by_task[task][number % len(by_task[task])],
             "parent_id": by_task[task][number % len(by_task[task])]["instruction_id"],
-            "draw_id": records.draw_id(0, by_task[task][number % len(by_task[task])]["instruction_id"], number),
+            "draw_id": schemas.draw_id(0, by_task[task][number % len(by_task[task])]["instruction_id"], number),
             "round": 1,
         }
         for task, n in quota.items()
@@ -209,7 +209,7 @@ def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
     """The new instructions that pass the filters of a single row and are not like a row of the seed sample."""
     if not made:
         return []
-    table = records.conform(made, records.GENERATED_ROWS)
+    table = schemas.conform(made, schemas.GENERATED_ROWS)
     functions = {spec: resolve(spec, {}, what="filter.functions") for spec in config.filter.functions}
     passed = [status == OK for status in check_table(table, config, functions)["status"].to_pylist()]
     known = [row["messages"] for row in seed.sample]

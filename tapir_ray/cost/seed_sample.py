@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tapir_ray.config import Config
-from tapir_ray.conversations import Ambiguous, Malformed, Unsupported, parse
+from tapir_ray.data.files import find_seed
+from tapir_ray.data.formats import Ambiguous, Malformed, Unsupported, parse
+from tapir_ray.data.readers import read_raw
+from tapir_ray.data.schemas import instruction_id, order_key
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
-from tapir_ray.records import instruction_id, order_key
-from tapir_ray.source_files import find_seed
-from tapir_ray.sources import read_raw
-from tapir_ray.stages.column_notes import NOT_READ, ColumnNotes, no_response, note, refuse_missing
-from tapir_ray.values import one_line
+from tapir_ray.transforms.column_notes import NOT_READ, ColumnNotes, no_response, note, refuse_missing
 
 SAMPLE = 4_000
 

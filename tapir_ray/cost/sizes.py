@@ -16,10 +16,10 @@ from typing import Any
 from tapir_ray.config import Config, Endpoint, Judge
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.data.schemas import text_of
+from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.llm.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
-from tapir_ray.records import text_of
-from tapir_ray.stages.scores_json import scores_format
+from tapir_ray.transforms.scores_json import scores_format
 
 BYTES_PER_TOKEN = 4
 GUESSED_ROWS = 300

@@ -22,15 +22,15 @@ from typing import Any
 
 import ray
 
+from tapir_ray.cluster.placement import with_driver
 from tapir_ray.config import Config
 from tapir_ray.curriculum import tasks
 from tapir_ray.curriculum.mix import Mix, make_mix
 from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.stats import ScoreStats
+from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.placement import with_driver
-from tapir_ray.storage import Storage
 
 NAMESPACE = "tapir"
 FOLDER = "state"

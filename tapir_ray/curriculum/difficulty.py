@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.records import OK
-from tapir_ray.registry import resolve
+from tapir_ray.config.registry import resolve
+from tapir_ray.data.schemas import OK
 
 HARD, EASY, UNRELIABLE = "hard", "easy", "unreliable"
 DIGITS = 2

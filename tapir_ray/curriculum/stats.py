@@ -19,7 +19,7 @@ import ray.data
 from pydantic import BaseModel, ConfigDict
 
 from tapir_ray.curriculum.difficulty import UNRELIABLE, pool_of, rounded
-from tapir_ray.records import FAILED, OK
+from tapir_ray.data.schemas import FAILED, OK
 
 MILLI = 1000
 

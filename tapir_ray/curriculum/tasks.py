@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tapir_ray.config import Curriculum
+from tapir_ray.config.yaml_files import read_yaml
+from tapir_ray.data.values import one_line
+from tapir_ray.data.words import units
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.values import one_line
-from tapir_ray.words import units
-from tapir_ray.yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parent / "tasks.yaml"
 OTHERS, TOXICITY = "Others", "Toxicity"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tapir_ray import records
-from tapir_ray.llm import usage
-from tapir_ray.llm.batch import BatchClient
-from tapir_ray.llm.cache import Cache
-from tapir_ray.llm.openai import Client, slots
-from tapir_ray.llm.target import Target
-from tapir_ray.redaction import redacted
+from tapir_ray.data import schemas
+from tapir_ray.llm.budget import usage
+from tapir_ray.llm.client.batch import BatchClient
+from tapir_ray.llm.client.cache import Cache
+from tapir_ray.llm.client.openai import Client, slots
+from tapir_ray.llm.client.target import Target
+from tapir_ray.security.redaction import redacted
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
@@ -67,7 +67,7 @@ class Asker:
         answered = await asyncio.gather(*(self._ask_row(row) for row in rows))
         await asyncio.gather(self._meter.flush(), *([self._cache.flush()] if self._cache else []))
         try:
-            return records.conform(list(answered), self._schema)
+            return schemas.conform(list(answered), self._schema)
         except (pa.ArrowException, TypeError, ValueError):
             tables = [self._conformed(row, out) for row, out in zip(rows, answered, strict=True)]
             return pa.concat_tables(tables)
@@ -80,12 +80,12 @@ class Asker:
 
     def _conformed(self, row: Row, answered: Row) -> pa.Table:
         try:
-            return records.conform([answered], self._schema)
+            return schemas.conform([answered], self._schema)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            return records.conform([_failed(row, error)], self._schema)
+            return schemas.conform([_failed(row, error)], self._schema)
 
 
 def _failed(row: Row, error: Exception) -> Row:
     """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
     reason = f"{type(error).__name__}: {redacted(' '.join(str(error).split()))[:500]}"
-    return {**row, "status": records.FAILED, "reason": reason}
+    return {**row, "status": schemas.FAILED, "reason": reason}

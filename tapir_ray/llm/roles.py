@@ -24,18 +24,18 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from tapir_ray.blocks import small_blocks, unfused
+from tapir_ray.cluster.ray_data import small_blocks, unfused
 from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
+from tapir_ray.data.storage import uri_in
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.llm import usage, usage_actor
 from tapir_ray.llm.asker import Asker, AskRow
-from tapir_ray.llm.check import check
-from tapir_ray.llm.engines import PROCESSES
-from tapir_ray.llm.openai import Client, slots
-from tapir_ray.llm.reply_folders import ReplyFolders
-from tapir_ray.llm.served import Served
-from tapir_ray.llm.target import Secret, Target
-from tapir_ray.storage import uri_in
+from tapir_ray.llm.budget import actor, usage
+from tapir_ray.llm.client.cache_dirs import ReplyFolders
+from tapir_ray.llm.client.check import check
+from tapir_ray.llm.client.openai import Client, slots
+from tapir_ray.llm.client.target import Secret, Target
+from tapir_ray.llm.engine.health import PROCESSES
+from tapir_ray.llm.serve.models import Served
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
@@ -88,7 +88,7 @@ class Roles:
     def open(self) -> None:
         """Start the usage actor, which goes on from what the run has used. Served models start with the first
         question."""
-        self._actor = usage_actor.start(
+        self._actor = actor.start(
             self._run_id, accounts_of(self._config), self._config.budget, self._folder, self._attempt
         )
 

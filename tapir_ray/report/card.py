@@ -16,13 +16,13 @@ import yaml
 from rich.table import Table
 
 from tapir_ray.config import Config
-from tapir_ray.cost.price_source import priced_by
+from tapir_ray.config.price_source import priced_by
+from tapir_ray.data.schemas import FAILED, FILTERED, OK
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import StageError
-from tapir_ray.manifest import Manifest
-from tapir_ray.records import FAILED, FILTERED, OK
 from tapir_ray.report.console import console
 from tapir_ray.report.summary import usage_table
-from tapir_ray.values import one_line
+from tapir_ray.run.manifest import Manifest
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
 """The hub's names for sizes, by powers of ten from 1,000 on."""

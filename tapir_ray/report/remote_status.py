@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
-from tapir_ray.credentials import refuse_secret
-from tapir_ray.errand import Errand
+from tapir_ray.cluster.jobs.follow import connect, listed, works_on
+from tapir_ray.cluster.jobs.remote_query import Errand
+from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
-from tapir_ray.job_log import connect, listed, works_on
-from tapir_ray.storage import is_remote
+from tapir_ray.security.credentials import refuse_secret
 
 
 def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict[str, Any]:

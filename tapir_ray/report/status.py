@@ -12,15 +12,15 @@ from dataclasses import asdict
 from typing import Any, TextIO
 
 from tapir_ray.config import Config, Regenerate
-from tapir_ray.context import ROUND_EVENTS, checkpoint
 from tapir_ray.errors import InputError, Stopped
-from tapir_ray.lineage import INGESTED
-from tapir_ray.llm.ledger import Ledger
+from tapir_ray.llm.budget.files import UsageFiles
+from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.roles import accounts_of
-from tapir_ray.llm.usage_files import UsageFiles
-from tapir_ray.ownership import Owner, owner
-from tapir_ray.run import Run
-from tapir_ray.steps.renew import RENEWED
+from tapir_ray.run.attempts import Owner, owner
+from tapir_ray.run.lineage import INGESTED
+from tapir_ray.run.run import Run
+from tapir_ray.steps.context import ROUND_EVENTS, checkpoint
+from tapir_ray.steps.reanswer import RENEWED
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 KILLED = "killed"

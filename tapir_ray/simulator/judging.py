@@ -8,8 +8,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from tapir_ray.data.words import piece_ends
 from tapir_ray.simulator.options import Options
-from tapir_ray.words import piece_ends
 
 
 def scores(options: Options, identity: str, grades: Sequence[float], answers: Sequence[str]) -> list[float]:

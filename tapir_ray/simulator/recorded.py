@@ -15,19 +15,19 @@ from collections.abc import Iterator, Sequence
 
 from rapidfuzz.distance import LCSseq
 
-from tapir_ray.columns import Mapped
 from tapir_ray.config import Curriculum
-from tapir_ray.conversations import Conversation, Malformed, Unsupported, parse
 from tapir_ray.curriculum.tasks import OTHERS, load
+from tapir_ray.data.columns import Mapped
+from tapir_ray.data.files import find
+from tapir_ray.data.formats import Conversation, Malformed, Unsupported, parse
+from tapir_ray.data.readers import Unreadable, read_raw
+from tapir_ray.data.schemas import Message, text_of
+from tapir_ray.data.words import piece_ends, units
 from tapir_ray.errors import InputError
-from tapir_ray.records import Message, text_of
 from tapir_ray.simulator import requests
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import RECORDED, Options
 from tapir_ray.simulator.requests import Request
-from tapir_ray.source_files import find
-from tapir_ray.sources import Unreadable, read_raw
-from tapir_ray.words import piece_ends, units
 
 TURN = re.compile(r"\n\n\[user\]\n")
 USED_UP = "no recorded rows left for this task"

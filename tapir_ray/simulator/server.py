@@ -17,8 +17,9 @@ from typing import Any, Protocol, TextIO
 
 from aiohttp import web
 
+from tapir_ray.data.schemas import prompt_hash
+from tapir_ray.data.words import piece_ends
 from tapir_ray.errors import InputError
-from tapir_ray.records import prompt_hash
 from tapir_ray.simulator.batches import Batches
 from tapir_ray.simulator.faults import (
     DROPPED,
@@ -39,7 +40,6 @@ from tapir_ray.simulator.options import TASKS, Options
 from tapir_ray.simulator.recorded import Recorded
 from tapir_ray.simulator.requests import BadRequest, Request, read
 from tapir_ray.simulator.tasks import Tasks
-from tapir_ray.words import piece_ends
 
 LARGEST_BODY = 64 * 1024**2
 PARENT_CHECK_S = 0.25

@@ -14,16 +14,16 @@ from typing import Any
 import ray
 import ray.data
 
-from tapir_ray.context import Context
-from tapir_ray.kept import Kept
-from tapir_ray.llm.engine_board import EngineBoard
-from tapir_ray.llm.engines import PROCESSES, stopped_if_dying
-from tapir_ray.llm.groups import left_overs_removed
-from tapir_ray.placement import with_driver
-from tapir_ray.records import ID, SCORED
-from tapir_ray.room import room, served, stays_beside
-from tapir_ray.stages.answer_openai import student_answer
-from tapir_ray.stages.judge import judge
+from tapir_ray.cluster.capacity import room, served, stays_beside
+from tapir_ray.cluster.placement import with_driver
+from tapir_ray.data.schemas import ID, SCORED
+from tapir_ray.llm.engine.board import EngineBoard
+from tapir_ray.llm.engine.health import PROCESSES, stopped_if_dying
+from tapir_ray.llm.engine.placement_groups import left_overs_removed
+from tapir_ray.run.answer_log import Kept
+from tapir_ray.steps.context import Context
+from tapir_ray.transforms.answer import student_answer
+from tapir_ray.transforms.judge import judge
 
 FACTS_S = 5.0
 """How long the progress line waits for the engines' board, whose process starts with the pipeline."""
@@ -96,7 +96,7 @@ def beside(table: str) -> str:
 def _generate(
     context: Context, model: str, table: str, rows: ray.data.Dataset, keep: Callable[[], Kept]
 ) -> ray.data.Dataset:
-    from tapir_ray.llm.vllm import generate
+    from tapir_ray.llm.engine.vllm import generate
 
     config = context.config
     processes = context.run.uri_of(PROCESSES)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
-from tapir_ray.models import written
-from tapir_ray.records import ID, INSTRUCTIONS, OK, SEED, SOURCE_AND_ID, with_columns
-from tapir_ray.steps import texts
+from tapir_ray.data.schemas import ID, INSTRUCTIONS, OK, SEED, SOURCE_AND_ID, with_columns
+from tapir_ray.run.model_store import written
+from tapir_ray.steps import tokenizer_texts
+from tapir_ray.steps.context import Context
 
 FOLDER = "classifier"
 SAMPLE = "sample"
@@ -33,7 +33,7 @@ def train(context: Context) -> None:
         labels = list(context.taxonomy.labels)
         if settings.create is not None:
             with written(run, f"{FOLDER}/base") as folder:
-                create_classifier(settings.create, texts.of_seed(context), labels, folder, config.random_seed)
+                create_classifier(settings.create, tokenizer_texts.of_seed(context), labels, folder, config.random_seed)
             base = run.uri_of(f"{FOLDER}/base")
         assert base is not None
         with context.progress.stage("train the classifier") as facts:
@@ -56,10 +56,10 @@ def train(context: Context) -> None:
 
 def label_sample(context: Context) -> None:
     """`seed/labels`: `classify.label_rows` seed rows, drawn by hash, with the teacher's label as their task."""
-    from tapir_ray.stages.label import label
+    from tapir_ray.transforms.label import label
 
     config = context.config
-    usable = context.map(context.read(texts.seed_table(context)), _usable)
+    usable = context.map(context.read(tokenizer_texts.seed_table(context)), _usable)
     found = count_cells(usable, config.random_seed, ("label",), stage_cpus=context.stage_cpus)
     wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.capacities.values()))
     quota = {(SAMPLE, SAMPLE): wanted}
@@ -71,9 +71,9 @@ def label_sample(context: Context) -> None:
 
 def classify_seed(context: Context) -> None:
     """`seed/instructions`: every seed and holdout row with its task, and with the teacher's answer where asked for."""
-    from tapir_ray.stages.classify import classify
-    from tapir_ray.stages.label import label
-    from tapir_ray.stages.respond import respond
+    from tapir_ray.transforms.classify import classify
+    from tapir_ray.transforms.label import label
+    from tapir_ray.transforms.respond import respond
 
     run, config = context.run, context.config
     if run.done("seed/instructions"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ray.data
 
-from tapir_ray.context import Context
+from tapir_ray.data.schemas import INSTRUCTIONS
 from tapir_ray.errors import InputError
-from tapir_ray.records import INSTRUCTIONS
-from tapir_ray.stages.filter import check_rows, mark_overlaps, mark_repeats
-from tapir_ray.steps import overlap, seed, shares
-from tapir_ray.steps.overlap_list import list_overlaps
+from tapir_ray.steps import decontaminate, seed, shares
+from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.context import Context
+from tapir_ray.transforms.filter import check_rows, mark_overlaps, mark_repeats
 
 READ, CHECKED, CLEAN, OVERLAPS = "seed/read", "seed/checked", "seed/ingested", "seed/overlaps"
 BANDS = "seed/bands"
@@ -43,7 +43,7 @@ def _clean(context: Context, similar: bool) -> None:
             context.write(CHECKED, rows, INSTRUCTIONS, "check", expected)
         # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
         with context.progress.stage("find near-duplicates"):
-            boilerplate = overlap.boilerplate(context)
+            boilerplate = decontaminate.boilerplate(context)
             rows = mark_repeats(context.read(CHECKED), context.config, run.uri_of(BANDS), boilerplate)
     context.write(CLEAN, rows, INSTRUCTIONS, "clean", expected)
 
@@ -56,5 +56,5 @@ def _checked(context: Context) -> ray.data.Dataset:
     if settings.does("filter"):
         rows = check_rows(rows, config)
     if settings.does("decontaminate"):
-        rows = mark_overlaps(rows, overlap.of_evaluation_sets(context), config)
+        rows = mark_overlaps(rows, decontaminate.of_evaluation_sets(context), config)
     return rows

@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 import ray
 from ray.exceptions import RayError
 
-from tapir_ray.atomic import writing
-from tapir_ray.context import Context
+from tapir_ray.data.atomic_files import writing
+from tapir_ray.data.schemas import OK
 from tapir_ray.errors import StageError, full_disk, last_line
-from tapir_ray.manifest import Manifest
-from tapir_ray.ownership import check_owner
-from tapir_ray.parts import is_torn
-from tapir_ray.records import OK
 from tapir_ray.report.card import Report, card, counts, summary
 from tapir_ray.report.summary import unused_columns, versions
-from tapir_ray.steps import overlap_list
+from tapir_ray.run.attempts import check_owner
+from tapir_ray.run.blocks import is_torn
+from tapir_ray.run.manifest import Manifest
+from tapir_ray.steps import contamination_list
 from tapir_ray.steps.clean import OVERLAPS, READ
-from tapir_ray.steps.parts import Part
-from tapir_ray.steps.renew import REGENERATED, RENEWED
+from tapir_ray.steps.context import Context
+from tapir_ray.steps.reanswer import REGENERATED, RENEWED
+from tapir_ray.steps.shards import Part
 
 FOLDER, DATA = "dataset", "dataset/data"
 COLUMNS = (
@@ -59,7 +59,7 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
     check_owner(run, run.attempt)
     report = Report(found, held, context.roles.usage(), versions())
     shown = {**summary(config, report, len(parts), run.uri_of(FOLDER)), "unused_columns": unused_columns(run)}
-    shown["overlaps"] = overlap_list.counts(run, OVERLAPS)
+    shown["overlaps"] = contamination_list.counts(run, OVERLAPS)
     run.write_text(f"{FOLDER}/README.md", card(config, report))
     run.write_json("summary.json", shown)
     return shown

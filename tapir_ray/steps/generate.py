@@ -5,18 +5,18 @@ from __future__ import annotations
 import pyarrow as pa
 import ray
 
-from tapir_ray.annotations import annotation
-from tapir_ray.context import Context, round_dir
 from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
-from tapir_ray.records import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
-from tapir_ray.stages.classify import classify
-from tapir_ray.stages.expand import expand
-from tapir_ray.stages.filter import filter_generated
-from tapir_ray.steps import classifier, overlap, shares
-from tapir_ray.steps.overlap_list import list_overlaps
+from tapir_ray.data.schemas import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
+from tapir_ray.steps import classifier, decontaminate, shares
+from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.context import Context, round_dir
 from tapir_ray.steps.score import without_holdout
+from tapir_ray.transforms.annotators import annotation
+from tapir_ray.transforms.classify import classify
+from tapir_ray.transforms.expand import expand
+from tapir_ray.transforms.filter import filter_generated
 
 CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
 """Expanded rows with the classifier's label beside the task that was asked for."""
@@ -59,10 +59,10 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
 
 
 def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ray.data.Dataset:
-    earlier = [overlap.bands_of(context, before) for before in range(round_number)]
-    bands = overlap.bands_of(context, round_number)
-    boilerplate = overlap.boilerplate(context)
-    return filter_generated(rows, context.config, overlap.indexes(context), bands, earlier, boilerplate)
+    earlier = [decontaminate.bands_of(context, before) for before in range(round_number)]
+    bands = decontaminate.bands_of(context, round_number)
+    boilerplate = decontaminate.boilerplate(context)
+    return filter_generated(rows, context.config, decontaminate.indexes(context), bands, earlier, boilerplate)
 
 
 def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:

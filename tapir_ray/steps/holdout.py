@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.context import Context
 from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, with_columns
 from tapir_ray.errors import InputError
-from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, with_columns
-from tapir_ray.steps import overlap, seed
+from tapir_ray.steps import decontaminate, seed
+from tapir_ray.steps.context import Context
 
 CELL = "holdout"
 
@@ -31,7 +31,7 @@ def split_off(context: Context) -> None:
     if not run.done("seed/split"):
         rows = with_holdout(context, seed.without_repeats(context))
         context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
-    rows = overlap.filter_rows(context, context.read("seed/split"))
+    rows = decontaminate.filter_rows(context, context.read("seed/split"))
     context.write("seed/ingested", rows, INSTRUCTIONS, "check the overlap", expected)
 
 

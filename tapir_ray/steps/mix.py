@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.context import MIXED, Context, round_dir
 from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
-from tapir_ray.records import OK, TRAINING, conform, pair_id, with_columns
-from tapir_ray.stages.count_tokens import count_tokens
+from tapir_ray.data.schemas import OK, TRAINING, conform, pair_id, with_columns
+from tapir_ray.steps.context import MIXED, Context, round_dir
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.steps.train import student_after
+from tapir_ray.transforms.count_tokens import count_tokens
 
 
 def done(context: Context, round_number: int) -> bool:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.context import Context
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cut, Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.curriculum.tasks import Taxonomy
-from tapir_ray.records import OK, marked, with_columns
+from tapir_ray.data.schemas import OK, marked, with_columns
+from tapir_ray.steps.context import Context
 
 FILE = "balance.json"
 REBALANCED, NO_TASK, NO_WEIGHT = "rebalanced", "no_task", "no_weight"

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.context import Context
-from tapir_ray.conversations import Ambiguous, Malformed
+from tapir_ray.data.formats import Ambiguous, Malformed
+from tapir_ray.data.readers import Unreadable
+from tapir_ray.data.schemas import OK, marked
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
-from tapir_ray.records import OK, marked
-from tapir_ray.sources import Unreadable
-from tapir_ray.stages.column_notes import ColumnNotes, counted, no_response, refuse_missing
-from tapir_ray.stages.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
-from tapir_ray.steps import left_out
-from tapir_ray.values import one_line
+from tapir_ray.steps import files_left_out
+from tapir_ray.steps.context import Context
+from tapir_ray.transforms.column_notes import ColumnNotes, counted, no_response, refuse_missing
+from tapir_ray.transforms.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
 
 COLUMNS_SHOWN = 10
 UNUSED = "unused_columns"
@@ -35,7 +35,7 @@ def read(context: Context) -> None:
     seed_data = context.config.seed_data
     if context.run.done("seed/read"):
         return
-    rows = parse_sources(left_out.seed_files(context), seed_data, context.stage_cpus)
+    rows = parse_sources(files_left_out.seed_files(context), seed_data, context.stage_cpus)
     context.write("seed/read", rows, PARSED, "read the seed data")
     try:
         where = f"seed_data.path {seed_data.path}"

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
-from tapir_ray.context import Context
+from tapir_ray.data.schemas import FILTERED, HOLDOUT, OK
+from tapir_ray.data.words import clipped
 from tapir_ray.errors import StageError, TapirError
-from tapir_ray.records import FILTERED, HOLDOUT, OK
-from tapir_ray.words import clipped
+from tapir_ray.steps.context import Context
 
 LEAST_ROWS = 20
 """A table of fewer rows is not judged by shares."""

@@ -9,19 +9,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.context import Context, checkpoint, round_dir
+from tapir_ray.data.schemas import HOLDOUT, OK, SEED, TRAINING, pair_id
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.manifest import MANIFEST
-from tapir_ray.models import written
-from tapir_ray.ownership import check_owner
-from tapir_ray.records import HOLDOUT, OK, SEED, TRAINING, pair_id
-from tapir_ray.run import Run
-from tapir_ray.stages.pack import pack
-from tapir_ray.stages.pack_stats import PackStats
-from tapir_ray.steps import texts
+from tapir_ray.run.attempts import check_owner
+from tapir_ray.run.manifest import MANIFEST
+from tapir_ray.run.model_store import written
+from tapir_ray.run.run import Run
+from tapir_ray.steps import tokenizer_texts
+from tapir_ray.steps.context import Context, checkpoint, round_dir
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student
+from tapir_ray.transforms.pack import pack
+from tapir_ray.transforms.pack_stats import PackStats
 
 BASE = "checkpoints/base"
 RAY_TRAIN = "ray_train"
@@ -37,7 +37,7 @@ def base_student(context: Context) -> str:
         assert student.model is not None
         return student.model
     if not run.done(BASE):
-        seed_texts = texts.of_seed(context, responses=True)
+        seed_texts = tokenizer_texts.of_seed(context, responses=True)
         with written(run, BASE) as folder:
             create_student(student.create, seed_texts, folder, student.chat_template, context.config.random_seed)
         run.publish(BASE)

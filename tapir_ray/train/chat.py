@@ -16,9 +16,9 @@ from typing import Any
 import jinja2
 
 from tapir_ray.config import Student
+from tapir_ray.data.schemas import Message
 from tapir_ray.errors import InputError
-from tapir_ray.models import local
-from tapir_ray.records import Message
+from tapir_ray.run.model_store import local
 from tapir_ray.train.rendering import TemplateRefused, chat_template_of
 
 TEMPLATES = Path(__file__).parent / "templates"

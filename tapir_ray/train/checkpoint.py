@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from tapir_ray import removal
 from tapir_ray.errors import StageError
+from tapir_ray.run import table_removal
 
 PROGRESS_FILE = "tapir_progress.json"
 """In a checkpoint on the way: the steps that are done, with their losses."""
@@ -79,7 +79,7 @@ def forget_torn(fs: pafs.FileSystem, folder: str, result_file: str) -> None:
     logging.getLogger(__name__).warning(
         "%s: the records of its checkpoints are empty or torn; this training begins with its first step", folder
     )
-    removal.remove(fs, folder)
+    table_removal.remove(fs, folder)
 
 
 def _json(fs: pafs.FileSystem, path: str) -> dict[str, Any] | None:

@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 from pyarrow import fs as pafs
 
-from tapir_ray import records
 from tapir_ray.config import Classify, Resources
+from tapir_ray.data import schemas
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.models import replace
+from tapir_ray.run.model_store import replace
 from tapir_ray.train.classifier_loop import held_rows
 from tapir_ray.train.trainer import START_TRIES, cause_of, trainer_class
 
@@ -191,7 +191,7 @@ def parquet_files(rows: str | Sequence[str], filesystem: pafs.FileSystem) -> lis
 
 def count_labels(files: Sequence[str], filesystem: pafs.FileSystem) -> Counter[str]:
     """Rows that are `ok` (or have no status), by their task; rows without a task are left out."""
-    usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == records.OK))
+    usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == schemas.OK))
     dataset = pads.dataset(list(files), format="parquet", filesystem=filesystem)
     counts: Counter[str] = Counter()
     for batch in dataset.to_batches(columns=["task"], filter=usable):

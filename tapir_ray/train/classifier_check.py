@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tapir_ray.config import Classify
 from tapir_ray.errors import InputError
-from tapir_ray.models import local
+from tapir_ray.run.model_store import local
 from tapir_ray.train.weights import is_here, load_classifier, refuse_files, refuse_sizes
 
 KEY = "classify.model"

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.dataset as pads
 from pyarrow import fs as pafs
 
-from tapir_ray import records
 from tapir_ray.config import Classify
+from tapir_ray.data import schemas
 
 if TYPE_CHECKING:
     import torch
@@ -54,12 +54,12 @@ class Labelled:
 
 def read_labelled(files: Sequence[str], filesystem: pafs.FileSystem) -> list[Labelled]:
     """The rows that are `ok` and have a task, each instruction once, sorted by id."""
-    usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == records.OK))
+    usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == schemas.OK))
     table = pads.dataset(list(files), format="parquet", filesystem=filesystem).to_table(
         columns=["instruction_id", "messages", "task"], filter=usable
     )
     rows = {
-        row["instruction_id"]: Labelled(row["instruction_id"], records.text_of(row["messages"]), row["task"])
+        row["instruction_id"]: Labelled(row["instruction_id"], schemas.text_of(row["messages"]), row["task"])
         for row in table.to_pylist()
     }
     return [rows[row_id] for row_id in sorted(rows)]
@@ -77,7 +77,7 @@ def hold_out(rows: Sequence[Labelled], share: float, random_seed: int) -> tuple[
         by_label[row.label].append(row)
     held: set[str] = set()
     for members in by_label.values():
-        members.sort(key=lambda row: records.order_key(row.instruction_id, random_seed, "classifier_holdout"))
+        members.sort(key=lambda row: schemas.order_key(row.instruction_id, random_seed, "classifier_holdout"))
         held.update(row.instruction_id for row in members[: held_rows(len(members), share)])
     training = [row for row in rows if row.instruction_id not in held]
     return training, [row for row in rows if row.instruction_id in held]

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from tapir_ray.config import Student, Train
-from tapir_ray.models import local
+from tapir_ray.run.model_store import local
 from tapir_ray.train.batches import micro_batch_size
 from tapir_ray.train.chat import load_tokenizer, stop_token_ids
 from tapir_ray.train.export_check import try_export

@@ -10,7 +10,7 @@ from typing import Any
 
 from tapir_ray.config import Student, Train
 from tapir_ray.errors import InputError
-from tapir_ray.models import local
+from tapir_ray.run.model_store import local
 
 UNSCALED = ("default", "longrope", "llama3")
 """Kinds of rotary positions whose scaling `max_position_embeddings` has in it already."""

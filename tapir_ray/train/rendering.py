@@ -16,7 +16,7 @@ from typing import Any
 
 import jinja2
 
-from tapir_ray.records import Message
+from tapir_ray.data.schemas import Message
 from tapir_ray.train.control_tokens import BREAK, ControlTokens, RowRefused
 
 THOUGHTS = (

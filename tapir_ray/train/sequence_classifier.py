@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from tapir_ray.models import local
+from tapir_ray.run.model_store import local
 from tapir_ray.train.weights import load_classifier, refuse_sizes
 
 TokenIds = list[int]

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow.fs as pafs
 import ray
 
+from tapir_ray.cluster.placement import with_driver
 from tapir_ray.config import Resources, Student, Train
 from tapir_ray.errors import StageError, TapirError, full_disk
-from tapir_ray.models import replace
-from tapir_ray.placement import with_driver
+from tapir_ray.run.model_store import replace
 from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.checkpoint import HOLDOUT_LOSS, STEPS, forget_torn
 from tapir_ray.train.divergence import what_is_left

@@ -17,9 +17,9 @@ from typing import Any
 
 import ray
 
+from tapir_ray.cluster.interrupt import leave_if_asked
+from tapir_ray.cluster.placement import with_driver
 from tapir_ray.errors import StageError, last_line, own_error
-from tapir_ray.interrupt import leave_if_asked
-from tapir_ray.placement import with_driver
 
 POLL_S = 0.5
 PEER_LOST = re.compile(

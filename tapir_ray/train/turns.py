@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tapir_ray.config import Student, Train
-from tapir_ray.records import Message
+from tapir_ray.data.schemas import Message
 from tapir_ray.train.chat import IGNORED, encode_pair
 from tapir_ray.train.control_tokens import RowRefused
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tapir_ray.config import Student
+from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
-from tapir_ray.models import local
-from tapir_ray.storage import is_remote
+from tapir_ray.run.model_store import local
 from tapir_ray.train.model_files import file_problems, has_weights, named
 
 OF_NO_USE = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias|position_ids|num_batches_tracked)$")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.run import Run
+from tapir_ray.run.run import Run
 from tests.benchmarks.scripts import script
 
 loop = script("loop")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tapir_ray.curriculum.difficulty import measure, pool_of, with_difficulty, with_pool
 from tapir_ray.curriculum.stats import ScoreStats, score_stats, table_stats
+from tapir_ray.data.schemas import SCORED, conform
 from tapir_ray.errors import InputError
-from tapir_ray.records import SCORED, conform
 
 SCORE = st.integers(2, 20).map(lambda n: n / 2)
 

@@ -12,14 +12,14 @@ import pytest
 import ray
 import ray.data
 
-from tapir_ray import records
+from tapir_ray.data import schemas
 from tapir_ray.errors import InputError
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.openai import Client
+from tapir_ray.llm.client.openai import Client
 from tapir_ray.llm.roles import Roles, block_rows_of
-from tapir_ray.stages.answer_openai import student_answer
+from tapir_ray.transforms.answer import student_answer
 from tests.llm.endpoint import Choice, Fault, running
-from tests.stages.asking import config_for, dataset, instruction, opened
+from tests.transforms.asking import config_for, dataset, instruction, opened
 
 ECHO = pa.schema([("instruction_id", pa.string()), ("reply", pa.string()), ("seconds", pa.float64()),
                   ("status", pa.string()), ("reason", pa.string())])  # fmt: skip
@@ -193,7 +193,7 @@ def test_a_student_behind_an_endpoint(ray_local: None) -> None:
             },
         )
         with opened(config) as roles:
-            table = roles.ask(dataset(rows), student_answer, records.SCORED).take_all()
+            table = roles.ask(dataset(rows), student_answer, schemas.SCORED).take_all()
             assert roles.usage()["student"]["requests"] == 3
     by_id = {row["instruction_id"]: row for row in table}
     long, none, error, gone = (by_id[row["instruction_id"]] for row in rows)

@@ -11,7 +11,7 @@ import pytest
 from ray.job_submission import JobDetails, JobStatus
 
 from tapir_ray import cli
-from tapir_ray.errand import answered
+from tapir_ray.cluster.jobs.remote_query import answered
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.report import remote_status as module
 from tapir_ray.report.remote_status import remote_status

@@ -12,17 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tapir_ray import cli, ownership
+from tapir_ray import cli
 from tapir_ray.config import Budget
-from tapir_ray.context import Context, checkpoint
 from tapir_ray.errors import Reached, StageError, Stopped
-from tapir_ray.llm.ledger import Ledger
+from tapir_ray.llm.budget.files import UsageFiles
+from tapir_ray.llm.budget.ledger import Ledger
+from tapir_ray.llm.budget.usage import Count, Lease, Report
 from tapir_ray.llm.roles import accounts_of
-from tapir_ray.llm.usage import Count, Lease, Report
-from tapir_ray.llm.usage_files import UsageFiles
-from tapir_ray.ownership import owned
-from tapir_ray.progress import Progress
 from tapir_ray.report.status import DONE, FAILED, KILLED, NOT_STARTED, RUNNING, STOPPED, status
+from tapir_ray.run import attempts
+from tapir_ray.run.attempts import owned
+from tapir_ray.run.progress import Progress
+from tapir_ray.steps.context import Context, checkpoint
 from tests.steps.contexts import context_for, write
 
 PRICED = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None, "price": {"input": 1.0, "output": 10.0}}
@@ -75,7 +76,7 @@ def shown(context: Context, capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_running_stage_is_seen_by_its_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ownership, "BEAT_S", 0.05)
+    monkeypatch.setattr(attempts, "BEAT_S", 0.05)
     context = run_in(tmp_path)
     with in_score(context):
         context.progress.keep("rounds/01/scored", 500)
@@ -115,8 +116,8 @@ def test_a_run_that_stopped_says_where_why_and_how_it_goes_on(
 
 def test_a_killed_run_can_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On another machine it is known by its heartbeat, which does not come any more."""
-    monkeypatch.setattr(ownership, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(ownership, "BEAT_S", 0.1)
+    monkeypatch.setattr(attempts, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(attempts, "BEAT_S", 0.1)
     context = run_in(tmp_path)
     with suppress(Stopped), started(context):
         raise Stopped("an earlier stop, which is not the reason")
@@ -223,7 +224,7 @@ def test_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_stall_is_an_event_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tapir_ray import progress
+    from tapir_ray.run import progress
 
     monkeypatch.setattr(progress, "_waiting", lambda: "MapBatches(Asker) waits: 1 tasks run, 0 blocks wait")
     context = run_in(tmp_path)

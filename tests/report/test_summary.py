@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tapir_ray.context import Context, checkpoint
-from tapir_ray.records import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
 from tapir_ray.report.summary import print_table, summarise
+from tapir_ray.steps.context import Context, checkpoint
 from tapir_ray.steps.holdout_scores import selects
 from tapir_ray.steps.train import HELD_PACKED
 from tapir_ray.train.loop import RESULT_FILE
-from tests.stages.test_pack_stats import WHOLE
 from tests.steps.contexts import context_for, write
+from tests.transforms.test_pack_stats import WHOLE
 
 ROUNDS = 3
 SELECTING = next(name for name in map(str, range(99)) if selects(name, 0, 0.5))

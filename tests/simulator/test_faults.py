@@ -13,11 +13,11 @@ import pytest
 
 from tapir_ray.config import Endpoint, Limits
 from tapir_ray.errors import InputError
-from tapir_ray.llm import openai as client_module
-from tapir_ray.llm.openai import Client
-from tapir_ray.llm.reply import Reply
-from tapir_ray.llm.target import Target
-from tapir_ray.llm.usage import Meter
+from tapir_ray.llm.budget.usage import Meter
+from tapir_ray.llm.client import openai as client_module
+from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.reply import Reply
+from tapir_ray.llm.client.target import Target
 from tapir_ray.simulator import Options, running
 from tapir_ray.simulator.faults import FAULTS, Faults, Window
 from tests.simulator.asking import prompt, request, user

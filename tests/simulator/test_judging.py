@@ -11,8 +11,8 @@ from tapir_ray.simulator.judging import verdict
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import BadRequest
 from tapir_ray.simulator.tasks import Tasks
-from tapir_ray.stages.scores_json import scores_format
-from tapir_ray.stages.verdict import parse_scores
+from tapir_ray.transforms.scores_json import scores_format
+from tapir_ray.transforms.verdict import parse_scores
 from tests.simulator.asking import prompt, request
 
 PAIR = prompt("judge_pairwise", instruction="add 2 and 3 .", answer_1="5", answer_2="6")

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import Curriculum
 from tapir_ray.curriculum.tasks import load
+from tapir_ray.data.schemas import text_of
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.records import text_of
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.recorded import USED_UP, Recorded, rouge_l
-from tapir_ray.stages.respond import RespondRow
+from tapir_ray.transforms.respond import RespondRow
 from tests.simulator.asking import prompt, request, styled, user
-from tests.stages.asking import config_for
+from tests.transforms.asking import config_for
 
 ROWS = [
     {"instruction": "Calculate the sum.", "input": "2 and 3", "output": "The sum is 5."},

@@ -9,12 +9,12 @@ from typing import Any, cast
 import pyarrow.dataset as pads
 
 from tapir_ray.config import parse
-from tapir_ray.context import Context
 from tapir_ray.curriculum import tasks
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.llm.roles import Roles
-from tapir_ray.progress import Progress
-from tapir_ray.run import Run
+from tapir_ray.run.progress import Progress
+from tapir_ray.run.run import Run
+from tapir_ray.steps.context import Context
 
 
 def write(path: Path, rows: list[Any]) -> str:

@@ -8,9 +8,9 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_ray.records import FAILED, FILTERED, OK, conform
+from tapir_ray.data.schemas import FAILED, FILTERED, OK, conform
 from tapir_ray.steps.dataset import SCHEMA, exported
-from tapir_ray.steps.renew import REGENERATED
+from tapir_ray.steps.reanswer import REGENERATED
 
 turn = st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text(max_size=5)})
 row = st.fixed_dictionaries(

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 
 from tapir_ray.curriculum.plan import Plan
+from tapir_ray.data.schemas import conform, instruction_id
 from tapir_ray.errors import StageError
-from tapir_ray.records import conform, instruction_id
-from tapir_ray.steps import generate, prepare
+from tapir_ray.steps import generate, round_zero
+from tests.data.test_contamination_index import question
 from tests.steps.contexts import context_for, rows_of, write
-from tests.test_overlap_index import question
 
 ROWS = 40
 
@@ -32,7 +32,7 @@ def test_a_teacher_that_repeats_itself_is_not_paid_for_answers(
 ) -> None:
     seeds = write(tmp_path / "seed.jsonl", [{"instruction": question(n, 20), "output": "a"} for n in range(60)])
     context = context_for(tmp_path, seeds)
-    prepare.ingest(context)
+    round_zero.ingest(context)
     rows = []
     for number in range(ROWS):
         text = f"{question(1000, 30)} {number}" if number < alike else question(2000 + number, 30)

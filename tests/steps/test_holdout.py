@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray.data
 
 from tapir_ray.curriculum.sampling import count_cells, cutoffs
-from tapir_ray.records import INSTRUCTIONS, conform, instruction_id, with_columns
+from tapir_ray.data.schemas import INSTRUCTIONS, conform, instruction_id, with_columns
 from tapir_ray.steps.holdout import _mark, with_strata
 
 

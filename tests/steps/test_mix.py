@@ -13,18 +13,18 @@ import pytest
 import ray.data
 
 from tapir_ray.config import CreateModel
-from tapir_ray.context import Context
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.mix import Mix, make_mix
 from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.stats import ScoreStats, TaskStats
-from tapir_ray.records import OK, TRAINING, conform, instruction_id
-from tapir_ray.stages.count_tokens import count_tokens
-from tapir_ray.stages.pack import pack
-from tapir_ray.stages.pack_stats import PackStats
+from tapir_ray.data.schemas import OK, TRAINING, conform, instruction_id
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.mix import mix
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.create_student import create_student
+from tapir_ray.transforms.count_tokens import count_tokens
+from tapir_ray.transforms.pack import pack
+from tapir_ray.transforms.pack_stats import PackStats
 from tests.steps.contexts import context_for, rows_of, write
 
 ROWS, ALPHA = 300, 0.3

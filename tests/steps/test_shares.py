@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from tapir_ray.config import parse
-from tapir_ray.context import Context
+from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS, conform, instruction_id
 from tapir_ray.errors import InputError, StageError
-from tapir_ray.records import GENERATED_ROWS, INSTRUCTIONS, conform, instruction_id
-from tapir_ray.steps import overlap_list, prepare, shares
+from tapir_ray.steps import contamination_list, round_zero, shares
 from tapir_ray.steps.clean import clean
+from tapir_ray.steps.context import Context
+from tests.data.test_contamination_index import SYSTEM, changed, question
 from tests.steps.contexts import context_for, rows_of, write
-from tests.test_overlap_index import SYSTEM, changed, question
 
 BEFORE, TABLE = "rounds/01/expanded", "rounds/01/checked"
 
@@ -115,7 +115,7 @@ def test_shared_system_prompts_filter_nothing(tmp_path: Path, ray_local: None) -
     evaluation = write(tmp_path / "set.jsonl", [{"question": item, "system": SYSTEM}])
     path = write(tmp_path / "seed.jsonl", rows)
     context = context_for(tmp_path, path, holdout={"rows": 400}, filter={"evaluation_sets": [evaluation]})
-    prepare.ingest(context)
+    round_zero.ingest(context)
     manifest = context.run.manifest("seed/ingested")
     assert manifest.rows == 4000
     assert manifest.reasons == {"overlap_evaluation": 2}
@@ -127,7 +127,7 @@ def test_shared_system_prompts_filter_nothing(tmp_path: Path, ray_local: None) -
     assert {one["item_source"] for one in listed} == {"set.jsonl:1"}
     texts = {one["source"]: one["shared_text"] for one in listed}
     assert texts["seed.jsonl:4000"] == item.rstrip("?") and texts["seed.jsonl:3999"] in item
-    assert overlap_list.counts(context.run, "seed/overlaps") == {"evaluation": {"near_duplicate": 2}}
+    assert contamination_list.counts(context.run, "seed/overlaps") == {"evaluation": {"near_duplicate": 2}}
     assert context.run.events("filter_share") == []
 
 
@@ -144,10 +144,10 @@ def test_a_contaminated_source_is_refused_before_anything_is_spent(tmp_path: Pat
         with pytest.raises(
             InputError, match=r"seed/ingested: 40 of 43 rows .*overlap_evaluation.*set\.jsonl:\d+, by '"
         ):
-            prepare.ingest(context)
+            round_zero.ingest(context)
     assert context.run.manifest("seed/overlaps").rows == 40
     again = context_for(tmp_path, path, **sections, filter={"evaluation_sets": [evaluation], "max_share": 1})
-    prepare.ingest(again)
+    round_zero.ingest(again)
 
 
 def test_the_holdout_is_no_row_that_a_filter_saw(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tapir_ray.config import CreateModel
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, SEED, TRAINING, conform, instruction_id
 from tapir_ray.errors import InputError
-from tapir_ray.records import HOLDOUT, INSTRUCTIONS, OK, SEED, TRAINING, conform, instruction_id
 from tapir_ray.steps import train as steps_train
 from tapir_ray.steps.train import (
     HELD,
@@ -28,8 +28,8 @@ from tapir_ray.train.batches import PackedReader
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.lora import FOLDER
 from tapir_ray.train.student import TrainResult
-from tests.stages.test_pack_stats import WHOLE
 from tests.steps.contexts import context_for, rows_of, write
+from tests.transforms.test_pack_stats import WHOLE
 
 SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=512, max_length=64)
 RANK = 2

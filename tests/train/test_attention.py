@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from tapir_ray.cli.run import check_offline, warn
 from tapir_ray.config import Config, Replicas, Train
 from tapir_ray.errors import InputError
-from tapir_ray.launch import check_offline, warn
 from tapir_ray.train import attention
 from tapir_ray.train.attention import check_here, check_on_worker
-from tests.test_launch import config
+from tests.cli.test_run import config
 
 FLASH = Train(attention="flash_attention_2")
 

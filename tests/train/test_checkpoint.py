@@ -19,7 +19,7 @@ from ray.train.v2._internal.execution.training_report import _TrainingReport
 from torch import distributed
 
 from tapir_ray.config import Resources, Student, Train
-from tapir_ray.records import PACKED, conform
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.train import loop, student
 from tapir_ray.train.checkpoint import Done
 from tapir_ray.train.work import Work

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_ray import records
 from tapir_ray.config import Classify, CreateModel, Replicas, Resources
+from tapir_ray.data import schemas
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.train.classifier import ClassifierReport, measure, train_classifier
 from tapir_ray.train.classifier_loop import Labelled, batches_by_length, class_weights, hold_out, rate_factor
@@ -31,7 +31,7 @@ HALF_A_CPU = Resources(classifier=Replicas(replicas=2, cpus=0.5))
 def row(text: str, task: str | None, status: str | None = "ok") -> dict:
     messages = [{"role": "user", "content": text}]
     return {
-        "instruction_id": records.instruction_id(messages),
+        "instruction_id": schemas.instruction_id(messages),
         "messages": messages,
         "task": task,
         "status": status,
@@ -40,7 +40,7 @@ def row(text: str, task: str | None, status: str | None = "ok") -> dict:
 
 def write(folder: Path, rows: list[dict]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(records.conform(rows, records.INSTRUCTIONS), folder / "part-0.parquet")
+    pq.write_table(schemas.conform(rows, schemas.INSTRUCTIONS), folder / "part-0.parquet")
     return str(folder)
 
 
@@ -74,7 +74,7 @@ def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tm
     (tmp_path / "labelled").mkdir()
     (tmp_path / "labelled" / "manifest.json").write_text("{}")
     files = write(tmp_path / "labelled", rows)
-    create_classifier(TINY, [records.text_of(r["messages"]) for r in rows], ["yes", "no"], str(tmp_path / "base"), 0)
+    create_classifier(TINY, [schemas.text_of(r["messages"]) for r in rows], ["yes", "no"], str(tmp_path / "base"), 0)
     report = trained(tmp_path, files)
     distinct = {r["instruction_id"] for r in rows[:-2]}
     assert report.rows == len(distinct) == report.train_rows + report.holdout_rows
@@ -125,7 +125,7 @@ def test_rows_that_cannot_train_a_classifier_say_what_to_change(tmp_path: Path) 
 def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Path) -> None:
     """As many as seed data of a few rows has: nothing is held out, and both workers have a row."""
     rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]
-    texts = [records.text_of(r["messages"]) for r in rows]
+    texts = [schemas.text_of(r["messages"]) for r in rows]
     create_classifier(TINY, texts, LABELS, str(tmp_path / "base"), 0)
     on_interrupt = signal.getsignal(signal.SIGINT)
     report = trained(tmp_path, write(tmp_path / "rows", rows))

@@ -14,7 +14,7 @@ from torch import distributed
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tapir_ray.config import Train
-from tapir_ray.records import PACKED, conform
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.holdout import mean_loss, mean_of, pair_losses

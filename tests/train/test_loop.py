@@ -19,7 +19,7 @@ from torch import distributed
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tapir_ray.config import Student, Train
-from tapir_ray.records import PACKED, conform
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.train import loop
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done

@@ -20,10 +20,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config
 
+from tapir_ray.cluster.interrupt import interrupt, interruptible
 from tapir_ray.config import Replicas, Resources, Student, Train
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.errors import StageError, Stopped
-from tapir_ray.interrupt import interrupt, interruptible
-from tapir_ray.records import PACKED, conform
 from tapir_ray.train import loop
 from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED, encode_pair, load_tokenizer

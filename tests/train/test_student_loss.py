@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from tapir_ray.config import Train
+from tapir_ray.data.schemas import PACKED, conform
 from tapir_ray.errors import StageError
-from tapir_ray.records import PACKED, conform
 from tapir_ray.train.batches import EMPTY, Packed, PackedReader, collate, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.loop import learning_rate_at

@@ -25,7 +25,7 @@ from transformers import (
 
 from tapir_ray.config import Classify, CreateModel, Student, Train
 from tapir_ray.errors import InputError
-from tapir_ray.llm.serve import check_model as check_served
+from tapir_ray.llm.serve.application import check_model as check_served
 from tapir_ray.train.classifier_check import check_classifier
 from tapir_ray.train.create_classifier import create_classifier
 from tapir_ray.train.create_student import create_student

@@ -1,0 +1,192 @@
+"""`tapir check CONFIG`: everything that `run` checks before it spends, and what the whole run will need.
+
+    check(load("configs/demo.yaml"), "runs/demo", pilot=50, as_json=False)
+
+Without a pilot the numbers are guesses from the config and the seed file; with one they come from real requests.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from typing import Any, TextIO
+
+from rich.table import Table
+
+from tapir_ray.cli import run as launch
+from tapir_ray.config import Config
+from tapir_ray.config.price_source import priced_by
+from tapir_ray.cost.estimate import Estimate, estimated
+from tapir_ray.cost.estimate import as_json as json_of
+from tapir_ray.cost.lengths import over_length
+from tapir_ray.cost.pilot import measured
+from tapir_ray.cost.seed_sample import read_seed
+from tapir_ray.cost.sizes import Sizes, guessed
+from tapir_ray.data.files import find_seed
+from tapir_ray.data.storage import uri_beside
+from tapir_ray.errors import InputError
+from tapir_ray.llm.roles import Roles
+from tapir_ray.report.console import console
+from tapir_ray.run.run import Run
+
+ASSUMED = (
+    "requests that are tried again after an error are not counted",
+    "seed rows that overlap with the holdout, and tasks without a weight, are not known before the run",
+)
+ASSUMED_ANEW = (
+    ASSUMED[0],
+    "no row is filtered but by regenerate.balanced_rows, and answers are missing in each task alike",
+)
+GUESSED = (
+    "whether the cluster has the resources is seen with --pilot, and by run",
+    "a token for every 4 bytes of the prompts and of the seed data",
+    "a judge's reply has 120 tokens, a label 4, a new instruction the length of a seed instruction, a new answer 1.3 "
+    "times that of a seed answer, a student's answer that of the teacher's up to student.sampling.max_tokens",
+    "no new instruction is filtered; `at most` is a token for every byte, every attempt and every token that "
+    "max_tokens allows: a budget of that size never stops the run",
+)
+PILOT = (
+    "the run's rows are like the pilot's of the same task; the interval is of 95 % and of chance alone",
+    "a part of the teacher's answer stood in for that of a student that is not trained yet",
+    "generated rows repeat others as often as the pilot's did the seed data, and no classifier filtered them",
+)
+
+
+def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -> dict[str, Any]:
+    """Check a config, print what its run will need (a table, or JSON) to stdout, and return it as JSON values.
+
+    With `pilot` that many rows are sent through every stage, in a run directory of their own beside `run_dir`. Raises
+    InputError as `run` would, before anything is printed; resources are looked for only with a pilot, which needs Ray.
+    """
+    anew = config.regenerate is not None
+    if anew and pilot:
+        raise InputError(
+            "--pilot goes through the stages of a training, and the config has a section regenerate: leave --pilot out "
+            "for a guess, or regenerate a few rows with seed_data.limit and another --run-dir"
+        )
+    taxonomy = launch.check_offline(config, labelled=anew)
+    if launch.asks(config):
+        launch.warn(config)
+    for note in find_seed(config.seed_data).left_out if config.seed_data.path is not None else []:
+        print(f"seed_data.path {config.seed_data.path}: {note}", file=sys.stderr)
+    sizes: Sizes
+    if pilot:
+        with launch.started(_now(config), uri_beside(run_dir, f"-pilot-{config.digest()[:8]}")) as context:
+            seed = read_seed(context.config)
+            sizes = measured(context, seed, pilot)
+            place = context.run.uri
+        spent: dict[str, Any] | None = context.roles.usage()
+    else:
+        Run.at(run_dir).refuse_another(config)
+        with ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tapir-check-"))
+            run = Run.at(folder)
+            config = launch.with_seed_file(config, run)
+            url = stack.enter_context(launch.simulator(config)) if config.simulator else None
+            if launch.asks(config):
+                Roles(config, "check", url).check()
+            seed = read_seed(config)
+        sizes, spent, place = guessed(config, seed, taxonomy), None, None
+    if taxonomy.from_seed:
+        taxonomy = taxonomy.with_seed_counts({str(task): round(1000 * n) for task, n in sizes.tasks.items() if task})
+    estimate = estimated(config, seed, taxonomy, sizes)
+    assumed = [*(ASSUMED_ANEW if anew else ASSUMED), *(PILOT if pilot else GUESSED)]
+    listed = priced_by(config) if launch.asks(config) else None
+    if listed is not None:
+        assumed.append(listed)
+    notes = [unused] if (unused := seed.notes.sentence("seed data")) is not None else []
+    report = {
+        "name": config.name,
+        "pilot_rows": pilot,
+        **json_of(estimate),
+        "budget": config.budget.model_dump(),
+        "pilot_usage": spent,
+        "pilot_dir": place,
+        "listed_prices": listed,
+        "over_length_share": over_length(config, seed),
+        "over_length": config.train.over_length,
+        "unused_columns": dict(seed.notes.unused),
+        "assumes": [*notes, *assumed],
+    }
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(estimate, report, sys.stdout)
+    return report
+
+
+def _now(config: Config) -> Config:
+    """The config with batches sent, and paid for, as single requests: a pilot does not wait a day."""
+    sections = config.model_dump()
+    for role in ("teacher", "judge"):
+        if sections[role]["engine"] == "openai_batch":
+            sections[role]["engine"] = "openai"
+    return Config.model_validate(sections)
+
+
+def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
+    """Print the table, the total, the budget where it is too small, and what is assumed."""
+    out = console(file)
+    pilot = report["pilot_rows"]
+    table = Table(title=f"{report['name']}: the whole run, by {f'a pilot of {pilot} rows' if pilot else 'a guess'}")
+    for column in ("stage", "role"):
+        table.add_column(column)
+    for column in ("rows", "calls", "input tokens", "output tokens", "US dollars", "at most tokens", "dollars"):
+        table.add_column(column, justify="right")
+    for line in estimate.lines:
+        table.add_row(
+            line.stage,
+            line.role,
+            f"{line.rows:,.0f}",
+            f"{line.size.calls:,.0f}",
+            f"{line.size.input:,.0f}",
+            f"{line.size.output:,.0f}",
+            _dollars(line.cost),
+            f"{line.most.tokens:,.0f}",
+            _dollars(line.most_cost),
+        )
+    sizes = [line.size for line in estimate.lines]
+    table.add_section()
+    table.add_row(
+        "total",
+        "",
+        "",
+        f"{sum(size.calls for size in sizes):,.0f}",
+        f"{sum(size.input for size in sizes):,.0f}",
+        f"{sum(size.output for size in sizes):,.0f}",
+        _dollars(estimate.cost()),
+        f"{sum(line.most.tokens for line in estimate.lines):,.0f}",
+        "",
+    )
+    out.print(table)
+    between = (
+        f"{report['tokens_low']:,} to {report['tokens_high']:,}" if pilot else f"at most {report['tokens_high']:,}"
+    )
+    out.print(f"{report['tokens']:,} tokens ({between})")
+    out.print(*_beyond(report), sep="\n", end="")
+    if pilot:
+        used = report["pilot_usage"].values()
+        tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used)
+        cost = sum(role["cost"] for role in used)
+        out.print(f"pilots so far used {tokens:,.0f} tokens, {_dollars(cost)} dollars: {report['pilot_dir']}")
+    if (share := report["over_length_share"]) is not None:
+        what = "cut" if report["over_length"] == "cut" else "left out"
+        out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {what}")
+    for sentence in report["assumes"]:
+        out.print(f"- {sentence}")
+
+
+def _beyond(report: dict[str, Any]) -> list[str]:
+    budget, cost = report["budget"], report["cost"]
+    found = []
+    if budget["max_tokens"] is not None and report["tokens"] > budget["max_tokens"]:
+        found.append(f"budget.max_tokens {budget['max_tokens']:,} will stop the run before its end\n")
+    if budget["max_cost"] is not None and cost is not None and cost > budget["max_cost"]:
+        found.append(f"budget.max_cost {budget['max_cost']:,} will stop the run before its end\n")
+    return found
+
+
+def _dollars(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.2f}" if value >= 1 else f"{value:.4f}"

@@ -1,0 +1,146 @@
+"""`tapir classifier label|train|score`: the task classifier on its own, in the folder of a run.
+
+    tapir classifier label CONFIG --run-dir RUN                    # the teacher labels a sample of the seed data
+    tapir classifier train CONFIG --run-dir RUN                    # fine-tune on it; accuracy, macro-F1, confusion
+    tapir classifier train CONFIG --rows Math=gsm8k.jsonl own.jsonl          # on rows whose task is known instead
+    tapir classifier score CONFIG --rows FILE                      # of rows whose task is known
+
+`--rows` takes files with a task in the column `seed_data.task_column`, or TASK=FILE where all rows of a file have one
+task. A run in the same folder goes on from what these leave.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.table import Table
+
+from tapir_ray.cli.run import check_offline, started
+from tapir_ray.config import Config
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.data.files import find
+from tapir_ray.data.schemas import INSTRUCTIONS, with_columns
+from tapir_ray.data.storage import is_remote
+from tapir_ray.data.values import one_line
+from tapir_ray.errors import InputError
+from tapir_ray.report.console import console
+from tapir_ray.steps import classifier, seed
+from tapir_ray.steps.context import Context
+from tapir_ray.steps.round_zero import ingest
+from tapir_ray.transforms.classify import load_labels, score_classifier
+from tapir_ray.transforms.ingest import PARSED, parse_sources
+
+LABELS = "seed/labels"
+READ_ROWS, SCORED_ROWS = "classifier/read_rows", "classifier/scored_rows"
+
+
+def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ()) -> None:
+    """Ingest and label a sample; with `train` fine-tune the classifier too, and print how well it labels.
+
+    With `rows` their tasks are the labels, and the teacher is not asked. Raises InputError where the config has no
+    classifier to train, a row cannot be used, or the run has its labels already.
+    """
+    if config.classify.by != "deberta" or config.classify.label_rows == 0:
+        raise InputError("classify.by must be deberta and classify.label_rows above 0 to label rows and train on them")
+    files = task_files(rows, config, check_offline(config)) if rows else {}
+    with started(config, run_dir) as context:
+        if rows and context.run.done(LABELS):
+            raise InputError(f"{context.run.uri} has its labelled rows already: give another --run-dir to use --rows")
+        ingest(context)
+        if rows:
+            read_rows(context, files, READ_ROWS)
+            context.write(LABELS, context.read(READ_ROWS), INSTRUCTIONS, "rows with a task")
+        if not train:
+            if not context.run.done(LABELS):
+                classifier.label_sample(context)
+            print(f"{context.run.manifest(LABELS).rows} labelled rows: {context.run.uri_of(LABELS)}")
+            return
+        classifier.train(context)
+        show(context.run.read_json(f"{classifier.FOLDER}/report.json"))
+        print(f"classifier: {classifier.model(context)}")
+
+
+def score(config: Config, run_dir: str, rows: Sequence[str], model: str | None) -> None:
+    """Print how well a classifier labels the rows of files whose task is known.
+
+    Raises InputError where a file, the column or a classifier is not named or not there, or a row cannot be used.
+    """
+    if not rows:
+        raise InputError("tapir classifier score needs --rows, files whose task is known")
+    if model is None and config.classify.by != "deberta":
+        raise InputError("tapir classifier score needs --model, or classify.by: deberta to score the run's classifier")
+    if model is not None:
+        load_labels(model, config.classify.trust_remote_code)
+    files = task_files(rows, config, check_offline(config, labelled=True))
+    with started(config, run_dir, labelled=True) as context:
+        trained = context.run.find_json(f"{classifier.FOLDER}/report.json") is not None
+        if model is None and config.classify.label_rows and not trained:
+            raise InputError(
+                f"{context.run.uri} has no classifier yet: give --model, or run tapir classifier train first"
+            )
+        read_rows(context, files, SCORED_ROWS)
+        chosen = model or classifier.model(context)
+        show(score_classifier(context.run.files(SCORED_ROWS), chosen, context.config, context.run.fs).to_dict())
+
+
+def task_files(rows: Sequence[str], config: Config, taxonomy: Taxonomy) -> dict[str | None, list[str]]:
+    """The files that `--rows` names, by the task of all their rows; None: each row has its own.
+
+    Raises InputError for a file that is not there, a task that is not in the taxonomy, and where no column is named.
+    """
+    found: dict[str | None, list[str]] = {}
+    for source in rows:
+        task, sign, path = source.partition("=")
+        whole = bool(sign) and not is_remote(source) and not Path(source).exists()
+        if whole:
+            taxonomy.check(task, f"--rows {source}")
+        elif config.seed_data.task_column is None:
+            raise InputError(
+                f"--rows {source}: name the column of its tasks in seed_data.task_column, or write TASK=FILE"
+            )
+        there = find(path if whole else source, "--rows", "all")
+        for note in there.left_out:
+            print(f"--rows {source}: {note}", file=sys.stderr)
+        found.setdefault(task if whole else None, []).extend(there.files)
+    return found
+
+
+def read_rows(context: Context, files: dict[str | None, list[str]], table: str) -> None:
+    """`table`: the rows of `task_files` with their tasks. Raises InputError for what cannot be used."""
+    settings = context.config.seed_data.model_copy(update={"limit": None})
+    parsed = []
+    for task, paths in files.items():
+        rows = parse_sources(paths, settings, context.stage_cpus)
+        parsed.append(rows if task is None else context.map(rows, _of_task, task=task))
+    first, *others = parsed
+    context.write(table, first.union(*others) if others else first, PARSED, "read the rows")
+    where = "--rows " + " ".join(path for paths in files.values() for path in paths)
+    seed.check_rows(context, table, where)
+    seed.check_task_column(context, table, f"{where}, column {settings.task_column}")
+    seed.check_tasks(context, table, f"column {settings.task_column} of {where}")
+
+
+def _of_task(batch: pa.Table, task: str) -> pa.Table:
+    return with_columns(batch, task=one_line(task))
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print accuracy, macro-F1 and the confusion table (true tasks down, predicted across)."""
+    out = console(sys.stdout)
+    if report["accuracy"] is None:
+        out.print("no held-out rows to score on")
+        return
+    out.print(
+        f"{report['holdout_rows']} held-out rows: accuracy {report['accuracy']:.3f}, macro-F1 {report['macro_f1']:.3f}"
+    )
+    confusion: dict[str, dict[str, int]] = report["confusion"]
+    predicted = sorted({label for counts in confusion.values() for label in counts})
+    table = Table("true", *predicted, "F1")
+    for label, counts in confusion.items():
+        shown = [str(counts[name]) if name in counts else "" for name in predicted]
+        table.add_row(label, *shown, f"{report['per_label_f1'][label]:.2f}")
+    out.print(table)

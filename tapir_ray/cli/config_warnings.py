@@ -1,0 +1,52 @@
+"""What is likely to be regretted in a config that is not wrong; said once, before a run begins.
+
+for sentence in doubts(config): print(sentence)
+"""
+
+from __future__ import annotations
+
+from tapir_ray.config import SIMULATOR, Config, prices
+from tapir_ray.llm.client.check import is_own
+from tapir_ray.simulator.options import TASKS
+
+
+def doubts(config: Config) -> list[str]:
+    """Sentences: models whose name has no date, a judge that is the teacher, noise that cannot be measured, prices that
+    come from a list, a simulated teacher that does not know the seed data, answers that are trained on several times.
+    """
+    found = []
+    for key, endpoint in config.endpoints.items():
+        if endpoint.engine == "vllm" or endpoint.base_url == SIMULATOR:
+            continue
+        if not prices.is_pinned(endpoint.model) and not is_own(endpoint.base_url):
+            found.append(
+                f"{key}.model {endpoint.model} has no date: its provider may put another model behind the name, "
+                "and the run then mixes both"
+            )
+        if endpoint.price is None and (listed := endpoint.known_price) is not None:
+            found.append(
+                f"{key}.price is not set: counting {listed.input:g} dollars for a million input tokens and "
+                f"{listed.output:g} for output, by {prices.source()}; check it, or set {key}.price"
+            )
+    judge, teacher = config.judge_endpoint, config.teacher
+    simulated = teacher.base_url == SIMULATOR
+    same = config.judge.same_as == "teacher" or (judge.model, judge.base_url) == (teacher.model, teacher.base_url)
+    if same and config.judges and not simulated:
+        found.append("the judge is the teacher: it may prefer its own answers; name another model in judge.model")
+    if config.judges and config.judge.repeat_share and config.judge.repeated_at(judge) == 0.0:
+        found.append(
+            "judge.repeat_share judges rows twice, but at temperature 0 a reply repeats itself, so σ is not measured: "
+            "raise judge.repeat_temperature, or set judge.repeat_share 0"
+        )
+    if simulated and config.simulator is not None and config.seed_data.path and config.simulator.scenario == TASKS:
+        found.append(
+            "the simulated teacher (simulator.scenario tasks) knows only instructions that simulator.seed_rows writes, "
+            "and gives the rows of seed_data.path the answer that it does not know: name a real teacher, or set "
+            "simulator.scenario: recorded"
+        )
+    if config.seed_data.turns == config.train.turns == "all":
+        found.append(
+            "seed_data.turns and train.turns are both all: a conversation is a row for each of its answers, and each "
+            "row trains on the earlier ones again; one of them is enough"
+        )
+    return found

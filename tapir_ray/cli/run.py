@@ -1,0 +1,283 @@
+"""Open everything a run needs, in the order in which it costs, run the method, close everything again.
+
+    launch(load("configs/demo.yaml"), "runs/demo")
+
+What can be wrong is found first: config, prompts, seed file and endpoints are checked before any model is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+
+from ray.exceptions import RayError
+
+from tapir_ray.cli.config_warnings import doubts
+from tapir_ray.cluster.interrupt import watched
+from tapir_ray.cluster.session import session, stopped_by_signals
+from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
+from tapir_ray.config import Config, Simulator, changed
+from tapir_ray.config.registry import resolve
+from tapir_ray.curriculum import actor, tasks
+from tapir_ray.curriculum.difficulty import measure
+from tapir_ray.data.files import find_seed, list_files
+from tapir_ray.errors import InputError, TapirError
+from tapir_ray.llm.engine.health import PROCESSES
+from tapir_ray.llm.engine.watchdog import end_orphans
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles
+from tapir_ray.methods.regenerate import regenerate as make_anew
+from tapir_ray.methods.tapir import STAGES, distill
+from tapir_ray.report.card import print_made
+from tapir_ray.report.summary import print_table, summarise, summarise_stopped
+from tapir_ray.run.attempts import latest, owned
+from tapir_ray.run.fork import fork
+from tapir_ray.run.metrics import SHOW_S, Metrics
+from tapir_ray.run.model_store import written
+from tapir_ray.run.progress import Progress
+from tapir_ray.run.retry import reopen_failed
+from tapir_ray.run.run import Run
+from tapir_ray.simulator import Options, running, write_seed
+from tapir_ray.simulator.options import RECORDED, TASKS
+from tapir_ray.steps.context import ROUND_EVENTS, Context, checkpoint
+from tapir_ray.steps.import_rows import adopt, own_table
+from tapir_ray.steps.stop import StopAfter
+from tapir_ray.train.attention import check_here, check_on_worker
+from tapir_ray.train.chat import dated
+from tapir_ray.train.classifier_check import check_classifier
+from tapir_ray.train.student_check import check_student
+from tapir_ray.transforms.annotators import annotation
+from tapir_ray.transforms.classify import check_labels, load_labels
+
+SEED_FILE = "seed_data.jsonl"
+
+
+def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_of: str = "") -> None:
+    """Run or continue the loop in `run_dir`; progress goes to stderr, the final table to stdout.
+
+    `until` names a stage to stop after; `start` (`STAGE=PATH`) brings the table that a stage begins with; `fork_of` is
+    an older run of which a new one takes over what is still valid.
+
+    Raises InputError for what can be seen to be wrong beforehand, Stopped and StageError as `distill` does.
+    """
+    if until and until not in STAGES:
+        raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
+    refuse_regeneration(config)
+    own = own_table(start)
+    with stopped_by_signals():
+        if fork_of:
+            fork(fork_of, run_dir, config)
+        warn(config)
+        with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
+            if own is not None:
+                adopt(context, *own)
+            distill(context, StopAfter(until))
+    print_table(summarise(context), context.run, file=sys.stdout)
+
+
+def retry(run_dir: str, overrides: list[str] | None = None) -> None:
+    """Ask again for the failed rows of a run, and make anew what follows from them.
+
+    The config is that of the last start, with `overrides` (`a.b=c`) of keys that change no results. Raises InputError
+    where there is no run, otherwise as `launch`.
+    """
+    run = Run.at(run_dir)
+    if not run.exists("config.yaml"):
+        raise InputError(f"{run.uri} holds no run (no config.yaml)")
+    config = changed(run.stored_config(), overrides or [])
+    anew = config.regenerate is not None
+    with stopped_by_signals(), started(config, run_dir, labelled=anew) as context:
+        reopened = reopen_failed(context.run, context.config)
+        for table, rows in reopened.items():
+            context.progress.say(f"{table}: {rows} failed rows are asked again")
+        if not reopened:
+            context.progress.say("no row failed: there is nothing to ask again")
+        if anew:
+            made = make_anew(context)
+        else:
+            distill(context, StopAfter())
+    if anew:
+        print_made(made, file=sys.stdout)
+    else:
+        print_table(summarise(context), context.run, file=sys.stdout)
+
+
+def regenerate(config: Config, run_dir: str) -> None:
+    """Produce the config's dataset anew in `run_dir`, or go on with it; as `launch`, but nothing is trained.
+
+    Raises InputError for a config without the section `regenerate`.
+    """
+    if config.regenerate is None:
+        raise InputError("the config has no section regenerate: write which operations it is to do")
+    with stopped_by_signals():
+        if asks(config):
+            warn(config)
+        with started(config, run_dir, labelled=True) as context:
+            made = make_anew(context)
+    print_made(made, file=sys.stdout)
+
+
+def asks(config: Config) -> bool:
+    """Whether anything is asked of a teacher or a judge."""
+    return config.regenerate is None or config.regenerate.asks(config.classify)
+
+
+def refuse_regeneration(config: Config) -> None:
+    """Raises InputError for a config with the section `regenerate`, of which no student is trained."""
+    if config.regenerate is not None:
+        raise InputError("the config has a section regenerate: use tapir regenerate, or take the section out")
+
+
+def evaluate(config: Config, run_dir: str) -> None:
+    """Score the last student of a run on its holdout; as `launch`, but nothing is trained.
+
+    Raises InputError where the run's rounds are not all trained.
+    """
+    last = checkpoint(config.curriculum.rounds)
+    if Run.at(run_dir).done(last) is None:
+        raise InputError(f"{run_dir} has no {last} to evaluate: train its rounds first (tapir run)")
+    launch(config, run_dir)
+
+
+def warn(config: Config) -> None:
+    """Print what is likely to be regretted in the config."""
+    found = doubts(config)
+    if config.regenerate is None:
+        found += filter(None, [check_here(config.train), dated(config.student)])
+    for doubt in found:
+        print(f"warning: {doubt}", file=sys.stderr)
+
+
+@contextmanager
+def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Context]:
+    """A run with all it needs: checked, its simulator and Ray started, roles and curriculum open; gone at the end.
+
+    `labelled` says that the rows to begin with have their tasks already.
+    """
+    taxonomy = check_offline(config, labelled)
+    with ExitStack() as stack:
+        run = Run.open(config, run_dir)
+        run.attempt = stack.enter_context(owned(run, run.under_way))
+        for folder in (PROCESSES, *(f"{PROCESSES}/{role}" for role in config.endpoints)):
+            end_orphans(run.uri_of(folder))
+        config = with_seed_file(config, run)
+        simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
+        if asks(config):
+            Roles(config, run.run_id, simulator_url).check()
+        stack.enter_context(session(config))
+        check_storage(run, config)
+        stack.enter_context(storage_watched(run, config))
+        if simulator_url is not None:
+            refuse_other_machines()
+        if doubt := check_on_worker(config.train, config.resources.train):
+            print(f"warning: {doubt}", file=sys.stderr)
+        context = stack.enter_context(opened(run, config, taxonomy, simulator_url))
+        try:
+            yield context
+        except TapirError as error:
+            with suppress(OSError, RayError):
+                summarise_stopped(context, error)
+            raise
+
+
+@contextmanager
+def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: str | None) -> Iterator[Context]:
+    """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
+    with Roles(config, run.run_id, simulator_url, run.uri, run.attempt) as roles:
+        curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
+        stall_after_s = config.resources.stall_after_s
+        progress = Progress(roles.usage, Metrics(run.run_id), stall_after_s, run.event, roles.batch_s)
+        run.progress = progress
+        for event in run.all_events():
+            if event["event"] in ROUND_EVENTS:
+                progress.metrics.set_round(event)
+        try:
+            with roles.watched(), watched(progress.show, SHOW_S, "metrics"):
+                yield Context(run, config, roles, taxonomy, curriculum, progress)
+        finally:
+            if latest(run) == run.attempt:
+                actor.remove(curriculum)  # else it serves the attempt that took over
+
+
+def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
+    """The run's taxonomy. Raises InputError for whatever can be found wrong without Ray, a request or a model.
+
+    Rows that are `labelled` already get no tasks by `classify.by`.
+    """
+    Prompts(config.prompts.dir)
+    annotation(config.expand.annotation)
+    measure(config.curriculum.difficulty.measure)
+    for spec in config.filter.functions:
+        resolve(spec, {}, what="filter.functions")
+    if config.seed_data.path is not None:
+        find_seed(config.seed_data)
+    for path in config.filter.evaluation_sets:
+        list_files(path, "filter.evaluation_sets", "test")
+    if config.simulator is not None:
+        _check_simulator(config.simulator)
+    if config.regenerate is None:
+        for doubt in check_student(config.student, config.train):
+            print(f"warning: {doubt}", file=sys.stderr)
+        check_here(config.train)
+    taxonomy = tasks.load(config.curriculum)
+    if (
+        config.classify.by == "none"
+        and not labelled
+        and not taxonomy.from_seed
+        and not taxonomy.weights.get(tasks.OTHERS)
+    ):
+        raise InputError(
+            f"classify.by: none gives every row the task {tasks.OTHERS}, which has no weight; give it one in "
+            "curriculum.weights (or in the file of curriculum.tasks), or have the rows labelled"
+        )
+    check_classifier(config.classify)
+    if config.classify.by == "deberta" and config.classify.label_rows == 0 and config.classify.model:
+        check_labels(load_labels(config.classify.model, config.classify.trust_remote_code), taxonomy.labels)
+    return taxonomy
+
+
+def _check_simulator(settings: Simulator) -> None:
+    if settings.path is not None:
+        list_files(settings.path, "simulator.path", "all")
+    elif settings.scenario not in (RECORDED, TASKS):
+        list_files(settings.scenario, "simulator.scenario", "all")
+
+
+def with_seed_file(config: Config, run: Run) -> Config:
+    """The config with the simulator's seed data written into the run, where it is to write any."""
+    if config.simulator is None or config.simulator.seed_rows == 0:
+        return config
+    path = run.uri_of(SEED_FILE)
+    if not run.exists(SEED_FILE):
+        with written(run, SEED_FILE) as file:
+            write_seed(file, config.simulator.seed_rows, config.random_seed)
+    return config.model_copy(update={"seed_data": config.seed_data.model_copy(update={"path": path})})
+
+
+def simulator(config: Config) -> AbstractContextManager[str]:
+    """The config's simulated teacher and judge as a child process; the context gives its URL."""
+    settings = config.simulator
+    assert settings is not None
+    recorded = settings.scenario == RECORDED
+    is_seed = recorded and settings.path is None
+    return running(
+        Options(
+            scenario=settings.scenario,
+            seed=config.random_seed,
+            latency_s=settings.latency_s,
+            judge_noise=settings.judge_noise,
+            position_bias=settings.position_bias,
+            length_bias=settings.length_bias,
+            error_rate=settings.error_rate,
+            max_requests_per_minute=settings.max_requests_per_minute,
+            log=settings.log,
+            path=(settings.path or config.seed_data.path) if recorded else None,
+            is_seed=int(is_seed),
+            split=config.seed_data.split if is_seed else None,
+            revision=config.seed_data.revision if is_seed else None,
+            skip=(config.seed_data.limit or 0) if is_seed else 0,
+            columns=json.dumps(dict(config.seed_data.mapped)) if is_seed else None,
+        )
+    )

@@ -1,0 +1,184 @@
+"""The Ray that a run works on: joined where there is one, started on this machine where there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tapir_ray.cluster.capacity import room, shortage, stopped_by_lost_nodes
+from tapir_ray.cluster.interrupt import interruptible
+from tapir_ray.config import Config
+from tapir_ray.errors import InputError, Stopped
+from tapir_ray.security.private_folder import private_folder
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes that the path of a Unix socket may have."""
+SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
+"""The longest part of such a path that Ray adds to its folder."""
+IDLE_WORKER_MS = 300_000
+LOG_LEVELS = {
+    "ray.data": logging.CRITICAL,
+    "ray.train": logging.ERROR,
+    "ray.llm": logging.ERROR,
+    "ray.serve": logging.ERROR,
+    "ray._private.worker": logging.WARNING,
+}
+"""Of the libraries' own loggers in the driver: what they say of each execution would bury the run's lines."""
+
+
+@contextmanager
+def session(config: Config) -> Iterator[None]:
+    """Connect to the cluster of `RAY_ADDRESS` (as inside a Ray job), or start a local Ray and shut it down at the end.
+
+    Raises InputError if the config asks for more than the cluster has.
+    """
+    set_environment(here=True)
+    import ray
+    import ray.data
+
+    from tapir_ray.cluster.pipeline_monitor import Watched
+
+    folder, spill = None, None
+    show_logs = bool(os.environ.get("TAPIR_WORKER_LOGS"))
+    try:
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
+        else:
+            folder, spill = ray_folder()
+            close_token()
+            close_libraries(Path(folder).parent)
+            memory = config.resources.object_store_gb
+            ray.init(
+                address="local",
+                num_cpus=config.resources.cpus or os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=int(memory * 1024**3) if memory else None,
+                logging_level=logging.WARNING,
+                log_to_driver=show_logs,
+                _temp_dir=folder,
+                object_spilling_directory=spill,
+                # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
+                _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
+            )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
+        context.use_datasource_v2 = False
+        context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
+        context.custom_execution_callback_classes = [Watched]
+        context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
+        for name, level in LOG_LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
+        if short := shortage(config, room()):
+            raise InputError(short)
+        with stopped_by_signals(), interruptible(), stopped_by_lost_nodes(config):
+            yield
+    finally:
+        ray.shutdown()
+        for path in filter(None, (folder, spill)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def ray_folder() -> tuple[str, str | None]:
+    """(a new folder for Ray's files, a folder of its own for spilled objects or None if they go there too).
+
+    Ray opens its folder to every user (mode 0777), sockets included: whoever connects runs code as this user. So it
+    lies in a folder that only this user can enter. With a long TMPDIR, in which a socket's path does not fit, it lies
+    in /tmp, and only what may need much room is in TMPDIR.
+    """
+    base = private_folder()
+    folder = tempfile.mkdtemp(dir=base, prefix="")
+    if len(os.fsencode(folder + SOCKET)) <= SOCKET_PATH_LIMIT:
+        return folder, None
+    return tempfile.mkdtemp(dir=private_folder("/tmp"), prefix=""), folder
+
+
+def close_libraries(folder: Path) -> None:
+    """Let vLLM and torch keep in a private folder what they otherwise keep at guessable names in the shared one.
+
+    vLLM's sockets take pickled objects, and torch loads the code that it compiled before: another user who is there
+    first would run code as this one. What the user has set stays.
+    """
+    os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torchinductor"))
+
+
+def close_token() -> None:
+    """Let no other user read the token without which Ray's servers answer nobody; Ray writes it for all to read.
+
+    A user's own `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_MODE` stays as it is.
+    """
+    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")):
+        return
+    file = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # without a home, Ray says what it lacks
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
+                stream.write(secrets.token_hex(32))
+        except FileExistsError:
+            if file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process as it always does.
+
+    To be entered again after Ray is started, which sets a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        restore()
+        name = signal.Signals(number).name
+        raise Stopped(f"stopped by {name}; what is finished is kept, start the same command again to continue")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield
+    finally:
+        restore()
+
+
+def set_environment(here: bool = False) -> None:
+    """Defaults that keep a run to its own output; what the user has set stays. To be called before Ray is imported.
+
+    With `here` a Ray that is started on this machine listens on loopback alone.
+    """
+    if here and "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
+        # Ray takes loopback for a node's address only where it is told that there is no cluster, as on a Mac. By
+        # default its servers listen on every interface of the machine.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
+    for name, value in {
+        "RAY_TQDM": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        # What claims no GPU sees none, and so runs on the CPU also where there is one.
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,318 @@
+"""A provider's batch API behind the interface of `Client`: half the price for replies within a day.
+
+    client = BatchClient(target, meter, f"{run.uri}/batches", cache=cache)
+    reply = await client.chat(messages, seed=7, kind="respond")        # waits until its batch is done
+
+Calls that wait together become one file and one batch. A batch is recorded on the run's storage before it is created
+and again with its id, under a hash of its requests: a restarted run finds it, by its record or by its metadata at the
+provider, and does not submit it again. What an expired batch finished is kept, and only the rest is asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import openai
+
+from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED
+from tapir_ray.data.storage import Storage
+from tapir_ray.llm.budget.usage import Meter
+from tapir_ray.llm.client.concurrency import InFlight
+from tapir_ray.llm.client.faults import fault_in
+from tapir_ray.llm.client.openai import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Client, LineError, headers
+from tapir_ray.llm.client.reply import Reply
+from tapir_ray.llm.client.request import request_key
+from tapir_ray.llm.client.target import Target
+
+ENDED = ("completed", "expired", "cancelled", "failed")
+MARK = "tapir"
+"""Key of a batch's metadata that holds the hash of its requests."""
+FORGOTTEN = "is treated as absent: if its batch was sent, its requests may be sent and paid for again"
+"""What becomes of a record that is empty or torn."""
+REJECTED = "rejected"
+"""Folder beside the records: an empty file for each request whose reply was of no use."""
+LONGEST_S = 26 * 3600.0
+"""How long a batch is asked for while its endpoint cannot be reached: as long as it may take."""
+UPLOAD_S = 1800.0
+"""How long its upload is tried, before anything is paid for."""
+
+
+@dataclass
+class Submitted:
+    """A batch at the provider: which requests are in it, and who waits for them."""
+
+    name: str
+    requests: list[str]
+    batch: str | None = None
+    waiting: dict[str, asyncio.Future[Any]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] | None = None
+    polling: asyncio.Task[None] | None = None
+
+
+class BatchClient(Client):
+    """Chat requests of one role, collected into batches. Belongs to the event loop it is first used in."""
+
+    def __init__(self, target: Target, meter: Meter, folder: str | None = None, **shared: Any) -> None:
+        """`folder` is where batches are recorded; None keeps no record. `shared` as of Client."""
+        settings = target.endpoint.batch
+        super().__init__(target, meter, **{**shared, "in_flight": InFlight(settings.size)})
+        self._timeout_s = None
+        self._settings = settings
+        self._storage = None if folder is None else Storage.at(folder)
+        self._window: dict[str, tuple[dict[str, Any], asyncio.Future[Any]]] = {}
+        self._window_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._known: dict[str, Submitted] = {}
+        """Batches of an earlier attempt, by the requests that were not served from them yet."""
+        rejected = set() if self._storage is None else set(self._storage.children(REJECTED))
+        for record in self._records():
+            submitted = Submitted(record["name"], record["requests"], record["batch"])
+            self._known.update(dict.fromkeys(set(submitted.requests) - rejected, submitted))
+
+    def reject(self, reply: Reply) -> None:
+        """Say that a reply is of no use: neither the cache nor its batch serves it again."""
+        super().reject(reply)
+        if reply.key is not None:
+            self._not_again(reply.key)
+
+    def _not_again(self, key: str) -> None:
+        if self._storage is not None:
+            with suppress(OSError):
+                self._storage.write_text(f"{REJECTED}/{key}", "")
+
+    async def _ask(self, body: dict[str, Any], kind: str) -> Reply:
+        reply = await super()._ask(body, kind)
+        if reply.status == FAILED and reply.reason != BUDGET_USED_UP:
+            # Asked for once more, it is a new request.
+            await asyncio.to_thread(self._not_again, request_key(self.target.scope, body))
+        return reply
+
+    def _lease_id(self, body: dict[str, Any]) -> str:
+        return f"batch-{request_key(self.target.scope, body)}"
+
+    async def _send(self, body: dict[str, Any]) -> Any:
+        """The reply's JSON. Raises LineError for a request that failed in its batch."""
+        key = request_key(self.target.scope, body)
+        earlier = self._known.pop(key, None)
+        if earlier is not None:
+            return await self._wait_for(earlier, key, body)
+        waiting = self._window.get(key)
+        if waiting is None:
+            size = len(_line(key, body))
+            if size > self._settings.max_bytes:
+                raise LineError(
+                    f"request_too_large: it takes {size:,} bytes of a batch, and batch.max_bytes is "
+                    f"{self._settings.max_bytes:,}",
+                    again=False,
+                )
+            if self._window_bytes + size > self._settings.max_bytes:
+                self._close_window()
+            self._window_bytes += size
+            waiting = self._window[key] = (body, asyncio.get_running_loop().create_future())
+            if self._timer is not None:
+                self._timer.cancel()
+            if len(self._window) >= min(self._settings.size, self._settings.max_requests):
+                self._close_window()
+            else:
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(self._settings.window_s, self._close_window)
+        return await asyncio.shield(waiting[1])
+
+    async def _wait_for(self, submitted: Submitted, key: str, body: dict[str, Any]) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        submitted.waiting[key] = future
+        if submitted.polling is None:
+            submitted.polling = self._background(self._collect(submitted))
+        elif submitted.results is not None:
+            self._serve(submitted)
+        return await future
+
+    def _close_window(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        asked, self._window, self._window_bytes, self._timer = self._window, {}, 0, None
+        if asked:
+            self._background(self._submit(asked))
+
+    def _background(self, work: Any) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _submit(self, asked: dict[str, tuple[dict[str, Any], asyncio.Future[Any]]]) -> None:
+        name = hashlib.blake2b("\n".join(sorted(asked)).encode(), digest_size=16).hexdigest()
+        submitted = Submitted(name, sorted(asked), waiting={key: future for key, (_, future) in asked.items()})
+        try:
+            await self._patiently(lambda: self._record(submitted), UPLOAD_S)
+            content = b"".join(_line(key, body) for key, (body, _) in asked.items())
+            extra: Any = {"extra_headers": headers(self.target)}
+            file = await self._patiently(
+                lambda: self._openai.files.create(file=(f"tapir-{name}.jsonl", content), purpose="batch", **extra),
+                UPLOAD_S,
+            )
+
+            async def create(again: bool) -> str:
+                # One that was made although its reply did not come is not made a second time.
+                if again and (found := await self._find(name)) is not None:
+                    return found
+                batch = await self._openai.batches.create(
+                    input_file_id=file.id,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={MARK: name},
+                    **extra,
+                )
+                return batch.id
+
+            tried = itertools.count()
+            submitted.batch = await self._patiently(lambda: create(next(tried) > 0))
+            with suppress(OSError):  # without its id it is found by its name
+                await self._record(submitted)
+        except Exception as error:
+            _fail(submitted, error)
+            return
+        await self._collect(submitted)
+
+    async def _collect(self, submitted: Submitted) -> None:
+        """Poll until the batch has ended, then give every waiting request its line."""
+        extra: Any = {"extra_headers": headers(self.target)}
+        try:
+            if submitted.batch is None:
+                submitted.batch = await self._patiently(lambda: self._find(submitted.name))
+            if submitted.batch is None:
+                submitted.results = {}
+            else:
+                batch_id = submitted.batch
+                while True:
+                    batch = await self._patiently(lambda: self._openai.batches.retrieve(batch_id, **extra))
+                    if batch.status in ENDED:
+                        break
+                    await asyncio.sleep(self._settings.poll_s)
+                if batch.status == "failed":
+                    await self._forget(submitted)
+                    problems = [error.message for error in (batch.errors and batch.errors.data) or []]
+                    raise LineError(f"batch {batch.id} failed: {'; '.join(map(str, problems[:3]))}", again=False)
+                results: dict[str, dict[str, Any]] = {}
+                for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+                    content = await self._patiently(lambda name=file_id: self._openai.files.content(name, **extra))
+                    results.update(_results(content.text))
+                submitted.results = results
+            self._serve(submitted)
+        except openai.NotFoundError:
+            # The provider no longer has it: its requests are asked again.
+            submitted.results = {}
+            self._serve(submitted)
+            await self._forget(submitted)
+        except Exception as error:
+            _fail(submitted, error)
+
+    def _serve(self, submitted: Submitted) -> None:
+        waiting, submitted.waiting = submitted.waiting, {}
+        for key, future in waiting.items():
+            if future.done():
+                continue
+            try:
+                future.set_result(_body((submitted.results or {}).get(key)))
+            except LineError as error:
+                future.set_exception(error)
+
+    async def _find(self, name: str) -> str | None:
+        """The batch of a record without an id, where the provider did create it."""
+        extra: Any = {"extra_headers": headers(self.target)}
+        async for batch in self._openai.batches.list(limit=100, **extra):
+            if (batch.metadata or {}).get(MARK) == name:
+                return str(batch.id)
+        return None
+
+    async def _patiently(self, call: Any, seconds: float = LONGEST_S) -> Any:
+        """The result of a call around a batch, tried for so long: a batch that is paid for must not be lost, or paid
+        again, because its endpoint cannot be reached for an hour.
+        """
+        deadline = time.monotonic() + seconds
+        for attempt in itertools.count():
+            try:
+                return await call()
+            except (openai.APIError, OSError) as error:
+                permanent = isinstance(error, openai.APIStatusError) and error.status_code in (400, 401, 403, 404)
+                if permanent or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempt, 10)))
+
+    def _records(self) -> list[dict[str, Any]]:
+        if self._storage is None:
+            return []
+        # Without an id first: a record with one then takes the place of the same requests.
+        names = [name for name in self._storage.children("") if name.endswith(".json")]
+        found = []
+        for name in names:
+            record = self._storage.find_json(name, FORGOTTEN)
+            if record is not None and record.keys() >= {"name", "requests", "batch"}:
+                found.append(record)
+            elif record is not None:
+                self._storage.tell_torn(name, FORGOTTEN)
+        return sorted(found, key=lambda record: record["batch"] is not None)
+
+    async def _forget(self, submitted: Submitted) -> None:
+        """A batch of which nothing more will come is not waited for by the next start."""
+        if self._storage is None:
+            return
+        with suppress(OSError):
+            await asyncio.to_thread(self._storage.fs.delete_file, self._storage.path(f"{submitted.name}.json"))
+
+    async def _record(self, submitted: Submitted) -> None:
+        if self._storage is None:
+            return
+        record = {"name": submitted.name, "requests": submitted.requests, "batch": submitted.batch}
+        await asyncio.to_thread(self._storage.write_json, f"{submitted.name}.json", record)
+
+
+def _line(key: str, body: dict[str, Any]) -> bytes:
+    """A request as a line of a batch's file."""
+    line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _results(text: str) -> dict[str, dict[str, Any]]:
+    """The lines of a batch's output by the key of their request; what is no such line is left to be asked again."""
+    results = {}
+    for line in text.split("\n"):
+        with suppress(ValueError, RecursionError):
+            found = json.loads(line)
+            if isinstance(found, dict) and isinstance(found.get("custom_id"), str):
+                results[found["custom_id"]] = found
+    return results
+
+
+def _body(line: dict[str, Any] | None) -> Any:
+    """The chat completion of a line. Raises LineError for one that is an error or is not there."""
+    if line is None:
+        raise LineError("not answered by its batch", again=True)
+    response = line.get("response")
+    response = response if isinstance(response, dict) else {}
+    status, body = response.get("status_code"), response.get("body")
+    if status == 200 or (status is None and isinstance(body, dict) and "choices" in body):
+        return body
+    fault = fault_in(body) or fault_in(line)
+    if fault is None:
+        again = not isinstance(status, int) or status in (408, 409, 429) or status >= 500
+        raise LineError(f"{status}: no reason given", again=again)
+    if fault.policy:
+        return {"error": {"code": "content_filter", "message": fault.message}}
+    again = status in (408, 409, 429) or status >= 500 if isinstance(status, int) else fault.again
+    raise LineError(fault.message, again=again)
+
+
+def _fail(submitted: Submitted, error: Exception) -> None:
+    waiting, submitted.waiting, submitted.results = submitted.waiting, {}, {}
+    for future in waiting.values():
+        if not future.done():
+            future.set_exception(error)

@@ -1,0 +1,146 @@
+"""Whether an endpoint is there, takes the key and serves the model; found out without asking a model anything.
+
+await check(target)
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import sys
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import openai
+
+from tapir_ray.errors import InputError
+from tapir_ray.llm.client.openai import connect, headers
+from tapir_ray.llm.client.target import Target
+
+TIMEOUT_S = 20.0
+SHOWN = 5
+"""Names of models that a message shows."""
+LONG_LIST = 50
+"""A public provider's list of as many models may leave out aliases that it serves: a name not in it only warns."""
+
+_OPENAI = "https://api.openai.com/v1"
+_NOT_HERE = (404, 405)
+_OWN_SUFFIXES = (".local", ".internal", ".svc")
+
+
+@dataclass(frozen=True)
+class _Reply:
+    status: int
+    body: Any
+    """The JSON of the reply, None where it is none."""
+    text: str
+
+
+async def check(target: Target) -> None:
+    """Raises InputError, with what to change, for an endpoint that cannot be used.
+
+    That is: one that does not answer, refuses the key, answers with something other than JSON, has neither a model list
+    nor chat completions under its URL, or does not serve `endpoint.model`. An endpoint without a model list passes if
+    it has chat completions (it is sent an empty request, which no model answers). A model that is not in the list and
+    not known by its name alone (as aliases are) is refused, but for a public list of LONG_LIST names or more, where it
+    is only warned of on stderr.
+    """
+    reply = await _ask(target, "GET", "/models")
+    _refuse_key(target, reply)
+    if reply.status >= 500:
+        raise InputError(f"{_where(target)} answers HTTP {reply.status}; try again when it is up")
+    names = _names(reply.body)
+    if names is None:
+        if reply.status in _NOT_HERE or reply.status < 300:
+            await _check_place(target, reply)
+    elif names and target.endpoint.model not in names and not await _knows_model(target):
+        shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        wanted = f"{_section(target)}.model {target.endpoint.model}"
+        problem = f"{wanted} is not among the models of {_where(target)}, which are {shown}"
+        if len(names) < LONG_LIST or is_own(target.base_url):
+            raise InputError(f"{problem}; name one of them")
+        print(f"warning: {problem}; every request fails unless it is an alias", file=sys.stderr)
+
+
+def is_own(base_url: str | None) -> bool:
+    """Whether a URL is one of this machine or a private network, where a model list names all there is."""
+    host = urlsplit(base_url or _OPENAI).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(_OWN_SUFFIXES)
+
+
+def _where(target: Target) -> str:
+    return f"{_section(target)}.base_url {target.base_url or _OPENAI}"
+
+
+def _section(target: Target) -> str:
+    return "student.endpoint" if target.role == "student" else target.role
+
+
+async def _check_place(target: Target, reply: _Reply) -> None:
+    """Raises InputError for a URL without a model list, unless it has chat completions."""
+    where = _where(target)
+    base = (target.base_url or "").rstrip("/")
+    if base and not base.endswith("/v1"):
+        below = replace(target, base_url=f"{base}/v1")
+        if _names((await _ask(below, "GET", "/models")).body) is not None:
+            raise InputError(f"{where} is not the API itself: set it to {below.base_url}")
+    if reply.body is None and reply.status < 300:
+        raise InputError(
+            f"{where} answers {' '.join(reply.text.split())[:60]!r} where a list of models should be; give the URL of "
+            "an OpenAI-compatible API, which mostly ends in /v1"
+        )
+    chat = await _ask(target, "POST", "/chat/completions")
+    _refuse_key(target, chat)
+    if chat.status in _NOT_HERE or (chat.status < 300 and chat.body is None):
+        raise InputError(
+            f"{where} has neither /models nor /chat/completions (HTTP {chat.status}); give the URL of an "
+            "OpenAI-compatible API, which mostly ends in /v1"
+        )
+
+
+def _refuse_key(target: Target, reply: _Reply) -> None:
+    if reply.status in (401, 403):
+        raise InputError(
+            f"{_where(target)} refuses the key (HTTP {reply.status}); "
+            f"correct the variable that {_section(target)}.api_key_env names"
+        )
+
+
+async def _knows_model(target: Target) -> bool:
+    """Whether the endpoint knows the model by its name alone, as providers know their aliases."""
+    reply = await _ask(target, "GET", f"/models/{quote(target.endpoint.model, safe='')}")
+    return reply.status < 300 and isinstance(reply.body, dict) and "id" in reply.body
+
+
+def _names(body: Any) -> list[str] | None:
+    """The names of a model list, None for anything else; some providers send the list bare."""
+    entries = body.get("data") if isinstance(body, dict) else body
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
+        return None
+    return [str(entry["id"]) for entry in entries]
+
+
+async def _ask(target: Target, method: str, path: str) -> _Reply:
+    """The reply to a request without content, whatever its status. Raises InputError where none comes."""
+    client = connect(target).with_options(timeout=min(TIMEOUT_S, target.endpoint.timeout_s))
+    without_key: Any = {"headers": headers(target)}
+    try:
+        if method == "GET":
+            status, text = 200, await client.get(path, cast_to=str, options=without_key)
+        else:
+            status, text = 200, await client.post(path, cast_to=str, body={}, options=without_key)
+    except openai.APIStatusError as error:
+        status, text = error.status_code, error.response.text
+    except openai.APIConnectionError as error:
+        cause = " ".join(str(error.__cause__ or error).split()) or "no reply in time"
+        raise InputError(f"{_where(target)} cannot be reached ({cause}); correct the URL or start the server") from None
+    finally:
+        await client.close()
+    try:
+        return _Reply(status, json.loads(text), text)
+    except ValueError:
+        return _Reply(status, None, text)

@@ -1,0 +1,170 @@
+"""A reply of a model: what a chat completion says, and what became of it.
+
+got = understand(completion, endpoint, kind="respond")
+got.reply, got.count, got.again
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapir_ray.config import Endpoint
+from tapir_ray.data.schemas import FAILED, FILTERED, OK
+from tapir_ray.data.thoughts import UNFINISHED_THINKING, split_thoughts
+from tapir_ray.llm.budget.usage import Count
+from tapir_ray.llm.client import ends
+from tapir_ray.llm.client.faults import Fault, fault_in, is_blocked
+from tapir_ray.llm.client.message import Said, read_message
+from tapir_ray.llm.client.usage_fields import read_usage
+
+CUT_OFF, REFUSED, EMPTY, TOOL_CALL = "cut_off", "refused", "empty", "tool_call"
+"""Reasons of a reply without a usable text, as is UNFINISHED_THINKING."""
+BROKEN_OFF, UNKNOWN_END, NO_REPLY = "broken_off", "unknown_end", "no_reply"
+"""Reasons, before a colon and the details, of a reply that is asked for again and fails in the end."""
+UNKNOWN_END_ATTEMPTS = 2
+"""Each is paid, and an endpoint that ends in its own words does so each time."""
+_TOO_LONG = re.compile("context_length_exceeded|maximum context length")
+"""How OpenAI's API, vLLM and others refuse a request that does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer of a model, or why there is none.
+
+    `status` is ok, filtered (`cut_off`, `refused`, `empty`, `tool_call`) or failed (`unfinished_thinking`,
+    `budget_used_up`, `broken_off: …`, `unknown_end: …`, or the error's class and message). A cut-off reply keeps its
+    text. `finish_reason` is in the words of OpenAI's protocol, whatever the endpoint calls it.
+    """
+
+    text: str | None
+    reasoning: str | None = None
+    finish_reason: str | None = None
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    status: str = OK
+    reason: str | None = None
+    key: str | None = field(default=None, repr=False, compare=False)
+    """Under which the cache knows it."""
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A reply with what it used.
+
+    `known` is False if nobody can tell from the reply what it used. `attempts` is how often such a request is sent at
+    most, None for as often as the endpoint's `max_attempts`; 1 does not ask again.
+    """
+
+    reply: Reply
+    count: Count
+    known: bool
+    attempts: int | None = 1
+    overloaded: bool = False
+
+
+def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
+    """What the JSON of a chat completion says and what it used. Any JSON value is accepted; nothing is raised.
+
+    Thoughts are split off by `endpoint.thinking_marks` and kept only for `endpoint.reasoning: keep`.
+    """
+    whole = completion if isinstance(completion, dict) else {}
+    count, known = read_usage(whole.get("usage"), kind)
+    choices = whole.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    if choice is None:
+        return _without_choice(completion, whole, count, known)
+    said, end, named = read_message(choice), *_end(choice, endpoint)
+    fault = fault_in(whole) or fault_in(choice) or fault_in(choice.get("message"))
+    thoughts, text, complete = split_thoughts(said.text, endpoint.thinking_marks)
+    thoughts = _text("\n\n".join(said.thoughts) or thoughts)
+    status, reason, attempts = _judged(said, end, named, fault, bool(thoughts), text, complete)
+    unreported = known and not count.output_tokens and bool(said.text or said.thoughts)
+    reply = Reply(
+        text=None if status == FAILED else _text(text),
+        reasoning=thoughts if endpoint.reasoning == "keep" else None,
+        finish_reason=_text(named) if end in (ends.UNKNOWN, ends.BROKEN) else end,
+        model=_text(whole.get("model")),
+        input_tokens=count.input_tokens,
+        output_tokens=count.output_tokens,
+        status=status,
+        reason=_text(reason),
+    )
+    overloaded = fault is not None and fault.overloaded
+    return Understood(reply, Count(kind, 1) if unreported else count, known and not unreported, attempts, overloaded)
+
+
+def _judged(
+    said: Said, end: str, named: str | None, fault: Fault | None, thinks: bool, text: str, complete: bool
+) -> tuple[str, str | None, int | None]:
+    """(status, reason, attempts) of a reply with a choice."""
+    if (fault and fault.policy) or end == ends.FILTERED or said.refused:
+        return FILTERED, REFUSED, 1
+    if fault is not None:
+        return FAILED, f"{BROKEN_OFF}: {fault.message}", None
+    if end == ends.BROKEN:
+        return FAILED, f"{BROKEN_OFF}: finish_reason {named}", None
+    if said.problem is not None and end != ends.CUT:
+        # A message that is missing may be there the next time; one of another shape is not.
+        return FAILED, said.problem, None if said.problem.startswith("no_message") else 1
+    if end not in (ends.CUT, ends.UNKNOWN) and _text(text) != text:
+        return FAILED, "unreadable_content: half of a surrogate pair, which is no character", 1
+    if end == ends.UNKNOWN:
+        what = "there is no finish_reason" if named is None else f"finish_reason {named!r} is not one that we know"
+        example = json.dumps({named or "": ends.WHOLE}, ensure_ascii=False)
+        reason = f"{UNKNOWN_END}: {what}; if it ends whole answers, set finish_reasons: {example} of the endpoint"
+        return FAILED, reason, UNKNOWN_END_ATTEMPTS
+    if end == ends.TOOL or said.calls_tool:
+        return FILTERED, TOOL_CALL, 1
+    if not complete or (thinks and not text.strip()):
+        return FAILED, UNFINISHED_THINKING, 1
+    if end == ends.CUT:
+        return FILTERED, CUT_OFF, 1
+    if not text.strip():
+        return FILTERED, EMPTY, 1
+    return OK, None, 1
+
+
+def _without_choice(completion: Any, whole: dict[str, Any], count: Count, known: bool) -> Understood:
+    """A body without a choice: an error that came with HTTP 200, a filtered prompt, or something else."""
+    fault = fault_in(whole)
+    model = _text(whole.get("model"))
+    if is_blocked(whole) or (fault and fault.policy):
+        reply = Reply(None, model=model, finish_reason=ends.FILTERED, status=FILTERED, reason=REFUSED)
+        return Understood(reply, count, known)
+    if fault is None:
+        what = json.dumps(completion, ensure_ascii=False)[:200]
+        return Understood(
+            Reply(None, status=FAILED, reason=f"{NO_REPLY}: not a chat completion: {what}"), count, known, None
+        )
+    reply = Reply(None, model=model, status=FAILED, reason=f"{NO_REPLY}: {fault.message}")
+    # Like an HTTP error of that status, which costs nothing.
+    free = fault.status is not None
+    return Understood(reply, count, known or free, None if fault.again else 1, fault.overloaded)
+
+
+def _end(choice: dict[str, Any], endpoint: Endpoint) -> tuple[str, str | None]:
+    """(the end of a choice, how the endpoint calls it)."""
+    named = choice.get("finish_reason")
+    if named is None:
+        named = choice.get("finish_details")  # OpenAI's first models with vision
+    end = ends.end_of(named, endpoint.finish_reasons)
+    native = choice.get("native_finish_reason")
+    if end == ends.WHOLE and isinstance(native, str) and ends.end_of(native) in (ends.CUT, ends.FILTERED, ends.BROKEN):
+        # OpenRouter has the word of the provider behind it too.
+        named, end = native, ends.end_of(native)
+    empty = named is None or (isinstance(named, str) and not named.strip())
+    return end, None if empty else ends.name_of(named)
+
+
+def _text(value: Any) -> str | None:
+    """A text, with a question mark for each half of a surrogate pair; None for anything else."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def too_long(reason: str | None) -> bool:
+    """Whether the reason of a failed reply says that the request does not fit the model: asking again is of no use."""
+    return _TOO_LONG.search(reason or "") is not None

@@ -1,0 +1,62 @@
+"""The JSON of a chat request, its key in the cache, and the most it can use.
+
+body = request_body(endpoint, messages, endpoint.sampling, seed=7)
+request_key(target.scope, body), worst_case(body)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from tapir_ray.config import Endpoint, Sampling
+from tapir_ray.data.schemas import Message
+
+TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST = 16, 64
+"""What a chat template may add, a system prompt of its own included."""
+
+
+def request_body(
+    endpoint: Endpoint,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    seed: int | None,
+    response_format: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON of a chat request; parameters at the protocol's own default are left out."""
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
+        "temperature": sampling.temperature,
+    }
+    if endpoint.max_completion_tokens is None:
+        body["max_tokens"] = sampling.max_tokens
+    else:
+        body["max_completion_tokens"] = endpoint.max_completion_tokens
+    if sampling.top_p < 1.0:
+        body["top_p"] = sampling.top_p
+    if seed is not None:
+        body["seed"] = seed
+    if response_format is not None:
+        body["response_format"] = response_format
+    return {**body, **endpoint.extra_body}
+
+
+def request_key(scope: str, body: dict[str, Any]) -> str:
+    """The key of a request: a 128-bit hash of its body (model, messages, parameters, seed) and of what serves it."""
+    content = json.dumps([scope, body], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 2").hexdigest()
+
+
+def worst_case(body: dict[str, Any]) -> tuple[int, int]:
+    """(input, output) tokens that a request can use at most: a token is at least a byte of the text."""
+    merged = {**body, **body.get("extra_body", {})}
+    messages = merged["messages"]
+    text = sum(len(str(message["content"]).encode("utf-8", "surrogatepass")) for message in messages)
+    if merged.get("response_format"):
+        text += len(json.dumps(merged["response_format"]))  # providers put the schema into the prompt
+    limits = [merged[name] for name in ("max_tokens", "max_completion_tokens") if merged.get(name) is not None]
+    tokens = text + TOKENS_PER_MESSAGE * len(messages) + TOKENS_PER_REQUEST
+    return tokens, max(map(int, limits)) * int(merged.get("n") or 1)

@@ -1,0 +1,224 @@
+"""A table while it is being written: a file for each block, so that what a killed stage had finished stays.
+
+    write = functools.partial(write_part, folder=folder, fs=fs, key=("instruction_id",))
+    for block in written(rows, write, 64, stage_cpus): ...
+    files = compact(folder, fs, ("instruction_id",))         # few files where there were many
+
+A block is written whole or not at all, under a name that is a hash of its keys: written again by a task that Ray had to
+repeat, it replaces its file. The files hold the rows themselves, so there is no second record that could disagree.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from tapir_ray.cluster.ray_data import unfused
+from tapir_ray.data import atomic_files
+from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, conform
+
+PART, FILE, UNFINISHED = "part-", "rows-", atomic_files.WRITING
+"""Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
+ROWS_PER_FILE = 2_000
+"""Rows of a finished file at least, where there are as many: every file costs later reads."""
+
+FILES_AT_ONCE = 16
+"""Files that a task has open together, where each costs it some round trips to the storage."""
+
+Key = tuple[str, ...]
+WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", pa.int64()), ("error", pa.string())])
+"""What became of a block; `error` is the reason of one of its failed rows."""
+
+
+def written(
+    rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_part: int | None, stage_cpus: float
+) -> Generator[dict[str, Any], None, None]:
+    """`write` (such as `write_part`) of the rows as they come, and its rows; at most `rows_per_part` wait for it.
+
+    To be closed where its end is not waited for: a pipeline that is left open is stopped only when it is collected,
+    which may be after Ray itself, and would then start it anew.
+    """
+    summaries = rows.map_batches(write, batch_format="pyarrow", batch_size=rows_per_part, num_cpus=unfused(stage_cpus))
+    blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
+    for batch in blocks:
+        yield from batch.to_pylist()
+
+
+def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> pa.Table:
+    """Write a block's rows, but for those that were not asked, as one file; returns a WRITTEN row."""
+    unasked, error = 0, None
+    failed = pa.array([False] * len(block))
+    if "status" in block.column_names:
+        failed = pc.equal(block["status"], FAILED)
+        asked = pc.invert(pc.and_(failed, pc.equal(pc.fill_null(block["reason"], ""), BUDGET_USED_UP)))
+        unasked = len(block) - (pc.sum(asked).as_py() or 0)
+        block, failed = block.filter(asked), failed.filter(asked)
+        reasons = block["reason"].filter(failed)
+        error = reasons[0].as_py() if len(reasons) else None
+    if len(block):
+        write_whole(block, f"{PART}{name_of(block, key)}.parquet", folder, fs)
+    return pa.Table.from_pylist(
+        [{"rows": len(block), "failed": pc.sum(failed).as_py() or 0, "unasked": unasked, "error": error}], WRITTEN
+    )
+
+
+def found(folder: str, fs: pafs.FileSystem, stage_cpus: float) -> ray.data.Dataset:
+    """The rows of all parts in the folder, which must hold some; lazy."""
+    files = [f"{folder}/{name}" for name in names_of(folder, fs, PART)]
+    return ray.data.read_parquet(
+        files, filesystem=fs, num_cpus=stage_cpus, partitioning=None, override_num_blocks=1 + len(files) // 32
+    )
+
+
+def compact(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> list[str]:
+    """Names of the table's files: the parts, or where they are small the fewer ones made of them.
+
+    A row that is in two parts, since an attempt that was overtaken still wrote, is kept once. The parts stay until
+    `tidy`, so that a table can be compacted again.
+    """
+    parts = names_of(folder, fs, PART)
+    if not parts:
+        return []
+    counts = ray.get(ray.remote(num_cpus=stage_cpus)(_counts).remote(folder, fs, parts, key))
+    if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(parts) - 1):
+        return parts
+    return ray.get(ray.remote(num_cpus=stage_cpus)(_rewrite).remote(folder, fs, parts, key))
+
+
+def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
+    """Remove what is not of the finished table."""
+    for prefix in (PART, FILE, UNFINISHED):
+        for name in names_of(folder, fs, prefix):
+            if name not in files:
+                fs.delete_file(f"{folder}/{name}")
+
+
+def keys_of(table: pa.Table, key: Key) -> Any:
+    """The rows' keys as strings; a missing value counts as empty."""
+    columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
+    return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
+
+
+def key_of(row: dict[str, Any], key: Key) -> str:
+    """A row's key, as `keys_of` gives it."""
+    return "\x1f".join("" if row[name] is None else str(row[name]) for name in key)
+
+
+def files_of(folder: str, fs: pafs.FileSystem, key: Key) -> dict[str, str]:
+    """The name of the part that holds a row, by the row's key; failed rows count as not there, and so do torn parts."""
+    files: dict[str, str] = {}
+    for name in names_of(folder, fs, PART):
+        if is_torn(f"{folder}/{name}", fs):
+            logging.getLogger(__name__).warning("%s/%s is empty or torn and is treated as absent", folder, name)
+            continue
+        table = pq.read_table(f"{folder}/{name}", columns=[*key, "status"], filesystem=fs)
+        asked = table.filter(pc.not_equal(table["status"], FAILED))
+        files |= dict.fromkeys(keys_of(asked, key).to_pylist(), name)
+    return files
+
+
+def name_of(block: pa.Table, key: Key) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    if key:
+        for value in sorted(keys_of(block, key).to_pylist()):
+            digest.update(value.encode() + b"\x1e")
+    else:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, block.schema) as stream:
+            stream.write_table(block)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
+
+
+def write_whole(table: pa.Table, name: str, folder: str, fs: pafs.FileSystem) -> None:
+    """A file is there whole or not at all (see `atomic.py`)."""
+    atomic_files.write_parquet(fs, f"{folder}/{name}", table)
+
+
+def is_torn(path: str, fs: pafs.FileSystem) -> bool:
+    """Whether a Parquet file is empty or cut short, as by a crash of its machine: it has no footer."""
+    try:
+        pq.read_metadata(path, filesystem=fs)
+    except pa.ArrowInvalid:
+        return True
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the storage's own
+        return True
+    return False
+
+
+def names_of(folder: str, fs: pafs.FileSystem, prefix: str) -> list[str]:
+    found = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.base_name.startswith(prefix))
+
+
+def first_of_each(table: pa.Table, key: Key, seen: set[str]) -> pa.Table:
+    """The rows whose key is not in `seen`, which gets their keys."""
+    fresh = [value not in seen and not seen.add(value) for value in keys_of(table, key).to_pylist()]  # type: ignore[func-returns-value]
+    return table.filter(pa.array(fresh, pa.bool_()))
+
+
+def _counts(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> dict[str, int]:
+    dataset = pads.dataset([f"{folder}/{name}" for name in parts], filesystem=fs, format="parquet")
+    if not key:
+        rows = dataset.count_rows()
+        return {"rows": rows, "unique": rows}
+    keys = keys_of(dataset.to_table(columns=list(key)), key)
+    return {"rows": len(keys), "unique": len(pc.unique(keys))}
+
+
+def _read_in_turn(folder: str, fs: pafs.FileSystem, names: Sequence[str]) -> Iterator[pa.Table]:
+    """The tables of the files in this order, FILES_AT_ONCE of them read together."""
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        for at in range(0, len(names), FILES_AT_ONCE):
+            paths = [f"{folder}/{name}" for name in names[at : at + FILES_AT_ONCE]]
+            yield from pool.map(functools.partial(pq.read_table, filesystem=fs), paths)
+
+
+def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> list[str]:
+    """The parts' rows in files of ROWS_PER_FILE rows or a few more; in memory are one of them and a few parts.
+
+    Failed rows come last: of a row that one attempt answered and another did not, the answer stays.
+    """
+    seen: set[str] = set()
+    names: list[str] = []
+    waiting: list[pa.Table] = []
+
+    def flush() -> None:
+        name = f"{FILE}{len(names):06d}.parquet"
+        write_whole(pa.concat_tables(waiting), name, folder, fs)
+        names.append(name)
+        waiting.clear()
+
+    def add(table: pa.Table) -> None:
+        waiting.append(first_of_each(table, key, seen) if key else table)
+        if sum(map(len, waiting)) >= ROWS_PER_FILE:
+            flush()
+
+    schema = pq.read_schema(f"{folder}/{parts[0]}", filesystem=fs)
+    failed: list[pa.Table] = []
+    for table in _read_in_turn(folder, fs, parts):
+        table = conform(table, schema)
+        if key and "status" in schema.names:
+            is_failed = pc.fill_null(pc.equal(table["status"], FAILED), False)
+            failed.append(table.filter(is_failed))
+            table = table.filter(pc.invert(is_failed))
+        add(table)
+    for table in failed:
+        add(table)
+    if waiting:
+        flush()
+    return names

@@ -1,0 +1,266 @@
+"""Live progress of a run: one line a stage, its numbers for metrics and heartbeat, and a word when nothing moves.
+
+progress = Progress(roles.usage, Metrics(run.run_id), stall_after_s=300, note=run.event)
+with progress.stage("round 1 score", "rounds/01/scored", expected=1000):
+    progress.count("rounds/01/scored", rows=64, failed=1)
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from tapir_ray.run.metrics import Metrics
+
+TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
+ASKER = "Asker"
+"""In the name of every operator that sends requests (see `Roles.ask`)."""
+
+_part: ContextVar[tuple[str | None, int | None]] = ContextVar("part", default=(None, None))
+"""The stage of the method and the round that a thread works on."""
+
+
+@dataclass
+class Stage:
+    """What is known of one stage of this attempt; times are those of `time.monotonic`."""
+
+    label: str
+    table: str
+    expected: int | None
+    started: float
+    moved: float
+    """When a row was last written, or the stage last said something new."""
+    part: tuple[str | None, int | None] = (None, None)
+    rows: int = 0
+    kept: int = 0
+    """Rows that were there from before, which `rows` counts too."""
+    failed: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    seen: dict[str, Any] = field(default_factory=dict)
+    waits: str | None = None
+    stalled: bool = False
+    ended: float | None = None
+    completed: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.started
+
+    @property
+    def still_s(self) -> float:
+        """Seconds since it moved."""
+        return (self.ended or time.monotonic()) - self.moved
+
+    @property
+    def rows_per_second(self) -> float:
+        """Of this attempt."""
+        return (self.rows - self.kept) / max(self.seconds, 1e-6)
+
+    @property
+    def can_stall(self) -> bool:
+        """Whether something is to move: rows that are still expected, or what a stage without a table says."""
+        return self.ended is None and (not self.table or self.expected is None or self.rows < self.expected)
+
+    def move(self) -> None:
+        """Something was done."""
+        self.moved, self.waits, self.stalled = time.monotonic(), None, False
+
+    def told(self) -> dict[str, Any]:
+        """The stage for who reads it elsewhere: JSON values, seconds, rows a second."""
+        return {
+            "label": self.label,
+            "stage": self.part[0],
+            "round": self.part[1],
+            "table": self.table or None,
+            "rows": self.rows,
+            "expected": self.expected,
+            "failed": self.failed,
+            "rows_per_second": round(self.rows_per_second, 3),
+            "seconds": round(self.seconds, 1),
+            "seconds_without_row": round(self.still_s, 1),
+            "waits": self.waits,
+            "facts": {key: str(value) for key, value in dict(self.facts).items()},
+        }
+
+
+class Progress:
+    """Prints a line for each stage: in place on a terminal, every ten seconds and at the end in a log."""
+
+    def __init__(
+        self,
+        usage: Callable[[], dict[str, Any]],
+        metrics: Metrics | None = None,
+        stall_after_s: float = math.inf,
+        note: Callable[..., None] | None = None,
+        batch_s: float = 0.0,
+    ) -> None:
+        """`note` takes the event of a stage in which nothing has moved for `stall_after_s` seconds.
+
+        Where it is requests that are waited for, they may be in a batch for `batch_s` seconds, and nothing is wrong.
+        """
+        self.usage = usage
+        self.metrics = metrics or Metrics("")
+        self.started = time.monotonic()
+        self._stall_after_s = stall_after_s
+        self._note = note
+        self._batch_s = batch_s
+        self._print = threading.Lock()
+        self._stages: list[Stage] = []
+        self._by_table: dict[str, Stage] = {}
+        self._followed: dict[str, Callable[[], dict[str, Any]]] = {}
+
+    def keep(self, table: str, rows: int) -> None:
+        """Add rows of a table that are there from before, which are no speed; of no effect outside of its stage."""
+        if stage := self._by_table.get(table):
+            stage.rows, stage.kept = stage.rows + rows, stage.kept + rows
+            stage.move()
+
+    def count(self, table: str, rows: int, failed: int) -> None:
+        """Add what was written to a table; of no effect outside of its stage."""
+        if stage := self._by_table.get(table):
+            stage.rows, stage.failed = stage.rows + rows, stage.failed + failed
+            if rows:
+                stage.move()
+
+    def follow(self, table: str, facts: Callable[[], dict[str, Any]]) -> None:
+        """Ask `facts` for what the line of a table shows beside its rows, until its stage ends.
+
+        An error of it changes nothing: its last facts stay.
+        """
+        self._followed[table] = facts
+
+    def rows(self, table: str) -> int:
+        """Rows of a table that were written so far."""
+        return self._by_table[table].rows if table in self._by_table else 0
+
+    def waits(self, table: str) -> str | None:
+        """What the pipeline of a table waits for, where that was seen since its last row."""
+        return self._by_table[table].waits if table in self._by_table else None
+
+    def told(self) -> list[dict[str, Any]]:
+        """The stages that run, or that an error ended (see `Stage.told`)."""
+        return [stage.told() for stage in list(self._stages) if not stage.completed]
+
+    def show(self) -> None:
+        """Say the rows of every stage of this attempt, and all other metrics, to Ray."""
+        for stage in [stage for stage in list(self._stages) if stage.table]:
+            self.metrics.set("tapir_rows", stage.rows, stage=stage.label)
+            self.metrics.set("tapir_rows_expected", stage.expected, stage=stage.label)
+            self.metrics.set("tapir_rows_failed", stage.failed, stage=stage.label)
+            still_s = stage.still_s if stage.can_stall else None
+            self.metrics.set("tapir_seconds_without_row", still_s, stage=stage.label)
+        self.metrics.show()
+
+    @contextmanager
+    def part(self, stage: str, round_number: int) -> Iterator[None]:
+        """The stage of the method and the round that what this thread does is of."""
+        token = _part.set((stage, round_number))
+        try:
+            yield
+        finally:
+            _part.reset(token)
+
+    @contextmanager
+    def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:
+        """Show a stage while it runs; what the caller puts into the yielded dict is shown at the end of the line."""
+        done = threading.Event()
+        before = self.usage()
+        now = time.monotonic()
+        stage = Stage(label, table, expected, now, now, _part.get())
+        self._stages.append(stage)
+        if table:
+            self._by_table[table] = stage
+
+        def watch() -> None:
+            terminal = sys.stderr.isatty()
+            while not done.wait(TERMINAL_EVERY_S if terminal else LOG_EVERY_S):
+                self._ask(stage)
+                self.look(stage)
+                with self._print:
+                    line = self._line(stage, before)
+                    print(("\r\033[K" if terminal else "") + line, end="" if terminal else "\n", file=sys.stderr)
+                    sys.stderr.flush()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield stage.facts
+        finally:
+            stage.ended = time.monotonic()
+            done.set()
+            watcher.join()
+            self._ask(stage)
+            self._followed.pop(table, None)
+        stage.completed = True
+        self.say(self._line(stage, before))
+
+    def _ask(self, stage: Stage) -> None:
+        """Replace a stage's facts by those of `follow`."""
+        if facts := self._followed.get(stage.table):
+            with suppress(Exception):  # the actor that knows them may be gone already, and nothing depends on it
+                found = facts()
+                stage.facts.clear()
+                stage.facts |= found
+
+    def look(self, stage: Stage) -> None:
+        """Find out whether a stage moves and, where it does not, which operator waits; say so once it is too long."""
+        if stage.facts != stage.seen:
+            stage.seen = dict(stage.facts)
+            stage.move()
+        if not stage.can_stall:
+            return
+        stage.waits = _waiting() or stage.waits
+        asking_s = self._batch_s if ASKER in (stage.waits or "") else 0.0
+        if stage.still_s < max(self._stall_after_s, asking_s) or stage.stalled:
+            return
+        stage.stalled = True
+        what = "no row" if stage.table else "nothing new"
+        where = f": {stage.waits}" if stage.waits else ""
+        self.say(f"{stage.label}: {what} for {stage.still_s:.0f} s (resources.stall_after_s){where}")
+        if self._note is not None:
+            with suppress(OSError):  # storage that fails for a moment; the line is printed
+                self._note("stalled", stage=stage.label, seconds=round(stage.still_s), waits=stage.waits)
+
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        with self._print:
+            print(("\r\033[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+
+    def _line(self, stage: Stage, before: dict[str, Any]) -> str:
+        parts = [f"[{time.monotonic() - self.started:6.0f} s] {stage.label:<24}"]
+        if stage.table:
+            total = f"/{stage.expected}" if stage.expected is not None else ""
+            # No speed before the first row: it would say 0.0 for the minutes in which engines start.
+            speed = f"  {stage.rows_per_second:.1f} rows/s" if stage.rows > stage.kept else ""
+            parts.append(f"{stage.rows}{total} rows{speed}  failed {stage.failed}")
+            parts += spending(self.usage(), before)
+        parts += [f"{key} {value}" for key, value in dict(stage.facts).items()]
+        parts.append(f"{'done in ' if stage.completed else ''}{stage.seconds:.0f} s")
+        return "  ".join(parts)
+
+
+def spending(usage: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> list[str]:
+    """Tokens since `before`, and where anything has a price the dollars of the run so far, by role."""
+    tokens = sum(_tokens(role) for role in usage.values()) - sum(_tokens(role) for role in before.values())
+    parts = [f"{tokens:,.0f} tokens"] if tokens else []
+    costs = {name: role.get("cost", 0.0) for name, role in usage.items()}
+    if any(costs.values()):
+        parts.append("  ".join(f"{name} ${cost:,.4g}" for name, cost in costs.items()))
+    return parts
+
+
+def _tokens(role: dict[str, float]) -> float:
+    return role.get("input_tokens", 0) + role.get("output_tokens", 0)
+
+
+def _waiting() -> str | None:
+    from tapir_ray.cluster.pipeline_monitor import waiting
+
+    return waiting()

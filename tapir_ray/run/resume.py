@@ -1,0 +1,189 @@
+"""Going on with a table that an earlier attempt began: what it finished stays, what failed is asked again.
+
+    count, keys = reopen(folder, fs, ("instruction_id",))            # what an earlier attempt finished
+    rows = without(rows, keys, ("instruction_id",), stage_cpus)      # is not asked again
+    unpublish(folder, fs, manifest.files, ("instruction_id",), MANIFEST)    # a finished table is to be gone on with
+
+The folders and their files are those of `parts.py`. A part without a footer is removed and logged: its rows are made
+again. Of a table that lost its manifest the rows stay.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import ray
+import ray.data
+
+from tapir_ray.data.schemas import FAILED
+from tapir_ray.run import table_removal
+from tapir_ray.run.blocks import (
+    FILE,
+    FILES_AT_ONCE,
+    PART,
+    UNFINISHED,
+    Key,
+    first_of_each,
+    is_torn,
+    keys_of,
+    name_of,
+    names_of,
+    write_whole,
+)
+
+
+def reopen(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
+    """(rows, a reference to their keys, sorted) of what earlier attempts wrote, each once.
+
+    Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
+    """
+    (found,) = reopen_all([folder], fs, key, stage_cpus)
+    return found
+
+
+def reopen_all(
+    folders: Sequence[str], fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1
+) -> list[tuple[int, ray.ObjectRef]]:
+    """`reopen` of several tables at the same time."""
+    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen_and_tell).options(num_returns=3)
+    found = [task.remote(folder, fs, key) for folder in folders]
+    for folder, (_, _, torn) in zip(folders, found, strict=True):
+        for name in ray.get(torn):
+            logging.getLogger(__name__).warning("%s/%s was empty or torn: its rows are made again", folder, name)
+    return [(ray.get(count), keys) for count, keys, _ in found]
+
+
+def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, stage_cpus: float) -> ray.data.Dataset:
+    """The rows whose key is not among `keys`; lazy."""
+    return rows.map_batches(
+        functools.partial(_without, keys=[keys], key=key),
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=stage_cpus,
+    )
+
+
+def unpublish(
+    folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str, stage_cpus: float = 0.1
+) -> None:
+    """A finished table becomes unfinished, without its failed rows; it is always the one or the other."""
+    ray.get(ray.remote(num_cpus=stage_cpus)(_unpublish).remote(folder, fs, list(files), key, manifest))
+
+
+def among(values: Any, keys: pa.Array) -> pa.Array:
+    """Whether each of the strings is among `keys`, which are sorted and not empty.
+
+    By search: `pc.is_in` would make a table of all keys anew for each block.
+    """
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    at = pc.min_element_wise(pc.search_sorted(keys, values), pa.scalar(len(keys) - 1, pa.uint64()))
+    return pc.equal(keys.take(at), values)
+
+
+def _reopen_and_tell(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array, list[str]]:
+    """`_reopen`, and the names of the files that were torn."""
+    torn: list[str] = []
+    return (*_reopen(folder, fs, key, torn), torn)
+
+
+def _reopen(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None = None) -> tuple[int, pa.Array]:
+    torn = [] if torn is None else torn
+    table_removal.finish(fs, folder)
+    if not names_of(folder, fs, PART):
+        _take_back(folder, fs, key, torn)
+    for prefix in (UNFINISHED, FILE):
+        for name in names_of(folder, fs, prefix):
+            fs.delete_file(f"{folder}/{name}")
+    names = names_of(folder, fs, PART)
+    keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key, torn=torn)
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        found = list(pool.map(functools.partial(keys_in, others=frozenset(names)), names))
+    finished: list[Any] = [keys_in(name) if keys is None else keys for name, keys in zip(names, found, strict=True)]
+    keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
+    if len(keys) < sum(map(len, finished)):
+        _drop_doubles(folder, fs, key)
+    return len(keys), keys.take(pc.sort_indices(keys))
+
+
+def _take_back(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str]) -> None:
+    """Make parts of the files of a table that was finished and has lost its manifest: its parts are gone by then."""
+    for name in names_of(folder, fs, FILE):
+        if is_torn(f"{folder}/{name}", fs):
+            torn.append(name)
+            continue
+        table = pq.read_table(f"{folder}/{name}", filesystem=fs)
+        if len(table):
+            write_whole(table, f"{PART}{name_of(table, key)}.parquet", folder, fs)
+
+
+def _finished(
+    name: str, folder: str, fs: pafs.FileSystem, key: Key, torn: list[str], others: Collection[str] = ()
+) -> pa.Array | None:
+    """The keys of a part's rows without its failed ones, which are dropped. A torn part is removed and put in `torn`.
+
+    None, and nothing is done, where one of the `others`, which may be dropped at this moment, has the name of what
+    would be left.
+    """
+    path = f"{folder}/{name}"
+    try:
+        opened = pq.ParquetFile(path, filesystem=fs)
+    except (pa.ArrowInvalid, OSError):
+        if not is_torn(path, fs):
+            raise
+        torn.append(name)
+        fs.delete_file(path)
+        return pa.array([], pa.string())
+    with opened as file:
+        status = ["status"] if "status" in file.schema_arrow.names else []
+        part = file.read(columns=[*key, *status])
+        if status and pc.any(pc.equal(part["status"], FAILED)).as_py():
+            whole = file.read()
+            part = whole.filter(pc.not_equal(whole["status"], FAILED))
+            left = f"{PART}{name_of(part, key)}.parquet"
+            if left in others:
+                return None
+            if len(part):
+                write_whole(part, left, folder, fs)
+            fs.delete_file(path)
+    return keys_of(part, key).combine_chunks()
+
+
+def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:
+    seen: set[str] = set()
+    made: set[str] = set()
+    for name in names_of(folder, fs, PART):
+        if name in made:
+            continue  # an attempt that was killed here had made it too, and not yet deleted what it replaces
+        table = pq.read_table(f"{folder}/{name}", filesystem=fs)
+        once = first_of_each(table, key, seen)
+        if len(once) < len(table):
+            if len(once):
+                made.add(f"{PART}{name_of(once, key)}.parquet")
+                write_whole(once, f"{PART}{name_of(once, key)}.parquet", folder, fs)
+            fs.delete_file(f"{folder}/{name}")
+
+
+def _unpublish(folder: str, fs: pafs.FileSystem, files: list[str], key: Key, manifest: str) -> None:
+    kept: list[str] = []
+    for file in files:
+        table = pq.read_table(f"{folder}/{file}", filesystem=fs)
+        table = table.filter(pc.not_equal(table["status"], FAILED))
+        if len(table):
+            kept.append(f"{PART}{name_of(table, key)}.parquet")
+            write_whole(table, kept[-1], folder, fs)
+    fs.delete_file(f"{folder}/{manifest}")
+    for file in files:
+        if file not in kept:
+            fs.delete_file(f"{folder}/{file}")
+
+
+def _without(block: pa.Table, keys: list[ray.ObjectRef], key: Key) -> pa.Table:
+    return block.filter(pc.invert(among(keys_of(block, key), ray.get(keys[0]))))

@@ -1,0 +1,120 @@
+"""What becomes of the rows of a pipeline while they are written, and when it is to be given up.
+
+tally = Tally(run, "rounds/01/scored", expected=1000, max_error_rate=0.05, drained=roles.drained)
+for block in tally.counted(parts.written(rows, …)): ...
+tally.check()
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tapir_ray.cluster.interrupt import leave_if_asked
+from tapir_ray.errors import StageError, Stopped
+
+if TYPE_CHECKING:
+    from tapir_ray.run.tables import Tables
+
+LEAST_ERRORS = 10
+"""Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
+DRAIN_S = 10.0
+"""How long no request may be on its way, after the budget ended, before the pipeline is stopped."""
+
+
+class Tally:
+    """The blocks of one pipeline, counted for the progress line of its `table`, or of another name in `stage`.
+
+    `carried` rows had failed before and are not held against this pipeline.
+    """
+
+    def __init__(
+        self,
+        run: Tables,
+        table: str,
+        expected: int | None,
+        max_error_rate: float,
+        drained: Callable[[], bool],
+        stage: str | None = None,
+        carried: int = 0,
+    ) -> None:
+        self._run, self._table, self._expected = run, table, expected
+        self._stage = table if stage is None else stage
+        self._max_error_rate, self._drained = max_error_rate, drained
+        self._started, self._begun = time.monotonic(), False
+        self._drained_at: float | None = None
+        self._unasked, self._failed = 0, -carried
+        self._errors: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def counted(self, blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The blocks (rows of `parts.WRITTEN`) as they come.
+
+        Ends before them where the budget is used up and for DRAIN_S no request was on its way (`drained`): a local
+        student would answer all the rows that nobody will judge, and rows that need no request would all pass. Raises
+        StageError where too many rows fail, or nothing happens any more; Stopped where its thread is to end.
+        """
+        from ray.data.exceptions import ExecutionTimeoutError
+
+        try:
+            for block in blocks:
+                leave_if_asked()
+                self._add(block)
+                if self._is_drained():
+                    break
+                yield block
+        except ExecutionTimeoutError as error:
+            waits = self._run.progress.waits(self._stage) if self._run.progress is not None else None
+            why = waits or str(error).strip().partition("\n")[0]
+            raise StageError(
+                f"{self._table}: nothing has happened for resources.no_progress_timeout_s; {why}"
+            ) from error
+
+    def check(self) -> None:
+        """Raises Stopped where rows were not asked because the budget ended; StageError if it cannot be kept."""
+        if self._unasked:
+            self._drained()  # raises where it is not the budget's end that kept them from being asked
+            raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
+
+    def _add(self, block: dict[str, Any]) -> None:
+        self._unasked += block["unasked"]
+        self._failed += block["failed"]
+        if block["failed"]:
+            kind = kind_of(block["error"])
+            self._errors[kind] += block["failed"]
+            self._examples.setdefault(kind, block["error"])
+        if block["rows"] and not self._begun:
+            self._begun = True
+            # Where engines or workers have to start, mostly their start.
+            seconds = round(time.monotonic() - self._started, 2)
+            self._run.event("first_rows", table=self._table, seconds=seconds)
+        if self._run.progress is not None:
+            self._run.progress.count(self._stage, block["rows"], block["failed"])
+        expected = self._expected
+        if expected is not None and self._failed > max(LEAST_ERRORS, self._max_error_rate * expected):
+            (kind, _), *_ = self._errors.most_common(1)
+            example = self._examples[kind]
+            raise StageError(too_many(self._table, self._failed, expected, self._max_error_rate, example))
+
+    def _is_drained(self) -> bool:
+        if not (self._unasked and self._drained()):
+            self._drained_at = None
+            return False
+        now = time.monotonic()
+        self._drained_at = self._drained_at or now
+        return now - self._drained_at > DRAIN_S
+
+
+def kind_of(reason: str | None) -> str:
+    """The word of a reason before its colon, by which rows are counted."""
+    return (reason or "unknown").partition(":")[0]
+
+
+def too_many(table: str, failed: int, rows: int, rate: float, example: str) -> str:
+    """The sentence that ends a stage of too many failed rows."""
+    return (
+        f"{table}: {failed} of {rows} rows failed, more than max_error_rate {rate:g}, such as with: {example}. "
+        "Mend the cause and start again (failed rows are asked again), or raise max_error_rate"
+    )

@@ -1,0 +1,137 @@
+"""A run on storage: whose config it is, its events and, by `tables.py`, its tables.
+
+run = Run.open(config, "runs/demo")
+if not run.done("rounds/01/scored"):
+    run.write("rounds/01/scored", dataset, SCORED)
+run.event("round", round=1)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from tapir_ray.config import Config
+from tapir_ray.config.differences import differences, in_words
+from tapir_ray.config.yaml_files import read_yaml
+from tapir_ray.errors import InputError, full_disk
+from tapir_ray.run.attempts import refuse_beside_another
+from tapir_ray.run.manifest import MANIFEST
+from tapir_ray.run.tables import Tables
+
+BEGUN = {"adopted", "classifier", "checkpoints", "rounds", "seed", "seed_data.jsonl", "state"}
+
+
+class Run(Tables):
+    """The folder of one run. Paths inside are given as `rounds/01/scored`."""
+
+    def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
+        super().__init__(fs, root, uri)
+        self.run_id = ""
+
+    @classmethod
+    def open(cls, config: Config, uri: str) -> Run:
+        """Create the run, or continue the one that is there: decided by its stored config.
+
+        A run that has no finished table yet, such as one that was refused for its input, takes the new config. Raises
+        InputError if the folder belongs to a config that gives other results, naming the keys that differ.
+        """
+        run = cls.at(uri)
+        run.refuse_another(config)
+        stored = run.stored_config() if run.exists("config.yaml") else None
+        if stored is not None and stored != config:
+            refuse_beside_another(run)
+            if stored.digest() != config.digest():
+                run._clear_begun()
+        if stored is None or (stored != config and run._was_started()):
+            try:
+                run.write_text("config.yaml", config.dump())
+            except OSError as error:
+                if full_disk(error) is not None:
+                    raise
+                raise InputError(f"{run.uri} cannot be written to: {' '.join(str(error).split())}") from error
+        # Two runs of one config in two folders may share a cluster, where this names their actors.
+        place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
+        run.run_id = f"{config.name}-{config.digest()}-{place}"
+        return run
+
+    def _clear_begun(self) -> None:
+        """Remove the tables that a run without a finished one has begun; what it used and was answered stays."""
+        for name in set(self.children("")) & BEGUN:
+            if self.fs.get_file_info(self.path(name)).type == pafs.FileType.Directory:
+                self.clear(name)
+            else:
+                self.fs.delete_file(self.path(name))
+
+    def refuse_another(self, config: Config) -> None:
+        """Raises InputError if the folder has other content than a run that `config` may create or continue."""
+        others = [entry for entry in self.children("") if not entry.startswith(".") and entry != "config.yaml"]
+        if not self.exists("config.yaml"):
+            if others:
+                raise InputError(f"{self.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
+            return
+        stored = self.stored_config()
+        if not self._was_started() and (others or stored.digest() != config.digest()):
+            raise InputError(f"{self.uri} is not empty and holds no run that was started; use another --run-dir")
+        if stored.digest() != config.digest() and self._has_table():
+            raise InputError(
+                f"{self.uri} holds a run of another config ({in_words(differences(stored, config))}); "
+                "set these keys back to continue it, or branch off with another --run-dir and "
+                f"--fork {self.uri}, which keeps what is still valid"
+            )
+
+    def stored_config(self) -> Config:
+        """The config that the run was started with. Raises InputError for a file that is none."""
+        try:
+            return Config.model_validate(read_yaml(self.read_text("config.yaml"), "config.yaml").value)
+        except (ValueError, InputError) as error:
+            raise InputError(
+                f"{self.uri_of('config.yaml')} is not the config of a run; put back the one that the run was started "
+                "with, if it was cut short, or use another --run-dir"
+            ) from error
+
+    def _was_started(self) -> bool:
+        """Whether the folder was made by a run, and its config.yaml is not a user's own."""
+        return self.exists("attempts") or self.exists("events.jsonl")
+
+    def _has_table(self) -> bool:
+        found = self.fs.get_file_info(pafs.FileSelector(self.root, recursive=True))
+        folders = (info.path.rpartition("/")[0] for info in found if info.base_name == MANIFEST)
+        return any(self.done(folder.removeprefix(f"{self.root}/")) is not None for folder in folders)
+
+    def under_way(self) -> list[dict[str, Any]]:
+        """The stages that this process is in, or that an error ended, for its heartbeat."""
+        return self.progress.told() if self.progress is not None else []
+
+    @contextmanager
+    def timed(self, stage: str, round_number: int) -> Iterator[None]:
+        """Record the seconds a stage took, under `seconds` of its round, also across restarts."""
+        started = time.monotonic()
+        yield
+        self.event("stage", stage=stage, round=round_number, seconds=round(time.monotonic() - started, 2))
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """All events of a kind, oldest first, over all attempts."""
+        return [event for event in self.all_events() if event["event"] == kind]
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """All events, oldest first, over all attempts. A line that was cut short is left out, which is logged."""
+        if not self.exists("events.jsonl"):
+            return []
+        found = []
+        for line in self.read_text("events.jsonl").split("\n"):
+            try:
+                event = json.loads(line) if line.strip() else None
+            except ValueError:
+                event = {}
+            if isinstance(event, dict) and "event" in event:
+                found.append(event)
+            elif line.strip():
+                self.tell_torn("events.jsonl", "has lines that are left out")
+        return found

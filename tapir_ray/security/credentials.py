@@ -1,0 +1,96 @@
+"""Keys are refused in configs, URIs and command lines, where files and messages would show them.
+
+refuse_secret("s3://id:key@bucket/runs/a")        # InputError, which does not repeat it
+refuse_secrets(content)                           # of a whole config, naming the key that holds one
+refuse_words(sys.argv[1:])
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from tapir_ray.config.yaml_files import read_yaml
+from tapir_ray.errors import InputError
+from tapir_ray.security.redaction import BEARER, SCHEME, URI, holds_key, is_key, names_a_key, secret_of
+
+_FOR_HTTP = (
+    "name a variable in api_key_env, or copy rows and models to storage that takes its keys from the environment"
+)
+_FOR_HEAD = 'set RAY_JOB_HEADERS instead, such as \'{"Authorization": "Basic …"}\''
+_INSTEAD = "set an environment variable instead, and name it in api_key_env"
+
+
+def refuse_secret(uri: str, what: str = "") -> None:
+    """Raises InputError for a URI with a user, a password or a key, which files and messages would show.
+
+    `a.b=URI` is one too. `what` names the key or option that holds it.
+    """
+    for place in (*URI.findall(uri), uri):
+        if found := secret_of(place):
+            scheme = SCHEME.search(place)
+            assert scheme is not None
+            raise InputError(f"{f'{what}: ' if what else ''}a URI of {scheme[0]} holds {_held(scheme[1], found, what)}")
+
+
+def refuse_words(words: Sequence[str]) -> None:
+    """Raises InputError for a command line that holds a key: in a URI, or as `--set a.api_key=VALUE`.
+
+    Other users of the machine see it, and the run's `attempts/` keep it.
+    """
+    option = ""
+    for word in words:
+        option = word.partition("=")[0] if word.startswith("--") else option
+        refuse_secret(word, option)
+        if option != "--rows":  # TASK=FILE, and a task may be called Passwords
+            _refuse_value(word)
+
+
+def _refuse_value(word: str) -> None:
+    name, sign, value = word.partition("=")
+    name = name.lstrip("-")
+    if sign and value not in ("", "null", "~") and re.fullmatch(r"[\w.-]+", name):
+        if names_a_key(name) and value.lower() not in ("true", "false"):
+            raise InputError(f"{name} holds a key, which other users see in a command: {_INSTEAD}")
+        refuse_secrets(_content(value), name)
+        if is_key(value):
+            raise InputError(f"the value of {name} is a key, which other users see in a command: {_INSTEAD}")
+
+
+def _content(value: str) -> Any:
+    with suppress(InputError):  # which `load` raises too, and says
+        return read_yaml(value, "").value
+    return value
+
+
+def refuse_secrets(content: Any, place: str = "") -> None:
+    """Raises InputError, naming the key, for a config whose values hold credentials; the value is not repeated."""
+    for key, value in _leaves(content, place):
+        name = key.rpartition(".")[2]
+        if not isinstance(value, str) or not value:
+            continue
+        refuse_secret(value if name != "base_url" or "://" in value else f"https://{value.lstrip('/')}", key)
+        # `image_token: <image>` is a mark in a text.
+        named = names_a_key(name) and not (name.lower().endswith("token") and value[0] in "<[|")
+        if named or BEARER.match(value) or is_key(value) or holds_key(value):
+            raise InputError(f"{key} holds a key, which files of the run would show: {_INSTEAD}")
+
+
+def _held(scheme: str, found: str, what: str) -> str:
+    if scheme.lower() in ("http", "https"):
+        advice = _FOR_HEAD if what == "--address" else _FOR_HTTP
+        return f"{found}, which files and messages would show; {advice}"
+    return "a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _leaves(inner, place)
+    else:
+        yield place, value

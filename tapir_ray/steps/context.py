@@ -1,0 +1,111 @@
+"""What every step of a run works with: the run's storage, its config, the roles, the tasks and the curriculum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray.config import Config
+from tapir_ray.curriculum.actor import Handle
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.llm.roles import Roles
+from tapir_ray.run.blocks import Key
+from tapir_ray.run.manifest import Manifest
+from tapir_ray.run.progress import Progress
+from tapir_ray.run.run import Run
+
+
+@dataclass
+class Context:
+    """Opened once by the command, passed to every step."""
+
+    run: Run
+    config: Config
+    roles: Roles
+    taxonomy: Taxonomy
+    curriculum: Handle
+    progress: Progress
+
+    @property
+    def stage_cpus(self) -> float:
+        return self.config.resources.stage_cpus
+
+    def write(
+        self,
+        table: str,
+        rows: ray.data.Dataset,
+        schema: pa.Schema,
+        label: str,
+        expected: int | None = None,
+        key: Key = (),
+        extra: dict[str, Any] | None = None,
+    ) -> Manifest:
+        """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
+
+        With `key` (see `remaining`) a block of `resources.rows_per_part` rows is the most that a stop can lose. Raises
+        StageError and Stopped as `Run.write` does: the table is then not published.
+        """
+        with self.progress.stage(label, table, expected):
+            written = self.run.write(
+                table,
+                rows,
+                schema,
+                key=key,
+                rows_per_part=self.config.resources.rows_per_part if key else None,
+                stage_cpus=self.stage_cpus,
+                expected=expected,
+                max_error_rate=self.config.max_error_rate,
+                extra=extra,
+                drained=self.roles.drained,
+            )
+        for role in self.roles.found_plain():
+            self.run.event(PLAIN_TEXT, role=role)
+            self.progress.say(f"{role}: its endpoint refuses response_format, so it is asked in plain text from now on")
+        return written
+
+    def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:
+        """The rows that an earlier attempt has not written to `table`; to be followed by `write` with the same key."""
+        return self.run.remaining(table, rows, key, self.stage_cpus)
+
+    def read(self, *tables: str, columns: list[str] | None = None) -> ray.data.Dataset:
+        return self.run.read(*tables, columns=columns, stage_cpus=self.stage_cpus)
+
+    def map(self, rows: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:
+        """A plain Arrow function over the rows' blocks."""
+        return rows.map_batches(
+            function, fn_kwargs=arguments, batch_format="pyarrow", batch_size=None, num_cpus=self.stage_cpus
+        )
+
+    @contextmanager
+    def stage(self, name: str, round_number: int) -> Iterator[None]:
+        """Time a stage of a round; the seconds go to the run's events, and from there to `summary.json`."""
+        with self.run.timed(name, round_number), self.progress.part(name, round_number):
+            yield
+
+    def note_round(self, kind: str, round_number: int, **numbers: Any) -> None:
+        """Add an event of ROUND_EVENTS with numbers of a round, and show them as metrics."""
+        self.run.event(kind, round=round_number, **numbers)
+        self.progress.metrics.set_round({"round": round_number, **numbers})
+
+
+ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")
+"""Events with numbers of a round; of a kind the last one of a round holds."""
+
+
+PLAIN_TEXT = "plain_text"
+"""Event of a role whose endpoint refuses a `response_format`."""
+
+
+def round_dir(round_number: int) -> str:
+    """Folder of a round inside the run; round 0 is the seed data and the initial SFT."""
+    return "seed" if round_number == 0 else f"rounds/{round_number:02d}"
+
+
+def checkpoint(round_number: int) -> str:
+    """Folder of the student after a round."""
+    return f"checkpoints/{round_number:02d}"

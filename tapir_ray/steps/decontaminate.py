@@ -1,0 +1,150 @@
+"""What must not be trained on: indexes of the holdout and of evaluation sets, and the near-duplicate bands of a run.
+
+What overlaps is listed by `overlap_list.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from tapir_ray.config import SeedData
+from tapir_ray.data.formats import parse_evaluation
+from tapir_ray.data.ngrams import DEFAULT_WORDS, NO_BOILERPLATE, Boilerplate
+from tapir_ray.data.schemas import HOLDOUT, OK, with_columns
+from tapir_ray.errors import InputError
+from tapir_ray.steps import seed
+from tapir_ray.steps.context import Context, round_dir
+from tapir_ray.steps.files_left_out import files as files_of
+from tapir_ray.transforms.boilerplate import common_ngrams, share_of
+from tapir_ray.transforms.filter import mark_overlaps, overlap_index, seed_bands
+from tapir_ray.transforms.ingest import FILE_BITS, PARSED, parse_sources
+
+EVALUATION, COMMON = "seed/evaluation_sets", "seed/common_ngrams"
+ITEM_COLUMNS = ["instruction_id", "source", "messages", "status"]
+
+
+def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
+    """The rows with those filtered that overlap with the holdout or an evaluation set; lazy.
+
+    Rows that `split` says are the holdout's own pass untouched.
+    """
+    hidden = context.map(rows, _hide_holdout)
+    return context.map(mark_overlaps(hidden, indexes(context), context.config), _shown)
+
+
+def indexes(context: Context) -> dict[str, ray.ObjectRef]:
+    """By name, a reference to the overlap index of the holdout's rows, and of `filter.evaluation_sets`."""
+    config = context.config
+    found = {}
+    if config.holdout.rows:
+        table = _labelled(context) or "seed/split"
+        rows = context.map(context.read(table, columns=[*ITEM_COLUMNS, "split"]), _held)
+        found["holdout"] = overlap_index(rows, config, boilerplate(context))
+    return found | of_evaluation_sets(context)
+
+
+def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
+    """By the name `evaluation`, a reference to the overlap index of `filter.evaluation_sets`; empty without any."""
+    if not context.config.filter.evaluation_sets:
+        return {}
+    read_evaluation_sets(context)
+    rows = context.read(EVALUATION, columns=ITEM_COLUMNS)
+    return {"evaluation": overlap_index(rows, context.config, boilerplate(context))}
+
+
+def boilerplate(context: Context) -> Boilerplate:
+    """The n-grams that more than `filter.common_ngram_rows` of the training rows have: `seed/common_ngrams`.
+
+    They are counted when first asked for, in the seed data as it was split or read.
+    """
+    settings, run = context.config.filter, context.run
+    if settings.common_ngram_rows is None:
+        return NO_BOILERPLATE
+    words = settings.ngram or DEFAULT_WORDS
+    if not run.done(COMMON):
+        table = next(name for name in ("seed/split", "seed/instructions", "seed/read") if run.done(name))
+        with context.progress.stage("find boilerplate") as facts:
+            rows = seed.without_repeats(context) if table == "seed/read" else context.read(table)
+            share = share_of(run.manifest(table).rows)
+            found = common_ngrams(rows, share, words, settings.common_ngram_rows, context.stage_cpus)
+            facts["common n-grams"] = len(found)
+        run.write_rows(COMMON, pa.table({"hash": found}))
+    hashes = [batch["hash"].to_numpy() for batch in run.scan(COMMON, ["hash"])]
+    return Boilerplate(np.concatenate([np.zeros(0, np.uint64), *hashes]), words)
+
+
+def read_evaluation_sets(context: Context) -> None:
+    """`seed/evaluation_sets`: the rows of `filter.evaluation_sets`, those filtered that cannot be read.
+
+    Says how many these are. Raises InputError for a file without a row that can be used.
+    """
+    run = context.run
+    if run.done(EVALUATION):
+        return
+    key = "filter.evaluation_sets"
+    files = [file for path in context.config.filter.evaluation_sets for file in files_of(context, path, key, "test")]
+    rows = parse_sources(files, SeedData(), context.stage_cpus, parse_evaluation)
+    manifest = context.write(EVALUATION, rows, PARSED, "read the evaluation sets")
+    usable: Counter[int] = Counter()
+    reasons: dict[int, str] = {}
+    for batch in run.scan(EVALUATION, ["position", "status", "reason"]):
+        for row in batch.to_pylist():
+            number = row["position"] >> FILE_BITS
+            usable[number] += row["status"] == OK
+            if row["reason"] is not None:
+                reasons.setdefault(number, row["reason"])
+    for number, file in enumerate(files):
+        if not usable[number]:
+            run.clear(EVALUATION)
+            why = f"no row can be used ({reasons[number]})" if number in reasons else "it has no row"
+            raise InputError(f"filter.evaluation_sets {file}: {why}; mend the file or leave it out")
+    left_out = manifest.rows - manifest.count(OK)
+    if left_out:
+        context.progress.say(
+            f"filter.evaluation_sets: {left_out} of {manifest.rows} rows cannot be read and are not looked for "
+            f"({reasons[min(reasons)]})"
+        )
+
+
+def bands_of(context: Context, round_number: int) -> str:
+    """Folder of the near-duplicate bands of a round's rows; those of the seed data are written when first asked for."""
+    folder = f"{round_dir(round_number)}/bands"
+    path = context.run.uri_of(folder)
+    if round_number == 0 and not context.run.done(folder):
+        table = _labelled(context) or "seed/ingested"
+        columns = ["instruction_id", "messages", "status"]
+        with context.progress.stage("bands of the seed data"):
+            seed_bands(context.read(table, columns=columns), context.config, path, boilerplate(context))
+        context.run.publish(folder, [])
+    return path
+
+
+def _labelled(context: Context) -> str | None:
+    """`seed/instructions`, where the seed data is labelled already."""
+    table = "seed/instructions"
+    return table if context.run.done(table) else None
+
+
+def _held(batch: pa.Table) -> pa.Table:
+    return batch.filter(pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK)))
+
+
+HIDDEN = "hidden"
+
+
+def _hide_holdout(batch: pa.Table) -> pa.Table:
+    """The filters look at ok rows: those of the holdout are given another status for as long."""
+    if "split" not in batch.column_names:
+        return batch
+    hide = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
+    return with_columns(batch, status=pc.if_else(hide, HIDDEN, batch["status"]))
+
+
+def _shown(batch: pa.Table) -> pa.Table:
+    return with_columns(batch, status=pc.if_else(pc.equal(batch["status"], HIDDEN), OK, batch["status"]))

@@ -1,0 +1,77 @@
+"""Round 0: seed data in, holdout split off, tasks labelled, classifier and student fine-tuned for the first time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow.compute as pc
+
+from tapir_ray.cluster.capacity import served
+from tapir_ray.cluster.interrupt import beside
+from tapir_ray.data.schemas import OK, SEED
+from tapir_ray.errors import InputError
+from tapir_ray.steps import classifier, holdout, seed, shares, train
+from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.context import Context
+
+INGESTED, OVERLAPS = "seed/ingested", "seed/overlaps"
+
+
+def ingest(context: Context) -> None:
+    """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered.
+
+    `seed/overlaps` lists what overlaps. Raises InputError as `seed.read`, and where more than `filter.max_share` of the
+    rows is filtered for one reason.
+    """
+    run = context.run
+    if not (run.done(INGESTED) or run.done("seed/instructions")):
+        with context.stage("ingest", 0):
+            seed.read(context)
+            holdout.split_off(context)
+    if run.done("seed/read") and run.done(INGESTED):  # and no table of the user's own
+        list_overlaps(context, INGESTED, OVERLAPS)
+        shares.judge(context, INGESTED, before="seed/read", overlaps=OVERLAPS, error=InputError)
+
+
+def classify_and_initial_sft(context: Context) -> None:
+    """`seed/instructions` (every row with its task and an answer) and `checkpoints/00`.
+
+    The classifier is trained beside the initial SFT where the seed data has its answers and the cluster has room.
+    """
+    labelled = context.run.done("seed/instructions")
+    if labelled or context.config.seed_data.responses != "keep" or not _fit_together(context):
+        classifier.train(context)
+        classifier.classify_seed(context)
+        train.initial_sft(context, "seed/instructions")
+    else:
+        with beside(lambda: classifier.train(context)) as fitted:
+            train.initial_sft(context, "seed/ingested")
+            fitted.result()
+        classifier.classify_seed(context)
+    weigh_seed_tasks(context)
+
+
+def weigh_seed_tasks(context: Context) -> None:
+    """Gives the tasks the seed data's own shares as their weights, where `curriculum.tasks` is `seed`."""
+    if not context.taxonomy.from_seed:
+        return
+    counts: Counter[str] = Counter()
+    for batch in context.run.scan("seed/instructions", ["task", "status", "split"]):
+        usable = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], SEED))
+        counts.update(task for task in batch["task"].filter(usable).to_pylist() if task is not None)
+    context.curriculum.set_seed_counts(counts)
+    context.taxonomy = context.taxonomy.with_seed_counts(counts)
+
+
+def _fit_together(context: Context) -> bool:
+    import ray
+
+    resources = context.config.resources
+    available = ray.cluster_resources()
+    # A local teacher labels for the classifier while the student is trained.
+    parts = (resources.train, resources.classifier, *served(context.config).values())
+    return all(
+        sum(part.replicas * part.tensor_parallel * claim for part, claim in zip(parts, claims, strict=True))
+        <= available.get(name, 0)
+        for name, claims in (("CPU", [part.cpus for part in parts]), ("GPU", [part.gpus for part in parts]))
+    )

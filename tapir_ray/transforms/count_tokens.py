@@ -1,0 +1,71 @@
+"""Training pairs with their response tokens: the `training` table in and out.
+
+rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import ray
+
+from tapir_ray.config import Student, Train
+from tapir_ray.data.schemas import FILTERED, OK, TRAINING, with_columns
+from tapir_ray.train.chat import end_of_turn, shared_tokenizer
+from tapir_ray.train.control_tokens import RowRefused
+from tapir_ray.train.turns import encode
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+OVER_LENGTH = "over_length"
+
+
+def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) -> pa.Table:
+    """The same rows with `tokens`; pairs that cannot be trained on become filtered: `over_length`, `template_refused`,
+    `special_token`.
+
+    Those that the chat template refuses, with its sentence in the reason, and those with a control token that cannot be
+    text have no `tokens`.
+    """
+    tokenizer = shared_tokenizer(model_dir, student)
+    end = end_of_turn(tokenizer, student.chat_template_kwargs)
+    tokens, statuses, reasons = [], [], []
+    for row in rows.select(["messages", "response", "no_loss", "status", "reason"]).to_pylist():
+        status, reason = row["status"], row["reason"]
+        count = None
+        if status == OK:
+            try:
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
+            except RowRefused as refused:
+                status, reason = FILTERED, refused.reason
+            else:
+                count = pair.in_loss or pair.uncut
+                if not pair.in_loss:
+                    status, reason = FILTERED, OVER_LENGTH
+        tokens.append(count)
+        statuses.append(status)
+        reasons.append(reason)
+    columns = {"tokens": tokens, "status": statuses, "reason": reasons}
+    return with_columns(
+        rows, **{name: pa.array(values, type=TRAINING.field(name).type) for name, values in columns.items()}
+    )
+
+
+def count_tokens(
+    rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, stage_cpus: float
+) -> ray.data.Dataset:
+    """Training rows with `tokens` (those in the loss, by `train.turns`); pairs that cannot be used are filtered.
+
+    Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
+    the student has no tokenizer or chat template.
+    """
+    return rows.map_batches(
+        functools.partial(count_table, model_dir=model_dir, student=student, train=train),
+        batch_size=1024,
+        batch_format="pyarrow",
+        num_cpus=stage_cpus,
+    )

@@ -1,0 +1,217 @@
+"""The judge's scores of the teacher's and the student's answer, and their difference, the MFD.
+
+    scored = judge(answered, config, roles, random_seed)
+
+MFD(x) = J(x, teacher) − J(x, student) on a scale of 1 to 10 (our reading of TAPIR, arXiv 2405.13448).
+Pairwise scores are asked for in both orders and averaged, which cancels a bias for the first answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.data
+
+from tapir_ray.config import Config, Judge, Sampling
+from tapir_ray.data import schemas
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.reply import CUT_OFF, REFUSED
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles
+from tapir_ray.transforms.scores_json import scores_format
+from tapir_ray.transforms.verdict import parse_scores
+
+UNPARSEABLE = "unparseable_scores"
+RETRY_TEMPERATURE = 0.7
+"""Lowest temperature of a question asked again: at 0 an endpoint would repeat its reply whatever the seed."""
+
+
+@dataclass(frozen=True)
+class Judging:
+    """One judging of a row: both scores, and how far apart the MFDs of the two orders are, where both were asked."""
+
+    teacher_score: float
+    student_score: float
+    position_gap: float | None
+    texts: tuple[str, ...]
+    """The judge's replies, of which the scores were read."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The scores of one reply of the judge, and its text."""
+
+    scores: tuple[float, ...]
+    text: str
+
+
+class NotJudged(Exception):
+    """No scores could be had; `status` and `reason` are the row's."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+def judge(rows: ray.data.Dataset, config: Config, roles: Roles, random_seed: int) -> ray.data.Dataset:
+    """`rows` as schemas.SCORED with scores, mfd, position_gap, the repeat's columns and the lengths of both answers.
+
+    Rows that are not ok, or have no response to compare with, pass as they are. `judge.repeat_share` of the rows,
+    chosen by a hash of their id, are judged a second time, with other seeds and at `judge.repeat_temperature`; none are
+    if that is 0, since the replies could not differ. A judge whose replies hold no scores in `judge.parse_attempts`
+    attempts, or are cut off, fails the row (`unparseable_scores`).
+    """
+    return roles.ask(rows, JudgeRow(Prompts(config.prompts.dir), config.judge, random_seed), schemas.SCORED)
+
+
+@dataclass(frozen=True)
+class JudgeRow:
+    """The AskRow of `judge`."""
+
+    prompts: Prompts
+    settings: Judge
+    random_seed: int
+
+    async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
+        if row["status"] != schemas.OK or row["response"] is None:
+            return row
+        row_id, response, answer = row["instruction_id"], row["response"], row.get("student_response") or ""
+        instruction = schemas.text_of(row["messages"])
+        lengths = {"response_chars": len(response), "student_response_chars": len(answer)}
+        judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
+        chosen = share_of(schemas.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share
+        if chosen and self.settings.repeated_at(clients["judge"].target.endpoint) > 0.0:
+            judgings.append(self._judge(clients["judge"], instruction, response, answer, row_id, "repeat"))
+        judged = await asyncio.gather(*judgings, return_exceptions=True)
+        first, *repeat = judged
+        for one in judged:
+            # What the budget cut off in its midst is asked again as a whole: what did come is in the response cache.
+            if isinstance(one, NotJudged) and one.reason == schemas.BUDGET_USED_UP:
+                first = one
+        if isinstance(first, NotJudged):
+            return {**row, **lengths, "status": first.status, "reason": first.reason}
+        if isinstance(first, BaseException):
+            raise first
+        scores: dict[str, Any] = {
+            "teacher_score": first.teacher_score,
+            "student_score": first.student_score,
+            "mfd": first.teacher_score - first.student_score,
+            "position_gap": first.position_gap,
+        }
+        if repeat and isinstance(repeat[0], Judging):
+            scores["repeat_mfd"] = repeat[0].teacher_score - repeat[0].student_score
+            scores["repeat_same"] = repeat[0].texts == first.texts
+        return {**row, **lengths, **scores}
+
+    async def _judge(
+        self, client: Client, instruction: str, response: str, answer: str, row_id: str, judging: str
+    ) -> Judging:
+        seed = (row_id, str(self.random_seed), judging)
+        lowest = self.settings.repeat_temperature if judging == "repeat" else 0.0
+        if self.settings.mode == "pointwise":
+            teacher, student = await together(
+                self._ask_one(client, instruction, response, (*seed, "teacher"), lowest),
+                self._ask_one(client, instruction, answer, (*seed, "student"), lowest),
+            )
+            return Judging(teacher.scores[0], student.scores[0], None, (teacher.text, student.text))
+        orders = [(response, answer), (answer, response)] if self.settings.both_orders else [(response, answer)]
+        prompts = [
+            self.prompts.render("judge_pairwise", instruction=instruction, answer_1=one, answer_2=two)
+            for one, two in orders
+        ]
+        verdicts = await together(
+            *(
+                ask_verdict(client, prompt, 2, self.settings, (*seed, str(order)), lowest)
+                for order, prompt in enumerate(prompts)
+            )
+        )
+        texts = tuple(verdict.text for verdict in verdicts)
+        (teacher_1, student_1), *swapped = (verdict.scores for verdict in verdicts)
+        if not swapped:
+            return Judging(teacher_1, student_1, None, texts)
+        student_2, teacher_2 = swapped[0]
+        gap = abs((teacher_1 - student_1) - (teacher_2 - student_2))
+        return Judging((teacher_1 + teacher_2) / 2, (student_1 + student_2) / 2, gap, texts)
+
+    async def _ask_one(
+        self, client: Client, instruction: str, answer: str, seed: tuple[str, ...], lowest: float
+    ) -> Verdict:
+        prompt = self.prompts.render("judge_pointwise", instruction=instruction, answer=answer)
+        return await ask_verdict(client, prompt, 1, self.settings, seed, lowest)
+
+
+async def together(*calls: Awaitable[Any]) -> list[Any]:
+    """The results of all calls; raises the first error once every call has ended.
+
+    A request must not outlive its row: what it used would be counted too late.
+    """
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+async def score_answer(
+    client: Client, prompts: Prompts, settings: Judge, instruction: str, answer: str, seed: tuple[str, ...]
+) -> float:
+    """The judge's score of one answer, 1 to 10. Raises NotJudged."""
+    prompt = prompts.render("judge_pointwise", instruction=instruction, answer=answer)
+    return (await ask_scores(client, prompt, 1, settings, seed))[0]
+
+
+async def ask_scores(
+    client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...]
+) -> tuple[float, ...]:
+    """`count` scores for a rendered prompt, as `ask_verdict` has them. Raises NotJudged."""
+    return (await ask_verdict(client, prompt, count, settings, seed)).scores
+
+
+async def ask_verdict(
+    client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...], lowest: float = 0.0
+) -> Verdict:
+    """`count` scores for a rendered prompt, asked at a temperature of `lowest` or above. Raises NotJudged.
+
+    A reply without scores, or one that is not whole, is asked for again, less greedily.
+    """
+    reason = UNPARSEABLE
+    for attempt in range(settings.parse_attempts):
+        reply = await client.chat(
+            [{"role": "user", "content": prompt}],
+            sampling=sampling_of(client, attempt, lowest),
+            seed=seed_of(*seed, str(attempt)),
+            kind="judge",
+            response_format=None if settings.structured == "off" else scores_format(count),
+            or_plain=settings.structured == "auto",
+        )
+        if reply.status == schemas.FAILED or reply.reason == REFUSED:
+            raise NotJudged(reply.status, f"judge_{reply.reason}" if reply.reason == REFUSED else str(reply.reason))
+        # What is cut off has no verdict, only a draft of one: `Score: 1` may have become a 10.
+        scores = parse_scores(reply.text or "", count) if reply.status == schemas.OK else None
+        if scores is not None:
+            return Verdict(scores, reply.text or "")
+        client.reject(reply)
+        reason = f"{UNPARSEABLE}: {CUT_OFF}" if reply.reason == CUT_OFF else UNPARSEABLE
+    raise NotJudged(schemas.FAILED, reason)
+
+
+def sampling_of(client: Client, attempt: int, lowest: float = 0.0) -> Sampling:
+    """The endpoint's own sampling at a temperature of `lowest` or above; later attempts than 0 also of
+    RETRY_TEMPERATURE or above."""
+    own = client.target.endpoint.sampling
+    temperature = max(own.temperature, lowest, RETRY_TEMPERATURE if attempt else 0.0)
+    return own.model_copy(update={"temperature": temperature})
+
+
+def seed_of(*parts: str) -> int:
+    """A request's seed, 0 ≤ seed < 2³¹: a hash of the ids and the attempt it belongs to."""
+    return int(schemas.order_key(parts[0], 0, *parts[1:])[:8], 16) >> 1
+
+
+def share_of(key: str) -> float:
+    """A hash key as a number in [0, 1): rows below p are a p-th share of all."""
+    return int(key[:13], 16) / 16**13

@@ -1,0 +1,272 @@
+"""Training pairs to packed token sequences: the `training` table in, the `packed` table out.
+
+    rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
+    stats = pack([files], "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, 0, epochs=1)
+
+The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of
+that hash, so the sequences are the same however many files, blocks or workers there were. Of several tables, the
+number of each but the first is in the hash too: pairs that two of them hold would else lie side by side.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from tapir_ray.config import Student, Train
+from tapir_ray.data.schemas import OK, PACKED, conform, order_key
+from tapir_ray.train.chat import end_of_turn, shared_tokenizer
+from tapir_ray.train.control_tokens import RowRefused, SpecialToken
+from tapir_ray.train.turns import encode
+from tapir_ray.transforms.pack_chunks import PAIRS_PER_CHUNK, Cut, cut_for
+from tapir_ray.transforms.pack_stats import PackStats
+
+SEQUENCES_PER_ROW_GROUP = 64
+
+_ENCODED = pa.schema(
+    [
+        ("key", pa.string()),
+        ("pair_id", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+    ]
+)
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Positions of `lengths` by sequence, each at most `capacity` in sum (as each length is); every position once.
+
+    Best-fit: a pair goes to the fullest sequence that still has room, the oldest of equals, else opens a new one.
+    """
+    bins: list[list[int]] = []
+    room: list[tuple[int, int]] = []
+    for position, length in enumerate(lengths):
+        place = bisect.bisect_left(room, (length, -1))
+        if place == len(room):
+            free, number = capacity, len(bins)
+            bins.append([])
+        else:
+            free, number = room.pop(place)
+        bins[number].append(position)
+        bisect.insort(room, (free - length, number))
+    return bins
+
+
+def pack(
+    tables: Sequence[list[str]],
+    target_dir: str,
+    fs: pafs.FileSystem,
+    model_dir: str,
+    student: Student,
+    train: Train,
+    random_seed: int,
+    epochs: int,
+    stage_cpus: float = 0.1,
+    pairs_per_chunk: int = PAIRS_PER_CHUNK,
+) -> PackStats:
+    """Write the `ok` rows of training tables as packed sequences to `target_dir`, replacing what is there.
+
+    Each table is given by its files. The packed files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the
+    sequences of epoch e follow those of epoch e − 1. Without `train.packing` each pair is a sequence. Paths are paths
+    on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
+    """
+    import ray
+
+    target_dir = target_dir.rstrip("/")
+    parts_dir = f"{target_dir}.parts"
+    for folder in (target_dir, parts_dir):
+        fs.create_dir(folder, recursive=True)
+        fs.delete_dir_contents(folder)
+    task = ray.remote(num_cpus=stage_cpus)
+    sources = [(path, table) for table, paths in enumerate(tables) for path in paths]
+    sizes = _run_all(task(_ok_rows), ((fs, path) for path, _ in sources))
+    cut = cut_for(sum(sizes), pairs_per_chunk)
+    groups = list(_grouped(sources, sizes, cut.pairs_per_task))
+    counted: list[dict[str, int]] = _run_all(
+        task(_encode),
+        (
+            (fs, group, parts_dir, number, model_dir, student, train, random_seed, epochs, cut)
+            for number, group in enumerate(groups)
+        ),
+    )
+    common = (fs, parts_dir, len(groups), cut, train.sequence_length if train.packing else None)
+    ranges = [(epoch, number) for epoch in range(epochs) for number in range(cut.ranges)]
+    sequences = _run_all(task(_count_sequences), ((*common, *place) for place in ranges))
+    starts = np.cumsum([0, *sequences])
+    _run_all(
+        task(_write_sequences),
+        (
+            (*common, *place, int(start), target_dir)
+            for place, start, count in zip(ranges, starts, sequences, strict=False)
+            if count
+        ),
+    )
+    fs.delete_dir(parts_dir)
+    totals = {name: sum(counts[name] for counts in counted) for name in (*_EACH_EPOCH, *_ONCE)}
+    totals.update({name: totals[name] * epochs for name in _EACH_EPOCH})
+    return PackStats(sequences=int(starts[-1]), epochs=epochs, **totals)
+
+
+_EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
+_ONCE = ("cut", "over_length", "template_refused", "special_token", "last_turn_only")
+
+
+def _part(parts_dir: str, number: int, epoch: int) -> str:
+    """A file of encoded pairs: those of one task in one epoch, in a row group for each range of chunks."""
+    return f"{parts_dir}/{number:06d}-{epoch:03d}.parquet"
+
+
+def _run_all(task: Any, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Results in the order of `arguments`, with no more tasks at work than the cluster has CPUs."""
+    import ray
+
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running: list[Any] = []
+    results = []
+    for number, args in enumerate(arguments):
+        if number >= at_once:
+            ray.wait(running, num_returns=number - at_once + 1)
+        running.append(task.remote(*args))
+    for reference in running:
+        results.append(ray.get(reference))
+    return results
+
+
+def _ok_rows(fs: pafs.FileSystem, path: str) -> int:
+    status = pq.read_table(path, columns=["status"], filesystem=fs)["status"]
+    return int(pc.sum(pc.equal(status, OK)).as_py() or 0)
+
+
+def _grouped(sources: Sequence[tuple[str, int]], sizes: Sequence[int], most: int) -> Iterator[list[tuple[str, int]]]:
+    """The sources in groups of at most so many rows, one that has more alone."""
+    group: list[tuple[str, int]] = []
+    rows = 0
+    for source, size in zip(sources, sizes, strict=True):
+        if group and rows + size > most:
+            yield group
+            group, rows = [], 0
+        group.append(source)
+        rows += size
+    if group:
+        yield group
+
+
+def _encode(
+    fs: pafs.FileSystem,
+    sources: list[tuple[str, int]],
+    parts_dir: str,
+    number: int,
+    model_dir: str,
+    student: Student,
+    train: Train,
+    random_seed: int,
+    epochs: int,
+    cut: Cut,
+) -> dict[str, int]:
+    """Tokenise the `ok` rows of the files (each with the number of its table), write them as parts and count them."""
+    tokenizer = shared_tokenizer(model_dir, student)
+    end = end_of_turn(tokenizer, student.chat_template_kwargs)
+    encoded: list[dict[str, Any]] = []
+    counts = dict.fromkeys((*_EACH_EPOCH, *_ONCE), 0)
+    for path, table in sources:
+        rows = pq.read_table(
+            path, columns=["pair_id", "messages", "response", "no_loss", "pool", "status"], filesystem=fs
+        )
+        for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
+            try:
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
+            except RowRefused as refused:
+                counts["special_token" if isinstance(refused, SpecialToken) else "template_refused"] += 1
+                continue
+            if not pair.in_loss:
+                counts["over_length"] += 1
+                continue
+            encoded.append(
+                {
+                    "pair_id": row["pair_id"],
+                    "table": table,
+                    "input_ids": np.asarray(pair.input_ids, np.int32),
+                    "labels": np.asarray(pair.labels, np.int32),
+                }
+            )
+            counts["pairs"] += 1
+            counts["cut"] += pair.was_cut
+            counts["tokens"] += len(pair.input_ids)
+            counts["response_tokens"] += pair.in_loss
+            counts["hard_tokens"] += pair.in_loss if row["pool"] == "hard" else 0
+            counts["last_turn_only"] += pair.last_turn_only
+    for epoch in range(epochs):
+        by_range: list[list[dict[str, Any]]] = [[] for _ in range(cut.ranges)]
+        for row in encoded:
+            salt = (epoch, row["table"]) if row["table"] else (epoch,)
+            key = order_key(row["pair_id"], random_seed, *salt)
+            by_range[cut.range_of(key)].append({**row, "key": key})
+        with pq.ParquetWriter(_part(parts_dir, number, epoch), _ENCODED, filesystem=fs) as writer:
+            for group in by_range:  # also without rows: the number of a row group is that of its range
+                writer.write_table(pa.Table.from_pylist(group, schema=_ENCODED), row_group_size=max(1, len(group)))
+    return counts
+
+
+def _chunks(
+    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, epoch: int, number: int, columns: list[str] | None = None
+) -> Iterator[tuple[int, pa.Table]]:
+    """The chunks of range `number` that have pairs, each with its pairs in order."""
+    tables = [_ENCODED.empty_table() if columns is None else _ENCODED.empty_table().select(columns)]
+    for part in range(parts):
+        with pq.ParquetFile(_part(parts_dir, part, epoch), filesystem=fs) as file:
+            tables.append(file.read_row_group(number, columns=columns))
+    pairs = pa.concat_tables(tables).sort_by("key")
+    chunks = [cut.chunk_of(key) for key in pairs["key"].to_pylist()]
+    for chunk, start, count in zip(*np.unique(chunks, return_index=True, return_counts=True), strict=True):
+        yield int(chunk), pairs.slice(int(start), int(count))
+
+
+def _bins(chunk: pa.Table, capacity: int | None) -> list[list[int]]:
+    """The pairs of each sequence; without a capacity one each."""
+    if capacity is None:
+        return [[position] for position in range(len(chunk))]
+    return best_fit(pc.list_value_length(chunk["input_ids"]).to_pylist(), capacity)
+
+
+def _count_sequences(
+    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, capacity: int | None, epoch: int, number: int
+) -> int:
+    """How many sequences a range makes."""
+    chunks = _chunks(fs, parts_dir, parts, cut, epoch, number, ["key", "input_ids"])
+    return sum(len(_bins(pairs, capacity)) for _, pairs in chunks)
+
+
+def _write_sequences(
+    fs: pafs.FileSystem,
+    parts_dir: str,
+    parts: int,
+    cut: Cut,
+    capacity: int | None,
+    epoch: int,
+    number: int,
+    start: int,
+    target_dir: str,
+) -> None:
+    """Write the sequences of a range, the first with index `start`; a file for each chunk."""
+    for chunk, pairs in _chunks(fs, parts_dir, parts, cut, epoch, number):
+        ids, labels, pair_ids = (pairs[name].to_pylist() for name in ("input_ids", "labels", "pair_id"))
+        sequences = [
+            {
+                "seq_index": start + offset,
+                "input_ids": [token for member in members for token in ids[member]],
+                "labels": [label for member in members for label in labels[member]],
+                "position_ids": [position for member in members for position in range(len(ids[member]))],
+                "pair_ids": [pair_ids[member] for member in members],
+            }
+            for offset, members in enumerate(_bins(pairs, capacity))
+        ]
+        target = f"{target_dir}/part-{epoch:03d}-{chunk:06d}.parquet"
+        pq.write_table(conform(sequences, PACKED), target, filesystem=fs, row_group_size=SEQUENCES_PER_ROW_GROUP)
+        start += len(sequences)

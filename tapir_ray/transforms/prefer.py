@@ -1,0 +1,68 @@
+"""Of two answers to an instruction the better: the judge compares the file's own with the teacher's new one.
+
+    chosen = prefer(rows, config, roles, REGENERATED)
+
+A new answer has to be scored higher: on a tie, where the teacher gave none that can be used, and where the request was
+too long for it, the old one stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray.config import Config
+from tapir_ray.data import schemas
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.reply import too_long
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles
+from tapir_ray.transforms.judge import JudgeRow
+
+OLD, NEW = "old", "new"
+NOT_OF_THE_OLD = ("reasoning", "teacher_model", "prompt_hash", "sampling", "style", "answer_score")
+"""Columns that tell of the new answer."""
+
+
+def prefer(rows: ray.data.Dataset, config: Config, roles: Roles, schema: pa.Schema) -> ray.data.Dataset:
+    """`rows` as `schema`: each with the better of `response` and `other_response` as its response.
+
+    Sets new_score, old_score and `preferred` (`old` or `new`); `other_response` is then the answer that lost. Rows with
+    one answer pass as they are, and so do failed ones, to be asked again; twice the same is one. A row that is filtered
+    and has an old answer was filtered for its new one, and is ok again; so is one that failed as too long for a model,
+    which it would be again. Judging fails a row as in `judge`.
+    """
+    settings = config.judge.model_copy(update={"repeat_share": 0.0})
+    function = PreferRow(JudgeRow(Prompts(config.prompts.dir), settings, config.random_seed))
+    return roles.ask(rows, function, schema)
+
+
+@dataclass(frozen=True)
+class PreferRow:
+    """The AskRow of `prefer`."""
+
+    judge: JudgeRow
+
+    async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
+        old, new = row["other_response"], row["response"]
+        if old is None or (row["status"] == schemas.FAILED and not too_long(row["reason"])):
+            return row
+        if row["status"] == schemas.OK and old == new:
+            return {**row, "other_response": None}
+        if row["status"] != schemas.OK:
+            return {**kept_old(row), "status": schemas.OK, "reason": None}
+        judged = await self.judge(clients, {**row, "student_response": old})
+        if judged["status"] != schemas.OK:
+            return {**row, "status": judged["status"], "reason": judged["reason"]}
+        scored = {**row, "new_score": judged["teacher_score"], "old_score": judged["student_score"]}
+        return {**scored, "preferred": NEW} if scored["new_score"] > scored["old_score"] else kept_old(scored)
+
+
+def kept_old(row: Row) -> Row:
+    """The row with its answers exchanged, and nothing of how the new one came about."""
+    answers = {"response": row["other_response"], "other_response": row["response"], "preferred": OLD}
+    return {**row, **dict.fromkeys(NOT_OF_THE_OLD), **answers}

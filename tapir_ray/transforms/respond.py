@@ -1,0 +1,171 @@
+"""The teacher's answers in the style of the task (TAPIR, arXiv 2405.13448; the styles beyond its two are ours).
+
+    answered = respond(rows, config, roles, styles)                                    # of generated rows
+    filled = respond(rows, config, roles, styles, schema=schemas.INSTRUCTIONS)         # seed data without responses
+    rewritten = respond(rows, config, roles, styles, schema, draft="other_response")   # of answers that there are
+
+`rewrite.mode: combined` asks once with the style in the system message; `second_pass` asks for an answer and then for
+its rewriting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import ray.data
+
+from tapir_ray.config import Config
+from tapir_ray.curriculum.tasks import TOXICITY
+from tapir_ray.data import schemas
+from tapir_ray.data.schemas import Message
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.refusals import is_refusal
+from tapir_ray.llm.client.reply import REFUSED, Reply
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.roles import Roles
+from tapir_ray.transforms.judge import NotJudged, score_answer, seed_of
+
+BELOW_MIN_SCORE = "below_min_score"
+
+
+def respond(
+    rows: ray.data.Dataset,
+    config: Config,
+    roles: Roles,
+    styles: Mapping[str, str],
+    schema: pa.Schema = schemas.GENERATED_ROWS,
+    draft: str | None = None,
+) -> ray.data.Dataset:
+    """`rows` as `schema`, each ok row without a response answered by the teacher; all others pass as they are.
+
+    An answer in the column `draft` is rewritten in the style of the task, and not asked for.
+
+    Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style; a task without an entry in
+    `styles` is answered plainly. Of `respond.samples` answers the best of those that the judge scored is kept, with its
+    `answer_score`; below `respond.min_score` the row is filtered (`below_min_score`). A row without a usable answer has
+    the reply's status and reason (`cut_off`, `refused`, `empty`, or an error); `refused` is also an answer that says so
+    in its text (`llm/refusals.py`, a heuristic), but to the task Toxicity.
+    """
+    return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles), draft), schema)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A candidate: the reply, and the messages and seed it was asked with."""
+
+    reply: Reply
+    messages: list[Message]
+    seed: int
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class RespondRow:
+    """The AskRow of `respond`."""
+
+    prompts: Prompts
+    config: Config
+    styles: dict[str, str]
+    draft: str | None = None
+
+    async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
+        if row["status"] != schemas.OK or row["response"] is not None:
+            return row
+        settings = self.config.respond
+        style = self.styles.get(row["task"] or "")
+        answers = await asyncio.gather(
+            *(self._answer(clients["teacher"], row, style, str(sample)) for sample in range(settings.samples))
+        )
+        if any(answer.reply.reason == schemas.BUDGET_USED_UP for answer in answers):
+            # Some may have come, and are in the response cache: the row is asked again as a whole.
+            return {**row, "style": style, "status": schemas.FAILED, "reason": schemas.BUDGET_USED_UP}
+        usable = [answer for answer in answers if answer.reply.status == schemas.OK]
+        if not usable:
+            return {**row, "style": style, "status": answers[0].reply.status, "reason": answers[0].reply.reason}
+        if settings.scores:
+            try:
+                usable = await self._scored(clients["judge"], row, usable)
+            except NotJudged as error:
+                return {**row, "style": style, "status": error.status, "reason": error.reason}
+        best = max(usable, key=lambda answer: answer.score or 0.0)
+        answered = {
+            **row,
+            "response": (best.reply.text or "").strip(),
+            "reasoning": best.reply.reasoning,
+            "teacher_model": best.reply.model,
+            "prompt_hash": schemas.prompt_hash(best.messages),
+            "sampling": self._sampling(best),
+            "style": style,
+            "answer_score": best.score,
+        }
+        if settings.min_score is not None and (best.score or 0.0) < settings.min_score:
+            answered |= {"status": schemas.FILTERED, "reason": BELOW_MIN_SCORE}
+        return answered
+
+    async def _answer(self, client: Client, row: Row, style: str | None, sample: str) -> Answer:
+        seed = seed_of(row["instruction_id"], "respond", sample)
+        draft = row[self.draft] if self.draft is not None and style is not None else None
+        second_pass = style is not None and self.config.rewrite.mode == "second_pass"
+        if draft is None:
+            messages = row["messages"] if style is None or second_pass else self._styled(row, style)
+            reply = _unless_refused(row, await client.chat(messages, seed=seed, kind="respond"))
+            if reply.status != schemas.OK or not second_pass:
+                return Answer(reply, messages, seed)
+            draft = reply.text
+        rewriting: list[Message] = [
+            {
+                "role": "user",
+                "content": self.prompts.render(
+                    "rewrite",
+                    task=row["task"],
+                    style=style,
+                    instruction=schemas.text_of(row["messages"]),
+                    answer=draft,
+                ),
+            }
+        ]
+        return Answer(_unless_refused(row, await client.chat(rewriting, seed=seed, kind="rewrite")), rewriting, seed)
+
+    def _styled(self, row: Row, style: str | None) -> list[Message]:
+        own = [message["content"] for message in row["messages"] if message["role"] == "system"]
+        turns = [message for message in row["messages"] if message["role"] != "system"]
+        system = "\n\n".join([self.prompts.render("respond", task=row["task"], style=style), *own])
+        return [{"role": "system", "content": system}, *turns]
+
+    async def _scored(self, judge: Client, row: Row, answers: list[Answer]) -> list[Answer]:
+        """The answers that the judge could score, with their scores. Raises NotJudged where there are none."""
+        results = await asyncio.gather(*(self._score(judge, row, answer) for answer in answers), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, NotJudged):
+                raise result
+            if isinstance(result, NotJudged) and result.reason == schemas.BUDGET_USED_UP:
+                raise result
+        scored = [result for result in results if isinstance(result, Answer)]
+        if not scored and isinstance(results[0], NotJudged):
+            raise results[0]
+        return scored
+
+    async def _score(self, judge: Client, row: Row, answer: Answer) -> Answer:
+        instruction = schemas.text_of(row["messages"])
+        seed = (row["instruction_id"], "gate", str(answer.seed))
+        text = (answer.reply.text or "").strip()
+        score = await score_answer(judge, self.prompts, self.config.judge, instruction, text, seed)
+        return replace(answer, score=score)
+
+    def _sampling(self, answer: Answer) -> str:
+        return json.dumps({**self.config.teacher.sampling.model_dump(), "seed": answer.seed}, sort_keys=True)
+
+
+def _unless_refused(row: Row, reply: Reply) -> Reply:
+    """The reply, filtered as `refused` where its text is a refusal, which a student must not learn as an answer.
+
+    To the task Toxicity it is one: its style is to decline.
+    """
+    if reply.status == schemas.OK and row["task"] != TOXICITY and is_refusal(reply.text or ""):
+        return replace(reply, status=schemas.FILTERED, reason=REFUSED)
+    return reply

@@ -1,0 +1,217 @@
+"""`tapir check`: what the run would refuse is refused, guesses and pilots add up, and a pilot foretells a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapir_ray.cli import main
+from tapir_ray.cli import run as launch
+from tapir_ray.cli.check import check
+from tapir_ray.config import Config, parse
+from tapir_ray.cost.estimate import Estimate, estimated
+from tapir_ray.cost.pilot import measured
+from tapir_ray.cost.seed_sample import Seed, read_seed
+from tapir_ray.cost.sizes import Size, Sizes, bounds, guessed
+from tapir_ray.curriculum import tasks
+from tapir_ray.errors import InputError, Stopped
+from tapir_ray.run.run import Run
+from tapir_ray.steps.context import Context
+from tests.llm.endpoint import Choice, running
+
+PRICE = {"input": 1.0, "output": 2.0}
+
+
+def config(seed_path: Path, url: str = "http://127.0.0.1:9/v1", **sections: Any) -> Config:
+    teacher = {"model": "m", "base_url": url, "api_key_env": None, "price": PRICE, **sections.pop("teacher", {})}
+    return parse(
+        {
+            "name": "checked",
+            "seed_data": {"path": str(seed_path), **sections.pop("seed_data", {})},
+            "holdout": {"rows": 10},
+            "student": {"create": {}, "max_model_len": 512, "sampling": {"max_tokens": 8}},
+            "train": {"sequence_length": 512},
+            "teacher": teacher,
+            "judge": {"same_as": "teacher", "repeat_share": 0.0},
+            "curriculum": {"rounds": 2, "weights": {"Math": 0.4, "Grammar": 0.4, "Others": 0.2}},
+            "score": {"max_rows": 40},
+            "expand": {"size": 20},
+            **sections,
+        }
+    )
+
+
+@pytest.fixture
+def seed_path(tmp_path: Path) -> Path:
+    path = tmp_path / "seed.jsonl"
+    rows = [{"instruction": f"question {n} of many others", "output": f"answer {n}"} for n in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    return path
+
+
+def teacher(body: dict[str, Any], attempt: int) -> Choice:
+    """Labels every other row Math, writes a new instruction for each seed, and judges."""
+    text = body["messages"][-1]["content"]
+    if "<labels>" in text:
+        reply = "Math" if len(text) % 2 else "Grammar"
+    elif "<answer_1 " in text:
+        reply = "Both are fair. Scores: 9 3".replace(". S", ".\nS")
+    elif "new_instruction" in text:
+        reply = f"<new_instruction>new one number {body['seed']}</new_instruction>"
+    else:
+        reply = "an answer in five words"
+    return Choice(reply)
+
+
+@contextmanager
+def context_of(one: Config, folder: Path) -> Iterator[Context]:
+    run = Run.open(one, str(folder))
+    with launch.opened(run, one, tasks.load(one.curriculum), None) as context:
+        yield context
+
+
+def total(estimate: Estimate) -> Size:
+    return sum((line.size for line in estimate.lines), Size())
+
+
+def test_the_rows_of_a_run_are_counted_over_all_rounds(seed_path: Path) -> None:
+    one = config(seed_path)
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    assert seed.usable == 100, "a repeated row counts once"
+    lines = {
+        (line.stage, line.role): line for line in estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    }
+    assert lines["round 1 score", "judge"].size.calls == pytest.approx(2 * (40 + 10))
+    assert lines["round 2 score", "judge"].size.calls == pytest.approx(2 * (40 + 10))
+    assert lines["evaluate", "judge"].size.calls == pytest.approx(2 * 10)
+    assert lines["round 1 respond", "teacher"].rows == 20
+    assert ("label a sample", "teacher") not in lines, "classify.by none asks nobody"
+    for line in lines.values():
+        assert line.size.tokens <= line.most.tokens
+        assert line.cost == pytest.approx((line.size.input + 2 * line.size.output) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("responses", "operations", "expected"),
+    [
+        ("replace", ["classify", "rebalance", "answer", "rewrite", "judge"],
+         {"classify": (100, 100), "answer": (40, 40), "judge": (30, 60)}),
+        ("fill", ["classify", "rebalance", "answer", "rewrite", "judge"],
+         {"classify": (100, 100), "answer": (10, 10), "rewrite": (30, 30), "judge": (30, 60)}),
+        ("fill", ["classify", "answer"], {"classify": (100, 100), "answer": (25, 25)}),
+        ("keep", ["filter"], {}),
+    ],
+)  # fmt: skip
+def test_a_regenerations_operations_are_counted(
+    tmp_path: Path, responses: str, operations: list[str], expected: dict[str, tuple[int, int]]
+) -> None:
+    """Each over the rows that reach it: labels before the balance, and comparisons where there is an old answer."""
+    path = tmp_path / "seed.jsonl"
+    rows = [{"instruction": f"question {n}", "output": f"answer {n}" if n % 4 else ""} for n in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    anew = {"operations": operations, **({"balanced_rows": 40} if "rebalance" in operations else {})}
+    classify = {"by": "teacher" if "classify" in operations else "none"}
+    one = config(path, seed_data={"responses": responses}, classify=classify, regenerate=anew)
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    assert {line.stage: (round(line.rows), round(line.size.calls)) for line in lines} == expected
+    assert all(line.size.tokens <= line.most.tokens for line in lines)
+
+
+def test_a_regeneration_is_checked_but_has_no_pilot(
+    seed_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = config(seed_path, regenerate={"operations": ["filter"]})
+    assert check(one, str(tmp_path / "run"), as_json=True)["tokens"] == 0, "nobody is asked, so no endpoint is needed"
+    with pytest.raises(InputError, match="--pilot goes through the stages of a training"):
+        check(one, str(tmp_path / "run"), pilot=5)
+
+
+def test_a_pilot_foretells_what_the_whole_run_uses(ray_local: None, seed_path: Path, tmp_path: Path) -> None:
+    """Every row needs about the same here, so the estimate must be nearly exact; its own spending is in its run."""
+    with running(teacher) as seen:
+        one = config(seed_path, seen.url, classify={"by": "teacher"}, seed_data={"responses": "replace"})
+        seed = read_seed(one)
+        with context_of(one, tmp_path / "pilot") as context:
+            sizes = measured(context, seed, 12)
+            used = context.roles.usage()
+        assert sum(role["requests"] for role in used.values()) == len(seen.requests)
+        (usage,) = (tmp_path / "pilot/usage").iterdir()
+        assert json.loads(usage.read_text())["counts"]["teacher"]["label"]["requests"] == 12
+    estimate = estimated(one, seed, tasks.load(one.curriculum), sizes)
+    calls = {(line.stage, line.role): line.size.calls for line in estimate.lines}
+    assert calls["label the seed data", "teacher"] == pytest.approx(100)
+    assert calls["answer the seed data", "teacher"] == pytest.approx(100)
+    assert calls["round 1 score", "judge"] == pytest.approx(100)
+    assert calls["round 2 expand", "teacher"] == pytest.approx(20)
+    label = next(line for line in estimate.lines if line.stage == "label the seed data")
+    sent = [body for body in seen.requests if "<labels>" in body["messages"][0]["content"]]
+    words = sum(len(body["messages"][0]["content"].split()) for body in sent) / len(sent)
+    assert label.size.input == pytest.approx(100 * words, rel=0.02)
+    _, low, high = estimate.tokens()
+    assert low <= total(estimate).tokens <= high
+
+
+def test_a_pilot_stops_at_the_budget(ray_local: None, seed_path: Path, tmp_path: Path) -> None:
+    with running(teacher) as seen:
+        one = config(seed_path, seen.url, classify={"by": "teacher"}, budget={"max_tokens": 1500})
+        with context_of(one, tmp_path / "pilot") as context, pytest.raises(Stopped, match="budget"):
+            measured(context, read_seed(one), 5)
+
+
+def test_check_prints_a_table_or_json_and_makes_no_run(
+    seed_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(teacher) as seen:
+        one = config(seed_path, seen.url, budget={"max_cost": 0.000001})
+        report = check(one, str(tmp_path / "run"))
+        shown = capsys.readouterr()
+        assert "round 2 respond" in shown.out and f"{report['tokens']:,} tokens" in shown.out
+        assert "will stop the run" in shown.out and "the judge is the teacher" in shown.err
+        check(one, str(tmp_path / "run"), as_json=True)
+        assert json.loads(capsys.readouterr().out) == report
+        assert not seen.requests and not (tmp_path / "run").exists()
+
+
+def test_what_run_would_refuse_check_refuses(seed_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be reached"):
+        check(config(seed_path), str(tmp_path / "run"))
+    seed_path.write_text("{}\n")
+    with running(teacher) as seen, pytest.raises(InputError, match=r"seed\.jsonl:1"):
+        check(config(seed_path, seen.url), str(tmp_path / "run"))
+
+
+def test_a_pilot_of_no_rows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["check", "configs/demo.yaml", "--pilot", "0"])
+    assert error.value.code == 2 and "at least 1" in capsys.readouterr().err
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.integers(1, 500),
+    rounds=st.integers(0, 4),
+    shares=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=3),
+    expanded=st.floats(0, 1),
+    fresh=st.floats(0, 1),
+)
+def test_an_estimate_is_never_above_its_bound(
+    rows: int, rounds: int, shares: list[float], expanded: float, fresh: float
+) -> None:
+    one = config(Path("seed.jsonl"), curriculum={"rounds": rounds, "weights": {"Math": 0.5, "Grammar": 0.5}})
+    taxonomy = tasks.load(one.curriculum)
+    row = {"messages": [{"role": "user", "content": "what?"}], "response": "that", "task": None}
+    seed = Seed(usable=rows, sample=[row])
+    seed.strata["[]"] = rows
+    sizes = Sizes(guessed(one, seed, taxonomy).rows, bounds(one, seed, taxonomy), expanded=expanded, fresh=fresh)
+    names = ["Math", "Grammar", "Writing"][: len(shares)]
+    sizes.tasks = {name: share / sum(shares) for name, share in zip(names, shares, strict=True)}
+    for line in estimated(one, seed, taxonomy, sizes).lines:
+        assert 0 <= line.size.tokens <= line.most.tokens * (1 + 1e-9)

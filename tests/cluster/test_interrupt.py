@@ -1,0 +1,58 @@
+"""Threads that end when they are told to."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tapir_ray.cluster.interrupt import beside, leave_if_asked
+from tapir_ray.errors import StageError, Stopped
+
+
+def until_asked(seen: list[BaseException]) -> str:
+    try:
+        for _ in range(1000):
+            leave_if_asked()
+            time.sleep(0.01)
+    except BaseException as error:
+        seen.append(error)
+        raise
+    return "not asked"
+
+
+def test_work_beside_a_block_that_fails_ends_with_it() -> None:
+    before, seen = threading.active_count(), list[BaseException]()
+    with pytest.raises(StageError, match="the block's"), beside(lambda: until_asked(seen)):
+        time.sleep(0.1)
+        raise StageError("the block's")
+    assert [type(error) for error in seen] == [Stopped]
+    assert threading.active_count() == before
+
+
+def test_work_beside_a_block_gives_what_it_made_or_raised() -> None:
+    with beside(lambda: 7) as made:
+        assert made.result() == 7
+
+    def fail() -> None:
+        raise ValueError("of the work")
+
+    with pytest.raises(ValueError, match="of the work"), beside(fail) as failed:
+        failed.result()
+
+
+def test_one_block_asks_its_own_work_alone() -> None:
+    go_on = threading.Event()
+
+    def waits() -> str:
+        go_on.wait(10)
+        leave_if_asked()
+        return "to its end"
+
+    with beside(waits) as other:
+        with pytest.raises(StageError), beside(leave_if_asked):
+            raise StageError("of another block")
+        leave_if_asked()
+        go_on.set()
+        assert other.result() == "to its end"

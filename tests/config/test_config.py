@@ -1,0 +1,223 @@
+"""Configs: every shipped file parses, and every mistake gets one sentence that names the key."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tapir_ray.config import Config, load, parse
+from tapir_ray.config.differences import differences
+from tapir_ray.errors import InputError
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SMALL = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
+FILL, SETS = {"seed_data": {"path": "a", "responses": "fill"}}, {"filter": {"evaluation_sets": ["e.jsonl"]}}
+LABELS, TRAINED = {"classify": {"by": "teacher"}}, {"classify": {"by": "deberta", "model": "m", "label_rows": 9}}
+STEPS = {"engine_kwargs": {"max_num_batched_tokens": 512}}
+SEEDS, BALANCED = (
+    {**LABELS, "curriculum": {"tasks": "seed"}},
+    {"operations": ["classify", "rebalance"], "balanced_rows": 9},
+)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_parses(path: Path) -> None:
+    # A file whose seed data a user must name is parsed with a name in place.
+    config = load(path, ["seed_data.path=a.jsonl"])
+    assert parse(yaml.safe_load(config.dump())) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"student": {"model": "m", "engin": "vllm"}}, "student.engin: unknown key; did you mean engine?"),
+        ({"seed_data": {"path": "a", "limit": "many"}}, "seed_data.limit: "),
+        ({"curriculum": {"weights": {"Math": 0.4}}}, "curriculum.weights: the weights sum to 0.4000"),
+        ({"student": {}}, "exactly one of student.model"),
+        ({"seed_data": {}}, "seed_data.path is missing"),
+        ({"teacher": {"base_url": "simulator"}}, "no simulator section"),
+        ({"teacher": {"base_url": "http://me:secret@host/v1"}}, "name a variable in api_key_env"),
+        ({"teacher": {"api_key_env": "sk-secret"}}, "write the name of an environment variable"),
+        ({"classify": {"by": "column"}}, "needs seed_data.task_column"),
+        ({"classify": {"by": "deberta"}}, "classify.model"),
+        ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),
+        ({"train": {"global_batch": 3}, "resources": {"train": {"replicas": 2}}}, "not a multiple"),
+        ({"train": {"attention": "flash_attention_2", "precision": "float32"}}, "set train.precision bfloat16"),
+        ({"train": {"attention": "flash_attention_2"}}, "needs GPUs: set resources.train.gpus"),
+        ({"name": "../x"}, "name: "),
+        ({"student": {"create": {}}}, "student.max_model_len 2048 is above student.create.max_length 512"),
+        ({"student": {"create": {"hidden_size": 100, "heads": 3}}}, "not a multiple of create.heads"),
+        ({"student": {"model": "m", "engine": "openai"}}, "needs student.endpoint"),
+        ({"student": {"model": "m", **STEPS}}, "student.engine_kwargs.max_num_batched_tokens 512 is below student."),
+        ({"teacher": {"engine": "vllm", "model": "m", **STEPS}}, "teacher.engine_kwargs.max_num_batched_tokens 512"),
+        ({"judge": {"same_as": "teacher", "model": "other"}}, "judge.model has no effect"),
+        ({"budget": {"max_cost": 5}, "teacher": {"model": "mine"}}, "without teacher.price"),
+        ({"respond": {"samples": 3}}, "set teacher.sampling.temperature"),
+        ({"train": {"lora": {"target_modules": []}}}, "train.lora.target_modules"),
+        ({"train": {"lora": {"ranks": 8}}}, "train.lora.ranks: unknown key; did you mean rank?"),
+        (
+            {"train": {"lora": {"between_rounds": "continue"}, "init_from": "base"}},
+            "set train.init_from previous or train.lora.between_rounds merge",
+        ),
+        ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
+        ({"resources": {"train": {"min_replicas": 1}}}, "resources.train.min_replicas has no effect"),
+        ({"resources": {"train": {"gpus": 0.5, "replicas": 2}}}, "workers of one training cannot share a GPU"),
+        ({"resources": {"student": {"min_replicas": 2}}}, "min_replicas 2 is above replicas 1"),
+        ({"resources": {"student": {"accelerator_type": "L4"}}}, "accelerator_type L4 needs gpus"),
+        ({"regenerate": {"operations": []}}, "regenerate.operations"),
+        ({"regenerate": {"operations": ["filter", "filter"]}}, "operations names filter twice"),
+        ({"regenerate": {"operations": ["filter"], "parts": {"rows": 2_000_000}}}, "regenerate.parts.rows"),
+        ({"regenerate": {"operations": ["answer"]}}, "answer needs seed_data.responses: fill"),
+        ({**FILL, "regenerate": {"operations": ["filter"]}}, "fill has no effect without the operation answer"),
+        (
+            {**FILL, "regenerate": {"operations": ["answer", "judge"]}},
+            "judge compares the file's answer with a new one",
+        ),
+        ({"regenerate": {"operations": ["decontaminate"]}}, "decontaminate needs filter.evaluation_sets"),
+        ({**SETS, "regenerate": {"operations": ["filter"]}}, "no effect without the operation decontaminate"),
+        ({"regenerate": {"operations": ["classify"]}}, "classify needs classify.by deberta or teacher, not none"),
+        ({**LABELS, "regenerate": {"operations": ["filter"]}}, "no effect without the operation classify"),
+        ({"regenerate": {"operations": ["rewrite"]}}, "rewrite needs the tasks"),
+        ({**LABELS, "regenerate": {"operations": ["classify", "rebalance"]}}, "balanced_rows and the operation"),
+        ({**SEEDS, "regenerate": BALANCED}, "curriculum.tasks seed weighs the tasks as they are"),
+        ({**TRAINED, "regenerate": {"operations": ["classify"]}}, "regenerate trains no classifier"),
+    ],
+)
+def test_a_mistake_is_named(change: dict, sentence: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse({**SMALL, **change})
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_short_steps_are_for_gpus_and_greedy_answers() -> None:
+    student = {"model": "m", **STEPS}
+    assert parse({**SMALL, "student": student, "resources": {"student": {"gpus": 1}}}).student.engine_kwargs
+    student["engine_kwargs"] = {**STEPS["engine_kwargs"], "enable_chunked_prefill": True}
+    assert parse({**SMALL, "student": student}).student.engine_kwargs
+
+
+def test_the_judge_is_the_teacher_unless_it_is_named() -> None:
+    for judge in ({}, {"mode": "pointwise"}, {"sampling": {"max_tokens": 9}}):
+        assert parse({**SMALL, "judge": judge}).judge.same_as == "teacher"
+    own = parse({**SMALL, "judge": {"model": "j", "base_url": "http://127.0.0.1:1/v1"}})
+    assert own.judge.same_as is None
+    assert own.judge_endpoint.model == "j"
+
+
+@pytest.mark.parametrize("written", ["on", "off", "auto"])
+def test_the_initial_sft_is_written_as_yaml_writes_it(written: str) -> None:
+    train = yaml.safe_load(f"initial_sft: {written}")
+    assert parse({**SMALL, "train": train}).train.initial_sft == written
+
+
+def test_overrides_are_typed_values(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    config = load(path, ["curriculum.rounds=5", "train.learning_rate=1e-3", "curriculum.weights={Math: 1.0}"])
+    assert (config.curriculum.rounds, config.train.learning_rate) == (5, 1e-3)
+    assert config.curriculum.weights == {"Math": 1.0}
+    with pytest.raises(InputError, match=r"key\.subkey=value"):
+        load(path, ["curriculum.rounds"])
+    with pytest.raises(InputError, match=r"--set name=\[: the value is not valid YAML"):
+        load(path, ["name=["])
+
+
+def test_digest_ignores_speed_and_sees_results() -> None:
+    base = parse(SMALL).digest()
+    assert parse({**SMALL, "resources": {"cpus": 9}, "run_dir": "elsewhere"}).digest() == base
+    assert parse({**SMALL, "teacher": {"limits": {"in_flight": 1}}}).digest() == base
+    assert parse({**SMALL, "cache": {"dir": "/shared/cache"}}).digest() == base
+    assert parse({**SMALL, "teacher": {"engine": "openai_batch"}}).digest() == base
+    assert parse({**SMALL, "train": {"gradient_checkpointing": True}}).digest() == base
+    memory = {"gpu_memory_utilization": 0.7, "max_num_seqs": 8}
+    student = {**SMALL["student"], "engine_kwargs": memory}
+    assert parse({**SMALL, "student": student}).digest() == base
+    assert parse({**SMALL, "student": {**student, "engine_kwargs": {"quantization": "fp8"}}}).digest() != base
+    assert parse({**SMALL, "curriculum": {"alpha": 0.4}}).digest() != base
+    assert parse({**SMALL, "random_seed": 1}).digest() != base
+    lora, other = (parse({**SMALL, "train": {"lora": {"rank": rank}}}) for rank in (8, 16))
+    assert len({base, lora.digest(), other.digest()}) == 3
+    assert differences(lora, other) == {"train.lora.rank": (8, 16)}
+
+
+def test_a_run_that_writes_its_seed_data_may_be_moved() -> None:
+    simulated = {"simulator": {"seed_rows": 10}, "student": {"model": "m"}, "name": "x"}
+    config = parse(simulated)
+    written = [config.seed_data.model_copy(update={"path": path}) for path in ("/a/seed.jsonl", "/b/seed.jsonl")]
+    assert len({config.model_copy(update={"seed_data": seed_data}).digest() for seed_data in written}) == 1
+    assert (
+        parse({**SMALL, "seed_data": {"path": "/a"}}).digest() != parse({**SMALL, "seed_data": {"path": "/b"}}).digest()
+    )
+
+
+def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_once() -> None:
+    without = {"name": "x", "seed_data": {"path": "a.jsonl"}}
+    with pytest.raises(InputError, match=r"exactly one of student\.model"):
+        parse(without)
+    one, two, cut = (
+        parse({**without, "regenerate": {"operations": ["filter"], "parts": parts}})
+        for parts in ({}, {"at_once": 2}, {"rows": 1000})
+    )
+    assert one.digest() == two.digest() != cut.digest()
+    assert "rows: 1000000" in one.dump() and "at_once: 4" in one.dump()
+    assert not one.regenerate.asks(one.classify)  # type: ignore[union-attr]
+
+
+def test_a_judge_that_nothing_asks_is_no_endpoint() -> None:
+    """So that it needs no key, and no GPU is held by a model without a question."""
+    own = {**SMALL, "judge": {"model": "j"}}
+    answers = {"seed_data": {"path": "a", "responses": "replace"}, "regenerate": {"operations": ["answer"]}}
+    assert "judge" in parse(own).endpoints
+    assert "judge" not in parse({**own, **answers}).endpoints
+    assert "judge" in parse({**own, **answers, "respond": {"min_score": 5}}).endpoints
+    assert "judge" in parse({**own, **answers, "regenerate": {"operations": ["answer", "judge"]}}).endpoints
+
+
+def test_config_needs_neither_torch_nor_ray() -> None:
+    code = "import sys, tapir_ray.config; sys.exit(bool({'torch', 'ray', 'vllm'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_nothing_changes_after_loading() -> None:
+    config = parse(SMALL)
+    with pytest.raises(ValueError):
+        config.name = "y"  # type: ignore[misc]
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"thinking_marks": [["<t>", ""]]}, "two different texts"),
+        ({"thinking_marks": [["--", "--"]]}, "two different texts"),
+        ({"finish_reasons": {"done": "fine"}}, "teacher.finish_reasons.done"),
+        ({"extra_body": {"stream": True}}, "stream has no use"),
+        ({"batch": {"max_bytes": 0}}, "teacher.batch.max_bytes"),
+        ({"price": {"input": -1}}, "teacher.price.input"),
+    ],
+)
+def test_how_replies_are_read_is_checked(teacher: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        parse({**SMALL, "teacher": teacher})
+
+
+def test_what_reads_replies_changes_results_and_what_closes_batches_does_not() -> None:
+    plain = parse(SMALL)
+    assert parse({**SMALL, "teacher": {"thinking_marks": [["[[", "]]"]]}}).digest() != plain.digest()
+    assert parse({**SMALL, "teacher": {"finish_reasons": {"done": "stop"}}}).digest() != plain.digest()
+    assert (
+        parse({**SMALL, "teacher": {"engine": "openai_batch", "batch": {"max_bytes": 1000}}}).digest() == plain.digest()
+    )
+
+
+def test_a_share_that_warns_is_not_above_the_one_that_stops() -> None:
+    with pytest.raises(InputError, match=r"warn_share 0.9 is above max_share 0.8"):
+        parse({**SMALL, "filter": {"warn_share": 0.9}})

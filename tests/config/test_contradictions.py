@@ -1,0 +1,175 @@
+"""What a user gives has an effect, or is refused: keys that silence one another, and overrides that win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tapir_ray.config import Config, changed, load, parse
+from tapir_ray.config.contradictions import SILENCES, refuse_contradictions
+from tapir_ray.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs/demo.yaml"
+SMALL: dict[str, Any] = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
+CREATED = {"create": {"max_length": 4096}}
+HERE = {"engine": "openai", "model": "m"}
+
+
+def test_the_users_seed_data_wins_over_the_demos() -> None:
+    """`--set seed_data.path=mine.jsonl` was ignored, and the demo's data used."""
+    config = load(DEMO, ["seed_data.path=mine.jsonl"])
+    assert config.seed_data.path == "mine.jsonl"
+    assert config.simulator is not None and config.simulator.seed_rows == 0
+    assert config.results()["seed_data"]["path"] == "mine.jsonl"
+    assert load(DEMO).simulator.seed_rows == 3500  # type: ignore[union-attr]
+    assert load(DEMO, ["seed_data.path="]).simulator.seed_rows == 3500  # type: ignore[union-attr]
+    assert load(DEMO, ["seed_data={path: mine.jsonl}"]).simulator.seed_rows == 0  # type: ignore[union-attr]
+    assert changed(load(DEMO), ["seed_data.path=mine.jsonl"]) == config
+
+
+def test_two_sources_of_seed_data_are_refused(tmp_path: Path) -> None:
+    both = {**SMALL, "simulator": {"seed_rows": 10}}
+    with pytest.raises(InputError, match=r"take out simulator\.seed_rows to use the file"):
+        parse(both)
+    with pytest.raises(InputError, match=r"take out simulator\.seed_rows"):
+        load(DEMO, ["seed_data.path=mine.jsonl", "simulator.seed_rows=20"])
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(both))
+    assert load(path, ["seed_data.path=b.jsonl"]).seed_data.path == "b.jsonl"
+
+
+PAIRS = {
+    "curriculum.difficulty.threshold": {"curriculum": {"difficulty": {"threshold": 2, "top_fraction": 0.3}}},
+    "train.checkpoint_minutes": {"train": {"checkpoint_minutes": 5, "checkpoint_steps": 9}},
+    "train.initial_epochs": {"train": {"initial_epochs": 2, "initial_sft": False}},
+    "cache.dir": {"cache": {"enabled": False, "dir": "/c"}},
+    "holdout.stratify_by": {"holdout": {"rows": 0, "stratify_by": ["level"]}},
+    "holdout.max_share": {"holdout": {"rows": 0, "max_share": 0.5}},
+    "holdout.select_share": {"holdout": {"rows": 0, "select_share": 0.3}},
+    "simulator.path": {"simulator": {"path": "pairs.jsonl"}},
+    "classify.model": {"classify": {"by": "teacher", "model": "m"}},
+    "classify.create": {"classify": {"by": "none", "create": {}}},
+    "classify.label_rows": {"classify": {"by": "teacher", "label_rows": 9}},
+    "classify.epochs": {"classify": {"by": "deberta", "model": "m", "epochs": 5}},
+    "classify.learning_rate": {"classify": {"by": "teacher", "learning_rate": 1e-3}},
+    "classify.train_batch_size": {"classify": {"by": "teacher", "train_batch_size": 8}},
+    "classify.holdout_share": {"classify": {"by": "teacher", "holdout_share": 0.3}},
+    "classify.min_task_prob": {
+        "classify": {"by": "teacher", "min_task_prob": 0.5}, "filter": {"other_task": False},
+    },
+    "judge.both_orders": {"judge": {"both_orders": True, "mode": "pointwise"}},
+    "judge.repeat_temperature": {"judge": {"repeat_share": 0, "repeat_temperature": 0.5}},
+    **{f"seed_data.columns.{role}": {"seed_data": {"path": "a", "format": "messages", "columns": {role: "q"}}}
+       for role in ("prompt", "context", "choices", "history")},
+    "seed_data.format": {"seed_data": {"path": "a", "format": "alpaca", "columns": {"messages": "m"}}},
+    "student.engine_kwargs": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"},
+                                          "engine_kwargs": {"max_num_seqs": 4}}},
+    "student.batch_size": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"}, "batch_size": 8}},
+    "student.endpoint.sampling": {
+        "student": {"model": "m", "engine": "openai", "endpoint": {"model": "s", "sampling": {"max_tokens": 9}}},
+    },
+    "student.revision": {"student": {**CREATED, "revision": "main"}},
+    "student.trust_remote_code": {"student": {**CREATED, "trust_remote_code": True}},
+    **{f"teacher.{key}": {"teacher": {**HERE, key: value}}
+       for key, value in (("engine_kwargs", {"a": 1}), ("max_model_len", 8192), ("trust_remote_code", True),
+                          ("batch", {"size": 9}))},
+    **{f"judge.{key}": {"judge": {"engine": "vllm", "model": "m", key: value}}
+       for key, value in (("base_url", "http://h/v1"), ("api_key_env", "KEY"))},
+    "teacher.sampling.max_tokens": {"teacher": {"max_completion_tokens": 9, "sampling": {"max_tokens": 9}}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", PAIRS)
+def test_a_key_that_another_silences_is_refused(key: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse({**SMALL, **PAIRS[key]})
+    assert f"{key} has no effect" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_silenced_key_has_a_case() -> None:
+    """The roles share what is said of an endpoint."""
+    roles = {"judge": "teacher", "student.endpoint": "teacher"}
+    known = set(PAIRS) | {key.replace("judge.", "teacher.") for key in PAIRS}
+    for silence in SILENCES:
+        for key in silence.keys:
+            names = {key, *(key.replace(f"{role}.", f"{other}.", 1) for role, other in roles.items())}
+            assert names & known, key
+
+
+def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"student\.revision has no effect on a folder"):
+        parse({**SMALL, "student": {"model": str(tmp_path), "revision": "main"}})
+    assert parse({**SMALL, "student": {"model": "owner/name", "revision": "main"}}).student.revision == "main"
+
+
+def test_an_override_may_silence_the_file_and_not_the_reverse() -> None:
+    assert load(DEMO, ["classify.by=teacher"]).classify.by == "teacher"
+    assert load(DEMO, ["holdout.rows=0"]).holdout.rows == 0
+    with pytest.raises(InputError, match=r"threshold has no effect with curriculum\.difficulty\.top_fraction"):
+        load(DEMO, ["curriculum.difficulty.threshold=1.5"])
+    given = ["curriculum.difficulty.threshold=1.5", "curriculum.difficulty.top_fraction=null"]
+    assert load(DEMO, given).curriculum.difficulty.threshold == 1.5
+
+
+def test_a_config_that_a_run_wrote_contradicts_nothing(tmp_path: Path) -> None:
+    """It has every key, also those that others silence."""
+    path = tmp_path / "config.yaml"
+    for shipped in (ROOT / "configs").glob("*.yaml"):
+        config = load(shipped, ["seed_data.path=a.jsonl"])
+        path.write_text(config.dump())
+        assert load(path) == config
+    local = parse(
+        {**SMALL, "teacher": {"max_completion_tokens": 9}, "holdout": {"rows": 0}, "cache": {"enabled": False}}
+    )
+    path.write_text(local.dump())
+    assert load(path) == local
+
+
+def test_the_rules_look_at_nothing_that_nobody_gave() -> None:
+    config = Config.model_validate({**SMALL, **PAIRS["cache.dir"]})
+    refuse_contradictions(config, in_file=set(), in_overrides=set())
+    with pytest.raises(ValueError):
+        refuse_contradictions(config, in_file=set(), in_overrides={"cache.dir"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["score.max_rows=1", "score.max_rows=2"], "--set score.max_rows=2: --set score.max_rows=1 sets the same key"),
+        (["teacher.model=a", "teacher={model: b}"], "sets the same key"),
+        (["teacher={model: b}", "teacher.model=a"], "sets the same key"),
+        (["teacher={sampling: {top_p: 0.5}}", "teacher.sampling={max_tokens: 5}"], "sets the same key"),
+        (["teacher={model: a, model: b}"], "the key model was given"),
+        (["a..b=1"], "write it as key.subkey=value"),
+        ([".a=1"], "write it as key.subkey=value"),
+        (["seed_data.path=data #1.jsonl"], "the value ends at the #"),
+        (["train.lora={rank: 8, rank: 9}"], "the key rank was given"),
+        (["train={lora: }"], "the section train.lora is empty"),
+        (["seed_data.limit=0777"], "octal"),
+        (["seed_data.revision=1234567"], "put it in quotes"),
+        (["seed_data.limit.x=1", "score.max_rows=1"], "limit is a value, not a section"),
+        (["scores.max_rows=1"], "scores: unknown key; did you mean score?"),
+    ],
+)
+def test_overrides_that_are_mistaken(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "seed_data": {"path": "a", "limit": 5}}))
+    with pytest.raises(InputError) as error:
+        load(path, overrides)
+    assert sentence in str(error.value)
+
+
+def test_overrides_are_read_as_the_file_is(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("teacher: &t {model: a}\njudge: *t\nname: x\nseed_data: {path: a}\nstudent: {model: m}\n")
+    config = load(path, ["train.learning_rate=1e-2", "teacher.model=b", 'seed_data.revision="1234567"'])
+    assert config.train.learning_rate == 0.01
+    assert (config.teacher.model, config.judge.model) == ("b", "a")
+    assert config.seed_data.revision == "1234567"
+    both = load(path, ["teacher={model: c}", "teacher.sampling.max_tokens=5", "teacher.sampling.top_p=0.5"]).teacher
+    assert (both.model, both.sampling.max_tokens, both.sampling.top_p) == ("c", 5, 0.5)

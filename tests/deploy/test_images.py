@@ -1,0 +1,104 @@
+"""The Dockerfiles: versions are the project's, and what they copy is in the repository and is sent to be built."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from tapir_ray.cluster.session import set_environment
+from tapir_ray.train.trainer import START_TRIES
+from tests.deploy.files import CLUSTER, PROJECT, ROOT, pin
+
+IMAGES = {"Dockerfile": "gpu", "Dockerfile.cpu": "cpu"}
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def instructions(name: str) -> list[tuple[str, str]]:
+    """Instruction and arguments of each step, its lines joined."""
+    text = re.sub(r"^#.*\n", "", (CLUSTER / name).read_text(), flags=re.M).replace("\\\n", " ")
+    return [(line.split(None, 1)[0], " ".join(line.split()[1:])) for line in text.splitlines() if line.strip()]
+
+
+def arguments(name: str, instruction: str) -> list[str]:
+    return [given for found, given in instructions(name) if found == instruction]
+
+
+def environment(name: str) -> dict[str, str]:
+    """The variables that an image sets."""
+    return dict(pair.split("=", 1) for line in arguments(name, "ENV") for pair in line.split())
+
+
+def copied(name: str) -> list[str]:
+    """What an image is given of the repository."""
+    words = [[word for word in line.split() if not word.startswith("--")] for line in arguments(name, "COPY")]
+    return [source for line in words for source in line[:-1]]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_ray_and_python_are_the_projects(name: str) -> None:
+    (base,) = arguments(name, "FROM")
+    image = re.fullmatch(r"rayproject/ray:(?P<ray>[\d.]+)-py(?P<major>\d)(?P<minor>\d+)(-cpu)?", base)
+    assert image is not None
+    assert image["ray"] == pin("ray")
+    python = f"{image['major']}.{image['minor']}"
+    assert f"command -v python{python} " in MAKEFILE
+    assert PROJECT["requires-python"].startswith(f">={python}")
+
+
+@pytest.mark.parametrize(("name", "extra"), IMAGES.items())
+def test_all_else_is_installed_by_the_projects_own_pins(name: str, extra: str) -> None:
+    """A version written a second time is one that can be forgotten."""
+    steps = " ".join(arguments(name, "RUN"))
+    assert f'pip install --no-cache-dir ".[{extra}]"' in steps
+    for package in ("ray", "vllm", "deepspeed", "transformers"):
+        assert not re.search(rf"\b{package}[\w\[\],-]*==", steps)
+    named = [line.removeprefix("TORCH=") for line in arguments(name, "ARG")]
+    assert named == ([pin("torch")] if extra == "cpu" else [])
+    assert f"TORCH := {pin('torch')}\n" in MAKEFILE
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_what_is_copied_is_in_the_repository_and_sent_to_be_built(name: str) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    files = tracked.stdout.splitlines()
+    sent = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    assert copied(name)
+    for source in copied(name):
+        assert any(file == source or file.startswith(f"{source}/") for file in files), source
+        assert source in sent
+    assert set(sent) == {source for other in IMAGES for source in copied(other)}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_the_package_can_be_built_from_what_is_copied(name: str) -> None:
+    assert {"pyproject.toml", PROJECT["readme"], "tapir_ray"} <= set(copied(name))
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_workers_have_the_drivers_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a worker of another machine that claims no GPU sees them all."""
+    drivers: dict[str, str] = {}
+    monkeypatch.setattr(os, "environ", drivers)
+    set_environment()
+    image = environment(name)
+    assert {key: image.get(key) for key in drivers} == drivers
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_training_waits_as_long_for_nodes_as_the_stages_before_it(name: str) -> None:
+    (waits,) = re.findall(r"no_progress_timeout_s: (\d+)", (CLUSTER / "kuberay/rayjob.yaml").read_text())
+    assert int(environment(name)["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) * START_TRIES >= int(waits)
+
+
+def test_every_file_and_everything_to_fill_in_is_explained() -> None:
+    readme = (CLUSTER / "README.md").read_text()
+    files = [path for path in CLUSTER.rglob("*") if path.is_file() and path.name != "README.md"]
+    asked = {token for path in files for token in re.findall(r"FILL_IN_[A-Z]+", path.read_text())}
+    assert len(files) == 10 and len(asked) > 5
+    assert [path.name for path in files if f"`{path.relative_to(CLUSTER)}`" not in readme] == []
+    assert sorted(token for token in asked if token not in readme) == []

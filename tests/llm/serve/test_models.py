@@ -1,0 +1,40 @@
+"""Which of the run's own models are up, and when they make room."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+
+from tapir_ray.cluster import capacity
+from tapir_ray.cluster.autoscaler import Group
+from tapir_ray.config import parse
+from tapir_ray.llm.serve import models as module
+from tapir_ray.llm.serve.models import Served
+
+
+@pytest.mark.parametrize(("up", "ended"), [(1, ["teacher"]), (2, [])])
+def test_a_node_that_may_never_come_is_no_place_beside_training(
+    monkeypatch: pytest.MonkeyPatch, up: int, ended: list[str]
+) -> None:
+    """The autoscaler might add three: until it has, training takes the teacher's GPU and does not wait."""
+    node: dict[str, Any] = {"CPU": 8.0, "GPU": 1.0}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}] * up)
+    monkeypatch.setattr(capacity, "groups", lambda: [Group("gpu", 3, node)])
+    stopped: list[str] = []
+    monkeypatch.setattr(module.serve, "start", lambda endpoint, *others: endpoint.model)
+    monkeypatch.setattr(module.serve, "stop", stopped.append)
+    config = parse(
+        {
+            "name": "x",
+            "seed_data": {"path": "a"},
+            "student": {"model": "m"},
+            "teacher": {"engine": "vllm", "model": "teacher"},
+            "resources": {"teacher": {"gpus": 1}, "train": {"gpus": 1}},
+        }
+    )
+    served = Served(config, "run", None)
+    served.start()
+    served.make_room("train")
+    assert stopped == ended

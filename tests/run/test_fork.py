@@ -1,0 +1,92 @@
+"""A branch of a run takes over what its config leaves valid, and a retried run only its failed rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tapir_ray.config import Config, parse
+from tapir_ray.errors import InputError
+from tapir_ray.run import fork as module
+from tapir_ray.run.fork import fork
+from tapir_ray.run.retry import reopen_failed
+from tapir_ray.run.run import Run
+
+
+def config(**changes: Any) -> Config:
+    return parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}, **changes})
+
+
+def table(failed: int = 0) -> pa.Table:
+    ids = [str(n) for n in range(6)]
+    statuses = ["failed"] * failed + ["ok"] * (6 - failed)
+    return pa.table({"instruction_id": ids, "source": ids, "draw_id": ids, "status": statuses, "reason": [None] * 6})
+
+
+def run_with(folder: Path, tables: dict[str, int]) -> Run:
+    run = Run.open(config(), str(folder))
+    for name, failed in tables.items():
+        run.write_rows(name, table(failed))
+    return run
+
+
+def test_a_branch_takes_over_what_is_still_valid(tmp_path: Path) -> None:
+    names = ["seed/read", "seed/instructions", "rounds/01/scored", "rounds/01/generated", "rounds/01/training"]
+    old = run_with(tmp_path / "old", dict.fromkeys(names, 0))
+    changed = config(rewrite={"mode": "second_pass"})
+    copied = fork(old.uri, str(tmp_path / "new"), changed)
+    assert copied == ["seed/read", "seed/instructions", "rounds/01/scored"]
+    new = Run.open(changed, str(tmp_path / "new"))
+    assert new.manifest("rounds/01/scored").rows == 6
+    assert new.done("rounds/01/generated") is None
+    assert fork(old.uri, str(tmp_path / "new"), changed) == [], "a branch that is there is continued"
+
+
+def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = run_with(tmp_path / "old", dict.fromkeys(["seed/read", "seed/instructions"], 0))
+    old.write_text("cache/00.jsonl", "{}")
+    copy, copied = module._copy, []
+
+    def stopped(*arguments: Any) -> None:
+        if copied:
+            raise KeyboardInterrupt
+        copied.append(copy(*arguments))
+
+    monkeypatch.setattr(module, "_copy", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fork(old.uri, str(tmp_path / "new"), config())
+    monkeypatch.setattr(module, "_copy", copy)
+    assert fork(old.uri, str(tmp_path / "new"), config()) == ["seed/read", "seed/instructions"]
+    new = Run.open(config(), str(tmp_path / "new"))
+    assert new.manifest("seed/instructions").rows == 6
+    assert new.exists("cache/00.jsonl"), "what was answered is not paid for again"
+
+
+def test_there_must_be_a_run_to_branch_off(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no run"):
+        fork(str(tmp_path / "old"), str(tmp_path / "new"), config())
+
+
+def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> None:
+    failed = {"seed/read": 0, "seed/instructions": 0, "rounds/01/scored": 2, "rounds/01/generated": 1}
+    run = run_with(tmp_path / "run", {**failed, "rounds/01/training": 0})
+    run.write_text("summary.json", "{}")
+    assert reopen_failed(run, config()) == {"rounds/01/scored": 2}
+    assert run.manifest("seed/instructions").rows == 6
+    assert run.done("rounds/01/scored") is None
+    (part,) = (tmp_path / "run/rounds/01/scored").glob("*.parquet")
+    assert pq.read_table(part)["instruction_id"].to_pylist() == ["2", "3", "4", "5"]
+    assert not run.exists("rounds/01/generated") and not run.exists("rounds/01/training")
+    assert not run.exists("summary.json")
+
+
+def test_a_run_without_failed_rows_stays_as_it_is(tmp_path: Path) -> None:
+    run = run_with(tmp_path / "run", {"seed/read": 0, "seed/instructions": 0})
+    assert reopen_failed(run, config()) == {}
+    assert run.manifest("seed/instructions").rows == 6

@@ -1,0 +1,121 @@
+"""What a run shows as metrics: said again and again, by run, and never under tags that a dashboard does not know."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+
+from tapir_ray.config import Limits, Price
+from tapir_ray.llm.budget.actor import show_usage
+from tapir_ray.llm.budget.usage import Account, Count
+from tapir_ray.run.metrics import METRICS, Metrics
+
+
+class Gauge:
+    """Ray's, with what it was told."""
+
+    made: dict[str, tuple[str, ...]]
+    told: list[tuple[str, float, dict[str, str]]]
+
+    def __init__(self, name: str, meaning: str, tags: tuple[str, ...]) -> None:
+        assert meaning.endswith(".")
+        assert name not in self.made, "a gauge is made once"
+        self.made[name] = tags
+        self.name = name
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self.told.append((self.name, value, tags))
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    Gauge.made, Gauge.told = {}, []
+
+
+def test_values_are_said_again_until_they_end() -> None:
+    metrics = Metrics("mine-1", Gauge)
+    metrics.set("tapir_rows", 3, stage="classify")
+    metrics.set("tapir_rows", 5, stage="classify")
+    metrics.set("tapir_rows", 0, stage="round 1 score")
+    for _ in range(2):
+        metrics.show()
+    rows = [("tapir_rows", 5.0, {"run": "mine-1", "stage": "classify"}),
+            ("tapir_rows", 0.0, {"run": "mine-1", "stage": "round 1 score"})]  # fmt: skip
+    assert Gauge.told == rows * 2
+    assert Gauge.made == {"tapir_rows": ("run", "stage")}
+    metrics.set("tapir_rows", None, stage="classify")
+    metrics.show()
+    assert Gauge.told[4:] == rows[1:]
+
+
+def test_a_series_with_other_tags_is_refused() -> None:
+    with pytest.raises(ValueError, match="tapir_rows has the tags"):
+        Metrics("r").set("tapir_rows", 1, table="t")
+    with pytest.raises(KeyError):
+        Metrics("r").set("tapir_lines", 1)
+
+
+def test_names_and_tags_are_those_that_prometheus_takes() -> None:
+    for name, (_, tags) in METRICS.items():
+        assert all(re.fullmatch(r"[a-z][a-z_]*", word) for word in (name, *tags))
+
+
+def test_an_event_of_a_round_keeps_what_it_does_not_name() -> None:
+    metrics = Metrics("r", Gauge)
+    metrics.set_round({"round": 1, "alpha": 0.3, "threshold": 2.0, "mfd": None, "teacher_score": 8.0, "hard": 7})
+    metrics.set_round({"round": 1, "alpha": 0.25})
+    metrics.set_round({"round": 0, "holdout_score": 4.0})
+    metrics.show()
+    told = {(name, *(value for tag, value in tags.items() if tag != "run")): value for name, value, tags in Gauge.told}
+    assert told == {
+        ("tapir_alpha", "1"): 0.25,
+        ("tapir_threshold", "1"): 2.0,
+        ("tapir_score", "1", "teacher"): 8.0,
+        ("tapir_holdout_score", "0"): 4.0,
+    }
+
+
+def test_usage_is_shown_by_role_and_kind_with_its_cost() -> None:
+    metrics = Metrics("r", Gauge)
+    account = Account("teacher", Limits(), Price(input=1.0, output=2.0))
+    counts = {"expand": Count("expand", 2, 100, 0, 50), "label": Count("label", 1, 10, failed=1)}
+    show_usage(metrics, {"teacher": {kind: count.numbers() for kind, count in counts.items()}}, {"teacher": account})
+    metrics.show()
+    told = {(name, tags["role"], tags["kind"]): value for name, value, tags in Gauge.told}
+    assert told["tapir_tokens", "teacher", "expand"] == 150
+    assert told["tapir_cost_dollars", "teacher", "expand"] == pytest.approx(200 / 1e6)
+    assert told["tapir_requests_failed", "teacher", "label"] == 1
+    assert told["tapir_requests", "teacher", "label"] == 1
+
+
+@pytest.mark.slow
+def test_rays_port_has_them_for_as_long_as_they_are_said(ray_local: None) -> None:
+    """Ray forgets a value that it has reported: one said once would be gone after two of its intervals."""
+    import ray
+
+    metrics = Metrics("on-a-port")
+    metrics.set("tapir_rows", 42, stage="a stage")
+    port = ray.nodes()[0]["MetricsExportPort"]
+    deadline, seen = time.monotonic() + 90, list[float]()
+    while time.monotonic() < deadline and (not seen or seen[-1] - seen[0] < 25):
+        metrics.show()
+        if "ray_tapir_rows{" in (line := _line(port)) and line.endswith(" 42.0"):
+            seen.append(time.monotonic())
+        else:
+            assert not seen, "it was there, and is gone"
+        time.sleep(2)
+    assert seen and seen[-1] - seen[0] >= 25
+
+
+def _line(port: Any) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=5) as reply:
+            lines = reply.read().decode().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("ray_tapir_rows{") and 'run="on-a-port"' in line), "")

@@ -1,0 +1,51 @@
+"""When a pipeline whose budget is used up is left, by what its blocks and the requests on their way say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tapir_ray.errors import Stopped
+from tapir_ray.run import row_counter
+from tapir_ray.run.row_counter import Tally
+from tapir_ray.run.tables import Tables
+
+BLOCKS = 100
+
+
+def blocks(unasked: int) -> Iterator[dict[str, Any]]:
+    """Every one has rows that need no request, such as filtered ones."""
+    for _ in range(BLOCKS):
+        time.sleep(0.01)
+        yield {"rows": 3, "failed": 0, "unasked": unasked, "error": None}
+
+
+def seen(unasked: int, drained: Iterator[bool], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Tally]:
+    monkeypatch.setattr(row_counter, "DRAIN_S", 0.1)
+    run = cast(Tables, SimpleNamespace(progress=None, event=lambda kind, **fields: None))
+    counting = Tally(run, "t", None, 1.0, lambda: next(drained))
+    return len(list(counting.counted(blocks(unasked)))), counting
+
+
+def test_rows_that_pass_unasked_do_not_keep_a_pipeline_going(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the budget has ended, millions of filtered rows would be written before the run could stop."""
+    count, counting = seen(1, iter(lambda: True, None), monkeypatch)
+    assert 5 < count < 50
+    with pytest.raises(Stopped, match="budget"):
+        counting.check()
+
+
+def test_requests_on_their_way_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Now and then one is still to come: then the wait begins anew."""
+    now_and_then = (number % 5 != 0 for number in range(10 * BLOCKS))
+    assert seen(1, now_and_then, monkeypatch)[0] == BLOCKS
+
+
+def test_a_pipeline_whose_rows_were_all_asked_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, counting = seen(0, iter(lambda: True, None), monkeypatch)
+    assert count == BLOCKS
+    counting.check()

@@ -1,0 +1,192 @@
+"""One pipeline writes the tables of many parts: each is there as soon as it is whole, with all of its rows once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import ray
+import ray.data
+
+from tapir_ray.config import parse
+from tapir_ray.errors import StageError, Stopped
+from tapir_ray.run.manifest import Manifest
+from tapir_ray.run.run import Run
+from tapir_ray.run.sharded_tables import PART, PartTables, write_each
+from tests.run.test_blocks import pipelines, slowly
+
+SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
+KEY = ("instruction_id",)
+LOCAL = pafs.LocalFileSystem()
+UNASKED = ("failed", "budget_used_up")
+COUNTS = {f"parts/{n:05d}": 40 for n in range(3)}
+
+
+def rows(part: str, ids: range, status: str = "ok", reason: str | None = None) -> pa.Table:
+    found = [{"instruction_id": f"{part}-{n}", "status": status, "reason": reason, "part": part} for n in ids]
+    return pa.Table.from_pylist(found, pa.schema([*SCHEMA, PART]))
+
+
+def everything() -> list[pa.Table]:
+    return [rows(part, range(at, at + 10)) for part in COUNTS for at in range(0, 40, 10)]
+
+
+def run_in(folder: Path) -> Run:
+    return Run.open(
+        parse({"name": "x", "seed_data": {"path": "a"}, "regenerate": {"operations": ["filter"]}}), str(folder)
+    )
+
+
+def write(run: Run, blocks: list[pa.Table]) -> PartTables:
+    tables = PartTables(run, "made", COUNTS, KEY)
+    left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
+    tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    return tables
+
+
+def ids_in(run: Run, part: str) -> list[str]:
+    return [value for file in run.files(f"{part}/made") for value in pq.read_table(file)["instruction_id"].to_pylist()]
+
+
+def test_a_block_is_written_to_the_parts_of_its_rows(tmp_path: Path) -> None:
+    folders = {part: str(tmp_path / part[-1]) for part in COUNTS}
+    for folder in folders.values():
+        Path(folder).mkdir()
+    one, two, _ = COUNTS
+    block = pa.concat_tables([rows(one, range(3)), rows(two, range(2), "failed", "timeout"), rows(one, range(3, 5))])
+    found = {row["part"]: row for row in write_each(block, folders, LOCAL, KEY).to_pylist()}
+    assert {part: (row["rows"], row["failed"], row["error"]) for part, row in found.items()} == {
+        one: (5, 0, None),
+        two: (2, 2, "timeout"),
+    }
+    (file,) = Path(folders[one]).iterdir()
+    assert pq.read_table(file).column_names == SCHEMA.names and len(pq.read_table(file)) == 5
+    assert len(write_each(block.slice(0, 0), folders, LOCAL, KEY)) == 0
+
+
+def test_every_part_has_its_rows_once(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    write(run, everything())
+    for part in COUNTS:
+        assert sorted(ids_in(run, part)) == sorted(f"{part}-{n}" for n in range(40))
+    assert PartTables(run, "made", COUNTS, KEY).rows == {}, "and nothing is left to do"
+
+
+def test_a_part_is_published_while_the_others_are_made(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, events = run_in(tmp_path / "run"), []
+    publish = run.publish
+
+    def seen(table: str, *given: object, **named: object) -> Manifest:
+        events.append(table)
+        return publish(table, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "publish", seen)
+    last = list(COUNTS)[-1]
+
+    def slowly() -> Iterator[pa.Table]:
+        for block in everything():
+            if block["part"][0].as_py() == last:
+                assert len(events) >= 1, "the first part waited for the last"
+            yield block
+
+    tables = PartTables(run, "made", COUNTS, KEY)
+    blocks = iter(slowly())
+    monkeypatch.setattr(
+        "tapir_ray.run.blocks.written",
+        lambda rows, write, *_: (row for block in blocks for row in write(block).to_pylist()),
+    )
+    tables.write(
+        ray.data.from_arrow(everything()),
+        SCHEMA,
+        rows_per_part=None,
+        stage_cpus=0.1,
+        max_error_rate=0.1,
+        drained=lambda: True,
+    )
+    assert sorted(events) == [f"{part}/made" for part in COUNTS]
+
+
+def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    first, second, third = COUNTS
+    unasked = rows(third, range(40), *UNASKED)
+    with pytest.raises(Stopped, match="budget"):
+        write(run, [rows(first, range(40)), rows(second, range(25)), rows(second, range(25, 40), *UNASKED), unasked])
+    assert run.done(f"{first}/made") and not run.done(f"{second}/made")
+    before = {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
+    tables = PartTables(run, "made", COUNTS, KEY)
+    assert set(tables.rows) == {second, third}
+    live = [block for block in everything() if block["part"][0].as_py() != first]
+    left = tables.remaining(ray.data.from_arrow(live), 0.1)
+    found = [row["instruction_id"] for row in left.take_all()]
+    assert sorted(found) == sorted(
+        [*(f"{second}-{n}" for n in range(25, 40)), *(f"{third}-{n}" for n in range(40))]
+    )  # fmt: skip
+    tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    assert all(len(set(ids_in(run, part))) == len(ids_in(run, part)) == 40 for part in COUNTS)
+    assert before == {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
+
+
+def test_a_row_that_came_twice_does_not_make_a_part_whole(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    first, *others = COUNTS
+    twice = [rows(first, range(20)), rows(first, range(20)), rows(first, range(20, 40))]
+    write(run, [*twice, *(rows(part, range(40)) for part in others)])
+    assert sorted(ids_in(run, first)) == sorted(f"{first}-{n}" for n in range(40))
+
+
+def test_rows_that_are_missing_stop_it(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    with pytest.raises(StageError, match=r"parts/00002/made: 40 rows went in and 39 came out"):
+        write(run, [*everything()[:-1], rows("parts/00002", range(30, 39))])
+    assert run.done("parts/00001/made") and not run.done("parts/00002/made")
+
+
+def test_the_error_rate_is_that_of_all_parts(tmp_path: Path, ray_local: None) -> None:
+    """A part with more failed rows than others is there as well, where they are few among all."""
+    run = run_in(tmp_path / "run")
+    first, *others = COUNTS
+    failed = rows(first, range(30, 40), "failed", "timeout")
+    write(run, [rows(first, range(30)), failed, *(rows(part, range(40)) for part in others)])
+    assert run.manifest(f"{first}/made").count("failed") == 10
+
+
+def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    first, second, third = COUNTS
+    failed = [rows(part, range(30, 40), "failed", "timeout") for part in (first, third)]
+    blocks = [rows(first, range(30)), failed[0], rows(second, range(40)), rows(third, range(30)), failed[1]]
+    with pytest.raises(StageError, match=r"parts/00000 to parts/00002/made: \d+ of 120 rows failed"):
+        write(run, blocks)
+    assert not run.done(f"{first}/made") and not run.done(f"{third}/made")
+    write(run, [block for block in everything() if block["part"][0].as_py() != second])
+    assert all(run.manifest(f"{part}/made").statuses == {"ok": 40} for part in COUNTS)
+
+
+def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
+    blocks = [rows(part, range(n, n + 1), "failed", "timeout") for part in COUNTS for n in range(40)]
+    slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
+    tables = PartTables(run_in(tmp_path / "run"), "made", COUNTS, KEY)
+    with pytest.raises(StageError) as error:
+        tables.write(slow, SCHEMA, rows_per_part=1, stage_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
+    for pipeline in pipelines():
+        pipeline.join(timeout=5)
+    assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
+
+
+def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_local: None) -> None:
+    run = run_in(tmp_path / "run")
+    blocks = [pa.concat_tables([rows(part, range(30)), rows(part, range(30, 40), "failed", "x")]) for part in COUNTS]
+    for carried in (dict.fromkeys(COUNTS, 5), dict.fromkeys(COUNTS, 10)):
+        tables = PartTables(run, "made", COUNTS, KEY, carried)
+        left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
+        with pytest.raises(StageError, match="of 120 rows failed") if carried["parts/00000"] == 5 else nullcontext():
+            tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    assert all(run.manifest(f"{part}/made").count("failed") == 10 for part in COUNTS)

@@ -1,0 +1,101 @@
+"""Expansion: one instruction for each draw, or the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_ray.data import schemas
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.transforms.expand import ExpandRow, expand, parse_instruction
+from tests.llm.endpoint import Choice, running
+from tests.transforms.asking import config_for, dataset, directly, instruction, opened
+
+
+def draw(text: str, copy: int = 0, **values: Any) -> dict[str, Any]:
+    parent = instruction(text, round=1)
+    key = schemas.draw_id(1, parent["instruction_id"], copy)
+    return {**parent, "draw_id": key, "parent_id": parent["instruction_id"], "response": "old", **values}
+
+
+def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
+    prompt = body["messages"][0]["content"]
+    assert "<task>\nMath\n</task>" in prompt and body["temperature"] == 0.8
+    replies: dict[str, str | Choice] = {
+        "untagged?": "What is 3 + 3?",
+        "nothing?": "<new_instruction>\n</new_instruction> sorry",
+        "used up?": "<new_instruction></new_instruction>\nno recorded rows left for this task",
+        "cut?": Choice("<new_instruction>What", "length"),
+    }
+    for text, reply in replies.items():
+        if text in prompt:
+            return reply
+    return f"Here it is:\n<new_instruction>\nWhat is {body['seed']} + 1?\n</new_instruction>"
+
+
+REASONS = {
+    "untagged?": "no_new_instruction: What is 3 + 3?",
+    "nothing?": "empty: sorry",
+    "used up?": "source_used_up",
+    "cut?": "cut_off",
+}
+
+
+def test_every_draw_leaves_a_row(ray_local: None) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    draws = [draw(text) for text in REASONS] + [draw("What is 1 + 1?", copy) for copy in range(3)]
+    draws.append(draw("dropped", status="filtered", reason="stopped"))
+    draws.append(
+        draw("with a system message?", messages=[system, {"role": "user", "content": "with a system message?"}])
+    )
+    with running(teacher) as seen:
+        config = config_for(seen.url, expand={"temperature": 0.8})
+        with opened(config) as roles:
+            rows = {
+                row["draw_id"]: row for row in expand(dataset(draws, schemas.GENERATED_ROWS), config, roles).take_all()
+            }
+    assert len(rows) == len(draws) and len(seen.requests) == len(draws) - 1
+    for before, (text, reason) in zip(draws, REASONS.items(), strict=False):
+        row = rows[before["draw_id"]]
+        assert (row["status"], row["reason"], row["response"]) == ("filtered", reason, None), text
+        assert row["parent_id"] == before["parent_id"]
+    assert rows[draws[3]["draw_id"]]["messages"] is None
+    new = [rows[before["draw_id"]] for before in draws[4:7]]
+    assert len({row["instruction_id"] for row in new}) == 3
+    for row in new:
+        assert (row["status"], row["split"], row["source"], row["task"]) == ("ok", "generated", "generated", "Math")
+        assert row["instruction_id"] == schemas.instruction_id(row["messages"]) and row["response"] is None
+    assert rows[draws[7]["draw_id"]]["reason"] == "stopped"
+    assert [m["role"] for m in rows[draws[8]["draw_id"]]["messages"]] == ["system", "user"]
+
+
+def test_the_same_draw_asks_the_same_question_again() -> None:
+    with running(lambda body, n: "<new_instruction>x</new_instruction>") as seen:
+        config = config_for(seen.url)
+        for _ in range(2):
+            directly(ExpandRow(Prompts(), config.teacher.sampling), [draw("a"), draw("a", 1)], config)
+    first, second = (sorted(body["seed"] for body in seen.requests[at : at + 2]) for at in (0, 2))
+    assert first == second and len(set(first)) == 2
+
+
+@given(st.text())
+def test_any_reply_gives_an_instruction_or_a_reason(text: str) -> None:
+    found, reason = parse_instruction(text)
+    assert (found is None) != (reason is None)
+
+
+@given(st.text(alphabet=st.characters(blacklist_characters="<>"), min_size=1).filter(str.strip), st.text(max_size=20))
+def test_the_tagged_text_comes_back(instruction_text: str, around: str) -> None:
+    reply = f"{around}<new_instruction>\n{instruction_text}\n</new_instruction>{around}"
+    assert parse_instruction(reply) == (instruction_text.strip(), None)
+
+
+def test_a_draft_or_the_prompt_repeated_is_not_the_instruction() -> None:
+    repeated = "I write it between <new_instruction> and </new_instruction>: <new_instruction>Add 2.</new_instruction>"
+    assert parse_instruction(repeated) == ("Add 2.", None)
+    opened = "In <new_instruction> then: <new_instruction>Add 2.</new_instruction>"
+    assert parse_instruction(opened) == ("Add 2.", None)
+    drafted = "<new_instruction>Add 1.</new_instruction> Too easy. <new_instruction>Add 2.</new_instruction>"
+    assert parse_instruction(drafted) == ("Add 2.", None)
