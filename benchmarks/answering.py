@@ -27,7 +27,7 @@ from tapir_ray.data import schemas
 from tapir_ray.llm.engine import vllm as student_stage
 from tapir_ray.train.create_student import create_student
 
-STAGE_CPUS = 0.1
+TRANSFORM_CPUS = 0.1
 FREE_S = 120
 """How long a GPU's memory is waited for after an engine on it is gone."""
 
@@ -103,7 +103,7 @@ def by_stage(asked: Asked) -> dict[str, Any]:
 def answers_of(model: str, student: Student, replicas: Replicas, table: pa.Table) -> tuple[pa.Table, float, float]:
     """(the table's rows with answers, seconds of engine start, seconds of answering)."""
     called, rows = time.time(), ray.data.from_arrow(table)
-    answered, ended = consumed(student_stage.generate(rows, model, student, replicas, STAGE_CPUS, random_seed=0))
+    answered, ended = consumed(student_stage.generate(rows, model, student, replicas, TRANSFORM_CPUS, random_seed=0))
     began = told(answered)[0]
     return answered, began - called, ended - began
 

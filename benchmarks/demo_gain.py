@@ -142,7 +142,7 @@ def keep(packed: str, share: float) -> None:
     table = pads.dataset(packed, format="parquet").to_table().sort_by("seq_index")
     for file in Path(packed).glob("*.parquet"):
         file.unlink()
-    pq.write_table(table.slice(0, max(1, round(share * len(table)))), f"{packed}/part-000-000000.parquet")
+    pq.write_table(table.slice(0, max(1, round(share * len(table)))), f"{packed}/packed-000-000000.parquet")
 
 
 def scores(table: str) -> dict[str, float]:

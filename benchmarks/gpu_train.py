@@ -53,7 +53,7 @@ class Size:
     num_key_value_heads: int
     vocab_size: int
     sequence_length: int
-    global_batch: int
+    global_batch_size: int
     """Sequences a step."""
     steps: int
     """A round."""
@@ -70,8 +70,8 @@ class Size:
 
 
 SIZES = {
-    "1.1B": Size(2048, 8192, 16, 16, 8, 32_000, sequence_length=2048, global_batch=32, steps=8),
-    "tiny": Size(64, 128, 2, 4, 2, 512, sequence_length=256, global_batch=8, steps=2),
+    "1.1B": Size(2048, 8192, 16, 16, 8, 32_000, sequence_length=2048, global_batch_size=32, steps=8),
+    "tiny": Size(64, 128, 2, 4, 2, 512, sequence_length=256, global_batch_size=8, steps=2),
 }
 
 
@@ -175,7 +175,7 @@ def measure(size: str, setting: Setting, device: torch.device, rounds: int) -> d
         "step_seconds": seconds / shape.steps,
         "parameters": parameters,
         "conversations": len(lengths),
-        "share_of_the_sequences_filled": tokens / (shape.steps * shape.global_batch * shape.sequence_length),
+        "share_of_the_sequences_filled": tokens / (shape.steps * shape.global_batch_size * shape.sequence_length),
         "share_of_the_tokens_in_the_loss": in_loss / tokens,
         "losses": [round(results[0]["losses"][0], 3), round(results[-1]["losses"][-1], 3)],
         "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
@@ -196,8 +196,8 @@ def work_of(shape: Size, setting: Setting, packed_dir: str) -> Work:
     """The training of a packed table, as a worker would be told of it."""
     train = Train(
         sequence_length=shape.sequence_length,
-        global_batch=shape.global_batch,
-        micro_batch=setting.micro,
+        global_batch_size=shape.global_batch_size,
+        micro_batch_size=setting.micro,
         zero_stage=setting.zero,
         gradient_checkpointing=setting.checkpointing,
         # The model has its attention by now: this says that all sequences of a forward pass are to lie in one row.
@@ -224,7 +224,7 @@ def write_sequences(folder: str, shape: Size, steps: int, seed: int) -> list[int
     """Write the packed table of `steps` full batches; the token counts of its conversations come back."""
     Path(folder).mkdir()
     rng = np.random.default_rng(seed)
-    sequences, room = steps * shape.global_batch, shape.sequence_length
+    sequences, room = steps * shape.global_batch_size, shape.sequence_length
     pairs: list[tuple[int, int]] = []
     while sum(map(sum, pairs)) < sequences * room:
         prompts, responses = (np.maximum(1, rng.lognormal(*lengths, 64)).astype(int) for lengths in (PROMPT, RESPONSE))
@@ -244,5 +244,5 @@ def write_sequences(folder: str, shape: Size, steps: int, seed: int) -> list[int
                 "pair_ids": [str(member) for member in members],
             }
         )
-    pq.write_table(conform(rows, PACKED), f"{folder}/part-000-000000.parquet", row_group_size=64)
+    pq.write_table(conform(rows, PACKED), f"{folder}/packed-000-000000.parquet", row_group_size=64)
     return [sum(pairs[member]) for members in packed for member in members]

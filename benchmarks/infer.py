@@ -31,7 +31,7 @@ from typing import Any
 import ray
 import ray.data
 
-from benchmarks.answering import STAGE_CPUS, Asked, answers_of, compared, consumed, create, time_answers, told, user
+from benchmarks.answering import TRANSFORM_CPUS, Asked, answers_of, compared, consumed, create, time_answers, told, user
 from benchmarks.result import data_folder, show, start_ray, today, write, written
 from tapir_ray.cli.run import opened
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
@@ -73,7 +73,7 @@ def main() -> int:
             ratios[f"stage_against_llm_chat_{size}"], figures[size] = compared(asked, rounds)
             figures[size]["date"] = today()
             print(size, json.dumps(figures[size]), flush=True)
-        for rows in options.overlap_rows if options.only != "speed" else ():
+        for rows in options.contaminated_rows if options.only != "speed" else ():
             name = f"overlap_{rows}"
             ratio, figures[name] = overlap(made(options.overlap_size, folder), rows, folder)
             ratios[f"answering_and_judging_against_the_longer_{rows}"] = ratio
@@ -171,7 +171,7 @@ def judged_config(model: str, url: str) -> Config:
             },
             "train": {"sequence_length": MAX_MODEL_LEN},
             "cache": {"enabled": False},
-            "resources": {"student": replicas().model_dump(), "stage_cpus": STAGE_CPUS},
+            "resources": {"student": replicas().model_dump(), "transform_cpus": TRANSFORM_CPUS},
         }
     )
 
@@ -185,8 +185,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", help="of the overlap, in the place of 384, 768 and 1536")
     options = parser.parse_args()
     options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 4)]
-    options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768, 1536))
-    options.overlap_rows = options.rows or options.overlap_rows
+    options.overlap_size, options.contaminated_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768, 1536))
+    options.contaminated_rows = options.rows or options.contaminated_rows
     return options
 
 

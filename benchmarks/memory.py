@@ -117,8 +117,10 @@ def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
             ids = rng.integers(5, VOCABULARY[size], length)
             rows.append({"seq_index": number, "pair_ids": [], "input_ids": ids, "labels": ids,
                          "position_ids": np.arange(length)})  # fmt: skip
-        pq.write_table(conform(rows, PACKED), packed / "part-000-000000.parquet")
-    train = Train(sequence_length=length, global_batch=WORKERS, micro_batch=1, precision="float32", zero_stage=stage)
+        pq.write_table(conform(rows, PACKED), packed / "packed-000-000000.parquet")
+    train = Train(
+        sequence_length=length, global_batch_size=WORKERS, micro_batch_size=1, precision="float32", zero_stage=stage
+    )
     messages: list[dict[str, Any]] = []
     name = f"{size}-{length}-{stage}"
     train_student(

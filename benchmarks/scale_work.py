@@ -35,11 +35,11 @@ from tapir_ray.steps.dataset import counted
 from tapir_ray.steps.generate import draws
 from tapir_ray.transforms.filter import with_order
 
-STAGE_CPUS = 0.5
+TRANSFORM_CPUS = 0.5
 CPUS = 4
-WARM_ROWS, WARM_FILES = 2_000, int(CPUS / STAGE_CPUS)
+WARM_ROWS, WARM_FILES = 2_000, int(CPUS / TRANSFORM_CPUS)
 """Regenerated first, so that Ray and its workers are there when the clock starts: a file for each that there may be."""
-PART_ROWS, IN_FLIGHT, ROWS_PER_PART = 100_000, 4096, 1024
+PART_ROWS, IN_FLIGHT, ROWS_PER_BLOCK = 100_000, 4096, 1024
 EVALUATION_ROWS = 1_000
 BALANCED, DRAWN, MIXED_TOKENS = 0.6, 0.05, 10
 """Shares of the rows that a rebalancing leaves and that are drawn to expand; tokens of a mix for each row."""
@@ -85,7 +85,7 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
                 "regenerate": {
                     "operations": ["filter", "decontaminate", "rebalance", "answer"],
                     "balanced_rows": int(BALANCED * count),
-                    "parts": {"rows": PART_ROWS},
+                    "shards": {"rows": PART_ROWS},
                 },
             }
             with _context(settings, folder / f"run-{name}") as context:
@@ -100,7 +100,7 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
         "start_seconds": seconds["warm"],
         "driver_cpu_seconds": round(driver, 1),
         "steps": steps,
-        "made": {key: made[key] for key in ("rows", "ok", "parts")},
+        "made": {key: made[key] for key in ("rows", "ok", "shards")},
     }
 
 
@@ -113,10 +113,10 @@ def _steps(run: Run, total: float) -> dict[str, float]:
         "check": table["seed/checked"],
         "mark": table["seed/ingested"],
         "rebalance": stage["rebalance"],
-        "renew": stage["renew"],
+        "reanswer": stage["reanswer"],
     }
     steps["find repeats"] = stage["clean"] - steps["read"] - steps["check"] - steps["mark"]
-    steps["write the dataset"] = total - stage["clean"] - stage["rebalance"] - stage["renew"]
+    steps["write the dataset"] = total - stage["clean"] - stage["rebalance"] - stage["reanswer"]
     return {name: round(seconds, 2) for name, seconds in steps.items()}
 
 
@@ -165,10 +165,10 @@ def duplicates(rows: int, folder: Path) -> dict[str, Any]:
     scale_data.instructions(folder / "current", rows - earlier, first=earlier)
     with local_ray(folder):
         clock = Clock()
-        older = bands(_ordered(folder / "earlier"), str(folder / "earlier-bands"), THRESHOLD, STAGE_CPUS)
+        older = bands(_ordered(folder / "earlier"), str(folder / "earlier-bands"), THRESHOLD, TRANSFORM_CPUS)
         clock.step("bands of the earlier")
         marked = mark_near_duplicates(
-            _ordered(folder / "current"), str(folder / "bands"), [older], THRESHOLD, STAGE_CPUS
+            _ordered(folder / "current"), str(folder / "bands"), [older], THRESHOLD, TRANSFORM_CPUS
         )
         clock.step("bands of the others")
         statuses: Counter[str] = Counter()
@@ -189,8 +189,8 @@ def duplicates(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def _ordered(folder: Path) -> ray.data.Dataset:
-    rows = ray.data.read_parquet(str(folder), filesystem=pafs.LocalFileSystem(), num_cpus=STAGE_CPUS)
-    return rows.map_batches(with_order, batch_format="pyarrow", batch_size=None, num_cpus=STAGE_CPUS)
+    rows = ray.data.read_parquet(str(folder), filesystem=pafs.LocalFileSystem(), num_cpus=TRANSFORM_CPUS)
+    return rows.map_batches(with_order, batch_format="pyarrow", batch_size=None, num_cpus=TRANSFORM_CPUS)
 
 
 def _labels() -> list[str]:
@@ -201,7 +201,7 @@ def _labels() -> list[str]:
 @contextmanager
 def _context(settings: dict[str, Any], folder: Path, check: bool = True) -> Iterator[Context]:
     """A run in `folder` on the Ray that is there, with all it has but endpoints."""
-    resources = {"cpus": CPUS, "stage_cpus": STAGE_CPUS, "rows_per_part": ROWS_PER_PART}
+    resources = {"cpus": CPUS, "transform_cpus": TRANSFORM_CPUS, "rows_per_block": ROWS_PER_BLOCK}
     config: Config = parse({"name": "scale", "teacher": ENDPOINT, "resources": resources, **settings})
     taxonomy = check_offline(config, labelled=True) if check else tasks.load(config.curriculum)
     run = Run.open(config, str(folder))

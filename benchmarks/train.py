@@ -51,7 +51,7 @@ from tapir_ray.transforms.pack import pack
 HERE = Path(__file__).absolute().parent
 FS = pafs.LocalFileSystem()
 MODEL = CreateModel(hidden_size=384, intermediate_size=1536, layers=6, heads=6, vocab_size=8000, max_length=512)
-TRAIN = Train(sequence_length=512, global_batch=8, micro_batch=2, precision="float32", zero_stage=2)
+TRAIN = Train(sequence_length=512, global_batch_size=8, micro_batch_size=2, precision="float32", zero_stage=2)
 RATE = 3e-4
 COMPARED = {
     "ours_against_trl_packed": ("ours_2", "trl_packed"),

@@ -49,7 +49,7 @@ def trl(folder: Path, contender: str) -> dict[str, Any]:
     # A packed micro-batch becomes one row, whose attention mask grows with its square: one sequence is fastest.
     # Without packing 32 pairs hold about as many tokens as a packed global batch.
     packing = contender != "trl_default"
-    micro, accumulation = (1, TRAIN.global_batch // 2) if packing else (8, 2)
+    micro, accumulation = (1, TRAIN.global_batch_size // 2) if packing else (8, 2)
     tuned = {"gradient_checkpointing": False, "ddp_find_unused_parameters": False}
     settings: dict[str, Any] = tuned if contender == "trl_tuned" else {}
     config = SFTConfig(
@@ -93,12 +93,12 @@ def bare(folder: Path) -> dict[str, Any]:
         for index in range(reader.sequences)
     ]
     began, tokens, ends = time.time(), 0, []
-    for start in range(0, len(rows), TRAIN.global_batch):
-        batch = rows[start : start + TRAIN.global_batch]
+    for start in range(0, len(rows), TRAIN.global_batch_size):
+        batch = rows[start : start + TRAIN.global_batch_size]
         for row in batch:
             (model(**row, use_cache=False).loss / len(batch)).backward()
             tokens += row["input_ids"].numel()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.gradient_clipping)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         ends.append((time.time(), tokens))

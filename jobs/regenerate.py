@@ -3,7 +3,7 @@ r"""Produce a dataset anew on a cluster: `tapir regenerate` as a Ray job.
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/regenerate.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-Leaves `parts/NNNNN/regenerated` and `dataset/` in the run, and goes on where an earlier job of the run was stopped.
+Leaves `shards/NNNNN/regenerated` and `dataset/` in the run, and goes on where an earlier job of the run was stopped.
 Takes what `tapir regenerate` takes.
 """
 

@@ -22,7 +22,7 @@ from tapir_ray.llm.engine.watchdog import identity, is_alive
 
 ROOT = Path(__file__).parents[1]
 IN_FLIGHT = 16
-ROWS_PER_PART = 16
+ROWS_PER_BLOCK = 16
 TABLES = {
     "seed/instructions": ("source", "instruction_id"),
     "rounds/01/scored": ("instruction_id",),
@@ -53,9 +53,10 @@ def write_config(folder: Path, student: dict[str, Any] | None = None, **sections
         "score": {"max_rows": 120},
         "expand": {"size": 60},
         "train": {
-            "sequence_length": 192, "learning_rate": 3e-3, "global_batch": 4, "micro_batch": 2, "precision": "float32",
+            "sequence_length": 192, "learning_rate": 3e-3, "global_batch_size": 4, "micro_batch_size": 2,
+            "precision": "float32",
         },
-        "resources": {"cpus": 4, "stage_cpus": 0.4, "rows_per_part": ROWS_PER_PART},
+        "resources": {"cpus": 4, "transform_cpus": 0.4, "rows_per_block": ROWS_PER_BLOCK},
         **sections,
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

@@ -71,7 +71,7 @@ def test_every_row_is_accounted_for(run_dir: Path) -> None:
     assert held < set(scored["instruction_id"].to_pylist())
     for row in scored.to_pylist():
         if row["status"] == "ok":
-            assert row["mfd"] == pytest.approx(row["teacher_score"] - row["student_score"], abs=0.011)
+            assert row["difficulty"] == pytest.approx(row["teacher_score"] - row["student_score"], abs=0.011)
 
     generated = table(run_dir, "rounds/01/generated")
     assert len(generated) == 60
@@ -139,7 +139,7 @@ def test_status_tells_from_storage_what_the_summary_says(run_dir: Path) -> None:
     assert [first[name] for name in ("alpha", "threshold", "hard", "easy")] == [
         entry[name] for name in ("alpha", "threshold", "hard", "easy")
     ]
-    assert -9 <= first["mfd"] <= 9
+    assert -9 <= first["difficulty"] <= 9
     assert found["spend"]["roles"] == summary["usage"]
 
 

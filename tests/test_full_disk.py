@@ -108,14 +108,14 @@ def test_a_full_disk_under_a_worker_is_named_and_its_rows_are_kept(disk: Path, r
 
     table = ray.data.from_arrow([rows(range(n * 10, n * 10 + 10)) for n in range(6)])
     with pytest.raises(Exception) as error:
-        run.write("t", table.map_batches(widen, batch_format="pyarrow"), schema, key=KEY, rows_per_part=10)
+        run.write("t", table.map_batches(widen, batch_format="pyarrow"), schema, key=KEY, rows_per_block=10)
     own = own_error(error.value)
     assert isinstance(own, StageError) and f"no space is left in {disk}/run/t:" in str(own), own
     assert not list(disk.rglob(f"{atomic_files.WRITING}*")) and run.done("t") is None
     subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
     left = run.remaining("t", table, KEY)
     assert run.kept("t") > 0
-    run.write("t", left.map_batches(widen, batch_format="pyarrow"), schema, key=KEY, rows_per_part=10, expected=60)
+    run.write("t", left.map_batches(widen, batch_format="pyarrow"), schema, key=KEY, rows_per_block=10, expected=60)
     assert run.manifest("t").rows == 60
 
 

@@ -48,13 +48,13 @@ REGENERATION = {
     "regenerate": {
         "operations": ["filter", "classify", "rebalance", "answer", "rewrite", "judge"],
         "balanced_rows": 120,
-        "parts": {"rows": 100, "at_once": 2},
+        "shards": {"rows": 100, "at_once": 2},
     },
     "teacher": {
         "base_url": "simulator", "model": "simulated-teacher", "api_key_env": None, "sampling": {"max_tokens": 256},
     },
     "classify": {"by": "teacher"},
-    "resources": {"cpus": 4, "stage_cpus": 0.4},
+    "resources": {"cpus": 4, "transform_cpus": 0.4},
 }  # fmt: skip
 
 

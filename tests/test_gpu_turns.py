@@ -66,7 +66,7 @@ def test_two_rounds_in_which_one_gpu_changes_hands(tmp_path: Path, cluster: Any)
             curriculum={"rounds": 2, "alpha": 0.5, "tasks": "seed", "difficulty": {"top_fraction": 0.5}},
             score={"max_rows": 80},
             expand={"size": 40},
-            resources={"stage_cpus": 0.2, "rows_per_part": 16, "student": claim, "judge": claim, "train": claim},
+            resources={"transform_cpus": 0.2, "rows_per_block": 16, "student": claim, "judge": claim, "train": claim},
         )
         write_seed(str(seed), 400, 0)
         driver = Driver(config, tmp_path / "run", RAY_ADDRESS=cluster.address)

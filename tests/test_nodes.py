@@ -80,7 +80,7 @@ def workers_of(node: Any) -> list[str]:
 
 @pytest.mark.timeout(1200)
 def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) -> None:
-    resources = {"stage_cpus": 0.4, "rows_per_part": 16, "request_workers": 4, "train": {"cpus": 1}}
+    resources = {"transform_cpus": 0.4, "rows_per_block": 16, "request_workers": 4, "train": {"cpus": 1}}
     alone = driver(tmp_path / "alone", cluster, simulator, resources=resources)
     second = cluster.add_node(num_cpus=2)
     alone.finish()
@@ -103,7 +103,7 @@ def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) 
 
 @pytest.mark.timeout(900)
 def test_too_little_left_is_said_within_two_minutes(tmp_path: Path, cluster: Any, simulator: str) -> None:
-    resources = {"stage_cpus": 0.1, "rows_per_part": 16, "train": {"cpus": 2, "replicas": 2}}
+    resources = {"transform_cpus": 0.1, "rows_per_block": 16, "train": {"cpus": 2, "replicas": 2}}
     second = cluster.add_node(num_cpus=2)
     short = driver(tmp_path, cluster, simulator, resources=resources)
     process = short.start()
@@ -122,7 +122,7 @@ def test_a_head_without_cpus_does_no_work(tmp_path: Path, head_without_cpus: Any
 
     The run's own actors are with the driver, whose node stays: they would keep another one that is idle.
     """
-    run = driver(tmp_path, head_without_cpus, simulator, resources={"stage_cpus": 0.4, "train": {"cpus": 1}})
+    run = driver(tmp_path, head_without_cpus, simulator, resources={"transform_cpus": 0.4, "train": {"cpus": 1}})
     process, on_head = run.start(), set()
     while process.poll() is None:
         titles = workers_of(head_without_cpus.head_node)

@@ -37,7 +37,7 @@ MOMENTS = [
 
 @pytest.mark.timeout(1800)
 def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) -> None:
-    train = {"sequence_length": 192, "learning_rate": 3e-3, "global_batch": 4, "micro_batch": 2}
+    train = {"sequence_length": 192, "learning_rate": 3e-3, "global_batch_size": 4, "micro_batch_size": 2}
     train |= {"precision": "float32", "checkpoint_steps": 2}
     alone, killed = (
         Driver(write_config(tmp_path / name, SIMULATED, train=train), tmp_path / name / "run")

@@ -14,7 +14,13 @@ pytestmark = [pytest.mark.restart, pytest.mark.timeout(700)]
 
 
 def test_the_stage_and_the_operator_that_waits_are_named(tmp_path: Path) -> None:
-    resources = {"cpus": 4, "stage_cpus": 0.4, "rows_per_part": 16, "stall_after_s": 25, "no_progress_timeout_s": 90}
+    resources = {
+        "cpus": 4,
+        "transform_cpus": 0.4,
+        "rows_per_block": 16,
+        "stall_after_s": 25,
+        "no_progress_timeout_s": 90,
+    }
     simulator = {"scenario": "tasks", "seed_rows": 100, "latency_s": 3600.0}
     config = write_config(tmp_path, SIMULATED, simulator=simulator, resources=resources)
     driver = Driver(config, tmp_path / "run")

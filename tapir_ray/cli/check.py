@@ -172,7 +172,7 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         cost = sum(role["cost"] for role in used)
         out.print(f"pilots so far used {tokens:,.0f} tokens, {_dollars(cost)} dollars: {report['pilot_dir']}")
     if (share := report["over_length_share"]) is not None:
-        what = "cut" if report["over_length"] == "cut" else "left out"
+        what = "cut" if report["over_length"] == "truncate" else "left out"
         out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {what}")
     for sentence in report["assumes"]:
         out.print(f"- {sentence}")

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, TextIO
 
-from tapir_ray.cluster.capacity import claimed, places_for, room, served, stays_beside
+from tapir_ray.cluster.capacity import claimed, fits_with_servers, fitting, model_servers, possible_nodes
 from tapir_ray.cluster.jobs.follow import connect
 from tapir_ray.cluster.jobs.remote_query import Errand
 from tapir_ray.cluster.jobs.submit import Submission
@@ -46,7 +46,7 @@ def check_by_job(submission: Submission, address: str, names: Iterable[str] = ()
 def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
     """What the cluster at `address` (HOST:PORT or HERE) has for a run, as JSON values for `show`.
 
-    Raises InputError, naming the keys to change, where a part of the run will never find a place, where a model is
+    Raises InputError, naming the keys to change, where a claim of the run will never find a place, where a model is
     gated or not there, and where workers do not share the run's folder.
     """
     if address != HERE:
@@ -56,20 +56,22 @@ def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
     run.refuse_another(config)
     try:
         with session(config), worker_beside(config):
-            nodes = room()
+            nodes = possible_nodes()
             if problems := model_problems(config):
                 raise InputError("; ".join(problems))
             kinds = Counter(tuple(sorted(node.items())) for node in nodes)
             return {
                 "nodes": [{"count": count, **dict(node)} for node, count in kinds.items()],
-                "parts": [
-                    {"name": name, **part.model_dump(), "places": places_for(part, nodes)}
-                    for name, part in claimed(config).items()
+                "claims": [
+                    {"name": name, **claim.model_dump(), "places": fitting(claim, nodes)}
+                    for name, claim in claimed(config).items()
                 ],
-                "makes_room": [
+                "stops_for": [
                     name
                     for name in claimed(config)
-                    if name in ("student", "train") and served(config) and not stays_beside(config, name, nodes)
+                    if name in ("student", "train")
+                    and model_servers(config)
+                    and not fits_with_servers(config, name, nodes)
                 ],
                 "models": [model for _, model, _ in models(config)],
                 "run_dir": run.uri,
@@ -83,18 +85,18 @@ def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any], file: TextIO) -> None:
-    """Print what `check_cluster` found, a line for each part."""
+    """Print what `check_cluster` found, a line for each claim."""
     for node in found["nodes"]:
         has = ", ".join(f"{value:g} {name}" for name, value in sorted(node.items()) if name != "count")
         print(f"nodes, with those that may be added: {node['count']} with {has}", file=file)
-    for part in found["parts"]:
-        ranks, places = part["tensor_parallel"], min(part["places"], part["replicas"])
+    for claim in found["claims"]:
+        ranks, places = claim["tensor_parallel"], min(claim["places"], claim["replicas"])
         print(
-            f"resources.{part['name']}: {places} of {part['replicas']} with {ranks * part['cpus']:g} CPUs and "
-            f"{ranks * part['gpus']:g} GPUs have a place at once",
+            f"resources.{claim['name']}: {places} of {claim['replicas']} with {ranks * claim['cpus']:g} CPUs and "
+            f"{ranks * claim['gpus']:g} GPUs have a place at once",
             file=file,
         )
-    for name in found["makes_room"]:
+    for name in found["stops_for"]:
         print(f"local models are stopped while resources.{name} is placed, and started again", file=file)
     place = f"workers on {', '.join(found['seen_by'])}" if found["seen_by"] else "this machine, the only one"
     for model in found["models"]:

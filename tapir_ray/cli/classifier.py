@@ -114,7 +114,7 @@ def read_rows(context: Context, files: dict[str | None, list[str]], table: str) 
     settings = context.config.seed_data.model_copy(update={"limit": None})
     parsed = []
     for task, paths in files.items():
-        rows = parse_sources(paths, settings, context.stage_cpus)
+        rows = parse_sources(paths, settings, context.transform_cpus)
         parsed.append(rows if task is None else context.map(rows, _of_task, task=task))
     first, *others = parsed
     context.write(table, first.union(*others) if others else first, PARSED, "read the rows")

@@ -1,6 +1,6 @@
 """What is likely to be regretted in a config that is not wrong; said once, before a run begins.
 
-for sentence in doubts(config): print(sentence)
+for sentence in warnings_about(config): print(sentence)
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from tapir_ray.llm.client.check import is_own
 from tapir_ray.simulator.options import TASKS
 
 
-def doubts(config: Config) -> list[str]:
+def warnings_about(config: Config) -> list[str]:
     """Sentences: models whose name has no date, a judge that is the teacher, noise that cannot be measured, prices that
     come from a list, a simulated teacher that does not know the seed data, answers that are trained on several times.
     """
@@ -44,9 +44,9 @@ def doubts(config: Config) -> list[str]:
             "and gives the rows of seed_data.path the answer that it does not know: name a real teacher, or set "
             "simulator.scenario: recorded"
         )
-    if config.seed_data.turns == config.train.turns == "all":
+    if config.seed_data.turns == config.train.loss_mask == "all":
         found.append(
-            "seed_data.turns and train.turns are both all: a conversation is a row for each of its answers, and each "
-            "row trains on the earlier ones again; one of them is enough"
+            "seed_data.turns and train.loss_mask are both all: a conversation is a row for each of its answers, and "
+            "each row trains on the earlier ones again; one of them is enough"
         )
     return found

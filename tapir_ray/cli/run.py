@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 
 from ray.exceptions import RayError
 
-from tapir_ray.cli.config_warnings import doubts
+from tapir_ray.cli.config_warnings import warnings_about
 from tapir_ray.cluster.interrupt import watched
 from tapir_ray.cluster.session import session, stopped_by_signals
 from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
@@ -37,12 +37,12 @@ from tapir_ray.run.fork import fork
 from tapir_ray.run.metrics import SHOW_S, Metrics
 from tapir_ray.run.model_store import written
 from tapir_ray.run.progress import Progress
-from tapir_ray.run.retry import reopen_failed
+from tapir_ray.run.retry import retry_failed
 from tapir_ray.run.run import Run
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.simulator.options import RECORDED, TASKS
 from tapir_ray.steps.context import ROUND_EVENTS, Context, checkpoint
-from tapir_ray.steps.import_rows import adopt, own_table
+from tapir_ray.steps.import_rows import import_rows, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.train.attention import check_here, check_on_worker
 from tapir_ray.train.chat import dated
@@ -72,7 +72,7 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
         warn(config)
         with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
             if own is not None:
-                adopt(context, *own)
+                import_rows(context, *own)
             distill(context, StopAfter(until))
     print_table(summarise(context), context.run, file=sys.stdout)
 
@@ -89,10 +89,10 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     config = changed(run.stored_config(), overrides or [])
     anew = config.regenerate is not None
     with stopped_by_signals(), started(config, run_dir, labelled=anew) as context:
-        reopened = reopen_failed(context.run, context.config)
-        for table, rows in reopened.items():
+        retried = retry_failed(context.run, context.config)
+        for table, rows in retried.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
-        if not reopened:
+        if not retried:
             context.progress.say("no row failed: there is nothing to ask again")
         if anew:
             made = make_anew(context)
@@ -143,7 +143,7 @@ def evaluate(config: Config, run_dir: str) -> None:
 
 def warn(config: Config) -> None:
     """Print what is likely to be regretted in the config."""
-    found = doubts(config)
+    found = warnings_about(config)
     if config.regenerate is None:
         found += filter(None, [check_here(config.train), dated(config.student)])
     for doubt in found:

@@ -1,8 +1,8 @@
 """Whether a cluster has room for a run: at its start, and when nodes are lost on the way.
 
-if short := shortage(config, room()): raise InputError(short)
+if short := shortage(config, possible_nodes()): raise InputError(short)
 with stopped_by_lost_nodes(config): ...
-if not stays_beside(config, "train", live()): ...      # the local teacher makes room first
+if not fits_with_servers(config, "train", live_nodes()): ...      # the local teacher makes room first
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
 
     def look() -> StageError | None:
         nonlocal since
-        short = shortage(config, room())
+        short = shortage(config, possible_nodes())
         since = (since or time.monotonic()) if short else None
         if since is None or time.monotonic() - since <= patience:
             return None
@@ -57,7 +57,7 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
         yield
 
 
-def room() -> list[Node]:
+def possible_nodes() -> list[Node]:
     """CPUs and GPUs of each node of the cluster, and of those that its autoscaler may add where it has one."""
     alive = _alive()
     nodes = [node["Resources"] for node in alive]
@@ -67,7 +67,7 @@ def room() -> list[Node]:
     return [_node(resources) for resources in nodes]
 
 
-def live() -> list[Node]:
+def live_nodes() -> list[Node]:
     """CPUs and GPUs of each node that the cluster has now."""
     return [_node(node["Resources"]) for node in _alive()]
 
@@ -83,7 +83,7 @@ def _node(resources: Mapping[str, float]) -> Node:
     return {"CPU": float(resources.get("CPU", 0.0)), "GPU": float(resources.get("GPU", 0.0)), **kind}
 
 
-def served(config: Config) -> dict[str, Replicas]:
+def model_servers(config: Config) -> dict[str, Replicas]:
     """The resources of the models that the run serves itself, by role."""
     return {role: getattr(config.resources, role) for role, one in config.endpoints.items() if one.engine == "vllm"}
 
@@ -91,98 +91,100 @@ def served(config: Config) -> dict[str, Replicas]:
 def claimed(config: Config) -> dict[str, Replicas]:
     """The resources of everything that the run places, by their key in `resources`."""
     resources = config.resources
-    parts = served(config)
+    claims = model_servers(config)
     if config.regenerate is None:
-        parts["train"] = resources.train
+        claims["train"] = resources.train
         if config.student.engine == "vllm":
-            parts["student"] = resources.student
+            claims["student"] = resources.student
     if config.classify.by == "deberta":
-        parts["classifier"] = resources.classifier
-    return parts
+        claims["classifier"] = resources.classifier
+    return claims
 
 
 def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
-    """Which parts of the run can never be placed on the cluster's nodes, and the keys to change; None where all can."""
+    """Which claims of the run can never be placed on the cluster's nodes, and the keys to change; None where all
+    can."""
     found = []
     cpus, stages = sum(node["CPU"] for node in nodes), _of_stages(config)
     if cpus < stages:
-        found.append(f"the stages need {stages:g} CPUs but the cluster has {cpus:g}; lower resources.stage_cpus")
-    for name, part in claimed(config).items():
+        found.append(f"the stages need {stages:g} CPUs but the cluster has {cpus:g}; lower resources.transform_cpus")
+    for name, claim in claimed(config).items():
         # Student and training wait until a local teacher and judge have made room; the classifier works beside them,
         # but in a regeneration, which has labelled all rows before it asks the first of them.
         alone = name in ("student", "train") or (name == "classifier" and config.regenerate is not None)
-        others = {} if alone else {key: one for key, one in served(config).items() if key != name}
-        if short := _short(config, name, part, others, nodes):
+        others = {} if alone else {key: one for key, one in model_servers(config).items() if key != name}
+        if short := _short(config, name, claim, others, nodes):
             found.append(short)
     return "; ".join(found) or None
 
 
-def stays_beside(config: Config, name: str, nodes: Sequence[Node]) -> bool:
+def fits_with_servers(config: Config, name: str, nodes: Sequence[Node]) -> bool:
     """Whether the local teacher and judge, with as many replicas as they may have and wherever Ray has put them, can
     stay while `resources.<name>` is placed."""
-    grown = {role: part.model_copy(update={"min_replicas": None}) for role, part in served(config).items()}
+    grown = {role: claim.model_copy(update={"min_replicas": None}) for role, claim in model_servers(config).items()}
     return _short(config, name, getattr(config.resources, name), grown, nodes, worst=True) is None
 
 
 def _short(
     config: Config,
     name: str,
-    part: Replicas,
+    claim: Replicas,
     others: Mapping[str, Replicas],
     nodes: Sequence[Node],
     worst: bool = False,
 ) -> str | None:
-    """As `shortage`, for one part beside the `others`, which lie where that part needs it least, or most (`worst`)."""
-    ranks = part.tensor_parallel
-    size = f"{ranks * part.cpus:g} CPUs and {ranks * part.gpus:g} GPUs{_of_kind(part)}"
-    places = _places_beside(part, list(others.values()), nodes, worst)
+    """As `shortage`, for one claim next to the `others`, which lie where that claim needs it least, or most
+    (`worst`)."""
+    ranks = claim.tensor_parallel
+    size = f"{ranks * claim.cpus:g} CPUs and {ranks * claim.gpus:g} GPUs{_of_kind(claim)}"
+    places = _fitting_with(claim, list(others.values()), nodes, worst)
     stages = 0.0 if name == "train" else _of_stages(config)
     beside = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
     cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
-    needed = part.fewest * ranks * part.cpus + beside
+    needed = claim.fewest * ranks * claim.cpus + beside
     if needed > cpus:
         return (
-            f"resources.{name} needs {needed:g} CPUs ({part.fewest} x {ranks * part.cpus:g}, and {beside:g} for what "
-            f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.{_number(part)} or .cpus"
+            f"resources.{name} needs {needed:g} CPUs ({claim.fewest} x {ranks * claim.cpus:g}, and {beside:g} for what "
+            f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.{_number(claim)} or .cpus"
         )
     held = sum(other.fewest * other.tensor_parallel * other.gpus for other in others.values())
-    asked = part.fewest * ranks * part.gpus
+    asked = claim.fewest * ranks * claim.gpus
     if asked + held > gpus:
         kept = f" beside {held:g} for {_and(others)}" if held else ""
         return (
             f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
-            f"lower resources.{name}.gpus, .tensor_parallel or .{_number(part)}"
+            f"lower resources.{name}.gpus, .tensor_parallel or .{_number(claim)}"
         )
-    if part.accelerator_type and not any(KIND + part.accelerator_type in node for node in nodes):
+    if claim.accelerator_type and not any(KIND + claim.accelerator_type in node for node in nodes):
         kinds = sorted({key.removeprefix(KIND) for node in nodes for key in node if key.startswith(KIND)})
         return (
-            f"resources.{name}.accelerator_type is {part.accelerator_type}, which no node of the cluster has; "
+            f"resources.{name}.accelerator_type is {claim.accelerator_type}, which no node of the cluster has; "
             f"set it to one of theirs ({', '.join(kinds) or 'none names its kind'}), or to null for any"
         )
-    if places < part.fewest:
+    if places < claim.fewest:
         spread = ", .tensor_parallel" if ranks > 1 else ""
         return (
-            f"resources.{name} needs {part.fewest} workers of {size}, each on one node, and the nodes have room for "
+            f"resources.{name} needs {claim.fewest} workers of {size}, each on one node, and the nodes have room for "
             f"{places}{f' beside {_and(others)}' if others else ''}; "
-            f"lower resources.{name}.cpus, .gpus{spread} or .{_number(part)}"
+            f"lower resources.{name}.cpus, .gpus{spread} or .{_number(claim)}"
         )
     return None
 
 
-def places_for(part: Replicas, nodes: Sequence[Node]) -> int:
+def fitting(claim: Replicas, nodes: Sequence[Node]) -> int:
     """How many workers, or engines with all their ranks on one node, fit on these nodes where they are empty."""
-    return sum(_places(node, part) for node in nodes)
+    return sum(_fitting(node, claim) for node in nodes)
 
 
-def _places_beside(part: Replicas, others: Sequence[Replicas], nodes: Sequence[Node], worst: bool) -> int:
-    """How many of `part` fit beside the engines of `others`, where those lie best for it, or worst.
+def _fitting_with(claim: Replicas, others: Sequence[Replicas], nodes: Sequence[Node], worst: bool) -> int:
+    """How many of `claim` fit beside the engines of `others`, where those lie best for it, or worst.
 
     Exact, node by node: of every number of engines of each that were placed so far, the best (worst) that is left. In
     clusters where that is too much to look through the others count as nowhere.
     """
     wanted = [other.fewest for other in others]
     if len(nodes) * math.prod(number + 1 for number in wanted) > MOST_LOOKED_AT:
-        return places_for(part, nodes)
+        return fitting(claim, nodes)
     sign = -1 if worst else 1
     found = {tuple(0 for _ in others): 0}
     for node in nodes:
@@ -191,7 +193,7 @@ def _places_beside(part: Replicas, others: Sequence[Replicas], nodes: Sequence[N
             for placed, places in found.items():
                 total = tuple(map(add, placed, held))
                 if all(map(le, total, wanted)):
-                    here = places + sign * _places(left, part)
+                    here = places + sign * _fitting(left, claim)
                     after[total] = max(after.get(total, here), here)
         found = after
     # What has no place anywhere is not there.
@@ -201,7 +203,7 @@ def _places_beside(part: Replicas, others: Sequence[Replicas], nodes: Sequence[N
 
 def _ways(node: Node, others: Sequence[Replicas], wanted: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Node]]:
     """(engines of each that are on a node, what it has left), for all numbers that fit."""
-    most = [min(number, _places(node, other)) for other, number in zip(others, wanted, strict=True)]
+    most = [min(number, _fitting(node, other)) for other, number in zip(others, wanted, strict=True)]
     for held in itertools.product(*(range(number + 1) for number in most)):
         cpus, gpus = (
             sum(number * one.tensor_parallel * claim for number, one, claim in zip(held, others, claims, strict=True))
@@ -212,25 +214,25 @@ def _ways(node: Node, others: Sequence[Replicas], wanted: Sequence[int]) -> Iter
             yield held, left
 
 
-def _places(node: Node, part: Replicas) -> int:
-    if part.accelerator_type and KIND + part.accelerator_type not in node:
+def _fitting(node: Node, claim: Replicas) -> int:
+    if claim.accelerator_type and KIND + claim.accelerator_type not in node:
         return 0
-    claims = ((node["CPU"], part.cpus), (node["GPU"], part.gpus))
-    return min((int(has / (claim * part.tensor_parallel) + 1e-6) for has, claim in claims if claim), default=MOST_NODES)
+    claims = ((node["CPU"], claim.cpus), (node["GPU"], claim.gpus))
+    return min((int(has / (each * claim.tensor_parallel) + 1e-6) for has, each in claims if each), default=MOST_NODES)
 
 
 def _and(names: Iterable[str]) -> str:
     return " and ".join(names)
 
 
-def _of_kind(part: Replicas) -> str:
-    return f" of type {part.accelerator_type}" if part.accelerator_type else ""
+def _of_kind(claim: Replicas) -> str:
+    return f" of type {claim.accelerator_type}" if claim.accelerator_type else ""
 
 
 def _of_stages(config: Config) -> float:
     """CPUs of the plain stages of a pipeline, which run beside its engine: read, prompt, judge, collect, write."""
-    return 6 * config.resources.stage_cpus
+    return 6 * config.resources.transform_cpus
 
 
-def _number(part: Replicas) -> str:
-    return "replicas" if part.min_replicas is None else "min_replicas"
+def _number(claim: Replicas) -> str:
+    return "replicas" if claim.min_replicas is None else "min_replicas"

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tapir_ray.cluster.capacity import room, shortage, stopped_by_lost_nodes
+from tapir_ray.cluster.capacity import possible_nodes, shortage, stopped_by_lost_nodes
 from tapir_ray.cluster.interrupt import interruptible
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
@@ -80,7 +80,7 @@ def session(config: Config) -> Iterator[None]:
         for name, level in LOG_LEVELS.items():
             logging.getLogger(name).setLevel(level)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
-        if short := shortage(config, room()):
+        if short := shortage(config, possible_nodes()):
             raise InputError(short)
         with stopped_by_signals(), interruptible(), stopped_by_lost_nodes(config):
             yield

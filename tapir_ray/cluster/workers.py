@@ -185,7 +185,7 @@ def worker_beside(config: Config) -> Iterator[None]:
 
     Raises StageError where none comes.
     """
-    cpus, patience_s = config.resources.stage_cpus, config.resources.no_progress_timeout_s
+    cpus, patience_s = config.resources.transform_cpus, config.resources.no_progress_timeout_s
     if _able() != [ray.get_runtime_context().get_node_id()] or not any(group.most for group in groups()):
         yield
         return
@@ -219,7 +219,7 @@ def on_workers(
         places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
         tasks = [task.options(num_cpus=0, scheduling_strategy=place) for place in places]
     else:
-        tasks = [task.options(num_cpus=config.resources.stage_cpus)]
+        tasks = [task.options(num_cpus=config.resources.transform_cpus)]
     references = [one.remote(*arguments) for one in tasks]
     patience_s = config.resources.no_progress_timeout_s if patience_s is None else patience_s
     if references and ray.wait(references, num_returns=len(references), timeout=patience_s)[1]:

@@ -22,7 +22,7 @@ from tapir_ray.config.models import (
     Student,
 )
 from tapir_ray.config.price import Price, PriceTier
-from tapir_ray.config.regenerate import Parts, Regenerate
+from tapir_ray.config.regenerate import Regenerate, Shards
 from tapir_ray.config.resources import Budget, Cache, Prompts, Replicas, Resources
 from tapir_ray.config.section import Count, Section, Share
 
@@ -45,7 +45,6 @@ __all__ = [
     "Limits",
     "Lora",
     "Mix",
-    "Parts",
     "Price",
     "PriceTier",
     "Prompts",
@@ -58,6 +57,7 @@ __all__ = [
     "Score",
     "Section",
     "SeedData",
+    "Shards",
     "Share",
     "Simulator",
     "Student",

@@ -83,9 +83,9 @@ class Config(Section):
             raise ValueError(
                 f"respond.samples {self.respond.samples} would be the same answer: set teacher.sampling.temperature"
             )
-        for part in ("classifier", "train"):
-            if getattr(self.resources, part).tensor_parallel > 1:
-                raise ValueError(f"resources.{part}.tensor_parallel has no effect; use resources.{part}.replicas")
+        for role in ("classifier", "train"):
+            if getattr(self.resources, role).tensor_parallel > 1:
+                raise ValueError(f"resources.{role}.tensor_parallel has no effect; use resources.{role}.replicas")
         if self.resources.train.min_replicas is not None:
             raise ValueError("resources.train.min_replicas has no effect: a training has the same workers to its end")
         if self.classify.by == "column" and self.seed_data.task_column is None:
@@ -104,9 +104,10 @@ class Config(Section):
         if self.train.attention == "flash_attention_2" and not self.resources.train.gpus:
             raise ValueError("train.attention flash_attention_2 needs GPUs: set resources.train.gpus, or sdpa")
         workers = self.resources.train.replicas
-        if self.train.global_batch % workers:
+        if self.train.global_batch_size % workers:
             raise ValueError(
-                f"train.global_batch {self.train.global_batch} is not a multiple of resources.train.replicas {workers}"
+                f"train.global_batch_size {self.train.global_batch_size} is not a multiple of "
+                f"resources.train.replicas {workers}"
             )
         return self
 
@@ -170,7 +171,7 @@ class Config(Section):
         content["student"].pop("batch_size")
         content["classify"].pop("batch_size")
         for speed in (
-            "micro_batch",
+            "micro_batch_size",
             "gradient_checkpointing",
             "checkpoint_minutes",
             "checkpoint_steps",
@@ -182,7 +183,7 @@ class Config(Section):
         if content["regenerate"] is None:
             content.pop("regenerate")
         else:
-            content["regenerate"]["parts"].pop("at_once")
+            content["regenerate"]["shards"].pop("at_once")
         if content["simulator"]:
             content["simulator"].pop("log")
             for weather in ("latency_s", "error_rate", "max_requests_per_minute"):

@@ -81,7 +81,7 @@ class SeedData(Section):
     task_column: str | None = None
     columns: Columns = Columns()
     """Your own names of columns: `{prompt: …, context: …, response: …}`."""
-    licence: str | None = None
+    license: str | None = None
     skip_malformed: bool = False
     """A malformed row stops the run (default) or becomes a filtered row with the line in its reason."""
 

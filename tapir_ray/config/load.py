@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.contradictions import refuse_contradictions, without_generated_seed
+from tapir_ray.config.renamed import RENAMED
 from tapir_ray.config.section import Section
 from tapir_ray.config.yaml_files import Read, read_yaml
 from tapir_ray.errors import InputError
@@ -190,6 +191,8 @@ def _shown(place: tuple[int | str, ...], value: Any) -> str:
 
 def _hint(place: tuple[int | str, ...]) -> str:
     """The key that was probably meant at an unknown one's place, or the keys that there are."""
+    if (new := RENAMED.get(".".join(map(str, place)))) is not None:
+        return f"since 0.2 it is called {new}"
     section = _section_at(place[:-1])
     if section is None:
         return "leave it out"

@@ -160,19 +160,19 @@ class Train(Section):
     packing: bool = True
     """Several pairs a sequence, none of which sees another. False gives each pair a sequence of its own: for students
     that cannot keep them apart (linear attention, convolutions), which training looks at and refuses."""
-    over_length: Literal["filter", "cut"] = "filter"
-    turns: Literal["last", "all"] = "last"
+    over_length: Literal["filter", "truncate"] = "filter"
+    loss_mask: Literal["last", "all"] = "last"
     """What of a conversation is in the loss: its response, or all answers of the assistant after the first question.
     A conversation whose earlier answers the chat template rewrites (it drops their thinking) has its response alone."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     round_learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of the rounds after the initial SFT; empty is `learning_rate`."""
-    warmup_share: Share = 0.03
+    warmup_ratio: Share = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
-    global_batch: Count = 64
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    global_batch_size: Count = 64
     """Sequences an optimizer step, over all workers."""
-    micro_batch: Count = 4
+    micro_batch_size: Count = 4
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     """In bfloat16 stages 2 and 3 add up the gradients of micro-batches in 32 bits, 0 and 1 in 16."""

@@ -264,7 +264,7 @@ class Classify(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     train_batch_size: Count = 32
     """Rows an optimizer step, over all workers."""
-    warmup_share: Share = 0.1
+    warmup_ratio: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     class_weight_power: Share = 0.5
     """A label weighs (1 / its rows) to this power in the loss: 0 leaves the skew, 1 makes all labels count the same."""

@@ -13,16 +13,16 @@ from tapir_ray.config.section import Count, Section
 
 Operation = Literal["filter", "decontaminate", "classify", "rebalance", "answer", "rewrite", "judge"]
 MOST_ROWS = 1_000_000
-"""Of a part: the keys of its finished rows lie in one task's memory when it is continued."""
+"""Of a shard: the keys of its finished rows lie in one task's memory when it is continued."""
 
 
-class Parts(Section):
-    """How the dataset is cut. A part is a table of its own: there, or continued where it was stopped."""
+class Shards(Section):
+    """How the dataset is cut. A shard is a table of its own: there, or continued where it was stopped."""
 
     rows: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
-    """Rows of a part at most; all but the last have as many."""
+    """Rows of a shard at most; all but the last have as many."""
     at_once: Count = 4
-    """Parts that go through one pipeline, so that its workers and engines start once for all of them; each worker that
+    """Shards that go through one pipeline, so that its workers and engines start once for all of them; each worker that
     asks has 200 bytes in memory of each of their replies."""
 
 
@@ -39,7 +39,7 @@ class Regenerate(Section):
     operations: Annotated[list[Operation], Field(min_length=1)]
     balanced_rows: Count | None = None
     """Rows that `rebalance` leaves; tasks that have too few for their weight give all they have."""
-    parts: Parts = Parts()
+    shards: Shards = Shards()
 
     @model_validator(mode="after")
     def _each_once(self) -> Regenerate:

@@ -44,9 +44,9 @@ class Resources(Section):
     cpus: Count | None = None
     """CPUs Ray is told of when it is started here; empty is what the machine has."""
     object_store_gb: Annotated[float, Field(gt=0)] | None = None
-    stage_cpus: Annotated[float, Field(gt=0)] = 0.1
+    transform_cpus: Annotated[float, Field(gt=0)] = 0.1
     """CPUs each plain stage task claims; small, so that a pipeline fits a small machine."""
-    rows_per_part: Count = 64
+    rows_per_block: Count = 64
     """Rows that are written together by the stages that ask models: what a stop can lose of each."""
     request_workers: Count = 1
     """Actors that send requests to endpoints."""

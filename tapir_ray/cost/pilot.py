@@ -25,7 +25,7 @@ from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data import schemas
-from tapir_ray.data.contamination_index import OverlapIndex
+from tapir_ray.data.contamination_index import ContaminationIndex
 from tapir_ray.data.ngrams import DEFAULT_WORDS, boilerplate_of
 from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
 from tapir_ray.errors import StageError, Stopped
@@ -214,6 +214,6 @@ def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
     passed = [status == OK for status in check_table(table, config, functions)["status"].to_pylist()]
     known = [row["messages"] for row in seed.sample]
     boilerplate = boilerplate_of(known, config.filter.common_ngram_rows, config.filter.ngram or DEFAULT_WORDS)
-    index = OverlapIndex.build(known, 0, config.filter.near_duplicate, boilerplate)
-    repeated = index.overlaps([row["messages"] for row in made])
+    index = ContaminationIndex.build(known, 0, config.filter.near_duplicate, boilerplate)
+    repeated = index.contaminated([row["messages"] for row in made])
     return [row for row, ok, kind in zip(made, passed, repeated, strict=True) if ok and kind is None]

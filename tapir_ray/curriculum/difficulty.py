@@ -42,11 +42,12 @@ def measure(spec: str) -> Measure:
 
 
 def with_difficulty(rows: pa.Table, spec: str) -> pa.Table:
-    """`rows` with the column `mfd` filled by the measure `spec`, as float64 rounded to 0.01; higher is harder."""
+    """`rows` with the column `difficulty` filled by the measure `spec`, as float64 rounded to 0.01; higher is
+    harder."""
     values = rounded(pc.cast(measure(spec)(rows), pa.float64()))
-    if "mfd" in rows.column_names:
-        return rows.set_column(rows.column_names.index("mfd"), "mfd", values)
-    return rows.append_column("mfd", values)
+    if "difficulty" in rows.column_names:
+        return rows.set_column(rows.column_names.index("difficulty"), "difficulty", values)
+    return rows.append_column("difficulty", values)
 
 
 def rounded(values: Column) -> Column:
@@ -68,7 +69,7 @@ def pool_of(difficulty: Column, teacher_score: Column, delta: float, min_teacher
 
 def with_pool(rows: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
     """Scored rows with the column `pool` (see `pool_of`); null where the status is not ok."""
-    pool = pool_of(rows["mfd"], rows["teacher_score"], delta, min_teacher_score)
+    pool = pool_of(rows["difficulty"], rows["teacher_score"], delta, min_teacher_score)
     pool = pc.if_else(pc.equal(rows["status"], OK), pool, pa.scalar(None, pa.string()))
     if "pool" in rows.column_names:
         return rows.set_column(rows.column_names.index("pool"), "pool", pool)

@@ -136,7 +136,7 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         length_correlation=stats.length_correlation,
         teacher_score=sum(task.teacher_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
         student_score=sum(task.student_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
-        warnings=warnings + _doubts(stats, delta, config) + shared_out(absent),
+        warnings=warnings + _warnings(stats, delta, config) + shared_out(absent),
     )
 
 
@@ -192,17 +192,19 @@ def _moved_alpha(hard: int, n: int, alpha: float, config: Config) -> float:
     return float(round(min(max(exact(alpha), least, Fraction(0)), most, Fraction(1)), 12))
 
 
-def _doubts(stats: ScoreStats, delta: float, config: Config) -> list[str]:
+def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
     """Why the difficulties of this round may not be what they seem."""
-    doubts = []
+    warnings = []
     if stats.noise is not None and delta < 2 * stats.noise:
-        doubts.append(f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise")
+        warnings.append(
+            f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
+        )
     if stats.noise is None and (why := _unmeasured(stats, config)):
-        doubts.append(f"σ of the judge is not measured, so nothing is known of δ < 2σ: {why}")
+        warnings.append(f"σ of the judge is not measured, so nothing is known of δ < 2σ: {why}")
     length = stats.length_correlation
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
-        doubts.append(f"scores follow the length of answers (correlation {length:.2f})")
-    return doubts
+        warnings.append(f"scores follow the length of answers (correlation {length:.2f})")
+    return warnings
 
 
 def _unmeasured(stats: ScoreStats, config: Config) -> str | None:

@@ -93,7 +93,7 @@ def count_cells(
     random_seed: int,
     salt: tuple[object, ...],
     size_column: str | None = None,
-    stage_cpus: float = 0.1,
+    transform_cpus: float = 0.1,
 ) -> Counts:
     """The rows of every cell by key prefix, and their sizes: sums of `size_column` (such as response tokens).
 
@@ -101,7 +101,7 @@ def count_cells(
     """
     counts: dict[Cell, np.ndarray] = defaultdict(lambda: np.zeros((2, 1 << PREFIX_BITS), np.int64))
     hashing = {"random_seed": random_seed, "salt": salt, "size_column": size_column}
-    for batch in _stream(rows, count_prefixes, stage_cpus, **hashing):
+    for batch in _stream(rows, count_prefixes, transform_cpus, **hashing):
         for pool, task, prefix, n, size in _tuples(batch):
             counts[pool, task][:, prefix] += (n, size)
     return Counts(dict(sorted(counts.items())), random_seed, salt, size_column)
@@ -112,7 +112,7 @@ def cutoffs(
     found: Counts,
     quota: Mapping[Cell, int],
     unit: Literal["rows", "size"] = "size",
-    stage_cpus: float = 0.1,
+    transform_cpus: float = 0.1,
 ) -> Cutoffs:
     """The cut of every cell with a quota above 0, in rows or in units of their size, with the fewest repeats.
 
@@ -126,17 +126,17 @@ def cutoffs(
     if split:
         column = found.size_column if unit == "size" else None
         hashing = {"random_seed": found.random_seed, "salt": found.salt, "size_column": column}
-        for batch in _stream(rows, keys_at, stage_cpus, prefixes=split, **hashing):
+        for batch in _stream(rows, keys_at, transform_cpus, prefixes=split, **hashing):
             for pool, task, key, size in _tuples(batch):
                 candidates[pool, task].append((key, size))
     cells = {cell: cut_within(cut, candidates.get(cell, [])) for cell, cut in boundaries.items()}
     return Cutoffs(cells, found.random_seed, found.salt)
 
 
-def take(rows: ray.data.Dataset, chosen: Cutoffs, stage_cpus: float = 0.1) -> ray.data.Dataset:
+def take(rows: ray.data.Dataset, chosen: Cutoffs, transform_cpus: float = 0.1) -> ray.data.Dataset:
     """The drawn rows, lazily, each as often as it is drawn, with `copy` = 0, 1, … telling the repeats apart."""
     return rows.map_batches(
-        functools.partial(take_table, chosen=chosen), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
+        functools.partial(take_table, chosen=chosen), batch_format="pyarrow", batch_size=None, num_cpus=transform_cpus
     )
 
 
@@ -246,12 +246,12 @@ def _prefix(found: np.ndarray) -> np.ndarray:
 
 
 def _stream(
-    rows: ray.data.Dataset, function: Callable[..., pa.Table], stage_cpus: float, **kwargs: Any
+    rows: ray.data.Dataset, function: Callable[..., pa.Table], transform_cpus: float, **kwargs: Any
 ) -> Iterator[pa.Table]:
     """`function` over the blocks, without the columns it does not need, as a stream of small tables."""
     columns = ["instruction_id", "pool", "task", *([kwargs["size_column"]] if kwargs["size_column"] else [])]
     small = rows.select_columns(columns).map_batches(
-        functools.partial(function, **kwargs), batch_format="pyarrow", batch_size=BATCH_ROWS, num_cpus=stage_cpus
+        functools.partial(function, **kwargs), batch_format="pyarrow", batch_size=BATCH_ROWS, num_cpus=transform_cpus
     )
     yield from small.iter_batches(batch_format="pyarrow", batch_size=None)
 

@@ -135,7 +135,7 @@ class ScoreStats(Counts):
 
     @property
     def noise(self) -> float | None:
-        """σ of a single MFD: sd(mfd − repeat_mfd)/√2 over rows judged twice.
+        """σ of a single MFD: sd(mfd − repeat_difficulty)/√2 over rows judged twice.
 
         None is not measured: fewer than 2 such rows, or replies that were all the same texts, as of an endpoint that
         cannot answer otherwise. Where the second judging was the warmer one it is an upper bound for the first.
@@ -165,14 +165,15 @@ class ScoreStats(Counts):
         }
 
 
-def score_stats(rows: ray.data.Dataset, min_teacher_score: float, stage_cpus: float = 0.1) -> ScoreStats:
-    """Statistics of scored rows (schema SCORED, `mfd` filled), in one streaming pass; the driver sees sums by block."""
+def score_stats(rows: ray.data.Dataset, min_teacher_score: float, transform_cpus: float = 0.1) -> ScoreStats:
+    """Statistics of scored rows (schema SCORED, `difficulty` filled), in one streaming pass; the driver sees sums by
+    block."""
     wanted = [name for name in NEEDED + OPTIONAL if name in (rows.columns() or [])]
     partial = rows.select_columns(wanted).map_batches(
         functools.partial(_partial, min_teacher_score=min_teacher_score),
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=stage_cpus,
+        num_cpus=transform_cpus,
     )
     total = ScoreStats()
     for row in partial.iter_rows():
@@ -180,10 +181,10 @@ def score_stats(rows: ray.data.Dataset, min_teacher_score: float, stage_cpus: fl
     return total
 
 
-NEEDED = ["task", "status", "mfd", "teacher_score", "student_score"]
+NEEDED = ["task", "status", "difficulty", "teacher_score", "student_score"]
 OPTIONAL = [
     "position_gap",
-    "repeat_mfd",
+    "repeat_difficulty",
     "repeat_same",
     "response_chars",
     "student_response_chars",
@@ -197,12 +198,12 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
     status = pc.value_counts(rows["status"])
     counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in status}
     scored = rows.filter(
-        pc.and_(pc.equal(rows["status"], OK), pc.and_(pc.is_valid(rows["mfd"]), pc.is_valid(rows["task"])))
+        pc.and_(pc.equal(rows["status"], OK), pc.and_(pc.is_valid(rows["difficulty"]), pc.is_valid(rows["task"])))
     )
-    pools = pool_of(scored["mfd"], scored["teacher_score"], 0.0, min_teacher_score)
+    pools = pool_of(scored["difficulty"], scored["teacher_score"], 0.0, min_teacher_score)
     histograms: dict[str, Counter[float]] = defaultdict(Counter)
     unreliable: Counter[str] = Counter()
-    keyed = scored.select(["task"]).append_column("value", rounded(scored["mfd"])).append_column("pool", pools)
+    keyed = scored.select(["task"]).append_column("value", rounded(scored["difficulty"])).append_column("pool", pools)
     for entry in keyed.group_by(["task", "pool", "value"]).aggregate([([], "count_all")]).to_pylist():
         if entry["pool"] == UNRELIABLE:
             unreliable[entry["task"]] += entry["count_all"]
@@ -224,8 +225,10 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
             TaskStats(judged=entry["count_all"], teacher_milli=entry["teacher_sum"], student_milli=entry["student_sum"])
         )
     gap = pc.subtract(scored["teacher_score"], scored["student_score"])
-    repeat = _pairs(pc.subtract(gap, scored["repeat_mfd"])) if _has(rows, "repeat_mfd") else Moments()
-    same = pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_mfd"])) if _has(rows, "repeat_same") else None
+    repeat = _pairs(pc.subtract(gap, scored["repeat_difficulty"])) if _has(rows, "repeat_difficulty") else Moments()
+    same = (
+        pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_difficulty"])) if _has(rows, "repeat_same") else None
+    )
     seen = pc.greater(pc.fill_null(scored["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
     n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)
@@ -240,8 +243,8 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         repeats_same=0 if same is None else pc.sum(same).as_py() or 0,
         gaps=len(gaps),
         gap_milli=pc.sum(_milli(gaps)).as_py() or 0,
-        seen=Moments() if seen is None else _pairs(scored["mfd"].filter(seen)),
-        unseen=_pairs(scored["mfd"] if seen is None else scored["mfd"].filter(pc.invert(seen))),
+        seen=Moments() if seen is None else _pairs(scored["difficulty"].filter(seen)),
+        unseen=_pairs(scored["difficulty"] if seen is None else scored["difficulty"].filter(pc.invert(seen))),
         teacher_length=_length(scored, "response_chars", "teacher_score"),
         student_length=_length(scored, "student_response_chars", "student_score"),
     )

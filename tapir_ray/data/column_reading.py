@@ -42,7 +42,7 @@ from tapir_ray.data.columns import (
 )
 from tapir_ray.data.values import has_text, is_blank
 
-NO_LOSS = "no_loss"
+NO_LOSS = "masked_turns"
 """Column of a dataset that `tapir regenerate` writes: positions in `messages` of the answers that are in no loss."""
 UNDESIRABLE = "undesirable (a completion with the label false)"
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")

@@ -1,10 +1,11 @@
 """What must not be trained on, as an index of hashes, and what of it a conversation shares.
 
-    index = OverlapIndex.build(conversations, ngram=13, threshold=0.7, boilerplate=boilerplate)
-    index.find([messages])               # [Overlap(kind="ngram", item=3, shared="name the four largest …")] or [None]
+    index = ContaminationIndex.build(conversations, ngram=13, threshold=0.7, boilerplate=boilerplate)
+    index.find([messages])               # [Contamination(kind="ngram", item=3, shared="name the four largest …")] or
+    [None]
 
 The system's turns are not compared. An item of the index that has boilerplate (n-grams that many training rows share)
-is found by its own part: a row that has the same boilerplate and another question does not overlap with it.
+is found by its own part: a row that has the same boilerplate and another question is not contaminated by it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ SHOWN_CHARS = 300
 
 
 @dataclass(frozen=True)
-class Overlap:
-    """How a conversation overlaps (EXACT, NEAR or NGRAM), with which item, and the longest text that they share."""
+class Contamination:
+    """How a conversation is contaminated (EXACT, NEAR or NGRAM), by which item, and the longest text that they
+    share."""
 
     kind: str
     item: int
@@ -66,7 +68,7 @@ class Postings:
 
 
 @dataclass(frozen=True)
-class OverlapIndex:
+class ContaminationIndex:
     """Texts that must not be trained on, as hashes: small enough to be sent to every worker."""
 
     ids: Collection[str]
@@ -93,7 +95,7 @@ class OverlapIndex:
         threshold: float,
         boilerplate: Boilerplate = NO_BOILERPLATE,
         sources: Sequence[str] = (),
-    ) -> OverlapIndex:
+    ) -> ContaminationIndex:
         """The index of some conversations' contexts, its items; `ngram` 0 leaves n-grams out.
 
         `sources` are the items' places, to be shown.
@@ -127,12 +129,13 @@ class OverlapIndex:
             threshold=threshold,
         )
 
-    def overlaps(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
+    def contaminated(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
         """For each conversation `exact`, `near_duplicate`, `ngram`, or None."""
         return [found.kind if found else None for found in self.find(conversations)]
 
-    def find(self, conversations: Sequence[Sequence[Message]]) -> list[Overlap | None]:
-        """For each conversation how it overlaps with an item, or None; the first kind and the most alike item count."""
+    def find(self, conversations: Sequence[Sequence[Message]]) -> list[Contamination | None]:
+        """For each conversation how it is contaminated by an item, or None; the first kind and the most alike item
+        count."""
         spoken = [turns_of(messages) for messages in conversations]
         signature = signatures_of([tokens(turns) for turns in spoken])
         hashes = band_hashes(signature, self.threshold)
@@ -141,14 +144,14 @@ class OverlapIndex:
             for at, (messages, turns) in enumerate(zip(conversations, spoken, strict=True))
         ]
 
-    def _exact(self, messages: Sequence[Message], turns: Sequence[Turn]) -> Overlap | None:
+    def _exact(self, messages: Sequence[Message], turns: Sequence[Turn]) -> Contamination | None:
         row_id = instruction_id(messages)
         if row_id not in self.ids:
             return None
         shared = " / ".join(joined(turn.units) for turn in turns)
-        return Overlap(EXACT, self.item_ids.index(row_id), shared[:SHOWN_CHARS])
+        return Contamination(EXACT, self.item_ids.index(row_id), shared[:SHOWN_CHARS])
 
-    def _near(self, turns: Sequence[Turn], signature: np.ndarray, bands: np.ndarray) -> Overlap | None:
+    def _near(self, turns: Sequence[Turn], signature: np.ndarray, bands: np.ndarray) -> Contamination | None:
         members = np.unique(self.bands.items_of(bands))
         if not len(members):
             return None
@@ -161,9 +164,9 @@ class OverlapIndex:
         if not len(members):
             return None
         item = int(members[np.argmax(alike)])
-        return Overlap(NEAR, item, self._shared(turns, item))
+        return Contamination(NEAR, item, self._shared(turns, item))
 
-    def _ngram(self, turns: Sequence[Turn]) -> Overlap | None:
+    def _ngram(self, turns: Sequence[Turn]) -> Contamination | None:
         if not self.ngram:
             return None
         for turn in turns:
@@ -172,17 +175,17 @@ class OverlapIndex:
             if len(hit):
                 item = int(self.ngrams.items_of(found.hashes[hit[:1]]).min())
                 mine = among(found.hashes, np.sort(self.ngrams.of_item(item)))
-                return Overlap(NGRAM, item, _longest(turn, found.first[mine], found.last[mine]))
+                return Contamination(NGRAM, item, _longest(turn, found.first[mine], found.last[mine]))
         return self._fuzzy(turns)
 
-    def _fuzzy(self, turns: Sequence[Turn]) -> Overlap | None:
+    def _fuzzy(self, turns: Sequence[Turn]) -> Contamination | None:
         """An item that is in the row but for a few words, which leave no whole n-gram of it."""
         if self.ngram < LEAST_FUZZY or not len(self.own_words):
             return None
         least = np.where(self.has_boilerplate, LEAST_FUZZY, self.ngram)
         share = np.where(self.own_words >= least, self._own_shares(turns), 0.0)
         item = int(np.argmax(share))
-        return Overlap(NGRAM, item, self._shared(turns, item)) if share[item] >= self.threshold else None
+        return Contamination(NGRAM, item, self._shared(turns, item)) if share[item] >= self.threshold else None
 
     def _own_shares(self, turns: Sequence[Turn]) -> np.ndarray:
         """The share of each item's own shingles that the row has."""

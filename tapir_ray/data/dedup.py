@@ -57,7 +57,7 @@ def bands(
     rows: ray.data.Dataset,
     out_dir: str,
     threshold: float,
-    stage_cpus: float = 0.1,
+    transform_cpus: float = 0.1,
     boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> str:
     """Writes the bands of the rows of status ok to `out_dir` (emptied first); returns it as an absolute path or URI.
@@ -74,7 +74,7 @@ def bands(
         write,
         batch_format="pyarrow",
         batch_size=ROWS_PER_FILE,
-        num_cpus=stage_cpus,
+        num_cpus=transform_cpus,
         compute=ray.data.TaskPoolStrategy(size=_at_once()),
     )
     deque(written.iter_batches(batch_format="pyarrow", batch_size=None), maxlen=0)
@@ -86,7 +86,7 @@ def mark_near_duplicates(
     work_dir: str,
     earlier: Sequence[str],
     threshold: float,
-    stage_cpus: float = 0.1,
+    transform_cpus: float = 0.1,
     boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> ray.data.Dataset:
     """`rows` with status filtered and a reason where a row of lower `order` is similar, and nothing else changed.
@@ -97,19 +97,19 @@ def mark_near_duplicates(
     twice, so it must be stored or repeatable.
     """
     folders = [
-        bands(rows, work_dir, threshold, stage_cpus, boilerplate),
+        bands(rows, work_dir, threshold, transform_cpus, boilerplate),
         *(Storage.at(folder).uri for folder in earlier),
     ]
     ranges = -(-sum(map(_bytes, folders)) // RANGE_BYTES)
     tasks = max(1, min(ranges, _at_once()))
     # Spread, for their memory: they claim little, and Ray would fill one node first.
-    join = ray.remote(_join_ranges).options(num_cpus=stage_cpus, scheduling_strategy="SPREAD")
-    merge = ray.remote(_merge).options(num_cpus=stage_cpus)
+    join = ray.remote(_join_ranges).options(num_cpus=transform_cpus, scheduling_strategy="SPREAD")
+    merge = ray.remote(_merge).options(num_cpus=transform_cpus)
     found = merge.remote(*(join.remote(range(at, ranges, tasks), ranges, folders, threshold) for at in range(tasks)))
     # Here, since a pipeline in which every task waits for it would be given up as one in which nothing happens.
     ray.wait([found], fetch_local=False)
     return rows.map_batches(
-        functools.partial(_mark, found=[found]), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
+        functools.partial(_mark, found=[found]), batch_format="pyarrow", batch_size=None, num_cpus=transform_cpus
     )
 
 

@@ -36,7 +36,7 @@ class Conversation:
     meta: dict[str, Any] = field(default_factory=dict)
     reasoning: str | None = None
     """Thoughts before the response."""
-    no_loss: tuple[int, ...] = ()
+    masked_turns: tuple[int, ...] = ()
     """Positions in `messages` of answers of weight 0, which are in no loss."""
     unused: tuple[str, ...] = ()
     """Columns with text that are used for nothing."""

@@ -43,12 +43,12 @@ INSTRUCTIONS = pa.schema(
         ("split", pa.string()),
         ("messages", MESSAGES),
         ("response", pa.string()),
-        ("no_loss", pa.list_(pa.int64())),
+        ("masked_turns", pa.list_(pa.int64())),
         ("reasoning", pa.string()),
         ("task", pa.string()),
         ("task_prob", pa.float64()),
         ("source", pa.string()),
-        ("licence", pa.string()),
+        ("license", pa.string()),
         ("parent_id", pa.string()),
         ("round", pa.int64()),
         ("teacher_model", pa.string()),
@@ -59,7 +59,7 @@ INSTRUCTIONS = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""`no_loss` are the positions in `messages` of answers that are in no loss, as turns of weight 0 (null: none).
+"""`masked_turns` are the positions in `messages` of answers that are in no loss, as turns of weight 0 (null: none).
 `meta` is JSON: the other columns of the source row. `sampling` is JSON: the parameters of the teacher's answer."""
 
 SCORED = pa.schema(
@@ -69,17 +69,17 @@ SCORED = pa.schema(
         ("finish_reason", pa.string()),
         ("teacher_score", pa.float64()),
         ("student_score", pa.float64()),
-        ("mfd", pa.float64()),
+        ("difficulty", pa.float64()),
         ("position_gap", pa.float64()),
-        ("repeat_mfd", pa.float64()),
+        ("repeat_difficulty", pa.float64()),
         ("repeat_same", pa.bool_()),
         ("response_chars", pa.int64()),
         ("student_response_chars", pa.int64()),
         ("times_trained", pa.int64()),
     ]
 )
-"""Scores are 1..10, averaged over both orders; `mfd` = teacher_score − student_score; `repeat_mfd`: judged again;
-`repeat_same`: by replies of the same text."""
+"""Scores are 1..10, averaged over both orders; `difficulty` = teacher_score − student_score; `repeat_difficulty`:
+judged again; `repeat_same`: by replies of the same text."""
 
 GENERATED_ROWS = pa.schema(
     [("draw_id", pa.string()), *INSTRUCTIONS, ("style", pa.string()), ("answer_score", pa.float64())]
@@ -93,7 +93,7 @@ TRAINING = pa.schema(
         ("copy", pa.int64()),
         ("messages", MESSAGES),
         ("response", pa.string()),
-        ("no_loss", pa.list_(pa.int64())),
+        ("masked_turns", pa.list_(pa.int64())),
         ("task", pa.string()),
         ("pool", pa.string()),
         ("tokens", pa.int64()),

@@ -6,7 +6,7 @@
         roles.usage()
 
 An engine `openai` is a URL; an engine `vllm` is an application of the run's own that lives while the roles are open,
-but for the times when something else needs its place (`make_room`).
+but for the times when something else needs its place (`free_resources_for`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tapir_ray.llm.client.check import check
 from tapir_ray.llm.client.openai import Client, slots
 from tapir_ray.llm.client.target import Secret, Target
 from tapir_ray.llm.engine.health import PROCESSES
-from tapir_ray.llm.serve.models import Served
+from tapir_ray.llm.serve.models import ModelServers
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
@@ -69,7 +69,7 @@ class Roles:
         self.replies = ReplyFolders(config.cache, folder)
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
-        self._served = Served(config, run_id, None if folder is None else uri_in(folder, PROCESSES))
+        self._servers = ModelServers(config, run_id, None if folder is None else uri_in(folder, PROCESSES))
         self._last_usage: dict[str, dict[str, float]] = {}
         self._told: set[str] = set()
         for role, endpoint in self._endpoints.items():
@@ -94,7 +94,7 @@ class Roles:
 
     def close(self) -> None:
         """Stop the served models and the usage actor; `usage` keeps answering."""
-        self._served.stop()
+        self._servers.stop()
         if self._actor is not None:
             self._last_usage, problem = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
@@ -106,16 +106,16 @@ class Roles:
                     problem,
                 )
 
-    def make_room(self, part: str) -> None:
+    def free_resources_for(self, part: str) -> None:
         """Stop the served models if `resources.<part>` has no place beside them; the next question starts them again.
 
         Stages that ask must have ended.
         """
-        self._served.make_room(part)
+        self._servers.free_resources_for(part)
 
     def watched(self) -> AbstractContextManager[None]:
         """Raises StageError in the main thread where a served model has failed for good."""
-        return self._served.watched()
+        return self._servers.watched()
 
     def check(self) -> None:
         """Every key variable exists, every endpoint can be used and serves its model, every local model folder can be
@@ -123,7 +123,7 @@ class Roles:
 
         Needs no Ray and spends nothing. Raises InputError that names the key and what to change.
         """
-        self._served.check()
+        self._servers.check()
         for role, endpoint in self._endpoints.items():
             if self._group(role) == role and endpoint.engine != "vllm":
                 asyncio.run(check(self._target(role)))
@@ -144,7 +144,7 @@ class Roles:
         """
         if self._actor is None:
             raise RuntimeError("open the roles first")
-        self._served.start()
+        self._servers.start()
         resources = self._config.resources
         workers = resources.request_workers
         targets = self._targets()
@@ -152,7 +152,7 @@ class Roles:
         block_rows = block_rows_of(in_flight, workers)
         # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
-        small = small_blocks(rows, block_rows, resources.stage_cpus)
+        small = small_blocks(rows, block_rows, resources.transform_cpus)
         if self.batch_s:
             small.context.execution_no_progress_timeout_s = self.batch_s
         return small.map_batches(
@@ -170,14 +170,14 @@ class Roles:
             batch_size=None,
             batch_format="pyarrow",
             # Joined to what reads the rows, a worker would ask for a whole file's one small block after the other.
-            num_cpus=unfused(resources.stage_cpus),
+            num_cpus=unfused(resources.transform_cpus),
             compute=ray.data.ActorPoolStrategy(
                 size=workers,
                 max_tasks_in_flight_per_actor=blocks_at_once,
                 max_concurrent_calls_per_actor=blocks_at_once,
                 enable_true_multi_threading=True,
             ),
-            **self._served.beside(),
+            **self._servers.beside(),
         )
 
     def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
@@ -185,7 +185,7 @@ class Roles:
 
         For questions of this process, outside a stage; to be used in one event loop.
         """
-        self._served.start()
+        self._servers.start()
         meter = meter_class(self._actor, self._leased())
         targets = self._targets()
         groups = {target.group: slots(target, 1) for target in targets}
@@ -242,7 +242,7 @@ class Roles:
     def _target(self, role: str) -> Target:
         endpoint, group, scope = self._endpoints[role], self._group(role), self._scope(role)
         if endpoint.engine == "vllm":
-            return Target(role, endpoint, self._served.url(group), None, group, scope)
+            return Target(role, endpoint, self._servers.url(group), None, group, scope)
         if endpoint.base_url == SIMULATOR:
             base = str(self._simulator_url).rstrip("/").removesuffix("/v1")
             return Target(role, endpoint, f"{base}/v1", None, group, scope)

@@ -53,15 +53,15 @@ class Report:
         return round(sum(role["cost"] for role in self.usage.values()), 6)
 
 
-def counts(rows: int, parts: Iterable[Manifest]) -> Counts:
-    """What has become of `rows` rows by the manifests of all parts. Raises StageError where the sums differ."""
+def counts(rows: int, shards: Iterable[Manifest]) -> Counts:
+    """What has become of `rows` rows by the manifests of all shards. Raises StageError where the sums differ."""
     statuses: Counter[str] = Counter()
     filtered: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    for part in parts:
-        statuses.update(part.statuses)
-        filtered.update(part.reasons)
-        failed.update(part.errors)
+    for shard in shards:
+        statuses.update(shard.statuses)
+        filtered.update(shard.reasons)
+        failed.update(shard.errors)
     sums = (statuses[OK] + filtered.total() + failed.total(), statuses.total())
     if sums != (rows, rows) or (statuses[FILTERED], statuses[FAILED]) != (filtered.total(), failed.total()):
         raise StageError(f"{rows} rows went in, {sums[0]} came out with a reason and {sums[1]} with a status")
@@ -74,7 +74,7 @@ def card(config: Config, report: Report) -> str:
     assert settings is not None
     front: dict[str, Any] = {
         "pretty_name": config.name,
-        **({"license": config.seed_data.licence} if config.seed_data.licence else {}),
+        **({"license": config.seed_data.license} if config.seed_data.license else {}),
         "task_categories": ["text-generation"],
         "size_categories": [size_category(found.ok)],
         "tags": ["instruction-tuning", *(["synthetic"] if report.held["teacher_model"] else []), "tapir-ray"],
@@ -103,7 +103,7 @@ def card(config: Config, report: Report) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def summary(config: Config, report: Report, parts: int, dataset: str) -> dict[str, Any]:
+def summary(config: Config, report: Report, shards: int, dataset: str) -> dict[str, Any]:
     """`summary.json` of a regeneration that is done; `dataset` is the place of its card."""
     assert config.regenerate is not None
     return {
@@ -111,7 +111,7 @@ def summary(config: Config, report: Report, parts: int, dataset: str) -> dict[st
         "status": "done",
         "random_seed": config.random_seed,
         "operations": list(config.regenerate.operations),
-        "parts": parts,
+        "shards": shards,
         **report.counts.__dict__,
         "by": {column: dict(values) for column, values in report.held.items()},
         "usage": report.usage,
@@ -124,7 +124,7 @@ def summary(config: Config, report: Report, parts: int, dataset: str) -> dict[st
 def print_made(made: dict[str, Any], file: TextIO) -> None:
     """The end of a regeneration for a person: what became of the rows, what was asked, and where the dataset is."""
     out = console(file)
-    rows = Table("rows", title=f"{made['name']}: {made['rows']:,} rows read, in {made['parts']} parts")
+    rows = Table("rows", title=f"{made['name']}: {made['rows']:,} rows read, in {made['shards']} shards")
     rows.add_column("number", justify="right")
     found = Counts(made["rows"], made["ok"], made["filtered"], made["failed"])
     for name, count in [("in the dataset", found.ok), *_left_out(found)]:

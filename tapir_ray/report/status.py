@@ -26,7 +26,7 @@ RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 KILLED = "killed"
 """Its process or machine is gone without a word: no heartbeat, and no reason on storage."""
 NOT_STARTED = "not started"
-SHOWN = (("alpha", "α"), ("threshold", "δ"), ("hard", "hard"), ("easy", "easy"), ("mfd", "mean MFD"),
+SHOWN = (("alpha", "α"), ("threshold", "δ"), ("hard", "hard"), ("easy", "easy"), ("difficulty", "mean difficulty"),
          ("student_score", "student's score"), ("teacher_score", "teacher's score"),
          ("holdout_score", "on the holdout"))  # fmt: skip
 """Numbers of a round, and their names for a person."""
@@ -36,7 +36,7 @@ def status(uri: str) -> dict[str, Any]:
     """What the run's storage says; takes up to `ownership.PATIENCE_S` where its driver is on another machine.
 
     `stages` are those under way, or those in which the last attempt ended, with rows, rows a second and what waits;
-    `parts` is of a regeneration (`finished`, and `all` once that is known), which has no rounds, and else None;
+    `shards` is of a regeneration (`finished`, and `all` once that is known), which has no rounds, and else None;
     `rounds` the plans by round, `spend` by role against the budget; `reason` says why it ended and `continue` how it
     goes on. Raises InputError where there is no run.
     """
@@ -55,7 +55,7 @@ def status(uri: str) -> dict[str, Any]:
         "status": state,
         "owner": asdict(last) if last is not None else None,
         "stages": last.stages if last is not None else [],
-        "parts": parts_of(run, config.regenerate) if config.regenerate is not None else None,
+        "shards": shards_of(run, config.regenerate) if config.regenerate is not None else None,
         "rounds_planned": planned,
         "rounds_trained": sum(run.done(checkpoint(n)) is not None for n in range(1, planned + 1)),
         "rounds": rounds_of(events),
@@ -66,11 +66,12 @@ def status(uri: str) -> dict[str, Any]:
     }
 
 
-def parts_of(run: Run, settings: Regenerate) -> dict[str, int | None]:
-    """How many parts of a regeneration are finished, and `all` there are; None before its rows are read and cleaned."""
+def shards_of(run: Run, settings: Regenerate) -> dict[str, int | None]:
+    """How many shards of a regeneration are finished, and `all` there are; None before its rows are read and
+    cleaned."""
     cleaned = run.done(INGESTED)
-    finished = [name for name in run.children("parts") if run.done(f"parts/{name}/{RENEWED}")]
-    return {"finished": len(finished), "all": None if cleaned is None else -(-cleaned.rows // settings.parts.rows)}
+    finished = [name for name in run.children("shards") if run.done(f"shards/{name}/{RENEWED}")]
+    return {"finished": len(finished), "all": None if cleaned is None else -(-cleaned.rows // settings.shards.rows)}
 
 
 def rounds_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -140,11 +141,15 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
         say(f"job {submission_id}: {state}")
     for stage in found["stages"]:
         say(f"{'in' if found['status'] == RUNNING else 'ended in'} {in_words(stage)}")
-    if (parts := found["parts"]) is None:
+    if (shards := found["shards"]) is None:
         say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}")
     else:
-        of = "; how many there are is seen once the rows are cleaned" if parts["all"] is None else f" of {parts['all']}"
-        say(f"parts finished: {parts['finished']}{of}")
+        of = (
+            "; how many there are is seen once the rows are cleaned"
+            if shards["all"] is None
+            else f" of {shards['all']}"
+        )
+        say(f"shards finished: {shards['finished']}{of}")
     for entry in found["rounds"]:
         numbers = [f"{word} {entry[name]:.4g}" for name, word in SHOWN if entry.get(name) is not None]
         say(f"round {entry['round']}: {', '.join(numbers)}")

@@ -147,7 +147,7 @@ def _round(
         "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
         "generated": generated and generated.count(OK),
         "filtered": generated.reasons if generated else {},
-        "overlaps": contamination_list.counts(run, f"{folder}/overlaps"),
+        "contamination": contamination_list.counts(run, f"{folder}/contamination"),
         "failed": generated.count(FAILED) if generated else 0,
         "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
         "student_score_before": scores[number - 1],
@@ -170,7 +170,7 @@ def _seed(run: Run) -> dict[str, Any]:
     """What became of the seed data's rows before any was labelled, and what overlaps, by what with and by rule."""
     made = run.done("seed/ingested") or run.done("seed/instructions")
     found = {"rows": made.rows, "filtered": made.reasons} if made else {"rows": None, "filtered": {}}
-    return {**found, "overlaps": contamination_list.counts(run, "seed/overlaps")}
+    return {**found, "contamination": contamination_list.counts(run, "seed/contamination")}
 
 
 def _packed(run: Run, table: str) -> dict[str, Any]:

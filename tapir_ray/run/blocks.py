@@ -1,7 +1,7 @@
 """A table while it is being written: a file for each block, so that what a killed stage had finished stays.
 
-    write = functools.partial(write_part, folder=folder, fs=fs, key=("instruction_id",))
-    for block in written(rows, write, 64, stage_cpus): ...
+    write = functools.partial(write_block, folder=folder, fs=fs, key=("instruction_id",))
+    for block in written(rows, write, 64, transform_cpus): ...
     files = compact(folder, fs, ("instruction_id",))         # few files where there were many
 
 A block is written whole or not at all, under a name that is a hash of its keys: written again by a task that Ray had to
@@ -29,7 +29,7 @@ from tapir_ray.cluster.ray_data import unfused
 from tapir_ray.data import atomic_files
 from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, conform
 
-PART, FILE, UNFINISHED = "part-", "rows-", atomic_files.WRITING
+BLOCK, FILE, UNFINISHED = "block-", "rows-", atomic_files.WRITING
 """Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
 ROWS_PER_FILE = 2_000
 """Rows of a finished file at least, where there are as many: every file costs later reads."""
@@ -43,20 +43,22 @@ WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", p
 
 
 def written(
-    rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_part: int | None, stage_cpus: float
+    rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_block: int | None, transform_cpus: float
 ) -> Generator[dict[str, Any], None, None]:
-    """`write` (such as `write_part`) of the rows as they come, and its rows; at most `rows_per_part` wait for it.
+    """`write` (such as `write_block`) of the rows as they come, and its rows; at most `rows_per_block` wait for it.
 
     To be closed where its end is not waited for: a pipeline that is left open is stopped only when it is collected,
     which may be after Ray itself, and would then start it anew.
     """
-    summaries = rows.map_batches(write, batch_format="pyarrow", batch_size=rows_per_part, num_cpus=unfused(stage_cpus))
+    summaries = rows.map_batches(
+        write, batch_format="pyarrow", batch_size=rows_per_block, num_cpus=unfused(transform_cpus)
+    )
     blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
     for batch in blocks:
         yield from batch.to_pylist()
 
 
-def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> pa.Table:
+def write_block(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> pa.Table:
     """Write a block's rows, but for those that were not asked, as one file; returns a WRITTEN row."""
     unasked, error = 0, None
     failed = pa.array([False] * len(block))
@@ -68,38 +70,38 @@ def write_part(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> p
         reasons = block["reason"].filter(failed)
         error = reasons[0].as_py() if len(reasons) else None
     if len(block):
-        write_whole(block, f"{PART}{name_of(block, key)}.parquet", folder, fs)
+        write_whole(block, f"{BLOCK}{name_of(block, key)}.parquet", folder, fs)
     return pa.Table.from_pylist(
         [{"rows": len(block), "failed": pc.sum(failed).as_py() or 0, "unasked": unasked, "error": error}], WRITTEN
     )
 
 
-def found(folder: str, fs: pafs.FileSystem, stage_cpus: float) -> ray.data.Dataset:
-    """The rows of all parts in the folder, which must hold some; lazy."""
-    files = [f"{folder}/{name}" for name in names_of(folder, fs, PART)]
+def found(folder: str, fs: pafs.FileSystem, transform_cpus: float) -> ray.data.Dataset:
+    """The rows of all blocks in the folder, which must hold some; lazy."""
+    files = [f"{folder}/{name}" for name in names_of(folder, fs, BLOCK)]
     return ray.data.read_parquet(
-        files, filesystem=fs, num_cpus=stage_cpus, partitioning=None, override_num_blocks=1 + len(files) // 32
+        files, filesystem=fs, num_cpus=transform_cpus, partitioning=None, override_num_blocks=1 + len(files) // 32
     )
 
 
-def compact(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> list[str]:
-    """Names of the table's files: the parts, or where they are small the fewer ones made of them.
+def compact(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1) -> list[str]:
+    """Names of the table's files: the blocks, or where they are small the fewer ones made of them.
 
-    A row that is in two parts, since an attempt that was overtaken still wrote, is kept once. The parts stay until
+    A row that is in two blocks, since an attempt that was overtaken still wrote, is kept once. The blocks stay until
     `tidy`, so that a table can be compacted again.
     """
-    parts = names_of(folder, fs, PART)
-    if not parts:
+    block_files = names_of(folder, fs, BLOCK)
+    if not block_files:
         return []
-    counts = ray.get(ray.remote(num_cpus=stage_cpus)(_counts).remote(folder, fs, parts, key))
-    if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(parts) - 1):
-        return parts
-    return ray.get(ray.remote(num_cpus=stage_cpus)(_rewrite).remote(folder, fs, parts, key))
+    counts = ray.get(ray.remote(num_cpus=transform_cpus)(_counts).remote(folder, fs, block_files, key))
+    if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(block_files) - 1):
+        return block_files
+    return ray.get(ray.remote(num_cpus=transform_cpus)(_rewrite).remote(folder, fs, block_files, key))
 
 
 def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
     """Remove what is not of the finished table."""
-    for prefix in (PART, FILE, UNFINISHED):
+    for prefix in (BLOCK, FILE, UNFINISHED):
         for name in names_of(folder, fs, prefix):
             if name not in files:
                 fs.delete_file(f"{folder}/{name}")
@@ -117,9 +119,10 @@ def key_of(row: dict[str, Any], key: Key) -> str:
 
 
 def files_of(folder: str, fs: pafs.FileSystem, key: Key) -> dict[str, str]:
-    """The name of the part that holds a row, by the row's key; failed rows count as not there, and so do torn parts."""
+    """The name of the block that holds a row, by the row's key; failed rows count as not there, and so do torn
+    blocks."""
     files: dict[str, str] = {}
-    for name in names_of(folder, fs, PART):
+    for name in names_of(folder, fs, BLOCK):
         if is_torn(f"{folder}/{name}", fs):
             logging.getLogger(__name__).warning("%s/%s is empty or torn and is treated as absent", folder, name)
             continue
@@ -171,8 +174,8 @@ def first_of_each(table: pa.Table, key: Key, seen: set[str]) -> pa.Table:
     return table.filter(pa.array(fresh, pa.bool_()))
 
 
-def _counts(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> dict[str, int]:
-    dataset = pads.dataset([f"{folder}/{name}" for name in parts], filesystem=fs, format="parquet")
+def _counts(folder: str, fs: pafs.FileSystem, block_files: Sequence[str], key: Key) -> dict[str, int]:
+    dataset = pads.dataset([f"{folder}/{name}" for name in block_files], filesystem=fs, format="parquet")
     if not key:
         rows = dataset.count_rows()
         return {"rows": rows, "unique": rows}
@@ -188,8 +191,8 @@ def _read_in_turn(folder: str, fs: pafs.FileSystem, names: Sequence[str]) -> Ite
             yield from pool.map(functools.partial(pq.read_table, filesystem=fs), paths)
 
 
-def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -> list[str]:
-    """The parts' rows in files of ROWS_PER_FILE rows or a few more; in memory are one of them and a few parts.
+def _rewrite(folder: str, fs: pafs.FileSystem, block_files: Sequence[str], key: Key) -> list[str]:
+    """The blocks' rows in files of ROWS_PER_FILE rows or a few more; in memory are one of them and a few blocks.
 
     Failed rows come last: of a row that one attempt answered and another did not, the answer stays.
     """
@@ -208,9 +211,9 @@ def _rewrite(folder: str, fs: pafs.FileSystem, parts: Sequence[str], key: Key) -
         if sum(map(len, waiting)) >= ROWS_PER_FILE:
             flush()
 
-    schema = pq.read_schema(f"{folder}/{parts[0]}", filesystem=fs)
+    schema = pq.read_schema(f"{folder}/{block_files[0]}", filesystem=fs)
     failed: list[pa.Table] = []
-    for table in _read_in_turn(folder, fs, parts):
+    for table in _read_in_turn(folder, fs, block_files):
         table = conform(table, schema)
         if key and "status" in schema.names:
             is_failed = pc.fill_null(pc.equal(table["status"], FAILED), False)

@@ -12,7 +12,7 @@ from tapir_ray.config import Config
 from tapir_ray.steps.context import checkpoint, round_dir
 
 READ, SPLIT, INGESTED = "seed/read", "seed/split", "seed/ingested"
-COMMON, OVERLAPS = "seed/common_ngrams", "seed/overlaps"
+COMMON, CONTAMINATION = "seed/common_ngrams", "seed/contamination"
 LABELS, CLASSIFIER, INSTRUCTIONS, BANDS = "seed/labels", "classifier", "seed/instructions", "seed/bands"
 ANSWERS = "answers"
 """Stands for INSTRUCTIONS where the teacher answers the seed data."""
@@ -70,7 +70,7 @@ def inputs(config: Config) -> dict[str, list[str]]:
         SPLIT: [READ],
         COMMON: [SPLIT],
         INGESTED: [SPLIT, COMMON],
-        OVERLAPS: [INGESTED],
+        CONTAMINATION: [INGESTED],
         LABELS: [INGESTED],
         CLASSIFIER: [LABELS],
         INSTRUCTIONS: [INGESTED, CLASSIFIER] if config.classify.by == "deberta" else [INGESTED],
@@ -90,7 +90,7 @@ def inputs(config: Config) -> dict[str, list[str]]:
         found[f"{folder}/expanded"] = [f"{folder}/scored", CLASSIFIER]
         found[f"{folder}/bands"] = [f"{folder}/expanded", BANDS]
         found[f"{folder}/checked"] = [f"{folder}/expanded", f"{folder}/bands"]
-        found[f"{folder}/overlaps"] = [f"{folder}/checked"]
+        found[f"{folder}/contamination"] = [f"{folder}/checked"]
         found[f"{folder}/generated"] = [f"{folder}/checked"]
         found[f"{folder}/pool"] = [f"{folder}/scored", f"{folder}/generated"]
         found[f"{folder}/training"] = [f"{folder}/pool"]

@@ -30,7 +30,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tapir_budget_dollars": ("US dollars that the run may spend.", ()),
     "tapir_alpha": ("Challenge share of a round's training tokens.", ("round",)),
     "tapir_threshold": ("Difficulty from which a round's rows are hard.", ("round",)),
-    "tapir_mfd": (
+    "tapir_difficulty": (
         "Mean difficulty of a round's reliable rows (MFD, unless the config names another measure).",
         ("round",),
     ),
@@ -39,7 +39,7 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """Name: (meaning, tags beside `run`). `stage` is the stage's name on the progress line."""
 
-OF_ROUND = ("alpha", "threshold", "mfd", "holdout_score")
+OF_ROUND = ("alpha", "threshold", "difficulty", "holdout_score")
 """Numbers of a round that its events have under the same name as the metric."""
 
 

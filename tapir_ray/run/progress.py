@@ -23,7 +23,7 @@ TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 ASKER = "Asker"
 """In the name of every operator that sends requests (see `Roles.ask`)."""
 
-_part: ContextVar[tuple[str | None, int | None]] = ContextVar("part", default=(None, None))
+_span: ContextVar[tuple[str | None, int | None]] = ContextVar("span", default=(None, None))
 """The stage of the method and the round that a thread works on."""
 
 
@@ -37,7 +37,7 @@ class Stage:
     started: float
     moved: float
     """When a row was last written, or the stage last said something new."""
-    part: tuple[str | None, int | None] = (None, None)
+    span: tuple[str | None, int | None] = (None, None)
     rows: int = 0
     kept: int = 0
     """Rows that were there from before, which `rows` counts too."""
@@ -76,8 +76,8 @@ class Stage:
         """The stage for who reads it elsewhere: JSON values, seconds, rows a second."""
         return {
             "label": self.label,
-            "stage": self.part[0],
-            "round": self.part[1],
+            "stage": self.span[0],
+            "round": self.span[1],
             "table": self.table or None,
             "rows": self.rows,
             "expected": self.expected,
@@ -159,13 +159,13 @@ class Progress:
         self.metrics.show()
 
     @contextmanager
-    def part(self, stage: str, round_number: int) -> Iterator[None]:
+    def span(self, stage: str, round_number: int) -> Iterator[None]:
         """The stage of the method and the round that what this thread does is of."""
-        token = _part.set((stage, round_number))
+        token = _span.set((stage, round_number))
         try:
             yield
         finally:
-            _part.reset(token)
+            _span.reset(token)
 
     @contextmanager
     def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:
@@ -173,7 +173,7 @@ class Progress:
         done = threading.Event()
         before = self.usage()
         now = time.monotonic()
-        stage = Stage(label, table, expected, now, now, _part.get())
+        stage = Stage(label, table, expected, now, now, _span.get())
         self._stages.append(stage)
         if table:
             self._by_table[table] = stage

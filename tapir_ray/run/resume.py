@@ -1,10 +1,10 @@
 """Going on with a table that an earlier attempt began: what it finished stays, what failed is asked again.
 
-    count, keys = reopen(folder, fs, ("instruction_id",))            # what an earlier attempt finished
-    rows = without(rows, keys, ("instruction_id",), stage_cpus)      # is not asked again
+    count, keys = resume_table(folder, fs, ("instruction_id",))            # what an earlier attempt finished
+    rows = without(rows, keys, ("instruction_id",), transform_cpus)      # is not asked again
     unpublish(folder, fs, manifest.files, ("instruction_id",), MANIFEST)    # a finished table is to be gone on with
 
-The folders and their files are those of `parts.py`. A part without a footer is removed and logged: its rows are made
+The folders and their files are those of `blocks.py`. A block without a footer is removed and logged: its rows are made
 again. Of a table that lost its manifest the rows stay.
 """
 
@@ -26,9 +26,9 @@ import ray.data
 from tapir_ray.data.schemas import FAILED
 from tapir_ray.run import table_removal
 from tapir_ray.run.blocks import (
+    BLOCK,
     FILE,
     FILES_AT_ONCE,
-    PART,
     UNFINISHED,
     Key,
     first_of_each,
@@ -40,20 +40,20 @@ from tapir_ray.run.blocks import (
 )
 
 
-def reopen(folder: str, fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
+def resume_table(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
     """(rows, a reference to their keys, sorted) of what earlier attempts wrote, each once.
 
     Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
     """
-    (found,) = reopen_all([folder], fs, key, stage_cpus)
+    (found,) = resume_tables([folder], fs, key, transform_cpus)
     return found
 
 
-def reopen_all(
-    folders: Sequence[str], fs: pafs.FileSystem, key: Key, stage_cpus: float = 0.1
+def resume_tables(
+    folders: Sequence[str], fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1
 ) -> list[tuple[int, ray.ObjectRef]]:
-    """`reopen` of several tables at the same time."""
-    task: Any = ray.remote(num_cpus=stage_cpus)(_reopen_and_tell).options(num_returns=3)
+    """`resume_table` of several tables at the same time."""
+    task: Any = ray.remote(num_cpus=transform_cpus)(_resume_and_tell).options(num_returns=3)
     found = [task.remote(folder, fs, key) for folder in folders]
     for folder, (_, _, torn) in zip(folders, found, strict=True):
         for name in ray.get(torn):
@@ -61,21 +61,21 @@ def reopen_all(
     return [(ray.get(count), keys) for count, keys, _ in found]
 
 
-def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, stage_cpus: float) -> ray.data.Dataset:
+def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, transform_cpus: float) -> ray.data.Dataset:
     """The rows whose key is not among `keys`; lazy."""
     return rows.map_batches(
         functools.partial(_without, keys=[keys], key=key),
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=stage_cpus,
+        num_cpus=transform_cpus,
     )
 
 
 def unpublish(
-    folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str, stage_cpus: float = 0.1
+    folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str, transform_cpus: float = 0.1
 ) -> None:
     """A finished table becomes unfinished, without its failed rows; it is always the one or the other."""
-    ray.get(ray.remote(num_cpus=stage_cpus)(_unpublish).remote(folder, fs, list(files), key, manifest))
+    ray.get(ray.remote(num_cpus=transform_cpus)(_unpublish).remote(folder, fs, list(files), key, manifest))
 
 
 def among(values: Any, keys: pa.Array) -> pa.Array:
@@ -88,21 +88,21 @@ def among(values: Any, keys: pa.Array) -> pa.Array:
     return pc.equal(keys.take(at), values)
 
 
-def _reopen_and_tell(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array, list[str]]:
-    """`_reopen`, and the names of the files that were torn."""
+def _resume_and_tell(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array, list[str]]:
+    """`_resume`, and the names of the files that were torn."""
     torn: list[str] = []
-    return (*_reopen(folder, fs, key, torn), torn)
+    return (*_resume(folder, fs, key, torn), torn)
 
 
-def _reopen(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None = None) -> tuple[int, pa.Array]:
+def _resume(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None = None) -> tuple[int, pa.Array]:
     torn = [] if torn is None else torn
     table_removal.finish(fs, folder)
-    if not names_of(folder, fs, PART):
+    if not names_of(folder, fs, BLOCK):
         _take_back(folder, fs, key, torn)
     for prefix in (UNFINISHED, FILE):
         for name in names_of(folder, fs, prefix):
             fs.delete_file(f"{folder}/{name}")
-    names = names_of(folder, fs, PART)
+    names = names_of(folder, fs, BLOCK)
     keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key, torn=torn)
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         found = list(pool.map(functools.partial(keys_in, others=frozenset(names)), names))
@@ -114,20 +114,20 @@ def _reopen(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None =
 
 
 def _take_back(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str]) -> None:
-    """Make parts of the files of a table that was finished and has lost its manifest: its parts are gone by then."""
+    """Make blocks of the files of a table that was finished and has lost its manifest: its blocks are gone by then."""
     for name in names_of(folder, fs, FILE):
         if is_torn(f"{folder}/{name}", fs):
             torn.append(name)
             continue
         table = pq.read_table(f"{folder}/{name}", filesystem=fs)
         if len(table):
-            write_whole(table, f"{PART}{name_of(table, key)}.parquet", folder, fs)
+            write_whole(table, f"{BLOCK}{name_of(table, key)}.parquet", folder, fs)
 
 
 def _finished(
     name: str, folder: str, fs: pafs.FileSystem, key: Key, torn: list[str], others: Collection[str] = ()
 ) -> pa.Array | None:
-    """The keys of a part's rows without its failed ones, which are dropped. A torn part is removed and put in `torn`.
+    """The keys of a block's rows without its failed ones, which are dropped. A torn block is removed and put in `torn`.
 
     None, and nothing is done, where one of the `others`, which may be dropped at this moment, has the name of what
     would be left.
@@ -143,31 +143,31 @@ def _finished(
         return pa.array([], pa.string())
     with opened as file:
         status = ["status"] if "status" in file.schema_arrow.names else []
-        part = file.read(columns=[*key, *status])
-        if status and pc.any(pc.equal(part["status"], FAILED)).as_py():
+        block = file.read(columns=[*key, *status])
+        if status and pc.any(pc.equal(block["status"], FAILED)).as_py():
             whole = file.read()
-            part = whole.filter(pc.not_equal(whole["status"], FAILED))
-            left = f"{PART}{name_of(part, key)}.parquet"
+            block = whole.filter(pc.not_equal(whole["status"], FAILED))
+            left = f"{BLOCK}{name_of(block, key)}.parquet"
             if left in others:
                 return None
-            if len(part):
-                write_whole(part, left, folder, fs)
+            if len(block):
+                write_whole(block, left, folder, fs)
             fs.delete_file(path)
-    return keys_of(part, key).combine_chunks()
+    return keys_of(block, key).combine_chunks()
 
 
 def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:
     seen: set[str] = set()
     made: set[str] = set()
-    for name in names_of(folder, fs, PART):
+    for name in names_of(folder, fs, BLOCK):
         if name in made:
             continue  # an attempt that was killed here had made it too, and not yet deleted what it replaces
         table = pq.read_table(f"{folder}/{name}", filesystem=fs)
         once = first_of_each(table, key, seen)
         if len(once) < len(table):
             if len(once):
-                made.add(f"{PART}{name_of(once, key)}.parquet")
-                write_whole(once, f"{PART}{name_of(once, key)}.parquet", folder, fs)
+                made.add(f"{BLOCK}{name_of(once, key)}.parquet")
+                write_whole(once, f"{BLOCK}{name_of(once, key)}.parquet", folder, fs)
             fs.delete_file(f"{folder}/{name}")
 
 
@@ -177,7 +177,7 @@ def _unpublish(folder: str, fs: pafs.FileSystem, files: list[str], key: Key, man
         table = pq.read_table(f"{folder}/{file}", filesystem=fs)
         table = table.filter(pc.not_equal(table["status"], FAILED))
         if len(table):
-            kept.append(f"{PART}{name_of(table, key)}.parquet")
+            kept.append(f"{BLOCK}{name_of(table, key)}.parquet")
             write_whole(table, kept[-1], folder, fs)
     fs.delete_file(f"{folder}/{manifest}")
     for file in files:

@@ -13,52 +13,52 @@ from tapir_ray.steps.dataset import DATA
 from tapir_ray.steps.reanswer import LABELLED, RENEWED
 
 
-def reopen_failed(run: Run, config: Config) -> dict[str, int]:
+def retry_failed(run: Run, config: Config) -> dict[str, int]:
     """Take the first tables with failed rows back to unfinished, without these rows; returns {table: failed rows}.
 
     Their other rows stay and are not asked again. What follows from them is removed, to be made again; an answer that
     was paid for is found in the response cache. Empty where no row failed. Needs a running Ray.
 
-    Of a regeneration the tables of its parts, each for itself: only their failed rows are made again. `balance.json`
+    Of a regeneration the tables of its shards, each for itself: only their failed rows are made again. `balance.json`
     stays as it is, since other rows were answered by it: a row that gets its task only now is in the dataset where its
     hash is among those that its task keeps, so there may be a few rows more than `balanced_rows`. The replies of
-    finished parts are gone: a row whose judging failed is answered again.
+    finished shards are gone: a row whose judging failed is answered again.
     """
-    reopened: dict[str, int] = {}
+    retried: dict[str, int] = {}
     stale: list[str] = []
     if run.exists("summary.json"):
         run.fs.delete_file(run.path("summary.json"))
     if config.regenerate is not None:
-        return _reopen_parts(run)
+        return _retry_shards(run)
     for output in following({"seed/read"}, config):
         manifest = run.done(output)
         if output in stale or manifest is None or not manifest.count(FAILED):
             continue
-        reopened[output] = manifest.count(FAILED)
+        retried[output] = manifest.count(FAILED)
         stale += following({output}, config)
     # What follows first: whenever this stops, a table that is there was made from those that are there.
     for output in reversed(stale):
-        if output in reopened:
-            files, cpus = run.manifest(output).files, config.resources.stage_cpus
+        if output in retried:
+            files, cpus = run.manifest(output).files, config.resources.transform_cpus
             unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
         elif run.exists(output):
             run.clear(output)
-    return reopened
+    return retried
 
 
-def _reopen_parts(run: Run) -> dict[str, int]:
-    reopened: dict[str, int] = {}
-    for part in run.children("parts"):
+def _retry_shards(run: Run) -> dict[str, int]:
+    retried: dict[str, int] = {}
+    for shard in run.children("shards"):
         # What follows first, as above; a row that got no label is a failed row of both tables.
-        for table in (f"parts/{part}/{RENEWED}", f"parts/{part}/{LABELLED}"):
+        for table in (f"shards/{shard}/{RENEWED}", f"shards/{shard}/{LABELLED}"):
             manifest = run.done(table)
             if manifest is None or not manifest.count(FAILED):
                 continue
-            if run.exists(data := f"{DATA}/{part}.parquet"):
+            if run.exists(data := f"{DATA}/{shard}.parquet"):
                 run.fs.delete_file(run.path(data))
-            reopened[table] = manifest.count(FAILED)
+            retried[table] = manifest.count(FAILED)
             unpublish(run.path(table), run.fs, manifest.files, SOURCE_AND_ID, MANIFEST)
-    return reopened
+    return retried
 
 
 def key_of(table: str) -> Key:

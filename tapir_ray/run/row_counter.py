@@ -1,6 +1,6 @@
 """What becomes of the rows of a pipeline while they are written, and when it is to be given up.
 
-tally = Tally(run, "rounds/01/scored", expected=1000, max_error_rate=0.05, drained=roles.drained)
+tally = RowCounter(run, "rounds/01/scored", expected=1000, max_error_rate=0.05, drained=roles.drained)
 for block in tally.counted(parts.written(rows, …)): ...
 tally.check()
 """
@@ -24,7 +24,7 @@ DRAIN_S = 10.0
 """How long no request may be on its way, after the budget ended, before the pipeline is stopped."""
 
 
-class Tally:
+class RowCounter:
     """The blocks of one pipeline, counted for the progress line of its `table`, or of another name in `stage`.
 
     `carried` rows had failed before and are not held against this pipeline.

@@ -19,13 +19,14 @@ import pyarrow.fs as pafs
 
 from tapir_ray.config import Config
 from tapir_ray.config.differences import differences, in_words
+from tapir_ray.config.renamed import old_key
 from tapir_ray.config.yaml_files import read_yaml
 from tapir_ray.errors import InputError, full_disk
 from tapir_ray.run.attempts import refuse_beside_another
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.tables import Tables
 
-BEGUN = {"adopted", "classifier", "checkpoints", "rounds", "seed", "seed_data.jsonl", "state"}
+BEGUN = {"imported", "classifier", "checkpoints", "rounds", "seed", "seed_data.jsonl", "state"}
 
 
 class Run(Tables):
@@ -87,14 +88,17 @@ class Run(Tables):
             )
 
     def stored_config(self) -> Config:
-        """The config that the run was started with. Raises InputError for a file that is none."""
+        """The config that the run was started with. Raises InputError for a file that is none, or that 0.1 wrote."""
         try:
-            return Config.model_validate(read_yaml(self.read_text("config.yaml"), "config.yaml").value)
+            content = read_yaml(self.read_text("config.yaml"), "config.yaml").value
+            if old_key(content) is None:
+                return Config.model_validate(content)
         except (ValueError, InputError) as error:
             raise InputError(
                 f"{self.uri_of('config.yaml')} is not the config of a run; put back the one that the run was started "
                 "with, if it was cut short, or use another --run-dir"
             ) from error
+        raise InputError(f"{self.uri} was written by tapir-ray 0.1, which 0.2 cannot continue: use another --run-dir")
 
     def _was_started(self) -> bool:
         """Whether the folder was made by a run, and its config.yaml is not a user's own."""

@@ -27,11 +27,11 @@ from tapir_ray.data.schemas import FAILED, FILTERED, conform
 from tapir_ray.data.storage import Storage, now
 from tapir_ray.errors import StageError
 from tapir_ray.run import blocks, table_removal
-from tapir_ray.run.answer_log import Kept
+from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.attempts import check_owner
 from tapir_ray.run.manifest import MANIFEST, Manifest
-from tapir_ray.run.resume import reopen, without
-from tapir_ray.run.row_counter import Tally, kind_of, too_many
+from tapir_ray.run.resume import resume_table, without
+from tapir_ray.run.row_counter import RowCounter, kind_of, too_many
 
 if TYPE_CHECKING:
     import ray
@@ -84,7 +84,7 @@ class Tables(Storage):
         """Paths (inside `fs`) of a finished table's Parquet files."""
         return [self.path(f"{table}/{name}") for name in self.manifest(table).files]
 
-    def read(self, *tables: str, columns: list[str] | None = None, stage_cpus: float = 0.1) -> ray.data.Dataset:
+    def read(self, *tables: str, columns: list[str] | None = None, transform_cpus: float = 0.1) -> ray.data.Dataset:
         """The rows of finished tables, one after the other."""
         import ray.data
 
@@ -95,7 +95,7 @@ class Tables(Storage):
             files,
             filesystem=self.fs,
             columns=columns,
-            num_cpus=stage_cpus,
+            num_cpus=transform_cpus,
             partitioning=None,
             override_num_blocks=_read_blocks(sum(self.manifest(table).rows for table in tables)),
         )
@@ -111,15 +111,15 @@ class Tables(Storage):
         table_removal.remove(self.fs, self.path(table))
 
     def remaining(
-        self, table: str, rows: ray.data.Dataset, key: blocks.Key, stage_cpus: float = 0.1
+        self, table: str, rows: ray.data.Dataset, key: blocks.Key, transform_cpus: float = 0.1
     ) -> ray.data.Dataset:
         """`rows` without those that an earlier attempt has written to the unfinished `table`; lazy.
 
         `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
         are among the remaining.
         """
-        count, keys = self._kept[table] = reopen(self.path(table), self.fs, key, stage_cpus)
-        return without(rows, keys, key, stage_cpus) if count else rows
+        count, keys = self._kept[table] = resume_table(self.path(table), self.fs, key, transform_cpus)
+        return without(rows, keys, key, transform_cpus) if count else rows
 
     def kept(self, table: str) -> int:
         """How many rows of an unfinished table `remaining` has found."""
@@ -129,33 +129,33 @@ class Tables(Storage):
         self,
         table: str,
         rows: ray.data.Dataset,
-        make: Callable[[ray.data.Dataset, Callable[[], Kept]], ray.data.Dataset],
+        make: Callable[[ray.data.Dataset, Callable[[], AnswerLog]], ray.data.Dataset],
         schema: pa.Schema,
         key: blocks.Key,
         expected: int,
-        rows_per_part: int,
-        stage_cpus: float = 0.1,
+        rows_per_block: int,
+        transform_cpus: float = 0.1,
     ) -> ray.data.Dataset:
         """`make(rows, keep)`, which a later stage of the same pipeline needs for `table`; lazy.
 
-        Its workers call `keep()` for a `Kept`, which writes what they finish beside the table as soon as it is there.
-        `rows` are what `remaining` left of `expected` rows. What an earlier attempt has kept is read and not made
-        again: `make` is not called where that is all of it. The folder goes with `table`: see `forget_answers`.
+        Its workers call `keep()` for a `AnswerLog`, which writes what they finish beside the table as soon as it is
+        there. `rows` are what `remaining` left of `expected` rows. What an earlier attempt has kept is read and not
+        made again: `make` is not called where that is all of it. The folder goes with `table`: see `forget_answers`.
         """
         name = f"{table}/{ANSWERS}"
         self.fs.create_dir(self.path(name), recursive=True)
-        wanted = self.remaining(name, rows, key, stage_cpus)
+        wanted = self.remaining(name, rows, key, transform_cpus)
         before, _ = self._kept.pop(name)
         if before >= expected:
-            return self._earlier(table, name, key, stage_cpus)
-        made = make(wanted, functools.partial(Kept, self.path(name), self.fs, schema, key, rows_per_part))
-        return made.union(self._earlier(table, name, key, stage_cpus)) if before else made
+            return self._earlier(table, name, key, transform_cpus)
+        made = make(wanted, functools.partial(AnswerLog, self.path(name), self.fs, schema, key, rows_per_block))
+        return made.union(self._earlier(table, name, key, transform_cpus)) if before else made
 
-    def _earlier(self, table: str, name: str, key: blocks.Key, stage_cpus: float) -> ray.data.Dataset:
+    def _earlier(self, table: str, name: str, key: blocks.Key, transform_cpus: float) -> ray.data.Dataset:
         """What was kept for a table and is not in it."""
         done, keys = self._kept[table]
-        rows = blocks.found(self.path(name), self.fs, stage_cpus)
-        return without(rows, keys, key, stage_cpus) if done else rows
+        rows = blocks.found(self.path(name), self.fs, transform_cpus)
+        return without(rows, keys, key, transform_cpus) if done else rows
 
     def forget_answers(self, table: str) -> None:
         """Remove what `answers` has kept for a table that is finished."""
@@ -169,8 +169,8 @@ class Tables(Storage):
         schema: pa.Schema,
         *,
         key: blocks.Key = (),
-        rows_per_part: int | None = None,
-        stage_cpus: float = 0.1,
+        rows_per_block: int | None = None,
+        transform_cpus: float = 0.1,
         expected: int | None = None,
         max_error_rate: float = 1.0,
         extra: dict[str, Any] | None = None,
@@ -178,10 +178,10 @@ class Tables(Storage):
     ) -> Manifest:
         """Run the pipeline behind `rows` into a table and publish it, with `extra` in its manifest.
 
-        With a `key` what `remaining` found stays, and blocks of at least `rows_per_part` rows are there for good as
+        With a `key` what `remaining` found stays, and blocks of at least `rows_per_block` rows are there for good as
         soon as they are written; without one the table is written anew. Raises StageError as `publish` does, already
         while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended
-        (see `tally.py`, also for `drained`).
+        (see `row_counter.py`, also for `drained`).
         """
         started = time.monotonic()
         kept = self._kept.pop(table)[0] if key and table in self._kept else 0
@@ -190,17 +190,17 @@ class Tables(Storage):
         self.fs.create_dir(self.path(table), recursive=True)
         if self.progress is not None:
             self.progress.keep(table, kept)
-        tally = Tally(self, table, expected, max_error_rate, drained)
+        tally = RowCounter(self, table, expected, max_error_rate, drained)
         rows = rows.map_batches(
-            functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=stage_cpus
+            functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=transform_cpus
         )
         if expected is None or kept < expected:
-            write = functools.partial(blocks.write_part, folder=self.path(table), fs=self.fs, key=key)
-            with closing(blocks.written(rows, write, rows_per_part, stage_cpus)) as written:
+            write = functools.partial(blocks.write_block, folder=self.path(table), fs=self.fs, key=key)
+            with closing(blocks.written(rows, write, rows_per_block, transform_cpus)) as written:
                 deque(tally.counted(written), maxlen=0)
         tally.check()
         seconds = time.monotonic() - started
-        files = blocks.compact(self.path(table), self.fs, key, stage_cpus)
+        files = blocks.compact(self.path(table), self.fs, key, transform_cpus)
         manifest = self.publish(
             table, files, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra
         )

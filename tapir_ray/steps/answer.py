@@ -14,13 +14,13 @@ from typing import Any
 import ray
 import ray.data
 
-from tapir_ray.cluster.capacity import room, served, stays_beside
+from tapir_ray.cluster.capacity import fits_with_servers, model_servers, possible_nodes
 from tapir_ray.cluster.placement import with_driver
 from tapir_ray.data.schemas import ID, SCORED
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.health import PROCESSES, stopped_if_dying
 from tapir_ray.llm.engine.placement_groups import left_overs_removed
-from tapir_ray.run.answer_log import Kept
+from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer
 from tapir_ray.transforms.judge import judge
@@ -61,7 +61,7 @@ def answer_and_judge(
     config = context.config
     if config.student.engine == "openai":
         rows = context.roles.ask(rows, student_answer, SCORED)
-    elif served(config) and not stays_beside(config, "student", room()):
+    elif model_servers(config) and not fits_with_servers(config, "student", possible_nodes()):
         rows = _answered_before(context, rows, model, table, expected)
     else:
         rows = _answers(context, rows, model, table, expected)
@@ -75,7 +75,7 @@ def _answered_before(
     run, answered = context.run, beside(table)
     left = expected - run.kept(table)
     if left and not run.done(answered):
-        context.roles.make_room("student")
+        context.roles.free_resources_for("student")
         rows = _answers(context, context.remaining(answered, rows, ID), model, answered, left)
         with answering(context, answered):
             context.write(answered, rows, SCORED, f"answers for {table}", left, ID)
@@ -85,7 +85,9 @@ def _answered_before(
 def _answers(context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int) -> ray.data.Dataset:
     resources = context.config.resources
     make = functools.partial(_generate, context, model, table)
-    return context.run.answers(table, rows, make, SCORED, ID, expected, resources.rows_per_part, context.stage_cpus)
+    return context.run.answers(
+        table, rows, make, SCORED, ID, expected, resources.rows_per_block, context.transform_cpus
+    )
 
 
 def beside(table: str) -> str:
@@ -94,7 +96,7 @@ def beside(table: str) -> str:
 
 
 def _generate(
-    context: Context, model: str, table: str, rows: ray.data.Dataset, keep: Callable[[], Kept]
+    context: Context, model: str, table: str, rows: ray.data.Dataset, keep: Callable[[], AnswerLog]
 ) -> ray.data.Dataset:
     from tapir_ray.llm.engine.vllm import generate
 
@@ -107,7 +109,7 @@ def _generate(
         model,
         config.student,
         config.resources.student,
-        context.stage_cpus,
+        context.transform_cpus,
         config.random_seed,
         processes,
         keep,

@@ -60,11 +60,11 @@ def label_sample(context: Context) -> None:
 
     config = context.config
     usable = context.map(context.read(tokenizer_texts.seed_table(context)), _usable)
-    found = count_cells(usable, config.random_seed, ("label",), stage_cpus=context.stage_cpus)
+    found = count_cells(usable, config.random_seed, ("label",), transform_cpus=context.transform_cpus)
     wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.capacities.values()))
     quota = {(SAMPLE, SAMPLE): wanted}
-    chosen = cutoffs(usable, found, quota, stage_cpus=context.stage_cpus)
-    rows = context.remaining("seed/labels", take(usable, chosen, context.stage_cpus), ID)
+    chosen = cutoffs(usable, found, quota, transform_cpus=context.transform_cpus)
+    rows = context.remaining("seed/labels", take(usable, chosen, context.transform_cpus), ID)
     rows = label(rows, config, context.roles, list(context.taxonomy.labels))
     context.write("seed/labels", rows, INSTRUCTIONS, "teacher labels a sample", wanted, ID)
 

@@ -7,11 +7,11 @@ import ray.data
 from tapir_ray.data.schemas import INSTRUCTIONS
 from tapir_ray.errors import InputError
 from tapir_ray.steps import decontaminate, seed, shares
-from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
-from tapir_ray.transforms.filter import check_rows, mark_overlaps, mark_repeats
+from tapir_ray.transforms.filter import check_rows, mark_contaminated, mark_repeats
 
-READ, CHECKED, CLEAN, OVERLAPS = "seed/read", "seed/checked", "seed/ingested", "seed/overlaps"
+READ, CHECKED, CLEAN, CONTAMINATION = "seed/read", "seed/checked", "seed/ingested", "seed/contamination"
 BANDS = "seed/bands"
 
 
@@ -29,8 +29,8 @@ def clean(context: Context) -> None:
     # A killed attempt may have left them.
     for needless in (BANDS, CHECKED):
         run.clear(needless)
-    list_overlaps(context, CLEAN, OVERLAPS)
-    shares.judge(context, CLEAN, before=READ, overlaps=OVERLAPS, error=InputError)
+    list_contamination(context, CLEAN, CONTAMINATION)
+    shares.judge(context, CLEAN, before=READ, contaminated=CONTAMINATION, error=InputError)
 
 
 def _clean(context: Context, similar: bool) -> None:
@@ -56,5 +56,5 @@ def _checked(context: Context) -> ray.data.Dataset:
     if settings.does("filter"):
         rows = check_rows(rows, config)
     if settings.does("decontaminate"):
-        rows = mark_overlaps(rows, decontaminate.of_evaluation_sets(context), config)
+        rows = mark_contaminated(rows, decontaminate.of_evaluation_sets(context), config)
     return rows

@@ -1,4 +1,5 @@
-"""The list of what overlaps: each row that was filtered for it, the item that it is like and the text they share."""
+"""The list of contaminated rows: each row that was filtered for it, the item that it is like and the text they
+share."""
 
 from __future__ import annotations
 
@@ -10,21 +11,21 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import ray
 
-from tapir_ray.data.contamination_index import OverlapIndex
+from tapir_ray.data.contamination_index import ContaminationIndex
 from tapir_ray.data.schemas import FILTERED
 from tapir_ray.run.tables import Tables
 from tapir_ray.steps import decontaminate
 from tapir_ray.steps.context import Context
 
-PREFIX = "overlap_"
-"""Begins the reason of a row that overlaps; the name of the index, a colon and the rule follow."""
+PREFIX = "contamination_"
+"""Begins the reason of a contaminated row; the name of the index, a colon and the rule follow."""
 READ = ("instruction_id", "draw_id", "source", "messages", "status", "reason")
-OVERLAPS = pa.schema(
+CONTAMINATION = pa.schema(
     [
         ("instruction_id", pa.string()),
         ("draw_id", pa.string()),
         ("source", pa.string()),
-        ("overlaps_with", pa.string()),
+        ("contaminated_by", pa.string()),
         ("item_source", pa.string()),
         ("item_id", pa.string()),
         ("rule", pa.string()),
@@ -35,46 +36,47 @@ OVERLAPS = pa.schema(
 ngram), and the longest text that both have, in the form in which it is compared."""
 
 
-def list_overlaps(context: Context, table: str, listed: str) -> None:
-    """Write the table `listed` of the rows of a finished table that were filtered for an overlap; empty without any."""
+def list_contamination(context: Context, table: str, listed: str) -> None:
+    """Write the table `listed` of the rows of a finished table that were filtered for contamination; empty without
+    any."""
     run = context.run
     if run.done(listed):
         return
     made = run.manifest(table)
     hits = sum(count for reason, count in made.reasons.items() if reason.startswith(PREFIX))
     if not hits:
-        run.write_rows(listed, OVERLAPS.empty_table())
+        run.write_rows(listed, CONTAMINATION.empty_table())
         return
     indexes = decontaminate.indexes if context.config.regenerate is None else decontaminate.of_evaluation_sets
     names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names
     rows = context.read(table, columns=[name for name in READ if name in names])
-    rows = context.map(rows, explained, overlaps=indexes(context))
-    context.write(listed, rows, OVERLAPS, "list the overlaps", hits)
+    rows = context.map(rows, explained, indexes=indexes(context))
+    context.write(listed, rows, CONTAMINATION, "list the contamination", hits)
 
 
-def explained(batch: pa.Table, overlaps: Mapping[str, ray.ObjectRef]) -> pa.Table:
-    """The rows of OVERLAPS for those of the batch that were filtered for an overlap with an index."""
+def explained(batch: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table:
+    """The rows of CONTAMINATION for those of the batch that were filtered for contamination with an index."""
     reason = pc.fill_null(batch["reason"], "")
     hit = pc.and_(pc.equal(batch["status"], FILTERED), pc.starts_with(reason, PREFIX))
     found = []
     for row in batch.filter(hit).to_pylist():
         name, _, rule = row["reason"].removeprefix(PREFIX).partition(": ")
-        index: OverlapIndex = ray.get(overlaps[name])
-        (overlap_,) = index.find([row["messages"]])
-        item = overlap_ and {
-            "item_source": index.sources[overlap_.item],
-            "item_id": index.item_ids[overlap_.item],
-            "shared_text": overlap_.shared,
+        index: ContaminationIndex = ray.get(indexes[name])
+        (match,) = index.find([row["messages"]])
+        item = match and {
+            "item_source": index.sources[match.item],
+            "item_id": index.item_ids[match.item],
+            "shared_text": match.shared,
         }
-        found.append({**row, "overlaps_with": name, "rule": rule, **(item or {})})
-    return pa.Table.from_pylist(found, schema=OVERLAPS)
+        found.append({**row, "contaminated_by": name, "rule": rule, **(item or {})})
+    return pa.Table.from_pylist(found, schema=CONTAMINATION)
 
 
 def counts(run: Tables, listed: str) -> dict[str, dict[str, int]]:
-    """How many rows overlap, by what with and by rule; empty without a list."""
+    """How many rows are contaminated, by what with and by rule; empty without a list."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     if run.done(listed):
-        for batch in run.scan(listed, ["overlaps_with", "rule"]):
+        for batch in run.scan(listed, ["contaminated_by", "rule"]):
             for row in batch.to_pylist():
-                found[row["overlaps_with"]][row["rule"]] += 1
+                found[row["contaminated_by"]][row["rule"]] += 1
     return {name: dict(sorted(rules.items())) for name, rules in sorted(found.items())}

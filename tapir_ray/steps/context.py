@@ -32,8 +32,8 @@ class Context:
     progress: Progress
 
     @property
-    def stage_cpus(self) -> float:
-        return self.config.resources.stage_cpus
+    def transform_cpus(self) -> float:
+        return self.config.resources.transform_cpus
 
     def write(
         self,
@@ -47,7 +47,7 @@ class Context:
     ) -> Manifest:
         """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
 
-        With `key` (see `remaining`) a block of `resources.rows_per_part` rows is the most that a stop can lose. Raises
+        With `key` (see `remaining`) a block of `resources.rows_per_block` rows is the most that a stop can lose. Raises
         StageError and Stopped as `Run.write` does: the table is then not published.
         """
         with self.progress.stage(label, table, expected):
@@ -56,8 +56,8 @@ class Context:
                 rows,
                 schema,
                 key=key,
-                rows_per_part=self.config.resources.rows_per_part if key else None,
-                stage_cpus=self.stage_cpus,
+                rows_per_block=self.config.resources.rows_per_block if key else None,
+                transform_cpus=self.transform_cpus,
                 expected=expected,
                 max_error_rate=self.config.max_error_rate,
                 extra=extra,
@@ -70,21 +70,21 @@ class Context:
 
     def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:
         """The rows that an earlier attempt has not written to `table`; to be followed by `write` with the same key."""
-        return self.run.remaining(table, rows, key, self.stage_cpus)
+        return self.run.remaining(table, rows, key, self.transform_cpus)
 
     def read(self, *tables: str, columns: list[str] | None = None) -> ray.data.Dataset:
-        return self.run.read(*tables, columns=columns, stage_cpus=self.stage_cpus)
+        return self.run.read(*tables, columns=columns, transform_cpus=self.transform_cpus)
 
     def map(self, rows: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:
         """A plain Arrow function over the rows' blocks."""
         return rows.map_batches(
-            function, fn_kwargs=arguments, batch_format="pyarrow", batch_size=None, num_cpus=self.stage_cpus
+            function, fn_kwargs=arguments, batch_format="pyarrow", batch_size=None, num_cpus=self.transform_cpus
         )
 
     @contextmanager
     def stage(self, name: str, round_number: int) -> Iterator[None]:
         """Time a stage of a round; the seconds go to the run's events, and from there to `summary.json`."""
-        with self.run.timed(name, round_number), self.progress.part(name, round_number):
+        with self.run.timed(name, round_number), self.progress.span(name, round_number):
             yield
 
     def note_round(self, kind: str, round_number: int, **numbers: Any) -> None:

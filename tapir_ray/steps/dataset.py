@@ -1,4 +1,4 @@
-"""The dataset that a regeneration leaves: the ok rows of each part as one file, and the card."""
+"""The dataset that a regeneration leaves: the ok rows of each shard as one file, and the card."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tapir_ray.run.attempts import check_owner
 from tapir_ray.run.blocks import is_torn
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.steps import contamination_list
-from tapir_ray.steps.clean import OVERLAPS, READ
+from tapir_ray.steps.clean import CONTAMINATION, READ
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.reanswer import REGENERATED, RENEWED
-from tapir_ray.steps.shards import Part
+from tapir_ray.steps.shards import Shard
 
 FOLDER, DATA = "dataset", "dataset/data"
 COLUMNS = (
-    "instruction_id", "messages", "no_loss", "reasoning", "task", "task_prob", "source", "licence", "meta",
+    "instruction_id", "messages", "masked_turns", "reasoning", "task", "task_prob", "source", "license", "meta",
     "teacher_model", "sampling", "prompt_hash", "style", "answer_score", "other_response", "new_score", "old_score",
     "preferred",
 )  # fmt: skip
@@ -42,13 +42,13 @@ BATCH_ROWS = 5_000
 """Rows that are in memory at a time."""
 
 
-def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
-    """`dataset/data/PART.parquet` and `dataset/README.md`; returns the summary, which is in `summary.json` as well.
+def publish(context: Context, shards: Sequence[Shard]) -> dict[str, Any]:
+    """`dataset/data/SHARD.parquet` and `dataset/README.md`; returns the summary, which is in `summary.json` as well.
 
-    Raises StageError where other rows came out than went in, and where a part cannot be written.
+    Raises StageError where other rows came out than went in, and where a shard cannot be written.
     """
     run, config = context.run, context.config
-    tables = {part.name.rpartition("/")[2]: run.manifest(f"{part.name}/{RENEWED}") for part in parts}
+    tables = {shard.name.rpartition("/")[2]: run.manifest(f"{shard.name}/{RENEWED}") for shard in shards}
     found = counts(run.manifest(READ).rows, tables.values())
     run.fs.create_dir(run.path(DATA), recursive=True)
     with context.progress.stage("write the dataset"):
@@ -58,18 +58,19 @@ def publish(context: Context, parts: Sequence[Part]) -> dict[str, Any]:
                 held[column].update(values)
     check_owner(run, run.attempt)
     report = Report(found, held, context.roles.usage(), versions())
-    shown = {**summary(config, report, len(parts), run.uri_of(FOLDER)), "unused_columns": unused_columns(run)}
-    shown["overlaps"] = contamination_list.counts(run, OVERLAPS)
+    shown = {**summary(config, report, len(shards), run.uri_of(FOLDER)), "unused_columns": unused_columns(run)}
+    shown["contamination"] = contamination_list.counts(run, CONTAMINATION)
     run.write_text(f"{FOLDER}/README.md", card(config, report))
     run.write_json("summary.json", shown)
     return shown
 
 
 def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[str, Counter[str]]]:
-    """`export_part` of the tables, by their parts' numbers, as they are done. Raises StageError for one that fails."""
+    """`export_shard` of the tables, by their shards' numbers, as they are done. Raises StageError for one that
+    fails."""
     run = context.run
     # A whole CPU may never be free beside engines: so few tasks instead, spread over the nodes, for their memory.
-    export = ray.remote(export_part).options(num_cpus=context.stage_cpus, scheduling_strategy="SPREAD")
+    export = ray.remote(export_shard).options(num_cpus=context.transform_cpus, scheduling_strategy="SPREAD")
     left, running = list(tables.items()), dict[ray.ObjectRef, str]()
     while left or running:
         while left and len(running) < max(1, ray.cluster_resources().get("CPU", 1)):
@@ -86,7 +87,7 @@ def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[s
             raise StageError(f"{target} was not written: {last_line(error)}; mend that and start again") from error
 
 
-def export_part(files: Sequence[str], fs: pafs.FileSystem, target: str, expected: int) -> dict[str, Counter[str]]:
+def export_shard(files: Sequence[str], fs: pafs.FileSystem, target: str, expected: int) -> dict[str, Counter[str]]:
     """Write the `expected` ok rows of some files as `target`, where it does not have them yet.
 
     Returns its rows by the values of COUNTED.

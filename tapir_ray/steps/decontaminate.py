@@ -1,6 +1,6 @@
 """What must not be trained on: indexes of the holdout and of evaluation sets, and the near-duplicate bands of a run.
 
-What overlaps is listed by `overlap_list.py`.
+Contaminated rows are listed by `contamination_list.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tapir_ray.steps import seed
 from tapir_ray.steps.context import Context, round_dir
 from tapir_ray.steps.files_left_out import files as files_of
 from tapir_ray.transforms.boilerplate import common_ngrams, share_of
-from tapir_ray.transforms.filter import mark_overlaps, overlap_index, seed_bands
+from tapir_ray.transforms.filter import contamination_index, mark_contaminated, seed_bands
 from tapir_ray.transforms.ingest import FILE_BITS, PARSED, parse_sources
 
 EVALUATION, COMMON = "seed/evaluation_sets", "seed/common_ngrams"
@@ -35,27 +35,28 @@ def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
     Rows that `split` says are the holdout's own pass untouched.
     """
     hidden = context.map(rows, _hide_holdout)
-    return context.map(mark_overlaps(hidden, indexes(context), context.config), _shown)
+    return context.map(mark_contaminated(hidden, indexes(context), context.config), _shown)
 
 
 def indexes(context: Context) -> dict[str, ray.ObjectRef]:
-    """By name, a reference to the overlap index of the holdout's rows, and of `filter.evaluation_sets`."""
+    """By name, a reference to the contamination index of the holdout's rows, and of `filter.evaluation_sets`."""
     config = context.config
     found = {}
     if config.holdout.rows:
         table = _labelled(context) or "seed/split"
         rows = context.map(context.read(table, columns=[*ITEM_COLUMNS, "split"]), _held)
-        found["holdout"] = overlap_index(rows, config, boilerplate(context))
+        found["holdout"] = contamination_index(rows, config, boilerplate(context))
     return found | of_evaluation_sets(context)
 
 
 def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
-    """By the name `evaluation`, a reference to the overlap index of `filter.evaluation_sets`; empty without any."""
+    """By the name `evaluation`, a reference to the contamination index of `filter.evaluation_sets`; empty without
+    any."""
     if not context.config.filter.evaluation_sets:
         return {}
     read_evaluation_sets(context)
     rows = context.read(EVALUATION, columns=ITEM_COLUMNS)
-    return {"evaluation": overlap_index(rows, context.config, boilerplate(context))}
+    return {"evaluation": contamination_index(rows, context.config, boilerplate(context))}
 
 
 def boilerplate(context: Context) -> Boilerplate:
@@ -72,7 +73,7 @@ def boilerplate(context: Context) -> Boilerplate:
         with context.progress.stage("find boilerplate") as facts:
             rows = seed.without_repeats(context) if table == "seed/read" else context.read(table)
             share = share_of(run.manifest(table).rows)
-            found = common_ngrams(rows, share, words, settings.common_ngram_rows, context.stage_cpus)
+            found = common_ngrams(rows, share, words, settings.common_ngram_rows, context.transform_cpus)
             facts["common n-grams"] = len(found)
         run.write_rows(COMMON, pa.table({"hash": found}))
     hashes = [batch["hash"].to_numpy() for batch in run.scan(COMMON, ["hash"])]
@@ -89,7 +90,7 @@ def read_evaluation_sets(context: Context) -> None:
         return
     key = "filter.evaluation_sets"
     files = [file for path in context.config.filter.evaluation_sets for file in files_of(context, path, key, "test")]
-    rows = parse_sources(files, SeedData(), context.stage_cpus, parse_evaluation)
+    rows = parse_sources(files, SeedData(), context.transform_cpus, parse_evaluation)
     manifest = context.write(EVALUATION, rows, PARSED, "read the evaluation sets")
     usable: Counter[int] = Counter()
     reasons: dict[int, str] = {}

@@ -10,7 +10,7 @@ from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.data.schemas import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
 from tapir_ray.steps import classifier, decontaminate, shares
-from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context, round_dir
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.transforms.annotators import annotation
@@ -44,14 +44,14 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
                     context.config,
                     columns=("task_predicted", "task_prob"),
                     # What the teacher wrote must not wait for a thousand others before it is stored.
-                    window=context.config.resources.rows_per_part,
+                    window=context.config.resources.rows_per_block,
                 )
             context.write(expanded, rows, CHECKED, f"{label} expand", expected, DRAW)
         if not run.done(checked):
             rows = context.read(expanded)
             context.write(checked, _filtered(context, rows, round_number), CHECKED, f"{label} filter", expected)
-        list_overlaps(context, checked, f"{folder}/overlaps")
-        shares.judge(context, checked, before=expanded, overlaps=f"{folder}/overlaps")
+        list_contamination(context, checked, f"{folder}/contamination")
+        shares.judge(context, checked, before=expanded, contaminated=f"{folder}/contamination")
         rows = context.remaining(generated, context.read(checked), DRAW)
         answer = annotation(context.config.expand.annotation)
         rows = answer(rows, context.config, context.roles, context.taxonomy.styles)
@@ -67,15 +67,15 @@ def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ra
 
 def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
     """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row; lazy."""
-    seed, cpus = context.config.random_seed, context.stage_cpus
+    seed, cpus = context.config.random_seed, context.transform_cpus
     cells = _with_pools(context, round_number, plan, CELLS)
-    found = count_cells(cells, seed, (round_number, "expand"), stage_cpus=cpus)
-    chosen = cutoffs(cells, found, plan.draws, stage_cpus=cpus)
+    found = count_cells(cells, seed, (round_number, "expand"), transform_cpus=cpus)
+    chosen = cutoffs(cells, found, plan.draws, transform_cpus=cpus)
     rows = take(_with_pools(context, round_number, plan), chosen, cpus)
     return context.map(rows, _as_draws, round_number=round_number)
 
 
-CELLS = ["instruction_id", "task", "split", "mfd", "teacher_score", "status"]
+CELLS = ["instruction_id", "task", "split", "difficulty", "teacher_score", "status"]
 """Columns of a scored table that say which cell a row is in."""
 
 
@@ -94,12 +94,12 @@ def _as_draws(batch: pa.Table, round_number: int) -> pa.Table:
         parent_id=batch["instruction_id"],
         round=pa.array([round_number] * len(batch), pa.int64()),
         response=None,
-        no_loss=pa.nulls(len(batch), GENERATED_ROWS.field("no_loss").type),
+        masked_turns=pa.nulls(len(batch), GENERATED_ROWS.field("masked_turns").type),
         reasoning=None,
         teacher_model=None,
         prompt_hash=None,
         sampling=None,
         meta=None,
-        licence=None,
+        license=None,
     )
     return conform(batch, GENERATED_ROWS)

@@ -47,7 +47,7 @@ def with_holdout(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
 def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
     settings, columns = context.config.holdout, context.config.holdout.stratify_by
     strata = context.map(rows, with_strata, columns=columns)
-    counts = count_cells(strata, context.config.random_seed, ("holdout",), stage_cpus=context.stage_cpus)
+    counts = count_cells(strata, context.config.random_seed, ("holdout",), transform_cpus=context.transform_cpus)
     found = counts.capacities
     if not found and columns:
         raise InputError(
@@ -57,7 +57,7 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
         raise InputError("holdout: every row of the seed data is filtered; the counts of seed/read say why")
     wanted = -(-settings.rows // len(found))
     quota = {cell: min(wanted, int(rows * settings.max_share)) for cell, (rows, _) in found.items()}
-    return cutoffs(strata, counts, quota, stage_cpus=context.stage_cpus)
+    return cutoffs(strata, counts, quota, transform_cpus=context.transform_cpus)
 
 
 def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:

@@ -16,16 +16,16 @@ from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS, SCORED, TRAININ
 from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
 from tapir_ray.steps import decontaminate, files_left_out, holdout, round_zero, seed, shares
-from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
-from tapir_ray.steps.round_zero import OVERLAPS
+from tapir_ray.steps.round_zero import CONTAMINATION
 from tapir_ray.transforms.filter import filter_generated
 from tapir_ray.transforms.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.transforms.user_rows import HAS_SPLIT, read_own_rows, with_places
 
 SPLIT = "seed/split"
-FROM = "adopted_from"
-"""In the manifest of an adopted table: the absolute path it came from."""
+FROM = "imported_from"
+"""In the manifest of an imported table: the absolute path it came from."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ def own_table(start: str) -> tuple[str, str] | None:
     return stage, path
 
 
-def adopt(context: Context, stage: str, path: str) -> None:
+def import_rows(context: Context, stage: str, path: str) -> None:
     """Publish the user's rows as the table that `stage` begins with, filtered as the run's own would be.
 
     Repeated ids are filtered, and what overlaps with the holdout or an evaluation set; rows for `mix` pass the filters
     of generated rows. Seed data without the column `split` is split here; the tables of round 1 are checked against the
-    holdout of the seed data, which is ingested first. A run that adopted the same path before goes on.
+    holdout of the seed data, which is ingested first. A run that imported the same path before goes on.
 
     Raises InputError for a run that already has the table, and for rows that cannot be used.
     """
@@ -108,7 +108,7 @@ def adopt(context: Context, stage: str, path: str) -> None:
         rows = filter_generated(rows, context.config, decontaminate.indexes(context), own_bands, [seed_bands], common)
     else:
         rows = decontaminate.filter_rows(context, rows)
-    context.write(begin.table, rows, begin.schema, f"adopt {begin.table}", count, extra={FROM: source})
+    context.write(begin.table, rows, begin.schema, f"import {begin.table}", count, extra={FROM: source})
     try:
         seed.check_rows(context, begin.table, where)
     except InputError:
@@ -118,28 +118,28 @@ def adopt(context: Context, stage: str, path: str) -> None:
 
 
 def _look_into(context: Context, stage: str) -> None:
-    """List what overlaps; raise InputError where more than `filter.max_share` is filtered for one reason."""
+    """List what listed; raise InputError where more than `filter.max_share` is filtered for one reason."""
     table = BEGINS_WITH[stage].table
-    overlaps = OVERLAPS if BEGINS_WITH[stage].is_seed else f"adopted/{stage}_overlaps"
-    list_overlaps(context, table, overlaps)
-    shares.judge(context, table, before=f"adopted/{stage}", overlaps=overlaps, error=InputError)
+    listed = CONTAMINATION if BEGINS_WITH[stage].is_seed else f"imported/{stage}_contamination"
+    list_contamination(context, table, listed)
+    shares.judge(context, table, before=f"imported/{stage}", contaminated=listed, error=InputError)
 
 
 def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data.Dataset, int]:
-    """The rows of `adopted/STAGE`, lazily, each with its split and those filtered that repeat an id; and their number.
+    """The rows of `imported/STAGE`, lazily, each with its split and those filtered that repeat an id; and their number.
 
     Raises InputError where they cannot be used.
     """
     begin, run, config = BEGINS_WITH[stage], context.run, context.config
-    table, files = f"adopted/{stage}", files_left_out.files(context, path, f"--from {stage}:", "all")
-    rows = read_own_rows(files, begin.schema, begin.needed, begin.is_generated, context.stage_cpus)
+    table, files = f"imported/{stage}", files_left_out.files(context, path, f"--from {stage}:", "all")
+    rows = read_own_rows(files, begin.schema, begin.needed, begin.is_generated, context.transform_cpus)
     count = context.write(table, rows, with_places(begin.schema), f"read {path}").rows
     seed.check_rows(context, table, where)
     if stage != "classify" or config.classify.by == "column":
         seed.check_tasks(context, table, f"{where}, column task")
     if stage == "classify" and config.classify.by == "column":
         seed.check_task_column(context, table, f"{where}, column task")
-    positions = duplicate_positions(run.files(table), run.fs, context.stage_cpus, begin.key)
+    positions = duplicate_positions(run.files(table), run.fs, context.transform_cpus, begin.key)
     rows = context.map(context.read(table), mark_duplicates, positions=positions)
     if begin.is_seed:
         if config.seed_data.responses == "keep":

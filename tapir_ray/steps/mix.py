@@ -27,7 +27,7 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
     Generated rows count as hard; scored rows are hard from δ on, easy below, and in neither pool where the teacher's
     own answer is unreliable.
     """
-    run, config, cpus = context.run, context.config, context.stage_cpus
+    run, config, cpus = context.run, context.config, context.transform_cpus
     folder = round_dir(round_number)
     with context.stage("mix", round_number):
         if not run.done(f"{folder}/pool"):

@@ -1,4 +1,4 @@
-"""Rebalance: so many rows of each task, over all parts; counts first, then the rows of lowest hash of each task.
+"""Rebalance: so many rows of each task, over all shards; counts first, then the rows of lowest hash of each task.
 
 A row's hash is of its id and the random seed alone, so the same rows stay in whatever order, and nothing is shuffled.
 """
@@ -29,19 +29,19 @@ def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
 
     Raises StageError where no task of the rows has a weight.
     """
-    run, config, cpus = context.run, context.config, context.stage_cpus
+    run, config, cpus = context.run, context.config, context.transform_cpus
     if config.regenerate is None or config.regenerate.balanced_rows is None:
         return None
     if run.find_json(FILE) is None:
         with context.stage("rebalance", 0):
             rows = context.map(context.read(*tables, columns=["instruction_id", "task", "status"]), with_cells)
             with context.progress.stage("count the tasks"):
-                counts = count_cells(rows, config.random_seed, SALT, stage_cpus=cpus)
+                counts = count_cells(rows, config.random_seed, SALT, transform_cpus=cpus)
             found = {task: n for (_, task), (n, _) in counts.capacities.items()}
             quota = shares(found, config.regenerate.balanced_rows, context.taxonomy)
             cells = {(REBALANCED, task): n for task, n in quota.items()}
             with context.progress.stage("choose the rows"):
-                chosen = cutoffs(rows, counts, cells, stage_cpus=cpus)
+                chosen = cutoffs(rows, counts, cells, transform_cpus=cpus)
             last = {task: cut.last.hex() for (_, task), cut in chosen.cells.items() if cut.last is not None}
             run.write_json(FILE, {"rows": found, "quota": quota, "last": last})
             if (left := sum(quota.values())) < config.regenerate.balanced_rows:

@@ -6,22 +6,22 @@ from collections import Counter
 
 import pyarrow.compute as pc
 
-from tapir_ray.cluster.capacity import served
+from tapir_ray.cluster.capacity import model_servers
 from tapir_ray.cluster.interrupt import beside
 from tapir_ray.data.schemas import OK, SEED
 from tapir_ray.errors import InputError
 from tapir_ray.steps import classifier, holdout, seed, shares, train
-from tapir_ray.steps.contamination_list import list_overlaps
+from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
 
-INGESTED, OVERLAPS = "seed/ingested", "seed/overlaps"
+INGESTED, CONTAMINATION = "seed/ingested", "seed/contamination"
 
 
 def ingest(context: Context) -> None:
     """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered.
 
-    `seed/overlaps` lists what overlaps. Raises InputError as `seed.read`, and where more than `filter.max_share` of the
-    rows is filtered for one reason.
+    `seed/contamination` lists the contaminated rows. Raises InputError as `seed.read`, and where more than
+    `filter.max_share` of the rows is filtered for one reason.
     """
     run = context.run
     if not (run.done(INGESTED) or run.done("seed/instructions")):
@@ -29,8 +29,8 @@ def ingest(context: Context) -> None:
             seed.read(context)
             holdout.split_off(context)
     if run.done("seed/read") and run.done(INGESTED):  # and no table of the user's own
-        list_overlaps(context, INGESTED, OVERLAPS)
-        shares.judge(context, INGESTED, before="seed/read", overlaps=OVERLAPS, error=InputError)
+        list_contamination(context, INGESTED, CONTAMINATION)
+        shares.judge(context, INGESTED, before="seed/read", contaminated=CONTAMINATION, error=InputError)
 
 
 def classify_and_initial_sft(context: Context) -> None:
@@ -69,9 +69,9 @@ def _fit_together(context: Context) -> bool:
     resources = context.config.resources
     available = ray.cluster_resources()
     # A local teacher labels for the classifier while the student is trained.
-    parts = (resources.train, resources.classifier, *served(context.config).values())
+    workers = (resources.train, resources.classifier, *model_servers(context.config).values())
     return all(
-        sum(part.replicas * part.tensor_parallel * claim for part, claim in zip(parts, claims, strict=True))
+        sum(worker.replicas * worker.tensor_parallel * claim for worker, claim in zip(workers, claims, strict=True))
         <= available.get(name, 0)
-        for name, claims in (("CPU", [part.cpus for part in parts]), ("GPU", [part.gpus for part in parts]))
+        for name, claims in (("CPU", [worker.cpus for worker in workers]), ("GPU", [worker.gpus for worker in workers]))
     )

@@ -51,14 +51,14 @@ def plan(context: Context, round_number: int) -> Plan:
     """The round's plan, from the scores of the candidates (never of the holdout); `rounds/NN/plan.json` shows it."""
     scored = context.read(f"{round_dir(round_number)}/scored", columns=COUNTED)
     rows = context.map(scored, without_holdout)
-    stats = score_stats(rows, context.config.judge.min_teacher_score, context.stage_cpus)
+    stats = score_stats(rows, context.config.judge.min_teacher_score, context.transform_cpus)
     context.curriculum.observe(round_number, stats)
     made = context.curriculum.plan(round_number)
     name = f"{round_dir(round_number)}/plan.json"
     if context.run.find_json(name) is None:
         note_holdout(context, f"{round_dir(round_number)}/scored", round_number - 1)
         numbers = made.model_dump(include=SHOWN)
-        context.note_round(PLANNED, round_number, **numbers, mfd=stats.mean_difficulty)
+        context.note_round(PLANNED, round_number, **numbers, difficulty=stats.mean_difficulty)
         context.run.write_json(name, {"plan": made.model_dump(mode="json")})
         context.progress.say(
             f"round {round_number} plan: α {made.alpha:g}, δ {made.threshold:g}, {made.hard} hard and {made.easy} easy"
@@ -75,17 +75,17 @@ def without_holdout(batch: pa.Table) -> pa.Table:
 
 def _select(context: Context, round_number: int, table: str) -> None:
     """Candidates: the seed data and all generated before, by task up to `score.max_rows`; beside them the holdout."""
-    config, cpus = context.config, context.stage_cpus
+    config, cpus = context.config, context.transform_cpus
     generated = [f"{round_dir(before)}/generated" for before in range(1, round_number)]
     tables = ["seed/instructions", *(table for table in generated if context.run.done(table))]
     rows = context.map(context.read(*tables), _scorable)
-    counts = count_cells(rows, config.random_seed, (round_number, "score"), stage_cpus=cpus)
+    counts = count_cells(rows, config.random_seed, (round_number, "score"), transform_cpus=cpus)
     found = {task: n for (_, task), (n, _) in counts.capacities.items()}
     weights = context.taxonomy.effective_weights(found)
     room = {task: n for task, n in found.items() if task in weights}
     shares = apportion(min(config.score.max_rows, sum(room.values())), room, weights)
     quota = {(CANDIDATE, task): count for task, count in shares.items()}
-    chosen = cutoffs(rows, counts, quota, stage_cpus=cpus)
+    chosen = cutoffs(rows, counts, quota, transform_cpus=cpus)
     rows = context.map(rows, _candidates, chosen=chosen)
     context.write(table, rows, SCORED, f"round {round_number} candidates")
 

@@ -35,7 +35,7 @@ def read(context: Context) -> None:
     seed_data = context.config.seed_data
     if context.run.done("seed/read"):
         return
-    rows = parse_sources(files_left_out.seed_files(context), seed_data, context.stage_cpus)
+    rows = parse_sources(files_left_out.seed_files(context), seed_data, context.transform_cpus)
     context.write("seed/read", rows, PARSED, "read the seed data")
     try:
         where = f"seed_data.path {seed_data.path}"
@@ -59,7 +59,7 @@ def without_repeats(context: Context) -> ray.data.Dataset:
     run = context.run
     answer = None if context.config.seed_data.responses == "replace" else "response"
     with context.progress.stage("find repeats") as facts:
-        repeated = duplicate_positions(run.files("seed/read"), run.fs, context.stage_cpus, preferred=answer)
+        repeated = duplicate_positions(run.files("seed/read"), run.fs, context.transform_cpus, preferred=answer)
         facts["repeated"] = len(repeated)
     rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
     keep = context.config.seed_data.responses == "keep"

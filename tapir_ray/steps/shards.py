@@ -1,7 +1,7 @@
-"""A dataset cut into parts: ranges of rows in the files of one table, or a table of each part's own.
+"""A dataset cut into shards: ranges of rows in the files of one table, or a table of each shard's own.
 
 for group in groups(cut_table(run, "seed/ingested", 1_000_000), at_once=16):
-    rows = read(run.fs, group, stage_cpus)          # one pipeline, the column `part` in its rows
+    rows = read(run.fs, group, transform_cpus)          # one pipeline, the column `shard` in its rows
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import ray.data
 
 from tapir_ray.data.schemas import with_columns
-from tapir_ray.run.sharded_tables import PART
+from tapir_ray.run.sharded_tables import SHARD
 from tapir_ray.run.tables import Tables
 
 FOOTERS_AT_ONCE = 16
@@ -33,8 +33,8 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of the dataset; `name` is its folder in the run."""
+class Shard:
+    """A shard of the dataset; `name` is its folder in the run."""
 
     name: str
     spans: tuple[Span, ...]
@@ -44,14 +44,14 @@ class Part:
         return sum(span.stop - span.start for span in self.spans)
 
 
-def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Part]:
-    """Parts of `rows` rows, the last one of what is left, of files (path, rows) in their order."""
-    parts: list[Part] = []
+def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Shard]:
+    """Shards of `rows` rows, the last one of what is left, of files (path, rows) in their order."""
+    shards: list[Shard] = []
     spans: list[Span] = []
     room = rows
 
     def close() -> None:
-        parts.append(Part(f"parts/{len(parts):05d}", tuple(spans)))
+        shards.append(Shard(f"shards/{len(shards):05d}", tuple(spans)))
         spans.clear()
 
     for file, count in files:
@@ -66,42 +66,42 @@ def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Part]:
                 room = rows
     if spans:
         close()
-    return parts
+    return shards
 
 
-def cut_table(run: Tables, table: str, rows: int) -> list[Part]:
-    """The parts of a finished table, the same each time."""
+def cut_table(run: Tables, table: str, rows: int) -> list[Shard]:
+    """The shards of a finished table, the same each time."""
     return cut(_counted(run, table), rows)
 
 
-def own_table(run: Tables, part: Part, name: str) -> Part:
-    """The same part with the rows of its finished table `PART/NAME`."""
-    return Part(part.name, tuple(Span(file, 0, count) for file, count in _counted(run, f"{part.name}/{name}")))
+def own_table(run: Tables, shard: Shard, name: str) -> Shard:
+    """The same shard with the rows of its finished table `SHARD/NAME`."""
+    return Shard(shard.name, tuple(Span(file, 0, count) for file, count in _counted(run, f"{shard.name}/{name}")))
 
 
-def groups(parts: Sequence[Part], at_once: int) -> Iterator[Sequence[Part]]:
-    """The parts, `at_once` at a time."""
-    for first in range(0, len(parts), at_once):
-        yield parts[first : first + at_once]
+def groups(shards: Sequence[Shard], at_once: int) -> Iterator[Sequence[Shard]]:
+    """The shards, `at_once` at a time."""
+    for first in range(0, len(shards), at_once):
+        yield shards[first : first + at_once]
 
 
-def read(fs: pafs.FileSystem, parts: Iterable[Part], stage_cpus: float) -> ray.data.Dataset:
-    """The rows of the parts, one part after the other, with the column `part`; lazy."""
+def read(fs: pafs.FileSystem, shards: Iterable[Shard], transform_cpus: float) -> ray.data.Dataset:
+    """The rows of the shards, one shard after the other, with the column `shard`; lazy."""
     items = [
-        {"part": part.name, "file": span.file, "start": span.start, "stop": span.stop}
-        for part in parts
-        for span in part.spans
+        {"shard": shard.name, "file": span.file, "start": span.start, "stop": span.stop}
+        for shard in shards
+        for span in shard.spans
     ]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        functools.partial(read_span, fs=fs), batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus
+        functools.partial(read_span, fs=fs), batch_size=1, batch_format="pyarrow", num_cpus=transform_cpus
     )
 
 
 def read_span(batch: pa.Table, fs: pafs.FileSystem) -> pa.Table:
-    """The rows of the one span (part, file, start, stop) in the batch, with the column `part`."""
+    """The rows of the one span (shard, file, start, stop) in the batch, with the column `shard`."""
     (span,) = batch.to_pylist()
     rows = pq.read_table(span["file"], filesystem=fs).slice(span["start"], span["stop"] - span["start"])
-    return with_columns(rows, **{PART.name: span["part"]})
+    return with_columns(rows, **{SHARD.name: span["shard"]})
 
 
 def _counted(run: Tables, table: str) -> list[tuple[str, int]]:

@@ -22,8 +22,9 @@ ADVICE = {
     "duplicate": "the rows repeat one another: look for other rows (of a round: raise expand.temperature)",
     "near_duplicate": "the rows are much alike: look for other rows (of a round: raise expand.temperature), or raise "
     "filter.near_duplicate",
-    "overlap_holdout": "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows",
-    "overlap_evaluation": "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows",
+    "contamination_holdout": "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows",
+    "contamination_evaluation": "lower filter.common_ngram_rows if what they share is boilerplate, or look "
+    "for other rows",
     "over_long": "raise filter.max_chars",
     "other_task": "the classifier disagrees with the tasks: look at classifier/report.json, or set filter.other_task: "
     "false",
@@ -36,13 +37,13 @@ OF_A_USER = "look at filter.functions"
 
 
 def judge(
-    context: Context, table: str, before: str, overlaps: str, error: type[TapirError] = StageError
+    context: Context, table: str, before: str, contaminated: str, error: type[TapirError] = StageError
 ) -> dict[str, float]:
     """Report every reason for which more than `filter.warn_share` was filtered; returns {reason: share} of them.
 
     The share is of the rows that `table` got from `before` as ok, but for the holdout's. What was filtered before, and
-    what failed, does not count. Examples of overlaps are explained by the table `overlaps`. A report is made once, in
-    an event of the run as well. Raises `error` if a share is above `filter.max_share`; the tables stay.
+    what failed, does not count. Examples of contaminated are explained by the table `contaminated`. A report is made
+    once, in an event of the run as well. Raises `error` if a share is above `filter.max_share`; the tables stay.
     """
     run, settings = context.run, context.config.filter
     was, made = run.manifest(before), run.manifest(table)
@@ -55,7 +56,7 @@ def judge(
     told = {event["reason"] for event in run.events(EVENT) if event["table"] == table}
     for reason, share in shares.items():
         if reason not in told:
-            shown = examples(context, table, reason, overlaps)
+            shown = examples(context, table, reason, contaminated)
             head = f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, such as"
             context.progress.say("\n  ".join([head, *shown]))
             run.event(EVENT, table=table, reason=reason, rows=dropped[reason], of=rows, examples=shown)
@@ -63,13 +64,14 @@ def judge(
         if share > settings.max_share:
             raise error(
                 f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, more than "
-                f"filter.max_share {settings.max_share:g}, such as {examples(context, table, reason, overlaps)[0]}; "
+                f"filter.max_share {settings.max_share:g}, such as "
+                f"{examples(context, table, reason, contaminated)[0]}; "
                 f"{ADVICE.get(reason, OF_A_USER)}, or set filter.max_share: 1 to go on without them"
             )
     return shares
 
 
-def examples(context: Context, table: str, reason: str, overlaps: str) -> list[str]:
+def examples(context: Context, table: str, reason: str, contaminated: str) -> list[str]:
     """Three rows that were filtered for the reason: their place, how they begin, and what they match."""
     run = context.run
     rows = pads.dataset(run.files(table), filesystem=run.fs, format="parquet")
@@ -77,8 +79,8 @@ def examples(context: Context, table: str, reason: str, overlaps: str) -> list[s
     columns = [name for name in SHOWN if name in rows.schema.names]
     found = rows.scanner(columns=columns, filter=wanted, batch_size=1024, batch_readahead=1).head(EXAMPLES).to_pylist()
     matches: dict[str, Any] = {}
-    if run.done(overlaps):
-        listed = pads.dataset(run.files(overlaps), filesystem=run.fs, format="parquet")
+    if run.done(contaminated):
+        listed = pads.dataset(run.files(contaminated), filesystem=run.fs, format="parquet")
         mine = pads.field("instruction_id").isin([row["instruction_id"] for row in found])
         matches = {row["instruction_id"]: row for row in listed.to_table(filter=mine).to_pylist()}
     return sorted(_example(row, matches.get(row["instruction_id"])) for row in found)

@@ -95,7 +95,9 @@ def _packed_holdout(context: Context, source: str, model: str) -> str | None:
             rows = context.map(context.read(source), _pairs, split=HOLDOUT)
             context.write(HELD, rows, TRAINING, "holdout to measure the loss on")
         held = [run.files(HELD)]
-        stats = pack(held, run.path(HELD_PACKED), run.fs, model, config.student, config.train, 0, 1, context.stage_cpus)
+        stats = pack(
+            held, run.path(HELD_PACKED), run.fs, model, config.student, config.train, 0, 1, context.transform_cpus
+        )
         run.publish(HELD_PACKED, extra=asdict(stats))
         _say_left_out(context, "holdout", stats)
     return run.path(HELD_PACKED) if run.manifest(HELD_PACKED).extra["sequences"] else None
@@ -119,7 +121,7 @@ def _fit(
                 config.train,
                 config.random_seed + round_number,
                 epochs,
-                context.stage_cpus,
+                context.transform_cpus,
             )
             run.publish(packed, extra=asdict(stats))
             _say_left_out(context, label, stats)
@@ -130,7 +132,7 @@ def _fit(
         training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
         _refuse_other_workers(run, training)
         _remove_trainings(run, round_number, but=training)
-        context.roles.make_room("train")
+        context.roles.free_resources_for("train")
         result = train_student(
             run.path(packed),
             run.fs,
@@ -224,7 +226,7 @@ def _pairs(batch: pa.Table, split: str = SEED) -> pa.Table:
         "copy": pa.array([0] * len(batch), pa.int64()),
         "messages": batch["messages"],
         "response": batch["response"],
-        "no_loss": batch["no_loss"],
+        "masked_turns": batch["masked_turns"],
         "task": batch["task"],
         "pool": pa.array([POOL_OF_SEED] * len(batch), pa.string()),
         "tokens": pa.nulls(len(batch), pa.int64()),

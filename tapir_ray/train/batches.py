@@ -1,7 +1,8 @@
 """Packed sequences as batches: which of them a step, a rank and a forward pass takes, and their tensors.
 
 reader = PackedReader(packed_dir, fs)
-for rows in micro_batches(reader, step=0, global_batch=64, rank=0, world=2, micro=4): collate(rows, in_one_row(train))
+for rows in micro_batches(reader, step=0, global_batch_size=64, rank=0, world=2, micro=4): collate(rows,
+in_one_row(train))
 """
 
 from __future__ import annotations
@@ -88,18 +89,18 @@ class PackedReader:
 
 
 def micro_batches(
-    reader: PackedReader, step: int, global_batch: int, rank: int, world: int, micro: int
+    reader: PackedReader, step: int, global_batch_size: int, rank: int, world: int, micro: int
 ) -> Iterator[list[Packed]]:
     """This rank's share of global batch `step` in lists of up to `micro`: as many lists for every rank and step."""
-    indices = range(step * global_batch + rank, (step + 1) * global_batch, world)
+    indices = range(step * global_batch_size + rank, (step + 1) * global_batch_size, world)
     for start in range(0, len(indices), micro):
         yield reader.take(indices[start : start + micro])
 
 
 def micro_batch_size(train: Train, world: int) -> int:
-    """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch`."""
-    share = train.global_batch // world
-    return max(size for size in range(1, min(share, train.micro_batch) + 1) if share % size == 0)
+    """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch_size`."""
+    share = train.global_batch_size // world
+    return max(size for size in range(1, min(share, train.micro_batch_size) + 1) if share % size == 0)
 
 
 def in_one_row(train: Train) -> bool:
@@ -114,7 +115,7 @@ def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
     """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
 
     Positions restart with every conversation and with the padding, which is how transformers tells conversations
-    apart when no attention mask is given. Not every model does (see `isolation.py`).
+    apart when no attention mask is given. Not every model does (see `cross_contamination.py`).
     """
     import torch
 

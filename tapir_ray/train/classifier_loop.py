@@ -110,9 +110,9 @@ def class_weights(labels: Sequence[str], power: float) -> dict[str, float]:
     return {label: weight / mean for label, weight in raw.items()}
 
 
-def rate_factor(step: int, steps: int, warmup_share: float) -> float:
+def rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
     """Factor of the peak learning rate at `step` (from 0): up linearly over the warm-up, then down to 0."""
-    warmup = math.ceil(warmup_share * steps)
+    warmup = math.ceil(warmup_ratio * steps)
     if step < warmup:
         return (step + 1) / warmup
     return (steps - step) / max(1, steps - warmup)
@@ -160,7 +160,7 @@ def train_worker(config: dict[str, Any]) -> None:
     steps = sum(len(batches) for batches in epochs)
     optimizer = torch.optim.AdamW(_decayed(model, settings.weight_decay), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_factor(step, steps, settings.warmup_share)
+        optimizer, lambda step: rate_factor(step, steps, settings.warmup_ratio)
     )
 
     # Ray Train takes at most one report from a worker every two seconds and lets the next one wait, so reports are few.

@@ -41,10 +41,10 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
     micro = micro_batch_size(train, world)
     config: dict[str, Any] = {
-        "train_batch_size": train.global_batch,
+        "train_batch_size": train.global_batch_size,
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": train.global_batch // world // micro,
-        "gradient_clipping": train.gradient_clipping,
+        "gradient_accumulation_steps": train.global_batch_size // world // micro,
+        "gradient_clipping": train.max_grad_norm,
         "zero_optimization": {
             "stage": stage_of(train, world),
             "reduce_bucket_size": BUCKET,

@@ -24,10 +24,10 @@ from tapir_ray.errors import InputError, StageError
 from tapir_ray.train.batches import EMPTY, PackedReader, collate, in_one_row, micro_batch_size, micro_batches
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.checkpoint import Done, restore, save
+from tapir_ray.train.cross_contamination import check_kept_apart
 from tapir_ray.train.divergence import Diverged, Health
 from tapir_ray.train.engine import export, make_engine
 from tapir_ray.train.holdout import mean_loss, mean_of, pair_losses
-from tapir_ray.train.isolation import check_kept_apart
 from tapir_ray.train.loss import response_loss
 from tapir_ray.train.work import Work
 
@@ -40,9 +40,9 @@ NAMED_PAIRS = 8
 """Pairs of a bad batch that an error names."""
 
 
-def learning_rate_at(step: int, steps: int, peak: float, warmup_share: float) -> float:
+def learning_rate_at(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
     """Learning rate of step `step` (from 0) of `steps`: linear warm-up to `peak`, then a cosine towards 0."""
-    warmup = math.ceil(steps * warmup_share)
+    warmup = math.ceil(steps * warmup_ratio)
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -121,9 +121,9 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     rank, world = distributed.get_rank(), distributed.get_world_size()
     reader = PackedReader(work.packed_dir, work.fs)
     held = PackedReader(work.holdout_dir, work.fs) if work.holdout_dir else None
-    steps = math.ceil(reader.sequences / train.global_batch)
+    steps = math.ceil(reader.sequences / train.global_batch_size)
     micro, one_row = micro_batch_size(train, world), in_one_row(train)
-    scale = world * (train.global_batch // world // micro)
+    scale = world * (train.global_batch_size // world // micro)
     health = Health(train.max_loss_rise)
     for number in range(len(done.losses)):
         health.look(done.losses[: number + 1])
@@ -144,10 +144,10 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     started, saved = time.time(), time.monotonic()
     reported = began = saved - done.seconds
     for step in range(len(done.losses), steps):
-        rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_share)
+        rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_ratio)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        rows = list(micro_batches(reader, step, train.global_batch, rank, world, micro))
+        rows = list(micro_batches(reader, step, train.global_batch_size, rank, world, micro))
         counts = torch.tensor(
             [
                 sum(int((row["labels"] != IGNORED).sum()) for part in rows for row in part),
@@ -225,11 +225,11 @@ def _gone_wrong(
 ) -> Diverged:
     """The error of a training that cannot go on after the last step that is done."""
     number = len(done.losses)
-    pairs = reader.pair_ids(range((number - 1) * train.global_batch, number * train.global_batch))
+    pairs = reader.pair_ids(range((number - 1) * train.global_batch_size, number * train.global_batch_size))
     others = f" and {len(pairs) - NAMED_PAIRS} more" if len(pairs) > NAMED_PAIRS else ""
     return Diverged(
         f"{wrong} at step {number} of {steps} (learning rate {rate:.2e}, loss {done.losses[0]:.3f} at step 1): lower "
-        "train.learning_rate (of the rounds alone: train.round_learning_rate), or set train.gradient_clipping or "
+        "train.learning_rate (of the rounds alone: train.round_learning_rate), or set train.max_grad_norm or "
         "train.precision float32, and branch off with another --run-dir and --fork of this run, which keeps the cached "
         "replies and what was made before the first training that this changes; "
         f"the step's pairs are {', '.join(pairs[:NAMED_PAIRS])}{others}",

@@ -84,8 +84,8 @@ def _say_once(head: Any, why: str) -> None:
     if not getattr(head, _SAID, False):
         setattr(head, _SAID, True)
         logging.getLogger(__name__).warning(
-            "all logits of a batch are computed at once, since %s: memory grows with train.micro_batch times "
-            "train.sequence_length times the vocabulary; lower train.micro_batch if it does not last",
+            "all logits of a batch are computed at once, since %s: memory grows with train.micro_batch_size times "
+            "train.sequence_length times the vocabulary; lower train.micro_batch_size if it does not last",
             why,
         )
 

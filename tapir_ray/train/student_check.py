@@ -21,7 +21,7 @@ def check_student(student: Student, train: Train) -> list[str]:
     Raises InputError, with what to change, if the student cannot be trained, answer or be written. Of a hub name of
     which this machine has no copy only the chat template is looked at; the rest is when it is loaded.
     """
-    doubts: list[str] = []
+    warnings: list[str] = []
     if student.model is None:
         check_template(_tokenizer_to_be(student), student.chat_template_kwargs)
     elif is_here(student.model, "student.model", student.revision):
@@ -30,17 +30,17 @@ def check_student(student: Student, train: Train) -> list[str]:
         check_model(student, train, student.model)
         model = load_student(student.model, student, device_map="meta")
         if left_out := try_export(model, tokenizer, student.model, student):
-            doubts.append(
+            warnings.append(
                 f"the student is written without {', '.join(left_out)}, which the generation_config.json of "
                 f"{student.model} has to no effect"
             )
     else:
         if student.chat_template is not None:
             resolve_template(student.chat_template)
-        return doubts
+        return warnings
     if train.lora is not None:
         check_target_modules(student, train.lora, student.model)
-    return doubts
+    return warnings
 
 
 def _tokenizer_to_be(student: Student) -> object:

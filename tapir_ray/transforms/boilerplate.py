@@ -1,6 +1,6 @@
 """The n-grams that many rows of a dataset share, counted without holding its rows.
 
-common = common_ngrams(rows, share=1.0, words=13, most=10, stage_cpus=0.1)       # sorted hashes
+common = common_ngrams(rows, share=1.0, words=13, most=10, transform_cpus=0.1)       # sorted hashes
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def share_of(rows: int) -> float:
     return min(1.0, SAMPLED_ROWS / max(1, rows))
 
 
-def common_ngrams(rows: ray.data.Dataset, share: float, words: int, most: int, stage_cpus: float) -> np.ndarray:
+def common_ngrams(rows: ray.data.Dataset, share: float, words: int, most: int, transform_cpus: float) -> np.ndarray:
     """Sorted hashes (`ngrams.countable`) of the n-grams that more than `most` of the rows have.
 
     Counted are a `share` of the rows by their ids: those that are ok and not of the holdout.
@@ -37,11 +37,11 @@ def common_ngrams(rows: ray.data.Dataset, share: float, words: int, most: int, s
         functools.partial(count_block, share=share, words=words),
         batch_format="pyarrow",
         batch_size=None,
-        num_cpus=stage_cpus,
+        num_cpus=transform_cpus,
     )
     blocks = counted.to_arrow_refs()
     ranges = 1 + SAMPLED_ROWS // ROWS_PER_RANGE if len(blocks) > 1 else 1
-    count: Any = ray.remote(num_cpus=stage_cpus)(_common)
+    count: Any = ray.remote(num_cpus=transform_cpus)(_common)
     found = ray.get([count.remote(number, ranges, most, *blocks) for number in range(ranges)])
     return np.concatenate(found)
 

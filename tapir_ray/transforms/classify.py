@@ -145,7 +145,7 @@ def score_classifier(
 
     started = time.monotonic()
     filesystem = fs or pafs.LocalFileSystem()
-    cpus = config.resources.stage_cpus
+    cpus = config.resources.transform_cpus
     table = ray.data.read_parquet(
         parquet_files(rows, filesystem),
         filesystem=filesystem,

@@ -1,6 +1,6 @@
 """Training pairs with their response tokens: the `training` table in and out.
 
-rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
+rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.transform_cpus)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tapir_ray.config import Student, Train
 from tapir_ray.data.schemas import FILTERED, OK, TRAINING, with_columns
 from tapir_ray.train.chat import end_of_turn, shared_tokenizer
 from tapir_ray.train.control_tokens import RowRefused
-from tapir_ray.train.turns import encode
+from tapir_ray.train.loss_mask import encode
 
 if TYPE_CHECKING:
     import ray.data
@@ -34,12 +34,12 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     tokens, statuses, reasons = [], [], []
-    for row in rows.select(["messages", "response", "no_loss", "status", "reason"]).to_pylist():
+    for row in rows.select(["messages", "response", "masked_turns", "status", "reason"]).to_pylist():
         status, reason = row["status"], row["reason"]
         count = None
         if status == OK:
             try:
-                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["masked_turns"])
             except RowRefused as refused:
                 status, reason = FILTERED, refused.reason
             else:
@@ -56,9 +56,9 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
 
 
 def count_tokens(
-    rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, stage_cpus: float
+    rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, transform_cpus: float
 ) -> ray.data.Dataset:
-    """Training rows with `tokens` (those in the loss, by `train.turns`); pairs that cannot be used are filtered.
+    """Training rows with `tokens` (those in the loss, by `train.loss_mask`); pairs that cannot be used are filtered.
 
     Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
     the student has no tokenizer or chat template.
@@ -67,5 +67,5 @@ def count_tokens(
         functools.partial(count_table, model_dir=model_dir, student=student, train=train),
         batch_size=1024,
         batch_format="pyarrow",
-        num_cpus=stage_cpus,
+        num_cpus=transform_cpus,
     )

@@ -68,7 +68,7 @@ class ExpandRow:
             "source": "generated",
             "response": None,
             "messages": None,
-            "no_loss": None,
+            "masked_turns": None,
             "instruction_id": None,
         }
         if reply.status != schemas.OK:

@@ -1,11 +1,11 @@
 """What a generated instruction must pass before an answer is paid for. Rows are marked, never dropped.
 
-    holdout = overlap_index(holdout_rows, config)
+    holdout = contamination_index(holdout_rows, config)
     marked = filter_generated(rows, config, {"holdout": holdout}, work_dir, earlier=[seed_bands])
 
 Reasons, the first that applies: `empty`, `over_long`, `prompt_leakage`, `other_task: LABEL`, what a user's function
-returns, `overlap_holdout: KIND` and `overlap_evaluation: KIND` (KIND: exact, near_duplicate, ngram), `duplicate: ID`,
-`near_duplicate: ID`.
+returns, `contamination_holdout: KIND` and `contamination_evaluation: KIND` (KIND: exact, near_duplicate, ngram),
+`duplicate: ID`, `near_duplicate: ID`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import ray.data
 from tapir_ray.config import Config
 from tapir_ray.config.registry import resolve
 from tapir_ray.data import dedup
-from tapir_ray.data.contamination_index import OverlapIndex
+from tapir_ray.data.contamination_index import ContaminationIndex
 from tapir_ray.data.dedup import replace_status
 from tapir_ray.data.ngrams import NO_BOILERPLATE, Boilerplate
 from tapir_ray.data.schemas import OK, text_of
@@ -39,29 +39,31 @@ RowFilter = Callable[[dict[str, Any]], str | None]
 """A user's filter: a row in, a reason to drop it (a short snake_case word) or None out."""
 
 
-def overlap_index(rows: ray.data.Dataset, config: Config, boilerplate: Boilerplate = NO_BOILERPLATE) -> ray.ObjectRef:
-    """A reference to the OverlapIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task.
+def contamination_index(
+    rows: ray.data.Dataset, config: Config, boilerplate: Boilerplate = NO_BOILERPLATE
+) -> ray.ObjectRef:
+    """A reference to the ContaminationIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task.
 
     Its items are these rows, by rising `source` and `instruction_id` if they have these columns.
     """
-    build = ray.remote(_build_index).options(num_cpus=config.resources.stage_cpus)
+    build = ray.remote(_build_index).options(num_cpus=config.resources.transform_cpus)
     blocks = _mapped(rows, _index_columns, config).to_arrow_refs()
     found: ray.ObjectRef = build.remote(config.filter.ngram, config.filter.near_duplicate, boilerplate, *blocks)
     return found
 
 
-def mark_overlaps(rows: ray.data.Dataset, overlaps: Mapping[str, ray.ObjectRef], config: Config) -> ray.data.Dataset:
-    """`rows` with what overlaps an index marked `overlap_NAME: KIND`; NAME is its key, `holdout` or `evaluation`.
+def mark_contaminated(rows: ray.data.Dataset, indexes: Mapping[str, ray.ObjectRef], config: Config) -> ray.data.Dataset:
+    """`rows` with what overlaps an index marked `contamination_NAME: KIND`; NAME is its key, `holdout` or `evaluation`.
 
     For any rows with `messages`, `status` and `reason`: the seed data against the holdout as well.
     """
-    return _mapped(rows, functools.partial(_mark_overlaps, overlaps=dict(overlaps)), config)
+    return _mapped(rows, functools.partial(_mark_contaminated, indexes=dict(indexes)), config)
 
 
 def filter_generated(
     rows: ray.data.Dataset,
     config: Config,
-    overlaps: Mapping[str, ray.ObjectRef],
+    indexes: Mapping[str, ray.ObjectRef],
     work_dir: str,
     earlier: Sequence[str],
     boilerplate: Boilerplate = NO_BOILERPLATE,
@@ -75,9 +77,9 @@ def filter_generated(
     each row once. Raises InputError for an unknown function.
     """
     checked = check_rows(rows, config)
-    ordered = _mapped(mark_overlaps(checked, overlaps, config), with_order, config).materialize()
+    ordered = _mapped(mark_contaminated(checked, indexes, config), with_order, config).materialize()
     marked = dedup.mark_near_duplicates(
-        ordered, work_dir, earlier, config.filter.near_duplicate, config.resources.stage_cpus, boilerplate
+        ordered, work_dir, earlier, config.filter.near_duplicate, config.resources.transform_cpus, boilerplate
     )
     return marked.drop_columns(["order"])
 
@@ -91,7 +93,7 @@ def mark_repeats(
     """
     ordered = _mapped(rows, with_order, config)
     marked = dedup.mark_near_duplicates(
-        ordered, work_dir, [], config.filter.near_duplicate, config.resources.stage_cpus, boilerplate
+        ordered, work_dir, [], config.filter.near_duplicate, config.resources.transform_cpus, boilerplate
     )
     return marked.drop_columns(["order"])
 
@@ -99,7 +101,7 @@ def mark_repeats(
 def seed_bands(rows: ray.data.Dataset, config: Config, out_dir: str, boilerplate: Boilerplate = NO_BOILERPLATE) -> str:
     """Writes the bands of instruction rows (the seed data), which come before every round; returns `out_dir`."""
     ordered = _mapped(rows.select_columns(["instruction_id", "messages", "status"]), with_order, config)
-    return dedup.bands(ordered, out_dir, config.filter.near_duplicate, config.resources.stage_cpus, boilerplate)
+    return dedup.bands(ordered, out_dir, config.filter.near_duplicate, config.resources.transform_cpus, boilerplate)
 
 
 def check_rows(rows: ray.data.Dataset, config: Config) -> ray.data.Dataset:
@@ -151,12 +153,12 @@ def _reason(row: Mapping[str, Any], config: Config, leaks: Sequence[str]) -> str
     return None
 
 
-def _mark_overlaps(rows: pa.Table, overlaps: Mapping[str, ray.ObjectRef]) -> pa.Table:
-    for name, reference in overlaps.items():
-        index: OverlapIndex = ray.get(reference)
+def _mark_contaminated(rows: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table:
+    for name, reference in indexes.items():
+        index: ContaminationIndex = ray.get(reference)
         is_ok = pc.equal(rows["status"], OK).to_numpy()
-        kinds = iter(index.overlaps(rows["messages"].filter(pa.array(is_ok)).to_pylist()))
-        reasons = [f"overlap_{name}: {kind}" if ok and (kind := next(kinds)) else None for ok in is_ok]
+        kinds = iter(index.contaminated(rows["messages"].filter(pa.array(is_ok)).to_pylist()))
+        reasons = [f"contamination_{name}: {kind}" if ok and (kind := next(kinds)) else None for ok in is_ok]
         rows = _marked(rows, reasons)
     return rows
 
@@ -166,13 +168,13 @@ def _index_columns(rows: pa.Table) -> pa.Table:
     return rows.select([name for name in ("messages", *ITEM_ORDER) if name in rows.column_names])
 
 
-def _build_index(ngram: int, threshold: float, boilerplate: Boilerplate, *blocks: pa.Table) -> OverlapIndex:
+def _build_index(ngram: int, threshold: float, boilerplate: Boilerplate, *blocks: pa.Table) -> ContaminationIndex:
     kept = [block for block in blocks if len(block)]
     rows = pa.concat_tables(kept) if kept else pa.table({"messages": []})
     if set(ITEM_ORDER) <= set(rows.column_names):
         rows = rows.sort_by([(name, "ascending") for name in ITEM_ORDER])
     sources = rows["source"].to_pylist() if "source" in rows.column_names else []
-    return OverlapIndex.build(rows["messages"].to_pylist(), ngram, threshold, boilerplate, sources)
+    return ContaminationIndex.build(rows["messages"].to_pylist(), ngram, threshold, boilerplate, sources)
 
 
 def _marked(rows: pa.Table, reasons: list[str | None]) -> pa.Table:
@@ -181,4 +183,4 @@ def _marked(rows: pa.Table, reasons: list[str | None]) -> pa.Table:
 
 
 def _mapped(rows: ray.data.Dataset, function: Callable[[pa.Table], pa.Table], config: Config) -> ray.data.Dataset:
-    return rows.map_batches(function, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.stage_cpus)
+    return rows.map_batches(function, batch_format="pyarrow", batch_size=None, num_cpus=config.resources.transform_cpus)

@@ -1,6 +1,6 @@
 """Source files → conversations with ids: one row for every row read, whatever became of it.
 
-rows = parse_sources(list_files("alpaca_9k.jsonl", "seed_data.path"), config.seed_data, stage_cpus=0.1)
+rows = parse_sources(list_files("alpaca_9k.jsonl", "seed_data.path"), config.seed_data, transform_cpus=0.1)
 rows = mark_duplicates(rows, duplicate_positions(files, fs))
 """
 
@@ -46,7 +46,7 @@ LACKING = 1 << 62
 
 
 def parse_sources(
-    files: Sequence[str], seed_data: SeedData, stage_cpus: float, parse_row: ParseRow | None = None
+    files: Sequence[str], seed_data: SeedData, transform_cpus: float, parse_row: ParseRow | None = None
 ) -> ray.data.Dataset:
     """The conversations of all files, schema PARSED; by `parse_row` in the place of `conversations.parse`.
 
@@ -64,7 +64,7 @@ def parse_sources(
         functools.partial(_parse_group, seed_data=seed_data, parse_row=parse_row),
         batch_size=1,
         batch_format="pyarrow",
-        num_cpus=stage_cpus,
+        num_cpus=transform_cpus,
     )
 
 
@@ -88,7 +88,7 @@ def _parse_group(batch: pa.Table, seed_data: SeedData, parse_row: ParseRow) -> I
 
 def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow = parse) -> list[dict[str, Any]]:
     """The rows (PARSED but for `position`) that come of one row of a file: at least one, whatever it holds."""
-    base = {"split": SEED, "source": place, "licence": seed_data.licence, "round": 0, "status": OK}
+    base = {"split": SEED, "source": place, "license": seed_data.license, "round": 0, "status": OK}
     try:
         conversations = parse_row(raw)
     except (Malformed, Unsupported, Unreadable) as error:
@@ -103,7 +103,7 @@ def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow =
             "response": conversation.response,
             "task": _task(conversation.meta, seed_data.task_column),
             "reasoning": conversation.reasoning,
-            "no_loss": list(conversation.no_loss) or None,
+            "masked_turns": list(conversation.masked_turns) or None,
             "meta": to_json(conversation.meta),
             COLUMNS.name: note(raw, conversation.unused, seed_data) if at == 0 else None,
         }
@@ -135,7 +135,7 @@ def _task(meta: dict[str, Any], column: str | None) -> str | None:
 def duplicate_positions(
     files: Sequence[str],
     fs: pafs.FileSystem,
-    stage_cpus: float,
+    transform_cpus: float,
     key: str = "instruction_id",
     preferred: str | None = None,
 ) -> np.ndarray:
@@ -146,8 +146,8 @@ def duplicate_positions(
     """
     rows = pads.dataset(list(files), filesystem=fs, format="parquet").count_rows()
     tasks = 1 + rows // IDS_PER_TASK
-    place: Any = ray.remote(num_cpus=stage_cpus, num_returns=tasks + 1)(_placed)
-    find: Any = ray.remote(num_cpus=stage_cpus)(_repeated)
+    place: Any = ray.remote(num_cpus=transform_cpus, num_returns=tasks + 1)(_placed)
+    find: Any = ray.remote(num_cpus=transform_cpus)(_repeated)
     shares = [place.remote(list(files[at::tasks]), fs, key, preferred, tasks) for at in range(min(tasks, len(files)))]
     found = ray.get([find.remote(*(share[part] for share in shares)) for part in range(tasks)])
     return np.sort(np.concatenate(found))

@@ -99,11 +99,11 @@ class JudgeRow:
         scores: dict[str, Any] = {
             "teacher_score": first.teacher_score,
             "student_score": first.student_score,
-            "mfd": first.teacher_score - first.student_score,
+            "difficulty": first.teacher_score - first.student_score,
             "position_gap": first.position_gap,
         }
         if repeat and isinstance(repeat[0], Judging):
-            scores["repeat_mfd"] = repeat[0].teacher_score - repeat[0].student_score
+            scores["repeat_difficulty"] = repeat[0].teacher_score - repeat[0].student_score
             scores["repeat_same"] = repeat[0].texts == first.texts
         return {**row, **lengths, **scores}
 

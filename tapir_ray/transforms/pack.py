@@ -1,6 +1,6 @@
 """Training pairs to packed token sequences: the `training` table in, the `packed` table out.
 
-    rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.stage_cpus)
+    rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.transform_cpus)
     stats = pack([files], "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, 0, epochs=1)
 
 The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of
@@ -24,7 +24,7 @@ from tapir_ray.config import Student, Train
 from tapir_ray.data.schemas import OK, PACKED, conform, order_key
 from tapir_ray.train.chat import end_of_turn, shared_tokenizer
 from tapir_ray.train.control_tokens import RowRefused, SpecialToken
-from tapir_ray.train.turns import encode
+from tapir_ray.train.loss_mask import encode
 from tapir_ray.transforms.pack_chunks import PAIRS_PER_CHUNK, Cut, cut_for
 from tapir_ray.transforms.pack_stats import PackStats
 
@@ -68,23 +68,23 @@ def pack(
     train: Train,
     random_seed: int,
     epochs: int,
-    stage_cpus: float = 0.1,
+    transform_cpus: float = 0.1,
     pairs_per_chunk: int = PAIRS_PER_CHUNK,
 ) -> PackStats:
     """Write the `ok` rows of training tables as packed sequences to `target_dir`, replacing what is there.
 
-    Each table is given by its files. The packed files are `part-EPOCH-CHUNK.parquet` in the order of `seq_index`; the
+    Each table is given by its files. The packed files are `packed-EPOCH-CHUNK.parquet` in the order of `seq_index`; the
     sequences of epoch e follow those of epoch e − 1. Without `train.packing` each pair is a sequence. Paths are paths
     on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
     """
     import ray
 
     target_dir = target_dir.rstrip("/")
-    parts_dir = f"{target_dir}.parts"
-    for folder in (target_dir, parts_dir):
+    encoded_dir = f"{target_dir}.encoded"
+    for folder in (target_dir, encoded_dir):
         fs.create_dir(folder, recursive=True)
         fs.delete_dir_contents(folder)
-    task = ray.remote(num_cpus=stage_cpus)
+    task = ray.remote(num_cpus=transform_cpus)
     sources = [(path, table) for table, paths in enumerate(tables) for path in paths]
     sizes = _run_all(task(_ok_rows), ((fs, path) for path, _ in sources))
     cut = cut_for(sum(sizes), pairs_per_chunk)
@@ -92,11 +92,11 @@ def pack(
     counted: list[dict[str, int]] = _run_all(
         task(_encode),
         (
-            (fs, group, parts_dir, number, model_dir, student, train, random_seed, epochs, cut)
+            (fs, group, encoded_dir, number, model_dir, student, train, random_seed, epochs, cut)
             for number, group in enumerate(groups)
         ),
     )
-    common = (fs, parts_dir, len(groups), cut, train.sequence_length if train.packing else None)
+    common = (fs, encoded_dir, len(groups), cut, train.sequence_length if train.packing else None)
     ranges = [(epoch, number) for epoch in range(epochs) for number in range(cut.ranges)]
     sequences = _run_all(task(_count_sequences), ((*common, *place) for place in ranges))
     starts = np.cumsum([0, *sequences])
@@ -108,7 +108,7 @@ def pack(
             if count
         ),
     )
-    fs.delete_dir(parts_dir)
+    fs.delete_dir(encoded_dir)
     totals = {name: sum(counts[name] for counts in counted) for name in (*_EACH_EPOCH, *_ONCE)}
     totals.update({name: totals[name] * epochs for name in _EACH_EPOCH})
     return PackStats(sequences=int(starts[-1]), epochs=epochs, **totals)
@@ -118,9 +118,9 @@ _EACH_EPOCH = ("tokens", "response_tokens", "hard_tokens", "pairs")
 _ONCE = ("cut", "over_length", "template_refused", "special_token", "last_turn_only")
 
 
-def _part(parts_dir: str, number: int, epoch: int) -> str:
+def _encoded_file(encoded_dir: str, number: int, epoch: int) -> str:
     """A file of encoded pairs: those of one task in one epoch, in a row group for each range of chunks."""
-    return f"{parts_dir}/{number:06d}-{epoch:03d}.parquet"
+    return f"{encoded_dir}/{number:06d}-{epoch:03d}.parquet"
 
 
 def _run_all(task: Any, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -161,7 +161,7 @@ def _grouped(sources: Sequence[tuple[str, int]], sizes: Sequence[int], most: int
 def _encode(
     fs: pafs.FileSystem,
     sources: list[tuple[str, int]],
-    parts_dir: str,
+    encoded_dir: str,
     number: int,
     model_dir: str,
     student: Student,
@@ -170,18 +170,18 @@ def _encode(
     epochs: int,
     cut: Cut,
 ) -> dict[str, int]:
-    """Tokenise the `ok` rows of the files (each with the number of its table), write them as parts and count them."""
+    """Tokenise the `ok` rows of the files (each with the number of its table), write them to files and count them."""
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     encoded: list[dict[str, Any]] = []
     counts = dict.fromkeys((*_EACH_EPOCH, *_ONCE), 0)
     for path, table in sources:
         rows = pq.read_table(
-            path, columns=["pair_id", "messages", "response", "no_loss", "pool", "status"], filesystem=fs
+            path, columns=["pair_id", "messages", "response", "masked_turns", "pool", "status"], filesystem=fs
         )
         for row in rows.filter(pc.equal(rows["status"], OK)).to_pylist():
             try:
-                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["no_loss"])
+                pair = encode(tokenizer, row["messages"], row["response"], student, train, end, row["masked_turns"])
             except RowRefused as refused:
                 counts["special_token" if isinstance(refused, SpecialToken) else "template_refused"] += 1
                 continue
@@ -208,19 +208,25 @@ def _encode(
             salt = (epoch, row["table"]) if row["table"] else (epoch,)
             key = order_key(row["pair_id"], random_seed, *salt)
             by_range[cut.range_of(key)].append({**row, "key": key})
-        with pq.ParquetWriter(_part(parts_dir, number, epoch), _ENCODED, filesystem=fs) as writer:
+        with pq.ParquetWriter(_encoded_file(encoded_dir, number, epoch), _ENCODED, filesystem=fs) as writer:
             for group in by_range:  # also without rows: the number of a row group is that of its range
                 writer.write_table(pa.Table.from_pylist(group, schema=_ENCODED), row_group_size=max(1, len(group)))
     return counts
 
 
 def _chunks(
-    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, epoch: int, number: int, columns: list[str] | None = None
+    fs: pafs.FileSystem,
+    encoded_dir: str,
+    files: int,
+    cut: Cut,
+    epoch: int,
+    number: int,
+    columns: list[str] | None = None,
 ) -> Iterator[tuple[int, pa.Table]]:
     """The chunks of range `number` that have pairs, each with its pairs in order."""
     tables = [_ENCODED.empty_table() if columns is None else _ENCODED.empty_table().select(columns)]
-    for part in range(parts):
-        with pq.ParquetFile(_part(parts_dir, part, epoch), filesystem=fs) as file:
+    for index in range(files):
+        with pq.ParquetFile(_encoded_file(encoded_dir, index, epoch), filesystem=fs) as file:
             tables.append(file.read_row_group(number, columns=columns))
     pairs = pa.concat_tables(tables).sort_by("key")
     chunks = [cut.chunk_of(key) for key in pairs["key"].to_pylist()]
@@ -236,17 +242,17 @@ def _bins(chunk: pa.Table, capacity: int | None) -> list[list[int]]:
 
 
 def _count_sequences(
-    fs: pafs.FileSystem, parts_dir: str, parts: int, cut: Cut, capacity: int | None, epoch: int, number: int
+    fs: pafs.FileSystem, encoded_dir: str, files: int, cut: Cut, capacity: int | None, epoch: int, number: int
 ) -> int:
     """How many sequences a range makes."""
-    chunks = _chunks(fs, parts_dir, parts, cut, epoch, number, ["key", "input_ids"])
+    chunks = _chunks(fs, encoded_dir, files, cut, epoch, number, ["key", "input_ids"])
     return sum(len(_bins(pairs, capacity)) for _, pairs in chunks)
 
 
 def _write_sequences(
     fs: pafs.FileSystem,
-    parts_dir: str,
-    parts: int,
+    encoded_dir: str,
+    files: int,
     cut: Cut,
     capacity: int | None,
     epoch: int,
@@ -255,7 +261,7 @@ def _write_sequences(
     target_dir: str,
 ) -> None:
     """Write the sequences of a range, the first with index `start`; a file for each chunk."""
-    for chunk, pairs in _chunks(fs, parts_dir, parts, cut, epoch, number):
+    for chunk, pairs in _chunks(fs, encoded_dir, files, cut, epoch, number):
         ids, labels, pair_ids = (pairs[name].to_pylist() for name in ("input_ids", "labels", "pair_id"))
         sequences = [
             {
@@ -267,6 +273,6 @@ def _write_sequences(
             }
             for offset, members in enumerate(_bins(pairs, capacity))
         ]
-        target = f"{target_dir}/part-{epoch:03d}-{chunk:06d}.parquet"
+        target = f"{target_dir}/packed-{epoch:03d}-{chunk:06d}.parquet"
         pq.write_table(conform(sequences, PACKED), target, filesystem=fs, row_group_size=SEQUENCES_PER_ROW_GROUP)
         start += len(sequences)

@@ -21,13 +21,14 @@ class PackStats:
     """Response tokens of the pool `hard`."""
     pairs: int
     cut: int
-    """Pairs whose end was left out (`train.over_length: cut`)."""
+    """Pairs whose end was left out (`train.over_length: truncate`)."""
     over_length: int
     """Pairs left out because they do not fit `train.sequence_length`."""
     template_refused: int
     """Pairs left out because the chat template does not take their roles, or loses part of their text."""
     last_turn_only: int
-    """Pairs with the response alone in the loss though `train.turns` is `all`: the template rewrites an earlier one."""
+    """Pairs with the response alone in the loss though `train.loss_mask` is `all`: the template rewrites an earlier
+    one."""
     epochs: int
     special_token: int = 0
     """Pairs left out because they hold a control token that the tokenizer cannot write as text."""

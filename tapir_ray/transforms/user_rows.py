@@ -1,6 +1,6 @@
 """A user's own rows as rows of a table of the run: what can be derived is, what cannot be used is filtered.
 
-rows = read_own_rows(files, SCORED, needed=("messages", "response"), generated=False, stage_cpus=0.1)
+rows = read_own_rows(files, SCORED, needed=("messages", "response"), generated=False, transform_cpus=0.1)
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from tapir_ray.transforms.ingest import CONVERSATION_ID, FILE_BITS, POSITION, RO
 
 HAS_SPLIT = pa.field("has_split", pa.bool_())
 SPLITS = (SEED, HOLDOUT, GENERATED)
-NO_LOSS = "no_loss"
+NO_LOSS = "masked_turns"
 PYTHON: dict[pa.DataType, tuple[type, ...]] = {pa.string(): (str,), pa.float64(): (float, int), pa.int64(): (int,)}
 LARGEST = 1 << 63
 
 
 def read_own_rows(
-    files: Sequence[str], schema: pa.Schema, needed: Sequence[str], generated: bool, stage_cpus: float
+    files: Sequence[str], schema: pa.Schema, needed: Sequence[str], generated: bool, transform_cpus: float
 ) -> ray.data.Dataset:
     """The rows of all files by `completed`, as `schema` with `position`, `conversation_id` and `has_split`."""
     items = [
@@ -50,7 +50,7 @@ def read_own_rows(
     ]
     read = functools.partial(_read, schema=with_places(schema), needed=tuple(needed), generated=generated)
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        read, batch_size=1, batch_format="pyarrow", num_cpus=stage_cpus
+        read, batch_size=1, batch_format="pyarrow", num_cpus=transform_cpus
     )
 
 
@@ -102,8 +102,8 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
         **_ids(row, place),
     }
     teacher, student = row.get("teacher_score"), row.get("student_score")
-    if row.get("mfd") is None and teacher is not None and student is not None:
-        derived["mfd"] = teacher - student
+    if row.get("difficulty") is None and teacher is not None and student is not None:
+        derived["difficulty"] = teacher - student
     row = {name: value for name, value in {**row, **derived}.items() if name in schema.names}
     empty = [name for name in needed if row.get(name) is None]
     if row["status"] == OK and empty:
@@ -156,7 +156,7 @@ def _turns(raw: dict[str, Any], status: str) -> list[Turn] | None:
 
 
 def _no_loss(raw: dict[str, Any], turns: Sequence[Turn]) -> list[int] | None:
-    """Positions of the answers that are in no loss: by the column `no_loss`, or of weight 0."""
+    """Positions of the answers that are in no loss: by the column `masked_turns`, or of weight 0."""
     given = raw.get(NO_LOSS)
     places = given if isinstance(given, list) else []
     return [at for at, turn in enumerate(turns) if turn.role == ASSISTANT and (not turn.learn or at in places)] or None

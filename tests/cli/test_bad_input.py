@@ -29,7 +29,7 @@ def run(
         "student": STUDENT,
         "teacher": {"base_url": "simulator", "api_key_env": None},
         "simulator": {"scenario": "tasks"},
-        "train": {"sequence_length": 256, "micro_batch": 4},
+        "train": {"sequence_length": 256, "micro_batch_size": 4},
         "resources": {"cpus": 4},
         **changes,
     }
@@ -104,7 +104,7 @@ def test_unknown_chat_template(tmp_path: Path) -> None:
 
 
 def test_modules_that_the_student_does_not_have(tmp_path: Path) -> None:
-    train = {"sequence_length": 256, "micro_batch": 4, "lora": {"target_modules": ["query"]}}
+    train = {"sequence_length": 256, "micro_batch_size": 4, "lora": {"target_modules": ["query"]}}
     refused(run(tmp_path, train=train), "train.lora.target_modules", "query", "q_proj")
 
 

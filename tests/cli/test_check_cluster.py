@@ -52,13 +52,13 @@ def test_what_fits_is_shown(tmp_path: Path, cluster: None, capsys: pytest.Captur
     assert f"run_dir {run_dir}: read, written and deleted by workers on one, two" in said
     assert cli.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {part["name"]: part["places"] for part in found["parts"]} == {"student": 3, "train": 3}
-    assert (found["models"], found["seen_by"], found["makes_room"]) == ([], ["one", "two"], [])
+    assert {part["name"]: part["places"] for part in found["claims"]} == {"student": 3, "train": 3}
+    assert (found["models"], found["seen_by"], found["stops_for"]) == ([], ["one", "two"], [])
     local = ["teacher={engine: vllm, model: t}", "judge={same_as: teacher}", "resources.teacher.gpus=1"]
     command = [word.replace("min_replicas: 2", "min_replicas: 3") for word in command]
     assert cli.main([*command, *local, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["models"], found["makes_room"]) == (["t"], ["student"])
+    assert (found["models"], found["stops_for"]) == (["t"], ["student"])
 
 
 def test_all_that_will_never_fit_is_said_at_once(
@@ -91,8 +91,8 @@ def test_through_the_dashboard_a_job_looks(
     (tmp_path / "jobs" / "check.py").write_text("")
     answer = {
         "nodes": [],
-        "parts": [],
-        "makes_room": ["train"],
+        "claims": [],
+        "stops_for": ["train"],
         "models": ["a/b"],
         "run_dir": "s3://b/r",
         "seen_by": [],

@@ -10,12 +10,12 @@ import pytest
 
 from tapir_ray.cluster import capacity as module
 from tapir_ray.cluster.autoscaler import Group
-from tapir_ray.cluster.capacity import shortage, stays_beside
+from tapir_ray.cluster.capacity import fits_with_servers, shortage
 from tapir_ray.cluster.interrupt import interruptible
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError
 
-SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, "train": {"global_batch": 8}}
+SMALL = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, "train": {"global_batch_size": 8}}
 H100 = {"CPU": 16, "GPU": 1, "accelerator_type:H100": 1}
 
 
@@ -39,9 +39,9 @@ def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
     both = parse({**local, "resources": {**local["resources"], "train": {"gpus": 1}, "student": {"gpus": 1}}})
     assert shortage(both, one) is None and shortage(both, two) is None
     for name in ("train", "student"):
-        assert not stays_beside(both, name, one) and stays_beside(both, name, two)
+        assert not fits_with_servers(both, name, one) and fits_with_servers(both, name, two)
     judge = parse({**local, "judge": {"engine": "vllm", "model": "j"}, "resources": {"judge": {"gpus": 1}}})
-    assert stays_beside(judge, "train", one)
+    assert fits_with_servers(judge, "train", one)
     two_models = judge.model_copy(
         update={"resources": both.resources.model_copy(update={"judge": both.resources.train})}
     )
@@ -69,8 +69,8 @@ def test_a_local_teacher_begins_with_the_fewest_replicas_and_may_grow() -> None:
     )
     assert "resources.teacher asks for 2 GPUs" in (shortage(config, [{"CPU": 8, "GPU": 1}]) or "")
     assert shortage(config, [{"CPU": 8, "GPU": 2}]) is None
-    assert not stays_beside(config, "train", [{"CPU": 8, "GPU": 3}])
-    assert stays_beside(config, "train", [{"CPU": 8, "GPU": 4}])
+    assert not fits_with_servers(config, "train", [{"CPU": 8, "GPU": 3}])
+    assert fits_with_servers(config, "train", [{"CPU": 8, "GPU": 4}])
 
 
 def test_what_fits_passes() -> None:
@@ -115,7 +115,7 @@ def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.Monke
 
 
 def test_a_worker_must_fit_on_one_node() -> None:
-    config = parse({**SMALL, "resources": {"train": {"cpus": 4}, "student": {"gpus": 2}, "stage_cpus": 0.1}})
+    config = parse({**SMALL, "resources": {"train": {"cpus": 4}, "student": {"gpus": 2}, "transform_cpus": 0.1}})
     assert "resources.train needs 1 workers of 4 CPUs" in (shortage(config, [{"CPU": 2, "GPU": 1}] * 2) or "")
     assert "resources.student needs 1 workers of 1 CPUs and 2 GPUs" in (
         shortage(config, [{"CPU": 4, "GPU": 1}] * 2) or ""
@@ -155,8 +155,8 @@ def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources}, {"Alive": False}, one])
     monkeypatch.setattr(module, "groups", lambda: [group])
     added = {"CPU": 16.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
-    assert module.room() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]
-    assert module.live() == module.room()[:2]
+    assert module.possible_nodes() == [{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L4": 1.0}, added, added, added]
+    assert module.live_nodes() == module.possible_nodes()[:2]
 
 
 def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
@@ -165,10 +165,11 @@ def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
     config = parse({**local, "resources": {"teacher": kind, "train": kind, "student": kind}})
     assert shortage(config, nodes) is None
-    assert not stays_beside(config, "train", nodes) and not stays_beside(config, "student", nodes)
-    assert stays_beside(config, "train", [*nodes, dict(H100)])
+    assert not fits_with_servers(config, "train", nodes) and not fits_with_servers(config, "student", nodes)
+    assert fits_with_servers(config, "train", [*nodes, dict(H100)])
     any_kind = parse({**local, "resources": {"teacher": {"gpus": 1}, "train": kind}})
-    assert shortage(any_kind, nodes) is None and not stays_beside(any_kind, "train", nodes), "it may lie on the H100"
+    assert shortage(any_kind, nodes) is None
+    assert not fits_with_servers(any_kind, "train", nodes), "it may lie on the H100"
 
     both = {**local, "judge": {"engine": "vllm", "model": "j"}, "resources": {"teacher": kind, "judge": kind}}
     short = shortage(parse(both), nodes) or ""
@@ -184,11 +185,11 @@ def test_what_the_teacher_leaves_on_each_node_counts_not_its_sum() -> None:
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
     wide = {"gpus": 1, "tensor_parallel": 3, "replicas": 2}
     config = parse({**local, "resources": {"teacher": wide, "student": {"gpus": 1, "tensor_parallel": 2}}})
-    assert not stays_beside(config, "student", nodes), "two are left, on different nodes"
+    assert not fits_with_servers(config, "student", nodes), "two are left, on different nodes"
     config = parse(
         {**local, "resources": {"teacher": wide, "student": {"gpus": 1}, "train": {"gpus": 1, "replicas": 2}}}
     )
-    assert stays_beside(config, "student", nodes) and stays_beside(config, "train", nodes)
+    assert fits_with_servers(config, "student", nodes) and fits_with_servers(config, "train", nodes)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_the_worst_of_all_ways_to_place_the_teacher_decides(
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
     resources = {"teacher": {"gpus": 1, "replicas": engines}, "student": {"gpus": 1, "tensor_parallel": ranks}}
     config = parse({**local, "resources": resources})
-    assert stays_beside(config, "student", [{"CPU": 32, "GPU": count} for count in gpus]) is stays
+    assert fits_with_servers(config, "student", [{"CPU": 32, "GPU": count} for count in gpus]) is stays
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_what_fits_in_one_way_alone_is_not_refused(
     nodes: list[tuple[int, int]], teacher: dict[str, Any], judge: dict[str, Any]
 ) -> None:
     models = {"teacher": {"engine": "vllm", "model": "t"}, "judge": {"engine": "vllm", "model": "j"}}
-    config = parse({**SMALL, **models, "resources": {"teacher": teacher, "judge": judge, "stage_cpus": 0.1}})
+    config = parse({**SMALL, **models, "resources": {"teacher": teacher, "judge": judge, "transform_cpus": 0.1}})
     assert shortage(config, [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]) is None
 
 
@@ -225,4 +226,4 @@ def test_not_every_way_to_place_hundreds_of_engines_is_looked_through() -> None:
     many = {"gpus": 1, "replicas": 200}
     config = parse({**SMALL, **models, "resources": {"teacher": many, "judge": many, "train": {"gpus": 8}}})
     nodes = [{"CPU": 64, "GPU": 8}] * 1000
-    assert shortage(config, nodes) is None and stays_beside(config, "train", nodes)
+    assert shortage(config, nodes) is None and fits_with_servers(config, "train", nodes)

@@ -12,7 +12,7 @@ import pytest
 from tapir_ray.cluster import pipeline_monitor
 from tapir_ray.cluster.pipeline_monitor import Operator, in_words, waiting
 
-READ, ASK, WRITE = "ReadParquet", "MapBatches(Asker)", "MapBatches(write_part)"
+READ, ASK, WRITE = "ReadParquet", "MapBatches(Asker)", "MapBatches(write_block)"
 
 
 @pytest.mark.parametrize(

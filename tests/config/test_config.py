@@ -47,7 +47,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"classify": {"by": "column"}}, "needs seed_data.task_column"),
         ({"classify": {"by": "deberta"}}, "classify.model"),
         ({"train": {"sequence_length": 4096}}, "above student.max_model_len"),
-        ({"train": {"global_batch": 3}, "resources": {"train": {"replicas": 2}}}, "not a multiple"),
+        ({"train": {"global_batch_size": 3}, "resources": {"train": {"replicas": 2}}}, "not a multiple"),
         ({"train": {"attention": "flash_attention_2", "precision": "float32"}}, "set train.precision bfloat16"),
         ({"train": {"attention": "flash_attention_2"}}, "needs GPUs: set resources.train.gpus"),
         ({"name": "../x"}, "name: "),
@@ -72,7 +72,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"resources": {"student": {"accelerator_type": "L4"}}}, "accelerator_type L4 needs gpus"),
         ({"regenerate": {"operations": []}}, "regenerate.operations"),
         ({"regenerate": {"operations": ["filter", "filter"]}}, "operations names filter twice"),
-        ({"regenerate": {"operations": ["filter"], "parts": {"rows": 2_000_000}}}, "regenerate.parts.rows"),
+        ({"regenerate": {"operations": ["filter"], "shards": {"rows": 2_000_000}}}, "regenerate.shards.rows"),
         ({"regenerate": {"operations": ["answer"]}}, "answer needs seed_data.responses: fill"),
         ({**FILL, "regenerate": {"operations": ["filter"]}}, "fill has no effect without the operation answer"),
         (
@@ -163,7 +163,7 @@ def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_onc
     with pytest.raises(InputError, match=r"exactly one of student\.model"):
         parse(without)
     one, two, cut = (
-        parse({**without, "regenerate": {"operations": ["filter"], "parts": parts}})
+        parse({**without, "regenerate": {"operations": ["filter"], "shards": parts}})
         for parts in ({}, {"at_once": 2}, {"rows": 1000})
     )
     assert one.digest() == two.digest() != cut.digest()

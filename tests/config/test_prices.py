@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.cli.config_warnings import doubts
+from tapir_ray.cli.config_warnings import warnings_about
 from tapir_ray.config import Price, parse, prices
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.errors import InputError
@@ -107,25 +107,27 @@ def test_a_budget_in_dollars_needs_a_price_that_is_given_or_listed() -> None:
 
 
 def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices_and_turns() -> None:
-    first, second, third = doubts(config(teacher={"model": "gpt-4.1"}))
+    first, second, third = warnings_about(config(teacher={"model": "gpt-4.1"}))
     assert first.startswith("teacher.model gpt-4.1 has no date")
     assert "teacher.price is not set" in second and prices.source() in second
     assert third.startswith("the judge is the teacher")
     pinned = {"model": "gpt-4.1-2025-04-14", "price": {"input": 2.0, "output": 8.0}}
-    assert doubts(config(teacher=pinned, judge={**pinned, "model": "gpt-4o-2024-08-06"})) == []
+    assert warnings_about(config(teacher=pinned, judge={**pinned, "model": "gpt-4o-2024-08-06"})) == []
     simulated = {"base_url": "simulator", "model": "x", "api_key_env": None}
     quiet = {"teacher": simulated, "simulator": {"scenario": "recorded"}}
-    assert doubts(config(**quiet)) == []
-    (unknown,) = doubts(config(**{**quiet, "simulator": {"scenario": "tasks"}}))
+    assert warnings_about(config(**quiet)) == []
+    (unknown,) = warnings_about(config(**{**quiet, "simulator": {"scenario": "tasks"}}))
     assert "knows only instructions that simulator.seed_rows writes" in unknown
     unjudged = {"regenerate": {"operations": ["filter"]}, "teacher": pinned}
-    assert doubts(config(**unjudged)) == []
-    assert doubts(config(**quiet, train={"turns": "all"})) == []
-    (twice,) = doubts(config(**quiet, train={"turns": "all"}, seed_data={"path": "a.jsonl", "turns": "all"}))
-    assert twice.startswith("seed_data.turns and train.turns are both all")
-    (cold,) = doubts(config(**quiet, judge={"repeat_temperature": 0.0}))
+    assert warnings_about(config(**unjudged)) == []
+    assert warnings_about(config(**quiet, train={"loss_mask": "all"})) == []
+    (twice,) = warnings_about(
+        config(**quiet, train={"loss_mask": "all"}, seed_data={"path": "a.jsonl", "turns": "all"})
+    )
+    assert twice.startswith("seed_data.turns and train.loss_mask are both all")
+    (cold,) = warnings_about(config(**quiet, judge={"repeat_temperature": 0.0}))
     assert "judge.repeat_temperature" in cold and "not measured" in cold
-    assert doubts(config(**quiet, judge={"repeat_temperature": 0.0, "repeat_share": 0.0})) == []
+    assert warnings_about(config(**quiet, judge={"repeat_temperature": 0.0, "repeat_share": 0.0})) == []
 
 
 def test_spending_is_shown_by_role_where_something_has_a_price() -> None:

@@ -38,8 +38,8 @@ def scored(scores: list[tuple[float | None, float | None]], **columns: list) -> 
 @given(SCORE, SCORE, st.integers(-18, 18).map(lambda n: n / 2))
 def test_hard_means_that_the_teacher_is_better_by_delta(teacher: float, student: float, delta: float) -> None:
     rows = scored([(teacher, student)])
-    assert rows["mfd"].to_pylist() == [teacher - student]
-    pool = pool_of(rows["mfd"], rows["teacher_score"], delta, min_teacher_score=4.0).to_pylist()[0]
+    assert rows["difficulty"].to_pylist() == [teacher - student]
+    pool = pool_of(rows["difficulty"], rows["teacher_score"], delta, min_teacher_score=4.0).to_pylist()[0]
     if teacher < 4.0:
         assert pool == "unreliable", "two bad answers are not easy"
     else:
@@ -48,7 +48,7 @@ def test_hard_means_that_the_teacher_is_better_by_delta(teacher: float, student:
 
 def test_a_row_that_was_never_judged_is_in_no_pool() -> None:
     rows = scored([(None, None), (9.0, None)])
-    assert pool_of(rows["mfd"], rows["teacher_score"], 2.0, 4.0).to_pylist() == [None, None]
+    assert pool_of(rows["difficulty"], rows["teacher_score"], 2.0, 4.0).to_pylist() == [None, None]
 
 
 def test_only_good_rows_have_a_pool() -> None:
@@ -58,13 +58,13 @@ def test_only_good_rows_have_a_pool() -> None:
 
 
 def test_a_better_student_keeps_its_negative_difficulty() -> None:
-    assert scored([(6.0, 9.0)])["mfd"].to_pylist() == [-3.0]
+    assert scored([(6.0, 9.0)])["difficulty"].to_pylist() == [-3.0]
 
 
 def test_a_measure_of_the_users_own() -> None:
     rows = with_difficulty(scored([(9.0, 9.0)], response_chars=[41]), "tests.curriculum.test_difficulty:longest_first")
-    assert rows["mfd"].to_pylist() == [41.0]
-    assert pool_of(rows["mfd"], pa.nulls(1, pa.float64()), 40, 4.0).to_pylist() == ["hard"]
+    assert rows["difficulty"].to_pylist() == [41.0]
+    assert pool_of(rows["difficulty"], pa.nulls(1, pa.float64()), 40, 4.0).to_pylist() == ["hard"]
 
 
 @pytest.mark.parametrize("spec", ["mdf", "no_such_module:f", "tests.curriculum.test_difficulty:nothing", "math:pi"])
@@ -82,7 +82,7 @@ def sample(n: int, seed: int = 0) -> pa.Table:
         status=[generator.choice(["ok", "ok", "ok", "failed", "filtered"]) for _ in range(n)],
         response_chars=[generator.randint(1, 5000) for _ in range(n)],
         student_response_chars=[generator.randint(1, 5000) for _ in range(n)],
-        repeat_mfd=[generator.choice([None, 0.5, 1.0]) for _ in range(n)],
+        repeat_difficulty=[generator.choice([None, 0.5, 1.0]) for _ in range(n)],
         position_gap=[generator.choice([None, -0.5, 1.0]) for _ in range(n)],
     )
 
@@ -109,16 +109,16 @@ def test_the_noise_is_the_spread_of_one_judgement() -> None:
     true = [generator.uniform(3, 6) for _ in range(4000)]
     first = [(9.0, 9.0 - value - generator.gauss(0, 0.5)) for value in true]
     again = [value + generator.gauss(0, 0.5) for value in true]
-    noise = table_stats(scored(first, repeat_mfd=again), 4.0).noise
+    noise = table_stats(scored(first, repeat_difficulty=again), 4.0).noise
     assert noise == pytest.approx(0.5, rel=0.05)
     assert table_stats(scored([(9.0, 5.0)]), 4.0).noise is None
 
 
 def test_noise_of_repeats_that_could_not_differ_is_not_measured() -> None:
     scores, again = [(9.0, 5.0)] * 4, [4.0, 4.0, 4.0, None]
-    same = table_stats(scored(scores, repeat_mfd=again, repeat_same=[True, True, True, None]), 4.0)
+    same = table_stats(scored(scores, repeat_difficulty=again, repeat_same=[True, True, True, None]), 4.0)
     assert (same.repeats.n, same.repeats_same, same.noise) == (3, 3, None), "not 0"
-    one_differs = table_stats(scored(scores, repeat_mfd=again, repeat_same=[True, False, True, None]), 4.0)
+    one_differs = table_stats(scored(scores, repeat_difficulty=again, repeat_same=[True, False, True, None]), 4.0)
     assert one_differs.noise == 0.0, "measured: other words, and the same scores"
     assert same.merged(one_differs).noise == 0.0
 

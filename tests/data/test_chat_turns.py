@@ -24,7 +24,7 @@ LAST = {"role": "assistant", "content": "a2"}
 @pytest.mark.parametrize("turns", ["last", "all"])
 def test_an_answer_of_weight_0_is_context_and_in_no_loss(mark: dict[str, Any], turns: str) -> None:
     (found,) = parse({"messages": [USER, {**ANSWER, **mark}, NEXT, {**LAST, "weight": 1}]}, turns=turns)
-    assert (found.messages, found.response, found.no_loss) == ([USER, ANSWER, NEXT], "a2", (1,))
+    assert (found.messages, found.response, found.masked_turns) == ([USER, ANSWER, NEXT], "a2", (1,))
     with pytest.raises(Unsupported, match="weight 0"):
         parse({"messages": [USER, {**ANSWER, **mark}]}, turns=turns)
 
@@ -32,7 +32,7 @@ def test_an_answer_of_weight_0_is_context_and_in_no_loss(mark: dict[str, Any], t
 def test_the_case_of_weight_0() -> None:
     first, second = case("09-weight-0")
     assert one(first).response == "No: 91 = 7 x 13."
-    assert one(first, turns="all").no_loss == (1,)
+    assert one(first, turns="all").masked_turns == (1,)
     with pytest.raises(Unsupported):
         parse(second)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tapir_ray.data.contamination_index import OverlapIndex
+from tapir_ray.data.contamination_index import ContaminationIndex
 from tapir_ray.data.dedup import band_table, find_matches
 from tapir_ray.data.ngrams import Boilerplate, Turn
 from tapir_ray.data.schemas import MESSAGES, Message, instruction_id
@@ -51,7 +51,7 @@ def boilerplate_of(rows: list[list[Message]], most: int = 10) -> Boilerplate:
 
 
 def kinds(items: list[list[Message]], rows: list[list[Message]], training: list[list[Message]]) -> list[str | None]:
-    return OverlapIndex.build(items, 13, 0.7, boilerplate_of(training)).overlaps(rows)
+    return ContaminationIndex.build(items, 13, 0.7, boilerplate_of(training)).contaminated(rows)
 
 
 def changed(text: str) -> str:
@@ -175,7 +175,7 @@ def test_a_usual_request_is_no_overlap_in_a_script_without_spaces(request_: str,
 
 
 def test_the_shared_text_is_told() -> None:
-    index = OverlapIndex.build([asked(question(1, 20)), asked(question(2, 40))], 13, 0.7)
+    index = ContaminationIndex.build([asked(question(1, 20)), asked(question(2, 40))], 13, 0.7)
     inside = f"{question(3, 30)} {question(2, 40)} {question(4, 30)}"
     (found,) = index.find([asked(inside)])
     assert found is not None

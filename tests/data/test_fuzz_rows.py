@@ -43,7 +43,7 @@ PLAIN = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(str
 """A text that is likely to be read, so that many rows are conversations."""
 ASKED = st.sampled_from([{"role": "user", "content": "q"}, {"from": "human", "value": [{"type": "text", "text": "q"}]}])
 TALK = st.tuples(ASKED, TURNS).map(lambda one: [one[0], *one[1]])
-NAME = st.sampled_from([*COLUMNS, "rejected", "kind", "hint", "label", "no_loss", "meta", "Answer"])
+NAME = st.sampled_from([*COLUMNS, "rejected", "kind", "hint", "label", "masked_turns", "meta", "Answer"])
 PROMPT, RESPONSE = st.sampled_from(NAMES["prompt"]), st.sampled_from(NAMES["response"])
 OTHERS = st.dictionaries(st.sampled_from(["hint", "kind", "rejected", "text", "label", "id"]), VALUE, max_size=2)
 ALPACA = st.fixed_dictionaries(
@@ -101,7 +101,7 @@ def test_no_row_is_lost_and_no_text_of_it(raw: Any, format: str, mapped: dict[st
         assert (row["status"], row["reason"] is None) in (("ok", True), ("filtered", False))
         assert row["status"] == "ok" or row["reason"].startswith(("malformed:", "unsupported:", "ambiguous:"))
         assert row["task"] is None or row["task"].isprintable()
-        assert all(0 <= at < len(row["messages"]) for at in row["no_loss"] or ())
+        assert all(0 <= at < len(row["messages"]) for at in row["masked_turns"] or ())
         found += [message["content"] for message in row["messages"] or ()]
         found += [row["response"] or "", row["reasoning"] or "", *texts(json.loads(row["meta"] or "{}"))]
     assert sum(row["columns"] is not None for row in rows) == 1

@@ -116,7 +116,7 @@ def test_the_rows_of_one_file_are_in_flight_together(ray_local: None) -> None:
     with running(lambda body, n: "x", latency_s=1.0) as seen:
         limits = {"in_flight": 32, "requests_per_minute": 10**6}
         config = config_for(seen.url, teacher={"limits": limits})
-        read = dataset(rows).map_batches(as_it_is, batch_format="pyarrow", num_cpus=config.resources.stage_cpus)
+        read = dataset(rows).map_batches(as_it_is, batch_format="pyarrow", num_cpus=config.resources.transform_cpus)
         with opened(config) as roles:
             assert len(roles.ask(read, seeded, ECHO).take_all()) == 64
     assert seen.most_in_flight > 16

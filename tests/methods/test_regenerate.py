@@ -14,11 +14,11 @@ import yaml
 from tapir_ray.cli import run as launch
 from tapir_ray.config import parse
 from tapir_ray.errors import InputError
-from tests.runs import ENDPOINT, IN_FLIGHT, ROWS_PER_PART, Driver, kill
+from tests.runs import ENDPOINT, IN_FLIGHT, ROWS_PER_BLOCK, Driver, kill
 
 ROWS, PARTS, BALANCED = 240, 4, 150
 MOST_TOKENS = 42_000
-"""Enough for the labels and two parts, not for all."""
+"""Enough for the labels and two shards, not for all."""
 
 
 def write_config(folder: Path, alpaca: Path) -> Path:
@@ -37,16 +37,16 @@ def write_config(folder: Path, alpaca: Path) -> Path:
             "latency_s": 0.4,
             "log": str(folder / "log.jsonl"),
         },
-        "seed_data": {"path": str(folder / "source.jsonl"), "responses": "replace", "licence": "cc-by-nc-4.0"},
+        "seed_data": {"path": str(folder / "source.jsonl"), "responses": "replace", "license": "cc-by-nc-4.0"},
         "regenerate": {
             "operations": ["filter", "decontaminate", "classify", "rebalance", "answer", "rewrite", "judge"],
             "balanced_rows": BALANCED,
-            "parts": {"rows": ROWS // PARTS, "at_once": 2},
+            "shards": {"rows": ROWS // PARTS, "at_once": 2},
         },
         "filter": {"evaluation_sets": [str(folder / "evaluation.jsonl")]},
         "teacher": {**ENDPOINT, "model": "recorded-answers", "sampling": {"max_tokens": 1024}},
         "classify": {"by": "teacher"},
-        "resources": {"cpus": 4, "stage_cpus": 0.4, "rows_per_part": ROWS_PER_PART},
+        "resources": {"cpus": 4, "transform_cpus": 0.4, "rows_per_block": ROWS_PER_BLOCK},
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -62,23 +62,23 @@ def table(driver: Driver, name: str) -> pa.Table:
 @pytest.mark.timeout(900)
 def test_a_dataset_is_produced_anew_and_a_killed_run_continues(tmp_path: Path, data_folder: Path) -> None:
     driver = Driver(write_config(tmp_path, data_folder / "seeds/alpaca_9k.jsonl"), tmp_path / "run", "regenerate")
-    first = "parts/00000/regenerated/_manifest.json"
+    first = "shards/00000/regenerated/_manifest.json"
     process = driver.start()
     assert driver.wait_for(first, process), driver.said()
-    assert kill(process), "all was done before the first part could be seen"
+    assert kill(process), "all was done before the first shard could be seen"
     committed = Path(driver.run.path(first)).stat().st_mtime_ns
     driver.finish()
 
-    assert Path(driver.run.path(first)).stat().st_mtime_ns == committed, "a finished part was made again"
+    assert Path(driver.run.path(first)).stat().st_mtime_ns == committed, "a finished shard was made again"
     asked = driver.requests()
     assert sum(asked.values()) - len(asked) <= 2 * IN_FLIGHT, "answers that had come were asked for again"
 
-    names = [f"parts/{number:05d}/regenerated" for number in range(PARTS)]
+    names = [f"shards/{number:05d}/regenerated" for number in range(PARTS)]
     rows = [row for name in names for row in table(driver, name).to_pylist()]
     assert [table(driver, name).num_rows for name in names] == [ROWS // PARTS] * PARTS
     assert len({row["source"] for row in rows}) == ROWS
     reasons = Counter((row["reason"] or "ok").partition(":")[0] for row in rows)
-    assert reasons["ok"] == BALANCED and reasons["duplicate"] == 1 and reasons["overlap_evaluation"] == 1
+    assert reasons["ok"] == BALANCED and reasons["duplicate"] == 1 and reasons["contamination_evaluation"] == 1
     kept = Counter(row["preferred"] for row in rows if row["status"] == "ok")
     assert kept["new"] and not kept["old"], "a spoilt answer was kept"
     assert all(row["response"] != "no idea" for row in rows if row["status"] == "ok")
@@ -87,7 +87,7 @@ def test_a_dataset_is_produced_anew_and_a_killed_run_continues(tmp_path: Path, d
     assert (
         summary["rows"] == ROWS == summary["ok"] + sum(summary["filtered"].values()) + sum(summary["failed"].values())
     )
-    assert summary["usage"]["teacher"]["requests"] > 0 and summary["parts"] == PARTS
+    assert summary["usage"]["teacher"]["requests"] > 0 and summary["shards"] == PARTS
     _, front, card = driver.run.read_text("dataset/README.md").split("---\n", 2)
     assert yaml.safe_load(front)["configs"][0]["data_files"][0]["path"] == "data/*.parquet"
     assert f"| in this dataset | {BALANCED} |" in card
@@ -110,7 +110,7 @@ def test_a_budget_spans_the_parts_and_a_larger_one_continues(tmp_path: Path, dat
     assert "the budget is used up" in driver.said()
     spent = driver.tokens()
     assert 0.5 * MOST_TOKENS < spent <= MOST_TOKENS
-    tables = [f"parts/{number:05d}/regenerated/_manifest.json" for number in range(PARTS)]
+    tables = [f"shards/{number:05d}/regenerated/_manifest.json" for number in range(PARTS)]
     committed = {name: Path(driver.run.path(name)).stat().st_mtime_ns for name in tables if driver.run.exists(name)}
     assert 0 < len(committed) < PARTS, committed
 

@@ -13,7 +13,7 @@ from tapir_ray.run.manifest import Manifest
 CONFIG = parse(
     {
         "name": "mine",
-        "seed_data": {"path": "/home/me/secret/alpaca.jsonl", "licence": "cc-by-nc-4.0", "responses": "fill"},
+        "seed_data": {"path": "/home/me/secret/alpaca.jsonl", "license": "cc-by-nc-4.0", "responses": "fill"},
         "regenerate": {"operations": ["filter", "answer"]},
     }
 )

@@ -45,7 +45,7 @@ def started(context: Context) -> Iterator[None]:
 
 @contextmanager
 def in_score(context: Context) -> Iterator[None]:
-    with context.progress.part("score", 1), context.progress.stage("round 1 score", "rounds/01/scored", 1000):
+    with context.progress.span("score", 1), context.progress.stage("round 1 score", "rounds/01/scored", 1000):
         yield
 
 
@@ -147,17 +147,17 @@ def test_a_done_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_regeneration_has_parts_and_no_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = write(tmp_path / "seed.jsonl", [{"instruction": "q", "output": "a"}])
-    settings = {"operations": ["filter"], "parts": {"rows": 2}}
+    settings = {"operations": ["filter"], "shards": {"rows": 2}}
     context = context_for(tmp_path, seed, regenerate=settings)
-    assert status(context.run.uri)["parts"] == {"finished": 0, "all": None}
+    assert status(context.run.uri)["shards"] == {"finished": 0, "all": None}
     context.run.write_rows("seed/ingested", pa.table({"n": list(range(5))}))
-    context.run.publish("parts/00000/regenerated")
-    context.run.publish("parts/00001/labelled")
+    context.run.publish("shards/00000/regenerated")
+    context.run.publish("shards/00001/labelled")
     found = status(context.run.uri)
-    assert (found["parts"], found["rounds_planned"]) == ({"finished": 1, "all": 3}, 0)
+    assert (found["shards"], found["rounds_planned"]) == ({"finished": 1, "all": 3}, 0)
     assert found["continue"] == f"tapir regenerate CONFIG --run-dir {context.run.uri}"
     text = shown(context, capsys)
-    assert "parts finished: 1 of 3" in text and "rounds" not in text
+    assert "shards finished: 1 of 3" in text and "rounds" not in text
 
 
 def test_another_command_leaves_a_run_to_be_started(tmp_path: Path) -> None:
@@ -172,17 +172,17 @@ def test_another_command_leaves_a_run_to_be_started(tmp_path: Path) -> None:
 def test_numbers_of_a_round_are_those_of_its_last_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = run_in(tmp_path)
     context.note_round("holdout", 0, holdout_score=4.25, rows=40)
-    context.note_round("plan", 1, alpha=0.3, threshold=2.0, hard=70, easy=30, mfd=1.5, student_score=5.0)
+    context.note_round("plan", 1, alpha=0.3, threshold=2.0, hard=70, easy=30, difficulty=1.5, student_score=5.0)
     context.note_round("mix", 1, alpha=0.25)
     found = status(context.run.uri)
     assert found["status"] == NOT_STARTED
     first, second = found["rounds"]
     assert first == {"round": 0, "holdout_score": 4.25}
-    assert second == {"round": 1, "alpha": 0.25, "threshold": 2.0, "hard": 70, "easy": 30, "mfd": 1.5,
+    assert second == {"round": 1, "alpha": 0.25, "threshold": 2.0, "hard": 70, "easy": 30, "difficulty": 1.5,
                       "student_score": 5.0}  # fmt: skip
     assert found["last_event"]["event"] == "mix"
     text = shown(context, capsys)
-    assert "round 1: α 0.25, δ 2, hard 70, easy 30, mean MFD 1.5, student's score 5" in text
+    assert "round 1: α 0.25, δ 2, hard 70, easy 30, mean difficulty 1.5, student's score 5" in text
     assert "mix round 1, alpha 0.25" in text
 
 

@@ -19,14 +19,14 @@ from tapir_ray.config import Replicas
 from tapir_ray.data.schemas import ID, SCORED, conform
 from tapir_ray.llm.engine.worker import Keeping, collect, threads
 from tapir_ray.run import blocks
-from tapir_ray.run.answer_log import Kept
-from tapir_ray.run.resume import reopen
+from tapir_ray.run.answer_log import AnswerLog
+from tapir_ray.run.resume import resume_table
 
 LOCAL = pafs.LocalFileSystem()
 
 
-def kept_in(folder: Path, rows_per_part: int = 4) -> Kept:
-    return Kept(str(folder), LOCAL, SCORED, ID, rows_per_part)
+def kept_in(folder: Path, rows_per_block: int = 4) -> AnswerLog:
+    return AnswerLog(str(folder), LOCAL, SCORED, ID, rows_per_block)
 
 
 def answered(row_id: int, status: str = "ok") -> dict[str, Any]:
@@ -35,7 +35,7 @@ def answered(row_id: int, status: str = "ok") -> dict[str, Any]:
 
 
 def ids_in(folder: Path) -> list[int]:
-    return sorted(int(i) for f in folder.glob("part-*") for i in pq.read_table(f)["instruction_id"].to_pylist())
+    return sorted(int(i) for f in folder.glob("block-*") for i in pq.read_table(f)["instruction_id"].to_pylist())
 
 
 def test_fewer_rows_than_a_part_are_lost(tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_a_later_engine_finds_what_was_answered_and_not_what_failed(tmp_path: Pa
 def test_a_row_kept_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
     """An engine was lost with its node, and another that knew nothing of it answered its rows again."""
     for row_ids in ((1, 2, 3), (3, 4), (2,)):
-        blocks.write_part(conform([answered(n) for n in row_ids], SCORED), str(tmp_path), LOCAL, ID)
-    count, _ = reopen(str(tmp_path), LOCAL, ID)
+        blocks.write_block(conform([answered(n) for n in row_ids], SCORED), str(tmp_path), LOCAL, ID)
+    count, _ = resume_table(str(tmp_path), LOCAL, ID)
     assert count == 4 and ids_in(tmp_path) == [1, 2, 3, 4]
 
 

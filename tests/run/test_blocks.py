@@ -20,8 +20,8 @@ from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
 from tapir_ray.run import blocks
-from tapir_ray.run.answer_log import Kept
-from tapir_ray.run.resume import _reopen, among, reopen
+from tapir_ray.run.answer_log import AnswerLog
+from tapir_ray.run.resume import _resume, among, resume_table
 from tapir_ray.run.run import Run
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
@@ -59,7 +59,7 @@ def test_blocks_of_other_rows_have_other_names(ids: list[str]) -> None:
 
 def test_a_repeated_task_replaces_its_file(tmp_path: Path) -> None:
     for _ in range(2):
-        blocks.write_part(rows(range(5)), str(tmp_path), LOCAL, KEY)
+        blocks.write_block(rows(range(5)), str(tmp_path), LOCAL, KEY)
     assert ids_in(tmp_path) == [str(n) for n in range(5)]
     assert not list(tmp_path.glob(f"{blocks.UNFINISHED}*"))
 
@@ -70,12 +70,12 @@ def test_a_continued_table_keeps_what_is_finished_and_asks_again_for_what_failed
     run = run_in(tmp_path / "run")
     folder = Path(run.path("t"))
     folder.mkdir(parents=True)
-    blocks.write_part(pa.concat_tables([rows(range(6)), rows(range(6, 8), "failed", "x")]), str(folder), LOCAL, KEY)
-    blocks.write_part(rows(range(8, 10), "filtered", "empty"), str(folder), LOCAL, KEY)
+    blocks.write_block(pa.concat_tables([rows(range(6)), rows(range(6, 8), "failed", "x")]), str(folder), LOCAL, KEY)
+    blocks.write_block(rows(range(8, 10), "filtered", "empty"), str(folder), LOCAL, KEY)
     (folder / f"{blocks.UNFINISHED}abc").write_bytes(b"half a fi")
     asked = run.remaining("t", ray.data.from_arrow(rows(range(20))), KEY)
     assert sorted(int(row["instruction_id"]) for row in asked.take_all()) == [6, 7, *range(10, 20)]
-    manifest = run.write("t", asked, SCHEMA, key=KEY, rows_per_part=4, expected=20)
+    manifest = run.write("t", asked, SCHEMA, key=KEY, rows_per_block=4, expected=20)
     assert manifest.statuses == {"ok": 18, "filtered": 2}
     assert ids_in(folder) == sorted(str(n) for n in range(20)), "and nothing else lies in the folder"
 
@@ -83,7 +83,7 @@ def test_a_continued_table_keeps_what_is_finished_and_asks_again_for_what_failed
 def test_files_are_read_several_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On object storage each costs some round trips, and a part of a million rows has thousands."""
     for n in range(16):
-        blocks.write_part(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
+        blocks.write_block(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
     four_at_once, opened = threading.Barrier(4), pq.ParquetFile
 
     def slow(path: str, filesystem: pafs.FileSystem) -> pq.ParquetFile:
@@ -91,7 +91,7 @@ def test_files_are_read_several_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         return opened(path, filesystem=filesystem)
 
     monkeypatch.setattr(pq, "ParquetFile", slow)
-    count, keys = _reopen(str(tmp_path), LOCAL, KEY)
+    count, keys = _resume(str(tmp_path), LOCAL, KEY)
     assert count == 160 and set(keys.to_pylist()) == {str(n) for n in range(160)}
 
 
@@ -101,15 +101,15 @@ def test_what_is_left_of_a_file_may_have_the_name_of_one_that_goes(tmp_path: Pat
         one, two, three = (range(n, n + 1) for n in range(first, first + 3))
         for ok, failed in (((one,), two), ((one, two), three)):
             block = pa.concat_tables([*map(rows, ok), rows(failed, "failed", "x")])
-            blocks.write_part(block, str(tmp_path), LOCAL, KEY)
-    count, keys = _reopen(str(tmp_path), LOCAL, KEY)
+            blocks.write_block(block, str(tmp_path), LOCAL, KEY)
+    count, keys = _resume(str(tmp_path), LOCAL, KEY)
     there = sorted(str(n) for n in range(300) if n % 3 != 2)
     assert count == 200 and sorted(keys.to_pylist()) == there and ids_in(tmp_path) == there
 
 
 def test_rows_that_two_attempts_wrote_are_kept_once(tmp_path: Path, ray_local: None) -> None:
     for some in (range(6), range(4, 10)):
-        blocks.write_part(rows(some), str(tmp_path), LOCAL, KEY)
+        blocks.write_block(rows(some), str(tmp_path), LOCAL, KEY)
     files = blocks.compact(str(tmp_path), LOCAL, KEY)
     blocks.tidy(str(tmp_path), LOCAL, files)
     assert ids_in(tmp_path) == [str(n) for n in range(10)]
@@ -117,7 +117,7 @@ def test_rows_that_two_attempts_wrote_are_kept_once(tmp_path: Path, ray_local: N
 
 def test_many_small_files_become_few(tmp_path: Path, ray_local: None) -> None:
     for n in range(50):
-        blocks.write_part(rows(range(n * 100, n * 100 + 100)), str(tmp_path), LOCAL, KEY)
+        blocks.write_block(rows(range(n * 100, n * 100 + 100)), str(tmp_path), LOCAL, KEY)
     files = blocks.compact(str(tmp_path), LOCAL, KEY)
     blocks.tidy(str(tmp_path), LOCAL, files)
     assert len(files) == 3
@@ -167,7 +167,7 @@ def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Pat
     run = run_in(tmp_path / "run")
     made, judged = tmp_path / "made", tmp_path / "judged"
 
-    def answer(block: pa.Table, keep: Callable[[], Kept]) -> pa.Table:
+    def answer(block: pa.Table, keep: Callable[[], AnswerLog]) -> pa.Table:
         with made.open("a") as file:
             file.writelines(f"{row_id}\n" for row_id in block["instruction_id"].to_pylist())
         keep().write(block.to_pylist())
@@ -186,7 +186,7 @@ def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Pat
         left = run.remaining("t", everything, KEY)
         options = {"batch_format": "pyarrow", "batch_size": None, "num_cpus": 0.1}
 
-        def engine(some: ray.data.Dataset, keep: Callable[[], Kept]) -> ray.data.Dataset:
+        def engine(some: ray.data.Dataset, keep: Callable[[], AnswerLog]) -> ray.data.Dataset:
             return some.map_batches(answer, fn_args=[keep], **options)
 
         answered = run.answers("t", left, engine, SCHEMA, KEY, 100, 10)
@@ -209,8 +209,8 @@ def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: N
     run = run_in(tmp_path / "run")
     folder = tmp_path / "run/t/answers"
     folder.mkdir(parents=True)
-    blocks.write_part(rows(range(20)), str(folder), LOCAL, KEY)
-    blocks.write_part(rows(range(5)), run.path("t"), LOCAL, KEY)
+    blocks.write_block(rows(range(20)), str(folder), LOCAL, KEY)
+    blocks.write_block(rows(range(5)), run.path("t"), LOCAL, KEY)
     left = run.remaining("t", ray.data.from_arrow(rows(range(20))), KEY)
 
     def engine(*_: object) -> ray.data.Dataset:
@@ -222,7 +222,7 @@ def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: N
 
 def write_rows(folder: Path, status: str, *ids: int) -> None:
     found = [{"instruction_id": str(n), "status": status, "reason": None} for n in ids]
-    blocks.write_part(pa.Table.from_pylist(found, SCHEMA), str(folder), LOCAL, KEY)
+    blocks.write_block(pa.Table.from_pylist(found, SCHEMA), str(folder), LOCAL, KEY)
 
 
 def test_doubles_are_dropped_also_where_a_kill_cut_that_short(tmp_path: Path, ray_local: None) -> None:
@@ -232,7 +232,7 @@ def test_doubles_are_dropped_also_where_a_kill_cut_that_short(tmp_path: Path, ra
         for ids in ((one, two), (one, two, three), (three,)):
             write_rows(tmp_path, "ok", *ids)
     for _ in range(2):
-        count, _ = reopen(str(tmp_path), LOCAL, KEY)
+        count, _ = resume_table(str(tmp_path), LOCAL, KEY)
         assert count == 120 and ids_in(tmp_path) == sorted(str(n) for n in range(120))
 
 

@@ -13,7 +13,7 @@ from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError
 from tapir_ray.run import fork as module
 from tapir_ray.run.fork import fork
-from tapir_ray.run.retry import reopen_failed
+from tapir_ray.run.retry import retry_failed
 from tapir_ray.run.run import Run
 
 
@@ -77,7 +77,7 @@ def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> No
     failed = {"seed/read": 0, "seed/instructions": 0, "rounds/01/scored": 2, "rounds/01/generated": 1}
     run = run_with(tmp_path / "run", {**failed, "rounds/01/training": 0})
     run.write_text("summary.json", "{}")
-    assert reopen_failed(run, config()) == {"rounds/01/scored": 2}
+    assert retry_failed(run, config()) == {"rounds/01/scored": 2}
     assert run.manifest("seed/instructions").rows == 6
     assert run.done("rounds/01/scored") is None
     (part,) = (tmp_path / "run/rounds/01/scored").glob("*.parquet")
@@ -88,5 +88,5 @@ def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> No
 
 def test_a_run_without_failed_rows_stays_as_it_is(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", {"seed/read": 0, "seed/instructions": 0})
-    assert reopen_failed(run, config()) == {}
+    assert retry_failed(run, config()) == {}
     assert run.manifest("seed/instructions").rows == 6

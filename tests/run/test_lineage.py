@@ -50,7 +50,7 @@ def test_every_section_that_changes_results_is_known() -> None:
         ({"mix": {"max_repeat": 5}}, "rounds/01/scored", "rounds/01/expanded"),
         ({"rewrite": {"mode": "second_pass"}}, "rounds/01/expanded", "rounds/01/generated"),
         ({"train": {"epochs": 2}}, "rounds/01/training", "rounds/01/packed"),
-        ({"train": {"turns": "all"}}, "seed/training", "seed/packed"),
+        ({"train": {"loss_mask": "all"}}, "seed/training", "seed/packed"),
         ({"train": {"lora": {"between_rounds": "continue"}}}, "seed/training", "checkpoints/00"),
         ({"train": {"learning_rate": 1e-3}}, "seed/instructions", "checkpoints/00"),
         ({"train": {"round_learning_rate": 1e-3}}, "rounds/01/training", "rounds/01/packed"),

@@ -66,7 +66,7 @@ def test_names_and_tags_are_those_that_prometheus_takes() -> None:
 
 def test_an_event_of_a_round_keeps_what_it_does_not_name() -> None:
     metrics = Metrics("r", Gauge)
-    metrics.set_round({"round": 1, "alpha": 0.3, "threshold": 2.0, "mfd": None, "teacher_score": 8.0, "hard": 7})
+    metrics.set_round({"round": 1, "alpha": 0.3, "threshold": 2.0, "difficulty": None, "teacher_score": 8.0, "hard": 7})
     metrics.set_round({"round": 1, "alpha": 0.25})
     metrics.set_round({"round": 0, "holdout_score": 4.0})
     metrics.show()

@@ -145,10 +145,10 @@ def test_rows_a_second_are_those_of_this_attempt() -> None:
 
 def test_under_way_are_the_stages_that_run_or_that_an_error_ended() -> None:
     watching = Watching()
-    with watching.part("classify", 0), watching.stage("classify", "seed/instructions", 10):
+    with watching.span("classify", 0), watching.stage("classify", "seed/instructions", 10):
         pass
     assert watching.told() == []
-    with pytest.raises(Stopped), watching.part("score", 2), watching.stage("round 2 score", "t", 10) as facts:
+    with pytest.raises(Stopped), watching.span("score", 2), watching.stage("round 2 score", "t", 10) as facts:
         watching.count("t", 4, 1)
         facts["loss"] = object()
         raise Stopped("the budget is used up")

@@ -11,7 +11,7 @@ import pytest
 
 from tapir_ray.errors import Stopped
 from tapir_ray.run import row_counter
-from tapir_ray.run.row_counter import Tally
+from tapir_ray.run.row_counter import RowCounter
 from tapir_ray.run.tables import Tables
 
 BLOCKS = 100
@@ -24,10 +24,10 @@ def blocks(unasked: int) -> Iterator[dict[str, Any]]:
         yield {"rows": 3, "failed": 0, "unasked": unasked, "error": None}
 
 
-def seen(unasked: int, drained: Iterator[bool], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Tally]:
+def seen(unasked: int, drained: Iterator[bool], monkeypatch: pytest.MonkeyPatch) -> tuple[int, RowCounter]:
     monkeypatch.setattr(row_counter, "DRAIN_S", 0.1)
     run = cast(Tables, SimpleNamespace(progress=None, event=lambda kind, **fields: None))
-    counting = Tally(run, "t", None, 1.0, lambda: next(drained))
+    counting = RowCounter(run, "t", None, 1.0, lambda: next(drained))
     return len(list(counting.counted(blocks(unasked)))), counting
 
 

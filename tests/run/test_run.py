@@ -171,7 +171,7 @@ def test_once_the_budget_is_used_up_a_pipeline_does_not_run_to_its_end(
             rows.map(slow, num_cpus=1, concurrency=1),
             SCHEMA,
             key=("instruction_id",),
-            rows_per_part=10,
+            rows_per_block=10,
             expected=1000,
             drained=lambda: next(polls, True),
         )

@@ -1,4 +1,4 @@
-"""One pipeline writes the tables of many parts: each is there as soon as it is whole, with all of its rows once."""
+"""One pipeline writes the tables of many shards: each is there as soon as it is whole, with all of its rows once."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.run import Run
-from tapir_ray.run.sharded_tables import PART, PartTables, write_each
+from tapir_ray.run.sharded_tables import SHARD, ShardedTables, write_each
 from tests.run.test_blocks import pipelines, slowly
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 KEY = ("instruction_id",)
 LOCAL = pafs.LocalFileSystem()
 UNASKED = ("failed", "budget_used_up")
-COUNTS = {f"parts/{n:05d}": 40 for n in range(3)}
+COUNTS = {f"shards/{n:05d}": 40 for n in range(3)}
 
 
-def rows(part: str, ids: range, status: str = "ok", reason: str | None = None) -> pa.Table:
-    found = [{"instruction_id": f"{part}-{n}", "status": status, "reason": reason, "part": part} for n in ids]
-    return pa.Table.from_pylist(found, pa.schema([*SCHEMA, PART]))
+def rows(shard: str, ids: range, status: str = "ok", reason: str | None = None) -> pa.Table:
+    found = [{"instruction_id": f"{shard}-{n}", "status": status, "reason": reason, "shard": shard} for n in ids]
+    return pa.Table.from_pylist(found, pa.schema([*SCHEMA, SHARD]))
 
 
 def everything() -> list[pa.Table]:
-    return [rows(part, range(at, at + 10)) for part in COUNTS for at in range(0, 40, 10)]
+    return [rows(shard, range(at, at + 10)) for shard in COUNTS for at in range(0, 40, 10)]
 
 
 def run_in(folder: Path) -> Run:
@@ -42,25 +42,25 @@ def run_in(folder: Path) -> Run:
     )
 
 
-def write(run: Run, blocks: list[pa.Table]) -> PartTables:
-    tables = PartTables(run, "made", COUNTS, KEY)
+def write(run: Run, blocks: list[pa.Table]) -> ShardedTables:
+    tables = ShardedTables(run, "made", COUNTS, KEY)
     left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
-    tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    tables.write(left, SCHEMA, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
     return tables
 
 
-def ids_in(run: Run, part: str) -> list[str]:
-    return [value for file in run.files(f"{part}/made") for value in pq.read_table(file)["instruction_id"].to_pylist()]
+def ids_in(run: Run, shard: str) -> list[str]:
+    return [value for file in run.files(f"{shard}/made") for value in pq.read_table(file)["instruction_id"].to_pylist()]
 
 
 def test_a_block_is_written_to_the_parts_of_its_rows(tmp_path: Path) -> None:
-    folders = {part: str(tmp_path / part[-1]) for part in COUNTS}
+    folders = {shard: str(tmp_path / shard[-1]) for shard in COUNTS}
     for folder in folders.values():
         Path(folder).mkdir()
     one, two, _ = COUNTS
     block = pa.concat_tables([rows(one, range(3)), rows(two, range(2), "failed", "timeout"), rows(one, range(3, 5))])
-    found = {row["part"]: row for row in write_each(block, folders, LOCAL, KEY).to_pylist()}
-    assert {part: (row["rows"], row["failed"], row["error"]) for part, row in found.items()} == {
+    found = {row["shard"]: row for row in write_each(block, folders, LOCAL, KEY).to_pylist()}
+    assert {shard: (row["rows"], row["failed"], row["error"]) for shard, row in found.items()} == {
         one: (5, 0, None),
         two: (2, 2, "timeout"),
     }
@@ -72,9 +72,9 @@ def test_a_block_is_written_to_the_parts_of_its_rows(tmp_path: Path) -> None:
 def test_every_part_has_its_rows_once(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     write(run, everything())
-    for part in COUNTS:
-        assert sorted(ids_in(run, part)) == sorted(f"{part}-{n}" for n in range(40))
-    assert PartTables(run, "made", COUNTS, KEY).rows == {}, "and nothing is left to do"
+    for shard in COUNTS:
+        assert sorted(ids_in(run, shard)) == sorted(f"{shard}-{n}" for n in range(40))
+    assert ShardedTables(run, "made", COUNTS, KEY).rows == {}, "and nothing is left to do"
 
 
 def test_a_part_is_published_while_the_others_are_made(
@@ -92,11 +92,11 @@ def test_a_part_is_published_while_the_others_are_made(
 
     def slowly() -> Iterator[pa.Table]:
         for block in everything():
-            if block["part"][0].as_py() == last:
-                assert len(events) >= 1, "the first part waited for the last"
+            if block["shard"][0].as_py() == last:
+                assert len(events) >= 1, "the first shard waited for the last"
             yield block
 
-    tables = PartTables(run, "made", COUNTS, KEY)
+    tables = ShardedTables(run, "made", COUNTS, KEY)
     blocks = iter(slowly())
     monkeypatch.setattr(
         "tapir_ray.run.blocks.written",
@@ -105,12 +105,12 @@ def test_a_part_is_published_while_the_others_are_made(
     tables.write(
         ray.data.from_arrow(everything()),
         SCHEMA,
-        rows_per_part=None,
-        stage_cpus=0.1,
+        rows_per_block=None,
+        transform_cpus=0.1,
         max_error_rate=0.1,
         drained=lambda: True,
     )
-    assert sorted(events) == [f"{part}/made" for part in COUNTS]
+    assert sorted(events) == [f"{shard}/made" for shard in COUNTS]
 
 
 def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_local: None) -> None:
@@ -121,16 +121,16 @@ def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_loca
         write(run, [rows(first, range(40)), rows(second, range(25)), rows(second, range(25, 40), *UNASKED), unasked])
     assert run.done(f"{first}/made") and not run.done(f"{second}/made")
     before = {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
-    tables = PartTables(run, "made", COUNTS, KEY)
+    tables = ShardedTables(run, "made", COUNTS, KEY)
     assert set(tables.rows) == {second, third}
-    live = [block for block in everything() if block["part"][0].as_py() != first]
+    live = [block for block in everything() if block["shard"][0].as_py() != first]
     left = tables.remaining(ray.data.from_arrow(live), 0.1)
     found = [row["instruction_id"] for row in left.take_all()]
     assert sorted(found) == sorted(
         [*(f"{second}-{n}" for n in range(25, 40)), *(f"{third}-{n}" for n in range(40))]
     )  # fmt: skip
-    tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
-    assert all(len(set(ids_in(run, part))) == len(ids_in(run, part)) == 40 for part in COUNTS)
+    tables.write(left, SCHEMA, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    assert all(len(set(ids_in(run, shard))) == len(ids_in(run, shard)) == 40 for shard in COUNTS)
     assert before == {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
 
 
@@ -138,44 +138,44 @@ def test_a_row_that_came_twice_does_not_make_a_part_whole(tmp_path: Path, ray_lo
     run = run_in(tmp_path / "run")
     first, *others = COUNTS
     twice = [rows(first, range(20)), rows(first, range(20)), rows(first, range(20, 40))]
-    write(run, [*twice, *(rows(part, range(40)) for part in others)])
+    write(run, [*twice, *(rows(shard, range(40)) for shard in others)])
     assert sorted(ids_in(run, first)) == sorted(f"{first}-{n}" for n in range(40))
 
 
 def test_rows_that_are_missing_stop_it(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
-    with pytest.raises(StageError, match=r"parts/00002/made: 40 rows went in and 39 came out"):
-        write(run, [*everything()[:-1], rows("parts/00002", range(30, 39))])
-    assert run.done("parts/00001/made") and not run.done("parts/00002/made")
+    with pytest.raises(StageError, match=r"shards/00002/made: 40 rows went in and 39 came out"):
+        write(run, [*everything()[:-1], rows("shards/00002", range(30, 39))])
+    assert run.done("shards/00001/made") and not run.done("shards/00002/made")
 
 
 def test_the_error_rate_is_that_of_all_parts(tmp_path: Path, ray_local: None) -> None:
-    """A part with more failed rows than others is there as well, where they are few among all."""
+    """A shard with more failed rows than others is there as well, where they are few among all."""
     run = run_in(tmp_path / "run")
     first, *others = COUNTS
     failed = rows(first, range(30, 40), "failed", "timeout")
-    write(run, [rows(first, range(30)), failed, *(rows(part, range(40)) for part in others)])
+    write(run, [rows(first, range(30)), failed, *(rows(shard, range(40)) for shard in others)])
     assert run.manifest(f"{first}/made").count("failed") == 10
 
 
 def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     first, second, third = COUNTS
-    failed = [rows(part, range(30, 40), "failed", "timeout") for part in (first, third)]
+    failed = [rows(shard, range(30, 40), "failed", "timeout") for shard in (first, third)]
     blocks = [rows(first, range(30)), failed[0], rows(second, range(40)), rows(third, range(30)), failed[1]]
-    with pytest.raises(StageError, match=r"parts/00000 to parts/00002/made: \d+ of 120 rows failed"):
+    with pytest.raises(StageError, match=r"shards/00000 to shards/00002/made: \d+ of 120 rows failed"):
         write(run, blocks)
     assert not run.done(f"{first}/made") and not run.done(f"{third}/made")
-    write(run, [block for block in everything() if block["part"][0].as_py() != second])
-    assert all(run.manifest(f"{part}/made").statuses == {"ok": 40} for part in COUNTS)
+    write(run, [block for block in everything() if block["shard"][0].as_py() != second])
+    assert all(run.manifest(f"{shard}/made").statuses == {"ok": 40} for shard in COUNTS)
 
 
 def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
-    blocks = [rows(part, range(n, n + 1), "failed", "timeout") for part in COUNTS for n in range(40)]
+    blocks = [rows(shard, range(n, n + 1), "failed", "timeout") for shard in COUNTS for n in range(40)]
     slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
-    tables = PartTables(run_in(tmp_path / "run"), "made", COUNTS, KEY)
+    tables = ShardedTables(run_in(tmp_path / "run"), "made", COUNTS, KEY)
     with pytest.raises(StageError) as error:
-        tables.write(slow, SCHEMA, rows_per_part=1, stage_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
+        tables.write(slow, SCHEMA, rows_per_block=1, transform_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
     for pipeline in pipelines():
         pipeline.join(timeout=5)
     assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
@@ -183,10 +183,10 @@ def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_loc
 
 def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
-    blocks = [pa.concat_tables([rows(part, range(30)), rows(part, range(30, 40), "failed", "x")]) for part in COUNTS]
+    blocks = [pa.concat_tables([rows(shard, range(30)), rows(shard, range(30, 40), "failed", "x")]) for shard in COUNTS]
     for carried in (dict.fromkeys(COUNTS, 5), dict.fromkeys(COUNTS, 10)):
-        tables = PartTables(run, "made", COUNTS, KEY, carried)
+        tables = ShardedTables(run, "made", COUNTS, KEY, carried)
         left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
-        with pytest.raises(StageError, match="of 120 rows failed") if carried["parts/00000"] == 5 else nullcontext():
-            tables.write(left, SCHEMA, rows_per_part=7, stage_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
-    assert all(run.manifest(f"{part}/made").count("failed") == 10 for part in COUNTS)
+        with pytest.raises(StageError, match="of 120 rows failed") if carried["shards/00000"] == 5 else nullcontext():
+            tables.write(left, SCHEMA, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    assert all(run.manifest(f"{shard}/made").count("failed") == 10 for shard in COUNTS)

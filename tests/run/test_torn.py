@@ -22,9 +22,9 @@ from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError, own_error
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.run import blocks, table_removal
-from tapir_ray.run.answer_log import Kept
+from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.attempts import claim, owner
-from tapir_ray.run.resume import _reopen, _reopen_and_tell
+from tapir_ray.run.resume import _resume, _resume_and_tell
 from tapir_ray.run.run import Run
 from tapir_ray.train.checkpoint import PROGRESS_FILE, SNAPSHOT, forget_torn
 
@@ -112,16 +112,16 @@ def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path, caplog: pytes
 
 def test_torn_parts_are_removed_named_and_made_again(tmp_path: Path) -> None:
     for n in range(4):
-        blocks.write_part(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
-    first, second, third, _ = sorted(tmp_path.glob("part-*"))
+        blocks.write_block(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
+    first, second, third, _ = sorted(tmp_path.glob("block-*"))
     first.write_bytes(b"")
     second.write_bytes(second.read_bytes()[:-20])
     third.write_bytes(third.read_bytes()[:-12] + b"\x05\0\0\0PAR1")
-    assert blocks.files_of(str(tmp_path), LOCAL, KEY).keys() == set(_ids(sorted(tmp_path.glob("part-*"))[3]))
-    count, keys, torn = _reopen_and_tell(str(tmp_path), LOCAL, KEY)
+    assert blocks.files_of(str(tmp_path), LOCAL, KEY).keys() == set(_ids(sorted(tmp_path.glob("block-*"))[3]))
+    count, keys, torn = _resume_and_tell(str(tmp_path), LOCAL, KEY)
     assert count == len(keys) == 10 and sorted(torn) == sorted(file.name for file in (first, second, third))
     assert len(list(tmp_path.iterdir())) == 1
-    assert Kept(str(tmp_path), LOCAL, SCHEMA, KEY, 2).found({"instruction_id": "x"}) is None
+    assert AnswerLog(str(tmp_path), LOCAL, SCHEMA, KEY, 2).found({"instruction_id": "x"}) is None
 
 
 def _ids(file: Path) -> list[str]:
@@ -132,9 +132,9 @@ def test_a_table_that_lost_its_manifest_keeps_its_rows(tmp_path: Path) -> None:
     """Its parts were removed when it was finished."""
     blocks.write_whole(rows(range(30)), "rows-000000.parquet", str(tmp_path), LOCAL)
     (tmp_path / "rows-000001.parquet").write_bytes(b"PAR1")
-    count, _, torn = _reopen_and_tell(str(tmp_path), LOCAL, KEY)
+    count, _, torn = _resume_and_tell(str(tmp_path), LOCAL, KEY)
     assert (count, torn) == (30, ["rows-000001.parquet"])
-    assert [file.name[:5] for file in tmp_path.iterdir()] == ["part-"]
+    assert [file.name[:6] for file in tmp_path.iterdir()] == ["block-"]
 
 
 def test_a_torn_file_of_a_finished_table_ends_in_a_sentence(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     monkeypatch.setattr(atomic_files.os, "fsync", noted_sync)
     monkeypatch.setattr(atomic_files.os, "replace", noted_replace)
     Storage.at(str(tmp_path)).write_json("a.json", {})
-    blocks.write_whole(rows(range(3)), "part-x.parquet", str(tmp_path), LOCAL)
+    blocks.write_whole(rows(range(3)), "block-x.parquet", str(tmp_path), LOCAL)
     assert done == ["file", "rename", "folder"] * 2
 
 
@@ -205,8 +205,8 @@ def test_a_removal_that_dies_leaves_a_whole_table_or_none(
     run = Run.open(CONFIG, str(tmp_path / "run"))
     run.fs.create_dir(run.path("seed/t/answers"), recursive=True)
     for n in range(3):
-        blocks.write_part(rows(range(n, n + 1)), run.path("seed/t"), LOCAL, KEY)
-        blocks.write_part(rows(range(n, n + 1)), run.path("seed/t/answers"), LOCAL, KEY)
+        blocks.write_block(rows(range(n, n + 1)), run.path("seed/t"), LOCAL, KEY)
+        blocks.write_block(rows(range(n, n + 1)), run.path("seed/t/answers"), LOCAL, KEY)
     run.publish("seed/t")
     done: list[str] = []
 
@@ -237,7 +237,7 @@ def test_a_removal_that_dies_leaves_a_whole_table_or_none(
     if run.done("seed/t") is not None:
         assert not done and run.manifest("seed/t").rows == 3
     else:
-        assert _reopen(run.path("seed/t"), LOCAL, KEY)[0] == 0 and not run.children("seed/t")
+        assert _resume(run.path("seed/t"), LOCAL, KEY)[0] == 0 and not run.children("seed/t")
 
 
 atomic_write = atomic_files.write_bytes

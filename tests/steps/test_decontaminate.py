@@ -27,7 +27,7 @@ def test_questions_of_mt_bench_are_not_trained_on(
     seed.read(context)
     holdout.split_off(context)
     found = {row["messages"][0]["content"]: row["reason"] for row in rows_of(context, "seed/ingested")}
-    assert found[SECOND_TURN] == "overlap_evaluation: exact"
+    assert found[SECOND_TURN] == "contamination_evaluation: exact"
     assert sum(reason is not None for reason in found.values()) == 1
     assert context.run.manifest(decontaminate.EVALUATION).count("ok") == 160
     assert "2 of 162 rows cannot be read" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import pytest
 from tapir_ray.data.schemas import SOURCE_AND_ID
 from tapir_ray.errors import InputError
 from tapir_ray.steps.context import Context
-from tapir_ray.steps.import_rows import adopt, own_table
+from tapir_ray.steps.import_rows import import_rows, own_table
 from tests.steps.contexts import context_for, rows_of, write
 
 WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu", "ra", "si", "to") for b in ("n", "r", "s", "t", "lk", "mp")]
@@ -50,41 +50,41 @@ def test_rows_to_classify_are_split_and_checked(tmp_path: Path, ray_local: None)
     made = context(tmp_path, seed_data={"responses": "fill"}, random_seed=1)
     rows = [{"messages": row(text)["messages"]} for text in [*QUESTIONS[40:], QUESTIONS[40], HIDDEN]]
     path = write(tmp_path / "mine.jsonl", rows)
-    adopt(made, "classify", path)
+    import_rows(made, "classify", path)
     found = rows_of(made, "seed/ingested")
     assert len(found) == 22
-    assert Counter(one["reason"] for one in found) == {None: 20, "duplicate": 1, "overlap_evaluation: exact": 1}
+    assert Counter(one["reason"] for one in found) == {None: 20, "duplicate": 1, "contamination_evaluation: exact": 1}
     assert len({tuple(one[name] for name in SOURCE_AND_ID) for one in found}) == 22, "not the key of the seed data"
     assert Counter(one["split"] for one in found if one["status"] == "ok")["holdout"] == 4
 
     before = made.run.manifest("seed/ingested")
-    adopt(made, "classify", str(Path(path).parent / "." / "mine.jsonl"))
+    import_rows(made, "classify", str(Path(path).parent / "." / "mine.jsonl"))
     assert made.run.manifest("seed/ingested") == before, "a continued run adopted the table again"
     other = write(tmp_path / "other.jsonl", rows)
     with pytest.raises(InputError, match=r"already has a table seed/ingested; use another --run-dir"):
-        adopt(made, "classify", other)
+        import_rows(made, "classify", other)
 
 
 def test_a_given_split_is_kept_and_another_word_is_refused(tmp_path: Path, ray_local: None) -> None:
     made = context(tmp_path)
     rows = [row(text, split="holdout" if n == 0 else "seed") for n, text in enumerate(QUESTIONS[:3])]
     rows.append(row(f"Please: {QUESTIONS[0]}", split="seed"))
-    adopt(made, "score", write(tmp_path / "mine.jsonl", rows))
+    import_rows(made, "score", write(tmp_path / "mine.jsonl", rows))
     found = {one["messages"][0]["content"]: one for one in rows_of(made, "seed/instructions")}
     assert [found[text]["split"] for text in QUESTIONS[:3]] == ["holdout", "seed", "seed"]
     assert found[QUESTIONS[0]]["status"] == "ok"
-    assert found[f"Please: {QUESTIONS[0]}"]["reason"].startswith("overlap_holdout")
+    assert found[f"Please: {QUESTIONS[0]}"]["reason"].startswith("contamination_holdout")
 
     again = context_for(tmp_path / "run", str(tmp_path / "seed.jsonl"))
     bad = write(tmp_path / "bad.jsonl", [row("q", split="validation")])
     with pytest.raises(InputError, match=r"bad\.jsonl:1: split is 'validation'; it must be seed, holdout, generated"):
-        adopt(again, "score", bad)
+        import_rows(again, "score", bad)
     unknown = write(tmp_path / "unknown.jsonl", [row("q", task="Maths")])
     with pytest.raises(InputError, match="column task: unknown task 'Maths'"):
-        adopt(again, "score", unknown)
+        import_rows(again, "score", unknown)
     empty = write(tmp_path / "empty.jsonl", [row("q", task=None), row("r", response="")])
     with pytest.raises(InputError, match=r"no usable row among 2 \(no_task 1, no_response 1\)"):
-        adopt(again, "score", empty)
+        import_rows(again, "score", empty)
     assert again.run.done("seed/instructions") is None
 
 
@@ -93,15 +93,15 @@ def test_tables_of_a_round_are_kept_off_the_holdout(tmp_path: Path, ray_local: N
     made = context(tmp_path)
     scores = {"teacher_score": 8.0, "student_score": 3.0} if stage == "generate" else {}
     texts = [*QUESTIONS, HIDDEN, QUESTIONS[-1]]
-    adopt(made, stage, write(tmp_path / "mine.jsonl", [row(text, **scores) for text in texts]))
+    import_rows(made, stage, write(tmp_path / "mine.jsonl", [row(text, **scores) for text in texts]))
     table = {"generate": "scored", "mix": "generated", "train": "training"}[stage]
     found = rows_of(made, f"rounds/01/{table}")
     assert len(found) == len(texts)
     reasons = {one["messages"][0]["content"]: one["reason"] for one in found if one["reason"] != "duplicate"}
     held = {one["messages"][0]["content"] for one in rows_of(made, "seed/ingested") if one["split"] == "holdout"}
     assert len(held) == 4
-    assert {reasons[text] for text in held} == {"overlap_holdout: exact"}
-    assert reasons[HIDDEN] == "overlap_evaluation: exact"
+    assert {reasons[text] for text in held} == {"contamination_holdout: exact"}
+    assert reasons[HIDDEN] == "contamination_evaluation: exact"
     assert sum(one["reason"] == "duplicate" for one in found) == 1
     others = {reasons[text] and reasons[text].partition(":")[0] for text in QUESTIONS[:40] if text not in held}
     assert others == ({"duplicate"} if stage == "mix" else {None}), "generated rows must not repeat the seed data"

@@ -1,4 +1,4 @@
-"""Which answers are set aside for new ones, and what of a part is in the dataset that users get."""
+"""Which answers are set aside for new ones, and what of a shard is in the dataset that users get."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tapir_ray.data.schemas import INSTRUCTIONS, conform, instruction_id
 from tapir_ray.errors import StageError
 from tapir_ray.steps import dataset
 from tapir_ray.steps.clean import READ
-from tapir_ray.steps.dataset import export_part
-from tapir_ray.steps.reanswer import REGENERATED, RENEWED, renew, set_aside
-from tapir_ray.steps.shards import Part, Span, cut_table
+from tapir_ray.steps.dataset import export_shard
+from tapir_ray.steps.reanswer import REGENERATED, RENEWED, reanswer, set_aside
+from tapir_ray.steps.shards import Shard, Span, cut_table
 from tests.steps.contexts import context_for, rows_of, write
 
 LOCAL = pafs.LocalFileSystem()
@@ -69,7 +69,7 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
     # A file that an error has cut short is written again.
     pq.write_table(pq.read_table(files[0]).slice(0, 0), target)
     for _ in range(2):
-        counted = export_part(files, LOCAL, str(target), 2)
+        counted = export_shard(files, LOCAL, str(target), 2)
         assert counted == {"task": {"Math": 1}, "preferred": {"new": 1}, "teacher_model": {"t": 1}}
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["00000.parquet"]
     first, second = pq.read_table(target).to_pylist()
@@ -83,44 +83,44 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
 def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, tmp_path: Path) -> None:
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}]))
     rows = conform([row("1", response="a"), row("2", response="b")], REGENERATED)
-    for table in (READ, f"parts/00000/{RENEWED}"):
+    for table in (READ, f"shards/00000/{RENEWED}"):
         context.run.write_rows(table, rows)
-    (file,) = context.run.files(f"parts/00000/{RENEWED}")
+    (file,) = context.run.files(f"shards/00000/{RENEWED}")
     Path(file).write_bytes(b"cut short")
     with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; mend that") as error:
-        dataset.publish(context, [Part("parts/00000", (Span(file, 0, 2),))])
+        dataset.publish(context, [Shard("shards/00000", (Span(file, 0, 2),))])
     assert "\n" not in str(error.value)
 
 
 def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_local: None) -> None:
     """A metric that fell back to nothing at every group would say nothing of the whole."""
     source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
-    settings = {"operations": ["filter"], "parts": {"rows": 2, "at_once": 1}}
+    settings = {"operations": ["filter"], "shards": {"rows": 2, "at_once": 1}}
     context = context_for(tmp_path, source, regenerate=settings)
     context.run.progress = context.progress
     context.run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
-    parts = cut_table(context.run, "seed/ingested", 2)
-    renew(context, parts[1:], None)
+    shards = cut_table(context.run, "seed/ingested", 2)
+    reanswer(context, shards[1:], None)
     context.progress._stages.clear()
-    renew(context, parts, None)
+    reanswer(context, shards, None)
     (stage,) = (stage for stage in context.progress._stages if stage.table)
-    assert (stage.label, stage.kept, stage.rows, stage.expected) == ("renew", 3, 5, 5)
-    assert sum(len(rows_of(context, f"{part.name}/regenerated")) for part in parts) == 5
+    assert (stage.label, stage.kept, stage.rows, stage.expected) == ("reanswer", 3, 5, 5)
+    assert sum(len(rows_of(context, f"{shard.name}/regenerated")) for shard in shards) == 5
 
 
 @pytest.mark.parametrize(("begun", "removed_after"), [(0, [0, 1, 2]), (1, [1, 2])])
 def test_replies_are_removed_with_their_group_but_not_those_of_a_part_that_was_begun(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch, begun: int, removed_after: list[int]
 ) -> None:
-    """Also where fewer parts go at once than in the attempt that began it."""
+    """Also where fewer shards go at once than in the attempt that began it."""
     source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
-    settings = {"operations": ["filter"], "parts": {"rows": 2, "at_once": 1}}
+    settings = {"operations": ["filter"], "shards": {"rows": 2, "at_once": 1}}
     context = context_for(tmp_path, source, regenerate=settings)
     run, removed = context.run, list[int]()
     run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
-    parts = cut_table(run, "seed/ingested", 2)
-    run.fs.create_dir(run.path(f"{parts[begun].name}/regenerated"), recursive=True)
-    done = lambda: sum(run.done(f"{part.name}/regenerated") is not None for part in parts)  # noqa: E731
+    shards = cut_table(run, "seed/ingested", 2)
+    run.fs.create_dir(run.path(f"{shards[begun].name}/regenerated"), recursive=True)
+    done = lambda: sum(run.done(f"{shard.name}/regenerated") is not None for shard in shards)  # noqa: E731
     monkeypatch.setattr(context.roles.replies, "forget", lambda: removed.append(done() - 1))
-    renew(context, parts, None)
+    reanswer(context, shards, None)
     assert removed == removed_after

@@ -47,7 +47,7 @@ def tables(folder: Path, reasons: list[str | None], before: list[str | None] | N
 
 
 def judged(context: Context) -> dict[str, float]:
-    return shares.judge(context, TABLE, before=BEFORE, overlaps="rounds/01/overlaps")
+    return shares.judge(context, TABLE, before=BEFORE, contaminated="rounds/01/contamination")
 
 
 def test_a_large_share_is_reported_once_with_three_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,16 +118,16 @@ def test_shared_system_prompts_filter_nothing(tmp_path: Path, ray_local: None) -
     round_zero.ingest(context)
     manifest = context.run.manifest("seed/ingested")
     assert manifest.rows == 4000
-    assert manifest.reasons == {"overlap_evaluation": 2}
-    listed = rows_of(context, "seed/overlaps")
-    assert sorted((one["source"], one["overlaps_with"], one["rule"]) for one in listed) == [
+    assert manifest.reasons == {"contamination_evaluation": 2}
+    listed = rows_of(context, "seed/contamination")
+    assert sorted((one["source"], one["contaminated_by"], one["rule"]) for one in listed) == [
         ("seed.jsonl:3999", "evaluation", "near_duplicate"),
         ("seed.jsonl:4000", "evaluation", "near_duplicate"),
     ]
     assert {one["item_source"] for one in listed} == {"set.jsonl:1"}
     texts = {one["source"]: one["shared_text"] for one in listed}
     assert texts["seed.jsonl:4000"] == item.rstrip("?") and texts["seed.jsonl:3999"] in item
-    assert contamination_list.counts(context.run, "seed/overlaps") == {"evaluation": {"near_duplicate": 2}}
+    assert contamination_list.counts(context.run, "seed/contamination") == {"evaluation": {"near_duplicate": 2}}
     assert context.run.events("filter_share") == []
 
 
@@ -142,10 +142,10 @@ def test_a_contaminated_source_is_refused_before_anything_is_spent(tmp_path: Pat
     context = context_for(tmp_path, path, **sections, filter={"evaluation_sets": [evaluation]})
     for _ in range(2):  # a second start stops as well
         with pytest.raises(
-            InputError, match=r"seed/ingested: 40 of 43 rows .*overlap_evaluation.*set\.jsonl:\d+, by '"
+            InputError, match=r"seed/ingested: 40 of 43 rows .*contamination_evaluation.*set\.jsonl:\d+, by '"
         ):
             round_zero.ingest(context)
-    assert context.run.manifest("seed/overlaps").rows == 40
+    assert context.run.manifest("seed/contamination").rows == 40
     again = context_for(tmp_path, path, **sections, filter={"evaluation_sets": [evaluation], "max_share": 1})
     round_zero.ingest(again)
 
@@ -159,12 +159,12 @@ def test_the_holdout_is_no_row_that_a_filter_saw(tmp_path: Path) -> None:
     context.run.write_rows("seed/read", conform(rows, INSTRUCTIONS))
     marked = [
         *rows[:60],
-        *({**row, "status": "filtered", "reason": "overlap_holdout: ngram"} for row in rows[60:90]),
+        *({**row, "status": "filtered", "reason": "contamination_holdout: ngram"} for row in rows[60:90]),
         *rows[90:],
     ]
     context.run.write_rows("seed/ingested", conform(marked, INSTRUCTIONS))
-    found = shares.judge(context, "seed/ingested", before="seed/read", overlaps="seed/overlaps", error=InputError)
-    assert found == {"overlap_holdout": 0.75}
+    found = shares.judge(context, "seed/ingested", before="seed/read", contaminated="seed/contamination", error=InputError)
+    assert found == {"contamination_holdout": 0.75}
 
 
 def test_a_regeneration_is_judged_by_its_filters_and_not_by_what_it_leaves_out_on_purpose(
@@ -182,7 +182,7 @@ def test_a_regeneration_is_judged_by_its_filters_and_not_by_what_it_leaves_out_o
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", rows), **sections)
     clean(context)
     assert context.run.manifest("seed/ingested").reasons == {"near_duplicate": 5}
-    assert context.run.manifest("seed/overlaps").rows == 0
+    assert context.run.manifest("seed/contamination").rows == 0
     alike = [{"instruction": f"{question(1, 30)} {n}", "output": "a"} for n in range(50)]
     context = context_for(
         tmp_path / "b",

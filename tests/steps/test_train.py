@@ -112,7 +112,7 @@ def test_one_adapter_goes_on_through_the_rounds(ray_local: None, tmp_path: Path,
         write(tmp_path / "seed.jsonl", [{"instruction": "unused", "output": "unused"}]),
         student={"model": base, "max_model_len": 64},
         train={
-            "initial_sft": initial, "sequence_length": 64, "global_batch": 4, "precision": "float32",
+            "initial_sft": initial, "sequence_length": 64, "global_batch_size": 4, "precision": "float32",
             "learning_rate": 1e-2, "lora": {"rank": RANK, "alpha": 4, "between_rounds": "continue"},
         },
     )  # fmt: skip

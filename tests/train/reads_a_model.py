@@ -25,7 +25,7 @@ def main() -> None:
     model, out = sys.argv[1], Path(sys.argv[2])
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
-    train = Train(zero_stage=3, precision="float32", global_batch=2, micro_batch=1)
+    train = Train(zero_stage=3, precision="float32", global_batch_size=2, micro_batch_size=1)
     work = Work("", None, "", pafs.LocalFileSystem(), model, None, Student(model=model), train, 1e-3, 1, 0, None)
     engine._deepspeed(torch.device("cpu"))
     from transformers.models.llama import modeling_llama  # noqa: F401

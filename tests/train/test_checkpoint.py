@@ -34,7 +34,7 @@ def packed(tmp_path: Path) -> str:
     folder.mkdir()
     tokens = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "position_ids": [0, 1, 2]}
     rows = [{"seq_index": i, "pair_ids": [str(i)], **tokens} for i in range(STEPS * GLOBAL_BATCH)]
-    pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet")
+    pq.write_table(conform(rows, PACKED), folder / "packed-000-000000.parquet")
     return str(folder)
 
 
@@ -75,7 +75,7 @@ def trained(
         init_model="",
         base_model=None,
         student=Student(model="m"),
-        train=Train(global_batch=GLOBAL_BATCH, **settings),
+        train=Train(global_batch_size=GLOBAL_BATCH, **settings),
         learning_rate=1e-3,
         epochs=1,
         random_seed=0,

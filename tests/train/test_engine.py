@@ -66,7 +66,7 @@ def apart_from_the_sum(base: str, zero_stage: Any, count: int = 64) -> dict[str,
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).train()
     plain = copy.deepcopy(model)
     added = {name: torch.zeros(weight.shape) for name, weight in plain.named_parameters()}
-    train = Train(precision="bfloat16", zero_stage=zero_stage, global_batch=count, micro_batch=1)
+    train = Train(precision="bfloat16", zero_stage=zero_stage, global_batch_size=count, micro_batch_size=1)
     engine = engine_of(model, work_of(base, train), torch.device("cpu"), fused=False)
     torch.manual_seed(0)
     for number in range(count):

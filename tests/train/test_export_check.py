@@ -51,8 +51,8 @@ def test_a_generation_config_is_written_without_what_cannot_be(
     model: str, tmp_path: Path, generation: dict[str, Any], left_out: list[str]
 ) -> None:
     folder = given(model, tmp_path, **generation)
-    doubts = check(folder)
-    assert (", ".join(left_out) in doubts[0]) if left_out else doubts == []
+    warnings = check(folder)
+    assert (", ".join(left_out) in warnings[0]) if left_out else warnings == []
     tokenizer = load_tokenizer(folder, Student(model=folder))
     config = AutoModelForCausalLM.from_pretrained(folder).generation_config
     assert adapt(config, tokenizer, [4]) == left_out

@@ -41,10 +41,10 @@ def test_every_pair_has_the_loss_that_it_has_alone_and_together_they_are_that_of
         {"seq_index": at, "pair_ids": [f"{at}-{n}" for n in range(len(parts))], **join(parts)}
         for at, parts in enumerate(packed)
     ]
-    pq.write_table(conform(rows, PACKED), tmp_path / "part-000-000000.parquet", row_group_size=2)
+    pq.write_table(conform(rows, PACKED), tmp_path / "packed-000-000000.parquet", row_group_size=2)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES), attn_implementation="eager")
-    reader, train = PackedReader(str(tmp_path), pafs.LocalFileSystem()), Train(global_batch=4, micro_batch=2)
+    reader, train = PackedReader(str(tmp_path), pafs.LocalFileSystem()), Train(global_batch_size=4, micro_batch_size=2)
 
     found = pair_losses(model, CPU, reader, train)
     alone = {

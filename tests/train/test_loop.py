@@ -67,7 +67,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
         packed = {"input_ids": ids, "labels": labels, "position_ids": list(range(8))}
         rows.append({"seq_index": number, "pair_ids": [f"pair-{number}"], **packed})
     (tmp_path / "packed").mkdir()
-    pq.write_table(conform(rows, PACKED), tmp_path / "packed/part-000-000000.parquet")
+    pq.write_table(conform(rows, PACKED), tmp_path / "packed/packed-000-000000.parquet")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
@@ -79,7 +79,7 @@ def work(tmp_path: Path) -> Iterator[Work]:
         init_model="base",
         base_model=None,
         student=Student(model="base"),
-        train=Train(global_batch=2, micro_batch=2, checkpoint_steps=2),
+        train=Train(global_batch_size=2, micro_batch_size=2, checkpoint_steps=2),
         learning_rate=1e-3,
         epochs=1,
         random_seed=0,

@@ -52,11 +52,11 @@ def plain(model: str, packed: str) -> tuple[list[float], Weights, Weights]:
         first = step * GLOBAL_BATCH
         rows = [reader[i] for i in range(first, min(first + GLOBAL_BATCH, SEQUENCES))]
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, STEPS, RATE, TRAIN.warmup_share)
+            group["lr"] = learning_rate_at(step, STEPS, RATE, TRAIN.warmup_ratio)
         optimizer.zero_grad()
         loss = response_loss(student, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(student.parameters(), TRAIN.gradient_clipping)
+        torch.nn.utils.clip_grad_norm_(student.parameters(), TRAIN.max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 1, "a training that goes nowhere would look the same whatever the settings"
@@ -69,7 +69,13 @@ def expected(plain: tuple[list[float], Weights, Weights]) -> list[float]:
 
 
 def train(model: str, packed: str, folder: Path, **changes: Any) -> TrainResult:
-    settings = {"global_batch": GLOBAL_BATCH, "micro_batch": 4, "learning_rate": RATE, "weight_decay": 0.1, **changes}
+    settings = {
+        "global_batch_size": GLOBAL_BATCH,
+        "micro_batch_size": 4,
+        "learning_rate": RATE,
+        "weight_decay": 0.1,
+        **changes,
+    }
     return run(model, packed, folder, "same", **settings)
 
 
@@ -78,11 +84,11 @@ def largest_difference(losses: list[float], expected: list[float]) -> float:
     return max(abs(loss - other) / other for loss, other in zip(losses, expected, strict=True))
 
 
-@pytest.mark.parametrize(("workers", "micro_batch"), [(1, 8), (2, 4), (2, 2)])
+@pytest.mark.parametrize(("workers", "micro_batch_size"), [(1, 8), (2, 4), (2, 2)])
 def test_workers_and_accumulation_do_not_change_the_steps(
-    ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, workers: int, micro_batch: int
+    ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, workers: int, micro_batch_size: int
 ) -> None:
-    result = train(model, packed, tmp_path, workers=workers, micro_batch=micro_batch)
+    result = train(model, packed, tmp_path, workers=workers, micro_batch_size=micro_batch_size)
     assert largest_difference(result.losses, expected) < EXACT
 
 
@@ -91,7 +97,7 @@ def test_accumulation_in_bfloat16_does_not_change_the_steps(
     ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, zero_stage: int
 ) -> None:
     """DeepSpeed adds up in 32 bits what the workers exchanged, in other code than float32's or a single batch's."""
-    result = train(model, packed, tmp_path, zero_stage=zero_stage, precision="bfloat16", micro_batch=1)
+    result = train(model, packed, tmp_path, zero_stage=zero_stage, precision="bfloat16", micro_batch_size=1)
     assert largest_difference(result.losses, expected) < BFLOAT16
 
 

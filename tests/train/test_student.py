@@ -35,12 +35,12 @@ from tapir_ray.train.student import TrainResult, train_student
 FS = pafs.LocalFileSystem()
 TRAIN = Train(
     sequence_length=64,
-    global_batch=4,
-    micro_batch=1,
+    global_batch_size=4,
+    micro_batch_size=1,
     precision="float32",
     zero_stage=2,
-    warmup_share=0.2,
-    gradient_clipping=0.5,
+    warmup_ratio=0.2,
+    max_grad_norm=0.5,
 )
 RATE = 1e-2
 
@@ -67,7 +67,7 @@ def packed_folder(model: str, folder: Path, student: Student | None = None, sequ
             positions += range(len(prompt + response))
         row = {"seq_index": number, "input_ids": ids, "labels": labels, "position_ids": positions}
         rows.append({**row, "pair_ids": [f"pair-{2 * number}", f"pair-{2 * number + 1}"]})
-    pq.write_table(conform(rows, PACKED), folder / "part-000-000000.parquet", row_group_size=8)
+    pq.write_table(conform(rows, PACKED), folder / "packed-000-000000.parquet", row_group_size=8)
     return str(folder)
 
 
@@ -84,11 +84,11 @@ def plain_training(model: Any, packed: str) -> list[float]:
     losses = []
     for step in range(6):
         rows = [reader[i] for i in range(step * 4, min(step * 4 + 4, 22))]
-        optimizer.param_groups[0]["lr"] = learning_rate_at(step, 6, RATE, TRAIN.warmup_share)
+        optimizer.param_groups[0]["lr"] = learning_rate_at(step, 6, RATE, TRAIN.warmup_ratio)
         optimizer.zero_grad()
         loss = response_loss(model, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.gradient_clipping)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAIN.max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -239,7 +239,7 @@ def train_badly(config: dict[str, Any], bad: int) -> None:
 def test_the_loss_on_the_holdout_is_taken_at_every_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
-    sane = run(model, packed, tmp_path, "sane", workers=1, warmup_share=0.0, holdout=packed, checkpoint_steps=2)
+    sane = run(model, packed, tmp_path, "sane", workers=1, warmup_ratio=0.0, holdout=packed, checkpoint_steps=2)
     assert [step for step, _ in sane.holdout_losses] == [0, 2, 4, 6]
     assert sane.holdout_losses[-1][1] < sane.holdout_losses[0][1] - 0.5
     assert len(sane.holdout_pairs) == 44

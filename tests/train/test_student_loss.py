@@ -125,8 +125,8 @@ def packed_folder(folder: Path, sequences: int) -> list[Packed]:
     rows = [conversation(rng, 2, 3) for _ in range(sequences)]
     table = conform([{"seq_index": i, "pair_ids": [], **row} for i, row in enumerate(rows)], PACKED)
     folder.mkdir()
-    pq.write_table(table[:5], folder / "part-000-000000.parquet", row_group_size=2)
-    pq.write_table(table[5:], folder / "part-000-000001.parquet", row_group_size=3)
+    pq.write_table(table[:5], folder / "packed-000-000000.parquet", row_group_size=2)
+    pq.write_table(table[5:], folder / "packed-000-000001.parquet", row_group_size=3)
     return rows
 
 
@@ -138,7 +138,7 @@ def test_a_global_batch_is_the_same_for_any_number_of_workers(tmp_path: Path, wo
     for step in range(3):
         seen = []
         for rank in range(world):
-            micro = micro_batch_size(Train(global_batch=4, micro_batch=2), world)
+            micro = micro_batch_size(Train(global_batch_size=4, micro_batch_size=2), world)
             parts = list(micro_batches(reader, step, 4, rank, world, micro))
             assert len(parts) == 4 // world // micro
             # A forward pass computes nothing beside its sequences, and is there where it has none.
@@ -149,15 +149,15 @@ def test_a_global_batch_is_the_same_for_any_number_of_workers(tmp_path: Path, wo
 
 def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
     packed_folder(tmp_path / "packed", 11)
-    (tmp_path / "packed/part-000-000000.parquet").unlink()
+    (tmp_path / "packed/packed-000-000000.parquet").unlink()
     with pytest.raises(StageError, match="not complete"):
         PackedReader(str(tmp_path / "packed"), pafs.LocalFileSystem())
 
 
 def test_micro_batches_divide_a_ranks_share() -> None:
-    assert micro_batch_size(Train(global_batch=12, micro_batch=4), 2) == 3
-    assert micro_batch_size(Train(global_batch=2, micro_batch=4), 2) == 1
-    assert micro_batch_size(Train(global_batch=64, micro_batch=4), 2) == 4
+    assert micro_batch_size(Train(global_batch_size=12, micro_batch_size=4), 2) == 3
+    assert micro_batch_size(Train(global_batch_size=2, micro_batch_size=4), 2) == 1
+    assert micro_batch_size(Train(global_batch_size=64, micro_batch_size=4), 2) == 4
 
 
 def test_the_learning_rate_warms_up_and_falls_to_almost_0() -> None:

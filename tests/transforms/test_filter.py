@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_ray.config import Config, parse
-from tapir_ray.data.contamination_index import OverlapIndex, Postings
+from tapir_ray.data.contamination_index import ContaminationIndex, Postings
 from tapir_ray.data.ngrams import ngram_hashes
 from tapir_ray.data.schemas import GENERATED_ROWS, conform, instruction_id
 from tapir_ray.errors import InputError
@@ -19,9 +19,9 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.filter import (
     check_rows,
     check_table,
+    contamination_index,
     filter_generated,
-    mark_overlaps,
-    overlap_index,
+    mark_contaminated,
     seed_bands,
 )
 
@@ -83,7 +83,7 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
     settings_ = settings_.model_copy(update={"classify": settings_.classify.model_copy(update={"min_task_prob": 0.5})})
     table = generated(rows)
     seed = generated([row(0, "Name the capital of France and its river.")]).drop_columns(["draw_id"])
-    holdout = overlap_index(ray.data.from_arrow(generated([row(0, HOLDOUT)])), settings_)
+    holdout = contamination_index(ray.data.from_arrow(generated([row(0, HOLDOUT)])), settings_)
     earlier = seed_bands(ray.data.from_arrow(seed), settings_, str(tmp_path / "seed"))
     blocks = [table.slice(0, 5), table.slice(5)]
     marked = filter_generated(
@@ -100,9 +100,9 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
         5: "other_task: Music",
         6: None,
         7: "mentions_a_cat",
-        8: "overlap_holdout: exact",
-        9: "overlap_holdout: near_duplicate",
-        10: "overlap_holdout: ngram",
+        8: "contamination_holdout: exact",
+        9: "contamination_holdout: near_duplicate",
+        10: "contamination_holdout: ngram",
         11: f"duplicate: {first}",
         12: f"near_duplicate: {first}",
         13: f"duplicate: {seed_id}",
@@ -116,19 +116,19 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
 
 def test_seed_rows_are_kept_off_the_holdout(ray_local: None) -> None:
     settings_ = config()
-    index = overlap_index(ray.data.from_arrow(generated([row(0, HOLDOUT)])), settings_)
+    index = contamination_index(ray.data.from_arrow(generated([row(0, HOLDOUT)])), settings_)
     seed = generated([row(1, HOLDOUT), row(2, "Spell your own name backwards.")])
-    marked = mark_overlaps(ray.data.from_arrow(seed), {"holdout": index}, settings_).take_all()
+    marked = mark_contaminated(ray.data.from_arrow(seed), {"holdout": index}, settings_).take_all()
     assert sorted((one["status"], one["reason"]) for one in marked) == [
-        ("filtered", "overlap_holdout: exact"),
+        ("filtered", "contamination_holdout: exact"),
         ("ok", None),
     ]
 
 
 def test_an_empty_holdout_keeps_nothing_off(ray_local: None) -> None:
     settings_ = config()
-    index = overlap_index(ray.data.from_arrow(generated([row(0, HOLDOUT)]).slice(0, 0)), settings_)
-    marked = mark_overlaps(ray.data.from_arrow(generated([row(1, HOLDOUT)])), {"holdout": index}, settings_)
+    index = contamination_index(ray.data.from_arrow(generated([row(0, HOLDOUT)]).slice(0, 0)), settings_)
+    marked = mark_contaminated(ray.data.from_arrow(generated([row(1, HOLDOUT)])), {"holdout": index}, settings_)
     assert [one["reason"] for one in marked.take_all()] == [None]
 
 
@@ -149,17 +149,17 @@ def test_no_row_is_lost_and_only_good_rows_change(rows: list[tuple[str, str]], h
         text = new["messages"][0]["content"]
         if old["status"] == "ok":
             assert (new["status"] == "ok") == (bool(text.strip()) and len(text) <= 20)
-    index = OverlapIndex.build([[{"role": "user", "content": text}] for text in held_out], 5, 0.7)
-    kinds = index.overlaps([[{"role": "user", "content": text}] for text in held_out])
+    index = ContaminationIndex.build([[{"role": "user", "content": text}] for text in held_out], 5, 0.7)
+    kinds = index.contaminated([[{"role": "user", "content": text}] for text in held_out])
     assert kinds == ["exact"] * len(held_out)
 
 
 def test_an_evaluation_text_hidden_in_a_longer_one_is_found() -> None:
     held_out = [{"role": "user", "content": "name the four largest moons that circle the planet Jupiter today"}]
-    index = OverlapIndex.build([held_out], 6, 0.7)
+    index = ContaminationIndex.build([held_out], 6, 0.7)
     inside = "Before lunch, " + held_out[0]["content"].upper() + ", then describe each of them in a line of its own."
-    assert index.overlaps([[{"role": "user", "content": inside}]]) == ["ngram"]
-    assert OverlapIndex.build([held_out], 0, 0.7).overlaps([[{"role": "user", "content": inside}]]) == [None]
+    assert index.contaminated([[{"role": "user", "content": inside}]]) == ["ngram"]
+    assert ContaminationIndex.build([held_out], 0, 0.7).contaminated([[{"role": "user", "content": inside}]]) == [None]
 
 
 WORDS = st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join)
@@ -169,11 +169,11 @@ WORDS = st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join)
 @given(st.lists(WORDS, max_size=6), WORDS, st.integers(0, 4))
 def test_ngrams_are_found_as_by_comparing_each(held_out: list[str], text: str, ngram: int) -> None:
     """Also in an index without any, and where a hash lies beyond its last one."""
-    index = OverlapIndex.build([[{"role": "user", "content": one}] for one in held_out], ngram, 1.0)
+    index = ContaminationIndex.build([[{"role": "user", "content": one}] for one in held_out], ngram, 1.0)
     messages = [{"role": "user", "content": text}]
     wanted = any(set(ngram_hashes(one, ngram)) & set(ngram_hashes(text, ngram)) for one in held_out)
     ngrams_alone = dataclasses.replace(index, ids=frozenset(), bands=Postings.of([]))
-    assert ngrams_alone.overlaps([messages]) == ["ngram" if wanted else None]
+    assert ngrams_alone.contaminated([messages]) == ["ngram" if wanted else None]
 
 
 def test_an_unknown_function_is_refused_before_anything_runs(ray_local: None) -> None:

@@ -50,7 +50,7 @@ def test_of_equal_rows_one_with_an_answer_stays(tmp_path: Path, ray_local: None)
     """In a file before it there may be the bare prompt: the row with the answer was thrown away for it."""
     rows = [{"prompt": "a"}, {"prompt": "b"}, {"instruction": "a", "output": "1"}, {"instruction": "a", "output": "2"}]
     path = write(tmp_path, [*rows, {"prompt": "b"}, {"instruction": "c", "output": "3"}, {"prompt": "c"}])
-    parse_sources([path], SeedData(path=path), stage_cpus=0.1).write_parquet(str(tmp_path / "read"))
+    parse_sources([path], SeedData(path=path), transform_cpus=0.1).write_parquet(str(tmp_path / "read"))
     files = [str(file) for file in (tmp_path / "read").glob("*.parquet")]
 
     def repeated(preferred: str | None) -> list[int]:
@@ -64,14 +64,14 @@ def test_rows_in_equal_rows_out(tmp_path: Path, ray_local: None) -> None:
     good = [{"instruction": f"i{n % 30}", "output": "o", "kind": "a"} for n in range(40)]
     tools = {"messages": [{"role": "user", "content": "q"}, {"role": "tool", "content": "x"}]}
     path = write(tmp_path, [*good, "{broken", tools, {"prompt": "p"}, {"instruction": "x", "output": 5}])
-    rows = parse_sources([path], SeedData(path=path, task_column="kind"), stage_cpus=0.1)
+    rows = parse_sources([path], SeedData(path=path, task_column="kind"), transform_cpus=0.1)
     rows.write_parquet(str(tmp_path / "read"))
     table = pads.dataset(tmp_path / "read").to_table()
     assert table.schema.names == PARSED.names
     assert len(table) == 44
 
     files = [str(file) for file in (tmp_path / "read").glob("*.parquet")]
-    repeated = duplicate_positions(files, pafs.LocalFileSystem(), stage_cpus=0.1)
+    repeated = duplicate_positions(files, pafs.LocalFileSystem(), transform_cpus=0.1)
     assert repeated.tolist() == list(range(30, 40))
     found = {row["position"]: row for row in mark_duplicates(table, repeated).to_pylist()}
     assert [found[at]["reason"] for at in (0, 35)] == [None, "duplicate"]
@@ -115,7 +115,7 @@ def test_limit_reads_the_first_rows_of_all_files(tmp_path: Path, ray_local: None
         lines = [json.dumps({"instruction": f"{name}{n}", "output": "o"}) for n in range(5)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     files = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
-    rows = parse_sources(files, SeedData(path=str(tmp_path), limit=7), stage_cpus=0.1).take_all()
+    rows = parse_sources(files, SeedData(path=str(tmp_path), limit=7), transform_cpus=0.1).take_all()
     assert [row["messages"][0]["content"] for row in rows] == ["a0", "a1", "a2", "a3", "a4", "b0", "b1"]
 
 

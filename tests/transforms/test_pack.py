@@ -81,7 +81,7 @@ def packed(
     settings = TRAIN.model_copy(update=train)
     student = Student(model=model)
     stats = pack([paths], str(target), FS, model, student, settings, random_seed, epochs, pairs_per_chunk=40)
-    files = sorted(target.glob("part-*.parquet"))
+    files = sorted(target.glob("packed-*.parquet"))
     return stats, pa.concat_tables([pq.read_table(file) for file in files])
 
 
@@ -151,7 +151,7 @@ def test_blocks_and_row_order_change_nothing_and_epochs_and_seeds_differ(
     assert sorted(first) == sorted(second) == sorted(row["pair_id"] for row in rows)
     assert first != second
     assert stats.pairs == 200 and stats.epochs == 2
-    assert not (tmp_path / "1.parts").exists()
+    assert not (tmp_path / "1.encoded").exists()
 
 
 def test_ranges_of_chunks_and_the_size_of_tasks_change_nothing(
@@ -166,7 +166,7 @@ def test_ranges_of_chunks_and_the_size_of_tasks_change_nothing(
     stats, many = packed(model, paths, tmp_path / "ranges", epochs=2)
     assert one.equals(many) and stats == plain
     assert [file.name for file in sorted((tmp_path / "ranges").iterdir())] == [
-        f"part-{epoch:03d}-{chunk:06d}.parquet" for epoch in (0, 1) for chunk in range(10)
+        f"packed-{epoch:03d}-{chunk:06d}.parquet" for epoch in (0, 1) for chunk in range(10)
     ]
 
 
@@ -175,7 +175,7 @@ def test_a_pair_of_two_tables_has_a_place_in_each(ray_local: None, model: str, t
     paths = write(training_rows(200), tmp_path / "in", 3)
     student = Student(model=model)
     stats = pack([paths, paths], str(tmp_path / "out"), FS, model, student, TRAIN, 0, 1, pairs_per_chunk=40)
-    files = sorted((tmp_path / "out").glob("part-*.parquet"))
+    files = sorted((tmp_path / "out").glob("packed-*.parquet"))
     sequences = pa.concat_tables([pq.read_table(file) for file in files])["pair_ids"].to_pylist()
     places: dict[str, list[int]] = {}
     for number, pairs in enumerate(sequences):
@@ -188,7 +188,7 @@ def test_a_pair_of_two_tables_has_a_place_in_each(ray_local: None, model: str, t
 
 def test_a_pair_that_is_too_long_is_cut_only_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
     paths = write([long_row()], tmp_path / "in", 1)
-    stats, table = packed(model, paths, tmp_path / "cut", over_length="cut")
+    stats, table = packed(model, paths, tmp_path / "cut", over_length="truncate")
     assert (stats.cut, stats.over_length, stats.pairs, stats.tokens) == (1, 0, 1, 64)
     assert len(table["input_ids"][0]) == 64
     student = Student(model=model)
@@ -281,7 +281,7 @@ def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: Non
     tokenizer = load_tokenizer(model, Student(model=model))
     answer = encode_pair(tokenizer, earlier[:1], "six", {})[1]
     last, _ = packed(model, paths, tmp_path / "last")
-    every, table = packed(model, paths, tmp_path / "all", turns="all")
+    every, table = packed(model, paths, tmp_path / "all", loss_mask="all")
     assert every.response_tokens == last.response_tokens + 5 * len(answer)
     assert (every.tokens, every.pairs, every.last_turn_only) == (last.tokens, 12, 0)
     labels = [label for labels in table["labels"].to_pylist() for label in labels if label != IGNORED]
@@ -291,7 +291,7 @@ def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: Non
         ray.data.from_arrow(conform(rows, TRAINING)),
         model,
         Student(model=model),
-        TRAIN.model_copy(update={"turns": "all"}),
+        TRAIN.model_copy(update={"loss_mask": "all"}),
         0.1,
     )
     assert sum(row["tokens"] for row in counted.take_all()) == every.response_tokens
@@ -299,6 +299,6 @@ def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: Non
     template = tmp_path / "thinking.jinja"
     template.write_text(THINKING)
     rewriting = Student(model=model, chat_template=str(template))
-    settings = TRAIN.model_copy(update={"turns": "all", "sequence_length": 96})
+    settings = TRAIN.model_copy(update={"loss_mask": "all", "sequence_length": 96})
     stats = pack([paths], str(tmp_path / "rewritten"), FS, model, rewriting, settings, 0, epochs=2)
     assert (stats.pairs, stats.last_turn_only) == (24, 5)

@@ -176,13 +176,13 @@ def test_the_judge_gates_answers() -> None:
 
 
 def test_seed_data_keeps_its_own_columns(ray_local: None) -> None:
-    rows = [instruction("q?", licence="MIT")]
+    rows = [instruction("q?", license="MIT")]
     with running(teacher) as seen:
         config = config_for(seen.url)
         with opened(config) as roles:
             filled = respond(dataset(rows, schemas.INSTRUCTIONS), config, roles, STYLES, schema=schemas.INSTRUCTIONS)
             (row,) = filled.take_all()
-    assert list(row) == schemas.INSTRUCTIONS.names and row["licence"] == "MIT" and row["response"]
+    assert list(row) == schemas.INSTRUCTIONS.names and row["license"] == "MIT" and row["response"]
 
 
 def test_an_unknown_annotation_is_named() -> None:

@@ -41,8 +41,11 @@ def test_the_least_that_a_stage_needs_is_enough() -> None:
 
 def test_difficulty_follows_from_scores_and_given_columns_stay() -> None:
     row = one({"messages": MESSAGES, "teacher_score": 9, "student_score": 4.0, "round": 0.0}, SCORED)
-    assert (row["mfd"], row["status"], row["split"], row["round"]) == (5.0, "ok", "seed", 0)
-    assert one({"messages": MESSAGES, "teacher_score": 9, "student_score": 4, "mfd": 1.5}, SCORED)["mfd"] == 1.5
+    assert (row["difficulty"], row["status"], row["split"], row["round"]) == (5.0, "ok", "seed", 0)
+    assert (
+        one({"messages": MESSAGES, "teacher_score": 9, "student_score": 4, "difficulty": 1.5}, SCORED)["difficulty"]
+        == 1.5
+    )
     failed = one({"messages": None, "status": "failed", "reason": "TimeoutError", "draw_id": "d"}, GENERATED_ROWS)
     assert (failed["status"], failed["reason"], failed["draw_id"]) == ("failed", "TimeoutError", "d")
 
@@ -118,9 +121,9 @@ def test_whatever_a_row_holds_it_fits_the_table(columns: dict[str, Any], message
 def test_an_answer_of_weight_0_is_in_no_loss_and_fields_of_turns_are_kept() -> None:
     turns = [*MESSAGES, {"role": "assistant", "content": "a", "weight": 0}, {**MESSAGES[0], "name": "Ann"}]
     row = one({"messages": turns, "response": "<think>hm</think>b"})
-    assert (row["no_loss"], row["response"], row["reasoning"]) == ([1], "b", "hm")
+    assert (row["masked_turns"], row["response"], row["reasoning"]) == ([1], "b", "hm")
     assert json.loads(row["meta"]) == {"turn_fields": [{"turn": 2, "name": "Ann"}]}
-    assert one(row)["no_loss"] == [1]
+    assert one(row)["masked_turns"] == [1]
 
 
 def test_columns_beside_a_column_meta_are_kept_with_it() -> None:

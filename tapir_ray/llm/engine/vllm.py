@@ -22,7 +22,7 @@ from tapir_ray.config import Replicas, Student
 from tapir_ray.data.storage import is_remote
 from tapir_ray.llm.engine import watchdog
 from tapir_ray.llm.engine.worker import Asking, Keeping, collect
-from tapir_ray.run.answer_log import Kept
+from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.model_store import FOLDER, MODEL, folder, local
 from tapir_ray.train.chat import encode_prompt, shared_stop_token_ids, shared_tokenizer
 from tapir_ray.train.control_tokens import RowRefused
@@ -91,10 +91,10 @@ def generate(
     model: str,
     student: Student,
     replicas: Replicas,
-    stage_cpus: float,
+    transform_cpus: float,
     random_seed: int,
     processes: str | None = None,
-    keep: Callable[[], Kept] | None = None,
+    keep: Callable[[], AnswerLog] | None = None,
     board: Any | None = None,
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
@@ -116,7 +116,7 @@ def generate(
     in_hand = 2 * student.engine_kwargs.get("max_num_seqs", MOST_AT_ONCE)
     batches = max(2, math.ceil(in_hand / student.batch_size))
     # A task for each engine keeps it busy, and every further one would load a tokenizer with all that it imports.
-    few: dict[str, Any] = {"num_cpus": stage_cpus, "concurrency": replicas.replicas}
+    few: dict[str, Any] = {"num_cpus": transform_cpus, "concurrency": replicas.replicas}
     config = vLLMEngineProcessorConfig(
         # A path that is here too: Ray reads the model's config in this process.
         model_source=local(model),
@@ -138,7 +138,7 @@ def generate(
     columns = rows.columns()
     if not columns:
         raise ValueError("generate: the rows have no columns")
-    rows = small_blocks(rows, student.batch_size, stage_cpus)
+    rows = small_blocks(rows, student.batch_size, transform_cpus)
     prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
     processor = build_processor(config, prompt, preprocess_map_kwargs=few)
     stage = processor.get_stage_by_name("vLLMEngineStage")

@@ -19,7 +19,7 @@ from tapir_ray.config import Replicas
 from tapir_ray.data.schemas import FAILED, FILTERED, OK
 from tapir_ray.data.thoughts import DEFAULT_MARKS, UNFINISHED_THINKING, Mark, split_thoughts
 from tapir_ray.llm.engine.board import Teller
-from tapir_ray.run.answer_log import Kept
+from tapir_ray.run.answer_log import AnswerLog
 
 CUT = -1
 """In the place of each token of an answer that was cut, where the tokens are not known any more."""
@@ -94,7 +94,7 @@ class Keeping(Asking):
 
     IDX_IN_BATCH_COLUMN: str
 
-    def __init__(self, *args: Any, keep: Callable[[], Kept], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, keep: Callable[[], AnswerLog], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kept, self.in_hand = keep(), 0
 

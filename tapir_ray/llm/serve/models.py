@@ -1,9 +1,9 @@
 """The models that a run serves itself: those of the roles whose engine is `vllm`, up or making room for something else.
 
-served = Served(config, run_id, processes)
+served = ModelServers(config, run_id, processes)
 served.start()                # what is not up
 served.url("teacher")
-served.make_room("train")     # down, if training has no place beside them
+served.free_resources_for("train")     # down, if training has no place beside them
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tapir_ray.cluster.capacity import live, stays_beside
+from tapir_ray.cluster.capacity import fits_with_servers, live_nodes
 from tapir_ray.config import Config
 from tapir_ray.data.storage import uri_in
 from tapir_ray.llm.serve import application as serve
 from tapir_ray.llm.serve import proxies
 
 
-class Served:
+class ModelServers:
     """One application for each such role; a judge that is the same as the teacher has none of its own."""
 
     def __init__(self, config: Config, run_id: str, processes: str | None) -> None:
@@ -52,12 +52,12 @@ class Served:
             while self._applications:
                 serve.stop(self._applications.popitem()[1])
 
-    def make_room(self, part: str) -> None:
+    def free_resources_for(self, part: str) -> None:
         """End all if `resources.<part>` has no place beside them on the nodes that are up.
 
         Those that an autoscaler may add may never come, and Ray would wait for them while there is a place to be had.
         """
-        if self._applications and not stays_beside(self._config, part, live()):
+        if self._applications and not fits_with_servers(self._config, part, live_nodes()):
             self.stop()
 
     def url(self, role: str) -> str:

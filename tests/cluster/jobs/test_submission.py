@@ -45,7 +45,7 @@ def test_the_same_run_has_the_same_hash_however_it_is_started(tree: Path) -> Non
     assert len(same) == 12 and same.isalnum()
     for other in (
         submission(run_dir="s3://b/r/"),
-        submission("budget.max_tokens=5", "resources.rows_per_part=8"),
+        submission("budget.max_tokens=5", "resources.rows_per_block=8"),
         submission(job="score", arguments=("--until", "mix")),
     ):
         assert other.run_hash == same
@@ -93,8 +93,8 @@ def test_the_exit_status_is_the_jobs(ended: JobDetails, status: int) -> None:
 
 
 def test_the_command_of_the_job_is_safe_in_a_shell(tree: Path) -> None:
-    given = submission("seed_data.licence=CC BY", run_dir="/shared/a;b", arguments=("--until", "mix"))
-    expected = "python jobs/distill.py c.yaml --set 'seed_data.licence=CC BY' --run-dir '/shared/a;b' --until mix"
+    given = submission("seed_data.license=CC BY", run_dir="/shared/a;b", arguments=("--until", "mix"))
+    expected = "python jobs/distill.py c.yaml --set 'seed_data.license=CC BY' --run-dir '/shared/a;b' --until mix"
     assert given.entrypoint == expected
     there = submission(path=str(tree / "c.yaml"))
     assert there.entrypoint == "python jobs/distill.py c.yaml --run-dir s3://b/r"

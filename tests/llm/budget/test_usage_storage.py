@@ -20,7 +20,7 @@ from tapir_ray.llm.budget.usage import Account, Lease, Meter
 from tapir_ray.llm.client.openai import Client
 from tapir_ray.llm.client.target import Target
 from tapir_ray.llm.roles import Roles
-from tapir_ray.run.row_counter import Tally
+from tapir_ray.run.row_counter import RowCounter
 from tapir_ray.run.tables import Tables
 from tests.llm.endpoint import Choice, running
 
@@ -107,7 +107,7 @@ def test_storage_that_stays_away_ends_the_run_and_says_why(tmp_path: Path, monke
     roles._actor = Local(one)
     monkeypatch.setattr(ray, "get", lambda call: asyncio.run(call))
     run = cast(Tables, SimpleNamespace(progress=None, event=lambda kind, **fields: None))
-    counting = Tally(run, "t", None, 1.0, roles.drained)
+    counting = RowCounter(run, "t", None, 1.0, roles.drained)
     with pytest.raises(StageError, match=r"cannot be written.*503 Slow Down.*start the same command again") as stopped:
         list(counting.counted(iter([{"rows": 0, "failed": 0, "unasked": ROWS, "error": None}])))
     assert stopped.value.exit_status == 1

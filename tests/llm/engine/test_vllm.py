@@ -19,7 +19,7 @@ from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.data.schemas import ID, SCORED, conform
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.vllm import collect, engine_arguments, generate, tokenised
-from tapir_ray.run.answer_log import Kept
+from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
 from tests.train.templates import PROMPTS
@@ -183,7 +183,7 @@ def test_a_started_engine_keeps_every_answer_and_asks_for_none_that_is_kept(ray_
     rows = [{"instruction_id": str(n), "messages": messages, "status": "ok"} for n in range(80)]
     rows[7]["messages"] = [{"role": "user", "content": "two " * 90}]
     folder.mkdir()
-    keep = functools.partial(Kept, str(folder), pafs.LocalFileSystem(), SCORED, ID, 4)
+    keep = functools.partial(AnswerLog, str(folder), pafs.LocalFileSystem(), SCORED, ID, 4)
     keep().write([{**row, "student_response": "said before", "finish_reason": "stop"} for row in rows[30:40]])
 
     table = ray.data.from_arrow(conform(rows, SCORED))

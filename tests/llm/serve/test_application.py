@@ -57,7 +57,7 @@ time.sleep(600)
 
 
 @pytest.fixture
-def served(ray_local: None) -> Iterator[None]:
+def model_servers(ray_local: None) -> Iterator[None]:
     """Serve is shut down afterwards: it would hold its actors in the tests' Ray."""
     yield
     ray_serve.shutdown()

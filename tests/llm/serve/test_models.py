@@ -11,7 +11,7 @@ from tapir_ray.cluster import capacity
 from tapir_ray.cluster.autoscaler import Group
 from tapir_ray.config import parse
 from tapir_ray.llm.serve import models as module
-from tapir_ray.llm.serve.models import Served
+from tapir_ray.llm.serve.models import ModelServers
 
 
 @pytest.mark.parametrize(("up", "ended"), [(1, ["teacher"]), (2, [])])
@@ -34,7 +34,7 @@ def test_a_node_that_may_never_come_is_no_place_beside_training(
             "resources": {"teacher": {"gpus": 1}, "train": {"gpus": 1}},
         }
     )
-    served = Served(config, "run", None)
+    served = ModelServers(config, "run", None)
     served.start()
-    served.make_room("train")
+    served.free_resources_for("train")
     assert stopped == ended

@@ -1,4 +1,4 @@
-"""A training pair as tokens and labels: what of a conversation is in the loss (`train.turns`).
+"""A training pair as tokens and labels: what of a conversation is in the loss (`train.loss_mask`).
 
     encoded = encode(tokenizer, row["messages"], row["response"], config.student, config.train, end)
     encoded.input_ids, encoded.labels          # of one length; a label is its token, or IGNORED
@@ -41,19 +41,19 @@ def encode(
     student: Student,
     train: Train,
     end: list[int],
-    no_loss: Collection[int] | None = None,
+    masked_turns: Collection[int] | None = None,
 ) -> Encoded:
-    """The pair as it is trained on, by `train.turns`, `train.sequence_length` and `train.over_length`.
+    """The pair as it is trained on, by `train.loss_mask`, `train.sequence_length` and `train.over_length`.
 
-    `end` is `end_of_turn(...)` of the tokenizer; `no_loss` are positions of messages that are in no loss in any case.
-    Raises RowRefused.
+    `end` is `end_of_turn(...)` of the tokenizer; `masked_turns` are positions of messages that are in no loss in any
+    case. Raises RowRefused.
     """
     prompt, answer = encode_pair(tokenizer, messages, response, student.chat_template_kwargs, end)
     ids = [*prompt, *answer]
     labels = [IGNORED] * len(prompt) + answer
     earlier: list[tuple[int, int]] | None = []
-    if train.turns == "all":
-        earlier = _earlier_answers(tokenizer, messages, ids, student.chat_template_kwargs, end, no_loss or ())
+    if train.loss_mask == "all":
+        earlier = _earlier_answers(tokenizer, messages, ids, student.chat_template_kwargs, end, masked_turns or ())
     for start, stop in earlier or []:
         labels[start:stop] = ids[start:stop]
     uncut = _tokens(labels)
@@ -68,17 +68,17 @@ def _earlier_answers(
     ids: list[int],
     kwargs: dict[str, Any],
     end: list[int],
-    no_loss: Collection[int],
+    masked_turns: Collection[int],
 ) -> list[tuple[int, int]] | None:
     """(start, stop) in `ids` of the answers among `messages`; None where one of them is not there as it would be alone.
 
-    An answer without text, before the first question, or at a position in `no_loss` is context.
+    An answer without text, before the first question, or at a position in `masked_turns` is context.
     """
     spans = []
     asked = False
     for position, message in enumerate(messages):
         asked = asked or message["role"] == "user"
-        if not asked or position in no_loss or message["role"] != "assistant" or not message["content"].strip():
+        if not asked or position in masked_turns or message["role"] != "assistant" or not message["content"].strip():
             continue
         try:
             prompt, answer = encode_pair(tokenizer, messages[:position], message["content"], kwargs, end)

@@ -22,7 +22,7 @@ from tapir_ray.config import Train
 from tapir_ray.errors import StageError
 from tapir_ray.train.batches import Packed, collate, in_one_row
 from tapir_ray.train.chat import IGNORED
-from tapir_ray.train.isolation import check_kept_apart
+from tapir_ray.train.cross_contamination import check_kept_apart
 from tapir_ray.train.loss import response_loss
 
 VOCABULARY = 97

@@ -9,11 +9,11 @@ import pytest
 from tapir_ray.config import CreateModel, Student, Train
 from tapir_ray.train.chat import IGNORED, encode_pair, encode_prompt, end_of_turn, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
-from tapir_ray.train.turns import Encoded, encode
+from tapir_ray.train.loss_mask import Encoded, encode
 from tests.train.templates import NO_SYSTEM, SEVERAL, SYSTEM, THINKING, USER_LAST
 
 TURNS = [*SYSTEM, *SEVERAL[1:], {"role": "assistant", "content": "It is 8."}, {"role": "user", "content": "And 1 + 1?"}]
-ALL = Train(turns="all")
+ALL = Train(loss_mask="all")
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +113,18 @@ def test_what_is_too_long_is_left_out_or_cut(tokenizer: Any) -> None:
     plain = resolve_template("plain")
     whole = encoded(tokenizer, plain, TURNS)
     length = len(encode_prompt(tokenizer, TURNS[:2], {})) + 3
-    out = encoded(tokenizer, plain, TURNS, Train(turns="all", sequence_length=length))
+    out = encoded(tokenizer, plain, TURNS, Train(loss_mask="all", sequence_length=length))
     assert (out.input_ids, out.labels, out.in_loss, out.uncut) == ([], [], 0, whole.in_loss)
-    cut = encoded(tokenizer, plain, TURNS, Train(turns="all", sequence_length=length, over_length="cut"))
+    cut = encoded(tokenizer, plain, TURNS, Train(loss_mask="all", sequence_length=length, over_length="truncate"))
     assert (cut.input_ids, cut.labels) == (whole.input_ids[:length], whole.labels[:length])
     assert cut.was_cut and (cut.in_loss, cut.uncut) == (3, whole.in_loss)
-    assert encoded(tokenizer, plain, TURNS, Train(sequence_length=length, over_length="cut")).in_loss == 0
+    assert encoded(tokenizer, plain, TURNS, Train(sequence_length=length, over_length="truncate")).in_loss == 0
 
 
 def test_an_answer_of_weight_0_is_in_no_loss(tokenizer: Any) -> None:
     tokenizer.chat_template = resolve_template("plain")
     student, end = Student(model="m"), end_of_turn(tokenizer, {})
-    pair = encode(tokenizer, TURNS, "It is 2.", student, ALL, end, no_loss=[2])
+    pair = encode(tokenizer, TURNS, "It is 2.", student, ALL, end, masked_turns=[2])
     whole = encode(tokenizer, TURNS, "It is 2.", student, ALL, end)
     assert pair.input_ids == whole.input_ids
     assert learnt(tokenizer, pair) == learnt(tokenizer, whole)[1:]
