@@ -30,8 +30,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
 
 from benchmarks.result import show, write
+from tapir_ray.run.layout import checkpoint, round_dir
 from tapir_ray.run.run import Run
-from tapir_ray.steps.context import checkpoint, round_dir
 
 ROOT = Path(__file__).parents[1]
 QUICK = [

@@ -14,9 +14,9 @@ from typing import Any
 
 from tapir_ray.cluster.session import set_environment
 from tapir_ray.config import Config, load
+from tapir_ray.config.credentials import refuse_words
 from tapir_ray.errors import InputError, Stopped, own_error, sentence
-from tapir_ray.security.credentials import refuse_words
-from tapir_ray.security.redaction import redacted
+from tapir_ray.errors.redaction import redacted
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,8 +6,8 @@ for sentence in warnings_about(config): print(sentence)
 from __future__ import annotations
 
 from tapir_ray.config import SIMULATOR, Config, prices
+from tapir_ray.config.data import TASKS
 from tapir_ray.llm.client.check import is_own
-from tapir_ray.simulator.options import TASKS
 
 
 def warnings_about(config: Config) -> list[str]:

@@ -19,6 +19,7 @@ from tapir_ray.cluster.interrupt import watched
 from tapir_ray.cluster.session import session, stopped_by_signals
 from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
 from tapir_ray.config import Config, Simulator, changed
+from tapir_ray.config.data import RECORDED, TASKS
 from tapir_ray.config.registry import resolve
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
@@ -30,18 +31,18 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.methods.regenerate import regenerate as make_anew
 from tapir_ray.methods.tapir import STAGES, distill
-from tapir_ray.report.card import print_made
+from tapir_ray.report.dataset import print_made
 from tapir_ray.report.summary import print_table, summarise, summarise_stopped
 from tapir_ray.run.attempts import latest, owned
 from tapir_ray.run.fork import fork
+from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.metrics import SHOW_S, Metrics
 from tapir_ray.run.model_store import written
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.retry import retry_failed
 from tapir_ray.run.run import Run
 from tapir_ray.simulator import Options, running, write_seed
-from tapir_ray.simulator.options import RECORDED, TASKS
-from tapir_ray.steps.context import ROUND_EVENTS, Context, checkpoint
+from tapir_ray.steps.context import ROUND_EVENTS, Context
 from tapir_ray.steps.import_rows import import_rows, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.train.attention import check_here, check_on_worker

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tapir_ray.cluster.capacity import possible_nodes, shortage, stopped_by_lost_nodes
 from tapir_ray.cluster.interrupt import interruptible
+from tapir_ray.cluster.private_folder import private_folder
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
-from tapir_ray.security.private_folder import private_folder
 
 SOCKET_PATH_LIMIT = 107
 """Bytes that the path of a Unix socket may have."""

@@ -107,10 +107,14 @@ class Holdout(Section):
     and the last round is the result."""
 
 
+TASKS, RECORDED = "tasks", "recorded"
+"""Scenarios of the simulator."""
+
+
 class Simulator(Section):
     """A simulated teacher and judge that this run starts on loopback (`tapir simulate` starts one by hand)."""
 
-    scenario: str = "tasks"
+    scenario: str = TASKS
     """`tasks`, or `recorded`: the rows of `seed_data.path` beyond `seed_data.limit`."""
     path: str | None = None
     """Another file of recorded pairs for `recorded`."""

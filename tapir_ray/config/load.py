@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.contradictions import refuse_contradictions, without_generated_seed
+from tapir_ray.config.credentials import refuse_secrets
 from tapir_ray.config.renamed import RENAMED
 from tapir_ray.config.section import Section
 from tapir_ray.config.yaml_files import Read, read_yaml
 from tapir_ray.errors import InputError
-from tapir_ray.security.credentials import refuse_secrets
 
 SECRETIVE = (("base_url",), ("api_key_env",))
 """Keys whose wrong value may be a secret that no pattern knows, and is not repeated."""

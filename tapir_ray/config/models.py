@@ -12,7 +12,7 @@ from tapir_ray.config import prices
 from tapir_ray.config.price import Price
 from tapir_ray.config.section import Count, Section, Share, default_of
 from tapir_ray.data.thoughts import DEFAULT_MARKS
-from tapir_ray.security.redaction import looks_like_a_key, secret_of
+from tapir_ray.errors.redaction import looks_like_a_key, secret_of
 
 SIMULATOR = "simulator"
 """The `base_url` that names the simulator of the config."""

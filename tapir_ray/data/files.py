@@ -14,16 +14,16 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from tapir_ray.config import SeedData
 from tapir_ray.data.file_names import COMPRESSED, KINDS, READ, TRAIN, Use, chosen, is_held_out, kind_of, named, split_of
+from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.data.storage import is_remote, uri_in
 from tapir_ray.errors import InputError
-from tapir_ray.security.credentials import refuse_secret
 
 FILE_SUFFIXES = (*KINDS, *COMPRESSED, ".csv", ".tsv", ".txt", ".zip", ".xz", ".tar", ".arrow", ".yaml", ".xlsx")
 """A path that ends so is a file, never a hub id."""
@@ -98,7 +98,18 @@ def find(path: str, key: str, use: Use = "train", split: str | None = None, revi
     return _of_folder(path, where, entries, hidden, use, split)
 
 
-def find_seed(seed_data: SeedData) -> Found:
+class SeedSource(Protocol):
+    """Where seed data is read from: `SeedData` of the config."""
+
+    @property
+    def path(self) -> str | None: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def revision(self) -> str | None: ...
+
+
+def find_seed(seed_data: SeedSource) -> Found:
     """The files of the seed data. Raises InputError as `find` does."""
     return find(seed_data.path or "", "seed_data.path", "train", seed_data.split, seed_data.revision)
 

@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from tapir_ray.data import atomic_files, conditional_writes
+from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.errors import InputError
-from tapir_ray.security.credentials import refuse_secret
 
 ABSENT = "is treated as absent"
 """What becomes of an empty or torn file, as a message says it."""

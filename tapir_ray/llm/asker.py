@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 
 from tapir_ray.data import schemas
+from tapir_ray.errors.redaction import redacted
 from tapir_ray.llm.budget import usage
 from tapir_ray.llm.client.batch import BatchClient
 from tapir_ray.llm.client.cache import Cache
 from tapir_ray.llm.client.openai import Client, slots
 from tapir_ray.llm.client.target import Target
-from tapir_ray.security.redaction import redacted
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]

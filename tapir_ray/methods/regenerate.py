@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tapir_ray.run import layout
 from tapir_ray.steps import dataset, reanswer
 from tapir_ray.steps.clean import CLEAN, clean
 from tapir_ray.steps.context import Context
@@ -28,7 +29,7 @@ def regenerate(context: Context) -> dict[str, Any]:
         shards, tables = cut_table(context.run, CLEAN, settings.shards.rows), [CLEAN]
     if settings.does("classify"):
         shards = reanswer.label_shards(context, shards)
-        tables = [f"{shard.name}/{reanswer.LABELLED}" for shard in shards]
+        tables = [f"{shard.name}/{layout.LABELLED}" for shard in shards]
     chosen = balance(context, tables)  # how many of each task, and by hash which
     reanswer.reanswer(context, shards, chosen)  # answered, rewritten, and the better answer kept
     return dataset.publish(context, shards)

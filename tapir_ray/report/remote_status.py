@@ -11,9 +11,9 @@ from typing import Any
 
 from tapir_ray.cluster.jobs.follow import connect, listed, works_on
 from tapir_ray.cluster.jobs.remote_query import Errand
+from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
-from tapir_ray.security.credentials import refuse_secret
 
 
 def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from tapir_ray.errors import InputError, Stopped
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.roles import accounts_of
+from tapir_ray.run import layout
 from tapir_ray.run.attempts import Owner, owner
+from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.lineage import INGESTED
 from tapir_ray.run.run import Run
-from tapir_ray.steps.context import ROUND_EVENTS, checkpoint
-from tapir_ray.steps.reanswer import RENEWED
+from tapir_ray.steps.context import ROUND_EVENTS
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 KILLED = "killed"
@@ -70,7 +71,7 @@ def shards_of(run: Run, settings: Regenerate) -> dict[str, int | None]:
     """How many shards of a regeneration are finished, and `all` there are; None before its rows are read and
     cleaned."""
     cleaned = run.done(INGESTED)
-    finished = [name for name in run.children("shards") if run.done(f"shards/{name}/{RENEWED}")]
+    finished = [name for name in run.children("shards") if run.done(f"shards/{name}/{layout.REGENERATED}")]
     return {"finished": len(finished), "all": None if cleaned is None else -(-cleaned.rows // settings.shards.rows)}
 
 

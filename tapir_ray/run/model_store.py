@@ -23,11 +23,11 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from filelock import FileLock
 
+from tapir_ray.cluster.private_folder import PRIVATE, private_folder, trusted
 from tapir_ray.data.atomic_files import writing
 from tapir_ray.data.storage import Storage, is_remote
 from tapir_ray.errors import InputError
 from tapir_ray.run import table_removal
-from tapir_ray.security.private_folder import PRIVATE, private_folder, trusted
 
 FOLDER = "TAPIR_MODELS"
 """Environment variable: where the copies lie; unset, in the user's private folder for temporary files."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from tapir_ray.config import Config
 from tapir_ray.data.schemas import DRAW, FAILED, ID, SOURCE_AND_ID
+from tapir_ray.run import layout
 from tapir_ray.run.blocks import Key
 from tapir_ray.run.lineage import following
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.resume import unpublish
 from tapir_ray.run.run import Run
-from tapir_ray.steps.dataset import DATA
-from tapir_ray.steps.reanswer import LABELLED, RENEWED
 
 
 def retry_failed(run: Run, config: Config) -> dict[str, int]:
@@ -50,11 +49,11 @@ def _retry_shards(run: Run) -> dict[str, int]:
     retried: dict[str, int] = {}
     for shard in run.children("shards"):
         # What follows first, as above; a row that got no label is a failed row of both tables.
-        for table in (f"shards/{shard}/{RENEWED}", f"shards/{shard}/{LABELLED}"):
+        for table in (f"shards/{shard}/{layout.REGENERATED}", f"shards/{shard}/{layout.LABELLED}"):
             manifest = run.done(table)
             if manifest is None or not manifest.count(FAILED):
                 continue
-            if run.exists(data := f"{DATA}/{shard}.parquet"):
+            if run.exists(data := f"{layout.DATASET_ROWS}/{shard}.parquet"):
                 run.fs.delete_file(run.path(data))
             retried[table] = manifest.count(FAILED)
             unpublish(run.path(table), run.fs, manifest.files, SOURCE_AND_ID, MANIFEST)

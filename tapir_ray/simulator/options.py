@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TASKS, RECORDED = "tasks", "recorded"
+from tapir_ray.config.data import TASKS
 
 
 def flag(field: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from rapidfuzz.distance import LCSseq
 
 from tapir_ray.config import Curriculum
+from tapir_ray.config.data import RECORDED
 from tapir_ray.curriculum.tasks import OTHERS, load
 from tapir_ray.data.columns import Mapped
 from tapir_ray.data.files import find
@@ -26,7 +27,7 @@ from tapir_ray.data.words import piece_ends, units
 from tapir_ray.errors import InputError
 from tapir_ray.simulator import requests
 from tapir_ray.simulator.judging import scores, verdict
-from tapir_ray.simulator.options import RECORDED, Options
+from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
 
 TURN = re.compile(r"\n\n\[user\]\n")

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO
 
 from aiohttp import web
 
+from tapir_ray.config.data import TASKS
 from tapir_ray.data.schemas import prompt_hash
 from tapir_ray.data.words import piece_ends
 from tapir_ray.errors import InputError
@@ -36,7 +37,7 @@ from tapir_ray.simulator.faults import (
     Faults,
     Window,
 )
-from tapir_ray.simulator.options import TASKS, Options
+from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.recorded import Recorded
 from tapir_ray.simulator.requests import BadRequest, Request, read
 from tapir_ray.simulator.tasks import Tasks

@@ -99,13 +99,3 @@ ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")
 
 PLAIN_TEXT = "plain_text"
 """Event of a role whose endpoint refuses a `response_format`."""
-
-
-def round_dir(round_number: int) -> str:
-    """Folder of a round inside the run; round 0 is the seed data and the initial SFT."""
-    return "seed" if round_number == 0 else f"rounds/{round_number:02d}"
-
-
-def checkpoint(round_number: int) -> str:
-    """Folder of the student after a round."""
-    return f"checkpoints/{round_number:02d}"

@@ -18,8 +18,9 @@ from tapir_ray.data.formats import parse_evaluation
 from tapir_ray.data.ngrams import DEFAULT_WORDS, NO_BOILERPLATE, Boilerplate
 from tapir_ray.data.schemas import HOLDOUT, OK, with_columns
 from tapir_ray.errors import InputError
+from tapir_ray.run.layout import round_dir
 from tapir_ray.steps import seed
-from tapir_ray.steps.context import Context, round_dir
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.files_left_out import files as files_of
 from tapir_ray.transforms.boilerplate import common_ngrams, share_of
 from tapir_ray.transforms.filter import contamination_index, mark_contaminated, seed_bands

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.data.schemas import HOLDOUT, ID, OK, SCORED, conform, pair_id
+from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.run import Run
 from tapir_ray.steps.answer import answer_and_judge, answering
-from tapir_ray.steps.context import ON_HOLDOUT, Context, checkpoint
+from tapir_ray.steps.context import ON_HOLDOUT, Context
 from tapir_ray.steps.holdout_scores import NO_TASK, TABLE, reported_score
 from tapir_ray.steps.train import student_after
 from tapir_ray.train.loop import RESULT_FILE

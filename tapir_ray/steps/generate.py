@@ -9,9 +9,10 @@ from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.data.schemas import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
+from tapir_ray.run.layout import round_dir
 from tapir_ray.steps import classifier, decontaminate, shares
 from tapir_ray.steps.contamination_list import list_contamination
-from tapir_ray.steps.context import Context, round_dir
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.classify import classify

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from tapir_ray.data.schemas import HOLDOUT, OK, order_key
+from tapir_ray.run.layout import round_dir
 from tapir_ray.run.run import Run
-from tapir_ray.steps.context import round_dir
 
 TABLE = "evaluation/holdout"
 NO_TASK = "(no task)"

@@ -10,7 +10,8 @@ from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.data.schemas import OK, TRAINING, conform, pair_id, with_columns
-from tapir_ray.steps.context import MIXED, Context, round_dir
+from tapir_ray.run.layout import round_dir
+from tapir_ray.steps.context import MIXED, Context
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.steps.train import student_after
 from tapir_ray.transforms.count_tokens import count_tokens

@@ -11,6 +11,7 @@ import ray.data
 
 from tapir_ray.curriculum.sampling import Cutoffs
 from tapir_ray.data.schemas import FAILED, INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
+from tapir_ray.run import layout
 from tapir_ray.run.sharded_tables import SHARD, ShardedTables
 from tapir_ray.steps import classifier, rebalance
 from tapir_ray.steps.context import Context
@@ -18,7 +19,7 @@ from tapir_ray.steps.shards import Shard, groups, own_table, read
 from tapir_ray.transforms.prefer import prefer
 from tapir_ray.transforms.respond import respond
 
-LABELLED, RENEWED = "labelled", "regenerated"
+layout.LABELLED, layout.REGENERATED = "labelled", "regenerated"
 REGENERATED = pa.schema(
     [
         *INSTRUCTIONS,
@@ -40,15 +41,15 @@ def label_shards(context: Context, shards: Sequence[Shard]) -> list[Shard]:
 
     config, run = context.config, context.run
     with_shard = pa.schema([*INSTRUCTIONS, SHARD])
-    with context.stage("classify", 0), _shown(context, shards, LABELLED, "classify") as live:
-        for tables, rows in _unfinished(context, live, LABELLED):
+    with context.stage("classify", 0), _shown(context, shards, layout.LABELLED, "classify") as live:
+        for tables, rows in _unfinished(context, live, layout.LABELLED):
             if config.classify.by == "deberta":
                 rows = classify(rows, classifier.model(context), config)
             else:
                 rows = label(rows, config, context.roles, list(context.taxonomy.labels), with_shard)
             _write(context, tables, rows, INSTRUCTIONS, asks=True)
     with context.progress.stage("look into the labelled shards"):
-        return [own_table(run, shard, LABELLED) for shard in shards]
+        return [own_table(run, shard, layout.LABELLED) for shard in shards]
 
 
 def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) -> None:
@@ -62,8 +63,8 @@ def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) 
     replaces, rewrites = config.seed_data.responses == "replace", settings.does("rewrite")
     styles: Mapping[str, str] = context.taxonomy.styles if rewrites else {}
     with_shard = pa.schema([*REGENERATED, SHARD])
-    with context.stage("reanswer", 0), _shown(context, shards, RENEWED, "reanswer") as live:
-        for tables, rows in _unfinished(context, live, RENEWED):
+    with context.stage("reanswer", 0), _shown(context, shards, layout.REGENERATED, "reanswer") as live:
+        for tables, rows in _unfinished(context, live, layout.REGENERATED):
             if chosen is not None:
                 rows = context.map(rows, rebalance.mark_rest, chosen=chosen)
             rows = context.map(rows, set_aside, replaces=replaces, styled=list(styles))
@@ -108,10 +109,12 @@ def _unfinished(context: Context, live: Sequence[Shard], name: str) -> Iterator[
     """
     run, settings, cpus = context.run, context.config.regenerate, context.transform_cpus
     assert settings is not None
-    labelled = name == RENEWED and settings.does("classify")
+    labelled = name == layout.REGENERATED and settings.does("classify")
     begun = {shard.name for shard in live if run.exists(f"{shard.name}/{name}")}
     for group in groups(live, settings.shards.at_once):
-        carried = {shard.name: run.manifest(f"{shard.name}/{LABELLED}").count(FAILED) for shard in group if labelled}
+        carried = {
+            shard.name: run.manifest(f"{shard.name}/{layout.LABELLED}").count(FAILED) for shard in group if labelled
+        }
         with context.progress.stage(f"open {group[0].name} to {group[-1].name}"):
             tables = ShardedTables(run, name, {shard.name: shard.rows for shard in group}, SOURCE_AND_ID, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)

@@ -14,8 +14,9 @@ from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.curriculum.stats import NEEDED, OPTIONAL, score_stats
 from tapir_ray.data.schemas import HOLDOUT, ID, OK, SCORED, conform, with_columns
+from tapir_ray.run.layout import round_dir
 from tapir_ray.steps.answer import answer_and_judge, answering
-from tapir_ray.steps.context import PLANNED, Context, round_dir
+from tapir_ray.steps.context import PLANNED, Context
 from tapir_ray.steps.evaluate import note_holdout
 from tapir_ray.steps.train import student_after
 

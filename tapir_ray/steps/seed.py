@@ -16,6 +16,7 @@ from tapir_ray.data.readers import Unreadable
 from tapir_ray.data.schemas import OK, marked
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
+from tapir_ray.run.run import Run
 from tapir_ray.steps import files_left_out
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.column_notes import ColumnNotes, counted, no_response, refuse_missing
@@ -158,3 +159,9 @@ def _ok_rows(context: Context, table: str, column: str) -> Iterator[dict[str, An
 def filter_unanswered(batch: pa.Table) -> pa.Table:
     """Rows without an answer cannot be kept as they are: `no_response`."""
     return marked(batch, pc.is_null(batch["response"]), "no_response")
+
+
+def unused_columns(run: Run) -> dict[str, int]:
+    """Columns of the seed data with text that nothing uses, with the rows that have them."""
+    found = [event["columns"] for event in run.events(UNUSED)]
+    return found[-1] if found else {}

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 from tapir_ray.data.schemas import HOLDOUT, OK, SEED, TRAINING, pair_id
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.run.attempts import check_owner
+from tapir_ray.run.layout import checkpoint, round_dir
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.model_store import written
 from tapir_ray.run.run import Run
 from tapir_ray.steps import tokenizer_texts
-from tapir_ray.steps.context import Context, checkpoint, round_dir
+from tapir_ray.steps.context import Context
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.student import train_student

@@ -15,8 +15,8 @@ from tapir_ray.cli import run as launch
 from tapir_ray.cli.check_cluster import HERE
 from tapir_ray.config import load
 from tapir_ray.errors import InputError, Stopped
+from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.run import Run
-from tapir_ray.steps.context import checkpoint
 from tests.runs import ROOT
 
 SCRIPTS = sorted((ROOT / "jobs").glob("*.py"))

@@ -10,8 +10,8 @@ from rich.table import Table
 from tapir_ray.config import Curriculum
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.errors import InputError
-from tapir_ray.report.card import _table
 from tapir_ray.report.console import console
+from tapir_ray.steps.dataset_card import _table
 
 NAMES = ["[red]", "[/]", "[/red]", ":bug:", "<b>", "[link=x]y[/link]"]
 

@@ -22,8 +22,9 @@ from tapir_ray.llm.roles import accounts_of
 from tapir_ray.report.status import DONE, FAILED, KILLED, NOT_STARTED, RUNNING, STOPPED, status
 from tapir_ray.run import attempts
 from tapir_ray.run.attempts import owned
+from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.progress import Progress
-from tapir_ray.steps.context import Context, checkpoint
+from tapir_ray.steps.context import Context
 from tests.steps.contexts import context_for, write
 
 PRICED = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None, "price": {"input": 1.0, "output": 10.0}}

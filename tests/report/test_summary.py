@@ -10,7 +10,8 @@ import pytest
 
 from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
 from tapir_ray.report.summary import print_table, summarise
-from tapir_ray.steps.context import Context, checkpoint
+from tapir_ray.run.layout import checkpoint
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.holdout_scores import selects
 from tapir_ray.steps.train import HELD_PACKED
 from tapir_ray.train.loop import RESULT_FILE

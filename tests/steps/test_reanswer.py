@@ -13,10 +13,11 @@ from tapir_ray.config import SeedData
 from tapir_ray.data.formats import parse
 from tapir_ray.data.schemas import INSTRUCTIONS, conform, instruction_id
 from tapir_ray.errors import StageError
+from tapir_ray.run import layout
 from tapir_ray.steps import dataset
 from tapir_ray.steps.clean import READ
 from tapir_ray.steps.dataset import export_shard
-from tapir_ray.steps.reanswer import REGENERATED, RENEWED, reanswer, set_aside
+from tapir_ray.steps.reanswer import REGENERATED, reanswer, set_aside
 from tapir_ray.steps.shards import Shard, Span, cut_table
 from tests.steps.contexts import context_for, rows_of, write
 
@@ -83,9 +84,9 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
 def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, tmp_path: Path) -> None:
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}]))
     rows = conform([row("1", response="a"), row("2", response="b")], REGENERATED)
-    for table in (READ, f"shards/00000/{RENEWED}"):
+    for table in (READ, f"shards/00000/{layout.REGENERATED}"):
         context.run.write_rows(table, rows)
-    (file,) = context.run.files(f"shards/00000/{RENEWED}")
+    (file,) = context.run.files(f"shards/00000/{layout.REGENERATED}")
     Path(file).write_bytes(b"cut short")
     with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; mend that") as error:
         dataset.publish(context, [Shard("shards/00000", (Span(file, 0, 2),))])

@@ -163,7 +163,9 @@ def test_the_holdout_is_no_row_that_a_filter_saw(tmp_path: Path) -> None:
         *rows[90:],
     ]
     context.run.write_rows("seed/ingested", conform(marked, INSTRUCTIONS))
-    found = shares.judge(context, "seed/ingested", before="seed/read", contaminated="seed/contamination", error=InputError)
+    found = shares.judge(
+        context, "seed/ingested", before="seed/read", contaminated="seed/contamination", error=InputError
+    )
     assert found == {"contamination_holdout": 0.75}
 
 

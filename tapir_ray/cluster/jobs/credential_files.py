@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
-from tapir_ray.security.redaction import holds_key
+from tapir_ray.errors.redaction import holds_key
 
 NAMES = (
     # environment files

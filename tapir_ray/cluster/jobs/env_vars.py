@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tapir_ray.errors import InputError
-from tapir_ray.security.redaction import looks_like_a_key
+from tapir_ray.errors.redaction import looks_like_a_key
 
 FILE = ".tapir_forwarded.json"
 """In the working folder of the job and of its workers."""

@@ -26,10 +26,11 @@ from tapir_ray.cluster.jobs.env_vars import FILE, HOOK, named
 from tapir_ray.cluster.jobs.follow import POLL_S, connect, follow, listed, works_on
 from tapir_ray.cluster.jobs.package import files_of, left_out, pack
 from tapir_ray.config import Config
+from tapir_ray.config.credentials import refuse_words
+from tapir_ray.config.data import RECORDED, TASKS
+from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError, StageError, Stopped, last_line
-from tapir_ray.security.credentials import refuse_secret, refuse_words
-from tapir_ray.simulator.options import RECORDED, TASKS
 
 FOLDER = "jobs"
 NAME = "tapir_job"

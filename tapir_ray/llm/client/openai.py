@@ -25,13 +25,13 @@ import openai
 
 from tapir_ray.config import Price, Sampling
 from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, FILTERED, Message
+from tapir_ray.errors.redaction import redacted
 from tapir_ray.llm.budget.usage import Count, Meter
 from tapir_ray.llm.client.concurrency import InFlight
 from tapir_ray.llm.client.faults import is_policy
 from tapir_ray.llm.client.reply import REFUSED, Reply, Understood, understand
 from tapir_ray.llm.client.request import request_body, request_key, worst_case
 from tapir_ray.llm.client.target import Target
-from tapir_ray.security.redaction import redacted
 
 if TYPE_CHECKING:
     from tapir_ray.llm.client.cache import Cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tapir_ray.config import Endpoint
-from tapir_ray.security.redaction import remember
+from tapir_ray.errors.redaction import remember
 
 
 class Secret:

@@ -1,4 +1,4 @@
-"""The card of a regenerated dataset: `README.md` with the YAML front matter that the hub reads, and a table at the end.
+"""The card of a regenerated dataset: `README.md` with the YAML front matter that the hub reads.
 
 count = counts(run.manifest("seed/read").rows, manifests)
 text = card(config, Report(count, held, usage, versions))
@@ -10,18 +10,15 @@ import html
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
-from rich.table import Table
 
 from tapir_ray.config import Config
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.data.schemas import FAILED, FILTERED, OK
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import StageError
-from tapir_ray.report.console import console
-from tapir_ray.report.summary import usage_table
 from tapir_ray.run.manifest import Manifest
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
@@ -88,7 +85,7 @@ def card(config: Config, report: Report) -> str:
         "`messages` is the whole conversation, its last turn the answer. Where there were two answers `other_response` "
         "is the one that was left out: that of the source, or if `preferred` says `old` that of the teacher.",
         "## Rows",
-        _table(("rows", "number"), [("read", found.rows), ("in this dataset", found.ok), *_left_out(found)]),
+        _table(("rows", "number"), [("read", found.rows), ("in this dataset", found.ok), *left_out(found)]),
         *(f"## By {title}\n\n{_table((title, 'rows'), sorted(values.items()))}" for title, values in _held(report)),
         "## Made with",
         _table(("package", "version"), report.versions.items()),
@@ -121,19 +118,6 @@ def summary(config: Config, report: Report, shards: int, dataset: str) -> dict[s
     }
 
 
-def print_made(made: dict[str, Any], file: TextIO) -> None:
-    """The end of a regeneration for a person: what became of the rows, what was asked, and where the dataset is."""
-    out = console(file)
-    rows = Table("rows", title=f"{made['name']}: {made['rows']:,} rows read, in {made['shards']} shards")
-    rows.add_column("number", justify="right")
-    found = Counts(made["rows"], made["ok"], made["filtered"], made["failed"])
-    for name, count in [("in the dataset", found.ok), *_left_out(found)]:
-        rows.add_row(name, f"{count:,}")
-    out.print(rows)
-    out.print(usage_table(made["usage"]))
-    out.print(f"dataset: {made['dataset']}", soft_wrap=True)
-
-
 def size_category(rows: int) -> str:
     """The hub's name for a size: `n<1K`, `1K<n<10K` …"""
     return SIZES[min(len(SIZES) - 1, max(0, len(str(rows)) - 3))]
@@ -145,7 +129,7 @@ def _source(config: Config) -> str:
     return path if path.count("/") == 1 and not path.startswith("/") else path.rpartition("/")[2]
 
 
-def _left_out(found: Counts) -> list[tuple[str, int]]:
+def left_out(found: Counts) -> list[tuple[str, int]]:
     reasons = [(f"filtered: {reason}", count) for reason, count in found.filtered.items()]
     return reasons + [(f"failed: {reason}", count) for reason, count in found.failed.items()]
 

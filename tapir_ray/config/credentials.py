@@ -1,6 +1,5 @@
-"""Keys are refused in configs, URIs and command lines, where files and messages would show them.
+"""Keys are refused in configs and command lines, where files and messages would show them.
 
-refuse_secret("s3://id:key@bucket/runs/a")        # InputError, which does not repeat it
 refuse_secrets(content)                           # of a whole config, naming the key that holds one
 refuse_words(sys.argv[1:])
 """
@@ -13,26 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 from tapir_ray.config.yaml_files import read_yaml
+from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.errors import InputError
-from tapir_ray.security.redaction import BEARER, SCHEME, URI, holds_key, is_key, names_a_key, secret_of
+from tapir_ray.errors.redaction import BEARER, holds_key, is_key, names_a_key
 
-_FOR_HTTP = (
-    "name a variable in api_key_env, or copy rows and models to storage that takes its keys from the environment"
-)
-_FOR_HEAD = 'set RAY_JOB_HEADERS instead, such as \'{"Authorization": "Basic …"}\''
 _INSTEAD = "set an environment variable instead, and name it in api_key_env"
-
-
-def refuse_secret(uri: str, what: str = "") -> None:
-    """Raises InputError for a URI with a user, a password or a key, which files and messages would show.
-
-    `a.b=URI` is one too. `what` names the key or option that holds it.
-    """
-    for place in (*URI.findall(uri), uri):
-        if found := secret_of(place):
-            scheme = SCHEME.search(place)
-            assert scheme is not None
-            raise InputError(f"{f'{what}: ' if what else ''}a URI of {scheme[0]} holds {_held(scheme[1], found, what)}")
 
 
 def refuse_words(words: Sequence[str]) -> None:
@@ -76,13 +60,6 @@ def refuse_secrets(content: Any, place: str = "") -> None:
         named = names_a_key(name) and not (name.lower().endswith("token") and value[0] in "<[|")
         if named or BEARER.match(value) or is_key(value) or holds_key(value):
             raise InputError(f"{key} holds a key, which files of the run would show: {_INSTEAD}")
-
-
-def _held(scheme: str, found: str, what: str) -> str:
-    if scheme.lower() in ("http", "https"):
-        advice = _FOR_HEAD if what == "--address" else _FOR_HTTP
-        return f"{found}, which files and messages would show; {advice}"
-    return "a key; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead"
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:

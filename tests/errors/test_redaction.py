@@ -11,10 +11,10 @@ import pytest
 from tapir_ray import errors
 from tapir_ray.config import Endpoint
 from tapir_ray.errors import InputError, StageError, last_line
+from tapir_ray.errors.redaction import looks_like_a_key, names_a_key, redacted, secret_of
 from tapir_ray.llm.budget.usage import Meter
 from tapir_ray.llm.client.openai import Client
 from tapir_ray.llm.client.target import Secret, Target
-from tapir_ray.security.redaction import looks_like_a_key, names_a_key, redacted, secret_of
 
 KEY = "planted1A7c9e5f2d4b6a8"
 

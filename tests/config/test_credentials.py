@@ -14,9 +14,10 @@ import yaml
 from tapir_ray import cli
 from tapir_ray.cluster.jobs.env_vars import named
 from tapir_ray.config import Config, load, parse
+from tapir_ray.config.credentials import refuse_secrets, refuse_words
+from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.errors import InputError
 from tapir_ray.run import attempts
-from tapir_ray.security.credentials import refuse_secret, refuse_secrets, refuse_words
 from tests.runs import ROOT
 
 KEY = "planted1A7c9e5f2d4b6a8"

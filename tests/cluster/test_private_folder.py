@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tapir_ray.cluster import private_folder
+from tapir_ray.cluster.private_folder import trusted
 from tapir_ray.cluster.session import SOCKET, close_libraries, ray_folder
 from tapir_ray.errors import InputError
 from tapir_ray.run import model_store
-from tapir_ray.security import private_folder
-from tapir_ray.security.private_folder import trusted
 
 NAME = f"tapir-{os.geteuid()}"
 

@@ -7,8 +7,8 @@ import yaml
 
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError
-from tapir_ray.report.card import Report, card, counts, size_category
 from tapir_ray.run.manifest import Manifest
+from tapir_ray.steps.dataset_card import Report, card, counts, size_category
 
 CONFIG = parse(
     {

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from tapir_ray.security.redaction import redacted
+from tapir_ray.errors.redaction import redacted
 
 RAYS_ADVICE = "\nFailed to apply UDF transform"
 """What Ray Data adds to the text of an error in a pipeline, from here on, is of no use to a user."""

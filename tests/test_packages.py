@@ -1,0 +1,48 @@
+"""The packages of `tapir_ray`: few, and in layers. No package imports one that imports it, directly or by others."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import tapir_ray
+
+ROOT = Path(tapir_ray.__file__).parent
+MOST_ENTRIES = 17
+
+
+def package(module: str) -> str:
+    """`run` of `tapir_ray.run.tables`."""
+    return module.split(".")[1]
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of tapir_ray that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "tapir_ray":
+            found |= {f"tapir_ray.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tapir_ray."):
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("tapir_ray.")}
+    return found
+
+
+def test_no_package_imports_one_that_imports_it() -> None:
+    imports: dict[str, set[str]] = defaultdict(set)
+    for file in ROOT.rglob("*.py"):
+        mine = file.relative_to(ROOT).parts[0].removesuffix(".py")
+        imports[mine] |= {package(module) for module in imported(file)} - {mine}
+    assert imports["cli"] and imports["run"]
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        raise AssertionError(f"packages import each other: {' -> '.join(error.args[1])}") from error
+
+
+def test_the_packages_are_few() -> None:
+    entries = [entry.name for entry in ROOT.iterdir() if entry.name != "__pycache__"]
+    assert len(entries) <= MOST_ENTRIES, sorted(entries)
