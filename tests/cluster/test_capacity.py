@@ -98,7 +98,7 @@ def test_a_regeneration_needs_neither_student_nor_training() -> None:
 def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the patience, not at once: a node that comes back in time is as good as the lost one."""
     have = {"CPU": 4.0, "GPU": 0.0}
-    monkeypatch.setattr(module, "room", lambda: [dict(have)])
+    monkeypatch.setattr(module, "possible_nodes", lambda: [dict(have)])
     monkeypatch.setattr(module, "CHECK_S", 0.05)
     config = parse({**SMALL, "resources": {"train": {"cpus": 3}, "lost_node_patience_s": 0.5}})
     with interruptible(), module.stopped_by_lost_nodes(config):
