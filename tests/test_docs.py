@@ -1,0 +1,103 @@
+"""The pages for readers: links resolve, the README stays short, and docs/config.md has every key with its default."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from tapir_ray.config import Config, Endpoint, Judge, Section
+from tapir_ray.config.section import default_of
+from tapir_ray.config.yaml_files import read_yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").glob("*.md")])
+NAMED_IN_WORDS = ("thinking_marks",)
+"""Keys whose default is a list that the page describes."""
+
+
+def outside_code(page: Path) -> str:
+    """The page without fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", outside_code(page), flags=re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", title.replace("`", "")).strip().lower() for title in titles]
+    return {title.replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", outside_code(page)):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in index] == ["README.md"]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def section_of(field: Any) -> type[Section] | None:
+    """The section that a field holds: itself, one that may be left out, or a list of them."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def section_at(path: str) -> type[Section]:
+    found: type[Section] = Config
+    for name in path.split(".") if path else []:
+        below = section_of(found.model_fields[name])
+        assert below is not None, f"docs/config.md has a heading {path}, which is no section"
+        found = below
+    return found
+
+
+def sections(top: type[Section]) -> set[type[Section]]:
+    below = {kind for field in top.model_fields.values() if (kind := section_of(field)) is not None}
+    return {top}.union(*(sections(kind) for kind in below))
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """The default of each key as docs/config.md writes it, by the heading of its table."""
+    found: dict[str, dict[str, str]] = {}
+    for part in (ROOT / "docs/config.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        title, _, text = part.partition("\n")
+        rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", text, flags=re.MULTILINE)
+        found["" if title == "The top" else title] = dict(rows)
+    return found
+
+
+def test_the_page_of_the_config_has_every_key() -> None:
+    pages = documented()
+    assert {section_at(path) for path in pages} == sections(Config)
+    for path, rows in pages.items():
+        section = section_at(path)
+        keys = {key for key, field in section.model_fields.items() if section_of(field) is None}
+        if section is Judge:
+            keys -= Endpoint.model_fields.keys()
+        assert rows.keys() == keys, f"docs/config.md, {path}"
+
+
+@pytest.mark.parametrize("path", documented())
+def test_the_page_of_the_config_has_every_default(path: str) -> None:
+    section = section_at(path)
+    for key, written in documented()[path].items():
+        if key in NAMED_IN_WORDS:
+            continue
+        required = section.model_fields[key].is_required()
+        shown = written.removesuffix(" ◦")
+        assert required == (shown == "required"), f"{path}.{key}"
+        assert required or read_yaml(shown.strip("`"), key).value == default_of(section, key), f"{path}.{key}"
