@@ -142,7 +142,7 @@ def test_what_the_pods_name_is_there() -> None:
         for name in ("kuberay/storage.yaml", *MANIFESTS.values())
         for document in documents(name)
     }
-    documented = (CLUSTER / "README.md").read_text()
+    documented = (CLUSTER.parent / "docs/kubernetes.md").read_text()
     for kind in MANIFESTS:
         for pod in pods(cluster_of(kind)[0]):
             volumes = {volume["name"] for volume in pod["volumes"]}
