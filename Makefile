@@ -1,4 +1,4 @@
-# make setup · make demo · make real · make test · make test-slow · make test-restart · make lint
+# make setup · make demo · make real · make test · make test-all · make lint · make requirements
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ INSTALL := $(if $(filter pip,$(INSTALLER)),$(BIN)/pip install -q,$(UV) pip insta
 PINS := requirements/$(EXTRA).txt
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup requirements demo real test test-all test-restart lint format
+.PHONY: setup requirements demo real test test-all lint format
 
 setup: $(STAMP)
 
@@ -54,14 +54,14 @@ real: setup
 	$(BIN)/tapir run configs/smollm2_recorded.yaml --set student.model="$$($(BIN)/python -m benchmarks.smollm2)" \
 		$(if $(ALPACA),seed_data.path="$(abspath $(ALPACA))")
 
+# Two processes: what uses the tests' Ray is one's, the rest the other's.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-test-slow: setup
-	$(BIN)/python -m pytest -m slow
-
-test-restart: setup
-	$(BIN)/python -m pytest -s -m restart
+test-all: test
+	$(BIN)/python -m pytest -m "slow or restart"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -14,6 +14,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # as tapir_ray.cluster.session does
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # torch on all cores while another process has one of them is many times slower than on one.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Groups the tests for `--dist loadgroup`: those with the tests' Ray in one process, the rest file by file."""
+    for item in items:
+        group = "ray" if "ray_local" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +40,9 @@ def ray_local() -> Iterator[None]:
         include_dashboard=False,
         object_store_memory=512 * 1024**2,
         _temp_dir=folder,
-        log_to_driver=True,
+        log_to_driver=False,
+        # The processes of a pipeline are used by the next one: to start one costs seconds of imports.
+        _system_config={"idle_worker_killing_time_threshold_ms": 300_000},
     )
     yield
     ray.shutdown()

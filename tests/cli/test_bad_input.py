@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 import yaml
 
+from tapir_ray import cli
 from tapir_ray.config import CreateModel
 from tapir_ray.train.create_student import create_student
 
@@ -19,9 +24,8 @@ STUDENT = {"create": {"max_length": 256}, "max_model_len": 256}
 NOWHERE = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
 
 
-def run(
-    tmp_path: Path, rows: list[str] | None = None, verb: str = "run", **changes: object
-) -> subprocess.CompletedProcess[str]:
+def command(tmp_path: Path, rows: list[str] | None = None, verb: str = "run", **changes: object) -> list[str]:
+    """The arguments of `tapir` for a config that is good but for the changes, which it writes with its seed rows."""
     (tmp_path / "seed.jsonl").write_text("\n".join(rows if rows is not None else [json.dumps(GOOD_ROW)] * 3) + "\n")
     config = {
         "name": "bad",
@@ -34,29 +38,36 @@ def run(
         **changes,
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return [verb, str(tmp_path / "config.yaml"), "--run-dir", str(tmp_path / "run")]
+
+
+def run(*arguments: Any, **changes: Any) -> tuple[int, str]:
+    """Exit status and stderr of the command in this process, which may not start Ray."""
+    with redirect_stderr(io.StringIO()) as stderr, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+        status = cli.main(command(*arguments, **changes))
+    return status, stderr.getvalue()
+
+
+def run_process(*arguments: Any, **changes: Any) -> tuple[int, str]:
+    """The same of a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tapir_ray.cli",
-            verb,
-            str(tmp_path / "config.yaml"),
-            "--run-dir",
-            str(tmp_path / "run"),
-        ],
+    done = subprocess.run(
+        [sys.executable, "-m", "tapir_ray.cli", *command(*arguments, **changes)],
         capture_output=True,
         text=True,
         timeout=180,
-        env={**environment, "NO_SUCH_KEY": ""},
+        env=environment,
     )
+    return done.returncode, done.stderr
 
 
-def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert result.returncode == 2, result.stderr[-3000:]
-    lines = [line for line in result.stderr.splitlines() if line.startswith("tapir: ")]
+def refused(ended: tuple[int, str], *words: str) -> None:
+    status, stderr = ended
+    assert status == 2, stderr[-3000:]
+    lines = [line for line in stderr.splitlines() if line.startswith("tapir: ")]
     assert len(lines) == 1
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in stderr
     for word in words:
         assert word in lines[0]
 
@@ -112,22 +123,22 @@ def test_modules_that_the_student_does_not_have(tmp_path: Path) -> None:
     ("rows", "words"),
     [
         ([json.dumps(GOOD_ROW), "{broken"], ("seed.jsonl:2", "skip_malformed")),
-        ([], ("no usable row",)),
+        pytest.param([], ("no usable row",), marks=pytest.mark.slow),
     ],
     ids=["malformed row", "empty seed data"],
 )
 def test_seed_data_that_cannot_be_used(tmp_path: Path, rows: list[str], words: tuple[str, ...]) -> None:
-    refused(run(tmp_path, rows), "seed_data.path", *words)
+    refused(run_process(tmp_path, rows), "seed_data.path", *words)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_broken(tmp_path: Path) -> None:
     (tmp_path / "seed.json").write_text(json.dumps(GOOD_ROW))
-    refused(
-        run(tmp_path, seed_data={"path": str(tmp_path / "seed.json")}), "seed_data.path", "must hold a list of rows"
-    )
+    seed_data = {"path": str(tmp_path / "seed.json")}
+    refused(run_process(tmp_path, seed_data=seed_data), "seed_data.path", "must hold a list of rows")
 
 
 @pytest.mark.slow
 def test_more_than_the_cluster_has(tmp_path: Path) -> None:
-    refused(run(tmp_path, resources={"cpus": 4, "train": {"replicas": 8}}), "resources.train", "8")
-    refused(run(tmp_path, resources={"cpus": 4, "student": {"gpus": 1}}), "resources.student", "GPU")
+    refused(run_process(tmp_path, resources={"cpus": 4, "train": {"replicas": 8}}), "resources.train", "8")
+    refused(run_process(tmp_path, resources={"cpus": 4, "student": {"gpus": 1}}), "resources.student", "GPU")

@@ -20,7 +20,10 @@ def pins(extra: str) -> dict[str, str]:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_every_package_of_the_project_is_pinned_to_a_version_it_allows(extra: str) -> None:
     found = pins(extra)
-    named = [*PROJECT["dependencies"], *(text for key in (extra, "dev") for text in PROJECT["optional-dependencies"][key])]
+    named = [
+        *PROJECT["dependencies"],
+        *(text for key in (extra, "dev") for text in PROJECT["optional-dependencies"][key]),
+    ]
     for requirement in map(Requirement, named):
         version = found[re.sub(r"[-_.]+", "-", requirement.name).lower()]
         assert requirement.specifier.contains(version, prereleases=True), requirement

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from tapir_ray.config import Lora, Student
 from tapir_ray.errors import InputError
 from tapir_ray.train.lora import FOLDER, check_target_modules, with_adapter
-from tests.train.test_student import packed_folder, plain_training, run
+from tests.train.pool import Pool, work_of
+from tests.train.test_student import RATE, TRAIN, packed_folder, plain_training, run
 
 LORA = Lora(rank=4, alpha=8, target_modules=["q_proj", "v_proj", "down_proj"], between_rounds="continue")
 
@@ -62,45 +63,43 @@ def test_the_student_is_its_base_and_the_adapters_product(
     assert "peft" not in (Path(result.checkpoint) / "config.json").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("between_rounds", ["merge", "continue"])
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_the_second_round_goes_on_from_the_first(
-    ray_local: None, model: str, packed: str, tmp_path: Path, between_rounds: str, zero_stage: int
+    pair: Pool, model: str, packed: str, tmp_path: Path, between_rounds: str, zero_stage: int
 ) -> None:
     lora = LORA.model_copy(update={"between_rounds": between_rounds})
-    options: dict[str, Any] = {"lora": lora, "zero_stage": zero_stage, "gradient_checkpointing": zero_stage == 3}
-    first = run(model, packed, tmp_path, "first", **options)
+    changes = {"lora": lora, "zero_stage": zero_stage, "gradient_checkpointing": zero_stage == 3}
+    settings = TRAIN.model_copy(update=changes)
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    losses = pair.train(work_of(model, packed, settings, RATE), first)
     goes_on = between_rounds == "continue"
-    second = run(first.checkpoint, packed, tmp_path, "second", **options, base_model=model if goes_on else None)
-    adapter = Path(first.checkpoint) / FOLDER
-    assert adapter.exists() == (Path(second.checkpoint) / FOLDER).exists() == goes_on
-    merged_losses = plain(first.checkpoint, packed, lora=lora)
+    second_losses = pair.train(work_of(first, packed, settings, RATE, model if goes_on else None), second)
+    adapter = Path(first) / FOLDER
+    assert adapter.exists() == (Path(second) / FOLDER).exists() == goes_on
+    merged_losses = plain(first, packed, lora=lora)
     expected = plain(model, packed, str(adapter), lora) if goes_on else merged_losses
-    assert second.losses == pytest.approx(expected, rel=1e-4)
+    assert second_losses == pytest.approx(expected, rel=1e-4)
     # The guards that this can fail: from scratch the loss begins as it did, and the two ways differ.
-    assert second.first_loss < (first.first_loss + first.last_loss) / 2
+    assert second_losses[0] < (losses[0] + losses[-1]) / 2
     if goes_on:
-        assert second.losses != pytest.approx(merged_losses, rel=1e-4)
+        assert second_losses != pytest.approx(merged_losses, rel=1e-4)
 
-    change_of_both = change(weights(second.checkpoint), weights(model), "self_attn.q_proj")
+    change_of_both = change(weights(second), weights(model), "self_attn.q_proj")
     values = torch.linalg.svdvals(change_of_both)
     rank = int((values > 1e-4 * values[0]).sum())
     assert rank == LORA.rank if goes_on else rank > LORA.rank
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_every_zero_stage_takes_the_steps_of_a_plain_loop(
-    ray_local: None, model: str, packed: str, tmp_path: Path, zero_stage: int
+    pair: Pool, model: str, packed: str, tmp_path: Path, zero_stage: int
 ) -> None:
     lora = Lora(rank=4, alpha=8)
     losses = {}
     for precision in ("float32", "bfloat16"):
-        result = run(model, packed, tmp_path, precision, lora=lora, zero_stage=zero_stage, precision=precision)
-        losses[precision] = result.losses
+        settings = TRAIN.model_copy(update={"lora": lora, "zero_stage": zero_stage, "precision": precision})
+        losses[precision] = pair.train(work_of(model, packed, settings, RATE), str(tmp_path / precision))
     assert losses["float32"] == pytest.approx(plain(model, packed, lora=lora), rel=1e-4)
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
 

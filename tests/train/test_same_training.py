@@ -13,10 +13,8 @@ from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.loop import learning_rate_at
 from tapir_ray.train.loss import response_loss
-from tapir_ray.train.student import TrainResult
-from tests.train.test_student import FS, TRAIN, packed_folder, run
-
-pytestmark = pytest.mark.slow
+from tests.train.pool import Pool, work_of
+from tests.train.test_student import FS, TRAIN, packed_folder
 
 STEPS, GLOBAL_BATCH, RATE = 20, 8, 3e-3
 SEQUENCES = STEPS * GLOBAL_BATCH - 3
@@ -68,15 +66,10 @@ def expected(plain: tuple[list[float], Weights, Weights]) -> list[float]:
     return plain[0]
 
 
-def train(model: str, packed: str, folder: Path, **changes: Any) -> TrainResult:
-    settings = {
-        "global_batch_size": GLOBAL_BATCH,
-        "micro_batch_size": 4,
-        "learning_rate": RATE,
-        "weight_decay": 0.1,
-        **changes,
-    }
-    return run(model, packed, folder, "same", **settings)
+def train(pool: Pool, model: str, packed: str, folder: Path, **changes: Any) -> list[float]:
+    """The losses; the student is written to `folder/student`."""
+    settings = {"global_batch_size": GLOBAL_BATCH, "micro_batch_size": 4, "weight_decay": 0.1, **changes}
+    return pool.train(work_of(model, packed, TRAIN.model_copy(update=settings), RATE), str(folder / "student"))
 
 
 def largest_difference(losses: list[float], expected: list[float]) -> float:
@@ -86,19 +79,26 @@ def largest_difference(losses: list[float], expected: list[float]) -> float:
 
 @pytest.mark.parametrize(("workers", "micro_batch_size"), [(1, 8), (2, 4), (2, 2)])
 def test_workers_and_accumulation_do_not_change_the_steps(
-    ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, workers: int, micro_batch_size: int
+    alone: Pool,
+    pair: Pool,
+    model: str,
+    packed: str,
+    expected: list[float],
+    tmp_path: Path,
+    workers: int,
+    micro_batch_size: int,
 ) -> None:
-    result = train(model, packed, tmp_path, workers=workers, micro_batch_size=micro_batch_size)
-    assert largest_difference(result.losses, expected) < EXACT
+    losses = train(alone if workers == 1 else pair, model, packed, tmp_path, micro_batch_size=micro_batch_size)
+    assert largest_difference(losses, expected) < EXACT
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_accumulation_in_bfloat16_does_not_change_the_steps(
-    ray_local: None, model: str, packed: str, expected: list[float], tmp_path: Path, zero_stage: int
+    pair: Pool, model: str, packed: str, expected: list[float], tmp_path: Path, zero_stage: int
 ) -> None:
     """DeepSpeed adds up in 32 bits what the workers exchanged, in other code than float32's or a single batch's."""
-    result = train(model, packed, tmp_path, zero_stage=zero_stage, precision="bfloat16", micro_batch_size=1)
-    assert largest_difference(result.losses, expected) < BFLOAT16
+    losses = train(pair, model, packed, tmp_path, zero_stage=zero_stage, precision="bfloat16", micro_batch_size=1)
+    assert largest_difference(losses, expected) < BFLOAT16
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_accumulation_in_bfloat16_does_not_change_the_steps(
     ],
 )
 def test_stages_precisions_and_checkpointing_do_not_change_the_training(
-    ray_local: None,
+    pair: Pool,
     model: str,
     packed: str,
     plain: tuple[list[float], Weights, Weights],
@@ -124,18 +124,12 @@ def test_stages_precisions_and_checkpointing_do_not_change_the_training(
     precision: str,
     gradient_checkpointing: bool,
 ) -> None:
-    result = train(
-        model,
-        packed,
-        tmp_path,
-        zero_stage=zero_stage,
-        precision=precision,
-        gradient_checkpointing=gradient_checkpointing,
-    )
-    losses, before, after = plain
-    assert largest_difference(result.losses, losses) < (EXACT if precision == "float32" else BFLOAT16)
+    settings = {"zero_stage": zero_stage, "precision": precision, "gradient_checkpointing": gradient_checkpointing}
+    losses = train(pair, model, packed, tmp_path, **settings)
+    expected, before, after = plain
+    assert largest_difference(losses, expected) < (EXACT if precision == "float32" else BFLOAT16)
     # What is exported is gathered from both workers: also one that is old, or cut, would be finite.
-    exported = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32).state_dict()
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32).state_dict()
     assert exported.keys() == after.keys()
     for name, weight in after.items():
         allowed = STRAYED[precision] * (weight - before[name]).norm() + ROUNDED[precision] * weight.norm()
