@@ -17,6 +17,7 @@ import pyarrow.dataset as pads
 import pytest
 
 from benchmarks.loop import QUICK
+from tapir_ray import cli
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,10 +127,9 @@ def test_summary_and_output(run_dir: Path) -> None:
     assert "summary.json" in output
 
 
-def test_status_tells_from_storage_what_the_summary_says(run_dir: Path) -> None:
-    shown = tapir("status", str(run_dir), "--json")
-    assert shown.returncode == 0, shown.stderr[-2000:]
-    found, summary = json.loads(shown.stdout), json.loads((run_dir / "summary.json").read_text())
+def test_status_tells_from_storage_what_the_summary_says(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", str(run_dir), "--json"]) == 0
+    found, summary = json.loads(capsys.readouterr().out), json.loads((run_dir / "summary.json").read_text())
     (entry,) = summary["rounds"]
     assert (found["status"], found["stages"], found["continue"]) == ("done", [], None)
     assert (found["rounds_trained"], found["rounds_planned"]) == (1, 1)
@@ -160,10 +160,10 @@ def test_a_finished_run_does_nothing_again(run_dir: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")} == before
 
 
-def test_another_config_is_refused_in_its_folder(run_dir: Path) -> None:
-    refused = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK, "curriculum.alpha=0.9")
-    assert refused.returncode == 2
-    assert "curriculum.alpha" in refused.stderr
+def test_another_config_is_refused_in_its_folder(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK, "curriculum.alpha=0.9"]
+    assert cli.main(command) == 2
+    assert "curriculum.alpha" in capsys.readouterr().err
 
 
 def test_the_classifier_command_reports_on_the_runs_classifier(run_dir: Path) -> None:
