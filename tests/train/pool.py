@@ -9,6 +9,7 @@ What Ray Train adds (start, checkpoints, replaced workers) takes 15 to 25 s a tr
 from __future__ import annotations
 
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -75,6 +76,8 @@ class Pool:
 
 def _join(rank: int, workers: int, group: str) -> None:
     torch.set_num_threads(1)
+    # DeepSpeed and transformers read from the environment what Ray Train sets there.
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
     # A worker whose peer has failed waits that long for it.
     patience = timedelta(seconds=60)
     distributed.init_process_group("gloo", f"file://{group}", patience, world_size=workers, rank=rank)
