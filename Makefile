@@ -13,7 +13,7 @@ INSTALL := $(if $(filter pip,$(INSTALLER)),$(BIN)/pip install -q,$(UV) pip insta
 PINS := requirements/$(EXTRA).txt
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup requirements demo real test test-all lint format
+.PHONY: setup requirements demo real test test-slow test-restart test-all lint format
 
 setup: $(STAMP)
 
@@ -54,14 +54,17 @@ real: setup
 	$(BIN)/tapir run configs/smollm2_recorded.yaml --set student.model="$$($(BIN)/python -m benchmarks.smollm2)" \
 		$(if $(ALPACA),seed_data.path="$(abspath $(ALPACA))")
 
-# Two processes: what uses the tests' Ray is one's, the rest the other's.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup
-
+# Two processes: the tests that use the tests' Ray in one, the rest in the other.
 test: setup
-	$(PYTEST)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-test-all: test
-	$(BIN)/python -m pytest -m "slow or restart"
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+test-restart: setup
+	$(BIN)/python -m pytest -s -m restart
+
+test-all: test test-slow test-restart
 
 lint: setup
 	$(BIN)/ruff check .
