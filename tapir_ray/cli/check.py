@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tapir_ray.cli import run as launch
 from tapir_ray.config import Config
+from tapir_ray.config.engines import spec_of
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.cost.estimate import Estimate, estimated
 from tapir_ray.cost.estimate import as_json as json_of
@@ -121,8 +122,8 @@ def _now(config: Config) -> Config:
     """The config with batches sent, and paid for, as single requests: a pilot does not wait a day."""
     sections = config.model_dump()
     for role in ("teacher", "judge"):
-        if sections[role]["engine"] == "openai_batch":
-            sections[role]["engine"] = "openai"
+        if (unbatched := spec_of(sections[role]["engine"]).unbatched) is not None:
+            sections[role]["engine"] = unbatched
     return Config.model_validate(sections)
 
 

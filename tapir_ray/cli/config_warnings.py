@@ -16,7 +16,7 @@ def warnings_about(config: Config) -> list[str]:
     """
     found = []
     for key, endpoint in config.endpoints.items():
-        if endpoint.engine == "vllm" or endpoint.base_url == SIMULATOR:
+        if not endpoint.has_provider:
             continue
         if not prices.is_pinned(endpoint.model) and not is_own(endpoint.base_url):
             found.append(

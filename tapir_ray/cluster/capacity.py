@@ -85,7 +85,8 @@ def _node(resources: Mapping[str, float]) -> Node:
 
 def model_servers(config: Config) -> dict[str, Replicas]:
     """The resources of the models that the run serves itself, by role."""
-    return {role: getattr(config.resources, role) for role, one in config.endpoints.items() if one.engine == "vllm"}
+    claims = {role: one.spec.claims(config.resources, role) for role, one in config.endpoints.items()}
+    return {role: claim for role, claim in claims.items() if claim is not None}
 
 
 def claimed(config: Config) -> dict[str, Replicas]:
@@ -94,8 +95,8 @@ def claimed(config: Config) -> dict[str, Replicas]:
     claims = model_servers(config)
     if config.regenerate is None:
         claims["train"] = resources.train
-        if config.student.engine == "vllm":
-            claims["student"] = resources.student
+        if (student := config.student.spec.claims(resources, "student")) is not None:
+            claims["student"] = student
     if config.classify.by == "deberta":
         claims["classifier"] = resources.classifier
     return claims

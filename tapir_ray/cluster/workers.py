@@ -128,7 +128,7 @@ def models(config: Config) -> list[Model]:
         found.append(("student.model", config.student.model, config.student.revision))
     if config.classify.by == "deberta":
         found.append(("classify.model", config.classify.model, None))
-    found += [(f"{key}.model", one.model, None) for key, one in config.endpoints.items() if one.engine == "vllm"]
+    found += [(f"{key}.model", one.model, None) for key, one in config.endpoints.items() if one.spec.local]
     return [(key, model, revision) for key, model, revision in found if model is not None]
 
 

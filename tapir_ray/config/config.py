@@ -10,25 +10,13 @@ import yaml
 from pydantic import Field, model_validator
 
 from tapir_ray.config.data import Holdout, SeedData, Simulator
+from tapir_ray.config.engines import spec_of
 from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share
 from tapir_ray.config.yaml_files import Dumper
-
-ENGINE_SPEED = (
-    "gpu_memory_utilization",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "enforce_eager",
-    "enable_prefix_caching",
-    "swap_space",
-    "cpu_offload_gb",
-    "disable_log_stats",
-    "distributed_executor_backend",
-)
-"""Of vLLM's arguments those that make an engine fit its machine, and leave what it says as it is."""
 
 
 class Config(Section):
@@ -95,7 +83,7 @@ class Config(Section):
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
                 f"{self.student.max_model_len}"
             )
-        self._refuse_short_steps()
+        self._refuse_engines()
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: workers of one training cannot share a GPU; give "
@@ -111,20 +99,13 @@ class Config(Section):
             )
         return self
 
-    def _refuse_short_steps(self) -> None:
-        """Engines on CPUs read a prompt in one step (`llm/vllm.py` says why), which must have room for it."""
+    def _refuse_engines(self) -> None:
+        """Raises ValueError for what an engine cannot start with."""
         engines: dict[str, Student | Endpoint] = {"student": self.student, **self.endpoints}
-        for role, engine in engines.items():
-            if engine.engine != "vllm" or getattr(self.resources, role).gpus:
-                continue
-            tokens = engine.engine_kwargs.get("max_num_batched_tokens", engine.max_model_len)
-            short = isinstance(tokens, int) and tokens < engine.max_model_len
-            if short and not engine.engine_kwargs.get("enable_chunked_prefill"):
-                raise ValueError(
-                    f"{role}.engine_kwargs.max_num_batched_tokens {tokens} is below {role}.max_model_len "
-                    f"{engine.max_model_len}, and an engine on CPUs reads a prompt at once: raise it, or give greedy "
-                    "answers enable_chunked_prefill"
-                )
+        for section, settings in engines.items():
+            claim = settings.spec.claims(self.resources, section)
+            if claim is not None:
+                settings.spec.refuse(section, settings, claim)
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
@@ -161,10 +142,10 @@ class Config(Section):
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
             for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):
                 endpoint.pop(speed, None)
-            if endpoint.get("engine") == "openai_batch":  # the same model, by another door
-                endpoint["engine"] = "openai"
+            if endpoint and (unbatched := spec_of(endpoint["engine"]).unbatched):  # the same model, by another door
+                endpoint["engine"] = unbatched
         for engine in (content["teacher"], content["judge"], content["student"]):
-            for speed in ENGINE_SPEED:
+            for speed in spec_of(engine["engine"]).speed:
                 engine.get("engine_kwargs", {}).pop(speed, None)
         for limit in ("warn_share", "max_share"):
             content["filter"].pop(limit)

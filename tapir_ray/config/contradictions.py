@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
 from tapir_ray.config.config import Config
+from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
 from tapir_ray.config.section import Section
 from tapir_ray.data.storage import is_remote
 
@@ -35,39 +36,28 @@ class Silence:
 def _engine(place: str) -> tuple[Silence, ...]:
     """What the engine of an endpoint makes of the other keys of its section."""
 
-    def engine(config: Config) -> str | None:
-        endpoint = _value(config, place)
-        return None if endpoint is None else endpoint.engine
-
-    def keys(*names: str) -> tuple[str, ...]:
-        return tuple(f"{place}.{name}" for name in names)
+    def unread(keys: tuple[str, ...], because: str) -> list[Silence]:
+        return [Silence((f"{place}.{key}",), f"{place}.engine", partial(_unread, place, key), because) for key in keys]
 
     return (
-        Silence(
-            keys("engine_kwargs", "max_model_len", "trust_remote_code"),
-            f"{place}.engine",
-            lambda config: engine(config) in ("openai", "openai_batch"),
-            f"on a model that this run does not serve: set {place}.engine vllm, or take it out",
+        *unread(
+            MODEL_KEYS,
+            f"on a model that this run does not serve: set {place}.engine {readers(MODEL_KEYS[0])}, or take it out",
         ),
+        *unread(URL_KEYS, f"with this {place}.engine, which needs no address and no key: take one of them out"),
+        *unread(BATCH_KEYS, f"without {place}.engine {readers(BATCH_KEYS[0])}: set it, or take this out"),
         Silence(
-            keys("base_url", "api_key_env"),
-            f"{place}.engine",
-            lambda config: engine(config) == "vllm",
-            f"with {place}.engine vllm, which serves the model here: take one of them out",
-        ),
-        Silence(
-            keys("batch"),
-            f"{place}.engine",
-            lambda config: engine(config) not in ("openai_batch", None),
-            f"without {place}.engine openai_batch: set it, or take this out",
-        ),
-        Silence(
-            keys("sampling.max_tokens"),
+            (f"{place}.sampling.max_tokens",),
             f"{place}.max_completion_tokens",
             lambda config: _value(config, f"{place}.max_completion_tokens") is not None,
             f"with {place}.max_completion_tokens, which is sent instead: take one of them out",
         ),
     )
+
+
+def _unread(place: str, key: str, config: Config) -> bool:
+    endpoint = _value(config, place)
+    return endpoint is not None and key not in endpoint.spec.reads
 
 
 SILENCES: tuple[Silence, ...] = (
@@ -154,8 +144,8 @@ SILENCES: tuple[Silence, ...] = (
     Silence(
         ("student.engine_kwargs", "student.batch_size"),
         "student.engine",
-        lambda config: config.student.engine == "openai",
-        "with student.engine openai, which starts no engine here: take it out",
+        lambda config: not config.student.spec.local,
+        "with this student.engine, which starts no engine here: take it out",
     ),
     Silence(
         ("student.endpoint.sampling",),

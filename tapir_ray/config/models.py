@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from pydantic_core import to_jsonable_python
 
 from tapir_ray.config import prices
+from tapir_ray.config.engines import OPENAI, SPECS, VLLM, EngineName, EngineSpec, spec_of
 from tapir_ray.config.price import Price
 from tapir_ray.config.section import Count, Section, Share, default_of
 from tapir_ray.data.thoughts import DEFAULT_MARKS
@@ -64,7 +65,7 @@ Marks = list[Annotated[tuple[str, str], AfterValidator(_two_marks)]]
 
 
 class Batch(Section):
-    """How requests become batches of a provider's batch API (engine `openai_batch`)."""
+    """How requests become batches of a provider's batch API."""
 
     size: Count = 10_000
     """Requests that may wait at once, over all workers, and that a batch has at most."""
@@ -79,10 +80,9 @@ class Batch(Section):
 
 
 class Endpoint(Section):
-    """A model behind the OpenAI protocol (`openai`), its batch API (`openai_batch`: half the price, up to a day), or
-    one that this run serves with vLLM (`vllm`)."""
+    """A model and the engine that answers for it (docs/engines.md)."""
 
-    engine: Literal["openai", "openai_batch", "vllm"] = "openai"
+    engine: EngineName = OPENAI.name
     model: str = "gpt-4.1"
     base_url: str | None = None
     """`simulator` names the simulator of this config; empty is the client's default."""
@@ -135,12 +135,23 @@ class Endpoint(Section):
         return extra_body
 
     @property
+    def spec(self) -> EngineSpec:
+        """Returns what is known of the engine."""
+        return spec_of(self.engine)
+
+    @property
+    def has_provider(self) -> bool:
+        """Whether a provider answers, which may charge for it and change the model; not the run's own engine, nor the
+        simulator."""
+        return self.spec.paid and self.base_url != SIMULATOR
+
+    @property
     def known_price(self) -> Price | None:
-        """What the model costs: as given, nothing where it is served here or simulated, or as listed; else None.
+        """What the model costs: as given, nothing where it has no provider, or as listed; else None.
 
         A batch has its `price_factor` of that.
         """
-        if self.price is None and (self.engine == "vllm" or self.base_url == SIMULATOR):
+        if self.price is None and not self.has_provider:
             return Price()
         if self.price is None:
             listed = prices.listed_price(self.model, self.base_url)
@@ -149,18 +160,19 @@ class Endpoint(Section):
             price = Price.model_validate(listed)
         else:
             price = self.price
-        return price.times(self.batch.price_factor) if self.engine == "openai_batch" else price
+        return price.times(self.batch.price_factor) if self.spec.batch_s else price
 
 
 class Student(Section):
     """The model that learns: a HF name or folder (`model`), or one made on the spot (`create`)."""
 
-    engine: Literal["vllm", "openai"] = "vllm"
+    engine: EngineName = VLLM.name
     model: str | None = None
     revision: str | None = None
     create: CreateModel | None = None
     endpoint: Endpoint | None = None
-    """Of engine `openai`: where the student answers. It stays the same over the rounds, whatever is trained here."""
+    """Of an engine that is not the run's own (`openai`): where the student answers. It stays the same over the rounds,
+    whatever is trained here."""
     chat_template: str | None = None
     """Name of a shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -179,10 +191,13 @@ class Student(Section):
     def _one_source(self) -> Student:
         if self.model is not None and self.create is not None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
-        if (self.engine == "openai") != (self.endpoint is not None):
-            raise ValueError("student.engine openai needs student.endpoint, and engine vllm needs none")
-        if self.endpoint is not None and self.endpoint.engine != "openai":
-            raise ValueError("student.endpoint.engine must be openai; student.engine vllm runs the student here")
+        if not self.spec.student:
+            raise ValueError(f"student.engine {self.engine} answers for no student; set {_for_students()}")
+        if self.spec.local == (self.endpoint is not None):
+            needed = "runs the student here and needs no" if self.spec.local else "needs"
+            raise ValueError(f"student.engine {self.engine} {needed} student.endpoint")
+        if self.endpoint is not None and self.endpoint.engine != self.engine:
+            raise ValueError(f"student.endpoint.engine must be {self.engine}, as student.engine is")
         if self.endpoint is not None and self.thinking_marks != list(DEFAULT_MARKS):
             raise ValueError(
                 "student.thinking_marks has no effect with an endpoint; set student.endpoint.thinking_marks"
@@ -191,6 +206,15 @@ class Student(Section):
             longest = self.create.max_length
             raise ValueError(f"student.max_model_len {self.max_model_len} is above student.create.max_length {longest}")
         return self
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Returns what is known of the engine."""
+        return spec_of(self.engine)
+
+
+def _for_students() -> str:
+    return " or ".join(name for name, spec in SPECS.items() if spec.student)
 
 
 def _is_default(key: str, value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapir_ray.config import SIMULATOR, Config, prices
+from tapir_ray.config import Config, prices
 
 
 def priced_by(config: Config) -> str | None:
@@ -13,9 +13,6 @@ def priced_by(config: Config) -> str | None:
     listed = [
         key
         for key, endpoint in config.endpoints.items()
-        if endpoint.price is None
-        and endpoint.engine != "vllm"
-        and endpoint.base_url != SIMULATOR
-        and endpoint.known_price is not None
+        if endpoint.price is None and endpoint.has_provider and endpoint.known_price is not None
     ]
     return f"list prices of {' and '.join(listed)} by {prices.source()}" if listed else None

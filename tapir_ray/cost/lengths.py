@@ -26,7 +26,7 @@ def over_length(config: Config, seed: Seed) -> float | None:
     """
     student = config.student
     rows = [row for row in seed.sample if row["response"] is not None][:ROWS]
-    if student.model is None or student.engine == "openai" or config.seed_data.responses == "replace" or not rows:
+    if student.model is None or not student.spec.local or config.seed_data.responses == "replace" or not rows:
         return None
     try:
         tokenizer = load_tokenizer(student.model, student)

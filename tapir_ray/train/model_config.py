@@ -25,7 +25,7 @@ def check_model(student: Student, train: Train, model: str) -> None:
     check_trained(student, train, model)
     text = read_config(student, model).get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
-    if student.engine == "vllm" and longest is not None and student.max_model_len > longest and not _is_scaled(text):
+    if student.spec.local and longest is not None and student.max_model_len > longest and not _is_scaled(text):
         raise InputError(
             f"student.max_model_len {student.max_model_len} is above the {longest} tokens that {model} reads: set it "
             f"to {longest} or less, and train.sequence_length too"

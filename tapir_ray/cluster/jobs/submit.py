@@ -248,7 +248,7 @@ def _refuse_another(running: JobDetails, submission: Submission) -> None:
 def _inputs(config: Config) -> list[tuple[str, str]]:
     """What the config reads from a file or folder, by key."""
     simulator = config.simulator
-    served = {role: endpoint for role, endpoint in config.endpoints.items() if endpoint.engine == "vllm"}
+    served = {role: endpoint for role, endpoint in config.endpoints.items() if endpoint.spec.local}
     keys = [
         ("seed_data.path", config.seed_data.path),
         *((f"{role}.model", endpoint.model) for role, endpoint in served.items()),
