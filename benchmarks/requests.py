@@ -40,7 +40,7 @@ import ray.data
 from benchmarks.result import show, start_ray, write
 from tapir_ray.config import parse
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.roles import Roles
 from tapir_ray.simulator import Options, running
 

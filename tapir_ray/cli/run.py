@@ -26,6 +26,7 @@ from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.data.files import find_seed, list_files
 from tapir_ray.errors import InputError, TapirError
 from tapir_ray.llm.engine.health import PROCESSES
+from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.llm.engine.watchdog import end_orphans
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
@@ -210,6 +211,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     Prompts(config.prompts.dir)
     annotation(config.expand.annotation)
     measure(config.curriculum.difficulty.measure)
+    for name in (config.student.engine, *(endpoint.engine for endpoint in config.endpoints.values())):
+        engine_class(name)
     for spec in config.filter.functions:
         resolve(spec, {}, what="filter.functions")
     if config.seed_data.path is not None:

@@ -31,7 +31,7 @@ from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, HOLDOUT, OK, SEED
 from tapir_ray.errors import StageError, Stopped
 from tapir_ray.llm.asker import AskRow, Row
 from tapir_ray.llm.budget.usage import Count, Lease, Meter
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer

@@ -12,10 +12,10 @@ import pyarrow as pa
 from tapir_ray.data import schemas
 from tapir_ray.errors.redaction import redacted
 from tapir_ray.llm.budget import usage
-from tapir_ray.llm.client.batch import BatchClient
 from tapir_ray.llm.client.cache import Cache
-from tapir_ray.llm.client.openai import Client, slots
+from tapir_ray.llm.client.client import Client, slots
 from tapir_ray.llm.client.target import Target
+from tapir_ray.llm.engine.registry import engine_class
 
 Row = dict[str, Any]
 AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
@@ -43,10 +43,8 @@ class Asker:
         groups = {target.group: slots(target, workers) for target in targets}
         self._clients: dict[str, Client] = {}
         for target in targets:
-            if target.endpoint.engine == "openai_batch":
-                self._clients[target.role] = BatchClient(target, self._meter, batch_dir, cache=self._cache)
-            else:
-                self._clients[target.role] = Client(target, self._meter, groups[target.group], self._cache)
+            engine, in_flight = engine_class(target.endpoint.engine), groups[target.group]
+            self._clients[target.role] = engine.client(target, self._meter, in_flight, self._cache, batch_dir)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 

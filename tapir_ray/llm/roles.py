@@ -5,16 +5,14 @@
         scored = roles.ask(rows, function, records.SCORED)     # one output row for each input row
         roles.usage()
 
-An engine `openai` is a URL; an engine `vllm` is an application of the run's own that lives while the roles are open,
-but for the times when something else needs its place (`free_resources_for`).
+Engines of the run's own live while the roles are open, but for the times when something else needs their place
+(`free_resources_for`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import os
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import TracebackType
@@ -25,25 +23,23 @@ import ray
 import ray.data
 
 from tapir_ray.cluster.ray_data import small_blocks, unfused
-from tapir_ray.config import SIMULATOR, Config, Endpoint, Price
+from tapir_ray.config import Config, Endpoint, Price
 from tapir_ray.data.storage import uri_in
-from tapir_ray.errors import InputError, StageError
+from tapir_ray.errors import StageError
 from tapir_ray.llm.asker import Asker, AskRow
 from tapir_ray.llm.budget import actor, usage
 from tapir_ray.llm.client.cache_dirs import ReplyFolders
-from tapir_ray.llm.client.check import check
-from tapir_ray.llm.client.openai import Client, slots
-from tapir_ray.llm.client.target import Secret, Target
+from tapir_ray.llm.client.client import Client, slots
+from tapir_ray.llm.client.target import Target
+from tapir_ray.llm.engine.engines import Engines
 from tapir_ray.llm.engine.health import PROCESSES
-from tapir_ray.llm.serve.models import ModelServers
+from tapir_ray.llm.engine.registry import engine_class
 
 GRACE_S = 30.0
 """How long after its timeout a request may still be reported."""
 MOST_BLOCKS = 16
 """Blocks that are asked at once, about, over all workers, where many rows are: a pipeline hands on few blocks a second
 (some 30 of one reader), however large they are. Each holds a thread of its worker."""
-BATCH_PROGRESS_S = 26 * 3600.0
-"""A stage without progress is stuck only after this time where it waits for batches, which may take a day."""
 
 
 class Roles:
@@ -60,21 +56,18 @@ class Roles:
         """`folder` is the run's storage: what its attempts use is counted there, replies are kept (unless `cache.dir`
         is set) and batches recorded; without one nothing is.
 
-        Raises InputError where a `base_url` is `simulator` and no `simulator_url` is given.
+        Raises InputError for an engine that cannot be made, as one of a simulator without a `simulator_url`.
         """
         self._config = config
         self._run_id = run_id
-        self._simulator_url = simulator_url
         self._folder, self._attempt = folder, attempt
         self.replies = ReplyFolders(config.cache, folder)
         self._endpoints = _endpoints(config)
         self._actor: Any | None = None
-        self._servers = ModelServers(config, run_id, None if folder is None else uri_in(folder, PROCESSES))
+        processes = None if folder is None else uri_in(folder, PROCESSES)
+        self._engines = Engines(config, run_id, processes, simulator_url)
         self._last_usage: dict[str, dict[str, float]] = {}
         self._told: set[str] = set()
-        for role, endpoint in self._endpoints.items():
-            if endpoint.base_url == SIMULATOR and simulator_url is None:
-                raise InputError(f"{role}.base_url is '{SIMULATOR}' but no simulator runs: add a simulator section")
 
     def __enter__(self) -> Roles:
         self.open()
@@ -86,15 +79,14 @@ class Roles:
         self.close()
 
     def open(self) -> None:
-        """Start the usage actor, which goes on from what the run has used. Served models start with the first
-        question."""
+        """Start the usage actor, which goes on from what the run has used. Engines start with the first question."""
         self._actor = actor.start(
             self._run_id, accounts_of(self._config), self._config.budget, self._folder, self._attempt
         )
 
     def close(self) -> None:
-        """Stop the served models and the usage actor; `usage` keeps answering."""
-        self._servers.stop()
+        """Stop the engines and the usage actor; `usage` keeps answering."""
+        self._engines.stop()
         if self._actor is not None:
             self._last_usage, problem = ray.get(self._actor.close.remote())
             ray.kill(self._actor)
@@ -107,15 +99,16 @@ class Roles:
                 )
 
     def free_resources_for(self, part: str) -> None:
-        """Stop the served models if `resources.<part>` has no place beside them; the next question starts them again.
+        """Stop the run's own engines if `resources.<part>` has no place next to them; the next question starts them
+        again.
 
         Stages that ask must have ended.
         """
-        self._servers.free_resources_for(part)
+        self._engines.free_resources_for(part)
 
     def watched(self) -> AbstractContextManager[None]:
-        """Raises StageError in the main thread where a served model has failed for good."""
-        return self._servers.watched()
+        """Raises StageError in the main thread if an engine has failed for good."""
+        return self._engines.watched()
 
     def check(self) -> None:
         """Every key variable exists, every endpoint can be used and serves its model, every local model folder can be
@@ -123,20 +116,16 @@ class Roles:
 
         Needs no Ray and spends nothing. Raises InputError that names the key and what to change.
         """
-        self._servers.check()
-        for role, endpoint in self._endpoints.items():
-            if self._group(role) == role and endpoint.engine != "vllm":
-                asyncio.run(check(self._target(role)))
+        self._engines.check()
 
     @property
     def batch_s(self) -> float:
         """Seconds that a stage which asks may be without a row since it waits for batches; 0 where there are none."""
-        in_batches = any(endpoint.engine == "openai_batch" for endpoint in self._endpoints.values())
-        return BATCH_PROGRESS_S if in_batches else 0.0
+        return max(endpoint.spec.batch_s for endpoint in self._endpoints.values())
 
     def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
-        """`function` of every row, as rows of `schema`; lazy, in no fixed order. Raises StageError where a model that
-        the run serves does not start.
+        """`function` of every row, as rows of `schema`; lazy, in no fixed order. Raises StageError for an engine that
+        does not start.
 
         Rows are asked in small blocks, several at once, so no block waits for another and a next stage starts early. A
         row whose function raises becomes a failed row with the exception as its reason. At most
@@ -144,7 +133,7 @@ class Roles:
         """
         if self._actor is None:
             raise RuntimeError("open the roles first")
-        self._servers.start()
+        self._engines.start()
         resources = self._config.resources
         workers = resources.request_workers
         targets = self._targets()
@@ -177,7 +166,7 @@ class Roles:
                 max_concurrent_calls_per_actor=blocks_at_once,
                 enable_true_multi_threading=True,
             ),
-            **self._servers.beside(),
+            **self._engines.worker_options(),
         )
 
     def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
@@ -185,11 +174,15 @@ class Roles:
 
         For questions of this process, outside a stage; to be used in one event loop.
         """
-        self._servers.start()
+        self._engines.start()
         meter = meter_class(self._actor, self._leased())
         targets = self._targets()
         groups = {target.group: slots(target, 1) for target in targets}
-        return {target.role: Client(target, meter, groups[target.group]) for target in targets}, meter
+        clients = {
+            target.role: engine_class(target.endpoint.engine).client(target, meter, groups[target.group])
+            for target in targets
+        }
+        return clients, meter
 
     def usage(self) -> dict[str, dict[str, float]]:
         """Of all attempts of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …),
@@ -240,33 +233,18 @@ class Roles:
         return [replace(self._target(role), plain=role in plain) for role in self._endpoints]
 
     def _target(self, role: str) -> Target:
-        endpoint, group, scope = self._endpoints[role], self._group(role), self._scope(role)
-        if endpoint.engine == "vllm":
-            return Target(role, endpoint, self._servers.url(group), None, group, scope)
-        if endpoint.base_url == SIMULATOR:
-            base = str(self._simulator_url).rstrip("/").removesuffix("/v1")
-            return Target(role, endpoint, f"{base}/v1", None, group, scope)
-        key = _key(f"{group}.api_key_env", endpoint.api_key_env)
-        return Target(role, endpoint, endpoint.base_url, key, group, scope)
+        endpoint, target = self._endpoints[role], self._engines[self._group(role)].target()
+        return replace(target, role=role, endpoint=endpoint, scope=_scope(target.scope, endpoint))
 
-    def _scope(self, role: str) -> str:
-        """What else than the request decides a reply: the place that serves the model, and how, and how it is read."""
-        endpoint, place = self._endpoints[role], self._place(role)
-        reading = {}
-        for key in ("reasoning", "thinking_marks", "finish_reasons"):
-            value = getattr(endpoint, key)
-            if value != Endpoint.model_fields[key].get_default(call_default_factory=True):
-                reading[key] = value
-        return json.dumps([place, reading], sort_keys=True) if reading else place
 
-    def _place(self, role: str) -> str:
-        endpoint, simulator = self._endpoints[role], self._config.simulator
-        if endpoint.engine == "vllm":
-            return json.dumps(["vllm", endpoint.engine_kwargs], sort_keys=True)
-        if endpoint.base_url == SIMULATOR and simulator is not None:
-            settings = simulator.model_dump(mode="json", exclude={"log", "latency_s", "max_requests_per_minute"})
-            return json.dumps(["simulator", self._config.random_seed, settings], sort_keys=True)
-        return endpoint.base_url or ""
+def _scope(place: str, endpoint: Endpoint) -> str:
+    """What else than the request decides a reply: the engine's own scope, and how the reply is read."""
+    reading = {}
+    for key in ("reasoning", "thinking_marks", "finish_reasons"):
+        value = getattr(endpoint, key)
+        if value != Endpoint.model_fields[key].get_default(call_default_factory=True):
+            reading[key] = value
+    return json.dumps([place, reading], sort_keys=True) if reading else place
 
 
 def block_rows_of(in_flight: int, workers: int) -> int:
@@ -291,12 +269,12 @@ def _group(config: Config, role: str) -> str:
 
 def _in_flight(target: Target) -> int:
     endpoint = target.endpoint
-    return endpoint.batch.size if endpoint.engine == "openai_batch" else endpoint.limits.in_flight
+    return endpoint.batch.size if endpoint.spec.batch_s else endpoint.limits.in_flight
 
 
 def _longest(endpoint: Endpoint) -> float:
     """Seconds after which nothing is to be heard of a request."""
-    return BATCH_PROGRESS_S if endpoint.engine == "openai_batch" else endpoint.timeout_s
+    return endpoint.spec.batch_s or endpoint.timeout_s
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:
@@ -307,15 +285,3 @@ def _endpoints(config: Config) -> dict[str, Endpoint]:
     if student.endpoint is not None:
         endpoints["student"] = student.endpoint.model_copy(update={"sampling": student.sampling})
     return endpoints
-
-
-def _key(config_key: str, variable: str | None) -> Secret | None:
-    """Raises InputError where the named environment variable is missing or empty."""
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise InputError(
-            f"{config_key}: the environment variable {variable} is not set; set it, or write null for no key"
-        )
-    return Secret(value)

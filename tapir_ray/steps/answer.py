@@ -17,9 +17,10 @@ import ray.data
 from tapir_ray.cluster.capacity import fits_with_servers, model_servers, possible_nodes
 from tapir_ray.cluster.placement import with_driver
 from tapir_ray.data.schemas import ID, SCORED
+from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.board import EngineBoard
-from tapir_ray.llm.engine.health import PROCESSES, stopped_if_dying
-from tapir_ray.llm.engine.placement_groups import left_overs_removed
+from tapir_ray.llm.engine.health import PROCESSES
+from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer
@@ -35,12 +36,13 @@ def answering(context: Context, table: str) -> Iterator[None]:
 
     What they claimed is free at its end.
     """
-    if context.config.student.engine == "openai":
+    student = context.config.student
+    if not student.spec.local:
         yield
         return
     replicas, progress = context.config.resources.student.replicas, context.progress
-    dying = stopped_if_dying(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table))
-    with left_overs_removed(), dying:
+    engine = engine_class(student.engine)
+    with engine.guarded(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table)):
         yield
     context.run.forget_answers(table)
     if table != beside(table):
@@ -59,7 +61,7 @@ def answer_and_judge(
     cache) and `model` is not used.
     """
     config = context.config
-    if config.student.engine == "openai":
+    if not config.student.spec.local:
         rows = context.roles.ask(rows, student_answer, SCORED)
     elif model_servers(config) and not fits_with_servers(config, "student", possible_nodes()):
         rows = _answered_before(context, rows, model, table, expected)
@@ -98,14 +100,11 @@ def beside(table: str) -> str:
 def _generate(
     context: Context, model: str, table: str, rows: ray.data.Dataset, keep: Callable[[], AnswerLog]
 ) -> ray.data.Dataset:
-    from tapir_ray.llm.engine.vllm import generate
-
     config = context.config
     processes = context.run.uri_of(PROCESSES)
     board: Any = ray.remote(num_cpus=0)(EngineBoard).options(**with_driver()).remote()
     context.progress.follow(table, lambda: ray.get(board.facts.remote(), timeout=FACTS_S))
-    return generate(
-        rows,
+    work = StudentWork(
         model,
         config.student,
         config.resources.student,
@@ -115,3 +114,4 @@ def _generate(
         keep,
         board,
     )
+    return engine_class(config.student.engine).generate(rows, work)

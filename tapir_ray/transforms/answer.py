@@ -1,4 +1,4 @@
-"""The student's answers where the student is behind an OpenAI-compatible endpoint (`student.engine: openai`).
+"""The student's answers where the student is behind an OpenAI-compatible endpoint (`student.endpoint`).
 
 answered = roles.ask(rows, student_answer, schemas.SCORED)
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from tapir_ray.data import schemas
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.transforms.judge import seed_of
 
 

@@ -15,7 +15,7 @@ from tapir_ray.config import Config, Sampling
 from tapir_ray.data import schemas
 from tapir_ray.data.schemas import Message
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import EMPTY
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles

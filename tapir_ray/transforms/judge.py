@@ -18,7 +18,7 @@ import ray.data
 from tapir_ray.config import Config, Judge, Sampling
 from tapir_ray.data import schemas
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import CUT_OFF, REFUSED
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles

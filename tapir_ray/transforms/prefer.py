@@ -17,7 +17,7 @@ import ray.data
 from tapir_ray.config import Config
 from tapir_ray.data import schemas
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import too_long
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles

@@ -23,7 +23,7 @@ from tapir_ray.curriculum.tasks import TOXICITY
 from tapir_ray.data import schemas
 from tapir_ray.data.schemas import Message
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.refusals import is_refusal
 from tapir_ray.llm.client.reply import REFUSED, Reply
 from tapir_ray.llm.prompts import Prompts

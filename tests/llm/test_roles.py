@@ -15,7 +15,7 @@ import ray.data
 from tapir_ray.data import schemas
 from tapir_ray.errors import InputError
 from tapir_ray.llm.asker import Row
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.roles import Roles, block_rows_of
 from tapir_ray.transforms.answer import student_answer
 from tests.llm.endpoint import Choice, Fault, running

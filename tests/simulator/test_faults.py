@@ -14,8 +14,8 @@ import pytest
 from tapir_ray.config import Endpoint, Limits
 from tapir_ray.errors import InputError
 from tapir_ray.llm.budget.usage import Meter
-from tapir_ray.llm.client import openai as client_module
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client import client as client_module
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.target import Target
 from tapir_ray.simulator import Options, running
@@ -67,7 +67,7 @@ def test_the_client_gets_through_all_of_them(monkeypatch: pytest.MonkeyPatch, tm
         endpoint = Endpoint(model="m", timeout_s=4.0, max_attempts=12, limits=limits)
 
         async def main() -> list[Reply]:
-            client = Client(Target("judge", endpoint, url), Meter())
+            client = OpenAIClient(Target("judge", endpoint, url), Meter())
             replies = await asyncio.gather(*(client.chat(JUDGING, seed=n, kind="judge") for n in range(100)))
             await client.close()
             return replies

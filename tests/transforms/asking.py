@@ -13,7 +13,7 @@ from tapir_ray.config import Config, parse
 from tapir_ray.data import schemas
 from tapir_ray.llm.asker import AskRow
 from tapir_ray.llm.budget.usage import Lease, Meter
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.target import Target
 from tapir_ray.llm.roles import Roles
 
@@ -79,7 +79,7 @@ def directly(
     async def main() -> list[dict[str, Any]]:
         endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}
         clients = {
-            role: Client(Target(role, endpoint, endpoint.base_url), meter or Meter())
+            role: OpenAIClient(Target(role, endpoint, endpoint.base_url), meter or Meter())
             for role, endpoint in endpoints.items()
         }
         done = await asyncio.gather(*(function(clients, row) for row in rows))

@@ -24,9 +24,11 @@ import openai
 from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED
 from tapir_ray.data.storage import Storage
 from tapir_ray.llm.budget.usage import Meter
+from tapir_ray.llm.client.client import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from tapir_ray.llm.client.concurrency import InFlight
+from tapir_ray.llm.client.failures import RequestFailed
 from tapir_ray.llm.client.faults import fault_in
-from tapir_ray.llm.client.openai import FIRST_BACKOFF_S, LONGEST_BACKOFF_S, Client, LineError, headers
+from tapir_ray.llm.client.openai import OpenAIClient, headers
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.request import request_key
 from tapir_ray.llm.client.target import Target
@@ -44,6 +46,10 @@ UPLOAD_S = 1800.0
 """How long its upload is tried, before anything is paid for."""
 
 
+class LineError(RequestFailed):
+    """A request that failed in a batch."""
+
+
 @dataclass
 class Submitted:
     """A batch at the provider: which requests are in it, and who waits for them."""
@@ -56,7 +62,7 @@ class Submitted:
     polling: asyncio.Task[None] | None = None
 
 
-class BatchClient(Client):
+class BatchClient(OpenAIClient):
     """Chat requests of one role, collected into batches. Belongs to the event loop it is first used in."""
 
     def __init__(self, target: Target, meter: Meter, folder: str | None = None, **shared: Any) -> None:
@@ -98,7 +104,7 @@ class BatchClient(Client):
     def _lease_id(self, body: dict[str, Any]) -> str:
         return f"batch-{request_key(self.target.scope, body)}"
 
-    async def _send(self, body: dict[str, Any]) -> Any:
+    async def generate(self, body: dict[str, Any]) -> Any:
         """The reply's JSON. Raises LineError for a request that failed in its batch."""
         key = request_key(self.target.scope, body)
         earlier = self._known.pop(key, None)

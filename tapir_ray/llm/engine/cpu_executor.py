@@ -16,7 +16,7 @@ THREADS = "TAPIR_ENGINE_THREADS"
 
 
 class OneProcess(UniProcExecutor):
-    """For an engine without tensor parallelism (`llm/vllm.py` names it)."""
+    """For an engine without tensor parallelism (`llm/engine/vllm_stage.py` names it)."""
 
     def _init_executor(self) -> None:
         # Ray gives a worker as many threads as it claims CPUs, which are logical ones.

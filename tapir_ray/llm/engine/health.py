@@ -40,7 +40,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     """Raise StageError in the main thread, with the end of the engine's log, where engines cannot be started, or die
     again and again.
 
-    `processes` is the folder in which they are recorded (see `llm/watch.py`).
+    `processes` is the folder in which they are recorded (see `llm/engine/watchdog.py`).
     """
     storage = Storage.at(processes)
     before = _names(storage)

@@ -1,6 +1,6 @@
 """What the student's engine does in its Ray worker: how it is started, asked, and its answers kept.
 
-engine = type(name, (Keeping, stage.fn), {})     (by `vllm.py`, of the stage's class in `ray.data.llm`)
+engine = type(name, (Keeping, stage.fn), {})     (by `vllm_stage.py`, of the stage's class in `ray.data.llm`)
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     stop(application)
 
 Its replicas are placed on any nodes that have what they claim; to start a dead one again is left to Serve.
-The application ends with the driver that started it, however that ends (`llm/guard.py`).
+The application ends with the driver that started it, however that ends (`llm/serve/guard.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.llm.engine import health
-from tapir_ray.llm.engine.vllm import WHOLE_PROMPTS, engine_environment
+from tapir_ray.llm.engine.vllm_stage import WHOLE_PROMPTS, engine_environment
 from tapir_ray.llm.serve import guard, proxies
 from tapir_ray.run.model_store import local
 from tapir_ray.train.model_files import file_problems
@@ -47,7 +47,7 @@ class Application:
     beacon: Any
     """An actor that dies with this driver."""
     processes: Storage | None
-    """The folder in which the processes of its engines are recorded (see `llm/watch.py`)."""
+    """The folder in which the processes of its engines are recorded (see `llm/engine/watchdog.py`)."""
     earlier: frozenset[str]
     """Records of that folder that are not its own."""
     patience_s: float

@@ -17,7 +17,7 @@ from tapir_ray.llm.budget import files, saving
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.budget.usage import Account, Lease, Meter
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.target import Target
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run.row_counter import RowCounter
@@ -73,7 +73,7 @@ def asked(one: Ledger) -> tuple[list[str | None], int]:
 
     async def main(url: str) -> list[str | None]:
         meter = Meter(Local(one), leased={"teacher"})
-        client = Client(Target("teacher", Endpoint(model="m"), url), meter)
+        client = OpenAIClient(Target("teacher", Endpoint(model="m"), url), meter)
         first = await client.chat([{"role": "user", "content": "before"}], kind="x")
         replies = await asyncio.gather(
             *(client.chat([{"role": "user", "content": f"q{n}"}], kind="x") for n in range(ROWS))
@@ -151,7 +151,7 @@ def test_a_request_of_unknown_use_is_counted_at_its_worst_case_without_a_budget_
 
     async def main(url: str) -> None:
         meter = Meter(Local(one))
-        client = Client(Target("teacher", Endpoint(model="m", max_attempts=1), url), meter)
+        client = OpenAIClient(Target("teacher", Endpoint(model="m", max_attempts=1), url), meter)
         await client.chat([{"role": "user", "content": "q"}], kind="x")
         await meter.flush()
         await client.close()

@@ -19,10 +19,10 @@ from tapir_ray.config import Batch, Endpoint
 from tapir_ray.data import schemas
 from tapir_ray.llm.budget.usage import Meter
 from tapir_ray.llm.client import batch as batch_module
-from tapir_ray.llm.client import openai as client_module
-from tapir_ray.llm.client.batch import BatchClient
+from tapir_ray.llm.client import client as client_module
+from tapir_ray.llm.client.batch import BatchClient, LineError
 from tapir_ray.llm.client.cache import Cache
-from tapir_ray.llm.client.openai import LineError, _may_be_paid
+from tapir_ray.llm.client.failures import may_be_paid
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.request import request_body
 from tapir_ray.llm.client.target import Target
@@ -208,7 +208,7 @@ def test_a_request_that_fails_in_its_batch_fails_alone(tmp_path: Path) -> None:
 
 
 def test_a_request_that_its_batch_did_not_answer_was_not_paid_for() -> None:
-    assert not _may_be_paid(LineError("not answered by its batch", again=True))
+    assert not may_be_paid(LineError("not answered by its batch", again=True))
 
 
 def test_a_stage_needs_no_change_and_costs_half(ray_local: None, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tapir_ray.data import schemas
 from tapir_ray.llm.budget.usage import Meter
 from tapir_ray.llm.client import cache as cache_module
 from tapir_ray.llm.client.cache import SUFFIX, Cache
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.request import request_key
 from tapir_ray.llm.client.target import Secret, Target
@@ -28,7 +28,7 @@ from tests.llm.endpoint import Endpoint as Seen
 from tests.transforms.asking import config_for, dataset, instruction
 
 HELLO = [{"role": "user", "content": "hello there"}]
-Calls = Callable[[Client], Awaitable[Any]]
+Calls = Callable[[OpenAIClient], Awaitable[Any]]
 
 
 def ask(seen: Seen, folder: Path, calls: Calls, key: str | None = None) -> tuple[Any, Meter]:
@@ -38,7 +38,7 @@ def ask(seen: Seen, folder: Path, calls: Calls, key: str | None = None) -> tuple
 
     async def main() -> Any:
         cache = Cache(str(folder))
-        client = Client(Target("judge", endpoint, seen.url, Secret(key) if key else None), meter, cache=cache)
+        client = OpenAIClient(Target("judge", endpoint, seen.url, Secret(key) if key else None), meter, cache=cache)
         result = await calls(client)
         await cache.flush()
         await client.close()
@@ -84,7 +84,7 @@ def test_a_reply_without_a_usable_text_is_not_served_again(choice: Choice, tmp_p
 def test_scores_that_cannot_be_read_are_not_served_again(tmp_path: Path) -> None:
     settings = config_for("http://127.0.0.1:9/v1").judge
 
-    async def scores(client: Client) -> Any:
+    async def scores(client: OpenAIClient) -> Any:
         try:
             return await ask_scores(client, "which?", 2, settings, ("row",))
         except NotJudged as error:
@@ -99,7 +99,7 @@ def test_scores_that_cannot_be_read_are_not_served_again(tmp_path: Path) -> None
 def test_an_unknown_label_is_not_served_again(tmp_path: Path) -> None:
     row = LabelRow(Prompts(), ("Math", "Code"), 1)
 
-    async def labelled(client: Client) -> Any:
+    async def labelled(client: OpenAIClient) -> Any:
         return await row({"teacher": client}, {**instruction("1 + 1"), "task": None})
 
     with running(lambda body, n: "sums" if n == 0 else "Math") as seen:
@@ -108,7 +108,7 @@ def test_an_unknown_label_is_not_served_again(tmp_path: Path) -> None:
 
 
 def test_equal_requests_under_way_are_one(tmp_path: Path) -> None:
-    async def many(client: Client) -> Any:
+    async def many(client: OpenAIClient) -> Any:
         return await asyncio.gather(*(client.chat(HELLO, seed=1, kind="judge") for _ in range(20)))
 
     with running(lambda body, n: "x", latency_s=0.1) as seen:

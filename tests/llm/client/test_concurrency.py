@@ -10,9 +10,9 @@ import pytest
 
 from tapir_ray.config import Endpoint, Limits
 from tapir_ray.llm.budget.usage import Meter
-from tapir_ray.llm.client import openai as client_module
+from tapir_ray.llm.client import client as client_module
 from tapir_ray.llm.client.concurrency import START, InFlight
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.target import Target
 from tests.llm.endpoint import Choice, Fault, running
@@ -102,7 +102,7 @@ def test_a_crowded_endpoint_is_asked_less_at_once_unless_its_limit_is_known(
         endpoint = Endpoint(model="m", limits=limits, max_attempts=9)
 
         async def main() -> tuple[list[Reply], int]:
-            client = Client(Target("teacher", endpoint, seen.url), Meter())
+            client = OpenAIClient(Target("teacher", endpoint, seen.url), Meter())
             asked = (client.chat([{"role": "user", "content": str(n)}], seed=n, kind="x") for n in range(120))
             replies = await asyncio.gather(*asked)
             await client.close()

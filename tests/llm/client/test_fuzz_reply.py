@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import Endpoint, Price, PriceTier
 from tapir_ray.data import schemas
-from tapir_ray.llm.client.batch import _body, _results
+from tapir_ray.llm.client.batch import LineError, _body, _results
 from tapir_ray.llm.client.ends import WHOLE, end_of
-from tapir_ray.llm.client.openai import LineError
 from tapir_ray.llm.client.reply import Understood, understand
 from tapir_ray.llm.client.usage_fields import read_usage
 

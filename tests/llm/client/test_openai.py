@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tapir_ray.config import Endpoint, Limits, Price, Sampling
 from tapir_ray.data.thoughts import split_thoughts
 from tapir_ray.llm.budget.usage import Count, Lease, Meter
-from tapir_ray.llm.client import openai as client_module
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client import client as client_module
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.request import request_body, worst_case
 from tapir_ray.llm.client.target import Secret, Target
@@ -38,7 +38,7 @@ def ask(
         meter = Meter()
 
         async def main() -> list[Reply]:
-            client = Client(Target("teacher", endpoint, seen.url, Secret(key) if key else None), meter)
+            client = OpenAIClient(Target("teacher", endpoint, seen.url, Secret(key) if key else None), meter)
             replies = await asyncio.gather(*(client.chat(HELLO, seed=7, kind="respond") for _ in range(times)))
             await client.close()
             return replies
@@ -98,7 +98,7 @@ def test_permanent_errors_are_asked_once(fault: Fault, name: str) -> None:
 def test_timeouts_and_broken_connections_are_tried_again() -> None:
     (reply,), seen, _ = ask(lambda body, n: Choice("late", delay_s=3.0 if n == 0 else 0.0), timeout_s=0.4)
     assert reply.text == "late" and len(seen.requests) == 2
-    gone = Client(Target("teacher", Endpoint(max_attempts=2), "http://127.0.0.1:9/v1"), Meter())
+    gone = OpenAIClient(Target("teacher", Endpoint(max_attempts=2), "http://127.0.0.1:9/v1"), Meter())
     reply = asyncio.run(gone.chat(HELLO, kind="respond"))
     assert reply.status == "failed" and "Cannot connect" in reply.reason
 
@@ -250,7 +250,7 @@ def test_a_request_that_may_have_been_paid_for_is_not_settled_as_free() -> None:
         return answers[body["seed"]]
 
     async def main(url: str) -> None:
-        client = Client(Target("teacher", Endpoint(model="m", timeout_s=1.0, max_attempts=1), url), Watching())
+        client = OpenAIClient(Target("teacher", Endpoint(model="m", timeout_s=1.0, max_attempts=1), url), Watching())
         for number in range(5):
             await client.chat(HELLO, seed=number, kind="x")
         await client.close()

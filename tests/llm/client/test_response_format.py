@@ -12,10 +12,11 @@ import pytest
 from tapir_ray.config import Batch, Endpoint
 from tapir_ray.llm.budget.usage import Count, Meter
 from tapir_ray.llm.client import batch as batch_module
-from tapir_ray.llm.client import openai as client_module
+from tapir_ray.llm.client import client as client_module
 from tapir_ray.llm.client.batch import BatchClient
 from tapir_ray.llm.client.cache import Cache
-from tapir_ray.llm.client.openai import Client, _refuses_format
+from tapir_ray.llm.client.failures import refuses_format
+from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.request import request_body, request_key, worst_case
 from tapir_ray.llm.client.target import Target
@@ -47,7 +48,7 @@ def ask(
         async def main() -> list[Reply]:
             store = None if cache is None else Cache(str(cache))
             endpoint = Endpoint(model="m", timeout_s=5.0, max_attempts=2, **settings)
-            client = Client(Target("judge", endpoint, seen.url), meter, cache=store)
+            client = OpenAIClient(Target("judge", endpoint, seen.url), meter, cache=store)
             replies = [
                 await client.chat(HELLO, seed=seed, kind="judge", response_format=FORMAT, or_plain=or_plain)
                 for seed in seeds
@@ -118,7 +119,7 @@ def test_a_plain_reply_is_cached_as_one(tmp_path: Path) -> None:
 
 
 def test_an_error_of_no_request_refuses_nothing() -> None:
-    assert not _refuses_format(TimeoutError("response_format"))
+    assert not refuses_format(TimeoutError("response_format"))
 
 
 @pytest.mark.parametrize("refuse", [False, True])

@@ -25,7 +25,7 @@ from tapir_ray.data import schemas
 from tapir_ray.errors import StageError
 from tapir_ray.llm.budget.usage import Meter
 from tapir_ray.llm.client import reply
-from tapir_ray.llm.client.openai import Client
+from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.engine import health
 from tapir_ray.llm.roles import Roles
 from tapir_ray.llm.serve import application as serve

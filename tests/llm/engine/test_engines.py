@@ -10,8 +10,8 @@ import ray
 from tapir_ray.cluster import capacity
 from tapir_ray.cluster.autoscaler import Group
 from tapir_ray.config import parse
-from tapir_ray.llm.serve import models as module
-from tapir_ray.llm.serve.models import ModelServers
+from tapir_ray.llm.engine.engines import Engines
+from tapir_ray.llm.serve import application
 
 
 @pytest.mark.parametrize(("up", "ended"), [(1, ["teacher"]), (2, [])])
@@ -23,8 +23,8 @@ def test_a_node_that_may_never_come_is_no_place_beside_training(
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}] * up)
     monkeypatch.setattr(capacity, "groups", lambda: [Group("gpu", 3, node)])
     stopped: list[str] = []
-    monkeypatch.setattr(module.serve, "start", lambda endpoint, *others: endpoint.model)
-    monkeypatch.setattr(module.serve, "stop", stopped.append)
+    monkeypatch.setattr(application, "start", lambda endpoint, *others: endpoint.model)
+    monkeypatch.setattr(application, "stop", stopped.append)
     config = parse(
         {
             "name": "x",
@@ -34,7 +34,7 @@ def test_a_node_that_may_never_come_is_no_place_beside_training(
             "resources": {"teacher": {"gpus": 1}, "train": {"gpus": 1}},
         }
     )
-    served = ModelServers(config, "run", None)
-    served.start()
-    served.free_resources_for("train")
+    engines = Engines(config, "run")
+    engines.start()
+    engines.free_resources_for("train")
     assert stopped == ended

@@ -1,0 +1,190 @@
+"""One role's requests: retries, limits, usage, and a reply that says what became of it, whatever the engine.
+
+`extra_body` is merged over the request, so it can also replace a parameter (a reasoning model that accepts no
+temperature but 1: `extra_body: {temperature: 1}`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tapir_ray.config import Price, Sampling
+from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, Message
+from tapir_ray.llm.budget.usage import Count, Meter
+from tapir_ray.llm.client.concurrency import InFlight
+from tapir_ray.llm.client.failures import FAILURES, failed_reply, may_be_paid, overloaded, refuses_format, retry
+from tapir_ray.llm.client.reply import Reply, Understood, understand
+from tapir_ray.llm.client.request import request_body, request_key, worst_case
+from tapir_ray.llm.client.target import Target
+
+if TYPE_CHECKING:
+    from tapir_ray.llm.client.cache import Cache
+
+
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
+
+
+class FormatRefused(Exception):
+    """The endpoint does not take the `response_format`; `reply` says how it refuses."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
+
+
+@dataclass
+class Pause:
+    """Until when a role waits because its endpoint said so (`Retry-After`); shared by its requests in a worker."""
+
+    until: float = field(default=0.0)
+
+    async def over(self) -> None:
+        while (left := self.until - time.monotonic()) > 0:
+            await asyncio.sleep(left)
+
+
+class Client:
+    """Chat requests of one role. Belongs to the event loop it is first used in."""
+
+    def __init__(
+        self, target: Target, meter: Meter, in_flight: InFlight | None = None, cache: Cache | None = None
+    ) -> None:
+        self.target = target
+        self._meter = meter
+        self._in_flight = in_flight or slots(target)
+        self._cache = cache
+        self._pause = Pause()
+        self._timeout_s: float | None = target.endpoint.timeout_s
+        self._price = target.endpoint.known_price or Price()
+        self._plain = target.plain
+
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        kind: str,
+        response_format: dict[str, Any] | None = None,
+        or_plain: bool = True,
+    ) -> Reply:
+        """Ask once, with as many attempts as the endpoint allows; never raises for what an endpoint does.
+
+        A stored reply to the same request is given instead, without cost; a request without a seed and with a
+        temperature is a new one each time. 429, 5xx, timeouts and broken connections are tried again after an
+        exponential, jittered pause of at least `Retry-After`; every other error is permanent. `kind` is the kind of
+        request in the usage.
+
+        A `response_format` that the endpoint refuses is left out, and with `or_plain` it is for all later requests.
+        Without `or_plain` the reply is the refusal.
+        """
+        own = "response_format" in self.target.endpoint.extra_body
+        if response_format is None or own or (or_plain and self._plain):
+            return await self._chat(messages, sampling, seed, kind)
+        try:
+            return await self._chat(messages, sampling, seed, kind, response_format)
+        except FormatRefused as refused:
+            if not or_plain:
+                return refused.reply
+        reply = await self._chat(messages, sampling, seed, kind)
+        if reply.status != FAILED and not self._plain:
+            # Only now is it known that the format was to blame, and not the rest of the request.
+            self._plain = True
+            await self._meter.asks_plainly(self.target.role)
+        return reply
+
+    async def _chat(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling | None,
+        seed: int | None,
+        kind: str,
+        response_format: dict[str, Any] | None = None,
+    ) -> Reply:
+        endpoint = self.target.endpoint
+        body = request_body(endpoint, messages, sampling or endpoint.sampling, seed, response_format)
+        if self._cache is None or (seed is None and body["temperature"]):
+            return await self._ask(body, kind)
+        key = request_key(self.target.scope, body)
+        reply, served = await self._cache.answer(key, lambda: self._ask(body, kind))
+        if served:
+            self._meter.record(self.target.role, Count(kind, cached_requests=1))
+        return reply
+
+    def reject(self, reply: Reply) -> None:
+        """Say that a reply is of no use (no score, no label): it is not served again."""
+        if self._cache is not None:
+            self._cache.reject(reply)
+
+    async def _ask(self, body: dict[str, Any], kind: str) -> Reply:
+        endpoint = self.target.endpoint
+        worst = worst_case(body)
+        for attempt in range(1, endpoint.max_attempts + 1):
+            async with self._in_flight:
+                await self._pause.over()
+                lease = await self._meter.lease(self.target.role, *worst, self._lease_id(body))
+                if lease is None:
+                    return Reply(None, status=FAILED, reason=BUDGET_USED_UP)
+                asked_at = time.monotonic()
+                pause = None
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        completion = await self.generate(body)
+                except FAILURES as error:
+                    again, pause = retry(error)
+                    got = Understood(
+                        failed_reply(error, endpoint.timeout_s),
+                        Count(kind, requests=1),
+                        known=not may_be_paid(error),
+                        attempts=None if again else 1,
+                        overloaded=overloaded(error),
+                    )
+                    refused = self._asks_for_format(body) and refuses_format(error)
+                else:
+                    got, refused = understand(completion, endpoint, kind), False
+                    if not got.overloaded:
+                        self._in_flight.succeeded()
+                if got.overloaded:
+                    self._in_flight.overloaded(asked_at)
+            most = min(endpoint.max_attempts, got.attempts or endpoint.max_attempts)
+            last = attempt >= most
+            failed = int(last and got.reply.status == FAILED and not refused)
+            count = replace(got.count.priced(self._price), failed=failed)
+            self._meter.record(self.target.role, count, lease, got.known)
+            if refused:
+                raise FormatRefused(got.reply)
+            if last:
+                return got.reply
+            if pause is not None and not self.target.limited:
+                self._pause.until = max(self._pause.until, time.monotonic() + pause)
+            backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
+            await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
+        raise AssertionError("the last attempt returns")
+
+    def _asks_for_format(self, body: dict[str, Any]) -> bool:
+        return "response_format" in body and "response_format" not in self.target.endpoint.extra_body
+
+    def _lease_id(self, body: dict[str, Any]) -> str | None:
+        return None
+
+    async def generate(self, body: dict[str, Any]) -> Any:
+        """The chat completion of a request, both as JSON values of the OpenAI protocol.
+
+        Raises one of `failures.FAILURES`: RequestFailed where a protocol has no errors of its own.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Close what the client holds open."""
+
+
+def slots(target: Target, workers: int = 1) -> InFlight:
+    """One worker's share of what may be in flight to an endpoint; found by trying where its limits are unknown."""
+    spec = target.endpoint.spec
+    adaptive = not (spec.local or spec.batch_s or target.limited)
+    return InFlight(max(1, target.endpoint.limits.in_flight // workers), adaptive)

@@ -1,0 +1,72 @@
+"""A model behind an OpenAI-compatible URL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+
+from tapir_ray.config import SIMULATOR
+from tapir_ray.config.engines import OPENAI
+from tapir_ray.errors import InputError
+from tapir_ray.llm.budget.usage import Meter
+from tapir_ray.llm.client.cache import Cache
+from tapir_ray.llm.client.check import check
+from tapir_ray.llm.client.client import Client
+from tapir_ray.llm.client.concurrency import InFlight
+from tapir_ray.llm.client.openai import OpenAIClient
+from tapir_ray.llm.client.target import Secret, Target
+from tapir_ray.llm.engine.base import Engine, Setting
+
+NO_RESULT = {"log", "latency_s", "max_requests_per_minute"}
+"""Keys of the simulator that change no reply."""
+
+
+class OpenAI(Engine):
+    """A provider's model, one of the user's own behind the protocol, or the run's simulator."""
+
+    spec = OPENAI
+
+    def __init__(self, setting: Setting) -> None:
+        """Raises InputError for a `base_url` that is `simulator`, if no simulator runs."""
+        super().__init__(setting)
+        if self._simulated and setting.simulator_url is None:
+            raise InputError(f"{setting.role}.base_url is '{SIMULATOR}' but no simulator runs: add a simulator section")
+
+    @property
+    def _simulated(self) -> bool:
+        return self.setting.endpoint.base_url == SIMULATOR
+
+    def check(self) -> None:
+        """The key is there and taken, the URL is that of an API and serves the model. Raises InputError."""
+        asyncio.run(check(self.target()))
+
+    def url(self) -> str | None:
+        if self._simulated:
+            return f"{str(self.setting.simulator_url).rstrip('/').removesuffix('/v1')}/v1"
+        return self.setting.endpoint.base_url
+
+    def key(self) -> Secret | None:
+        variable = None if self._simulated else self.setting.endpoint.api_key_env
+        if variable is None:
+            return None
+        value = os.environ.get(variable)
+        if not value:
+            raise InputError(
+                f"{self.setting.role}.api_key_env: the environment variable {variable} is not set; set it, or write "
+                "null for no key"
+            )
+        return Secret(value)
+
+    def scope(self) -> str:
+        simulator = self.setting.config.simulator
+        if self._simulated and simulator is not None:
+            settings = simulator.model_dump(mode="json", exclude=NO_RESULT)
+            return json.dumps(["simulator", self.setting.config.random_seed, settings], sort_keys=True)
+        return self.setting.endpoint.base_url or ""
+
+    @classmethod
+    def client(
+        cls, target: Target, meter: Meter, in_flight: InFlight, cache: Cache | None = None, folder: str | None = None
+    ) -> Client:
+        return OpenAIClient(target, meter, in_flight, cache)

@@ -1,0 +1,180 @@
+"""An engine of the user's own, in this file alone: it answers each prompt with itself, from an actor that it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+
+from tapir_ray.cluster.capacity import claimed, shortage
+from tapir_ray.config import Replicas, parse
+from tapir_ray.config.engines import EngineSpec
+from tapir_ray.errors import InputError
+from tapir_ray.llm.asker import Row
+from tapir_ray.llm.budget.usage import Meter
+from tapir_ray.llm.client.cache import Cache
+from tapir_ray.llm.client.client import Client
+from tapir_ray.llm.client.concurrency import InFlight
+from tapir_ray.llm.client.failures import RequestFailed
+from tapir_ray.llm.client.target import Target
+from tapir_ray.llm.engine.base import Engine, StudentWork
+from tapir_ray.llm.engine.registry import engine_class
+from tests.transforms.asking import config_for, dataset, instruction, opened
+
+NAME = f"{__name__}:Echo"
+SAID = pa.schema([("instruction_id", pa.string()), ("reply", pa.string()), ("status", pa.string()),
+                  ("reason", pa.string())])  # fmt: skip
+
+
+class Mouth:
+    """What holds the engine's resources, and answers."""
+
+    def say(self, text: str) -> str:
+        return text
+
+
+class EchoClient(Client):
+    """Asks the actor that the target names."""
+
+    async def generate(self, body: dict[str, Any]) -> Any:
+        text = body["messages"][-1]["content"]
+        if text == "busy":
+            raise RequestFailed("the echo is busy", again=True)
+        said = await ray.get_actor(str(self.target.base_url)).say.remote(text)
+        return {
+            "model": "echo-1",
+            "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": said}}],
+            "usage": {"prompt_tokens": len(text), "completion_tokens": len(said)},
+        }
+
+
+class Echo(Engine):
+    """An actor that claims `resources.<role>`."""
+
+    spec = EngineSpec("echo", ("engine_kwargs",), local=True, paid=False, student=True)
+
+    def check(self) -> None:
+        if unknown := sorted(self.setting.endpoint.engine_kwargs):
+            raise InputError(f"{self.setting.role}.engine_kwargs.{unknown[0]}: an echo has no such setting")
+
+    def start(self) -> None:
+        claim = self.claims()
+        assert claim is not None
+        self._mouth: Any = ray.remote(num_cpus=claim.cpus)(Mouth).options(name=self.url()).remote()
+        ray.get(self._mouth.__ray_ready__.remote())
+
+    def stop(self) -> None:
+        ray.kill(self._mouth)
+
+    def url(self) -> str:
+        return f"{self.setting.run_id}-{self.setting.role}"
+
+    @classmethod
+    def client(
+        cls, target: Target, meter: Meter, in_flight: InFlight, cache: Cache | None = None, folder: str | None = None
+    ) -> Client:
+        return EchoClient(target, meter, in_flight, cache)
+
+    @staticmethod
+    def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
+        return rows.map(echoed, fn_kwargs={"model": work.model}, num_cpus=work.transform_cpus)
+
+
+def echoed(row: Row, model: str) -> Row:
+    """The row with its own prompt as the student's answer."""
+    return {**row, "student_response": f"{model}: {row['messages'][-1]['content']}", "finish_reason": "stop"}
+
+
+async def asked(clients: Mapping[str, Client], row: Row) -> Row:
+    """The teacher's reply to a row, under the judge's eyes."""
+    reply = await clients["teacher"].chat(row["messages"], kind="respond")
+    await clients["judge"].chat(row["messages"], kind="judge")
+    return {**row, "reply": reply.text, "status": reply.status, "reason": reply.reason}
+
+
+def teacher(**keys: Any) -> dict[str, Any]:
+    """The section of an echo."""
+    return {"engine": NAME, "model": "echo", "base_url": None, "max_attempts": 1, **keys}
+
+
+def up(name: str) -> bool:
+    """Whether an actor is there."""
+    return any(found == name for found in ray.util.list_named_actors())
+
+
+def test_an_echo_teaches_holds_its_claim_and_makes_room(ray_local: None) -> None:
+    cpus = ray.cluster_resources()["CPU"]
+    # Training has a place only where the echo is not.
+    resources = {"teacher": {"cpus": 1.5}, "train": {"cpus": cpus - 1}}
+    config = config_for("", teacher=teacher(), resources=resources)
+    rows = [instruction("one"), instruction("two"), instruction("busy")]
+    with opened(config) as roles:
+        roles.check()
+        mouth = roles._engines["teacher"].target().base_url
+        assert mouth is not None and not up(mouth)
+        table = roles.ask(dataset(rows), asked, SAID).take_all()
+        assert up(mouth) and ray.available_resources()["CPU"] == pytest.approx(cpus - 1.5)
+        roles.free_resources_for("classifier")
+        assert up(mouth), "there is place enough for both"
+        roles.free_resources_for("train")
+        assert not up(mouth)
+        again = roles.ask(dataset(rows[:1]), asked, SAID).take_all()
+        assert again[0]["reply"] == "one" and up(mouth)
+        usage = roles.usage()["teacher"]
+    assert not up(mouth)
+    replies = {row["instruction_id"]: row for row in table}
+    one, two, busy = (replies[row["instruction_id"]] for row in rows)
+    assert (one["reply"], two["reply"]) == ("one", "two")
+    assert (busy["status"], busy["reason"]) == ("failed", "RequestFailed: the echo is busy")
+    assert (usage["requests"], usage["failed"], usage["output_tokens"], usage["cost"]) == (4, 1, 9, 0)
+
+
+def test_what_an_own_engine_claims_is_looked_for_before_the_run() -> None:
+    config = config_for("", teacher=teacher(), resources={"teacher": {"cpus": 3}})
+    assert claimed(config)["teacher"] == Replicas(cpus=3)
+    assert "resources.teacher needs" in str(shortage(config, [{"CPU": 2.0, "GPU": 0.0}]))
+
+
+def test_an_own_engine_is_the_student(ray_local: None) -> None:
+    config = parse({"name": "x", "seed_data": {"path": "a"}, "student": {"engine": NAME, "model": "m"}})
+    assert "student" in claimed(config)
+    work = StudentWork("round-1", config.student, config.resources.student, 0.1, 0)
+    made = engine_class(config.student.engine).generate(dataset([instruction("hello")]), work)
+    assert [row["student_response"] for row in made.take_all()] == ["round-1: hello"]
+
+
+def test_settings_of_an_own_engine() -> None:
+    """`engine_kwargs` are its own, keys that it does not read are refused, and it changes the results."""
+    with pytest.raises(InputError, match=r"teacher\.engine_kwargs\.voice: an echo has no such setting"):
+        opened(config_for("", teacher=teacher(engine_kwargs={"voice": 1}))).check()
+    with pytest.raises(InputError, match=r"teacher\.base_url has no effect with this teacher\.engine"):
+        config_for("", teacher=teacher(base_url="http://h/v1"))
+    plain, echo = config_for("http://h/v1"), config_for("", teacher=teacher())
+    assert plain.digest() != echo.digest() and echo.teacher.known_price is not None
+
+
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [
+        ("vlm", r"teacher\.engine: there is no engine vlm; did you mean vllm\?"),
+        ("gpt", r"the engines are openai, openai_batch, vllm, or package\.module:Class"),
+        ("no_such_package:Echo", r"cannot import 'no_such_package'.*PYTHONPATH"),
+        (f"{__name__}:Mouth", "is no engine: its class needs a `spec`"),
+        (7, r"teacher\.engine: .*string"),
+    ],
+)
+def test_what_is_no_engine_is_refused(engine: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence) as error:
+        config_for("", teacher={"engine": engine})
+    assert "\n" not in str(error.value)
+
+
+def test_an_engine_that_only_looks_like_one() -> None:
+    with pytest.raises(InputError, match="is no subclass"):
+        engine_class(f"{__name__}:Mouth")
+    with pytest.raises(TypeError, match="needs the method generate"):
+        type("Silent", (Engine,), {"spec": Echo.spec})
