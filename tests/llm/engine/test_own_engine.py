@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray
 import ray.data
+import yaml
 
 from tapir_ray.cluster.capacity import claimed, shortage
 from tapir_ray.config import Replicas, parse
 from tapir_ray.config.engines import EngineSpec
+from tapir_ray.data import schemas
 from tapir_ray.errors import InputError
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.budget.usage import Meter
 from tapir_ray.llm.client.cache import Cache
-from tapir_ray.llm.client.client import Client
+from tapir_ray.llm.client.client import Client, slots
 from tapir_ray.llm.client.concurrency import InFlight
 from tapir_ray.llm.client.failures import RequestFailed
+from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.target import Target
 from tapir_ray.llm.engine.base import Engine, StudentWork
 from tapir_ray.llm.engine.registry import engine_class
 from tests.transforms.asking import config_for, dataset, instruction, opened
 
+DOCS = Path(__file__).parents[3] / "docs" / "engines.md"
 NAME = f"{__name__}:Echo"
 SAID = pa.schema([("instruction_id", pa.string()), ("reply", pa.string()), ("status", pa.string()),
                   ("reason", pa.string())])  # fmt: skip
@@ -178,3 +185,27 @@ def test_an_engine_that_only_looks_like_one() -> None:
         engine_class(f"{__name__}:Mouth")
     with pytest.raises(TypeError, match="needs the method generate"):
         type("Silent", (Engine,), {"spec": Echo.spec})
+
+
+def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python, section = re.findall(r"```(?:python|yaml)\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (tmp_path / "recorded_engine.py").write_text(python)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    config = config_for("", teacher={**teacher(), **yaml.safe_load(section)["teacher"]})
+    with pytest.raises(InputError, match=r"teacher\.engine_kwargs\.path: 'answers\.json' is no file"):
+        opened(config).check()
+    (tmp_path / "answers.json").write_text('{"one?": "two words"}')
+    roles = opened(config)
+    roles.check()
+    target = roles._engines["teacher"].target()
+    client = engine_class(config.teacher.engine).client(target, Meter(), slots(target))
+    reply, unknown = asyncio.run(both(client))
+    assert (reply.text, reply.output_tokens, reply.status) == ("two words", 2, "ok")
+    assert (unknown.status, unknown.reason) == ("failed", "RequestFailed: no answer is recorded")
+
+
+async def both(client: Client) -> tuple[Reply, Reply]:
+    """The replies to a question that is recorded and to one that is not."""
+    one, two = ([schemas.Message(role="user", content=text)] for text in ("one?", "two?"))
+    return await client.chat(one, kind="respond"), await client.chat(two, kind="respond")
