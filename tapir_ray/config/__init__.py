@@ -6,6 +6,7 @@ Imports neither torch nor ray, so a bad file fails in milliseconds. Bad combinat
 sentence that names the key.
 """
 
+from tapir_ray.config.classify import Classify
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.load import changed, load, parse
@@ -13,7 +14,6 @@ from tapir_ray.config.method import Curriculum, Difficulty, Expand, Filter, Lora
 from tapir_ray.config.models import (
     SIMULATOR,
     Batch,
-    Classify,
     CreateModel,
     Endpoint,
     Judge,

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, model_validator
 
+from tapir_ray.config.classify import Classify
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
-from tapir_ray.config.models import SIMULATOR, Classify, Endpoint, Judge, Student
+from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share

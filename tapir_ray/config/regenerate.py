@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from tapir_ray.config.classify import Classify
 from tapir_ray.config.data import SeedData
 from tapir_ray.config.method import Curriculum, Filter
-from tapir_ray.config.models import Classify
 from tapir_ray.config.section import Count, Section
 
 Operation = Literal["filter", "decontaminate", "classify", "rebalance", "answer", "rewrite", "judge"]

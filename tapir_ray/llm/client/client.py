@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ class Pause:
             await asyncio.sleep(left)
 
 
-class Client:
+class Client(ABC):
     """Chat requests of one role. Belongs to the event loop it is first used in."""
 
     def __init__(
@@ -172,14 +173,14 @@ class Client:
     def _lease_id(self, body: dict[str, Any]) -> str | None:
         return None
 
+    @abstractmethod
     async def generate(self, body: dict[str, Any]) -> Any:
         """The chat completion of a request, both as JSON values of the OpenAI protocol.
 
         Raises one of `failures.FAILURES`: RequestFailed where a protocol has no errors of its own.
         """
-        raise NotImplementedError
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 (a client may hold nothing open)
         """Close what the client holds open."""
 
 

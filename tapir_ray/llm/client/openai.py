@@ -27,7 +27,7 @@ class OpenAIClient(Client):
         self._openai = connect(target)
         self._headers = headers(target)
 
-    async def _send(self, body: dict[str, Any]) -> Any:
+    async def generate(self, body: dict[str, Any]) -> Any:
         """The reply's JSON. The client's own typed models cost as much as the whole request otherwise does.
 
         Raises BadReply for a body that is none.
