@@ -9,12 +9,10 @@ import openai
 import pytest
 
 from tapir_ray import errors
-from tapir_ray.config import Endpoint
 from tapir_ray.errors import InputError, StageError, last_line
 from tapir_ray.errors.redaction import looks_like_a_key, names_a_key, redacted, secret_of
-from tapir_ray.llm.budget.usage import Meter
-from tapir_ray.llm.client.openai import OpenAIClient
-from tapir_ray.llm.client.target import Secret, Target
+from tapir_ray.llm.client.failures import failed_reply
+from tapir_ray.llm.client.target import Secret
 
 KEY = "planted1A7c9e5f2d4b6a8"
 
@@ -91,10 +89,7 @@ def test_the_reason_of_a_failed_row_holds_no_key() -> None:
     request = httpx.Request("POST", "https://h/v1/chat/completions")
     for quoted in (f"Incorrect API key provided: sk-{KEY}.", f"Incorrect API key provided: {KEY[:6]}****{KEY[-4:]}."):
         error = openai.AuthenticationError(quoted, response=httpx.Response(401, request=request), body=None)
-        client = OpenAIClient(
-            Target("teacher", Endpoint(), "http://127.0.0.1:9/v1", Secret("another-key")), Meter(None, frozenset())
-        )
-        reason = client._failure(error).reason
+        reason = failed_reply(error, timeout_s=9.0).reason
         assert reason is not None and reason.startswith("AuthenticationError: Incorrect API key provided: ***")
         assert KEY[:6] not in reason and KEY[-4:] not in reason
 
