@@ -127,7 +127,7 @@ def _own(name: str) -> EngineSpec:
     try:
         found = resolve(name, {}, what="engine")
     except InputError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).removeprefix("engine: ")) from error
     spec = getattr(found, "spec", None)
     if not isinstance(spec, EngineSpec):
         raise ValueError(f"{name} is no engine: its class needs a `spec`, an EngineSpec (docs/engines.md)")

@@ -124,7 +124,8 @@ def test_an_echo_teaches_holds_its_claim_and_makes_room(ray_local: None) -> None
         mouth = roles._engines["teacher"].target().base_url
         assert mouth is not None and not up(mouth)
         table = roles.ask(dataset(rows), asked, SAID).take_all()
-        assert up(mouth) and ray.available_resources()["CPU"] == pytest.approx(cpus - 1.5)
+        # The worker that asked may still hold its tenth.
+        assert up(mouth) and cpus - 1.7 < ray.available_resources()["CPU"] <= cpus - 1.5
         roles.free_resources_for("classifier")
         assert up(mouth), "there is place enough for both"
         roles.free_resources_for("train")
@@ -169,7 +170,7 @@ def test_settings_of_an_own_engine() -> None:
     [
         ("vlm", r"teacher\.engine: there is no engine vlm; did you mean vllm\?"),
         ("gpt", r"the engines are openai, openai_batch, vllm, or package\.module:Class"),
-        ("no_such_package:Echo", r"cannot import 'no_such_package'.*PYTHONPATH"),
+        ("no_such_package:Echo", r"teacher\.engine: cannot import 'no_such_package'.*PYTHONPATH"),
         (f"{__name__}:Mouth", "is no engine: its class needs a `spec`"),
         (7, r"teacher\.engine: .*string"),
     ],
