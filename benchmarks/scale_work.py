@@ -33,7 +33,7 @@ from tapir_ray.steps import mix, score
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.dataset import counted
 from tapir_ray.steps.generate import draws
-from tapir_ray.transforms.filter import with_order
+from tapir_ray.transforms.filters.duplicates import with_order
 
 TRANSFORM_CPUS = 0.5
 CPUS = 4

@@ -20,7 +20,6 @@ from tapir_ray.cluster.session import session, stopped_by_signals
 from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
 from tapir_ray.config import Config, Simulator, changed
 from tapir_ray.config.data import RECORDED, TASKS
-from tapir_ray.config.registry import resolve
 from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.data.files import find_seed, list_files
@@ -52,6 +51,7 @@ from tapir_ray.train.classifier_check import check_classifier
 from tapir_ray.train.student_check import check_student
 from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.classify import check_labels, load_labels
+from tapir_ray.transforms.filters.user_function import UserFunction
 
 SEED_FILE = "seed_data.jsonl"
 
@@ -213,8 +213,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     measure(config.curriculum.difficulty.measure)
     for name in (config.student.engine, *(endpoint.engine for endpoint in config.endpoints.values())):
         engine_class(name)
-    for spec in config.filter.functions:
-        resolve(spec, {}, what="filter.functions")
+    UserFunction.of(config)
     if config.seed_data.path is not None:
         find_seed(config.seed_data)
     for path in config.filter.evaluation_sets:

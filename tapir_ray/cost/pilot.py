@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from tapir_ray.config import Config
-from tapir_ray.config.registry import resolve
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
 from tapir_ray.curriculum.quotas import apportion
@@ -36,7 +35,7 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer
 from tapir_ray.transforms.expand import ExpandRow
-from tapir_ray.transforms.filter import check_table
+from tapir_ray.transforms.filters import BEFORE, mark_rows, row_filters
 from tapir_ray.transforms.judge import JudgeRow
 from tapir_ray.transforms.label import LabelRow
 from tapir_ray.transforms.respond import RespondRow
@@ -210,8 +209,7 @@ def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
     if not made:
         return []
     table = schemas.conform(made, schemas.GENERATED_ROWS)
-    functions = {spec: resolve(spec, {}, what="filter.functions") for spec in config.filter.functions}
-    passed = [status == OK for status in check_table(table, config, functions)["status"].to_pylist()]
+    passed = [status == OK for status in mark_rows(table, row_filters(config, BEFORE))["status"].to_pylist()]
     known = [row["messages"] for row in seed.sample]
     boilerplate = boilerplate_of(known, config.filter.common_ngram_rows, config.filter.ngram or DEFAULT_WORDS)
     index = ContaminationIndex.build(known, 0, config.filter.near_duplicate, boilerplate)

@@ -9,7 +9,9 @@ from tapir_ray.errors import InputError
 from tapir_ray.steps import decontaminate, seed, shares
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
-from tapir_ray.transforms.filter import check_rows, mark_contaminated, mark_repeats
+from tapir_ray.transforms.filters import check_rows
+from tapir_ray.transforms.filters.contamination import mark_contaminated
+from tapir_ray.transforms.filters.duplicates import mark_repeats
 
 READ, CHECKED, CLEAN, CONTAMINATION = "seed/read", "seed/checked", "seed/ingested", "seed/contamination"
 BANDS = "seed/bands"

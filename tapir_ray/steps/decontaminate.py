@@ -23,7 +23,8 @@ from tapir_ray.steps import seed
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.files_left_out import files as files_of
 from tapir_ray.transforms.boilerplate import common_ngrams, share_of
-from tapir_ray.transforms.filter import contamination_index, mark_contaminated, seed_bands
+from tapir_ray.transforms.filters.contamination import contamination_index, mark_contaminated
+from tapir_ray.transforms.filters.duplicates import seed_bands
 from tapir_ray.transforms.ingest import FILE_BITS, PARSED, parse_sources
 
 EVALUATION, COMMON = "seed/evaluation_sets", "seed/common_ngrams"

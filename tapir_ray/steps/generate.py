@@ -17,7 +17,7 @@ from tapir_ray.steps.score import without_holdout
 from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.classify import classify
 from tapir_ray.transforms.expand import expand
-from tapir_ray.transforms.filter import filter_generated
+from tapir_ray.transforms.filters import filter_generated
 
 CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
 """Expanded rows with the classifier's label beside the task that was asked for."""

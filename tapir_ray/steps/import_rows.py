@@ -19,7 +19,7 @@ from tapir_ray.steps import decontaminate, files_left_out, holdout, round_zero, 
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.round_zero import CONTAMINATION
-from tapir_ray.transforms.filter import filter_generated
+from tapir_ray.transforms.filters import filter_generated, filter_read
 from tapir_ray.transforms.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.transforms.user_rows import HAS_SPLIT, read_own_rows, with_places
 
@@ -142,9 +142,8 @@ def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data
     positions = duplicate_positions(run.files(table), run.fs, context.transform_cpus, begin.key)
     rows = context.map(context.read(table), mark_duplicates, positions=positions)
     if begin.is_seed:
-        if config.seed_data.responses == "keep":
-            seed.check_responses(context, table, where)
-            rows = context.map(rows, seed.filter_unanswered)
+        seed.check_responses(context, table, where)
+        rows = filter_read(rows, config)
         if not any(pc.any(batch[HAS_SPLIT.name]).as_py() for batch in run.scan(table, [HAS_SPLIT.name])):
             rows = holdout.with_holdout(context, rows)
     return rows, count

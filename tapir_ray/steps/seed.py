@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.data.formats import Ambiguous, Malformed
 from tapir_ray.data.readers import Unreadable
-from tapir_ray.data.schemas import OK, marked
+from tapir_ray.data.schemas import OK
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.run.run import Run
 from tapir_ray.steps import files_left_out
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.column_notes import ColumnNotes, counted, no_response, refuse_missing
+from tapir_ray.transforms.filters import filter_read
 from tapir_ray.transforms.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
 
 COLUMNS_SHOWN = 10
@@ -63,8 +63,7 @@ def without_repeats(context: Context) -> ray.data.Dataset:
         repeated = duplicate_positions(run.files("seed/read"), run.fs, context.transform_cpus, preferred=answer)
         facts["repeated"] = len(repeated)
     rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
-    keep = context.config.seed_data.responses == "keep"
-    return context.map(rows, filter_unanswered) if keep else rows
+    return filter_read(rows, context.config)
 
 
 def check_rows(context: Context, table: str, where: str) -> None:
@@ -154,11 +153,6 @@ def _first_reason(context: Context, table: str, kind: str) -> str:
 def _ok_rows(context: Context, table: str, column: str) -> Iterator[dict[str, Any]]:
     for batch in context.run.scan(table, [column, "status"]):
         yield from (row for row in batch.to_pylist() if row["status"] == OK)
-
-
-def filter_unanswered(batch: pa.Table) -> pa.Table:
-    """Rows without an answer cannot be kept as they are: `no_response`."""
-    return marked(batch, pc.is_null(batch["response"]), "no_response")
 
 
 def unused_columns(run: Run) -> dict[str, int]:

@@ -11,29 +11,13 @@ from tapir_ray.data.schemas import FILTERED, HOLDOUT, OK
 from tapir_ray.data.words import clipped
 from tapir_ray.errors import StageError, TapirError
 from tapir_ray.steps.context import Context
+from tapir_ray.transforms.filters import advice_on
 
 LEAST_ROWS = 20
 """A table of fewer rows is not judged by shares."""
 EXAMPLES, EXAMPLE_CHARS = 3, 80
 SHOWN = ("draw_id", "instruction_id", "source", "messages", "reason")
 EVENT = "filter_share"
-
-ADVICE = {
-    "duplicate": "the rows repeat one another: look for other rows (of a round: raise expand.temperature)",
-    "near_duplicate": "the rows are much alike: look for other rows (of a round: raise expand.temperature), or raise "
-    "filter.near_duplicate",
-    "contamination_holdout": "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows",
-    "contamination_evaluation": "lower filter.common_ngram_rows if what they share is boilerplate, or look "
-    "for other rows",
-    "over_long": "raise filter.max_chars",
-    "other_task": "the classifier disagrees with the tasks: look at classifier/report.json, or set filter.other_task: "
-    "false",
-    "prompt_leakage": "the teacher repeats its prompt: change prompts.dir/expand.jinja, or take another teacher",
-    "no_response": "set seed_data.responses: fill to have the teacher write the missing answers",
-    "empty": "the rows have no text: look at the source",
-}
-"""What to change, by reason; any other is of the user's own filter."""
-OF_A_USER = "look at filter.functions"
 
 
 def judge(
@@ -66,7 +50,7 @@ def judge(
                 f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, more than "
                 f"filter.max_share {settings.max_share:g}, such as "
                 f"{examples(context, table, reason, contaminated)[0]}; "
-                f"{ADVICE.get(reason, OF_A_USER)}, or set filter.max_share: 1 to go on without them"
+                f"{advice_on(reason)}, or set filter.max_share: 1 to go on without them"
             )
     return shares
 

@@ -6,6 +6,7 @@ answered = annotate(rows, config, roles, styles)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import ray.data
@@ -13,6 +14,7 @@ import ray.data
 from tapir_ray.config import Config
 from tapir_ray.config.registry import resolve
 from tapir_ray.llm.roles import Roles
+from tapir_ray.transforms.filters import filter_answers
 from tapir_ray.transforms.respond import respond
 
 Annotation = Callable[[ray.data.Dataset, Config, Roles, Mapping[str, str]], ray.data.Dataset]
@@ -22,5 +24,15 @@ ANNOTATIONS: dict[str, Annotation] = {"respond": respond}
 
 
 def annotation(name: str) -> Annotation:
-    """The registered annotation of that name, or the function that `package:function` names. Raises InputError."""
-    return resolve(name, ANNOTATIONS, what="expand.annotation")
+    """The registered annotation of that name, or the function that `package:function` names. Raises InputError.
+
+    The answers of a function of the user's pass the `filter.functions` that run after answering.
+    """
+    found = resolve(name, ANNOTATIONS, what="expand.annotation")
+    return found if found in ANNOTATIONS.values() else functools.partial(_filtered, found)
+
+
+def _filtered(
+    annotate: Annotation, rows: ray.data.Dataset, config: Config, roles: Roles, styles: Mapping[str, str]
+) -> ray.data.Dataset:
+    return filter_answers(annotate(rows, config, roles, styles), config)

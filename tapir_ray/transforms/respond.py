@@ -14,23 +14,22 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 import ray.data
 
 from tapir_ray.config import Config
-from tapir_ray.curriculum.tasks import TOXICITY
 from tapir_ray.data import schemas
 from tapir_ray.data.schemas import Message
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
-from tapir_ray.llm.client.refusals import is_refusal
-from tapir_ray.llm.client.reply import REFUSED, Reply
+from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
+from tapir_ray.transforms.filters import AFTER, SCORED, first_reason, row_filters
+from tapir_ray.transforms.filters.base import RowFilter
 from tapir_ray.transforms.judge import NotJudged, score_answer, seed_of
-
-BELOW_MIN_SCORE = "below_min_score"
 
 
 def respond(
@@ -46,10 +45,10 @@ def respond(
     An answer in the column `draft` is rewritten in the style of the task, and not asked for.
 
     Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style; a task without an entry in
-    `styles` is answered plainly. Of `respond.samples` answers the best of those that the judge scored is kept, with its
-    `answer_score`; below `respond.min_score` the row is filtered (`below_min_score`). A row without a usable answer has
-    the reply's status and reason (`cut_off`, `refused`, `empty`, or an error); `refused` is also an answer that says so
-    in its text (`llm/refusals.py`, a heuristic), but to the task Toxicity.
+    `styles` is answered plainly. An answer is usable if its reply is whole and no filter of answers applies
+    (`transforms/filters`: `refused`, functions of the user's). A row without a usable answer has the status and reason
+    of its first (`cut_off`, `refused`, `empty`, or an error). Of `respond.samples` answers the best of those that the
+    judge scored is kept, with its `answer_score`; below `respond.min_score` the row is filtered (`below_min_score`).
     """
     return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles), draft), schema)
 
@@ -103,9 +102,8 @@ class RespondRow:
             "style": style,
             "answer_score": best.score,
         }
-        if settings.min_score is not None and (best.score or 0.0) < settings.min_score:
-            answered |= {"status": schemas.FILTERED, "reason": BELOW_MIN_SCORE}
-        return answered
+        reason = first_reason(answered, self._filters_of_scored)
+        return answered if reason is None else {**answered, "status": schemas.FILTERED, "reason": reason}
 
     async def _answer(self, client: Client, row: Row, style: str | None, sample: str) -> Answer:
         seed = seed_of(row["instruction_id"], "respond", sample)
@@ -113,7 +111,7 @@ class RespondRow:
         second_pass = style is not None and self.config.rewrite.mode == "second_pass"
         if draft is None:
             messages = row["messages"] if style is None or second_pass else self._styled(row, style)
-            reply = _unless_refused(row, await client.chat(messages, seed=seed, kind="respond"))
+            reply = self._filtered(row, await client.chat(messages, seed=seed, kind="respond"), is_draft=second_pass)
             if reply.status != schemas.OK or not second_pass:
                 return Answer(reply, messages, seed)
             draft = reply.text
@@ -129,7 +127,7 @@ class RespondRow:
                 ),
             }
         ]
-        return Answer(_unless_refused(row, await client.chat(rewriting, seed=seed, kind="rewrite")), rewriting, seed)
+        return Answer(self._filtered(row, await client.chat(rewriting, seed=seed, kind="rewrite")), rewriting, seed)
 
     def _styled(self, row: Row, style: str | None) -> list[Message]:
         own = [message["content"] for message in row["messages"] if message["role"] == "system"]
@@ -160,12 +158,19 @@ class RespondRow:
     def _sampling(self, answer: Answer) -> str:
         return json.dumps({**self.config.teacher.sampling.model_dump(), "seed": answer.seed}, sort_keys=True)
 
+    @cached_property
+    def _filters(self) -> list[RowFilter]:
+        return row_filters(self.config, AFTER)
 
-def _unless_refused(row: Row, reply: Reply) -> Reply:
-    """The reply, filtered as `refused` where its text is a refusal, which a student must not learn as an answer.
+    @cached_property
+    def _filters_of_scored(self) -> list[RowFilter]:
+        return row_filters(self.config, SCORED)
 
-    To the task Toxicity it is one: its style is to decline.
-    """
-    if reply.status == schemas.OK and row["task"] != TOXICITY and is_refusal(reply.text or ""):
-        return replace(reply, status=schemas.FILTERED, reason=REFUSED)
-    return reply
+    def _filtered(self, row: Row, reply: Reply, is_draft: bool = False) -> Reply:
+        """The reply, filtered if the row with its text as the response does not pass the filters of answers."""
+        if reply.status != schemas.OK:
+            return reply
+        response = {"response": (reply.text or "").strip(), "reasoning": reply.reasoning, "teacher_model": reply.model}
+        filters = [one for one in self._filters if one.of_drafts or not is_draft]
+        reason = first_reason({**row, **response}, filters)
+        return reply if reason is None else replace(reply, status=schemas.FILTERED, reason=reason)

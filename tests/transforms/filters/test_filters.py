@@ -16,14 +16,9 @@ from tapir_ray.data.ngrams import ngram_hashes
 from tapir_ray.data.schemas import GENERATED_ROWS, conform, instruction_id
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.transforms.filter import (
-    check_rows,
-    check_table,
-    contamination_index,
-    filter_generated,
-    mark_contaminated,
-    seed_bands,
-)
+from tapir_ray.transforms.filters import BEFORE, check_rows, filter_generated, mark_rows, row_filters
+from tapir_ray.transforms.filters.contamination import contamination_index, mark_contaminated
+from tapir_ray.transforms.filters.duplicates import seed_bands
 
 HOLDOUT = "A farmer has twelve cows and buys nine more at the market on Monday, then sells four. How many are left?"
 
@@ -79,7 +74,7 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
         row(14, HOLDOUT, status="failed", reason="TimeoutError: no answer"),
         row(15, "Below is an instruction of the task type Math. How many sides has a dozen of triangles?"),
     ]
-    settings_ = config(functions=["tests.transforms.test_filter:no_cats"])
+    settings_ = config(functions=["tests.transforms.filters.test_filters:no_cats"])
     settings_ = settings_.model_copy(update={"classify": settings_.classify.model_copy(update={"min_task_prob": 0.5})})
     table = generated(rows)
     seed = generated([row(0, "Name the capital of France and its river.")]).drop_columns(["draw_id"])
@@ -140,7 +135,7 @@ STATUS = st.sampled_from(["ok", "filtered", "failed"])
 @given(st.lists(st.tuples(TEXT, STATUS), max_size=8), st.lists(TEXT, max_size=3))
 def test_no_row_is_lost_and_only_good_rows_change(rows: list[tuple[str, str]], held_out: list[str]) -> None:
     before = generated([row(n, text, status=status, reason=None) for n, (text, status) in enumerate(rows)])
-    after = check_table(before, config(max_chars=20), {})
+    after = mark_rows(before, row_filters(config(max_chars=20), BEFORE))
     assert after["draw_id"].equals(before["draw_id"])
     for old, new in zip(before.to_pylist(), after.to_pylist(), strict=True):
         assert old["status"] == "ok" or new == old
@@ -179,4 +174,4 @@ def test_ngrams_are_found_as_by_comparing_each(held_out: list[str], text: str, n
 def test_an_unknown_function_is_refused_before_anything_runs(ray_local: None) -> None:
     rows = ray.data.from_arrow(generated([row(1, "x")]))
     with pytest.raises(InputError, match=r"filter\.functions.*no_dogs"):
-        check_rows(rows, config(functions=["tests.transforms.test_filter:no_dogs"]))
+        check_rows(rows, config(functions=["tests.transforms.filters.test_filters:no_dogs"]))

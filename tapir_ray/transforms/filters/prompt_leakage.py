@@ -1,0 +1,43 @@
+"""`prompt_leakage`: an instruction in which the teacher repeats the prompt that asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from tapir_ray.config import Config
+from tapir_ray.data.schemas import text_of
+from tapir_ray.data.words import width
+from tapir_ray.llm.prompts import Prompts
+from tapir_ray.transforms.filters.base import Row, RowFilter
+
+LEAK_CHARS = 30
+"""Least width of a fixed part of the expansion prompt (half as many Chinese characters) that gives the prompt away if
+an instruction has it. Shorter parts stand in honest instructions too."""
+
+
+@dataclass(frozen=True)
+class PromptLeakage(RowFilter):
+    """Filters rows with one of `lines`, or with a tag of the prompt's answer format."""
+
+    reasons: ClassVar = {
+        "prompt_leakage": "the teacher repeats its prompt: change prompts.dir/expand.jinja, or take another teacher"
+    }
+    keys = ("prompts.dir",)
+    lines: Sequence[str]
+
+    @classmethod
+    def of(cls, config: Config) -> Sequence[Self]:
+        return [cls(prompt_lines(Prompts(config.prompts.dir)))]
+
+    def reason(self, row: Row) -> str | None:
+        text = text_of(row["messages"]).lower()
+        leaks = "new_instruction>" in text or any(line in text for line in self.lines)
+        return "prompt_leakage" if leaks else None
+
+
+def prompt_lines(prompts: Prompts) -> list[str]:
+    """The fixed parts of the expansion prompt's lines that give it away, lower-case."""
+    lines = prompts.render("expand", task="\0", instruction="\0", text_id="\0").lower().splitlines()
+    return [part.strip() for line in lines for part in line.split("\0") if width(part.strip()) >= LEAK_CHARS]
