@@ -119,8 +119,9 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
 
 
 def _now(config: Config) -> Config:
-    """The config with batches sent, and paid for, as single requests: a pilot does not wait a day."""
-    sections = config.model_dump()
+    """The config with batches sent, and paid for, as single requests: a pilot does not wait a day. It is not tracked as
+    a run of the user's."""
+    sections = {**config.model_dump(), "trackers": []}
     for role in ("teacher", "judge"):
         if (unbatched := spec_of(sections[role]["engine"]).unbatched) is not None:
             sections[role]["engine"] = unbatched

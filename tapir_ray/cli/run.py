@@ -36,11 +36,12 @@ from tapir_ray.report.summary import print_table, summarise, summarise_stopped
 from tapir_ray.run.attempts import latest, owned
 from tapir_ray.run.fork import fork
 from tapir_ray.run.layout import checkpoint
-from tapir_ray.run.metrics import SHOW_S, Metrics
 from tapir_ray.run.model_store import written
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.retry import retry_failed
 from tapir_ray.run.run import Run
+from tapir_ray.run.trackers import PROGRESS_S, tracked
+from tapir_ray.run.trackers.background import users_trackers
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.steps.context import ROUND_EVENTS, Context
 from tapir_ray.steps.import_rows import import_rows, own_table
@@ -190,14 +191,18 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
     with Roles(config, run.run_id, simulator_url, run.uri, run.attempt) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
         stall_after_s = config.resources.stall_after_s
-        progress = Progress(roles.usage, Metrics(run.run_id), stall_after_s, run.event, roles.batch_s)
+        progress = Progress(roles.usage, stall_after_s, run.event, roles.batch_s)
         run.progress = progress
-        for event in run.all_events():
-            if event["event"] in ROUND_EVENTS:
-                progress.metrics.set_round(event)
         try:
-            with roles.watched(), watched(progress.show, SHOW_S, "metrics"):
-                yield Context(run, config, roles, taxonomy, curriculum, progress)
+            with tracked(run, config, ROUND_EVENTS) as trackers:
+
+                def tell() -> None:
+                    trackers.progress(progress.numbers(), roles.usage_by_kind())
+
+                with roles.watched(), watched(tell, PROGRESS_S, "trackers"):
+                    yield Context(run, config, roles, taxonomy, curriculum, progress, trackers)
+                with suppress(RayError):  # of the last numbers, after all is done
+                    tell()
         finally:
             if latest(run) == run.attempt:
                 actor.remove(curriculum)  # else it serves the attempt that took over
@@ -214,6 +219,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     for name in (config.student.engine, *(endpoint.engine for endpoint in config.endpoints.values())):
         engine_class(name)
     UserFunction.of(config)
+    users_trackers(config)
     if config.seed_data.path is not None:
         find_seed(config.seed_data)
     for path in config.filter.evaluation_sets:

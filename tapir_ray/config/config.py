@@ -49,6 +49,8 @@ class Config(Section):
     budget: Budget = Budget()
     cache: Cache = Cache()
     simulator: Simulator | None = None
+    trackers: list[str] = Field(default_factory=list)
+    """`package:Class` of more places for the run's numbers (docs/trackers.md)."""
     max_error_rate: Share = 0.05
 
     @model_validator(mode="after")
@@ -136,9 +138,10 @@ class Config(Section):
         return yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
     def results(self) -> dict[str, Any]:
-        """Everything that changes results (not `run_dir`, `resources`, limits, cache or budget), as nested mappings."""
+        """Everything that changes results (not `run_dir`, `resources`, limits, cache, budget or trackers), as nested
+        mappings."""
         content = self.model_dump(
-            mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "max_error_rate"}
+            mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "trackers", "max_error_rate"}
         )
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
             for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):

@@ -190,8 +190,8 @@ class Roles:
         """
         return self._last_usage if self._actor is None else ray.get(self._actor.snapshot.remote())
 
-    def usage_by_kind(self) -> dict[str, dict[str, dict[str, int]]]:
-        """By role and kind of request (label, expand, respond, rewrite, judge, …), the same numbers without cost."""
+    def usage_by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
+        """By role and kind of request (see `ledger.Ledger.by_kind`), while the roles are open."""
         if self._actor is None:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())

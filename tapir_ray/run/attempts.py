@@ -82,7 +82,7 @@ def owned(storage: Storage, tell: Tell = list) -> Iterator[int]:
     try:
         yield attempt
     except BaseException as error:
-        exit_status, reason = _why(error)
+        exit_status, reason = why_ended(error)
         raise
     finally:
         ended.set()
@@ -137,7 +137,7 @@ def _write_end(storage: Storage, attempt: int, end: dict[str, Any]) -> None:
         logging.getLogger(__name__).warning("the end of attempt %d is not on storage: %s", attempt, error)
 
 
-def _why(error: BaseException) -> tuple[int, str]:
+def why_ended(error: BaseException) -> tuple[int, str]:
     """(exit status, reason) of an attempt that an error ends."""
     own = own_error(error)
     if own is not None:

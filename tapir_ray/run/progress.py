@@ -1,6 +1,6 @@
-"""Live progress of a run: one line a stage, its numbers for metrics and heartbeat, and a word when nothing moves.
+"""Live progress of a run: one line a stage, its numbers for trackers and heartbeat, and a word when nothing moves.
 
-progress = Progress(roles.usage, Metrics(run.run_id), stall_after_s=300, note=run.event)
+progress = Progress(roles.usage, stall_after_s=300, note=run.event)
 with progress.stage("round 1 score", "rounds/01/scored", expected=1000):
     progress.count("rounds/01/scored", rows=64, failed=1)
 """
@@ -16,8 +16,6 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-
-from tapir_ray.run.metrics import Metrics
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 ASKER = "Asker"
@@ -96,7 +94,6 @@ class Progress:
     def __init__(
         self,
         usage: Callable[[], dict[str, Any]],
-        metrics: Metrics | None = None,
         stall_after_s: float = math.inf,
         note: Callable[..., None] | None = None,
         batch_s: float = 0.0,
@@ -106,7 +103,6 @@ class Progress:
         Where it is requests that are waited for, they may be in a batch for `batch_s` seconds, and nothing is wrong.
         """
         self.usage = usage
-        self.metrics = metrics or Metrics("")
         self.started = time.monotonic()
         self._stall_after_s = stall_after_s
         self._note = note
@@ -148,15 +144,19 @@ class Progress:
         """The stages that run, or that an error ended (see `Stage.told`)."""
         return [stage.told() for stage in list(self._stages) if not stage.completed]
 
-    def show(self) -> None:
-        """Say the rows of every stage of this attempt, and all other metrics, to Ray."""
-        for stage in [stage for stage in list(self._stages) if stage.table]:
-            self.metrics.set("tapir_rows", stage.rows, stage=stage.label)
-            self.metrics.set("tapir_rows_expected", stage.expected, stage=stage.label)
-            self.metrics.set("tapir_rows_failed", stage.failed, stage=stage.label)
-            still_s = stage.still_s if stage.can_stall else None
-            self.metrics.set("tapir_seconds_without_row", still_s, stage=stage.label)
-        self.metrics.show()
+    def numbers(self) -> list[dict[str, Any]]:
+        """The stages of this attempt that write a table, for trackers (see `Tracker.progress`)."""
+        return [
+            {
+                "stage": stage.label,
+                "rows": stage.rows,
+                "expected": stage.expected,
+                "failed": stage.failed,
+                "seconds_without_row": stage.still_s if stage.can_stall else None,
+            }
+            for stage in list(self._stages)
+            if stage.table
+        ]
 
     @contextmanager
     def span(self, stage: str, round_number: int) -> Iterator[None]:

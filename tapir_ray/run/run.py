@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -112,13 +109,6 @@ class Run(Tables):
     def under_way(self) -> list[dict[str, Any]]:
         """The stages that this process is in, or that an error ended, for its heartbeat."""
         return self.progress.told() if self.progress is not None else []
-
-    @contextmanager
-    def timed(self, stage: str, round_number: int) -> Iterator[None]:
-        """Record the seconds a stage took, under `seconds` of its round, also across restarts."""
-        started = time.monotonic()
-        yield
-        self.event("stage", stage=stage, round=round_number, seconds=round(time.monotonic() - started, 2))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """All events of a kind, oldest first, over all attempts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tapir_ray.run.blocks import Key
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.run import Run
+from tapir_ray.run.trackers import Trackers
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Context:
     taxonomy: Taxonomy
     curriculum: Handle
     progress: Progress
+    trackers: Trackers
 
     @property
     def transform_cpus(self) -> float:
@@ -83,14 +86,16 @@ class Context:
 
     @contextmanager
     def stage(self, name: str, round_number: int) -> Iterator[None]:
-        """Time a stage of a round; the seconds go to the run's events, and from there to `summary.json`."""
-        with self.run.timed(name, round_number), self.progress.span(name, round_number):
+        """Time a stage of a round. The seconds go to all trackers, and from the run's events to `summary.json`."""
+        started = time.monotonic()
+        with self.progress.span(name, round_number):
             yield
+        seconds = round(time.monotonic() - started, 2)
+        self.trackers.log("stage", {"stage": name, "seconds": seconds}, round_number)
 
     def note_round(self, kind: str, round_number: int, **numbers: Any) -> None:
-        """Add an event of ROUND_EVENTS with numbers of a round, and show them as metrics."""
-        self.run.event(kind, round=round_number, **numbers)
-        self.progress.metrics.set_round({"round": round_number, **numbers})
+        """Log numbers of a round to all trackers; `kind` is one of ROUND_EVENTS."""
+        self.trackers.log(kind, numbers, round_number)
 
 
 ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")

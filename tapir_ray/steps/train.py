@@ -160,7 +160,7 @@ def _fit(
     apart = ("losses", "holdout_pairs_before", "holdout_pairs", "checkpoint")
     summary = {key: value for key, value in asdict(result).items() if key not in apart}
     run.publish(name, extra=summary)
-    run.append("metrics.jsonl", [{"round": round_number, "step": i, "loss": x} for i, x in enumerate(result.losses)])
+    context.trackers.log_steps("train", [{"loss": loss} for loss in result.losses], round_number)
     _remove_trainings(run, round_number)
 
 

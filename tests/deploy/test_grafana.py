@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.run.metrics import METRICS, OF_ROUND, RUN
+from tapir_ray.run.trackers.ray_metrics import METRICS, OF_ROUND, RUN
 from tests.deploy.files import CLUSTER, ROOT
 
 DASHBOARD = json.loads((CLUSTER / "grafana/tapir.json").read_text())

@@ -13,7 +13,6 @@ from tapir_ray.errors import Stopped
 from tapir_ray.llm.asker import Asker
 from tapir_ray.llm.engine.board import EngineBoard, Teller
 from tapir_ray.run import progress
-from tapir_ray.run.metrics import Metrics
 from tapir_ray.run.progress import Progress, Stage
 
 WAITS = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
@@ -33,7 +32,7 @@ class Watching(Progress):
     def __init__(self, stall_after_s: float = 300.0, batch_s: float = 0.0) -> None:
         self.noted: list[dict[str, Any]] = []
         note = lambda kind, **fields: self.noted.append({"event": kind, **fields})  # noqa: E731
-        super().__init__(lambda: {}, Metrics("r"), stall_after_s, note, batch_s)
+        super().__init__(lambda: {}, stall_after_s, note, batch_s)
 
     def later(self, seconds: float) -> Stage:
         """Look at the stage after so many seconds in which nothing moved."""
@@ -158,34 +157,17 @@ def test_under_way_are_the_stages_that_run_or_that_an_error_ended() -> None:
     assert stage.seconds == stage.seconds, "its clock has stopped"
 
 
-def test_rows_of_all_stages_are_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: dict[tuple[str, ...], float] = {}
-
-    class Gauge:
-        def __init__(self, name: str, *_: Any) -> None:
-            self.name = name
-
-        def set(self, value: float, tags: dict[str, str]) -> None:
-            said[self.name, tags["stage"]] = value
-
+def test_rows_of_all_stages_are_numbers_for_trackers() -> None:
     watching = Watching()
-    watching.metrics = Metrics("r", Gauge)
-    with watching.stage("read", "seed/read"):
+    with watching.stage("find near-duplicates"), watching.stage("read", "seed/read"):
         watching.count("seed/read", 7, 0)
     with watching.stage("classify", "t", 10):
         watching.count("t", 4, 1)
-        watching.show()
-    assert said.pop(("tapir_seconds_without_row", "classify")) < 5
-    assert said == {
-        ("tapir_rows", "read"): 7,
-        ("tapir_rows_failed", "read"): 0,
-        ("tapir_rows", "classify"): 4,
-        ("tapir_rows_expected", "classify"): 10,
-        ("tapir_rows_failed", "classify"): 1,
-    }
-    said.clear()
-    watching.show()
-    assert ("tapir_seconds_without_row", "classify") not in said, "a stage that has ended is not still"
+        read, classify = watching.numbers()
+    assert read == {"stage": "read", "rows": 7, "expected": None, "failed": 0, "seconds_without_row": None}
+    assert 0 <= classify.pop("seconds_without_row") < 5
+    assert classify == {"stage": "classify", "rows": 4, "expected": 10, "failed": 1}
+    assert watching.numbers()[1]["seconds_without_row"] is None, "a stage that has ended is not still"
 
 
 def test_a_table_whose_engine_starts_says_so_and_then_what_it_answers(capsys: pytest.CaptureFixture[str]) -> None:

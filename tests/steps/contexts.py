@@ -14,6 +14,7 @@ from tapir_ray.curriculum.actor import Handle
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.run import Run
+from tapir_ray.run.trackers import Events, Trackers
 from tapir_ray.steps.context import Context
 
 
@@ -38,7 +39,8 @@ def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
     run = Run.open(config, str(folder / "run"))
     roles = Roles(config, run.run_id)
     curriculum = cast(Handle, None)
-    return Context(run, config, roles, tasks.load(config.curriculum), curriculum, Progress(roles.usage))
+    trackers = Trackers(Events(run))
+    return Context(run, config, roles, tasks.load(config.curriculum), curriculum, Progress(roles.usage), trackers)
 
 
 def rows_of(context: Context, table: str) -> list[dict[str, Any]]:

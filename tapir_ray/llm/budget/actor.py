@@ -17,8 +17,7 @@ from tapir_ray.cluster.placement import with_driver
 from tapir_ray.config import Budget
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
-from tapir_ray.llm.budget.usage import Account, Count
-from tapir_ray.run.metrics import Metrics
+from tapir_ray.llm.budget.usage import Account
 
 NAMESPACE = "tapir"
 SAVE_S = 1.0
@@ -26,22 +25,16 @@ CLOSE_ATTEMPTS = 5
 
 
 class UsageActor(Ledger):
-    """The ledger as an actor: saves itself every second, and tells Ray's metrics what the run has used."""
+    """The ledger as an actor: saves itself every second."""
 
-    def __init__(
-        self, run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int
-    ) -> None:
+    def __init__(self, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int) -> None:
         super().__init__(accounts, budget, None if folder is None else UsageFiles(folder, attempt))
-        self._metrics = Metrics(run_id)
         self._plain: set[str] = set()
-        self._metrics.set("tapir_budget_dollars", budget.max_cost)
         threading.Thread(target=self._save_again_and_again, daemon=True, name="tapir-usage").start()
 
     def _save_again_and_again(self) -> None:
         while True:
             time.sleep(SAVE_S)
-            show_usage(self._metrics, self.by_kind(), self._accounts)
-            self._metrics.show()
             with self._lock:
                 self._kept()  # if storage fails for a moment, what changed is saved the next time
 
@@ -66,19 +59,6 @@ class UsageActor(Ledger):
         return self._plain
 
 
-def show_usage(
-    metrics: Metrics, by_kind: Mapping[str, Mapping[str, Mapping[str, int]]], accounts: Mapping[str, Account]
-) -> None:
-    """Set the metrics of requests, tokens and cost from `Ledger.by_kind`."""
-    for role, kinds in by_kind.items():
-        for kind, numbers in kinds.items():
-            count = Count(kind, **numbers)
-            metrics.set("tapir_requests", count.requests, role=role, kind=kind)
-            metrics.set("tapir_requests_failed", count.failed, role=role, kind=kind)
-            metrics.set("tapir_tokens", count.tokens, role=role, kind=kind)
-            metrics.set("tapir_cost_dollars", count.cost(accounts[role].price), role=role, kind=kind)
-
-
 def start(
     run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None = None, attempt: int = 0
 ) -> Any:
@@ -89,5 +69,5 @@ def start(
     """
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
     return actor.options(name=f"usage-{run_id}-{attempt}", namespace=NAMESPACE, **with_driver()).remote(
-        run_id, accounts, budget, folder, attempt
+        accounts, budget, folder, attempt
     )

@@ -264,17 +264,20 @@ class Ledger:
                 for role in self._accounts
             }
 
-    def by_kind(self) -> dict[str, dict[str, dict[str, int]]]:
-        """By role and kind of request, the same numbers without the cost."""
+    def by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
+        """By role and kind of request (label, expand, respond, rewrite, judge, …), the same numbers, and `tokens`."""
         with self._lock:
             kinds = {role: [*self._before[role].values(), *self._counts[role].values()] for role in self._accounts}
             return {
                 role: {
-                    kind: sum((count for count in counts if count.kind == kind), Count(kind)).numbers()
+                    kind: self._priced(role, sum((count for count in counts if count.kind == kind), Count(kind)))
                     for kind in dict.fromkeys(count.kind for count in counts)
                 }
                 for role, counts in kinds.items()
             }
+
+    def _priced(self, role: str, count: Count) -> dict[str, float]:
+        return {**count.numbers(), "tokens": count.tokens, "cost": count.cost(self._accounts[role].price)}
 
     # On storage
 

@@ -1,20 +1,20 @@
-"""What a run shows as Ray metrics: every name, what it means and by what its series differ.
+"""The numbers of a run as Ray metrics: every name, its meaning and the tags by which its series differ.
 
-    metrics = Metrics(run_id)
-    metrics.set("tapir_rows", 640, stage="round 1 score")
-    with watched(metrics.show, SHOW_S, "metrics"): ...
+    metrics = RayMetrics()
+    metrics.start(run)
+    metrics.progress(stages, usage)          # again and again
 
-Ray reports the value of a gauge once and then forgets it, so `show` says all of them again and again. On the metrics
+Ray reports the value of a gauge once and then forgets it, so `progress` says all of them each time. On the metrics
 port of a node a name begins with `ray_`. The dashboard for them is `cluster/grafana/tapir.json`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-SHOW_S = 2.0
-"""How often values are said again; Ray's default interval of reports is 10 s."""
+from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
+
 RUN = "run"
 """The tag that every metric has."""
 
@@ -63,15 +63,6 @@ class Metrics:
         else:
             self._values[key] = float(value)
 
-    def set_round(self, numbers: dict[str, Any]) -> None:
-        """Show the numbers of an event of a round; those that it does not have stay as they are."""
-        for name in OF_ROUND:
-            if numbers.get(name) is not None:
-                self.set(f"tapir_{name}", numbers[name], round=numbers["round"])
-        for role in ("teacher", "student"):
-            if numbers.get(f"{role}_score") is not None:
-                self.set("tapir_score", numbers[f"{role}_score"], round=numbers["round"], role=role)
-
     def show(self) -> None:
         """Say every value to Ray, which must be running."""
         for (name, tags), value in list(self._values.items()):
@@ -84,3 +75,40 @@ class Metrics:
 
         meaning, tags = METRICS[name]
         return (self._gauge or Gauge)(name, meaning, (RUN, *tags))
+
+
+class RayMetrics(Tracker):
+    """Shows the numbers of rounds, the rows of stages, and what each role has used. Ray must be running."""
+
+    def __init__(self, gauge: Callable[..., Any] | None = None) -> None:
+        self._gauge = gauge
+
+    def start(self, run: RunInfo) -> None:
+        self._metrics = Metrics(run.run_id, self._gauge)
+        self._metrics.set("tapir_budget_dollars", run.config["budget"]["max_cost"])
+        for kind, numbers, round_number in run.earlier:
+            self.log(kind, numbers, round_number)
+
+    def log(self, kind: str, numbers: Numbers, round_number: int | None = None, step: int | None = None) -> None:
+        """Numbers that are not logged again stay as they are."""
+        for name in OF_ROUND:
+            if numbers.get(name) is not None:
+                self._metrics.set(f"tapir_{name}", numbers[name], round=round_number)
+        for role in ("teacher", "student"):
+            if numbers.get(f"{role}_score") is not None:
+                self._metrics.set("tapir_score", numbers[f"{role}_score"], round=round_number, role=role)
+
+    def progress(self, stages: Sequence[Numbers], usage: Mapping[str, Mapping[str, Numbers]]) -> None:
+        for stage in stages:
+            tag = stage["stage"]
+            self._metrics.set("tapir_rows", stage["rows"], stage=tag)
+            self._metrics.set("tapir_rows_expected", stage["expected"], stage=tag)
+            self._metrics.set("tapir_rows_failed", stage["failed"], stage=tag)
+            self._metrics.set("tapir_seconds_without_row", stage["seconds_without_row"], stage=tag)
+        for role, kinds in usage.items():
+            for kind, used in kinds.items():
+                self._metrics.set("tapir_requests", used["requests"], role=role, kind=kind)
+                self._metrics.set("tapir_requests_failed", used["failed"], role=role, kind=kind)
+                self._metrics.set("tapir_tokens", used["tokens"], role=role, kind=kind)
+                self._metrics.set("tapir_cost_dollars", used["cost"], role=role, kind=kind)
+        self._metrics.show()

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.config import Limits, Price
-from tapir_ray.llm.budget.actor import show_usage
-from tapir_ray.llm.budget.usage import Account, Count
-from tapir_ray.run.metrics import METRICS, Metrics
+from tapir_ray.config import Budget, Limits, Price
+from tapir_ray.llm.budget.ledger import Ledger
+from tapir_ray.llm.budget.usage import Account, Count, Report
+from tapir_ray.run.trackers import RunInfo
+from tapir_ray.run.trackers.ray_metrics import METRICS, Metrics, RayMetrics
 
 
 class Gauge:
@@ -64,14 +65,25 @@ def test_names_and_tags_are_those_that_prometheus_takes() -> None:
         assert all(re.fullmatch(r"[a-z][a-z_]*", word) for word in (name, *tags))
 
 
-def test_an_event_of_a_round_keeps_what_it_does_not_name() -> None:
-    metrics = Metrics("r", Gauge)
-    metrics.set_round({"round": 1, "alpha": 0.3, "threshold": 2.0, "difficulty": None, "teacher_score": 8.0, "hard": 7})
-    metrics.set_round({"round": 1, "alpha": 0.25})
-    metrics.set_round({"round": 0, "holdout_score": 4.0})
-    metrics.show()
-    told = {(name, *(value for tag, value in tags.items() if tag != "run")): value for name, value, tags in Gauge.told}
-    assert told == {
+def info(**settings: Any) -> RunInfo:
+    earlier = settings.pop("earlier", [])
+    return RunInfo("r", "mine", "/runs/mine", 1, {"budget": {"max_cost": settings.pop("max_cost", None)}}, earlier)
+
+
+def told() -> dict[tuple[str, ...], float]:
+    """By name and tags, but for the run's, the last value that each series has."""
+    return {(name, *(value for tag, value in tags.items() if tag != "run")): value for name, value, tags in Gauge.told}
+
+
+def test_numbers_of_a_round_stay_until_they_are_logged_again() -> None:
+    tracker = RayMetrics(Gauge)
+    tracker.start(info(earlier=[("plan", {"alpha": 0.3, "threshold": 2.0, "teacher_score": 8.0, "hard": 7}, 1)]))
+    tracker.log("plan", {"alpha": None, "difficulty": None}, 1)
+    tracker.log("mix", {"alpha": 0.25}, 1)
+    tracker.log("holdout", {"holdout_score": 4.0}, 0)
+    tracker.log("stage", {"stage": "score", "seconds": 3.0}, 1)
+    tracker.progress([], {})
+    assert told() == {
         ("tapir_alpha", "1"): 0.25,
         ("tapir_threshold", "1"): 2.0,
         ("tapir_score", "1", "teacher"): 8.0,
@@ -79,17 +91,38 @@ def test_an_event_of_a_round_keeps_what_it_does_not_name() -> None:
     }
 
 
+def test_rows_of_a_stage_are_shown() -> None:
+    tracker = RayMetrics(Gauge)
+    tracker.start(info(max_cost=5.0))
+    running = {"stage": "classify", "rows": 4, "expected": 10, "failed": 1, "seconds_without_row": 3.0}
+    read = {"stage": "read", "rows": 7, "expected": None, "failed": 0, "seconds_without_row": None}
+    tracker.progress([read, running], {})
+    assert told() == {
+        ("tapir_budget_dollars",): 5.0,
+        ("tapir_rows", "read"): 7,
+        ("tapir_rows_failed", "read"): 0,
+        ("tapir_rows", "classify"): 4,
+        ("tapir_rows_expected", "classify"): 10,
+        ("tapir_rows_failed", "classify"): 1,
+        ("tapir_seconds_without_row", "classify"): 3.0,
+    }
+    Gauge.told.clear()
+    tracker.progress([{**running, "rows": 10, "seconds_without_row": None}], {})
+    assert ("tapir_seconds_without_row", "classify") not in told(), "a stage that has ended is not still"
+
+
 def test_usage_is_shown_by_role_and_kind_with_its_cost() -> None:
-    metrics = Metrics("r", Gauge)
-    account = Account("teacher", Limits(), Price(input=1.0, output=2.0))
-    counts = {"expand": Count("expand", 2, 100, 0, 50), "label": Count("label", 1, 10, failed=1)}
-    show_usage(metrics, {"teacher": {kind: count.numbers() for kind, count in counts.items()}}, {"teacher": account})
-    metrics.show()
-    told = {(name, tags["role"], tags["kind"]): value for name, value, tags in Gauge.told}
-    assert told["tapir_tokens", "teacher", "expand"] == 150
-    assert told["tapir_cost_dollars", "teacher", "expand"] == pytest.approx(200 / 1e6)
-    assert told["tapir_requests_failed", "teacher", "label"] == 1
-    assert told["tapir_requests", "teacher", "label"] == 1
+    tracker = RayMetrics(Gauge)
+    tracker.start(info())
+    ledger = Ledger({"teacher": Account("teacher", Limits(), Price(input=1.0, output=2.0))}, Budget())
+    counts = Count("expand", 2, 100, 0, 50), Count("label", 1, 10, failed=1)
+    ledger.record(Report("w", 1, [("teacher", count) for count in counts], []))
+    tracker.progress([], ledger.by_kind())
+    found = told()
+    assert found["tapir_tokens", "teacher", "expand"] == 150
+    assert found["tapir_cost_dollars", "teacher", "expand"] == pytest.approx(200 / 1e6)
+    assert found["tapir_requests_failed", "teacher", "label"] == 1
+    assert found["tapir_requests", "teacher", "label"] == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,104 @@
+"""A tracker of the user's in a thread of its own, so that nothing it raises or waits for holds up a run.
+
+trackers = users_trackers(config)            # of the key `trackers`
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tapir_ray.config import Config
+from tapir_ray.config.registry import resolve
+from tapir_ray.errors import InputError
+from tapir_ray.errors.redaction import redacted
+from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
+
+MOST_WAITING = 10_000
+"""Calls that a slow tracker may be behind; what comes then is left out. A training of 10,000 steps is as many."""
+END_S = 10.0
+"""How long the end of a run waits for a tracker that is behind."""
+
+
+def users_trackers(config: Config) -> list[Background]:
+    """The trackers of the key `trackers`, not started. Raises InputError for what is no Tracker class."""
+    return [Background(spec, _tracker_class(spec)) for spec in config.trackers]
+
+
+class Background(Tracker):
+    """Calls another tracker in order, in a thread that ends with `end`. Its first error is logged, no other."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+        """`make` is called in the thread too: it may open a connection."""
+        self._name, self._make = name, make
+        self._calls: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(MOST_WAITING)
+        self._told = False
+        self._thread = threading.Thread(target=self._work, daemon=True, name=f"tapir-tracker-{name}")
+
+    def start(self, run: RunInfo) -> None:
+        self._thread.start()
+        self._hand_over("start", run)
+
+    def log(self, kind: str, numbers: Numbers, round_number: int | None = None, step: int | None = None) -> None:
+        self._hand_over("log", kind, without_secrets(numbers), round_number, step)
+
+    def log_steps(self, kind: str, steps: Sequence[Numbers], round_number: int) -> None:
+        self._hand_over("log_steps", kind, without_secrets(steps), round_number)
+
+    def progress(self, stages: Sequence[Numbers], usage: Mapping[str, Mapping[str, Numbers]]) -> None:
+        # The next call has newer numbers: none waits behind another.
+        if self._calls.empty():
+            self._hand_over("progress", without_secrets(stages), usage)
+
+    def end(self, status: str) -> None:
+        self._hand_over("end", status)
+        self._hand_over_last()
+        self._thread.join(END_S)
+        if self._thread.is_alive():
+            self._tell(f"it is not done {END_S:.0f} s after the end of the run; what it has not taken is lost")
+
+    def _hand_over(self, method: str, *arguments: Any) -> None:
+        try:
+            self._calls.put_nowait((method, arguments))
+        except queue.Full:
+            self._tell(f"it is {MOST_WAITING:,} calls behind, and what comes is left out")
+
+    def _hand_over_last(self) -> None:
+        try:
+            self._calls.put(None, timeout=END_S)
+        except queue.Full:
+            self._tell(f"it is {MOST_WAITING:,} calls behind at the end of the run; what it has not taken is lost")
+
+    def _work(self) -> None:
+        tracker: Tracker | None = None
+        while (call := self._calls.get()) is not None:
+            method, arguments = call
+            try:
+                tracker = self._make() if tracker is None else tracker
+                getattr(tracker, method)(*arguments)
+            except Exception as error:
+                self._tell(f"{method}: {type(error).__name__}: {redacted(' '.join(str(error).split()))[:300]}")
+
+    def _tell(self, problem: str) -> None:
+        if not self._told:
+            self._told = True
+            logging.getLogger(__name__).warning("trackers %s: %s; the run goes on without it", self._name, problem)
+
+
+def without_secrets(value: Any) -> Any:
+    """JSON values with keys and passwords starred in every text."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {key: without_secrets(inner) for key, inner in value.items()}
+    return [without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _tracker_class(spec: str) -> Callable[[], Tracker]:
+    found = resolve(spec, {}, what="trackers")
+    if not (isinstance(found, type) and issubclass(found, Tracker)):
+        raise InputError(f"trackers: {spec!r} is no subclass of tapir_ray.run.trackers.Tracker")
+    return found

@@ -1,0 +1,213 @@
+"""A user's tracker, a class of this file: the numbers of a run arrive, and nothing that it does ends the run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_ray.config import Config, parse
+from tapir_ray.config.differences import differences
+from tapir_ray.errors import InputError, Reached, StageError, Stopped
+from tapir_ray.llm.roles import Roles
+from tapir_ray.run.attempts import owned
+from tapir_ray.run.progress import Progress
+from tapir_ray.run.run import Run
+from tapir_ray.run.trackers import RunInfo, Tracker, background, tracked
+from tapir_ray.steps.context import ROUND_EVENTS, Context
+
+HERE = "tests.run.trackers.test_added"
+TOLD: list[tuple[Any, ...]] = []
+"""What the trackers of this file were told."""
+
+
+class Mine(Tracker):
+    """Keeps all it is told."""
+
+    def start(self, run: RunInfo) -> None:
+        TOLD.append(("start", run))
+
+    def log(
+        self, kind: str, numbers: Mapping[str, Any], round_number: int | None = None, step: int | None = None
+    ) -> None:
+        TOLD.append((kind, dict(numbers), round_number, step))
+
+    def progress(self, stages: Sequence[Mapping[str, Any]], usage: Mapping[str, Any]) -> None:
+        TOLD.append(("progress", [dict(stage) for stage in stages], dict(usage)))
+
+    def end(self, status: str) -> None:
+        TOLD.append(("end", status))
+
+
+class Broken(Tracker):
+    """Raises whatever happens."""
+
+    def log(self, kind: str, *_: Any) -> None:
+        raise RuntimeError(f"no route to host, token=hf_{'a1' * 10}, for {kind}")
+
+
+class Unbuilt(Tracker):
+    """Cannot be opened, and says so by leaving the process."""
+
+    def __init__(self) -> None:
+        raise ConnectionError("log in first")
+
+
+class Slow(Tracker):
+    """Never comes back."""
+
+    going_on = threading.Event()
+
+    def log(self, kind: str, *_: Any) -> None:
+        self.going_on.wait(60)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    TOLD.clear()
+    Slow.going_on.clear()
+    yield
+    Slow.going_on.set()
+
+
+def config(*trackers: str, **sections: Any) -> Config:
+    return parse(
+        {
+            "name": "tracked",
+            "student": {"model": "m"},
+            "seed_data": {"path": "a.jsonl"},
+            "teacher": {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None},
+            "trackers": [f"{HERE}:{name}" for name in trackers],
+            **sections,
+        }
+    )
+
+
+def run_some(folder: Path, settings: Config, error: BaseException | None = None) -> Run:
+    """A start of a run that plans a round, trains a little, and ends or raises."""
+    run = Run.open(settings, str(folder / "run"))
+    roles = Roles(settings, run.run_id)
+    with owned(run) as run.attempt, tracked(run, settings, ROUND_EVENTS) as trackers:
+        context: Any = Context(run, settings, roles, None, None, Progress(roles.usage), trackers)  # type: ignore[arg-type]
+        with context.stage("score", 1):
+            context.note_round("plan", 1, alpha=0.3, threshold=2.0)
+        trackers.log_steps("train", [{"loss": 2.5}, {"loss": 1.5}], 1)
+        if error is not None:
+            raise error
+    return run
+
+
+def test_the_numbers_of_rounds_stages_and_steps_arrive(tmp_path: Path) -> None:
+    run = run_some(tmp_path, config("Mine"))
+    (_, info), plan, (stage, seconds, *of_stage), *steps, end = TOLD
+    assert (info.run_id, info.name, info.attempt) == (run.run_id, "tracked", 1)
+    assert info.config["student"]["model"] == "m" and info.earlier == []
+    assert plan == ("plan", {"alpha": 0.3, "threshold": 2.0}, 1, None)
+    assert (stage, seconds.pop("stage"), *of_stage) == ("stage", "score", 1, None) and seconds.keys() == {"seconds"}
+    assert steps == [("train", {"loss": 2.5}, 1, 0), ("train", {"loss": 1.5}, 1, 1)]
+    assert end == ("end", "completed")
+
+
+def test_the_runs_own_record_has_them_too(tmp_path: Path) -> None:
+    run = run_some(tmp_path, config())
+    ((plan, stage),) = [run.all_events()]
+    assert (plan["event"], plan["round"], plan["alpha"], plan["attempt"]) == ("plan", 1, 0.3, 1)
+    assert (stage["event"], stage["stage"], stage["round"]) == ("stage", "score", 1) and stage["seconds"] >= 0
+    assert run.read_text("metrics.jsonl").splitlines() == [
+        '{"round": 1, "step": 0, "loss": 2.5}',
+        '{"round": 1, "step": 1, "loss": 1.5}',
+    ]
+
+
+def test_a_continued_run_tells_what_its_rounds_had(tmp_path: Path) -> None:
+    run_some(tmp_path, config())
+    run_some(tmp_path, config("Mine"))
+    info = TOLD[0][1]
+    assert info.attempt == 2
+    assert [(kind, dict(numbers), number) for kind, numbers, number in info.earlier] == [
+        ("plan", {"alpha": 0.3, "threshold": 2.0}, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (StageError("too many failed"), "failed"),
+        (ValueError("a bug"), "failed"),
+        (Stopped("the budget is used up"), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+        (Reached("score is done"), "completed"),
+    ],
+)
+def test_the_end_says_how(tmp_path: Path, error: BaseException, status: str) -> None:
+    with pytest.raises(type(error)):
+        run_some(tmp_path, config("Mine"), error)
+    assert TOLD[-1] == ("end", status)
+
+
+def test_an_error_ends_no_run_and_is_logged_once_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        run_some(tmp_path, config("Broken", "Mine", "Unbuilt"))
+    assert TOLD[-1] == ("end", "completed"), "the others go on"
+    broken, unbuilt = sorted(record.getMessage() for record in caplog.records)
+    assert broken == (
+        f"trackers {HERE}:Broken: log: RuntimeError: no route to host, token=***, for plan; the run goes on without it"
+    )
+    assert unbuilt == f"trackers {HERE}:Unbuilt: start: ConnectionError: log in first; the run goes on without it"
+
+
+def test_a_tracker_that_hangs_holds_up_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "END_S", 0.2)
+    monkeypatch.setattr(background, "MOST_WAITING", 2)
+    with caplog.at_level(logging.WARNING):
+        run = run_some(tmp_path, config("Slow"))
+    assert [event["event"] for event in run.all_events()] == ["plan", "stage"]
+    (told,) = caplog.records
+    assert "Slow: it is 2 calls behind, and what comes is left out" in told.getMessage()
+
+
+def test_progress_does_not_queue_up_behind_a_slow_tracker() -> None:
+    """Numbers that newer ones replace are of no use to a tracker that is behind."""
+    mine = background.Background("slow", Mine)
+    mine.progress([{"stage": "a", "rows": 1}], {})
+    mine.progress([{"stage": "a", "rows": 2}], {"teacher": {"judge": {"requests": 3}}})
+    mine.start(RunInfo("r", "n", "/r", 1, {}, []))
+    deadline = time.monotonic() + 20
+    while len(TOLD) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    mine.end("completed")
+    assert [name for name, *_ in TOLD] == ["progress", "start", "end"]
+    assert TOLD[0][1] == [{"stage": "a", "rows": 1}]
+
+
+def test_nothing_secret_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "a-key-of-a-provider")
+    settings = config("Mine", simulator={"log": "/logs/a-key-of-a-provider"})
+    run = Run.open(settings, str(tmp_path / "run"))
+    with tracked(run, settings, ROUND_EVENTS) as trackers:
+        trackers.log("stage", {"stage": "of https://me:pass-word@host/v1", "seconds": 1.5}, 1)
+    (_, info), logged, _ = TOLD
+    assert info.config["simulator"]["log"] == "/logs/***"
+    assert logged[1] == {"stage": "of https://***@host/v1", "seconds": 1.5}
+
+
+def test_what_is_no_tracker_is_refused() -> None:
+    for spec, words in {
+        "tests.run.trackers.test_added:config": r"trackers: '.*:config' is no subclass of tapir_ray\.run\.trackers",
+        "tests.run.trackers.test_added:Mien": r"trackers: module .* has no 'Mien'",
+        "wandb": r"trackers: there is no 'wandb'",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            background.users_trackers(parse({**config().model_dump(), "trackers": [spec]}))
+
+
+def test_trackers_change_no_results() -> None:
+    assert config("Mine").digest() == config().digest()
+    assert not differences(config("Mine"), config())
