@@ -20,6 +20,7 @@ from tapir_ray.run.progress import Progress
 from tapir_ray.run.run import Run
 from tapir_ray.run.trackers import RunInfo, Tracker, background, tracked
 from tapir_ray.steps.context import ROUND_EVENTS, Context
+from tests.page_examples import example
 
 HERE = "tests.run.trackers.test_added"
 TOLD: list[tuple[Any, ...]] = []
@@ -211,3 +212,12 @@ def test_what_is_no_tracker_is_refused() -> None:
 def test_trackers_change_no_results() -> None:
     assert config("Mine").digest() == config().digest()
     assert not differences(config("Mine"), config())
+
+
+def test_the_example_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example("trackers.md", 0, "my_trackers", monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = run_some(tmp_path, config(trackers=["my_trackers:Csv"]))
+    lines = (tmp_path / "tapir.csv").read_text().splitlines()
+    assert lines[:2] == [f"{run.run_id},plan,1,,alpha,0.3", f"{run.run_id},plan,1,,threshold,2.0"]
+    assert lines[-1] == f"{run.run_id},train,1,1,loss,1.5"

@@ -16,9 +16,10 @@ from tapir_ray.data import schemas
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.annotators import annotation
-from tapir_ray.transforms.filters import BEFORE, after_answering, filter_generated, mark_rows, row_filters
+from tapir_ray.transforms.filters import AFTER, BEFORE, after_answering, filter_generated, mark_rows, row_filters
 from tapir_ray.transforms.respond import RespondRow, respond
 from tests.llm.endpoint import running
+from tests.page_examples import example
 from tests.transforms.asking import config_for, dataset, directly, instruction, opened
 
 HERE = "tests.transforms.filters.test_added"
@@ -75,7 +76,7 @@ def test_a_marked_function_runs_on_the_answers() -> None:
     rows = [instruction(text, response=None) for text in ("long?", "brief?", "refuse?")]
     with running(teacher) as seen:
         found = answered(config_for(seen.url, filter=FILTERS), *rows)
-    assert [row["reason"] for row in found] == [None, "too_short: 1 words", "refused"]
+    assert [row.get("reason") for row in found] == [None, "too_short: 1 words", "refused"]
     assert [row["status"] for row in found] == ["ok", "filtered", "filtered"]
     assert found[0]["response"] == "A long answer, in some words." and found[1]["response"] is None
 
@@ -159,3 +160,15 @@ def test_an_unknown_function_is_found_before_anything_is_spent(tmp_path: Path) -
     )
     with pytest.raises(InputError, match=r"filter\.functions: .*nobody"):
         check_offline(config)
+
+
+def test_the_examples_of_the_page_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    example("filters.md", 0, "my_filters", monkeypatch)
+    config = config_for("", filter={"functions": ["my_filters:asks_for_code", "my_filters:too_short"]})
+    (*_, before), (*_, after) = row_filters(config, BEFORE), row_filters(config, AFTER)
+    assert before.reason(instruction("Fix ```x```")) == "asks_for_code"
+    assert before.reason(instruction("Fix it")) is None
+    assert after.reason(instruction("Fix it", response="It is done.")) == "too_short: 3 words"
+    turns = example("filters.md", 1, "too_many_turns", monkeypatch).TooManyTurns()
+    assert turns.reason({"messages": [{"role": "user", "content": "x"}] * 21}) == "too_many_turns"
+    assert turns.reason({"messages": [{"role": "user", "content": "x"}] * 20}) is None
