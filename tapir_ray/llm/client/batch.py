@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,10 +23,9 @@ import openai
 from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED
 from tapir_ray.data.storage import Storage
 from tapir_ray.llm.budget.usage import Meter
+from tapir_ray.llm.client.batch_lines import LineError, body_of, line_of, results_in
 from tapir_ray.llm.client.client import FIRST_BACKOFF_S, LONGEST_BACKOFF_S
 from tapir_ray.llm.client.concurrency import InFlight
-from tapir_ray.llm.client.failures import RequestFailed
-from tapir_ray.llm.client.faults import fault_in
 from tapir_ray.llm.client.openai import OpenAIClient, headers
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.client.request import request_key
@@ -44,10 +42,6 @@ LONGEST_S = 26 * 3600.0
 """How long a batch is asked for while its endpoint cannot be reached: as long as it may take."""
 UPLOAD_S = 1800.0
 """How long its upload is tried, before anything is paid for."""
-
-
-class LineError(RequestFailed):
-    """A request that failed in a batch."""
 
 
 @dataclass
@@ -112,7 +106,7 @@ class BatchClient(OpenAIClient):
             return await self._wait_for(earlier, key, body)
         waiting = self._window.get(key)
         if waiting is None:
-            size = len(_line(key, body))
+            size = len(line_of(key, body))
             if size > self._settings.max_bytes:
                 raise LineError(
                     f"request_too_large: it takes {size:,} bytes of a batch, and batch.max_bytes is "
@@ -159,7 +153,7 @@ class BatchClient(OpenAIClient):
         submitted = Submitted(name, sorted(asked), waiting={key: future for key, (_, future) in asked.items()})
         try:
             await self._patiently(lambda: self._record(submitted), UPLOAD_S)
-            content = b"".join(_line(key, body) for key, (body, _) in asked.items())
+            content = b"".join(line_of(key, body) for key, (body, _) in asked.items())
             extra: Any = {"extra_headers": headers(self.target)}
             file = await self._patiently(
                 lambda: self._openai.files.create(file=(f"tapir-{name}.jsonl", content), purpose="batch", **extra),
@@ -210,7 +204,7 @@ class BatchClient(OpenAIClient):
                 results: dict[str, dict[str, Any]] = {}
                 for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                     content = await self._patiently(lambda name=file_id: self._openai.files.content(name, **extra))
-                    results.update(_results(content.text))
+                    results.update(results_in(content.text))
                 submitted.results = results
             self._serve(submitted)
         except openai.NotFoundError:
@@ -227,7 +221,7 @@ class BatchClient(OpenAIClient):
             if future.done():
                 continue
             try:
-                future.set_result(_body((submitted.results or {}).get(key)))
+                future.set_result(body_of((submitted.results or {}).get(key)))
             except LineError as error:
                 future.set_exception(error)
 
@@ -279,42 +273,6 @@ class BatchClient(OpenAIClient):
             return
         record = {"name": submitted.name, "requests": submitted.requests, "batch": submitted.batch}
         await asyncio.to_thread(self._storage.write_json, f"{submitted.name}.json", record)
-
-
-def _line(key: str, body: dict[str, Any]) -> bytes:
-    """A request as a line of a batch's file."""
-    line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-    return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-
-
-def _results(text: str) -> dict[str, dict[str, Any]]:
-    """The lines of a batch's output by the key of their request; what is no such line is left to be asked again."""
-    results = {}
-    for line in text.split("\n"):
-        with suppress(ValueError, RecursionError):
-            found = json.loads(line)
-            if isinstance(found, dict) and isinstance(found.get("custom_id"), str):
-                results[found["custom_id"]] = found
-    return results
-
-
-def _body(line: dict[str, Any] | None) -> Any:
-    """The chat completion of a line. Raises LineError for one that is an error or is not there."""
-    if line is None:
-        raise LineError("not answered by its batch", again=True)
-    response = line.get("response")
-    response = response if isinstance(response, dict) else {}
-    status, body = response.get("status_code"), response.get("body")
-    if status == 200 or (status is None and isinstance(body, dict) and "choices" in body):
-        return body
-    fault = fault_in(body) or fault_in(line)
-    if fault is None:
-        again = not isinstance(status, int) or status in (408, 409, 429) or status >= 500
-        raise LineError(f"{status}: no reason given", again=again)
-    if fault.policy:
-        return {"error": {"code": "content_filter", "message": fault.message}}
-    again = status in (408, 409, 429) or status >= 500 if isinstance(status, int) else fault.again
-    raise LineError(fault.message, again=again)
 
 
 def _fail(submitted: Submitted, error: Exception) -> None:

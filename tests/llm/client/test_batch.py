@@ -20,7 +20,8 @@ from tapir_ray.data import schemas
 from tapir_ray.llm.budget.usage import Meter
 from tapir_ray.llm.client import batch as batch_module
 from tapir_ray.llm.client import client as client_module
-from tapir_ray.llm.client.batch import BatchClient, LineError
+from tapir_ray.llm.client.batch import BatchClient
+from tapir_ray.llm.client.batch_lines import LineError
 from tapir_ray.llm.client.cache import Cache
 from tapir_ray.llm.client.failures import may_be_paid
 from tapir_ray.llm.client.reply import Reply
@@ -112,7 +113,7 @@ def test_a_batch_is_closed_by_its_bytes_and_by_its_count(tmp_path: Path) -> None
         replies = asyncio.run(ask(client(url, tmp_path, window_s=1.0, max_requests=4), range(10)))
         assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [2, 4, 4]
         question = user("tom has 100 pens , finds 3 , loses 2 . how many pens now ?")
-        line = len(batch_module._line(32 * "0", request_body(endpoint(), question, endpoint().sampling, 100)))
+        line = len(batch_module.line_of(32 * "0", request_body(endpoint(), question, endpoint().sampling, 100)))
         by_bytes = client(url, tmp_path / "bytes", window_s=1.0, max_bytes=3 * line + line // 2)
         replies = asyncio.run(ask(by_bytes, range(100, 110)))
         assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [1, 2, 3, 3, 3, 4, 4]

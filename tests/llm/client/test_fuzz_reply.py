@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import Endpoint, Price, PriceTier
 from tapir_ray.data import schemas
-from tapir_ray.llm.client.batch import LineError, _body, _results
+from tapir_ray.llm.client.batch_lines import LineError, body_of, results_in
 from tapir_ray.llm.client.ends import WHOLE, end_of
 from tapir_ray.llm.client.reply import Understood, understand
 from tapir_ray.llm.client.usage_fields import read_usage
@@ -154,8 +154,8 @@ def test_any_usage_has_a_cost_of_at_least_nothing(usage: Any) -> None:
 @settings(deadline=None, max_examples=200)
 @given(JSON)
 def test_any_line_of_a_batch_is_a_reply_or_an_error_of_its_request(line: Any) -> None:
-    for found in (*_results(json.dumps(line)).values(), {"custom_id": "1", "response": line}, {"error": line}):
+    for found in (*results_in(json.dumps(line)).values(), {"custom_id": "1", "response": line}, {"error": line}):
         try:
-            check(understand(_body(found), ENDPOINT, "x"))
+            check(understand(body_of(found), ENDPOINT, "x"))
         except LineError as error:
             assert str(error)
