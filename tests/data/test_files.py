@@ -173,6 +173,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
         ("a.ndjson.zst", pa.compress(LINE.encode() * 2, codec="zstd", asbytes=True)),
         ("a.jsonl.bz2", bz2.compress(LINE.encode() * 2)),
     ],
+    ids=["gz", "GZ", "zst", "bz2"],
 )
 def test_compressed_files(tmp_path: Path, name: str, packed: bytes) -> None:
     (tmp_path / name).write_bytes(packed)
