@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import ray
 from ray import serve as ray_serve
 
 from tapir_ray.cluster.interrupt import interruptible
-from tapir_ray.config import CreateModel, Endpoint, Replicas
+from tapir_ray.config import Config, CreateModel, Endpoint, Replicas
 from tapir_ray.data import schemas
 from tapir_ray.errors import StageError
 from tapir_ray.llm.budget.usage import Meter
@@ -193,34 +194,6 @@ def teacher(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_requests_wait_while_a_dead_replica_is_replaced(served: None, tmp_path: Path) -> None:
-    folder = str(tmp_path / "m")
-    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
-    rows = dataset([instruction(f"{number} plus two?") for number in range(6)], schemas.INSTRUCTIONS)
-    config = config_for("", teacher=teacher(folder))
-    with opened(config) as roles:
-        before = respond(rows, config, roles, {}, schema=schemas.INSTRUCTIONS).take_all()
-        replicas = engine_workers()
-        for pid in replicas:
-            os.kill(pid, signal.SIGKILL)
-        after = respond(rows, config, roles, {}, schema=schemas.INSTRUCTIONS).take_all()
-        assert roles.usage()["teacher"]["requests"] >= 12
-        assert replicas and not replicas & engine_workers()
-    assert sorted(map(answer, before)) == sorted(map(answer, after))
-    assert len(before) == 6 and {row["status"] for row in before} == {"ok"}
-
-
-def answer(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["instruction_id"], row["status"], row["response"]
-
-
-def engine_workers() -> set[int]:
-    """Process ids of the replicas that hold an engine."""
-    titles = {process.pid: " ".join(process.cmdline()) for process in psutil.process_iter() if alive(process)}
-    return {pid for pid, title in titles.items() if "ServeReplica" in title and "LLMServer" in title}
-
-
-@pytest.mark.slow
 def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) -> None:
     """An untrained model says anything within the schema: a score, after reasons that may have no end."""
     folder = str(tmp_path / "judge")
@@ -248,27 +221,67 @@ def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) ->
     assert reasoned.reason == "cut_off" or parse_scores(reasoned.text or "", 1) is not None, reasoned
 
 
+@pytest.fixture(scope="module")
+def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, Roles]]:
+    """One server for the tests below, which come last: `served` would shut it down."""
+    folder = str(tmp_path_factory.mktemp("live") / "model")
+    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
+    config = config_for("", teacher=teacher(folder))
+    with opened(config) as roles:
+        yield config, roles
+    assert not applications()
+    ray_serve.shutdown()
+
+
+def used(roles: Roles) -> Counter[str]:
+    """What the teacher has used so far."""
+    return Counter(roles.usage().get("teacher", {}))
+
+
+@pytest.mark.slow
+def test_requests_wait_while_a_dead_replica_is_replaced(live: tuple[Config, Roles]) -> None:
+    config, roles = live
+    rows = dataset([instruction(f"{number} plus two?") for number in range(6)], schemas.INSTRUCTIONS)
+    earlier = used(roles)
+    before = respond(rows, config, roles, {}, schema=schemas.INSTRUCTIONS).take_all()
+    replicas = engine_workers()
+    for pid in replicas:
+        os.kill(pid, signal.SIGKILL)
+    after = respond(rows, config, roles, {}, schema=schemas.INSTRUCTIONS).take_all()
+    assert (used(roles) - earlier)["requests"] >= 12
+    assert replicas and not replicas & engine_workers()
+    assert sorted(map(answer, before)) == sorted(map(answer, after))
+    assert len(before) == 6 and {row["status"] for row in before} == {"ok"}
+
+
+def answer(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["instruction_id"], row["status"], row["response"]
+
+
+def engine_workers() -> set[int]:
+    """Process ids of the replicas that hold an engine."""
+    titles = {process.pid: " ".join(process.cmdline()) for process in psutil.process_iter() if alive(process)}
+    return {pid for pid, title in titles.items() if "ServeReplica" in title and "LLMServer" in title}
+
+
 def alive(process: psutil.Process) -> bool:
     return process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.slow
-def test_a_real_vllm_teacher(served: None, tmp_path: Path) -> None:
+def test_a_real_vllm_teacher(live: tuple[Config, Roles]) -> None:
     """Labels and answers of a real server that this run starts: the protocol against something we did not write."""
-    folder = str(tmp_path / "teacher")
-    create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
+    config, roles = live
     rows = [instruction("two plus two?", task=None), instruction("a word? " * 400, task=None)]
-    config = config_for("", teacher=teacher(folder))
-    with opened(config) as roles:
-        labelled = label(dataset(rows, schemas.INSTRUCTIONS), config, roles, ["Math", "Art"])
-        answered = respond(labelled, config, roles, {}, schema=schemas.INSTRUCTIONS).take_all()
-        usage = roles.usage()["teacher"]
-        assert len(applications()) == 1
+    earlier = used(roles)
+    labelled = label(dataset(rows, schemas.INSTRUCTIONS), config, roles, ["Math", "Art"])
+    answered = respond(labelled, config, roles, {}, schema=schemas.INSTRUCTIONS).take_all()
+    usage = used(roles) - earlier
+    assert len(applications()) == 1
     by_id = {row["instruction_id"]: row for row in answered}
     good, too_long = (by_id[row["instruction_id"]] for row in rows)
     assert (good["task"], good["response"], good["status"]) == ("Math", "Math", "ok")
-    assert good["teacher_model"] == folder and json.loads(good["sampling"])["max_tokens"] == 32
+    assert good["teacher_model"] == config.teacher.model and json.loads(good["sampling"])["max_tokens"] == 32
     assert too_long["status"] == "failed" and too_long["reason"].startswith("BadRequestError: ")
     assert reply.too_long(too_long["reason"]), too_long["reason"]
     assert usage["requests"] == 3 and usage["failed"] == 1 and usage["output_tokens"] > 0
-    assert not applications()
