@@ -56,7 +56,7 @@ real: setup
 
 # Two processes: the tests that use the tests' Ray in one, the rest in the other.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

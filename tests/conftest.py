@@ -19,12 +19,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST = ("ray", "tests/test_end_to_end.py")
+"""Groups of tests that come first, so that none of them begins when all others are done."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Groups the tests for `--dist loadgroup`: those with the tests' Ray in one process, the rest file by file."""
+
+    def group(item: pytest.Item) -> str:
+        return "ray" if "ray_local" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
+
+    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
     for item in items:
-        group = "ray" if "ray_local" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.fixture(scope="session")
