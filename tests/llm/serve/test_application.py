@@ -92,7 +92,7 @@ def test_engine_arguments_win_over_derived_ones(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", [Replicas(cpus=3, gpus=0), Replicas(cpus=2, gpus=1, tensor_parallel=2)])
 def test_a_model_that_finds_no_place_says_which_resources_to_lower(
-    served: None, tmp_path: Path, claim: Replicas
+    model_servers: None, tmp_path: Path, claim: Replicas
 ) -> None:
     """Without a limit a claim on what something else holds would wait for ever."""
     create_student(CREATE, ["a word"] * 4, str(tmp_path / "m"), None, 0)
@@ -124,7 +124,7 @@ def test_an_argument_that_the_engine_does_not_know_is_named(ray_local: None, tmp
 
 
 @pytest.mark.slow
-def test_a_model_that_does_not_load_shows_the_end_of_its_log(served: None, tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_shows_the_end_of_its_log(model_servers: None, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     create_student(CREATE, ["a word"] * 4, str(folder), None, 0)
     break_config(folder)
@@ -143,7 +143,7 @@ def break_config(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_model_whose_engines_die_at_each_start_ends_the_run(
-    served: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_servers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Serve starts them again for ever; the log shown is that of one that has failed, not of the one that starts."""
     monkeypatch.setattr(health, "STARTS", 1)
@@ -163,7 +163,7 @@ def test_a_model_whose_engines_die_at_each_start_ends_the_run(
 
 
 @pytest.mark.slow
-def test_an_application_ends_with_its_killed_driver(served: None) -> None:
+def test_an_application_ends_with_its_killed_driver(model_servers: None) -> None:
     address = ray.get_runtime_context().gcs_address
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     driver = subprocess.Popen(
@@ -194,7 +194,7 @@ def teacher(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) -> None:
+def test_a_real_vllm_server_replies_by_a_schema(model_servers: None, tmp_path: Path) -> None:
     """An untrained model says anything within the schema: a score, after reasons that may have no end."""
     folder = str(tmp_path / "judge")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
@@ -223,7 +223,7 @@ def test_a_real_vllm_server_replies_by_a_schema(served: None, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, Roles]]:
-    """One server for the tests below, which come last: `served` would shut it down."""
+    """One server for the tests below, which come last: `model_servers` would shut it down."""
     folder = str(tmp_path_factory.mktemp("live") / "model")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
     config = config_for("", teacher=teacher(folder))
