@@ -1,11 +1,11 @@
-"""Local files that are there whole or not at all, also after a crash of the machine.
+"""Writes local files atomically: after a crash of the machine a file is complete or absent.
 
     with writing("/runs/a/summary.json") as temporary:
         Path(temporary).write_bytes(content)
 
-A file is written under a name of its own, reaches the disk, and then takes its place; so does the folder's entry. Two
-writers of one file do not share a temporary name: the later one wins whole. An object store needs none of this: an
-object appears when its upload is complete.
+A file is written under a temporary name, synced to disk and renamed; then the folder is synced. Each writer has its own
+temporary name, so with two writers of one file the later one wins whole. An object store needs none of this: an object
+appears when its upload is complete.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 WRITING = ".writing-"
-"""Prefix of the names of files that are being written; readers and listings pass over them."""
+"""Prefix of temporary names; readers and listings skip them."""
 UNTOUCHED_S = 60.0
+"""Seconds without a write after which a temporary file counts as abandoned."""
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
-"""What some mounted filesystems answer to fsync, above all of a folder."""
+"""Error codes of filesystems without fsync, mostly network mounts asked to sync a folder."""
 
 
 @contextmanager
 def writing(path: str) -> Iterator[str]:
-    """The temporary path to write to; takes the place of `path` at the end, and is removed after an error.
+    """Yields a temporary path, which is renamed to `path` at the end and removed after an error.
 
     Raises OSError with `path` as its filename.
     """
@@ -48,7 +49,7 @@ def writing(path: str) -> Iterator[str]:
 
 
 def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> None:
-    """Write a file of any filesystem, whole; its folder must be there."""
+    """Writes a whole file on any filesystem. Its folder must exist."""
     if isinstance(fs, pafs.LocalFileSystem):
         with writing(path) as temporary, open(temporary, "wb") as stream:
             stream.write(content)
@@ -58,12 +59,12 @@ def write_bytes(fs: pafs.FileSystem, path: str, content: bytes) -> None:
 
 
 def write_parquet(fs: pafs.FileSystem, path: str, table: pa.Table) -> None:
-    """Write a table of any filesystem as one Parquet file, whole; its folder must be there."""
+    """Writes a table as one whole Parquet file on any filesystem. Its folder must exist."""
     if isinstance(fs, pafs.LocalFileSystem):
         with writing(path) as temporary:
             pq.write_table(table, temporary)
         return
-    # In memory first: a writer that meets an error closes its upload, which then is an object with fewer rows.
+    # In memory first: a Parquet writer that fails closes its stream, which would publish an object with fewer rows.
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     with fs.open_output_stream(path, compression=None) as stream:
@@ -71,7 +72,7 @@ def write_parquet(fs: pafs.FileSystem, path: str, table: pa.Table) -> None:
 
 
 def sync(path: str) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk, where the filesystem can do that."""
+    """Waits until a file's content, or a folder's entries, are on disk. Does nothing on a filesystem without fsync."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -88,13 +89,14 @@ def sync(path: str) -> None:
 
 
 def sweep(fs: pafs.FileSystem, root: str, newest: str) -> int:
-    """Remove what writers that were killed have left under a folder; returns how many files.
+    """Removes the temporary files of killed writers under a folder; returns their number.
 
-    What was touched later than UNTOUCHED_S before the file `newest` stays: its writer may be alive. Does nothing on an
-    object store, which keeps no half uploads in sight.
+    A file modified less than UNTOUCHED_S before the file `newest`, or after it, stays: its writer may be alive. Does
+    nothing on an object store, which does not list unfinished uploads.
     """
     if not isinstance(fs, pafs.LocalFileSystem):
         return 0
+    # Compared with a file of the same filesystem, not with this machine's clock: that of a file server may differ.
     removed, latest = 0, os.stat(newest).st_mtime - UNTOUCHED_S
     for folder, _, names in os.walk(root):
         for name in names:
@@ -107,7 +109,7 @@ def sweep(fs: pafs.FileSystem, root: str, newest: str) -> int:
 
 
 def _named(error: OSError, path: str) -> OSError:
-    """The error with the file that was to be written; pyarrow's own and those of a write name none."""
+    """The error with `path` as its filename, unless it already names another file."""
     if error.errno is None or (error.filename and WRITING not in str(error.filename)):
         return error
     return OSError(error.errno, os.strerror(error.errno), path)

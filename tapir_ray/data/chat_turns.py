@@ -1,10 +1,12 @@
-"""The turns of a recorded conversation, in the shapes in which they are found.
+"""Reads the turns of a recorded conversation, in any of the shapes that public datasets use.
 
     turns = read_turns([{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "conversations")
     turns[1].role, turns[1].content, turns[1].learn        # "assistant", "a", True
 
-A turn is an object with a role and a text (`role`/`content`, `from`/`value`), an object of both sides of an exchange
-(`{"human": …, "assistant": …}`), or a bare text, of which the first is the user's.
+A turn is one of:
+- an object with a role and a text (`role`/`content`, `from`/`value`);
+- an object with both sides of an exchange (`{"human": …, "assistant": …}`);
+- a bare text: user and assistant alternate, the user first.
 """
 
 from __future__ import annotations
@@ -24,22 +26,22 @@ ROLES = {
     **dict.fromkeys(("bing", "chatgpt", "bard", "claude"), ASSISTANT),
     **dict.fromkeys(("system", "developer"), SYSTEM),
 }  # fmt: skip
-"""Our name of each role, by the names in use; upper and lower case are the same."""
+"""Roles by the names that datasets give them; case does not matter."""
 TOOL_ROLES = {
     "tool", "tools", "function", "observation", "function_call", "function-call", "tool_call", "tool_calls",
     "tool_response", "function_response", "function-response", "ipython",
 }  # fmt: skip
 SIDES = {**ROLES, **dict.fromkeys(("input", "question", "prompt"), USER)}
 SIDES |= dict.fromkeys(("output", "answer", "response"), ASSISTANT)
-"""Keys of an object that holds an exchange."""
+"""Roles by the keys of an object that holds an exchange."""
 ROLE_KEYS, TEXT_KEYS = ("role", "from", "speaker", "author"), ("content", "value", "text", "message")
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking", "thoughts", "thought")
 WEIGHT = "weight"
 TRAIN_KEYS = ("train", "training", "train_on_turn", "loss", "trainable", "loss_mask", "calculate_loss")
-"""Whether an assistant turn is trained on, as a truth value, 0 or 1, like `weight`; `masked` says the opposite."""
+"""Keys that, like `weight`, say if an assistant turn is trained on (true, false, 0, 1); `masked` is the opposite."""
 MASKED = "masked"
 PARTLY = "train_detail"
-"""Which characters of an answer are trained on (axolotl)."""
+"""Key of axolotl that selects the characters of an answer to train on; not supported."""
 CALL_KEYS = ("tool_calls", "function_call", "tool_call")
 REPLIES = "replies"
 TEXT_PARTS, THOUGHT_PARTS = ("text", "input_text", "output_text"), ("thinking", "reasoning")
@@ -47,20 +49,20 @@ CALL_PARTS = ("tool_use", "tool_result", "tool_call", "function_call")
 
 
 class Malformed(ValueError):
-    """A row that is not of its format; the text says what is missing."""
+    """A row that does not follow its format; the text says what is missing."""
 
     reason = "malformed"
 
 
 class Unsupported(ValueError):
-    """A row that is well-formed but cannot be represented (tool calls, images); the text is the filter's reason."""
+    """A well-formed row that cannot be represented (tool calls, images); the text is the reason it is filtered for."""
 
     reason = "unsupported"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: `learn` is false for an answer of weight 0, which is context; `others` are its other keys."""
+    """One turn. `learn` is False for an answer of weight 0, which is only context; `others` holds its other keys."""
 
     role: str
     content: str
@@ -74,12 +76,13 @@ class Turn:
 
 
 def read_turns(raw: Any, name: str) -> list[Turn]:
-    """The turns in the column `name`, thoughts split from the answers.
+    """The turns in the column `name`, with thoughts split from the answers.
 
-    Raises Malformed, also for an empty user turn, or Unsupported: `tool_calls`, `not_text`, `unfinished_thinking`.
+    Raises Malformed (also for an empty user turn) and Unsupported (`tool_calls`, `not_text`, `unfinished_thinking`).
     """
     if not isinstance(raw, list) or not raw:
         raise Malformed(f"{name} is not a list of turns")
+    # A list of texts in a column `turns` is an MT-Bench question: every text is the user's.
     if all(isinstance(one, str) for one in raw) and name != "turns":
         raw = [{"role": (USER, ASSISTANT)[at % 2], "content": text} for at, text in enumerate(raw)]
     turns = [turn for one in raw for turn in _read(one, name)]
@@ -89,16 +92,16 @@ def read_turns(raw: Any, name: str) -> list[Turn]:
 
 
 def with_user(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns. Raises Malformed if none is the user's."""
+    """Returns the turns unchanged. Raises Malformed if none is the user's."""
     if all(turn.role != USER for turn in turns):
         raise Malformed("no user turn")
     return turns
 
 
 def split_answer(text: str, reasoning: str | None = None) -> tuple[str, str | None]:
-    """(answer, thoughts) of a recorded answer; thoughts of its own come before those in the text.
+    """(answer, thoughts) of a recorded answer; those of `reasoning` come before the ones found in the text.
 
-    Raises Unsupported for thoughts that are not closed: what of them would be the answer?
+    Raises Unsupported for thoughts that are opened and never closed, because nothing marks where the answer begins.
     """
     thoughts, answer, complete = split_thoughts(text)
     if not complete:
@@ -118,14 +121,14 @@ def _read(turn: Any, name: str) -> Iterator[Turn]:
         yield from _exchange(turn, name)
         return
     text_key = next((key for key in TEXT_KEYS if turn.get(key) is not None), None)
-    said, content = turn[role_key], None if text_key is None else turn[text_key]
-    role = said.strip().casefold() if isinstance(said, str) else ""
+    raw_role, content = turn[role_key], None if text_key is None else turn[text_key]
+    role = raw_role.strip().casefold() if isinstance(raw_role, str) else ""
     if role in TOOL_ROLES:
         raise Unsupported("tool_calls")
     if role not in ROLES:
-        raise Malformed(f"a turn of {name} has role {said!r} and content of type {type(content).__name__}")
+        raise Malformed(f"a turn of {name} has role {raw_role!r} and content of type {type(content).__name__}")
     role = ROLES[role]
-    text, thoughts = _text_of(content, name, said)
+    text, thoughts = _text_of(content, name, raw_role)
     if role == USER and not text.strip():
         raise Malformed(f"a user turn of {name} is empty")
     used, learn = {role_key, text_key}, True
@@ -136,6 +139,7 @@ def _read(turn: Any, name: str) -> Iterator[Turn]:
         text, thoughts = split_answer(text, thoughts)
         learn = _is_learnt(turn)
     elif thoughts:
+        # Thoughts are kept apart for answers alone; those of a user or system turn are part of its text.
         text, thoughts = f"{thoughts}\n\n{text}" if text else thoughts, None
         used |= {WEIGHT, MASKED, *TRAIN_KEYS}
     used.add(WEIGHT)
@@ -145,7 +149,7 @@ def _read(turn: Any, name: str) -> Iterator[Turn]:
 
 
 def _exchange(turn: dict[str, Any], name: str) -> Iterator[Turn]:
-    """The turns of an object such as `{"human": …, "assistant": …}`: the system's, the user's, the assistant's."""
+    """The turns of an object such as `{"human": …, "assistant": …}`, in the order system, user, assistant."""
     sides: dict[str, tuple[str, Any]] = {}
     for key, value in turn.items():
         side = SIDES.get(key.strip().casefold())
@@ -153,7 +157,7 @@ def _exchange(turn: dict[str, Any], name: str) -> Iterator[Turn]:
             sides[side] = (key, value)
     if USER not in sides and ASSISTANT not in sides:
         known = ", ".join(turn) or "no key"
-        raise Malformed(f"a turn of {name} has no role and no content that is known (it has {known})")
+        raise Malformed(f"a turn of {name} has no known role or content key (it has {known})")
     used = {key for key, _ in sides.values()}
     others = {key: value for key, value in turn.items() if key not in used}
     *first, last = (side for side in (SYSTEM, USER, ASSISTANT) if side in sides)
@@ -173,7 +177,7 @@ def _is_learnt(turn: dict[str, Any]) -> bool:
 
 
 def _text_of(content: Any, name: str, role: Any) -> tuple[str, str | None]:
-    """(text, thoughts) of a content: a text, null, or parts. Raises Malformed or Unsupported."""
+    """(text, thoughts) of a turn's content, which is a text, null, or parts. Raises Malformed or Unsupported."""
     if content is None:
         return "", None
     if isinstance(content, str):
@@ -191,16 +195,16 @@ def _text_of(content: Any, name: str, role: Any) -> tuple[str, str | None]:
         if kind in TEXT_PARTS and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind in THOUGHT_PARTS and (
-            said := [part[key] for key in (kind, "text") if isinstance(part.get(key), str)]
+            found := [part[key] for key in (kind, "text") if isinstance(part.get(key), str)]
         ):
-            thoughts.append(said[0])
+            thoughts.append(found[0])
         else:
             raise Unsupported("not_text")
     return joined(texts), joined(thoughts).strip() or None
 
 
 def joined(texts: Sequence[str]) -> str:
-    """Parts as one text: a new line between two that would run into each other."""
+    """The parts as one text, with a new line between two that have no white space there."""
     whole = ""
     for text in texts:
         apart = whole and text and not whole[-1].isspace() and not text[0].isspace()

@@ -1,7 +1,7 @@
-"""The choices of a multiple-choice question as text.
+"""Writes the choices of a multiple-choice question as text.
 
 options = labelled(["red", "blue"])          # [("A", "red"), ("B", "blue")]
-shown(options)                               # "A. red\nB. blue"
+shown(options)                               # "A. red\\nB. blue"
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from string import ascii_uppercase
 from typing import Any
 
 Option = tuple[str, str]
-"""A label, which is empty for a text that has one of its own, and the text."""
+"""(label, text); the label is empty if the text begins with its own ("a) red")."""
 _PAIR = {"text", "label"}
 _HAS_LABEL = re.compile(r"\s*\(?[A-Za-z0-9]{1,2}[).:]")
 
 
 def labelled(value: Any) -> list[Option] | None:
-    """The choices in a column: a list of texts, `{text: […], label: […]}`, a list of such pairs, or texts by label.
+    """The choices in a column, or None if it has none.
 
-    None for anything else.
+    A column holds a text, a list of texts, `{text: […], label: […]}`, a list of such pairs, or texts by label.
     """
     if isinstance(value, str):
         return [("", value)]
@@ -45,6 +45,7 @@ def labelled(value: Any) -> list[Option] | None:
         return None
     texts = [str(text) for text in texts]
     if not labels:
+        # More than 26 choices run out of letters and get no label.
         own = all(_HAS_LABEL.match(text) for text in texts) or len(texts) > len(ascii_uppercase)
         labels = [""] * len(texts) if own else list(ascii_uppercase)
     return [(str(label), text) for label, text in zip(labels, texts, strict=False)]
@@ -55,12 +56,13 @@ def _is_word(value: Any) -> bool:
 
 
 def shown(options: Sequence[Option]) -> str:
-    """A line for each choice."""
+    """The choices, one a line."""
     return "\n".join(f"{label}. {text}" if label else text for label, text in options)
 
 
 def chosen(options: Sequence[Option], index: Any) -> str | None:
-    """The line of the choice with a number from 0 on; None if there is none."""
+    """The line of the choice at `index`, counted from 0; None if the index is no choice's."""
+    # True and False are ints in Python, but no choice of a question.
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
         return None
     return shown([options[index]])

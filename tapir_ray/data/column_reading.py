@@ -1,7 +1,8 @@
-"""Reads the columns of one row as turns: which are used, which repeat another, and which are used for nothing.
+"""Reads the columns of one row as turns, and records which columns are used, repeated or unused.
 
-reading = Reading(row, mapped={}, format="auto")
-reading.turns, reading.meta, reading.unused
+reading = Reading({"question": "2 + 2?", "answer": "4", "notes": "easy"}, mapped={}, format="auto")
+reading.turns       # [Turn("user", "2 + 2?"), Turn("assistant", "4")]
+reading.unused      # ("notes",)
 """
 
 from __future__ import annotations
@@ -43,19 +44,19 @@ from tapir_ray.data.columns import (
 from tapir_ray.data.values import has_text, is_blank
 
 NO_LOSS = "masked_turns"
-"""Column of a dataset that `tapir regenerate` writes: positions in `messages` of the answers that are in no loss."""
+"""Column written by `tapir regenerate`: positions in `messages` of the answers that are masked out of the loss."""
 UNDESIRABLE = "undesirable (a completion with the label false)"
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 MEDIA_MARK = re.compile(r"<(?:image|audio|video)>")
 FLAGS = {"on", "off", "yes", "no", "true", "false", "none", "null", "n/a", "low", "medium", "high"}
-"""Of a column of thoughts (`reasoning: on`): say how a model was asked, and are no thoughts."""
+"""Values of a reasoning column that are a setting of the model (`reasoning: on`) and no thoughts."""
 TEXT, ROLE, PARENT = "text", "role", "parent_id"
-"""Columns of a row that is one message of a conversation."""
+"""Columns of a dataset with one message a row, such as OpenAssistant."""
 LABEL, COMPLETION, ANSWERS = "label", "completion", "answers"
 
 
 class Ambiguous(Malformed):
-    """A row with two columns that could be the same thing; `names` are the columns."""
+    """A row with two different columns for one role; `names` are the columns."""
 
     reason = "ambiguous"
 
@@ -68,7 +69,7 @@ class Ambiguous(Malformed):
 
 
 class NoPrompt(Malformed):
-    """A row without a column that could be its prompt; `what` says so without what to change."""
+    """A row without a prompt column; `what` is the message without its advice."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what}; name yours in seed_data.columns")
@@ -76,23 +77,23 @@ class NoPrompt(Malformed):
 
 
 class Reading:
-    """The turns of one row (`turns`), its other columns (`meta`), and the names of those with text (`unused`)."""
+    """One row, read: its turns (`turns`), its other columns (`meta`), the names of those with text (`unused`)."""
 
     def __init__(self, row: dict[str, Any], mapped: Mapped, format: str) -> None:
-        """Raises Ambiguous, Malformed or Unsupported."""
+        """Reads the row. Raises Ambiguous, Malformed or Unsupported."""
         self.row = row
         self.settled = bool(mapped.get(MESSAGES)) or format in ("messages", "sharegpt")
-        """The user has said which column is the conversation."""
+        """True if the config names the column of the conversation."""
         self.mapped = effective(mapped, format)
         self.found = by_role(row, self.mapped)
         self.used: set[str] = set()
         self.known = {*mapped.get(META, ())}
-        """Columns that are not used and need not be named."""
+        """Columns that are not used and need no note."""
         lists = {name: listed(value) for name, value in self.found[MESSAGES].items()}
         talks = {name: value for name, value in lists.items() if isinstance(value, list)}
         if not talks and self.mapped.get(MESSAGES):
             name = self.mapped[MESSAGES][0]
-            read_turns(row.get(name), name)
+            read_turns(row.get(name), name)  # raises the reason
         self.turns = self._without_loss(self._conversation(talks) if talks else self._exchange())
         if all(turn.role != USER for turn in self.turns):
             raise Malformed("no user turn")
@@ -101,11 +102,11 @@ class Reading:
         self.unused = tuple(name for name in self.meta if name not in self.known and has_text(row[name]))
 
     def _refuse_media(self) -> None:
-        """Raises Unsupported for a row that shows an image or plays a sound: its text is about something else."""
+        """Raises Unsupported for a row with an image, sound or video: the text alone would miss its subject."""
         has_mark = any(MEDIA_MARK.search(turn.content) for turn in self.turns if turn.role == USER)
         for name, value in self.row.items():
             is_media = plain_name(name) in MEDIA and name not in self.used and name not in self.known
-            # A text may be the address of a page's picture.
+            # A text may be the address of a picture on a page that the question does not need.
             if is_media and not is_blank(value) and (has_mark or not isinstance(value, str | int | float)):
                 raise Unsupported("not_text")
 
@@ -134,7 +135,7 @@ class Reading:
         return self._with_reasoning(turns)
 
     def _same_or_ask(self, other: str, value: Any, turns: Sequence[Turn], name: str, what: str) -> None:
-        """Notes a column that repeats the turns in the column `name`. Raises Ambiguous if it is text of its own."""
+        """Marks a column that repeats the turns of the column `name` as known. Raises Ambiguous if its text differs."""
         if repeats(value, turns):
             self.known.add(other)
         elif not self.settled and (isinstance(value, str) or is_talk(value, other)):
@@ -142,7 +143,7 @@ class Reading:
             raise Ambiguous(what, (name, other), (f"{MESSAGES}: {name}", rest))
 
     def _exchange(self) -> list[Turn]:
-        """The turns of a row of columns: system, history, prompt, answer."""
+        """The turns of a row without a conversation column: system, history, prompt, answer."""
         name, prompt = self._prompt()
         options = labelled(next(iter(self.found[CHOICES].values()), None)) or []
         if isinstance(prompt, str):
@@ -152,7 +153,7 @@ class Reading:
         return self._with_reasoning(self._with_system(self._answered([*self._history(), *asked], name, options)))
 
     def _answered(self, asked: list[Turn], name: str | None, options: Sequence[Option]) -> list[Turn]:
-        """The prompt's turns, which are of the column `name`, and those of the answer, which may repeat the prompt."""
+        """The prompt's turns (of the column `name`) and the answer's, without those that the answer repeats."""
         answer = self._answer(options)
         if not answer or answer[0].role == ASSISTANT:
             return [*asked, *answer]
@@ -163,7 +164,7 @@ class Reading:
         return [*(turn for turn in asked if turn.role == SYSTEM and key_of([turn])[0] not in there), *answer]
 
     def _prompt(self) -> tuple[str | None, str | list[Turn]]:
-        """The column of the prompt, and the prompt: a text, or turns. (None, []) if the answer has the prompt too."""
+        """(column, prompt), the prompt as text or turns; (None, []) if the answer column holds the prompt too."""
         found = {name: value for name, value in self.found[PROMPT].items() if isinstance(value, str | list | dict)}
         names = list(found)
         if not names:
@@ -183,7 +184,7 @@ class Reading:
         return first, prompt
 
     def _refuse_message(self, name: str) -> None:
-        """Raises Malformed for a text that is an answer, or a later turn of a conversation that is in other rows."""
+        """Raises Malformed for a row that is an answer, or a later turn of a conversation spread over several rows."""
         role = self.row.get(ROLE)
         side = ROLES.get(role.strip().casefold()) if isinstance(role, str) else None
         if plain_name(name) == TEXT and side is not None and (side != USER or not is_blank(self.row.get(PARENT))):
@@ -193,7 +194,7 @@ class Reading:
             )
 
     def _no_prompt(self) -> str:
-        """What is wrong with the column of the prompt. Raises NoPrompt if there is none."""
+        """The fault of the prompt column, as a message. Raises NoPrompt if no column is one."""
         mapped = self.mapped.get(PROMPT)
         there = [name for name in self.row if role_of(name) == MESSAGES and MESSAGES not in self.mapped]
         if there:
@@ -218,7 +219,7 @@ class Reading:
                 if is_blank(text):
                     continue
                 required_text(text, name)
-                # The ids of Alpaca rows hold their `input` in any case.
+                # A context that repeats the prompt is left out, except Alpaca's `input`: ids of its rows include it.
                 if name.lower() == INPUT or text.strip() not in (prompt.strip(), *(other.strip() for other in texts)):
                     texts.append(text)
         return texts
@@ -268,7 +269,7 @@ class Reading:
         return [Turn(SYSTEM, texts[names[0]]), *turns]
 
     def _answer(self, options: Sequence[Option]) -> list[Turn]:
-        """The turns of the answer, which may be a whole conversation; none if no column has one."""
+        """The turns of the answer, which may be a whole conversation; empty if no column has one."""
         answers: dict[str, list[Turn]] = {}
         for name, value in self.found[RESPONSE].items():
             turns = self._answer_of(name, value, options)
@@ -293,13 +294,14 @@ class Reading:
         return answers[first]
 
     def _answer_of(self, name: str, value: Any, options: Sequence[Option]) -> list[Turn] | None:
-        """The turns in a column of the answer; None if it has no text."""
+        """The turns in an answer column; None if it has no text."""
         if name.lower() == ANSWERS and not isinstance(value, str):
             texts = value.get("text") if isinstance(value, dict) else value
             found = (
                 [text for text in texts if isinstance(text, str) and text.strip()] if isinstance(texts, list) else []
             )
             if found:
+                # SQuAD lists several answers to one question; the first is the one to learn.
                 self.known.add(name)
                 value = found[0]
         if isinstance(value, str):
@@ -311,7 +313,7 @@ class Reading:
         return None if choice is None else [Turn(ASSISTANT, choice)]
 
     def _with_reasoning(self, turns: list[Turn]) -> list[Turn]:
-        """The answer with the thoughts of a column of their own."""
+        """The turns with the thoughts of a reasoning column added to the last answer."""
         texts = {
             name: value
             for name, value in self.found[REASONING].items()

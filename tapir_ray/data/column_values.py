@@ -1,4 +1,4 @@
-"""What the value of one column is: a text, turns, or the same as turns that are known."""
+"""Tests and conversions of the value of one column: a text, turns, or a repetition of known turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tapir_ray.data.values import plain
 
 
 def listed(value: Any) -> Any:
-    """A list that is stored as the text of its JSON, as tables of plain columns hold it; anything else as it is."""
+    """Decodes a list stored as JSON text; returns anything else unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
@@ -21,7 +21,7 @@ def listed(value: Any) -> Any:
 
 
 def required_text(value: Any, name: str) -> str:
-    """The text in a column. Raises Malformed for anything else."""
+    """Returns the text in a column. Raises Malformed if it is not text."""
     if not isinstance(value, str):
         raise Malformed(f"{name} is not text (it is of type {type(value).__name__})")
     return value
@@ -37,27 +37,27 @@ def prompt_of(value: Any, name: str) -> str | list[Turn]:
 
 
 def key_of(value: str | Sequence[Turn]) -> list[tuple[str, str]]:
-    """What two columns must have in common to be the same."""
+    """(role, stripped text) of each turn: two columns with equal keys are the same."""
     turns = [Turn(USER, value)] if isinstance(value, str) else value
     return [(turn.role, turn.content.strip()) for turn in turns]
 
 
 def is_talk(value: Any, name: str) -> bool:
-    """Whether a value is a list of turns, or a turn."""
+    """Returns whether a value is a turn or a list of turns."""
     turns = [value] if isinstance(value, dict) else value
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, dict) for turn in turns):
         return False
     try:
         read_turns(turns, name)
     except Unsupported:
-        return True
+        return True  # turns, though with tool calls or images
     except Malformed:
         return False
     return True
 
 
 def repeats(value: Any, turns: Sequence[Turn]) -> bool:
-    """Whether the turns have the text, or the turns, of a value."""
+    """Returns whether the turns contain a value, which is a text, a turn or a list of turns."""
     if isinstance(value, str):
         try:
             answer, _ = split_answer(value)
@@ -73,7 +73,7 @@ def repeats(value: Any, turns: Sequence[Turn]) -> bool:
 
 
 def bare_thoughts(text: str) -> str:
-    """Thoughts without the marks around them."""
+    """The thoughts without their marks: `<think>2 + 2</think>` becomes `2 + 2`."""
     try:
         answer, thoughts = split_answer(text)
     except Unsupported:

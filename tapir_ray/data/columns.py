@@ -1,4 +1,4 @@
-"""Which columns of a row are its prompt, its answer and so on: the one table of names (docs/data.md shows it).
+"""Finds the columns of a row by role (prompt, answer, …); holds the only table of column names (see docs/data.md).
 
     found = by_role({"instruction": "Add.", "input": "1 2", "output": "3"}, {})
     found["prompt"], found["context"]       # {"instruction": "Add."}, {"input": "1 2"}
@@ -37,22 +37,22 @@ NAMES: dict[str, tuple[str, ...]] = {
         "complex_cot",
     ),
 }  # fmt: skip
-"""Names by role; two prompts or two answers of these in one row are a question to the user."""
+"""Names by role. A row with two different columns for the prompt or the answer is ambiguous: the user must choose."""
 
 FALLBACK: dict[str, tuple[str, ...]] = {
     PROMPT: ("user", "human", "text"),
     RESPONSE: ("assistant", "gpt", "bot", "correct_answer", "answer_key", "correct"),
 }
-"""Names that are read only in a row that has none of NAMES for the role."""
+"""Names that are read only in a row without any of NAMES for the role."""
 
 INPUT, INSTRUCTION = "input", "instruction"
-"""`input` is the context of an `instruction` (Alpaca) and otherwise a prompt."""
+"""`input` is the context of an `instruction` (Alpaca); without one it is a prompt."""
 
 ROLES = (*NAMES, META)
-"""`meta` is of no name: columns that a user maps to it are kept and not used."""
+"""`meta` has no names of its own: columns that a user maps to it are kept and not used."""
 
 Mapped = Mapping[str, Sequence[str]]
-"""Columns by role, as a user gives them in `seed_data.columns`: for these roles NAMES are not read."""
+"""Columns by role, as given in `seed_data.columns`; NAMES do not apply to these roles."""
 
 _NO_NAME = re.compile(r"[\W_]+")
 _FALLBACK = "fallback "
@@ -60,7 +60,7 @@ _FALLBACK = "fallback "
 
 @functools.lru_cache(maxsize=8192)
 def plain_name(column: str) -> str:
-    """The name in lower case, without white space and punctuation."""
+    """The name in lower case, without white space and punctuation: `System Prompt` becomes `systemprompt`."""
     return _NO_NAME.sub("", column).lower()
 
 
@@ -75,7 +75,7 @@ _PLACES: dict[str, tuple[str, int]] = {
 def by_role(row: Mapping[str, Any], mapped: Mapped) -> dict[str, dict[str, Any]]:
     """The columns of a row that are not blank, by role, in the order of the table.
 
-    Columns of FALLBACK are there where there are none of NAMES. A column that the user maps has no other role.
+    Columns of FALLBACK appear only for roles without any of NAMES. A column that the user maps has no other role.
     """
     given = {column: role for role, columns in mapped.items() for column in columns}
     found: dict[str, list[tuple[int, str]]] = {}
@@ -98,6 +98,7 @@ def by_role(row: Mapping[str, Any], mapped: Mapped) -> dict[str, dict[str, Any]]
                 is_alpaca = is_alpaca or name == INSTRUCTION
     for column in inputs:
         role = CONTEXT if is_alpaca else PROMPT
+        # As a context it comes first (rank -1), as a prompt after every other name.
         if role not in mapped:
             found.setdefault(role, []).append((-1 if is_alpaca else len(NAMES[PROMPT]), column))
     for role in FALLBACK:
@@ -108,12 +109,12 @@ def by_role(row: Mapping[str, Any], mapped: Mapped) -> dict[str, dict[str, Any]]
 
 
 def is_first_choice(column: str, role: str) -> bool:
-    """Whether a name is one of NAMES for a role, not of FALLBACK."""
+    """Returns whether a name is in NAMES for a role; a name of FALLBACK is not."""
     return _PLACES.get(plain_name(column), (None,))[0] == role
 
 
 def role_of(column: str) -> str | None:
-    """The role of a name in the table, None for any other; `input` is a prompt."""
+    """The role of a column name, or None if the table does not have it; `input` counts as a prompt."""
     if plain_name(column) == INPUT:
         return PROMPT
     place = _PLACES.get(plain_name(column))
@@ -121,7 +122,10 @@ def role_of(column: str) -> str | None:
 
 
 def effective(mapped: Mapped, format: str) -> dict[str, Sequence[str]]:
-    """The columns by role that a user gives, with what follows from them and from `seed_data.format`."""
+    """The columns by role that a user gives, completed by those that `seed_data.format` implies.
+
+    `effective({}, "alpaca")` is `{"prompt": ("instruction",), "messages": ()}`: an empty tuple switches a role off.
+    """
     given: dict[str, Sequence[str]] = dict(mapped)
     if format == "alpaca":
         given.setdefault(PROMPT, (INSTRUCTION,))

@@ -1,10 +1,10 @@
-"""Objects that must not be there yet: of several writers at the same moment exactly one makes it.
+"""Creates objects that must not exist yet: of several concurrent writers exactly one succeeds.
 
-    made = create(fs, path, uri, b"…")      # True, False if it was there, None if the store cannot tell
+    created = create(fs, path, uri, b"…")      # True; False if it exists; None if the store cannot tell
 
-A local disk does this by a hard link. S3 and GCS do it by a conditional write (`If-None-Match: *`), which pyarrow has
-no option for: it is sent by `obstore`, with the credentials, region and endpoint that pyarrow uses. A store that
-answers such a write as an error, or does not heed its condition, is found out by a second write of the same content.
+A local disk does this with a hard link. S3 and GCS do it with a conditional write (`If-None-Match: *`), for which
+pyarrow has no option: `obstore` sends it, with the credentials, region and endpoint that pyarrow uses. Some stores
+reject such a write or ignore its condition; a second write of the same content detects them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import pyarrow.fs as pafs
 from tapir_ray.data.atomic_files import WRITING, sync
 
 TRIES = 3
-"""A store may refuse a write because of another one that failed in the end; then it is written again."""
+"""A store may reject a write because of a concurrent one that fails in the end; the write is then tried again."""
 RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 TIMEOUTS: Any = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=20)}
 
 
 def create(fs: pafs.FileSystem, path: str, uri: str, content: bytes) -> bool | None:
-    """Write an object that must not be there yet; `uri` is any of its store, with the options that name an endpoint.
+    """Writes an object that must not exist yet. `uri` is any URI of its store, with the options that name an endpoint.
 
-    False if another writer has made it. None if the store cannot promise that: nothing may be there, or this content.
-    Raises OSError for a local disk that cannot be written to.
+    Returns True if this call wrote it, False if another writer did. Returns None if the store has no working
+    conditional writes; the object may then exist or not. Raises OSError for a local disk that cannot be written to.
     """
     if isinstance(fs, pafs.LocalFileSystem):
         return _create_local(path, content)
@@ -57,7 +57,7 @@ def create(fs: pafs.FileSystem, path: str, uri: str, content: bytes) -> bool | N
                 obstore.put(store, key, content, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 return True
-            return None  # it was written twice
+            return None  # written twice: the store ignores the condition
     except (BaseError, OSError, ValueError) as error:
         logging.getLogger(__name__).debug("no conditional write to %s: %s", uri, error)
     return None
@@ -75,9 +75,9 @@ def _create_local(path: str, content: bytes) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # A network filesystem may send the link twice and answer to the second.
+            # NFS may send the request twice and report on the second; same inode means that the link is ours.
             return os.path.samestat(mine, os.stat(path))
-        except OSError:  # a shared folder without hard links
+        except OSError:  # a filesystem without hard links, such as some network shares
             return _copy_new(content, path)
         sync(folder)
         return True
@@ -105,7 +105,7 @@ def _read(fs: pafs.FileSystem, path: str) -> bytes | None:
 
 
 def _store(fs: pafs.FileSystem, bucket: str, uri: str) -> Any:
-    """obstore's view of the bucket of a pyarrow filesystem; None for what it cannot reach in the same way."""
+    """The obstore store for the bucket of a pyarrow filesystem; None if obstore lacks an equal for its settings."""
     from obstore.store import GCSStore, S3Store
 
     options = {name: values[-1] for name, values in parse_qs(uri.partition("?")[2]).items()}
@@ -117,7 +117,7 @@ def _store(fs: pafs.FileSystem, bucket: str, uri: str) -> Any:
         if endpoint:
             settings["endpoint"] = endpoint
         elif len(settings) == 1 and os.environ.get("AWS_EC2_METADATA_DISABLED") == "true":
-            return None  # nothing to sign with
+            return None  # no credentials to sign with
         client: Any = {**TIMEOUTS, "allow_http": endpoint.startswith("http://")}
         return S3Store(bucket, client_options=client, retry_config=RETRIES, **settings)
     if isinstance(fs, pafs.GcsFileSystem):
@@ -132,14 +132,17 @@ def _store(fs: pafs.FileSystem, bucket: str, uri: str) -> Any:
 
 
 def _endpoint(options: dict[str, str]) -> str:
-    """The URL of another server than Amazon's; "" without one."""
+    """The URL of an S3-compatible server that is not Amazon's; "" for Amazon's."""
     if place := options.get("endpoint_override"):
         return place if "://" in place else f"{options.get('scheme', 'https')}://{place}"
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 def _credentials(options: dict[str, str]) -> dict[str, Any]:
-    """Keys of the environment, else of the user's profile, which obstore does not read; {} for those of the machine."""
+    """Credentials from the environment, else from the user's profile; {} leaves them to the machine's role.
+
+    The profile is read here because obstore does not read it, and pyarrow does.
+    """
     if options.get("anonymous") == "true":
         return {"skip_signature": True}
     names = {

@@ -1,11 +1,10 @@
-"""What must not be trained on, as an index of hashes, and what of it a conversation shares.
+"""Index of texts that must not be trained on, as hashes, and the search for them in conversations.
 
     index = ContaminationIndex.build(conversations, ngram=13, threshold=0.7, boilerplate=boilerplate)
-    index.find([messages])               # [Contamination(kind="ngram", item=3, shared="name the four largest …")] or
-    [None]
+    index.find([messages])      # [Contamination(kind="ngram", item=3, shared="name the four largest …")], or [None]
 
-The system's turns are not compared. An item of the index that has boilerplate (n-grams that many training rows share)
-is found by its own part: a row that has the same boilerplate and another question is not contaminated by it.
+System turns are not compared. Boilerplate (n-grams that many training rows share) does not count: an item with
+boilerplate is found by the rest of its text. A row with the same boilerplate and another question is not contaminated.
 """
 
 from __future__ import annotations
@@ -22,16 +21,19 @@ from tapir_ray.data.words import WORD, joined
 
 EXACT, NEAR, NGRAM = "exact", "near_duplicate", "ngram"
 OWN_SHARE = 0.6
-"""Of an item's own shingles, what a near-duplicate must have: a nine-word question with one word changed has 0.67."""
+"""Share of an item's own shingles that a near-duplicate must have.
+
+"Own" shingles are those with text outside boilerplate. A nine-word question with one word changed has 0.67.
+"""
 LEAST_FUZZY = 8
-"""Words of an item from which on it is found with some of them changed, inside of another text as well."""
+"""Fewest words of an item that is also found inside another text with some words changed."""
 SHOWN_CHARS = 300
+"""Longest quotation of a shared text."""
 
 
 @dataclass(frozen=True)
 class Contamination:
-    """How a conversation is contaminated (EXACT, NEAR or NGRAM), by which item, and the longest text that they
-    share."""
+    """A match of a conversation: its kind (EXACT, NEAR or NGRAM), the index of the item, the longest shared text."""
 
     kind: str
     item: int
@@ -40,21 +42,21 @@ class Contamination:
 
 @dataclass(frozen=True)
 class Postings:
-    """Sorted hashes, and the item that each is of."""
+    """Inverted index: sorted hashes, and the item of each; both of shape (entries,)."""
 
     hashes: np.ndarray
     items: np.ndarray
 
     @classmethod
     def of(cls, found: Sequence[np.ndarray]) -> Postings:
-        """`found` are the hashes of each item."""
+        """The postings of items whose hashes are `found`, one array for each item."""
         hashes = np.concatenate([np.zeros(0, np.uint64), *found])
         items = np.repeat(np.arange(len(found)), [len(one) for one in found])
         order = np.lexsort((items, hashes))
         return cls(hashes[order], items[order])
 
     def items_of(self, wanted: np.ndarray) -> np.ndarray:
-        """The items of each of the wanted hashes, all of them after one another."""
+        """The items of all wanted hashes, concatenated: an item occurs once for each hash that it has."""
         wanted = wanted[among(wanted, self.hashes)]
         if not len(wanted):
             return np.zeros(0, np.int64)
@@ -69,18 +71,21 @@ class Postings:
 
 @dataclass(frozen=True)
 class ContaminationIndex:
-    """Texts that must not be trained on, as hashes: small enough to be sent to every worker."""
+    """Hashes of the texts that must not be trained on; small enough to send to every worker.
+
+    Arrays with one entry for each item have shape (items,), `signatures` has shape (items, PERMUTATIONS).
+    """
 
     ids: Collection[str]
     item_ids: tuple[str, ...]
     sources: tuple[str, ...]
     ngrams: Postings
-    """The word n-grams, but for boilerplate."""
+    """Word n-grams outside boilerplate."""
     bands: Postings
     shingles: Postings
-    """Those that are not boilerplate."""
+    """Shingles outside boilerplate."""
     own_shingles: np.ndarray
-    """Their number, by item."""
+    """Number of shingles outside boilerplate, by item."""
     own_words: np.ndarray
     has_boilerplate: np.ndarray
     signatures: np.ndarray
@@ -96,9 +101,9 @@ class ContaminationIndex:
         boilerplate: Boilerplate = NO_BOILERPLATE,
         sources: Sequence[str] = (),
     ) -> ContaminationIndex:
-        """The index of some conversations' contexts, its items; `ngram` 0 leaves n-grams out.
+        """Builds the index of conversation contexts, one item each; `ngram` 0 leaves n-grams out.
 
-        `sources` are the items' places, to be shown.
+        `sources` name the file of each item for reports.
         """
         item_ids: list[str] = []
         spoken: list[list[Turn]] = []
@@ -130,12 +135,14 @@ class ContaminationIndex:
         )
 
     def contaminated(self, conversations: Sequence[Sequence[Message]]) -> list[str | None]:
-        """For each conversation `exact`, `near_duplicate`, `ngram`, or None."""
+        """The kind of contamination of each conversation: `exact`, `near_duplicate`, `ngram`, or None."""
         return [found.kind if found else None for found in self.find(conversations)]
 
     def find(self, conversations: Sequence[Sequence[Message]]) -> list[Contamination | None]:
-        """For each conversation how it is contaminated by an item, or None; the first kind and the most alike item
-        count."""
+        """The contamination of each conversation, or None.
+
+        Kinds are tried in the order exact, near-duplicate, n-gram; within a kind the most similar item counts.
+        """
         spoken = [turns_of(messages) for messages in conversations]
         signature = signatures_of([tokens(turns) for turns in spoken])
         hashes = band_hashes(signature, self.threshold)
@@ -179,7 +186,7 @@ class ContaminationIndex:
         return self._fuzzy(turns)
 
     def _fuzzy(self, turns: Sequence[Turn]) -> Contamination | None:
-        """An item that is in the row but for a few words, which leave no whole n-gram of it."""
+        """Finds an item of which the row changes a few words, so that no whole n-gram of it is left."""
         if self.ngram < LEAST_FUZZY or not len(self.own_words):
             return None
         least = np.where(self.has_boilerplate, LEAST_FUZZY, self.ngram)
@@ -188,14 +195,14 @@ class ContaminationIndex:
         return Contamination(NGRAM, item, self._shared(turns, item)) if share[item] >= self.threshold else None
 
     def _own_shares(self, turns: Sequence[Turn]) -> np.ndarray:
-        """The share of each item's own shingles that the row has."""
+        """The share of each item's own shingles that the row has, float64 of shape (items,)."""
         mine = np.unique(_joined([shingles(turn).hashes for turn in turns]))
         hits = np.bincount(self.shingles.items_of(mine), minlength=len(self.item_ids))
         found: np.ndarray = hits / np.maximum(1, self.own_shingles)
         return found
 
     def _shared(self, turns: Sequence[Turn], item: int) -> str:
-        """The longest run of the row's units in which each shingle is the item's own."""
+        """The longest run of the row's units in which every shingle is one of the item's own."""
         known, texts = self.shingles.of_item(item), [""]
         for turn in turns:
             found = shingles(turn)
@@ -206,19 +213,19 @@ class ContaminationIndex:
 
 @dataclass(frozen=True)
 class Owned:
-    """An item's turn, and which of its units are its own."""
+    """A turn of an item, and a mask of its units outside boilerplate."""
 
     turn: Turn
     own: np.ndarray
 
     def ngrams(self, words: int) -> np.ndarray:
-        """Hashes of its n-grams of which at least half is its own."""
+        """Hashes of the n-grams with at least half of their weight outside boilerplate."""
         found = grams(self.turn.hashes, self.turn.weights, words)
         owned = before(self.turn.weights * self.own)
         return found.hashes[2 * (owned[found.last] - owned[found.first]) >= words * WORD]
 
     def shingles(self) -> np.ndarray:
-        """Hashes of its shingles with a unit of its own."""
+        """Hashes of the shingles with at least one unit outside boilerplate."""
         found = shingles(self.turn)
         owned = before(self.own.astype(np.int64))
         return found.hashes[owned[found.last] > owned[found.first]]
@@ -232,7 +239,8 @@ def _joined(found: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _longest(turn: Turn, first: np.ndarray, last: np.ndarray) -> str:
-    """The text of the longest run of units that runs which follow one another cover; SHOWN_CHARS of it."""
+    """The longest stretch of units that the runs `first`..`last` cover without a gap, cut to SHOWN_CHARS."""
+    # Difference array: +1 at the begin of a run and -1 at its end; its running sum counts the runs over each unit.
     covered = np.zeros(len(turn.units) + 1, np.int64)
     np.add.at(covered, first, 1)
     np.add.at(covered, last, -1)

@@ -1,12 +1,12 @@
-"""Near-duplicate instructions over any number of rows, by the signatures and bands of `minhash.py`.
+"""Finds near-duplicate instructions among any number of rows, by the signatures and bands of `minhash.py`.
 
     marked = mark_near_duplicates(rows, work_dir, earlier=[round_1_bands], threshold=0.7)
 
-Rows carry an `order` string; a row is a duplicate if any row of a lower order is similar, be it a duplicate itself: so
-the answer depends on neither blocks nor arrival. Of a band that more than MOST_COMPARED distinct texts share, the rest
-is compared there with so many of the lowest order, so that the work stays linear. Bands are Parquet files sorted by
-hash, written by a Ray Data pipeline and joined in ranges of hashes by Ray tasks, more ranges for more rows; later
-rounds read them again.
+Rows carry an `order` string. A row is a duplicate if any row of lower order is similar, even one that is a duplicate
+itself, so the result depends neither on blocks nor on their order of arrival. In a band shared by more than
+MOST_COMPARED distinct texts, each further text is compared only with the MOST_COMPARED ones of lowest order: the work
+stays linear. A Ray Data pipeline writes the bands as Parquet files sorted by hash; Ray tasks join them in ranges of
+hashes, more ranges for more rows. Later rounds read the files again.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from tapir_ray.data.schemas import FILTERED, OK
 from tapir_ray.data.storage import Storage
 
 ROWS_PER_FILE = 16_384
-"""Rows whose bands one task holds: about 11 kB each at a threshold of 0.7."""
+"""Rows whose bands one task holds in memory: about 11 kB a row at a threshold of 0.7."""
 ENTRIES_PER_GROUP = 8192
-"""Of a file's row groups; a task reads those its range of hashes touches. Smaller ones cost more to look through."""
+"""Entries of a row group. A task reads the groups that its range touches; smaller groups cost more metadata."""
 RANGE_BYTES = 256 * 1024**2
-"""Of bands that one task joins at a time; with what it makes of them about four times as much lies in its memory."""
+"""Bytes of bands that a task joins at a time; it needs about four times this memory."""
 MOST_COMPARED = 128
+"""Texts of a band with which each further text of the band is compared."""
 COMPARED_AT_ONCE = 1 << 15
-"""Pairs."""
+"""Pairs of signatures compared in one numpy operation; bounds its memory."""
 
 BANDS = pa.schema(
     [
@@ -50,7 +51,8 @@ BANDS = pa.schema(
         ("whole", pa.binary()),
     ]
 )
-"""A row for each band of a text; the signature is that of its own part, `whole` that of all of it where they differ."""
+"""One row for each band of a text. `signature` is that of the text without boilerplate; `whole` is that of the full
+text, null if both are the same."""
 
 
 def bands(
@@ -60,13 +62,14 @@ def bands(
     transform_cpus: float = 0.1,
     boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> str:
-    """Writes the bands of the rows of status ok to `out_dir` (emptied first); returns it as an absolute path or URI.
+    """Writes the bands of the rows with status ok to `out_dir`, after emptying it; returns its absolute path or URI.
 
     Rows need `instruction_id`, `messages`, `status` and a unique `order`.
     """
     storage = Storage.at(out_dir)
     storage.fs.create_dir(storage.root, recursive=True)
     storage.fs.delete_dir_contents(storage.root)
+    # By reference: Ray would send a copy of the boilerplate with every task.
     write = functools.partial(
         write_bands, folder=storage.root, fs=storage.fs, threshold=threshold, boilerplate=[ray.put(boilerplate)]
     )
@@ -89,12 +92,12 @@ def mark_near_duplicates(
     transform_cpus: float = 0.1,
     boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> ray.data.Dataset:
-    """`rows` with status filtered and a reason where a row of lower `order` is similar, and nothing else changed.
+    """`rows`, with status filtered and a reason for each row that is similar to one of lower `order`.
 
-    Reasons: `duplicate: ID` where the messages are the same, else `near_duplicate: ID`, with the instruction_id of the
-    row of lowest order. Rows not of status ok neither are marked nor count. `earlier` are folders that `bands` wrote,
-    with the same threshold; the bands of `rows` stay in `work_dir`, to be `earlier` the next time. `rows` is read
-    twice, so it must be stored or repeatable.
+    The reason is `duplicate: ID` for the same messages, else `near_duplicate: ID`; ID is the instruction_id of the
+    similar row of lowest order. Rows of another status than ok are neither marked nor compared. `earlier` lists folders
+    written by `bands` with the same threshold. The bands of `rows` stay in `work_dir`, to be passed as `earlier` the
+    next time. `rows` is read twice, so it must be stored or repeatable.
     """
     folders = [
         bands(rows, work_dir, threshold, transform_cpus, boilerplate),
@@ -102,11 +105,11 @@ def mark_near_duplicates(
     ]
     ranges = -(-sum(map(_bytes, folders)) // RANGE_BYTES)
     tasks = max(1, min(ranges, _at_once()))
-    # Spread, for their memory: they claim little, and Ray would fill one node first.
+    # SPREAD, because these tasks need memory and claim few CPUs: by default Ray would pack them on one node.
     join = ray.remote(_join_ranges).options(num_cpus=transform_cpus, scheduling_strategy="SPREAD")
     merge = ray.remote(_merge).options(num_cpus=transform_cpus)
     found = merge.remote(*(join.remote(range(at, ranges, tasks), ranges, folders, threshold) for at in range(tasks)))
-    # Here, since a pipeline in which every task waits for it would be given up as one in which nothing happens.
+    # Waits here: a pipeline whose tasks all wait for the matches makes no progress, and Ray Data would abort it.
     ray.wait([found], fetch_local=False)
     return rows.map_batches(
         functools.partial(_mark, found=[found]), batch_format="pyarrow", batch_size=None, num_cpus=transform_cpus
@@ -114,7 +117,7 @@ def mark_near_duplicates(
 
 
 def band_table(rows: pa.Table, threshold: float, boilerplate: Boilerplate = NO_BOILERPLATE) -> pa.Table:
-    """The bands of the rows of status ok, schema BANDS, by rising hash."""
+    """The bands of the rows with status ok: schema BANDS, sorted by hash."""
     rows = rows.filter(pc.equal(rows["status"], OK))
     spoken = [turns_of(messages) for messages in rows["messages"].to_pylist()]
     own = [boilerplate.own(turns) for turns in spoken]
@@ -141,9 +144,10 @@ def write_bands(
     threshold: float,
     boilerplate: Sequence[ray.ObjectRef] = (),
 ) -> pa.Table:
-    """Write the bands of the rows as a file of the folder, the same one for the same rows; returns their number.
+    """Writes the bands of the rows as one file of the folder; returns a table of one row with their number.
 
-    `boilerplate` holds the reference to it, if there is one.
+    The file's name is a hash of the rows' `order`, so a repeated task overwrites its own file. `boilerplate` is empty
+    or holds one reference to a Boilerplate.
     """
     table = band_table(rows, threshold, ray.get(boilerplate[0]) if boilerplate else NO_BOILERPLATE)
     name = hashlib.blake2b("\n".join(rows["order"].to_pylist()).encode(), digest_size=12).hexdigest()
@@ -161,7 +165,7 @@ def write_bands(
 
 
 def read_range(folder: str, number: int, ranges: int) -> pa.Table:
-    """The bands of a folder whose hash is in the `number`-th of so many equal ranges, schema BANDS."""
+    """The bands of a folder with a hash in the `number`-th (from 0) of `ranges` equal ranges; schema BANDS."""
     storage = Storage.at(folder)
     files = [info.path for info in _files(storage)]
     if not files:
@@ -173,20 +177,20 @@ def read_range(folder: str, number: int, ranges: int) -> pa.Table:
 
 
 MATCHES = pa.schema([("order", pa.string()), ("same", pa.bool_()), ("first", pa.string()), ("first_id", pa.string())])
-"""A duplicate, whether its messages are the same as the other row's, and the other row's order and id."""
+"""`order` of a duplicate, `same` (True for equal messages), and order and id of the row that it duplicates."""
 
 
 def find_matches(current: pa.Table, earlier: pa.Table, threshold: float) -> pa.Table:
-    """The duplicates among the rows of `current` by all their entries of some bands, as MATCHES, one row each.
+    """The duplicates among the rows of `current`: schema MATCHES, one row each.
 
-    Both tables are of the schema BANDS.
+    Both tables have the schema BANDS, and hold all entries of the bands that they contain.
     """
     both = pa.concat_tables([_flagged(current, 1), _flagged(earlier, 0)])
     _, at, count = np.unique(both["band"].to_numpy(), return_inverse=True, return_counts=True)
     both = both.filter(pa.array(count[at] > 1)).sort_by([("order", "ascending"), ("current", "descending")])
     if not len(both):
         return MATCHES.empty_table()
-    # From here on a row is its place by rising order, and a signature the first row that has it.
+    # From here on a row is an index in rising `order`, and a signature is represented by the first row that has it.
     order = both["order"].combine_chunks()
     begins = np.r_[True, pc.not_equal(order[1:], order[:-1]).to_numpy(zero_copy_only=False)]
     entry_row = np.cumsum(begins) - 1
@@ -219,15 +223,15 @@ def find_matches(current: pa.Table, earlier: pa.Table, threshold: float) -> pa.T
 def _similar_pairs(
     band: np.ndarray, row: np.ndarray, signature: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(later rows, earlier rows) of the pairs that share a band and are similar; `signature` is by row.
+    """(later rows, earlier rows) of the pairs that share a band and are similar, as two arrays of equal length.
 
-    `band` and `row` are the entries, each row of another signature.
+    `band` and `row` describe the entries; no two of their rows have the same signature. `signature` is indexed by row.
     """
     sort = np.lexsort((row, band))
     row, band = row[sort], band[sort]
     begins = np.r_[True, band[1:] != band[:-1]][: len(band)]
     start = np.flatnonzero(begins)[np.cumsum(begins) - 1]
-    place = np.arange(len(row)) - start
+    place = np.arange(len(row)) - start  # of an entry within its band
     later, found = np.flatnonzero(place), [np.zeros((2, 0), np.int64)]
     for nth in range(MOST_COMPARED):
         later = later[place[later] > nth]
@@ -245,21 +249,21 @@ def _flagged(entries: pa.Table, current: int) -> pa.Table:
 
 
 def _first_of(values: pa.ChunkedArray) -> np.ndarray:
-    """For each entry the index of the first entry of the same value."""
+    """The index of the first equal value, for each value: ["a", "b", "a"] gives [0, 1, 0]."""
     codes = values.combine_chunks().dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
     return first[codes]
 
 
 def _unpacked(signature: pa.ChunkedArray) -> np.ndarray:
-    """Signatures as they were before they became bytes, uint16 of shape (rows, PERMUTATIONS)."""
+    """The signatures of a binary column, uint16 of shape (rows, PERMUTATIONS)."""
     array = signature.combine_chunks()
     values = np.frombuffer(array.buffers()[1], np.uint16).reshape(-1, PERMUTATIONS)
     return values[array.offset : array.offset + len(array)]
 
 
 def _join_ranges(numbers: Sequence[int], ranges: int, folders: Sequence[str], threshold: float) -> pa.Table:
-    """The matches of some ranges, one after the other, so that one lies in memory at a time."""
+    """The matches of some ranges, joined one after the other to hold only one in memory."""
     found = [MATCHES.empty_table()]
     for number in numbers:
         current, *earlier = (read_range(folder, number, ranges) for folder in folders)
@@ -268,7 +272,7 @@ def _join_ranges(numbers: Sequence[int], ranges: int, folders: Sequence[str], th
 
 
 def _merge(*parts: pa.Table) -> pa.Table:
-    """One match for each row, by rising order: the same messages before similar ones, then the lowest order."""
+    """One match for each row, sorted by order: equal messages win over similar ones, then the lowest order wins."""
     table = pa.concat_tables(parts).sort_by([("order", "ascending"), ("same", "descending"), ("first", "ascending")])
     order = table["order"].to_numpy()
     once = table.filter(pa.array(np.r_[True, order[1:] != order[:-1]] if len(order) else np.zeros(0, bool)))
@@ -279,7 +283,7 @@ def _mark(rows: pa.Table, found: list[Any]) -> pa.Table:
     matches = ray.get(found[0])
     if not len(matches):
         return rows
-    # The matches are sorted: a table of them anew for each block would make the work grow with its square.
+    # By binary search, as the matches are sorted: a hash table built again for each block would cost rows x matches.
     at = pc.search_sorted(matches["order"].chunk(0), rows["order"].combine_chunks())
     match = matches.take(pc.min_element_wise(at, len(matches) - 1))
     kind = pc.if_else(match["same"], "duplicate: ", "near_duplicate: ")
@@ -289,7 +293,7 @@ def _mark(rows: pa.Table, found: list[Any]) -> pa.Table:
 
 
 def _at_once() -> int:
-    """Tasks that may run beside each other: they claim little, and hold more than others."""
+    """Most tasks to run at the same time: one for each CPU, as they claim a fraction of one and need much memory."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
@@ -298,13 +302,13 @@ def _bytes(folder: str) -> int:
 
 
 def _files(storage: Storage) -> list[pafs.FileInfo]:
-    """The files of bands in a folder; none where a round had no generated rows and so no folder."""
+    """The Parquet files of a folder of bands; empty for a round without generated rows, which has no folder."""
     found = storage.fs.get_file_info(pafs.FileSelector(storage.root, allow_not_found=True))
     return [info for info in found if info.base_name.endswith(".parquet")]
 
 
 def replace_status(rows: pa.Table, dropped: Any, reason: Any) -> pa.Table:
-    """`rows` with status filtered and the reason where `dropped`."""
+    """`rows` with status filtered and the given reason in the rows that `dropped` (booleans) selects."""
     names = rows.column_names
     rows = rows.set_column(names.index("status"), "status", pc.if_else(dropped, FILTERED, rows["status"]))
     return rows.set_column(names.index("reason"), "reason", pc.if_else(dropped, reason, rows["reason"]))

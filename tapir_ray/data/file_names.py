@@ -1,4 +1,4 @@
-"""What a file's name says: how its rows are stored, which split it is of; and which splits of a dataset are read.
+"""Derives format and split of a file from its name, and selects the splits of a dataset to read.
 
     kind_of("rows.jsonl.gz")                            # "lines"
     split_of("data/test-00000-of-00001.parquet")        # "test"
@@ -19,10 +19,10 @@ KINDS = {".jsonl": LINES, ".ndjson": LINES, ".json": LIST, ".parquet": PARQUET}
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 READ = ".json, .jsonl, .ndjson (also .gz, .zst or .bz2) or .parquet"
 INSIDE = "/./"
-"""Of a path in a sub-folder, what comes before is the folder that was given; a row's place is what comes after."""
+"""Separates the folder that the user gave from the path inside it; rows are reported with the path inside."""
 
 Use = Literal["train", "test", "all"]
-"""What rows are read for: training (no test split), evaluation (only the test splits where there are any), or all."""
+"""Purpose of reading: `train` reads no test split, `test` only test splits (all splits if there is none), `all` all."""
 TRAIN, TEST, ALL = "train", "test", "all"
 HELD_OUT = {
     **dict.fromkeys(("test", "tests", "testing", "testset", "testdata"), TEST),
@@ -30,18 +30,18 @@ HELD_OUT = {
     **dict.fromkeys(("validation", "valid", "val", "valset", "dev", "devset"), "validation"),
 }
 WORDS = {**HELD_OUT, "train": TRAIN, "training": TRAIN, "trainset": TRAIN}
-"""Words of a name, and the split they stand for."""
+"""Splits by the words of a name that stand for them."""
 _SHARD = re.compile(r"-\d{5}-of-\d{5}(?:-[0-9a-f]{8,})?$")
 _BREAK = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
-"""Between two words of a name, also of `gsm8kTest`."""
+"""Boundary of two words in a name: punctuation, or a change of case as in `gsm8kTest`."""
 _HOLD_OUT = re.compile(r"hold[-_. ]out", re.IGNORECASE)
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's path inside its folder names (`test`, `train_sft`), None if it names none.
+    """The split named by a file's path inside its folder, such as `test` or `train_sft`; None if it names none.
 
-    It is `test`, `validation` or `train`, or the whole name of a folder or of numbered shards. A name for tests or
-    validation anywhere in the path wins over one for training.
+    It is `test`, `validation` or `train`, or the whole name of a folder or of numbered shards. A word for tests or
+    validation anywhere in the path wins over one for training, so that test rows are never trained on by accident.
     """
     *folders, last = PurePosixPath(name).parts
     stem = _stem(last)
@@ -52,15 +52,15 @@ def split_of(name: str) -> str | None:
 
 
 def is_held_out(split: str | None) -> bool:
-    """Whether a split is for tests or validation."""
+    """Returns whether a split is for tests or validation."""
     return split is not None and _kind(split) not in (None, TRAIN)
 
 
 def chosen(splits: Iterable[str], wanted: str | None, use: Use) -> list[str]:
-    """The splits of a dataset that are read; empty if a user must say which.
+    """The splits of a dataset to read; empty if the user must name one.
 
-    `wanted` is the split that the user names: it alone. Else for training it is `train`, for evaluation those for tests
-    and validation (all, if there are none), and for `all` every one.
+    `wanted`, the split that the user names, is read alone. Without it: `train` for training, the splits for tests and
+    validation for evaluation (every split if there are none), every split for `all`.
     """
     names = list(splits)
     if wanted is not None:
@@ -73,17 +73,20 @@ def chosen(splits: Iterable[str], wanted: str | None, use: Use) -> list[str]:
 
 
 def named(splits: Sequence[str | None]) -> str:
-    """The splits of files, in words."""
+    """The distinct splits as a list for a message: `test, train`; empty without any."""
     return ", ".join(sorted({split for split in splits if split is not None}))
 
 
 def _whole(name: str) -> str | None:
-    """`training` is `train` by another name, but `train_sft` is a split of its own."""
+    """The split of a whole name: `training` is `train`, but `train_sft` is a split of its own."""
     return WORDS.get(name.lower(), name) if _kind(name) is not None else None
 
 
 def _kind(name: str) -> str | None:
-    """The split that a word of a name stands for: for training only the first or the last word can."""
+    """The split that a word of a name stands for; None without one.
+
+    Only the first or the last word can mean training: `how_to_train_dogs` names no split.
+    """
     words = [re.sub(r"\d+$", "", word.lower()) for word in _BREAK.split(_HOLD_OUT.sub("holdout", name)) if word]
     held_out = next((HELD_OUT[word] for word in words if word in HELD_OUT), None)
     is_train = words != [] and TRAIN in (WORDS.get(words[0]), WORDS.get(words[-1]))
@@ -91,7 +94,7 @@ def _kind(name: str) -> str | None:
 
 
 def _stem(name: str) -> str:
-    """A file's name without the suffixes that say how it is stored."""
+    """A file's name without the suffixes of format and compression: `rows.jsonl.gz` gives `rows`."""
     path = PurePosixPath(name)
     while path.suffix.lower() in (*KINDS, *COMPRESSED):
         path = path.with_suffix("")
@@ -99,10 +102,10 @@ def _stem(name: str) -> str:
 
 
 def kind_of(name: str) -> str | None:
-    """How the rows of a file are stored, by its name; None if it is not read."""
+    """The format of a file by its name (LINES, LIST or PARQUET); None if files of this name are not read."""
     suffixes = [suffix.lower() for suffix in PurePosixPath(name).suffixes]
     last = suffixes[-1] if suffixes else ""
     if last in COMPRESSED:
         kind = KINDS.get(suffixes[-2]) if len(suffixes) > 1 else None
-        return kind if kind != PARQUET else None
+        return kind if kind != PARQUET else None  # Parquet needs random access, which a compressed stream lacks
     return KINDS.get(last)

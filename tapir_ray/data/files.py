@@ -1,4 +1,4 @@
-"""Finding the files of instruction data, and naming what is left out.
+"""Finds the files of instruction data, and reports those that are left out.
 
 found = find("data/", "seed_data.path")
 for note in found.left_out: print(note)
@@ -26,22 +26,22 @@ from tapir_ray.data.storage import is_remote, uri_in
 from tapir_ray.errors import InputError
 
 FILE_SUFFIXES = (*KINDS, *COMPRESSED, ".csv", ".tsv", ".txt", ".zip", ".xz", ".tar", ".arrow", ".yaml", ".xlsx")
-"""A path that ends so is a file, never a hub id."""
+"""A path with one of these suffixes is a file, never a hub id."""
 STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"
-"""`save_to_disk` of HF datasets writes the first two into a dataset's folder, the last into one of several splits."""
+"""Files of HF datasets' `save_to_disk`: the first two in the folder of a dataset, the last in that of a DatasetDict."""
 INDEXES = (INFO, "dataset_infos.json")
-"""Describe other files, and hold no rows."""
+"""JSON files of HF datasets that describe other files and hold no rows."""
 RUN = ("config.yaml", {"events.jsonl", "attempts"})
-"""A folder with the first and one of the others is a run, whose tables are no input that lies about."""
+"""A folder with the first and one of the others is a run of tapir-ray, whose tables are never read by accident."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HIDDEN = " (a name with _ or . first, or a run of tapir-ray)"
 SHOWN = 4
-"""Names of what is left out that a note has."""
+"""Most names that a note lists."""
 
 
 @dataclass
 class Found:
-    """The files (or saved datasets, or a hub id) of a path, and a sentence for each kind of thing left out of it."""
+    """The files (or saved datasets, or the hub id) of a path, and a sentence on each kind of file left out."""
 
     files: list[str]
     left_out: list[str] = field(default_factory=list)
@@ -49,27 +49,28 @@ class Found:
 
 @dataclass
 class _Entry:
-    """A file in a folder, by its path in it; or a saved dataset."""
+    """A file or a saved dataset, by its path inside the folder that was given."""
 
     name: str
     size: int
     saved: bool = False
     split: str | None = None
-    """Of a saved dataset of several splits."""
+    """Split of a saved DatasetDict."""
 
 
 def list_files(path: str, key: str, use: Use = "train", split: str | None = None) -> list[str]:
-    """The files that `find` finds."""
+    """The files of `find`, without its notes."""
     return find(path, key, use, split).files
 
 
 def find(path: str, key: str, use: Use = "train", split: str | None = None, revision: str | None = None) -> Found:
     """The data files at a path, sorted: the file itself, or those of a folder and its sub-folders.
 
-    For training no file or split for tests or validation is taken, unless `split` (the value of `seed_data.split`)
-    names it. Names that begin with `_` or `.` are left out. A hub id is looked up when it is read. Raises InputError,
-    which names `key` and the path, if there is nothing to read, a split must be named, or `split` or `revision` has no
-    effect.
+    For training, files and splits for tests or validation are left out unless `split` (the value of `seed_data.split`)
+    names them. Names that begin with `_` or `.` are left out. A hub id is returned as it is; reading it looks it up.
+
+    Raises InputError, which names `key` and the path, if there is nothing to read, if a split must be named, or if
+    `split` or `revision` has no effect.
     """
     where = f"{key} {path}"
     if not path.strip():
@@ -99,7 +100,7 @@ def find(path: str, key: str, use: Use = "train", split: str | None = None, revi
 
 
 class SeedSource(Protocol):
-    """Where seed data is read from: `SeedData` of the config."""
+    """The fields of the config's `SeedData` that locate the seed data."""
 
     @property
     def path(self) -> str | None: ...
@@ -115,7 +116,7 @@ def find_seed(seed_data: SeedSource) -> Found:
 
 
 def is_hub_id(file: str) -> bool:
-    """Whether one of the files that were found is the id of a dataset on the hub."""
+    """Returns whether one of `Found.files` is the id of a dataset on the hub."""
     return HUB_ID.fullmatch(file.partition("#")[0]) is not None and not Path(file).exists()
 
 
@@ -132,8 +133,8 @@ def _of_folder(path: str, where: str, entries: list[_Entry], hidden: list[str], 
         _note(set(hidden), "is not looked into" + HIDDEN, "are not looked into" + HIDDEN),
     ]
     if not rows:
-        said = "; ".join(note for note in notes if note)
-        raise InputError(f"{where}: the folder has no {READ} file{f' ({said})' if said else ''}")
+        reasons = "; ".join(note for note in notes if note)
+        raise InputError(f"{where}: the folder has no {READ} file{f' ({reasons})' if reasons else ''}")
     splits = {entry.name: entry.split or split_of(entry.name) for entry in rows}
     taken = _taken(splits, use, split)
     if not taken:
@@ -146,7 +147,7 @@ def _of_folder(path: str, where: str, entries: list[_Entry], hidden: list[str], 
 
 
 def _taken(splits: dict[str, str | None], use: Use, wanted: str | None) -> list[str]:
-    """The names that are read, of names and the split of each; empty if a user must say which."""
+    """The names to read, given the split of each name; empty if the user must name a split."""
     names = {split for split in splits.values() if split is not None}
     if wanted is not None:
         picked = chosen(names, wanted, use)
@@ -162,7 +163,7 @@ def _taken(splits: dict[str, str | None], use: Use, wanted: str | None) -> list[
 
 
 def _why_none(splits: dict[str, str | None], wanted: str | None, where: str) -> str:
-    """What to say if no split was chosen, of names and the split of each."""
+    """The message if no split was selected, given the split of each name."""
     there = named([*splits.values()])
     if not there:
         return "no file of the folder names a split; take seed_data.split out to read them all"
@@ -174,7 +175,10 @@ def _why_none(splits: dict[str, str | None], wanted: str | None, where: str) -> 
 
 
 def _note(names: Collection[str], one: str, many: str) -> str:
-    """Names and their number, of `one` or `many`; empty without names."""
+    """A sentence on some files, with the predicate `one` or `many`; empty without names.
+
+    `_note({"a.csv", "b.csv"}, "is empty", "are empty")` is `2 files are empty: a.csv, b.csv`.
+    """
     if len(names) <= 1:
         return f"{next(iter(names))} {one}" if names else ""
     shown = ", ".join(sorted(names)[:SHOWN]) + (", …" if len(names) > SHOWN else "")
@@ -196,7 +200,7 @@ def _holds_rows(entry: _Entry) -> bool:
 
 
 def _join(folder: str, name: str) -> str:
-    """The path of a file in a folder; that of one in a sub-folder keeps what was given apart."""
+    """The path of a file in a folder, with INSIDE between the folder and a path that has sub-folders."""
     if is_remote(folder):
         name = quote(name)
     if "/" in name:
@@ -210,7 +214,7 @@ def _dotted(uri: str) -> str:
 
 
 def _local_entries(path: str, where: str) -> tuple[list[_Entry], list[str]]:
-    """Files and saved datasets of a folder and its sub-folders, and what is hidden in it."""
+    """(files and saved datasets, hidden names) of a folder and its sub-folders."""
     found: list[_Entry] = []
     hidden: list[str] = []
     seen: set[str] = set()
@@ -221,7 +225,7 @@ def _local_entries(path: str, where: str) -> tuple[list[_Entry], list[str]]:
     for folder, folders, files in os.walk(path, followlinks=True, onerror=refuse):
         inside = os.path.relpath(folder, path).replace(os.sep, "/")
         prefix = "" if inside == "." else f"{inside}/"
-        if os.path.realpath(folder) in seen:
+        if os.path.realpath(folder) in seen:  # a link to a folder above: following it would not end
             folders.clear()
             continue
         seen.add(os.path.realpath(folder))
@@ -253,7 +257,7 @@ def _local_entries(path: str, where: str) -> tuple[list[_Entry], list[str]]:
 
 
 def _splits_of_dict(folder: str) -> list[str] | None:
-    """The splits of a saved HF DatasetDict, None for a folder that is none."""
+    """The splits of a saved HF DatasetDict; None if the folder is not one."""
     try:
         splits = json.loads(Path(folder, DICT).read_bytes())["splits"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -268,7 +272,7 @@ def _is_hidden(name: str, runs: Collection[str]) -> bool:
 
 
 def _remote_entries(uri: str, where: str) -> tuple[bool, list[_Entry], list[str]]:
-    """Whether a URI is that of a file, and of a folder its files and what is hidden in it."""
+    """(True if the URI is a file, files of the folder, hidden names in the folder)."""
     try:
         fs, path = pafs.FileSystem.from_uri(uri)
         info = fs.get_file_info(path.rstrip("/"))
@@ -288,10 +292,10 @@ def _remote_entries(uri: str, where: str) -> tuple[bool, list[_Entry], list[str]
     kept = {name: size for name, size in files.items() if not _is_hidden(name, runs)}
     for name in kept:
         folder = name.rpartition("/")[0]
-        beside = {other.rpartition("/")[2] for other in kept if other.rpartition("/")[0] == folder}
-        if PurePosixPath(name).name == DICT or {STATE, INFO} <= beside:
+        siblings = {other.rpartition("/")[2] for other in kept if other.rpartition("/")[0] == folder}
+        if PurePosixPath(name).name == DICT or {STATE, INFO} <= siblings:
             raise InputError(
-                f"{where}: a dataset saved by `save_to_disk` is read from a local folder alone; write it there with "
-                "`to_parquet`, or copy it to each machine"
+                f"{where}: a dataset saved by `save_to_disk` can be read from a local folder only; write it there as "
+                "Parquet with `to_parquet`, or copy it to a local folder on each machine"
             )
     return False, [_Entry(name, size) for name, size in kept.items()], sorted(files.keys() - kept.keys())

@@ -1,9 +1,12 @@
-"""From a row of instruction data, in any of the usual formats, to conversations.
+"""Converts a row of instruction data, in any of the usual formats, to conversations.
 
     conversations = parse(row, format="auto", turns="last")
 
-Formats: conversations (OpenAI `messages`, ShareGPT `conversations`, TRL), and rows of columns (Alpaca, prompt and
-completion, question and answer, prompts alone). `columns.py` has the names, docs/data.md the rules.
+Formats:
+- conversations: OpenAI `messages`, ShareGPT `conversations`, TRL;
+- columns: Alpaca, prompt and completion, question and answer, prompts alone.
+
+`columns.py` has the names of the columns, docs/data.md the rules.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ NOT_TRAINED = "not_trained (every answer has weight 0)"
 
 @dataclass(frozen=True)
 class Conversation:
-    """The context, the assistant turn to learn (None for a prompt-only row), and the other columns of the row."""
+    """The context, the assistant turn to learn (None in a row with only a prompt), and the row's other columns."""
 
     messages: list[Message]
     response: str | None
@@ -37,17 +40,19 @@ class Conversation:
     reasoning: str | None = None
     """Thoughts before the response."""
     masked_turns: tuple[int, ...] = ()
-    """Positions in `messages` of answers of weight 0, which are in no loss."""
+    """Positions in `messages` of answers of weight 0, which are masked out of the loss."""
     unused: tuple[str, ...] = ()
-    """Columns with text that are used for nothing."""
+    """Columns with text that have no use."""
 
 
 def parse(row: Any, format: str = "auto", turns: str = "last", columns: Mapped | None = None) -> list[Conversation]:
     """The conversations of one row: one, or with `turns="all"` one for each assistant turn and for an open last prompt.
 
-    `columns` are names by role that a user maps. An answer of weight 0 is context. A blank response is none. What is
-    used for nothing is in `meta`, fields of turns as `turn_fields`, turns after the response as `later_turns`. Raises
-    Ambiguous where two columns could be the prompt or the answer, Malformed, Unsupported or Unreadable.
+    `columns` maps roles to column names. An answer of weight 0 is context. A blank response counts as none. `meta` has
+    everything without a use: other columns, fields of turns (`turn_fields`), turns after the response (`later_turns`).
+
+    Raises Ambiguous if two different columns could be the prompt or the answer, and Malformed, Unsupported or
+    Unreadable.
     """
     found = _from_turns(Reading(object_of(row), columns or {}, format), turns)
     asked = [message["content"] for message in found[0].messages if message["role"] != SYSTEM]
@@ -57,10 +62,10 @@ def parse(row: Any, format: str = "auto", turns: str = "last", columns: Mapped |
 
 
 def parse_evaluation(row: Any) -> list[Conversation]:
-    """What must not be trained on of an evaluation set's row, without responses.
+    """The texts of an evaluation set's row that must not be trained on, as conversations without responses.
 
-    Of an MT-Bench question each of its `turns` on its own, of any other row its prompt, each of them if there are
-    several, of a conversation the context of every turn. Raises Malformed, Unsupported or Unreadable.
+    An MT-Bench question gives each of its `turns` separately, a conversation the context of every answer, any other row
+    its prompt, or each of its prompts. Raises Malformed, Unsupported or Unreadable.
     """
     checked = object_of(row)
     asked = checked.get(MT_BENCH)
@@ -84,7 +89,7 @@ def parse_evaluation(row: Any) -> list[Conversation]:
 
 
 def object_of(row: Any) -> dict[str, Any]:
-    """The row as named columns of JSON's values; raises Malformed or Unreadable for anything else of `read_raw`."""
+    """Returns a row of `read_raw` as an object of JSON values. Raises Malformed or Unreadable if it is not one."""
     if isinstance(row, Unreadable):
         raise row
     if isinstance(row, Exception):
@@ -112,7 +117,7 @@ def _from_turns(reading: Reading, which: str) -> list[Conversation]:
 
 
 def _conversation(reading: Reading, end: int, later: Sequence[Turn]) -> Conversation:
-    """The turns before `end` and the answer there, if there is one."""
+    """The conversation of the turns before `end` and the answer at `end`, if it has one."""
     context, answer = reading.turns[:end], reading.turns[end] if end < len(reading.turns) else None
     thoughts = [{"reasoning": turn.reasoning} if turn.reasoning else {} for turn in context]
     fields = [

@@ -1,7 +1,7 @@
-"""Values of rows as JSON has them: what JSON does not know becomes null, text or a number, and never an error.
+"""Converts values of rows to those of JSON; values that JSON lacks become null, text or a number, never an error.
 
-parsed = loads(b'{"score": NaN}')            # {"score": None}
-clean = json_value({"at": datetime(2024, 1, 1)})     # {"at": "2024-01-01T00:00:00"}
+loads(b'{"score": NaN}')                        # {"score": None}
+json_value({"at": datetime(2024, 1, 1)})        # {"at": "2024-01-01T00:00:00"}
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 
 
 def loads(data: bytes) -> Any:
-    """The JSON value of UTF-8 text; the error (not raised) if there is none.
+    """The JSON value of UTF-8 text, or the error, which is returned and not raised.
 
-    NaN, Infinity and numbers beyond a double are null. Half of a surrogate pair, which is no text, a key that an object
-    has twice, and values that are nested too deeply are errors.
+    NaN, Infinity and numbers beyond a double are null. Errors are half of a surrogate pair, a key that an object has
+    twice, and values that are nested too deeply.
     """
     try:
         value = _DECODER.decode(data.decode("utf-8-sig"))
+        # Python accepts an escaped half of a surrogate pair; encoding it again finds it.
         if b"\\ud" in data.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
@@ -30,10 +31,10 @@ def loads(data: bytes) -> Any:
 
 
 def json_value(value: Any) -> Any:
-    """A value of Parquet or Arrow as JSON has it.
+    """Converts a value of Parquet or Arrow to one of JSON.
 
-    NaN and infinities become null, dates and times ISO text, decimals numbers, and binary data that is no UTF-8 text
-    `{"binary": BYTES}` with its length. Any other object becomes `{"object": TYPE}`: named, but not kept.
+    NaN and infinities become null, dates and times ISO text, time spans seconds, decimals numbers. Binary data that is
+    not UTF-8 text becomes `{"binary": LENGTH}`. Any other object becomes `{"object": TYPE}`; its content is not kept.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -61,7 +62,7 @@ def _number(value: Decimal) -> int | float | None:
 
 
 def _text(value: bytes) -> Any:
-    """Parquet has text in columns of binary type too; anything else is only named."""
+    """Decodes text in a column of binary type; other bytes are replaced by `{"binary": LENGTH}`."""
     try:
         text = value.decode()
     except UnicodeDecodeError:

@@ -1,9 +1,9 @@
-"""Reading instruction data: the rows of a file, saved dataset or hub id, one after another.
+"""Reads instruction data: the rows of a file, saved dataset or hub id, one after another.
 
     for file in list_files("data/", "seed_data.path"):           # tapir_ray.data.files
         for place, row in read_raw(file): ...
 
-JSON and JSON lines (also compressed) and Parquet, here or on s3 or gs; datasets of Hugging Face.
+Reads JSON and JSON lines (also compressed) and Parquet from a local disk, s3 or gs, and Hugging Face datasets.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ SIGNATURES = {
     b"\0{": "UTF-16 text: save it as UTF-8",
     b"\0[": "UTF-16 text: save it as UTF-8",
 }
+"""Kinds of files with a wrong name or encoding, by their first bytes, and the advice for each."""
 LONGEST_SIGNATURE = 64
 SHOWN = 6
-"""Keys of an object that an error names."""
+"""Most keys of an object that an error lists."""
 
 
 class Unreadable(InputError):
@@ -52,7 +53,7 @@ class Unreadable(InputError):
 
 
 def _open(path: str) -> BinaryIO:
-    """A local file or URI, to read; a compressed one is unpacked on the way."""
+    """Opens a local file or URI for reading; decompresses by the suffix of its name."""
     place = path.partition("?")[0] if is_remote(path) else path
     codec = COMPRESSED.get(Path(place).suffix.lower())
     if not is_remote(path):
@@ -67,10 +68,10 @@ def _open(path: str) -> BinaryIO:
 
 
 def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]]:
-    """The rows of one source with their place (`file:line`), their values as JSON has them (`json_values`).
+    """Yields (place, row) for each row of one source: `("a.jsonl:3", {…})`, with JSON values (see `json_values`).
 
-    What cannot be read comes as an exception object in a row's place: a line that is not JSON, and at the end, as
-    Unreadable, a file or hub dataset that is broken or not there.
+    Errors are yielded in place of a row, not raised: the error of a line that is not JSON, and, as the last item, an
+    Unreadable for a file or hub dataset that is broken or missing.
     """
     place = path.partition("?")[0] if is_remote(path) else path
     place = unquote(place) if is_remote(path) else place
@@ -86,7 +87,7 @@ def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]
         else:
             yield from _read_dataset(path, name, revision)
     except Exception as error:
-        # Whatever a library finds wrong with a file is the user's to mend, and a row says it without a traceback.
+        # Whatever a library finds wrong with a file, the user must fix it; a message is of more use than a traceback.
         if isinstance(error, Unreadable):
             yield name, error
         else:
@@ -94,7 +95,7 @@ def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]
 
 
 def _refuse_signature(head: bytes) -> None:
-    """Raises Unreadable for a file that is not what its name says, by its first bytes."""
+    """Raises Unreadable if the first bytes show that a file is not what its name says."""
     head = head[:LONGEST_SIGNATURE].lstrip()
     for signature, what in SIGNATURES.items():
         # Only a web page begins with letters of either case.
@@ -114,7 +115,7 @@ def _read_lines(path: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_list(path: str, name: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSON list, or of a file of JSON lines, as `to_json` of HF datasets and pandas names them too."""
+    """Yields the rows of a JSON list, or of JSON lines, which HF datasets and pandas also write to `.json` files."""
     with _open(path) as file:
         data = file.read()
     _refuse_signature(data)
@@ -163,15 +164,15 @@ def _read_dataset(path: str, name: str, revision: str | None) -> Iterator[tuple[
         dataset = datasets.load_from_disk(path)
     else:
         dataset, name = _load_from_hub(path, revision)
-    # Columns and types that a saved format would hide or change.
+    # `set_format`, saved with a dataset, would hide columns and change types.
     for number, row in enumerate(dataset.with_format(None), start=1):
         yield f"{name}:row {number}", json_value(row)
 
 
 def _load_from_hub(path: str, revision: str | None) -> tuple[Any, str]:
-    """The rows of a hub id, or of `owner/name#SPLIT` or `owner/name#CONFIG/SPLIT`, and the name of their places.
+    """(dataset, name for its rows' places) of `owner/name`, `owner/name#SPLIT` or `owner/name#CONFIG/SPLIT`.
 
-    Raises Unreadable, which names what there is, if a configuration or split must be named.
+    Raises Unreadable, which lists the choices, if a configuration or split must be named.
     """
     import datasets
 
@@ -190,7 +191,7 @@ def _load_from_hub(path: str, revision: str | None) -> tuple[Any, str]:
 
 
 def hub_note(path: str, revision: str | None) -> str:
-    """Which splits of a hub dataset (`path` as `find` gives it) are not read; empty if there are none."""
+    """A sentence on the splits of a hub dataset that are not read; empty if all are. `path` is as `find` gives it."""
     import datasets
 
     hub_id, _, wanted = path.partition("#")
@@ -198,7 +199,7 @@ def hub_note(path: str, revision: str | None) -> str:
     try:
         names = datasets.get_dataset_split_names(hub_id, configuration or None, revision=revision)
     except Exception as error:
-        # The rows are there; only what else there would be is not known without the hub.
-        return f"split {split or 'train'} is read; the hub does not say which others there are ({type(error).__name__})"
+        # The rows themselves may be in the local cache: without the hub only the list of splits is missing.
+        return f"split {split or 'train'} is read; the hub did not list the other splits ({type(error).__name__})"
     others = [name for name in names if name not in chosen(names, split or None, "train")]
     return f"split {split or 'train'} is read, and left out: {', '.join(others)}" if others else ""

@@ -1,7 +1,7 @@
-"""Rows and their ids: the Arrow schemas of the tables that pass between stages.
+"""Arrow schemas of the tables that pass between stages, and the ids of their rows.
 
-A row is a conversation: `messages` are the turns that are the context (system, user, assistant), `response` is the
-assistant turn to learn. Ids are functions of content, so they are the same on every machine and in every attempt.
+A row is a conversation: `messages` holds the context (system, user and assistant turns), `response` the assistant turn
+to learn. Ids are functions of content, so they are the same on every machine and in every attempt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 ID_VERSION = "1"
-"""Enters every id; raised when the canonical form changes, so that old and new ids never meet."""
+"""Part of every id; raised when the canonical form changes, so that old and new ids never match."""
 
 Message = dict[str, str]
 
@@ -28,10 +28,10 @@ BUDGET_USED_UP = "budget_used_up"
 """Reason of a row that was not asked because the budget ended; such rows are never written."""
 
 SEED, HOLDOUT, GENERATED = "seed", "holdout", "generated"
-"""Values of `split`: where a row may be used."""
+"""Values of `split`: `holdout` rows are never trained on or expanded."""
 
 ID = ("instruction_id",)
-"""Key of tables in which every instruction is once."""
+"""Key of tables with each instruction once."""
 SOURCE_AND_ID = ("source", "instruction_id")
 """Key of the seed data, in which filtered rows may repeat an instruction."""
 DRAW = ("draw_id",)
@@ -59,8 +59,8 @@ INSTRUCTIONS = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""`masked_turns` are the positions in `messages` of answers that are in no loss, as turns of weight 0 (null: none).
-`meta` is JSON: the other columns of the source row. `sampling` is JSON: the parameters of the teacher's answer."""
+"""`masked_turns`: positions in `messages` of answers that are masked out of the loss (turns of weight 0); null if none.
+`meta`: JSON of the other columns of the source row. `sampling`: JSON of the teacher's sampling parameters."""
 
 SCORED = pa.schema(
     [
@@ -78,13 +78,15 @@ SCORED = pa.schema(
         ("times_trained", pa.int64()),
     ]
 )
-"""Scores are 1..10, averaged over both orders; `difficulty` = teacher_score − student_score; `repeat_difficulty`:
-judged again; `repeat_same`: by replies of the same text."""
+"""Scores are 1 to 10, averaged over both orders of the answers; `difficulty` = teacher_score − student_score (MFD).
+`repeat_difficulty`: the difficulty judged a second time, in a sample. `repeat_same`: True if the judge's replies were
+the same texts."""
 
 GENERATED_ROWS = pa.schema(
     [("draw_id", pa.string()), *INSTRUCTIONS, ("style", pa.string()), ("answer_score", pa.float64())]
 )
-"""One row a draw, whatever became of it; `answer_score` is the judge's score of the teacher's answer, if gated."""
+"""One row for each draw, also if it failed. `answer_score` is the judge's score of the teacher's answer, 1 to 10; null
+unless answers are gated."""
 
 TRAINING = pa.schema(
     [
@@ -101,7 +103,7 @@ TRAINING = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""`tokens` are response tokens, the ones in the loss; `pool` is `hard` or `easy`."""
+"""`tokens` counts the response tokens, those in the loss; `pool` is `hard` or `easy`."""
 
 PACKED = pa.schema(
     [
@@ -112,11 +114,11 @@ PACKED = pa.schema(
         ("pair_ids", pa.list_(pa.string())),
     ]
 )
-"""A row is a sequence of conversations; `position_ids` restart at 0 with each, labels are −100 outside responses."""
+"""A row is a sequence of conversations. `position_ids` restart at 0 with each; `labels` are −100 outside responses."""
 
 
 def _hash(*parts: str) -> str:
-    """128 bits as 32 hex digits; parts are length-prefixed, so ("ab", "c") and ("a", "bc") differ."""
+    """A 128-bit hash as 32 hex digits. Parts are length-prefixed, so ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (ID_VERSION, *parts):
         data = part.encode("utf-8", "surrogatepass")
@@ -126,12 +128,12 @@ def _hash(*parts: str) -> str:
 
 
 def instruction_id(messages: Sequence[Message]) -> str:
-    """Id of a conversation's context: a hash of its roles and contents, case and white space kept."""
+    """Id of a conversation's context: a hash of its roles and contents, including case and white space."""
     return _hash("instruction", *(part for message in messages for part in (message["role"], message["content"])))
 
 
 def draw_id(round_number: int, parent_id: str, copy: int) -> str:
-    """Id of a round's `copy`-th request to expand the instruction `parent_id`."""
+    """Id of the `copy`-th request of a round to expand the instruction `parent_id`."""
     return _hash("draw", str(round_number), parent_id, str(copy))
 
 
@@ -141,7 +143,7 @@ def pair_id(instruction: str, copy: int) -> str:
 
 
 def order_key(row_id: str, random_seed: int, *salt: object) -> str:
-    """A uniform 128-bit hash of (row id, random seed, salt) as hex: sorting by it shuffles, the same way everywhere."""
+    """A uniform 128-bit hash of (row id, random seed, salt) as hex; sorting by it is a reproducible shuffle."""
     return _hash("order", row_id, str(random_seed), *(str(part) for part in salt))
 
 
@@ -151,16 +153,16 @@ def prompt_hash(messages: Sequence[Message]) -> str:
 
 
 def text_of(messages: Sequence[Message]) -> str:
-    """A conversation as one text for prompts and filters: a lone user turn bare, anything longer with its roles."""
+    """A conversation as one text for prompts and filters: a lone user turn as it is, anything longer with its roles."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
     return "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
 def conform(rows: pa.Table | list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """`rows` with exactly the columns of `schema`, in its order and types; columns that are missing become null.
+    """`rows` with exactly the columns of `schema`, in its order and types; missing columns are filled with nulls.
 
-    Raises pyarrow.ArrowInvalid where a value does not fit its type.
+    Raises pyarrow.ArrowInvalid if a value does not fit its type.
     """
     if isinstance(rows, list):
         return pa.Table.from_pylist(rows, schema=schema)
@@ -182,7 +184,7 @@ def with_columns(table: pa.Table, **columns: Any) -> pa.Table:
 
 
 def marked(table: pa.Table, rows: pa.Array | pa.ChunkedArray, reason: str) -> pa.Table:
-    """The table with the ok ones among `rows` (a boolean array) filtered for `reason`."""
+    """The table with status filtered and `reason` in the rows that `rows` (a boolean array) selects and that are ok."""
     hit = pc.and_(rows, pc.equal(table["status"], OK))
     return with_columns(
         table,

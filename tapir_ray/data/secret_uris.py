@@ -1,6 +1,6 @@
-"""Refuses URIs that hold a user, a password or a key, which files and messages would show.
+"""Refuses URIs with a user, a password or a key, which would appear in files and messages.
 
-refuse_secret("s3://id:key@bucket/runs/a")        # InputError, which does not repeat it
+refuse_secret("s3://id:key@bucket/runs/a")        # raises InputError, without the key
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _FOR_HEAD = 'set RAY_JOB_HEADERS instead, such as \'{"Authorization": "Basic …
 
 
 def refuse_secret(uri: str, what: str = "") -> None:
-    """Raises InputError for a URI with a user, a password or a key, which files and messages would show.
+    """Raises InputError for a URI with a user, a password or a key, which would appear in files and messages.
 
-    `a.b=URI` is one too. `what` names the key or option that holds it.
+    An override such as `a.b=URI` is checked too. `what` names the config key or option that holds the URI.
     """
     for place in (*URI.findall(uri), uri):
         if found := secret_of(place):

@@ -1,10 +1,10 @@
-"""Separates a model's thoughts from its answer by the marks around them. Pure functions without other imports.
+"""Separates a model's thoughts from its answer by the marks around them. Imports nothing but the standard library.
 
-split_thoughts("<think>2 + 2</think>4")            # ("2 + 2", "4", True)
-split_thoughts("[THINK]2 + 2")                     # ("2 + 2", "", False): cut off while it thought
+    split_thoughts("<think>2 + 2</think>4")            # ("2 + 2", "4", True)
+    split_thoughts("[THINK]2 + 2")                     # ("2 + 2", "", False): cut off while thinking
 
-Only thoughts at the beginning are cut. The opening mark may be missing, because some chat templates put it into the
-prompt (DeepSeek-R1, Qwen3). A mark that is quoted, in code or in the middle of a sentence is text of the answer.
+Only thoughts at the beginning are split off. The opening mark may be missing, because some chat templates put it into
+the prompt (DeepSeek-R1, Qwen3). A mark that is quoted, in code or in the middle of a sentence belongs to the answer.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 Mark = tuple[str, str]
-"""What opens and what closes thoughts."""
+"""(opening, closing) mark of thoughts."""
 
 UNFINISHED_THINKING = "unfinished_thinking"
-"""Reason of a failed row whose answer ended before its thoughts did."""
+"""Reason of a failed row with an answer cut off inside its thoughts."""
 HARMONY: Mark = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
-"""Channels of gpt-oss: everything before its `final` channel is thoughts."""
+"""Channels of gpt-oss: everything before the `final` channel is thoughts."""
 DEFAULT_MARKS: tuple[Mark, ...] = (
     ("<think>", "</think>"),  # DeepSeek-R1, Qwen3, GLM, MiniMax, Hunyuan and most others
     ("<thinking>", "</thinking>"),
@@ -43,21 +43,21 @@ _WRAPPERS: tuple[Mark, ...] = (
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
     ("<|open|>response<|sep|>", "<|close|>response<|sep|>"),
 )
-"""What some models put around the answer that follows their thoughts."""
+"""Marks that some models put around the answer after their thoughts."""
 _QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "「": "」"}
 _FENCE = re.compile(r"^[ \t]{0,3}(```+|~~~+)([^\n]*)$", re.MULTILINE)
 _IN_A_SENTENCE = re.compile(r"[\w,] \Z"), re.compile(r" [a-z]|[.,;:!?)](?:\s|\Z)")
-"""What stands before and after a closing mark that a sentence is about: "The </think> tag ends the thoughts."."""
+"""Text before and after a closing mark that is a word of a sentence: "The </think> tag ends the thoughts."."""
 _CHANNEL = re.compile(
     r"(?:<\|start\|>\s*assistant\s*)?<\|channel\|>\s*([a-z]+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
 _CHANNEL_END = re.compile(r"(?:<\|(?:end|return|call)\|>\s*)?(?:<\|start\|>\s*assistant\s*)?\Z")
 _BARE_CHANNELS = re.compile(r"\s*analysis(?:(?=\S)(.*?)assistantfinal|(?=[A-Z])(.*)\Z)", re.DOTALL)
-"""Channels of which a server has dropped the special tokens: `analysisWe need …assistantfinal4`."""
+"""Channels after a server has dropped their special tokens: `analysisWe need …assistantfinal4`."""
 
 
 class Split(NamedTuple):
-    """Thoughts (None if there are none), the answer, and whether the thoughts were closed."""
+    """Thoughts (None without any), the answer, and `complete`: False if thoughts were opened and not closed."""
 
     thoughts: str | None
     answer: str
@@ -65,25 +65,26 @@ class Split(NamedTuple):
 
 
 def split_thoughts(text: str, marks: Sequence[Mark] = DEFAULT_MARKS) -> Split:
-    """The thoughts that a text begins with and the answer after them.
+    """Splits a text into the thoughts at its beginning and the answer after them.
 
-    A text without thoughts comes back as it is. `complete` is False, and the answer empty, if thoughts are opened and
-    never closed. Of several blocks of thoughts in a row all are cut.
+    A text without thoughts is returned unchanged as the answer. If thoughts are opened and never closed, `complete` is
+    False and the answer is empty. Several blocks of thoughts in a row are joined.
     """
     if HARMONY in marks and (channels := _split_channels(text)) is not None:
         return channels
     thoughts: list[str | None] = []
     complete, block = True, _split_opened(text, marks) or _split_closed(text, marks)
     while block is not None:
-        said, text, complete = block
-        thoughts.append(said)
+        thought, text, complete = block
+        thoughts.append(thought)
         block = _split_opened(text, marks) if complete else None
     return Split("\n\n".join(filter(None, thoughts)) or None, text, complete)
 
 
 def _split_opened(text: str, marks: Sequence[Mark]) -> Split | None:
-    """A block of thoughts that the text opens, or None."""
+    """Splits off a block of thoughts that the text opens; None without one."""
     stripped = text.lstrip("\ufeff \t\r\n")
+    # Longest mark first, in case one mark begins with another.
     for opening, closing in sorted(marks, key=lambda mark: -len(mark[0])):
         if stripped[: len(opening)].lower() == opening.lower():
             rest = stripped[len(opening) :]
@@ -95,7 +96,7 @@ def _split_opened(text: str, marks: Sequence[Mark]) -> Split | None:
 
 
 def _split_closed(text: str, marks: Sequence[Mark]) -> Split | None:
-    """A block of thoughts that the prompt opened and the text closes, or None."""
+    """Splits off a block of thoughts that the prompt opened and the text closes; None without one."""
     for opening, closing in marks:
         if (end := _end(text, opening, closing, opened=False)) is not None:
             return _cut(text, end)
@@ -112,10 +113,10 @@ def _cut(text: str, end: re.Match[str]) -> Split:
 
 
 def _end(text: str, opening: str, closing: str, opened: bool) -> re.Match[str] | None:
-    """The closing mark that ends the thoughts: the last one that closes no opening mark of the text.
+    """The closing mark that ends the thoughts: the last one without a matching opening mark in the text.
 
-    Thoughts may name the marks, and so may the answer, as code does. Marks that are quoted or in code do not count; but
-    opened thoughts that left a code block open are ended by a mark in it.
+    Thoughts and answer may both mention the marks, so those that are quoted or in code do not count. The exception are
+    opened thoughts with an unclosed code block: a mark in that block ends them.
     """
     found = list(re.finditer(f"{re.escape(opening)}|{re.escape(closing)}", text, re.IGNORECASE))
     if not any(_closes(tag, closing) for tag in found):
@@ -127,7 +128,7 @@ def _end(text: str, opening: str, closing: str, opened: bool) -> re.Match[str] |
     if end is None and opened:
         end = _unmatched(spoken, closing)
     if end is None and opened:
-        # Thoughts that name the opening mark: whatever closes one ends them.
+        # Thoughts that mention the opening mark without closing it: the first closing mark ends them.
         end = next((tag for tag in spoken if _closes(tag, closing)), None)
     return end
 
@@ -149,7 +150,7 @@ def _closes(tag: re.Match[str], closing: str) -> bool:
 
 
 def _quoted(text: str, tag: re.Match[str]) -> bool:
-    """Whether a mark is quoted, in a line's code, or a word of a sentence."""
+    """Returns whether a mark is quoted, in inline code, or a word of a sentence."""
     before, after = text[: tag.start()], text[tag.end() :]
     if before and _QUOTES.get(before[-1]) == after[:1]:
         return True
@@ -161,7 +162,7 @@ def _quoted(text: str, tag: re.Match[str]) -> bool:
 
 
 def _fences(text: str) -> Iterator[tuple[int, int]]:
-    """Where the text's blocks of code begin and end; one that is never closed goes to the end."""
+    """Yields (begin, end) of each fenced code block; an unclosed one reaches to the end of the text."""
     opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
         if opened is None:
@@ -174,7 +175,7 @@ def _fences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _split_channels(text: str) -> Split | None:
-    """A text in harmony's channels, with or without its special tokens; None for any other."""
+    """Splits a text in gpt-oss's channels (harmony), with or without their special tokens; None for any other text."""
     headers = list(_CHANNEL.finditer(text))
     prompt_opened = headers and _CHANNEL_END.search(text[: headers[0].start()])
     if not headers or not (text[: headers[0].start()].strip() == "" or (prompt_opened and prompt_opened[0])):
@@ -190,8 +191,7 @@ def _split_channels(text: str) -> Split | None:
             answer = content
         else:
             thoughts.append(content)
-    said = "\n\n".join(filter(None, thoughts)) or None
-    return Split(said, answer or "", answer is not None)
+    return Split("\n\n".join(filter(None, thoughts)) or None, answer or "", answer is not None)
 
 
 def _content(message: str) -> str:

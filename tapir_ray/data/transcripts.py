@@ -1,9 +1,9 @@
-"""Whole conversations that were written as one text, as chat templates and prompts write them.
+"""Detects whole conversations written as one text, in the forms of chat templates and prompts.
 
     is_transcript("### Human: Two?### Assistant: 6")       # True
     is_transcript("Human: Two?\\n\\nAssistant:")             # False: a prompt for the answer
 
-Such a text in a column of prompts is no question: the answers are in it.
+Such a text in a prompt column is no question, because it contains the answers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PAIRS = (
 )
 _MARKS = tuple((re.compile(user), re.compile(assistant)) for user, assistant in _PAIRS)
 _ABOUT = re.compile(r"[?`]")
-"""In front of a transcript that a question is about; a system prompt has none of these."""
+"""Marks of a question about a transcript, in the text before it; a system prompt has none of these."""
 _WORD = re.compile(r"\w")
 
 
 def is_transcript(text: str) -> bool:
-    """Whether a text is a user's turn and an answer, with the marks of both; before them only a system prompt."""
+    """Returns whether a text is a marked user turn and a marked answer, with at most a system prompt before them."""
     return any(_has_turns(text, user, assistant) for user, assistant in _MARKS)
 
 
@@ -35,6 +35,6 @@ def _has_turns(text: str, user: re.Pattern[str], assistant: re.Pattern[str]) -> 
     asked = user.search(text)
     if asked is None or _ABOUT.search(text, 0, asked.start()):
         return False
-    said = _WORD.search(text, asked.end())
-    answered = assistant.search(text, said.start()) if said else None
+    question = _WORD.search(text, asked.end())
+    answered = assistant.search(text, question.start()) if question else None
     return answered is not None and _WORD.search(text, answered.end()) is not None

@@ -1,4 +1,4 @@
-"""Values of a row as JSON knows them, and text that is safe to print.
+"""Converts the values of a row to those of JSON, and text to a form that is safe to print.
 
 row = plain({"quality": float("nan")})      # {"quality": None}
 """
@@ -10,14 +10,14 @@ import math
 from typing import Any
 
 DEEPEST = 64
-"""Levels of lists and objects in a row; every reader of JSON takes as many."""
+"""Deepest nesting of lists and objects in a row; every JSON reader handles this depth."""
 
 
 def plain(value: Any) -> Any:
-    """A copy of the value in which NaN and Infinity are None and keys are text.
+    """A copy of the value with NaN and Infinity as None and keys as text.
 
-    Values that JSON does not know (dates, bytes) stay. Raises ValueError if the value is nested deeper than DEEPEST, or
-    if a text has half of a surrogate pair, which is no character.
+    Values that JSON does not know (dates, bytes) stay. Raises ValueError for nesting deeper than DEEPEST, and for a
+    text with half of a surrogate pair, which cannot be encoded as UTF-8.
     """
     return _plain(value, 0)
 
@@ -41,7 +41,7 @@ def _plain(value: Any, depth: int) -> Any:
 
 
 def is_blank(value: Any) -> bool:
-    """Whether a value holds nothing: None, white space, an empty list or object, or a list or object of such."""
+    """Returns whether a value is None or white space, or a list or object that holds nothing else (or nothing)."""
     if isinstance(value, str):
         return not value.strip()
     if isinstance(value, dict):
@@ -52,7 +52,7 @@ def is_blank(value: Any) -> bool:
 
 
 def has_text(value: Any) -> bool:
-    """Whether a value is a text that is not blank, or holds one."""
+    """Returns whether a value is a text that is not blank, or holds one."""
     if isinstance(value, dict):
         return any(has_text(one) for one in value.values())
     if isinstance(value, list):
@@ -61,7 +61,7 @@ def has_text(value: Any) -> bool:
 
 
 def to_json(value: Any) -> str:
-    """A value of `plain` as JSON; what JSON does not know becomes text."""
+    """A value of `plain` as JSON with sorted keys; dates, bytes and other objects become text."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_text, sort_keys=True)
 
 

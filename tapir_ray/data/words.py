@@ -1,12 +1,12 @@
-"""The words of a text in any script: what near-duplicates, n-grams and lengths are counted in.
+"""Splits text in any script into words, the unit of near-duplicates, n-grams and lengths.
 
     units("How many apples?")          # ["how", "many", "apples"]
     units("リンゴは何個？")              # ["リ", "ン", "ゴ", "は", "何", "個"]
     word_count("リンゴは何個？")         # 3
 
-A unit is a word of letters, digits and underscores; where a script puts no spaces between words (Chinese, Japanese,
-Thai, Lao, Khmer, Burmese), or puts them as each writer likes (Korean), it is a character with its marks. A run of the
-same emoji is a unit too. Texts are compared in the form NFKC and without case, so full-width letters equal plain ones.
+A unit is a word of letters, digits and underscores. In scripts without spaces between words (Chinese, Japanese, Thai,
+Lao, Khmer, Burmese), or with optional ones (Korean), a unit is a character with its marks. A run of the same emoji is a
+unit too. Texts are compared in NFKC form and without case, so full-width letters equal plain ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 
 WORD = 12
-"""Weight of a word; a character has the share of it that it has of an average word's meaning."""
+"""Weight of a word. A character's weight is its share of an average word: a Chinese one has 8/12, so 3 make 2 words."""
 HAN, KANA, HANGUL, THAI = 8, 6, 6, 4
 SPACELESS: tuple[tuple[str, int], ...] = (
     ("\u2e80-\u2fdf\u3005\u3007\u3021-\u3029\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff", HAN),
@@ -28,18 +28,18 @@ SPACELESS: tuple[tuple[str, int], ...] = (
     ("\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7a3\ud7b0-\ud7fb", HANGUL),
     ("\u0e01-\u0e3a\u0e40-\u0e7f\u0e81-\u0eff\u1000-\u109f\u1780-\u17ff\ua9e0-\ua9fe\uaa60-\uaa7f", THAI),
 )
-"""Ranges of characters that are units of their own, with their weights."""
+"""Ranges of characters that are units by themselves, with their weights."""
 
 _ASCII, _ASCII_PIECE = re.compile(r"\w+"), re.compile(r"\S+")
 _LAST = 0x1FFFF
-"""Of the code points with marks and symbols; the few format characters beyond are tags."""
+"""Last code point to search for marks and symbols; beyond it only tags are of these categories."""
 
 
 @functools.cache
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """A unit, an invisible character (a soft hyphen, a zero-width space), and a piece.
+    """Patterns of a unit, an invisible character (soft hyphen, zero-width space) and a piece.
 
-    Marks belong to the letter before them: the vowel signs of Hindi and Thai are no `\\w` to Python.
+    Marks are added to the letter before them, because Python's `\\w` does not match the vowel signs of Hindi and Thai.
     """
     mark, symbol, hidden = _ranges("Mn", "Mc", "Me") + "\U0001f3fb-\U0001f3ff", _ranges("So"), _ranges("Cf")
     spaceless = "".join(ranges for ranges, _ in SPACELESS)
@@ -52,7 +52,7 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
 
 
 def _ranges(*categories: str) -> str:
-    """The characters beyond ASCII of some Unicode categories, as the inside of a regular expression's brackets."""
+    """The non-ASCII characters of some Unicode categories, as ranges for the brackets of a regular expression."""
     points = [point for point in range(128, _LAST + 1) if unicodedata.category(chr(point)) in categories]
     first = [point for point, before in zip(points, [-1, *points], strict=False) if before != point - 1]
     last = [point for point, after in zip(points, [*points[1:], -1], strict=True) if after != point + 1]
@@ -63,7 +63,7 @@ _SPACELESS = [(re.compile(f"[{ranges}]"), weight) for ranges, weight in SPACELES
 
 
 def normalised(text: str) -> str:
-    """The text in the form NFKC, without case and invisible characters."""
+    """The text in NFKC form, without case and invisible characters."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", _patterns()[1].sub("", text).casefold()).casefold()
@@ -78,24 +78,24 @@ def units(text: str) -> list[str]:
 
 
 def weight_of(unit: str) -> int:
-    """The share of a word that a unit is, in WORDths."""
+    """The weight of a unit: WORD for a word, less for a character of a script without spaces."""
     if unit.isascii():
         return WORD
     return next((weight for pattern, weight in _SPACELESS if pattern.match(unit)), WORD)
 
 
 def weights_of(found: Sequence[str]) -> np.ndarray:
-    """The weights of units, int64."""
+    """The weights of units, int64 of shape (units,)."""
     return np.array([weight_of(unit) for unit in found], np.int64)
 
 
 def word_count(text: str) -> int:
-    """About how many English words a text is long: a Chinese character counts for two thirds of one."""
+    """The length of a text in words, rounded up: a Chinese character counts as two thirds of an English word."""
     return -(-sum(map(weight_of, units(text))) // WORD)
 
 
 def joined(found: Sequence[str]) -> str:
-    """Units as a text to read: a space between two of them, if one is a word."""
+    """The units as readable text, with a space next to each word and none between characters."""
     text = ""
     for at, unit in enumerate(found):
         spaced = at > 0 and WORD in (weight_of(unit), weight_of(found[at - 1]))
@@ -104,22 +104,22 @@ def joined(found: Sequence[str]) -> str:
 
 
 def piece_ends(text: str) -> list[int]:
-    """Where each piece of a text ends: a word between white space, or a character in scripts without spaces."""
+    """The end of each piece of a text: a run without white space, or a character in scripts without spaces."""
     pattern = _ASCII_PIECE if text.isascii() else _patterns()[2]
     return [found.end() for found in pattern.finditer(text)]
 
 
 def width(text: str) -> int:
-    """Columns that a text takes: two for each wide character, such as a Chinese one."""
+    """The columns of a terminal that a text takes: two for each wide character, such as a Chinese one."""
     return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
 
 
 def hashes_of(found: Sequence[str]) -> np.ndarray:
-    """A 64-bit hash of each unit, uint64."""
+    """A 64-bit hash of each unit, uint64 of shape (units,)."""
     return np.array([xxhash.xxh3_64_intdigest(unit.encode("utf-8", "surrogatepass")) for unit in found], np.uint64)
 
 
 def clipped(text: str, chars: int) -> str:
-    """The beginning of a text on one line, at most so many characters, with `…` if there is more."""
+    """The text on one line, cut to `chars` characters, with `…` as the last one if it was longer."""
     line = " ".join(text.split())
     return line if len(line) <= chars else f"{line[: chars - 1]}…"
