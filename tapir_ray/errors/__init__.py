@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the exit status of the command that ends with it."""
+"""Errors for users, each with the exit status of the command that it ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import re
 from tapir_ray.errors.redaction import redacted
 
 RAYS_ADVICE = "\nFailed to apply UDF transform"
-"""What Ray Data adds to the text of an error in a pipeline, from here on, is of no use to a user."""
+"""Begin of the text that Ray Data appends to an error of a pipeline; of no use to a user."""
 
 
 def last_line(error: BaseException) -> str:
-    """What an error says in the end: after the traceback of another process, if it carries one."""
+    """The last line of an error's text: its message, if the text contains the traceback of another process."""
     lines = [line for line in redacted(str(error)).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
 
@@ -24,12 +24,12 @@ class TapirError(Exception):
     exit_status = 1
 
     def __str__(self) -> str:
-        """The text without keys that a library's error, quoted in it, may repeat."""
+        """The redacted text: it may quote an error of a library that repeats a key."""
         return redacted(super().__str__())
 
 
 class InputError(TapirError):
-    """Bad configuration or input, found before anything was spent (exit 2)."""
+    """Bad config or input, found before anything was spent (exit 2)."""
 
     exit_status = 2
 
@@ -39,7 +39,7 @@ class StageError(TapirError):
 
 
 class Reached(TapirError):
-    """The stage of `--until` is done (exit 0)."""
+    """The stage of `--until` is complete (exit 0)."""
 
     exit_status = 0
 
@@ -53,20 +53,21 @@ class Stopped(TapirError):
 NO_SPACE = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the quota is used up"}
 _NO_SPACE_TEXT = re.compile(
     r"No space left on device|os error 28\b|\[Errno 28\]|XMinioStorageFull|OutOfDiskError|"
-    # What torch says of a checkpoint that could not be written to its end.
+    # torch, for a checkpoint that could not be written completely.
     r"PytorchStreamWriter failed writing|inline_container\.cc:\d+\] \. unexpected pos"
 )
 _NO_QUOTA_TEXT = re.compile(r"Disk quota exceeded|os error 122\b|\[Errno 122\]")
 _FILE = re.compile(r"\[Errno (?:28|122)\][^\n]*?: '([^'\n]+)'")
 _TORN = re.compile(r"Parquet magic bytes not found|Parquet file size is \d+ bytes|Couldn't deserialize thrift")
 _OF_TABLE = re.compile(r"[^\s'\"]*/(?:rows|part)-[^\s'\"/]*\.parquet")
-"""A file of a table; what a user's own torn file means is said by who reads it."""
+"""A file of a table of a run. Torn files of the user's own are reported by their readers."""
 
 
 def own_error(error: BaseException | None) -> TapirError | None:
-    """The TapirError that `error` is, or that Ray has wrapped in it as the error of a task.
+    """The TapirError to show for an error, or None.
 
-    Also one for a full disk and for a torn table, whoever met them. None if it is none of these.
+    It is `error` itself, or a TapirError that Ray has wrapped as the error of a task, or a new one if the cause is a
+    full disk or a torn table.
     """
     first = error
     while error is not None:
@@ -78,7 +79,7 @@ def own_error(error: BaseException | None) -> TapirError | None:
 
 
 def full_disk(error: BaseException | None) -> StageError | None:
-    """The error to end with if a disk is full or a quota used up, in this process or a worker; else None."""
+    """The error for a full disk or a used-up quota, in this process or a worker; None for any other cause."""
     while error is not None:
         text, number = str(error), getattr(error, "errno", None)
         what = NO_SPACE.get(number) if isinstance(error, OSError) and number is not None else None
@@ -88,21 +89,21 @@ def full_disk(error: BaseException | None) -> StageError | None:
         if what is not None:
             file = getattr(error, "filename", None) or next(iter(_FILE.findall(text)[-1:]), None)
             folder = os.path.dirname(str(file)) if file else "the folder of the run, or of temporary files (TMPDIR)"
-            return StageError(f"{what} in {folder}: make room there, and start the same command again, which continues")
+            return StageError(f"{what} in {folder}: free some space there and start the same command again to continue")
         wrapped = getattr(error, "cause", None)
         error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
     return None
 
 
 def torn_table(error: BaseException | None) -> StageError | None:
-    """The error to end with if a finished table has a Parquet file that is empty or cut short; else None."""
+    """The error for an empty or truncated Parquet file of a finished table; None for any other cause."""
     while error is not None:
         text = str(error)
         files = _OF_TABLE.findall(text)
         if files and not isinstance(error, TapirError) and _TORN.search(text):
             return StageError(
                 f"{files[-1]} is empty or torn: remove the _manifest.json in its folder and start the same command "
-                "again, which makes the lost rows again"
+                "again to make only the lost rows again"
             )
         wrapped = getattr(error, "cause", None)
         error = wrapped if isinstance(wrapped, BaseException) else error.__cause__
@@ -110,5 +111,5 @@ def torn_table(error: BaseException | None) -> StageError | None:
 
 
 def sentence(error: TapirError) -> str:
-    """What an error says to a user."""
+    """The text of an error without Ray's addition."""
     return str(error).partition(RAYS_ADVICE)[0]

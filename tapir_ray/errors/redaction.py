@@ -1,10 +1,10 @@
-"""What in a text is a key, and the text with stars in its place.
+"""Finds keys and passwords in a text and replaces them by stars.
 
     redacted("https://h/v1?api_key=abc refused")      # "https://h/v1?api_key=*** refused"
     secret_of("s3://id:key@bucket/runs")              # "a user or password"
 
-A key that came from a variable named in `api_key_env` is starred wherever it stands. This module imports none of ours:
-every error of tapir-ray shows its text through it.
+A key from a variable named in `api_key_env` is starred anywhere in a text. This module imports no other of tapir-ray,
+because every error of tapir-ray shows its text through it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from urllib.parse import parse_qsl, unquote
 
 STARS = "***"
 SHORTEST = 8
-"""Shorter values of variables are not starred: they may stand anywhere."""
+"""Fewest characters of a value that is starred; a shorter one may be part of any text."""
 LAST_WORDS = {
     "key", "keys", "token", "secret", "password", "passwd", "passphrase", "signature", "credential", "credentials",
     "authorization",
 }  # fmt: skip
-"""A name whose last word is one of these holds a key: `api_key`, `X-Amz-Signature`, `subscription-key`."""
+"""Last words of names that hold a key: `api_key`, `X-Amz-Signature`, `subscription-key`."""
 WHOLE = {
     "apikey", "xapikey", "accesskey", "secretkey", "authkey", "accountkey", "subscriptionkey", "privatekey",
     "sharedkey", "accesstoken", "authtoken", "bearertoken", "idtoken", "refreshtoken", "sessiontoken", "securitytoken",
@@ -30,13 +30,13 @@ WHOLE = {
     "awsaccesskeyid",
 }  # fmt: skip
 IN_QUERIES = {"code", "sig", "sas", "hmac", "pw"}
-"""Names that mean this in the query of a URL alone."""
+"""Names that hold a key only in the query of a URL."""
 HARMLESS = {
     "promptcachekey", "cachekey", "stoptoken", "bostoken", "eostoken", "padtoken", "unktoken", "masktoken",
     "thinktoken", "septoken", "clstoken", "imagetoken", "sortkey", "partitionkey", "primarykey", "foreignkey",
     "tokenkey",
 }  # fmt: skip
-"""Names of other things, in the body of a request and in the arguments of an engine."""
+"""Names that look like those of keys, in the body of a request or in the arguments of an engine, and hold none."""
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 KEYS = re.compile(
@@ -47,10 +47,10 @@ KEYS = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)?"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)"
 )
-"""Keys as providers make them."""
+"""Keys in the formats of providers."""
 BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~*-]{8,}")
 QUOTED = re.compile(r"(?i)(key (?:provided|given)\s*[:=]\s*['\"]?)([^\s'\",;]+)")
-"""How endpoints quote a key that they refuse, whole or in part: `Incorrect API key provided: abcd****wxyz`."""
+"""The quotation of a rejected key, whole or in part, by an endpoint: `Incorrect API key provided: abcd****wxyz`."""
 NAMED = re.compile(
     r"""(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<sign>["']?\s*[=:]\s*["']?)(?P<value>[^\s"'&,;{}\[\]]{4,})"""
 )
@@ -59,13 +59,13 @@ _known: set[str] = set()
 
 
 def remember(key: str) -> None:
-    """From now on `redacted` stars this key in whatever text of this process."""
+    """Registers a key that `redacted` stars in every text of this process from now on."""
     if len(key) >= SHORTEST:
         _known.add(key)
 
 
 def names_a_key(name: str, in_query: bool = False) -> bool:
-    """Whether a parameter, header or argument of this name holds a key: `api_key`, `X-Amz-Signature`."""
+    """Returns whether a parameter, header or argument of this name holds a key: `api_key`, `X-Amz-Signature`."""
     name = name.rpartition(".")[2]
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     if plain in HARMLESS and not in_query:
@@ -80,7 +80,7 @@ def names_a_key(name: str, in_query: bool = False) -> bool:
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether a text is a key itself, as providers make them, where the name of a variable should be."""
+    """Returns whether a text that should be the name of a variable is likely to be a key itself."""
     if is_key(text):
         return True
     mixed = re.search(r"[a-z]", text) and re.search(r"\d", text)
@@ -88,18 +88,19 @@ def looks_like_a_key(text: str) -> bool:
 
 
 def is_key(value: str) -> bool:
-    """Whether the whole text is a key as providers make them."""
+    """Returns whether the whole text is a key in the format of a provider."""
     return len(value) >= 20 and re.search(r"\d", value) is not None and KEYS.fullmatch(value) is not None
 
 
 def holds_key(text: str) -> bool:
-    """Whether a key as providers make them is in the text, with enough letters and digits in a row to be no word."""
+    """Returns whether a text contains a key in the format of a provider, with 16 letters and digits in a row, so that
+    words with a hyphen do not match."""
     found = (match[0] for match in KEYS.finditer(text))
     return any(is_key(key) and re.search(r"[A-Za-z0-9_]{16,}", key) is not None for key in found)
 
 
 def secret_of(uri: str) -> str | None:
-    """What a URI holds that nobody may see (`a user or password`, `a key in its query (api_key)`), None if nothing."""
+    """The kind of secret in a URI (`a user or password`, `a key in its query (api_key)`); None without one."""
     scheme = SCHEME.search(uri)
     if scheme is None:
         return None
@@ -119,6 +120,7 @@ def secret_of(uri: str) -> str | None:
 
 def redacted(text: str) -> str:
     """The text with keys, passwords in URIs and secret parameters starred."""
+    # Longest first: a key may contain another one.
     for key in sorted({*_known, *_environment()}, key=len, reverse=True):
         text = text.replace(key, STARS)
     text = URI.sub(lambda found: _starred(found[0]), text)
@@ -129,14 +131,14 @@ def redacted(text: str) -> str:
 
 
 def _has_user(scheme: str, rest: str) -> bool:
-    """Whether a user or a password stands in what follows the scheme; either may have a slash or a question mark."""
+    """Returns whether the rest of a URI after its scheme has a user or password; either may contain `/` or `?`."""
     if "@" not in rest:
         return False
     host = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in host:
-        # A container and its account; a password would follow a colon.
+        # Azure writes `container@account` before the path; only with a colon would it be a password.
         return not (scheme in ("abfs", "abfss", "wasb", "wasbs") and ":" not in host.rpartition("@")[0])
-    # Then its end is not in what a parser calls the host. A port is a number.
+    # A password may contain a slash. Then the text before it has a colon, and after it something else than a port.
     port = host.partition(":")[2]
     return bool(port) and not (port.isdigit() and scheme in ("http", "https"))
 
@@ -146,7 +148,7 @@ def _options(query: str) -> list[tuple[str, str]]:
 
 
 def _environment() -> Iterator[str]:
-    """Values of the variables whose names say that they hold a key."""
+    """Values of the environment variables with the name of a key; a path, as of a key's file, is none."""
     for name, value in os.environ.items():
         if len(value) >= SHORTEST and names_a_key(name) and "/" not in value[:1]:
             yield value
@@ -173,7 +175,7 @@ def _starred(uri: str) -> str:
 
 
 def _starred_value(found: re.Match[str]) -> str:
-    # "the key: …" and "unexpected token: …" are no names of a key's.
+    # "the key: …" and "unexpected token: …" are phrases of a message, not names of a key.
     bare = found["name"].lower() in ("key", "keys") or (found["name"].lower() == "token" and "=" not in found["sign"])
     if bare or not names_a_key(found["name"]):
         return found[0]
