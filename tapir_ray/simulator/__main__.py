@@ -1,4 +1,4 @@
-"""python -m tapir_ray.simulator --scenario tasks|FILE [--port N] [--log FILE] …: serve until ended."""
+"""Command line of the simulator: `python -m tapir_ray.simulator --scenario tasks|FILE [--port N] [--log FILE]`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SWITCHED = {"true": True, "false": False}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0 when ended by a signal, 2 for options that cannot be used."""
+    """Serves until a signal ends it; returns the exit status: 0, or 2 for options that cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m tapir_ray.simulator", description="A simulated teacher and judge.")
     for field in fields(Options):
         default = None if field.default is MISSING else field.default
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.add_argument(flag(field.name), dest=field.name, default=default, **switch)
             continue
         parser.add_argument(flag(field.name), dest=field.name, type=TYPES.get(str(field.type), str), default=default)
-    parser.add_argument("--parent", type=int, help="end when this process is no longer the parent")
+    parser.add_argument("--parent", type=int, help="end when the process of this id is no longer the parent")
     values: dict[str, Any] = vars(parser.parse_args(arguments))
     parent = values.pop("parent")
     try:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _switch(text: str) -> bool:
     if text.lower() not in SWITCHED:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+        raise argparse.ArgumentTypeError(f"{text!r} must be true or false")
     return SWITCHED[text.lower()]
 
 

@@ -1,8 +1,8 @@
-"""The batch endpoints of the simulator: files, batches of chat requests, and batches that expire half-way.
+"""Batch endpoints of the simulator: files, batches of chat requests, and batches that expire half-way.
 
     Batches(answer, batch_s=0.2, expire=1).add_to(app)      # /v1/files, /v1/batches
 
-They live as long as the server.
+Files and batches are kept in memory and end with the server.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from aiohttp import web
 
 Answer = Callable[[Any, str], tuple[int, dict[str, Any]]]
-"""(status, reply) of a request's body in the batch of that id."""
+"""Answers a request: (body, batch id) gives (HTTP status, reply)."""
 
 
 class Batches:
     """Files and batches by id."""
 
     def __init__(self, answer: Answer, batch_s: float, expire: int) -> None:
-        """A batch takes `batch_s` seconds; the first `expire` ones expire with half of their requests answered."""
+        """Each batch takes `batch_s` seconds; the first `expire` ones expire with half of their requests answered."""
         self._answer = answer
         self._batch_s = batch_s
         self._expire = expire
@@ -70,6 +70,7 @@ class Batches:
         self._batches[str(batch["id"])] = batch
         expires = self._expire >= len(self._batches)
         task = asyncio.create_task(self._work(batch, expires))
+        # asyncio keeps only weak references: a task that nothing else refers to may be collected before it ends.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return web.json_response(batch)

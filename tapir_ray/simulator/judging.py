@@ -1,4 +1,4 @@
-"""The judge's replies: grades turned into scores of 1 to 10, with the faults that were switched on."""
+"""Replies of the simulated judge: grades as scores of 1 to 10, with the noise and biases that are switched on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tapir_ray.simulator.options import Options
 
 
 def scores(options: Options, identity: str, grades: Sequence[float], answers: Sequence[str]) -> list[float]:
-    """1 + 9 · grade for each answer, plus the judge's faults, rounded to halves and kept within 1 and 10.
+    """1 + 9 · grade for each answer, plus noise and biases, rounded to halves and clipped to 1 and 10.
 
-    The style of an answer counts for nothing: a right answer is a 10 in any style. Noise is drawn from a hash of the
-    request, so the same request gets it again and another `seed` gets other noise.
+    `grades` are in [0, 1]; 0.5 without noise gives 5.5. A right answer is a 10 in any style. Noise is drawn from a hash
+    of the request: the same request gets the same noise, another `seed` gets other noise.
     """
     rng = random.Random(f"{options.seed} noise {identity}")
     given = []
@@ -33,10 +33,10 @@ def scores(options: Options, identity: str, grades: Sequence[float], answers: Se
 
 
 def verdict(given: Sequence[float], schema: dict[str, Any] | None = None) -> str:
-    """The reply: a sentence of reasoning, then the line that the judge prompts ask for.
+    """The reply: a sentence of reasoning, then the line of scores that the judge prompts ask for.
 
-    With a schema it is JSON: the reasoning in its texts, and the scores in its numbers, in their order. Where it asks
-    for whole numbers, halves are rounded up.
+    With a schema the reply is JSON: the reasoning fills its string fields, the scores its number fields, in order.
+    Halves are rounded up for integer fields.
     """
     names = ["The answer"] if len(given) == 1 else [f"Answer {place}" for place in range(1, len(given) + 1)]
     words = [f"{name} is {_word(score)}" for name, score in zip(names, given, strict=True)]

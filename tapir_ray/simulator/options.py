@@ -1,4 +1,4 @@
-"""What a simulator can be told: the fields of `tapir simulate`."""
+"""Options of a simulator: the fields of `tapir simulate`."""
 
 from __future__ import annotations
 
@@ -8,54 +8,54 @@ from tapir_ray.config.data import TASKS
 
 
 def flag(field: str) -> str:
-    """The option of the command line that sets a field: `latency_s` is `--latency`, in seconds."""
+    """The command-line option of a field: `latency_s` gives `--latency`, in seconds."""
     return f"--{field.removesuffix('_s').replace('_', '-')}"
 
 
 @dataclass(frozen=True)
 class Options:
-    """One simulator. Replies depend on the request, the scenario, `seed` and the judge's faults alone."""
+    """Options of one simulator. Replies depend only on the request, the scenario, `seed` and the judge's settings."""
 
     scenario: str = TASKS
     """`tasks`, `recorded` (with `path`), or a file, which is short for `recorded` with that path."""
     host: str = "127.0.0.1"
-    """Loopback only."""
+    """A loopback address; others are refused."""
     port: int = 0
-    """0 takes a free one."""
+    """0 takes a free port."""
     seed: int = 0
     latency_s: float = 0.0
-    """Seconds each reply waits."""
+    """Delay of each reply, in seconds."""
     judge_noise: float = 0.0
-    """Standard deviation, in score points, of what the judge adds to a score."""
+    """Standard deviation of the judge's noise, in score points."""
     position_bias: float = 0.0
     """Points added to the first of two answers."""
     length_bias: float = 0.0
-    """Points added for every 100 words an answer has."""
+    """Points added for every 100 words of an answer."""
     error_rate: float = 0.0
     """Share of the requests that meet an error (`faults.FAULTS`)."""
     hang_s: float = 30.0
     """Seconds after which a hanging request is dropped."""
     max_requests_per_minute: int | None = None
-    """What is above it in any 60 seconds is answered 429 with Retry-After."""
+    """Requests beyond this number in any 60 seconds are answered with 429 and Retry-After."""
     batch_s: float = 0.2
-    """Seconds a batch takes."""
+    """Duration of a batch, in seconds."""
     expire_batches: int = 0
-    """The first batches, so many, expire with half of their requests answered."""
+    """Number of batches, from the first on, that expire with half of their requests answered."""
     refuse_response_format: bool = False
-    """Whether a request with a `response_format` is answered 400, as older servers do."""
+    """If true, a request with a `response_format` is answered with 400, as by older servers."""
     log: str | None = None
-    """File that gets one JSON line a request."""
+    """File for one JSON line per request."""
     path: str | None = None
     """`recorded`: the file of (instruction, response) pairs."""
     is_seed: int = 0
-    """`recorded`: 1 if the file is the run's seed data, of which the same files and split are read as by the run."""
+    """`recorded`: 1 if the file is the seed data of the run; then the same files and split are read as by the run."""
     split: str | None = None
     """`seed_data.split` of that run."""
     revision: str | None = None
     """`seed_data.revision` of that run."""
     skip: int = 0
-    """`recorded`: the first rows, which are never handed out as new instructions."""
+    """`recorded`: number of first rows that are never handed out as new instructions."""
     columns: str | None = None
-    """`recorded`: JSON of the columns by role, as `seed_data.columns` names them."""
+    """`recorded`: JSON of the columns by role, in the form of `seed_data.columns`."""
     task_words: str | None = None
-    """`recorded`: YAML with the words of each task; empty is the shipped taxonomy."""
+    """`recorded`: YAML file with the words of each task; None takes the shipped taxonomy."""

@@ -1,4 +1,4 @@
-"""The simulator as a child process that lives no longer than the process that started it."""
+"""Runs the simulator as a child process that ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ STOP_S = 5.0
 
 @contextmanager
 def running(options: Options) -> Iterator[str]:
-    """Starts `python -m tapir_ray.simulator`, yields its base URL (ending in /v1) once it listens, ends it on leaving.
+    """Starts `python -m tapir_ray.simulator`, yields its base URL (ending in /v1) once it listens, ends it on exit.
 
-    The child watches its parent and ends within half a second of its death, however it died. (A parent-death signal
-    of the kernel would do less: it fires when the *thread* that started the child ends.)
-    Raises InputError with the child's own sentence if it does not start.
+    The child watches its parent and ends within half a second of the parent's death. Raises InputError if it does not
+    start; its own message is on stderr.
     """
+    # The child polls, because the kernel's parent-death signal fires when the *thread* that started the child ends.
     child = subprocess.Popen(
         [sys.executable, "-m", "tapir_ray.simulator", *_arguments(options), "--parent", str(os.getpid())],
         stdin=subprocess.DEVNULL,

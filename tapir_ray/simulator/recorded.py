@@ -1,9 +1,9 @@
-"""Scenario `recorded`: a teacher and judge made of a file of (instruction, response) pairs, e.g. Alpaca.
+"""Scenario `recorded`: a teacher and judge built from a file of (instruction, response) pairs, e.g. Alpaca.
 
-It answers what it knows, hands out recorded instructions as "new" ones, and grades by overlap with the recorded answer.
-A conversation is known by all its turns, else by its last user turn, which is also what is handed out: as a new
-instruction it stands alone. Task labels come from word lists, read on the last user turn: a heuristic, good enough to
-run the whole loop on real data without a network.
+- Answers the instructions of the file; a conversation is looked up by all its turns, else by its last user turn.
+- Expands by handing out recorded instructions as new ones: the last user turn of a conversation.
+- Grades by overlap with the recorded answer (ROUGE-L).
+- Labels tasks by word lists on the last user turn: a heuristic, good enough to run the loop on real data offline.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from tapir_ray.simulator.requests import Request
 
 TURN = re.compile(r"\n\n\[user\]\n")
 USED_UP = "no recorded rows left for this task"
-"""Stands before an empty <new_instruction> where the file has no row of the task beyond `skip`."""
+"""Text before an empty <new_instruction>: the file has no unused row of the task beyond `skip`."""
 
 
 class Recorded:
-    """A teacher and judge that knows the pairs of one file; see `reply`."""
+    """Teacher and judge that know the pairs of one file; see `reply`."""
 
     def __init__(self, options: Options) -> None:
         """Raises InputError for a file or word list that is missing or malformed."""
@@ -65,9 +65,9 @@ class Recorded:
             random.Random(f"{options.seed} rows {task}").shuffle(rows)
 
     def reply(self, request: Request) -> str:
-        """The text of the reply: a function of the request, the file and the options.
+        """The text of the reply, a function of the request, the file and the options.
 
-        An unknown instruction gets an empty answer, which a pipeline filters as such, and the lowest score.
+        An unknown instruction gets an empty answer, which a pipeline filters as empty, and the lowest score.
         """
         parts = request.parts
         if request.kind == requests.PAIRWISE:
@@ -84,12 +84,13 @@ class Recorded:
         answer = self._known(text_of(request.conversation), _last_user_turn(request.conversation)) or ""
         if request.model == requests.STUDENT:
             ends = [0, *piece_ends(answer)]
-            said = random.Random(f"{self.options.seed} attempt {answer}").randint(0, len(ends) - 1)
-            return " ".join(answer[: ends[said]].split())
+            # A simulated student knows a random share of the beginning of the recorded answer.
+            kept = random.Random(f"{self.options.seed} attempt {answer}").randint(0, len(ends) - 1)
+            return " ".join(answer[: ends[kept]].split())
         return answer
 
     def _known(self, text: str, turn: str | None = None) -> str | None:
-        """The recorded answer to a conversation's text (`text_of`), by all of it, else by its last user turn."""
+        """The recorded answer to a conversation's text (`text_of`), found by all of it, else by its last user turn."""
         turn = _last_user_turn_of(text) if turn is None else turn
         return self.answers.get(text.strip(), self.answers_to_turn.get(turn))
 
@@ -104,10 +105,10 @@ class Recorded:
         return label if label in offered or not offered else OTHERS if OTHERS in offered else offered[-1]
 
     def _unseen(self, request: Request) -> str:
-        """A row of the task that the prompt names (else of the task its words tell), chosen by the request's seed.
+        """A row of the task named in the prompt, else of the task that its words suggest, chosen by the request's seed.
 
-        The server remembers nothing: consecutive seeds give different rows until the task's rows are used up, other
-        seeds may give a row twice, which is then an exact duplicate.
+        The server keeps no state. Consecutive seeds give different rows until the rows of the task are used up; other
+        seeds may give a row twice, which the pipeline then filters as an exact duplicate.
         """
         task, turn = request.parts["task"].strip(), _last_user_turn_of(request.parts["instruction"])
         if task not in self.taxonomy.labels:
@@ -121,15 +122,15 @@ def _last_user_turn(messages: Sequence[Message]) -> str:
 
 
 def _last_user_turn_of(text: str) -> str:
-    """The last user turn of a conversation that `text_of` wrote; any other text is one turn."""
+    """The last user turn of a conversation in the form of `text_of`; any other text is returned whole."""
     *_, last = TURN.split(f"\n\n{text.strip()}")
     return last.strip()
 
 
 def _conversations(path: str, options: Options, columns: Mapped) -> Iterator[tuple[int, Conversation]]:
-    """Every conversation of a file or folder, with the number of its row, counted as `seed_data.limit` counts rows.
+    """Yields (row number, conversation) for a file or folder; rows are counted from 0, as for `seed_data.limit`.
 
-    Rows that are no conversation are left out. Raises InputError where there is nothing to read, or a file is broken.
+    Rows that are no conversation are left out. Raises InputError if there is nothing to read or a file is broken.
     """
     found = find(path, "the recorded pairs", "train" if options.is_seed else "all", options.split, options.revision)
     rows = (row for file in found.files for row in read_raw(file, options.revision))
@@ -144,7 +145,7 @@ def _conversations(path: str, options: Options, columns: Mapped) -> Iterator[tup
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F1 over units (`words.py`; Lin 2004): 2 · LCS / (units of both); 1 for equal texts."""
+    """ROUGE-L F1 over units of `words.py` (Lin 2004): 2 · LCS / (units of answer + units of reference), in [0, 1]."""
     if answer.strip() == reference.strip():
         return 1.0
     given, wanted = units(answer), units(reference)

@@ -1,7 +1,7 @@
-"""What a chat request asks for, told from the tags of the shipped prompts alone (`llm/prompts/*.jinja`).
+"""Recognises the purpose of a chat request by the tags of the shipped prompts (`llm/prompts/*.jinja`).
 
-The tags around somebody else's text carry an id that the text does not hold; tags without one, of prompts of a user's
-own, are read as well.
+Tags around quoted text carry an id that the text does not contain. Tags without an id, as in a user's own prompts, are
+recognised too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 Message = dict[str, str]
 
 STUDENT = "simulated-student"
-"""A request for this model is answered as a student would: partly wrong, the oftener the harder it is."""
+"""Model name whose requests get a student's answers: sometimes wrong, more often for harder instructions."""
 
 ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
 REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
@@ -39,36 +39,36 @@ PROMPTS = {
         EXPAND: ("task", "instruction"),
     }.items()
 }
-"""In this order, so that a prompt with more tags is not taken for one with fewer."""
+"""Patterns of the prompts. Those with more tags come first, because they match those with fewer as well."""
 STYLE = re.compile(r"\s*Task type: [^\n]*\.\s*\nAnswering style:.*?(?:\n\n|\Z)", re.DOTALL)
-"""The shipped `respond` prompt at the head of a system message, up to the blank line before the row's own system text.
+"""The shipped `respond` prompt at the begin of a system message, up to the blank line before the row's own system text.
 
-A style with a blank line of its own leaves its rest behind.
+Of a style that contains a blank line, only the text before it is matched.
 """
 
 
 class BadRequest(Exception):
-    """A request that the protocol does not allow; its text goes into the error of the reply."""
+    """A request that violates the protocol; its text becomes the error message of the reply."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One chat request. `parts` are the texts between the tags; `conversation` is what an answer is asked for."""
+    """One chat request: `parts` are the texts between the tags, `conversation` the turns to answer."""
 
     kind: str
     parts: dict[str, str]
     conversation: tuple[Message, ...]
     seed: int
     identity: str
-    """Everything that a reply may depend on: model, messages, seed, temperature."""
+    """Everything that a reply may depend on: model, messages, seed and temperature."""
     max_tokens: int | None
     model: str
     schema: dict[str, Any] | None = None
-    """The JSON schema that the reply has to follow; it changes the form of a reply, not what it says."""
+    """JSON schema of the reply; it changes the form of a reply and not its content."""
 
 
 def read(body: Any) -> Request:
-    """The request in a JSON body. Raises BadRequest."""
+    """Reads the request in a JSON body. Raises BadRequest, which names the wrong field."""
     if not isinstance(body, dict):
         raise BadRequest("the body must be a JSON object")
     messages = _messages(body.get("messages"))

@@ -1,4 +1,4 @@
-"""Seed data of the `tasks` scenario: skewed as real seed sets are, mostly easy rows of the soft kinds.
+"""Seed data of the `tasks` scenario, skewed like real seed sets: most rows are easy writing and common-sense tasks.
 
 write_seed("seed.jsonl", rows=3600, seed=0)
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from tapir_ray.simulator.families import FAMILIES, LEVELS
 
 FLOOR = 0.005
-"""Share of the rows that each (family, level) has at least, so that a stratified holdout can be split off."""
+"""Lowest share of the rows for each (family, level), so that a stratified holdout can be split off."""
 FAMILY_SHARES = {
     "writing": 0.22,
     "common_sense": 0.20,
@@ -26,13 +26,13 @@ FAMILY_SHARES = {
     "code_repair": 0.03,
 }
 LEVEL_SHARES = {1: 0.46, 2: 0.30, 3: 0.14, 4: 0.06, 5: 0.04}
-"""How the rows above the floor are spread; each sums to 1."""
+"""Shares by level of the rows above FLOOR; these and FAMILY_SHARES each sum to 1."""
 ATTEMPTS = 50
-"""Draws for a row before an exact duplicate is accepted (a level 1 can run out)."""
+"""Draws for a row before an exact duplicate is accepted: level 1 of a family can run out of instructions."""
 
 
 def cell_counts(rows: int) -> dict[tuple[str, int], int]:
-    """Rows of each (family, level); they sum to `rows` (largest remainders)."""
+    """Number of rows of each (family, level), which sum to `rows` by the largest remainder method."""
     free = 1.0 - FLOOR * len(FAMILY_SHARES) * len(LEVEL_SHARES)
     exact = {
         (family, level): rows * (FLOOR + free * share * level_share)
@@ -75,7 +75,7 @@ def seed_rows(rows: int, seed: int) -> list[dict[str, object]]:
 
 
 def write_seed(path: str | Path, rows: int, seed: int) -> None:
-    """Write `rows` rows as JSONL; the same (rows, seed) gives the same file."""
+    """Writes `rows` rows as JSON lines; the same (rows, seed) gives the same file."""
     with open(path, "w") as file:
         for row in seed_rows(rows, seed):
             file.write(json.dumps(row) + "\n")

@@ -1,4 +1,4 @@
-"""The HTTP side of the simulator: the OpenAI protocol on loopback.
+"""HTTP server of the simulator: the OpenAI protocol on loopback.
 
 python -m tapir_ray.simulator --scenario tasks --port 8123
 """
@@ -45,7 +45,7 @@ from tapir_ray.simulator.tasks import Tasks
 LARGEST_BODY = 64 * 1024**2
 PARENT_CHECK_S = 0.25
 UNUSUAL = {EMPTY: "", REFUSAL: NO_HELP, UNPARSEABLE: NO_SCORES}
-"""What is said in place of a reply."""
+"""Texts that replace a reply, by fault."""
 
 
 class Scenario(Protocol):
@@ -53,15 +53,15 @@ class Scenario(Protocol):
 
 
 def scenario_of(options: Options) -> Scenario:
-    """The scenario that the options name. Raises InputError for a file that is missing or holds no pairs."""
+    """The scenario named in the options. Raises InputError for a file that is missing or holds no pairs."""
     return Tasks(options) if options.scenario == TASKS else Recorded(options)
 
 
 class Server:
-    """Handlers over one scenario."""
+    """HTTP handlers of one scenario."""
 
     def __init__(self, options: Options) -> None:
-        """Raises InputError for a host that is not loopback, and for what the scenario cannot use."""
+        """Raises InputError for a host that is not loopback, and for options that the scenario cannot use."""
         if not _is_loopback(options.host):
             raise InputError(f"simulator host {options.host} is not loopback: use 127.0.0.1")
         self.options = options
@@ -83,7 +83,7 @@ class Server:
         return web.json_response({"object": "list", "data": [_model(f"simulator-{self.options.scenario}")]})
 
     async def model(self, http: web.Request) -> web.Response:
-        """Any name is a model here."""
+        """Answers for any name: every model exists here."""
         return web.json_response(_model(http.match_info["name"]))
 
     async def chat(self, http: web.Request) -> web.Response:
@@ -110,6 +110,7 @@ class Server:
         if fault in (DROPPED, HANG):
             self._write({**record, "status": None, "fault": fault})
             await asyncio.sleep(self.options.hang_s if fault == HANG else 0.0)
+            # Closes the connection without a reply; aiohttp requires a response object all the same.
             if http.transport is not None:
                 http.transport.abort()
             return web.Response()
@@ -155,18 +156,18 @@ class Server:
 
 
 def completion(body: dict[str, Any], request: Request, text: str, fault: str | None = None) -> dict[str, Any]:
-    """The chat completion that says `text`, cut at the request's max_tokens; a refusal has no content."""
+    """The chat completion with `text`, truncated to the request's max_tokens; a refusal has null content."""
     text, finish_reason = _cut(text, request.max_tokens)
     prompt_tokens = sum(len(piece_ends(str(message["content"]))) for message in body["messages"])
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": len(piece_ends(text))}
     usage["total_tokens"] = sum(usage.values())
-    said = {"content": None, "refusal": text} if fault == REFUSAL else {"content": text}
+    message = {"content": None, "refusal": text} if fault == REFUSAL else {"content": text}
     return {
         "id": f"chatcmpl-{prompt_hash(body['messages'])}",
         "object": "chat.completion",
         "created": 0,
         "model": request.model,
-        "choices": [{"index": 0, "message": {"role": "assistant", **said}, "finish_reason": finish_reason}],
+        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}],
         "usage": usage,
     }
 
@@ -179,7 +180,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _cut(text: str, max_tokens: int | None) -> tuple[str, str]:
-    """The text and its finish reason; a token of the simulator is a piece (`piece_ends`)."""
+    """(text, finish reason), truncated to `max_tokens`. A token of the simulator is a piece (`piece_ends`)."""
     ends = piece_ends(text)
     if max_tokens is None or len(ends) <= max_tokens:
         return text, "stop"
@@ -195,7 +196,7 @@ def _error(message: str) -> dict[str, Any]:
 
 
 def serve(options: Options, parent: int | None = None) -> None:
-    """Serve until a signal ends it, or until the process `parent` is gone; prints its URL when it listens."""
+    """Serves until a signal arrives or the process `parent` ends; prints its URL once it listens."""
     asyncio.run(_serve(Server(options), parent))
 
 
@@ -210,6 +211,7 @@ async def _serve(server: Server, parent: int | None) -> None:
         stopped = asyncio.Event()
         for end in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(end, stopped.set)
+        # The parent's id changes once the parent has ended: the kernel then gives this process another one.
         while not stopped.is_set() and parent in (None, os.getppid()):
             try:
                 await asyncio.wait_for(stopped.wait(), PARENT_CHECK_S)

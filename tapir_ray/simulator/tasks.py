@@ -1,4 +1,4 @@
-"""Scenario `tasks`: answers, labels, rewrites, expands and grades the families' instructions, from their text alone."""
+"""Scenario `tasks`: answers, labels, rewrites, expands and grades the instructions of the families, from their text."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
 
 UNKNOWN = "i do not know ."
-"""Answer to an instruction of no family; the judge gives any answer to such a one the lowest score."""
+"""Answer to an instruction of no family; any answer to such an instruction gets the lowest score."""
 HARDER = 0.3
 """Share of the expansions that are one level above their instruction; the others keep its level."""
 
 MISTAKES = 0.18
-"""Share of the problems of level 1 that the simulated student gets wrong; five times as many of level 5."""
+"""Share of the problems of level 1 that the simulated student gets wrong; level n has n times as many (0.9 at 5)."""
 
 
 class Tasks:
-    """A teacher and judge that knows every family; see `reply`."""
+    """Teacher and judge that know every family; see `reply`."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
 
     def reply(self, request: Request) -> str:
-        """The text of the reply: a function of the request and of the options."""
+        """The text of the reply, a function of the request and the options."""
         parts = request.parts
         if request.kind == requests.PAIRWISE:
             return self._judge(request, [parts["answer_1"], parts["answer_2"]])
@@ -45,7 +45,7 @@ class Tasks:
         return _answer(instruction, styled=request.kind == requests.STYLED)
 
     def _attempt(self, instruction: str) -> str:
-        """A student's answer: that of another problem of its level in MISTAKES · level of the cases, else the right."""
+        """A student's answer: the right one, or with probability MISTAKES · level that of another problem."""
         known = understand(instruction)
         if known is None:
             return UNKNOWN
@@ -59,7 +59,7 @@ class Tasks:
         return verdict(scores(self.options, request.identity, grades, answers), request.schema)
 
     def _expand(self, request: Request) -> str:
-        """Another instruction of the same family, of the same level or the next; nothing for an unknown one."""
+        """Another instruction of the same family, of the same level or the next; "" for an unknown instruction."""
         instruction = request.parts["instruction"]
         known = understand(instruction)
         if known is None:
@@ -86,7 +86,7 @@ def _answer(instruction: str, styled: bool) -> str:
 
 
 def _label(instruction: str, labels: list[str]) -> str:
-    """The family's label; `Others`, else the last label, for a text of no family or a label that is not offered."""
+    """The label of the family; for a text of no family, or a label not offered, `Others`, else the last one offered."""
     offered = [label.strip() for label in labels if label.strip()]
     known = understand(instruction)
     if known is not None and known[0].label in offered:

@@ -1,7 +1,7 @@
-"""Texts of the `tasks` scenario: words, wordings that are written and read by the same templates, and grades.
+"""Texts of the `tasks` scenario: words, wordings that the same templates write and read, and grades.
 
-Everything is lower case with spaces around punctuation, so that a tiny student with one token a word can learn it.
-A grader forgives white space, because tokenizers differ in it, and nothing else.
+Texts are lower case with spaces around punctuation, so that a tiny student with one token per word can learn them.
+Graders ignore white space, because tokenizers differ in it, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from rapidfuzz.distance import Levenshtein
 WORD = re.compile(r"\d+|[a-z]+|[^\sa-z\d]")
 SPLIT_NUMBER = re.compile(r"(?<=\d)\s+(?=\d)")
 NEAR_MISS = 0.6
-"""The most an answer gets that is not exactly right."""
+"""Highest grade of an answer that is not exactly right."""
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, numbers and single punctuation marks; digits with only white space between are one number."""
+    """Lower-case words, numbers and single punctuation marks. Digits separated by white space are one number."""
     return WORD.findall(SPLIT_NUMBER.sub("", text.lower()))
 
 
 def canonical(text: str) -> str:
-    """The text as the families write it: its `words` with one space between."""
+    """The text in the form of the families: its `words`, separated by one space."""
     return " ".join(words(text))
 
 
 def final(text: str, marker: str = "answer :") -> str:
-    """What stands after the last `marker` of a canonical text, or all of it: drops the reasoning of a styled answer."""
+    """The text after the last `marker`, without the reasoning of a styled answer; all of it if it has no marker."""
     return text.rpartition(marker)[2].strip(" .")
 
 
@@ -39,7 +39,7 @@ def one_of(choices: Sequence[str]) -> str:
 
 
 class Wording:
-    """Several ways to say one thing: `write` fills a template drawn at random, `read` finds the values again."""
+    """Several phrasings of one instruction: `write` fills a random template, `read` finds the values again."""
 
     def __init__(self, templates: Sequence[str], **slots: str) -> None:
         """`slots` gives the regular expression of each `{slot}`; a slot used twice must hold the same text twice."""
@@ -50,7 +50,7 @@ class Wording:
         return rng.choice(self.templates).format(**values)
 
     def read(self, text: str) -> dict[str, str] | None:
-        """The values of the first template that fits the whole of a canonical text; None if none does."""
+        """The values of the first template that matches a whole canonical text; None if no template does."""
         for pattern in self._patterns:
             match = pattern.fullmatch(text)
             if match is not None:
@@ -74,21 +74,22 @@ def _pattern(template: str, slots: dict[str, str]) -> str:
 
 
 def similarity(answer: Sequence[str], right: Sequence[str]) -> float:
-    """1 − word edit distance / length of the longer one, in [0, 1]; 0 for two empty ones."""
+    """1 − word edit distance / length of the longer text, in [0, 1]; 0 if either text is empty."""
     if not answer or not right:
         return 0.0
     return float(Levenshtein.normalized_similarity(answer, right))
 
 
 def near(answer: Sequence[str], right: Sequence[str]) -> float:
-    """1 for the right words; else a near miss by how much of them is right, 0 from half of them wrong."""
+    """1 for the right words, else up to NEAR_MISS by their similarity s: NEAR_MISS · max(0, 2s − 1)."""
     if list(answer) == list(right):
         return 1.0
     return NEAR_MISS * max(0.0, 2 * similarity(answer, right) - 1)
 
 
 def repaired(answer: Sequence[str], right: Sequence[str], wrong: Sequence[str]) -> float:
-    """`near` for a text to change: an answer no closer to `right` than to the `wrong` text gets a third."""
+    """`near` for a text to correct. An answer no closer to `right` than to the `wrong` text gets a third of it, because
+    an echo of the question is already similar to the right text."""
     grade = near(answer, right)
     if grade < 1.0 and similarity(answer, right) <= similarity(answer, wrong):
         return grade / 3
@@ -96,9 +97,9 @@ def repaired(answer: Sequence[str], right: Sequence[str], wrong: Sequence[str]) 
 
 
 def number(answer: str, right: int) -> float:
-    """1 for the right number; else a near miss by the digits that stand right, if there are as many.
+    """1 for the right number; NEAR_MISS · the share of right digits for another one of the same length; else 0.
 
-    An answer of several numbers is none: else an echo of the question could end in the right one.
+    An answer with several numbers gets 0, because an echo of the question could contain the right one.
     """
     found = re.findall(r"\d+", answer)
     if len(found) != 1:

@@ -44,7 +44,7 @@ def understand(text: str) -> tuple[Family[Any], Problem] | None:
 
 
 def grade(text: str, answer: str) -> float:
-    """How good an answer to an instruction is, in [0, 1]; 0 for an instruction of no family."""
+    """The grade of an answer to an instruction, in [0, 1]; 0 for an instruction of no family."""
     known = understand(text)
     return 0.0 if known is None else known[0].grade(known[1], canonical(answer))
 

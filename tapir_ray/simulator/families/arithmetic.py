@@ -1,4 +1,4 @@
-"""Math: somebody's things grow and shrink in steps; how many are there in the end?"""
+"""Math: a number of things grows and shrinks in steps; the answer is the final number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GAINS = ("finds", "gets", "buys")
 LOSSES = ("loses", "sells", "gives")
 STEP = re.compile(rf"({text.one_of(GAINS + LOSSES)}) ({NUMBER})")
 LARGEST_STEP, LARGEST_TOTAL = 9, 20
-"""Small numbers: what gets harder with the level is the number of steps, not the sums."""
+"""Numbers stay small: a higher level has more steps, not larger sums."""
 
 WORDING = text.Wording(
     [
@@ -67,7 +67,7 @@ class Arithmetic(Family[Sum]):
         start = int(values["start"])
         changes = tuple(int(n) if verb in GAINS else -int(n) for verb, n in STEP.findall(values["steps"]))
         if min(accumulate(changes, initial=start)) < 0:
-            return None  # nobody can give away more than there is
+            return None  # gives away more than there is, which `generate` never writes
         return Sum(min(len(changes), 5), start, changes)
 
     def plain(self, problem: Sum) -> str:

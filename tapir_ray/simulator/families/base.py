@@ -1,4 +1,4 @@
-"""What a family of tasks is: it writes instructions of five levels, reads and answers them, and grades answers."""
+"""Interface of a family of tasks: writes instructions of five levels, reads and answers them, grades answers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LEVELS = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Problem:
-    """What an instruction asks for, read from its text alone."""
+    """The problem of an instruction, read from its text."""
 
     level: int
-    """1 (easy) to 5, a function of the problem's form."""
+    """1 (easy) to 5, a function of the form of the problem."""
 
 
 P = TypeVar("P", bound=Problem)
@@ -30,7 +30,7 @@ class Family(ABC, Generic[P]):
 
     @abstractmethod
     def generate(self, level: int, rng: random.Random) -> str:
-        """A new instruction."""
+        """Writes a new instruction."""
 
     @abstractmethod
     def parse(self, instruction: str) -> P | None:
@@ -46,4 +46,4 @@ class Family(ABC, Generic[P]):
 
     @abstractmethod
     def grade(self, problem: P, answer: str) -> float:
-        """1.0 for a right canonical answer in either style, less for a part of it, 0 for an empty or unrelated one."""
+        """1.0 for a right canonical answer in either style, less for a partly right one, 0 for any other."""

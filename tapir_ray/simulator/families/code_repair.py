@@ -1,4 +1,4 @@
-"""Code Debug: one line of Python has wrong tokens (a misspelt keyword, a wrong bracket); write it right."""
+"""Code Debug: a line of Python has wrong tokens (a misspelt keyword, a wrong bracket); the answer corrects them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class CodeRepair(Family[Bug]):
 
 
 def _repair(code: list[str]) -> list[str]:
-    """Keywords spelt right, and each closing bracket made to fit the last open one."""
+    """Corrects the spelling of keywords, and makes each closing bracket match the last open one."""
     opened: list[str] = []
     right = []
     for token in code:

@@ -1,4 +1,4 @@
-"""Code Generation: say in words what to compute from lists; write it as one Python expression (never executed)."""
+"""Code Generation: words describe a computation over lists; the answer is one Python expression, never executed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Common-Sense: which of these things can one eat, wear, ...?"""
+"""Common-Sense: the answer lists those of the given things that one can eat, wear, feed or drive."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class CommonSense(Family[Choice]):
         return f"{self.plain(problem)} ( {problem.kind} )"
 
     def grade(self, problem: Choice, answer: str) -> float:
-        """By the things named, in any order: right ones minus wrong ones."""
+        """1 for the right things in any order, else NEAR_MISS · (right − wrong ones) / number of right things."""
         given = [word for word in answer.partition("(")[0].strip(" .").split() if word != ","]
         if sorted(given) == sorted(problem.chosen):
             return 1.0

@@ -1,4 +1,4 @@
-"""Counterfactual: in a made-up world colors turn into others in turn; which color is a thing in the end?"""
+"""Counterfactual: in a made-up world colors turn into other colors; the answer is the final color of a thing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORDING = text.Wording(
 @dataclass(frozen=True)
 class World(Problem):
     colors: tuple[str, ...]
-    """What the thing's color is, from the first to the last."""
+    """Colors of the thing, from the first to the last."""
 
 
 class Counterfactual(Family[World]):
@@ -70,7 +70,7 @@ class Counterfactual(Family[World]):
         return f"{' , then '.join(problem.colors)} . answer : {problem.colors[-1]}"
 
     def grade(self, problem: World, answer: str) -> float:
-        """Right, or wrong, with a little for a color that the thing has on the way."""
+        """1 for the final color, 0.2 for another color that the thing turns into, else 0."""
         given = text.final(answer)
         if given == problem.colors[-1]:
             return 1.0

@@ -1,4 +1,4 @@
-"""Complex Format: write a list with a given separator, and from level 2 in brackets, reversed or numbered."""
+"""Complex Format: the answer is a list with a given separator, from level 2 on in brackets, reversed or numbered."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ExactFormat(Family[Format]):
         return problem.text
 
     def styled(self, problem: Format) -> str:
-        """The same: the style of this task type is the exact format, with nothing around it."""
+        """The plain answer: the style of this task type is the exact format with nothing around it."""
         return problem.text
 
     def grade(self, problem: Format, answer: str) -> float:

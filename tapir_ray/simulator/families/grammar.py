@@ -1,4 +1,4 @@
-"""Grammar: sentences with a wrong verb form, article or number; write them right."""
+"""Grammar: sentences have a wrong verb form, article or number; the answer corrects them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tapir_ray.simulator.families.base import Family, Problem
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES, THING, THINGS
 
 VERBS = {"has": "have", "likes": "like", "wants": "want", "sees": "see"}
-"""The form for one, and the form for several."""
+"""Plural forms of verbs by their singular forms."""
 SINGULAR = {form: one for one, several in VERBS.items() for form in (one, several)}
 PRONOUNS = {"he": True, "she": True, "we": False, "they": False}
 ADJECTIVES = ("big", "small", "new", "old", "empty", "odd")

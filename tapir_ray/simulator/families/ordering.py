@@ -1,4 +1,4 @@
-"""Reasoning: people are compared two by two; put all of them in order."""
+"""Reasoning: people are compared in pairs; the answer lists all of them in order."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ WORDING = text.Wording(
 @dataclass(frozen=True)
 class Order(Problem):
     pairs: tuple[tuple[str, str], ...]
-    """(before, after) in the order that is asked for, as they are told."""
+    """(before, after) in the requested direction, in the order of the text."""
     people: tuple[str, ...]
 
 
 class Ordering(Family[Order]):
-    """Level n compares n + 1 people; told in order up to level 3, from 4 on in any order."""
+    """Level n compares n + 1 people. Up to level 3 the comparisons are in order, from level 4 on shuffled."""
 
     name = "ordering"
     label = "Reasoning"
@@ -84,10 +84,10 @@ class Ordering(Family[Order]):
 
 
 def _chain(pairs: list[tuple[str, str]]) -> list[str] | None:
-    """All people from first to last; None where the pairs are no single chain (two starts, a fork, a circle)."""
+    """All people from first to last; None if the pairs are no single chain (two starts, a fork, a cycle)."""
     after = dict(pairs)
     starts = set(after) - set(after.values())
-    # Nobody before or after two others: the walk from the start then meets nobody twice, so it ends.
+    # No person is before or after two others: then the walk from the start meets nobody twice, so it ends.
     if len(starts) != 1 or not len(after) == len(set(after.values())) == len(pairs):
         return None
     people = [starts.pop()]

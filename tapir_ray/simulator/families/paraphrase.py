@@ -1,4 +1,4 @@
-"""Paraphrase: say a sentence with other words, which are given."""
+"""Paraphrase: the answer replaces words of a sentence by given synonyms."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Paraphrase(Family[Rewording]):
         return " ".join(problem.right)
 
     def styled(self, problem: Rewording) -> str:
-        """The same: the reworded text is all that is asked for."""
+        """The plain answer: the instruction asks for the reworded text alone."""
         return self.plain(problem)
 
     def grade(self, problem: Rewording, answer: str) -> float:

@@ -1,4 +1,4 @@
-"""Words that the families share; few, so that a tiny student meets each of them often."""
+"""Words that the families share. They are few, so that a tiny student sees each of them often."""
 
 from tapir_ray.simulator.text import one_of
 

@@ -1,4 +1,4 @@
-"""Writing: a short note to somebody that says some things."""
+"""Writing: the answer is a short note that mentions the given facts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Note(Problem):
 
 
 class Writing(Family[Note]):
-    """Level n has n things to say."""
+    """Level n has n facts."""
 
     name = "writing"
     label = "Writing"
@@ -54,16 +54,16 @@ class Writing(Family[Note]):
         return Note(min(len(facts), 5), values["sender"], values["reader"], facts)
 
     def plain(self, problem: Note) -> str:
-        return f"dear {problem.reader} , {_said(problem)} . {problem.sender}"
+        return f"dear {problem.reader} , {_facts(problem)} . {problem.sender}"
 
     def styled(self, problem: Note) -> str:
-        return f"dear {problem.reader} , i hope you are well . {_said(problem)} . please write soon . {problem.sender}"
+        return f"dear {problem.reader} , i hope you are well . {_facts(problem)} . please write soon . {problem.sender}"
 
     def grade(self, problem: Note, answer: str) -> float:
-        """0.6 for the share of the things said, right ones minus wrong ones; 0.2 each for greeting and signature."""
-        said = re.findall(rf"the ({THING}) is ({STATE})", answer)
-        right = len(set(said) & set(problem.facts))
-        share = max(0, right - (len(said) - right)) / len(problem.facts)
+        """0.6 · (right − wrong facts) / number of facts, and 0.2 each for greeting and signature; 0 without a fact."""
+        stated = re.findall(rf"the ({THING}) is ({STATE})", answer)
+        right = len(set(stated) & set(problem.facts))
+        share = max(0, right - (len(stated) - right)) / len(problem.facts)
         if share == 0:
             return 0.0
         greeted = answer.startswith(f"dear {problem.reader} ")
@@ -71,5 +71,5 @@ class Writing(Family[Note]):
         return round(0.6 * share + 0.2 * greeted + 0.2 * signed, 6)
 
 
-def _said(problem: Note) -> str:
+def _facts(problem: Note) -> str:
     return " and ".join(f"the {thing} is {state}" for thing, state in problem.facts)
