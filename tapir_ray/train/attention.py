@@ -1,7 +1,7 @@
-"""Whether the workers that train have the attention that the config asks for, looked at before anything is spent.
+"""Checks, before anything is spent, that training workers have the attention package that the config needs.
 
-doubt = check_here(config.train)                                # a run that starts Ray on this machine
-doubt = check_on_worker(config.train, config.resources.train)   # one that joins a cluster
+warning = check_here(config.train)                                # a run that starts Ray on this machine
+warning = check_on_worker(config.train, config.resources.train)   # a run that joins a cluster
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from tapir_ray.config import Replicas, Train
 from tapir_ray.errors import InputError
 
 PACKAGES = ("flash_attn", "kernels")
-"""Either gives transformers its `flash_attention_2`: the package itself, or the one that fetches compiled kernels."""
+"""Packages that give transformers `flash_attention_2`: the package itself, or one that fetches compiled kernels."""
 PATIENCE_S = 60.0
-"""How long a place for a training worker is waited for: its node may be one that an autoscaler has still to start."""
+"""Longest wait for the resources of a training worker, in seconds: an autoscaler may have to start its node."""
 
 
 def check_here(train: Train) -> str | None:
-    """Raises InputError where Ray will be started here and this machine's Python has no FlashAttention for its GPU.
+    """Raises InputError if Ray will be started here, this machine has a GPU and its Python lacks FlashAttention.
 
-    Returns a sentence for the user where there is no GPU either, so that it is another machine that will train; else
-    None. Where a cluster is joined (`RAY_ADDRESS`) this machine says nothing of its workers.
+    Returns a warning if this machine lacks both, since another machine must then train; else None. Checks nothing if a
+    cluster is joined (`RAY_ADDRESS`): this machine's packages say nothing about the workers.
     """
     if train.attention != "flash_attention_2" or os.environ.get("RAY_ADDRESS") or not is_missing():
         return None
     if has_gpu():
         raise InputError(_refusal("here"))
     return (
-        "this machine has no GPU and will not train, so nobody has looked whether flash_attn is installed where "
-        "training takes place, as train.attention flash_attention_2 needs"
+        "train.attention flash_attention_2 needs flash_attn where training takes place; this machine has no GPU and "
+        "will not train, so this was not checked"
     )
 
 
 def check_on_worker(train: Train, workers: Replicas, patience_s: float = PATIENCE_S) -> str | None:
-    """Raises InputError where a node of the cluster that training takes place on has no FlashAttention.
+    """Raises InputError if a node of the cluster that can train lacks FlashAttention. Needs a running Ray.
 
-    Returns a sentence for the user where no worker's place was free in time, else None. Needs a running Ray.
+    Returns a warning if the resources of a worker were not free within `patience_s` seconds, else None.
     """
     if train.attention != "flash_attention_2":
         return None
@@ -51,8 +51,8 @@ def check_on_worker(train: Train, workers: Replicas, patience_s: float = PATIENC
     if not found:
         ray.cancel(reference)
         return (
-            f"no place for a training worker was free in {patience_s:.0f} s, so nobody has looked whether flash_attn "
-            "is installed there, as train.attention flash_attention_2 needs"
+            "train.attention flash_attention_2 needs flash_attn where training takes place; no training worker could "
+            f"be placed in {patience_s:.0f} s, so this was not checked"
         )
     if ray.get(reference):
         raise InputError(_refusal("on a node of the cluster that training takes place on"))
@@ -60,12 +60,12 @@ def check_on_worker(train: Train, workers: Replicas, patience_s: float = PATIENC
 
 
 def is_missing() -> bool:
-    """Whether this Python can import none of the packages that bring FlashAttention."""
+    """Returns whether this Python lacks all packages that provide FlashAttention."""
     return not any(importlib.util.find_spec(name) for name in PACKAGES)
 
 
 def has_gpu() -> bool:
-    """Whether training could take place on this machine."""
+    """Returns whether torch sees a GPU on this machine."""
     import torch
 
     return torch.cuda.is_available()

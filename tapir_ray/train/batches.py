@@ -1,8 +1,8 @@
-"""Packed sequences as batches: which of them a step, a rank and a forward pass takes, and their tensors.
+"""Batches of packed sequences: the selection for each step, rank and forward pass, and the tensors.
 
 reader = PackedReader(packed_dir, fs)
-for rows in micro_batches(reader, step=0, global_batch_size=64, rank=0, world=2, micro=4): collate(rows,
-in_one_row(train))
+for rows in micro_batches(reader, step=0, global_batch_size=64, rank=0, world=2, micro=4):
+    collate(rows, in_one_row(train))
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ EMPTY: Packed = {
     "labels": np.full(1, IGNORED),
     "position_ids": np.zeros(1, np.int64),
 }
-"""Stands in the last global batch for a forward pass without sequences: one token that is in no loss."""
+"""A sequence of one token outside the loss, for a forward pass without sequences in the last global batch."""
 
 
 class PackedReader:
-    """Sequences of a `packed` table by index; keeps one row group in memory, so ask for rising indices."""
+    """Random access to the sequences of a `packed` table. Keeps one row group in memory, so rising indices are fast."""
 
     def __init__(self, packed_dir: str, fs: pafs.FileSystem) -> None:
-        """Raises StageError where a sequence is missing: on every worker alike, so that none waits for another."""
+        """Raises StageError if a sequence is missing, on every worker alike, so that none waits for another."""
         files = fs.get_file_info(pafs.FileSelector(packed_dir))
         self.fs = fs
         self.groups: list[tuple[int, str, int]] = []
@@ -53,16 +53,19 @@ class PackedReader:
                 self.sequences += metadata.row_group(group).num_rows
 
     def __getitem__(self, index: int) -> Packed:
-        """Sequence `index` in the order of `seq_index`."""
+        """The sequence with `seq_index` `index`. Raises IndexError."""
         rows, at = self._group_of(index)
         return rows[at][0]
 
     def take(self, indices: Sequence[int]) -> list[Packed]:
-        """Those of these sequences that there are, or EMPTY alone, so that a forward pass has something to compute."""
+        """The sequences of those indices that exist, or [EMPTY] if none does.
+
+        EMPTY keeps the number of forward passes equal on all ranks, as the collective calls of DeepSpeed need.
+        """
         return [self[index] for index in indices if index < self.sequences] or [EMPTY]
 
     def pair_ids(self, indices: Sequence[int]) -> list[str]:
-        """Ids of the pairs in these sequences, in their order; none for an index beyond the last."""
+        """Ids of the pairs in these sequences, in order; indices beyond the last sequence are skipped."""
         found: list[str] = []
         for index in indices:
             if index < self.sequences:
@@ -71,7 +74,7 @@ class PackedReader:
         return found
 
     def _group_of(self, index: int) -> tuple[list[tuple[Packed, list[str]]], int]:
-        """The row group that holds a sequence, each with the ids of its pairs, and the sequence's place in it."""
+        """(rows of the row group with the sequence, position of the sequence among them); a row has its pair ids."""
         if not 0 <= index < self.sequences:
             raise IndexError(index)
         at = bisect.bisect_right(self.groups, index, key=lambda group: group[0]) - 1
@@ -91,31 +94,34 @@ class PackedReader:
 def micro_batches(
     reader: PackedReader, step: int, global_batch_size: int, rank: int, world: int, micro: int
 ) -> Iterator[list[Packed]]:
-    """This rank's share of global batch `step` in lists of up to `micro`: as many lists for every rank and step."""
+    """Yields this rank's share of global batch `step` in lists of up to `micro` sequences.
+
+    Every rank and step gets the same number of lists.
+    """
     indices = range(step * global_batch_size + rank, (step + 1) * global_batch_size, world)
     for start in range(0, len(indices), micro):
         yield reader.take(indices[start : start + micro])
 
 
 def micro_batch_size(train: Train, world: int) -> int:
-    """Sequences a forward pass: the largest divisor of a rank's share that is at most `train.micro_batch_size`."""
+    """Sequences per forward pass: the largest divisor of a rank's share that is at most `train.micro_batch_size`."""
     share = train.global_batch_size // world
     return max(size for size in range(1, min(share, train.micro_batch_size) + 1) if share % size == 0)
 
 
 def in_one_row(train: Train) -> bool:
-    """Whether a batch is one long row: FlashAttention keeps packed conversations apart only there.
+    """Returns whether a batch is one long row: only then does FlashAttention keep packed conversations apart.
 
-    Without packing the rows stay rows, since some models do not keep conversations apart at all.
+    Without packing a batch has one row per conversation, because some models never keep conversations apart.
     """
     return train.attention == "flash_attention_2" and train.packing
 
 
 def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
-    """Tensors `input_ids`, `labels`, `position_ids` of shape [batch, longest] (or [1, sum] for `one_row`).
+    """Tensors `input_ids`, `labels`, `position_ids`, int64 of shape [batch, longest], or [1, sum] for `one_row`.
 
-    Positions restart with every conversation and with the padding, which is how transformers tells conversations
-    apart when no attention mask is given. Not every model does (see `cross_contamination.py`).
+    Positions restart with every conversation and with the padding. Without an attention mask, transformers separates
+    conversations by these restarts. Not every model does (see `cross_contamination.py`).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Checkpoints on the way: what a training that lost a worker goes on from."""
+"""Intermediate checkpoints, from which a training continues after the loss of a worker."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from tapir_ray.errors import StageError
 from tapir_ray.run import table_removal
 
 PROGRESS_FILE = "tapir_progress.json"
-"""In a checkpoint on the way: the steps that are done, with their losses."""
+"""File of an intermediate checkpoint: the completed steps with their losses."""
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's own list of a training's checkpoints."""
+"""File in which Ray Train lists the checkpoints of a training."""
 STEPS, HOLDOUT_LOSS = "steps", "holdout_loss"
 
 
 @dataclass
 class Done:
-    """What is done of a training, the same on every rank."""
+    """Progress of a training, the same on every rank."""
 
     losses: list[float] = field(default_factory=list)
-    """Of each step."""
+    """Loss of each completed step."""
     tokens: int = 0
     response_tokens: int = 0
     seconds: float = 0.0
     holdout_losses: list[list[float]] = field(default_factory=list)
-    """(steps done, loss on the holdout) before the first step, at each checkpoint and after the last."""
+    """(completed steps, holdout loss) before the first step, at each checkpoint and after the last step."""
     holdout_pairs_before: dict[str, tuple[float, int]] = field(default_factory=dict)
-    """Before the first step, by pair of the holdout: the summed loss of its response tokens, and their number."""
+    """(summed loss of the response tokens, their number) of each holdout pair before the first step."""
 
     def metrics(self) -> dict[str, float]:
-        """What Ray Train notes of a checkpoint: the steps done and, with a holdout, the loss that it is compared by."""
+        """Metrics for Ray Train: the completed steps and, with a holdout, the loss by which checkpoints are ranked."""
         scored = {HOLDOUT_LOSS: self.holdout_losses[-1][1]} if self.holdout_losses else {}
         return {STEPS: len(self.losses), **scored}
 
 
 def save(engine: Any, done: Done) -> None:
-    """Report the optimizer's and the model's state; a collective call, each rank with its own part.
+    """Reports a checkpoint of optimizer and model. A collective call: each rank writes its own part.
 
-    Weights that are not trained are left out: they are those of the model that the training begins with.
+    Frozen weights are left out, because they are those of the model that the training starts from.
     """
     import ray.train
 
@@ -55,19 +55,22 @@ def save(engine: Any, done: Done) -> None:
 
 
 def restore(engine: Any, folder: Path) -> Done:
-    """What is done of the training whose state is loaded from a checkpoint; raises StageError if it cannot be read."""
+    """Loads optimizer and model from a checkpoint; returns the progress. Raises StageError if it cannot be read."""
     whole = all(parameter.requires_grad for parameter in engine.module.parameters())
     path, _ = engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
     if path is None:
-        raise StageError(f"the checkpoint in {folder} cannot be read by this number of workers")
+        raise StageError(
+            f"the checkpoint in {folder} cannot be read by this number of workers: set resources.train.replicas to the "
+            "number that wrote it"
+        )
     return Done(**json.loads((folder / PROGRESS_FILE).read_text()))
 
 
 def forget_torn(fs: pafs.FileSystem, folder: str, result_file: str) -> None:
-    """Remove a training's folder, which is logged, if its list of checkpoints or its last one is empty or torn.
+    """Removes the folder of a training if its list of checkpoints or its last checkpoint is empty or torn; logs it.
 
-    That training then begins with its first step: Ray Train would refuse the list, and a checkpoint cannot be trusted
-    whose own record is not whole. `result_file` is the record of a finished one.
+    The training then starts from its first step. Ray Train would reject the torn list, and a checkpoint with a torn
+    record cannot be trusted. `result_file` is the record of a finished training.
     """
     listed = _json(fs, f"{folder}/{SNAPSHOT}")
     if listed is None:
@@ -77,13 +80,13 @@ def forget_torn(fs: pafs.FileSystem, folder: str, result_file: str) -> None:
     if listed and {} not in records:
         return
     logging.getLogger(__name__).warning(
-        "%s: the records of its checkpoints are empty or torn; this training begins with its first step", folder
+        "%s: the records of its checkpoints are empty or torn; this training starts from its first step", folder
     )
     table_removal.remove(fs, folder)
 
 
 def _json(fs: pafs.FileSystem, path: str) -> dict[str, Any] | None:
-    """The JSON object in a file; {} if it is empty or torn, None if it is not there."""
+    """The JSON object in a file; {} if the file is empty or torn, None if it does not exist."""
     try:
         with fs.open_input_stream(path) as stream:
             found = json.loads(stream.read())

@@ -1,10 +1,9 @@
-"""Fine-tuning of the task classifier by Ray Train, and the report on how well it labels.
+"""Fine-tunes the task classifier with Ray Train, and measures its accuracy.
 
     report = train_classifier("RUN/labels", "microsoft/deberta-v3-base", labels, config.classify, config.resources,
                               out_dir="RUN/classifier/model", storage_dir="RUN/classifier/train", name="classifier")
 
-Loads neither torch nor Ray before it is called. It keeps no state of its own, so it can run in a thread beside another
-training.
+Imports torch and Ray Train only when called. It keeps no state, so it can run in a thread while another training runs.
 """
 
 from __future__ import annotations
@@ -31,11 +30,10 @@ from tapir_ray.train.trainer import START_TRIES, cause_of, trainer_class
 
 @dataclass(frozen=True)
 class ClassifierReport:
-    """How a classifier labels rows whose label is known.
+    """Result of a fine-tuning: accuracy on held-out rows, row counts and times.
 
-    `accuracy` and `macro_f1` are shares in 0..1 over the held-out rows, None where there are none. `confusion` is
-    {true label: {predicted label: rows}}. `start_seconds` is from the call to the end of the first step: the
-    workers' start.
+    `accuracy` and `macro_f1` are in 0..1 over the held-out rows; None without any. `confusion` is {true label:
+    {predicted label: rows}}. `start_seconds` runs from the call to the end of the first step: the start of the workers.
     """
 
     rows: int
@@ -57,8 +55,8 @@ class ClassifierReport:
 def measure(pairs: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     """`holdout_rows`, `accuracy`, `macro_f1`, `confusion` and `per_label_f1` from {(true, predicted): rows}.
 
-    F1 = 2·hits / (rows with the label + rows given the label); macro-F1 is its plain mean over the labels that were
-    true or predicted at least once.
+    F1 of a label = 2 · hits / (rows with the label + rows predicted as it). Macro-F1 is the unweighted mean over the
+    labels that were true or predicted at least once.
     """
     counts = {pair: count for pair, count in pairs.items() if count}
     true, predicted = Counter[str](), Counter[str]()
@@ -94,15 +92,15 @@ def train_classifier(
     random_seed: int = 0,
     fs: pafs.FileSystem | None = None,
 ) -> ClassifierReport:
-    """Fine-tune `base_model` (HF name or folder) on labelled rows; the HF folder `out_dir` is there when it returns.
+    """Fine-tunes `base_model` (HF name or folder) on labelled rows and writes the HF folder `out_dir`.
 
     `rows` is a folder or a list of Parquet files with instruction_id, messages, task and status; only `ok` rows with a
-    task count. The model has all of `labels` as outputs, also those without a row. `storage_dir` holds the model
-    between worker and driver, under a name of this attempt's own, and is cleaned up. All are paths on `fs`.
+    task count. The outputs of the model are all of `labels`, including those without a row. `storage_dir` holds the
+    model between worker and driver, under a name that is unique to this attempt, and is cleaned up. All are paths on
+    `fs`.
 
-    Two rows of two labels are enough to train (our decision: how well it then labels is for the report to say, which
-    has no accuracy where nothing could be held out). Raises InputError for a task that is not in `labels`, StageError
-    where the rows are too few or training fails.
+    Two rows with two labels are enough to train (our decision); the report then has no accuracy if nothing could be
+    held out. Raises InputError for a task that is not in `labels`, StageError for too few rows or a failed training.
     """
     called, called_at = time.monotonic(), time.time()
     filesystem = fs or pafs.LocalFileSystem()
@@ -140,7 +138,7 @@ def train_classifier(
             resources_per_worker=claim,
             accelerator_type=workers.accelerator_type,
         ),
-        # Workers that share a GPU cannot use NCCL, a lone one does not need it.
+        # Workers that share a GPU cannot use NCCL; a single worker does not need it.
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if workers.gpus >= 1 and workers.replicas > 1 else "gloo"
         ),
@@ -165,7 +163,7 @@ def train_classifier(
         rows=outcome["train_rows"] + measured["holdout_rows"],
         train_rows=outcome["train_rows"],
         seconds=time.monotonic() - called,
-        # The clocks of two machines, of which one may have been set meanwhile.
+        # The difference of two machines' clocks may be negative.
         start_seconds=max(0.0, outcome["first_step_at"] - called_at),
         folder=out_dir,
         **measured,
@@ -173,9 +171,9 @@ def train_classifier(
 
 
 def parquet_files(rows: str | Sequence[str], filesystem: pafs.FileSystem) -> list[str]:
-    """The Parquet files that `rows` names: itself, where it is a list, or all under a folder, sorted.
+    """The Parquet files named by `rows`: a list of files, a file, or a folder with all its sub-folders (sorted).
 
-    Raises InputError where there are none.
+    Raises InputError if there are none.
     """
     if not isinstance(rows, str):
         files = list(rows)
@@ -190,7 +188,7 @@ def parquet_files(rows: str | Sequence[str], filesystem: pafs.FileSystem) -> lis
 
 
 def count_labels(files: Sequence[str], filesystem: pafs.FileSystem) -> Counter[str]:
-    """Rows that are `ok` (or have no status), by their task; rows without a task are left out."""
+    """The number of rows by task, of those with status ok or none; rows without a task are left out."""
     usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == schemas.OK))
     dataset = pads.dataset(list(files), format="parquet", filesystem=filesystem)
     counts: Counter[str] = Counter()
@@ -209,8 +207,8 @@ def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify,
         )
     total = sum(counts.values())
     change = (
-        f"raise classify.label_rows (it is {classify.label_rows}) or seed_data.limit, or do without a classifier by "
-        "classify.by: teacher or none"
+        f"raise classify.label_rows (it is {classify.label_rows}) or seed_data.limit, or set classify.by to teacher or "
+        "none, which need no classifier"
     )
     if len(counts) < 2:
         raise StageError(
@@ -220,6 +218,6 @@ def _check(counts: Mapping[str, int], labels: Sequence[str], classify: Classify,
     left = sum(rows - held_rows(rows, classify.holdout_share) for rows in counts.values())
     if left < workers:
         raise StageError(
-            f"{left} of {total} labelled rows are left to train on beside classify.holdout_share "
+            f"{left} of {total} labelled rows are left to train on after classify.holdout_share "
             f"{classify.holdout_share:g}, too few for resources.classifier.replicas {workers}: {change}"
         )

@@ -1,4 +1,4 @@
-"""Whether a classifier can be used, or fine-tuned, looked at before anything is spent.
+"""Checks, before anything is spent, that a classifier can be used or fine-tuned.
 
 check_classifier(config.classify)
 """
@@ -14,10 +14,10 @@ KEY = "classify.model"
 
 
 def check_classifier(classify: Classify) -> None:
-    """Raises InputError, with names, if files or weights of `classify.model` are missing, unexpected or do not fit.
+    """Raises InputError, with names, if files or weights of `classify.model` are missing, unexpected or misshapen.
 
-    A model to fine-tune (`label_rows`) may lack the head. Of a hub name of which this machine has no copy nothing is
-    looked at. No weight is read.
+    A model to fine-tune (`label_rows` > 0) may lack the head. A hub name without a copy on this machine is not checked.
+    Reads names and shapes of weights, not the weights.
     """
     if classify.by != "deberta" or classify.model is None or not is_here(classify.model, KEY):
         return

@@ -1,7 +1,7 @@
-"""The worker of the task classifier's fine-tuning: one function that Ray Train runs on every worker.
+"""Training loop of the task classifier, which Ray Train runs on every worker.
 
-Started by `tapir_ray.train.classifier.train_classifier`. Everything random comes from the job's seed, and a global
-batch is cut among the workers, so their number changes the speed and not the steps.
+Started by `tapir_ray.train.classifier.train_classifier`. All random choices come from the seed of the job, and each
+global batch is split among the workers: their number changes the speed, not the steps.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     import torch
 
 SORTED_BATCHES = 50
-"""Batches whose rows are sorted by length together: enough to hardly pad, few enough to keep epochs different."""
+"""Number of batches whose rows are sorted by length together: enough for little padding, and few enough that the
+batches of two epochs differ."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told: files with the labelled rows, the base model, the labels and the settings."""
+    """Input of a worker: files with the labelled rows, the base model, the labels and the settings."""
 
     files: tuple[str, ...]
     filesystem: pafs.FileSystem
@@ -53,7 +54,7 @@ class Labelled:
 
 
 def read_labelled(files: Sequence[str], filesystem: pafs.FileSystem) -> list[Labelled]:
-    """The rows that are `ok` and have a task, each instruction once, sorted by id."""
+    """The rows with a task and with status ok or none, each instruction once, sorted by id."""
     usable = pads.field("task").is_valid() & (pads.field("status").is_null() | (pads.field("status") == schemas.OK))
     table = pads.dataset(list(files), format="parquet", filesystem=filesystem).to_table(
         columns=["instruction_id", "messages", "task"], filter=usable
@@ -66,12 +67,12 @@ def read_labelled(files: Sequence[str], filesystem: pafs.FileSystem) -> list[Lab
 
 
 def held_rows(rows: int, share: float) -> int:
-    """How many rows of a label with `rows` rows are held out; of four or more at least one, unless `share` is 0."""
+    """The number of held-out rows for a label with `rows` rows; at least 1 of 4 or more, unless `share` is 0."""
     return max(round(share * rows), int(share > 0 and rows >= 4))
 
 
 def hold_out(rows: Sequence[Labelled], share: float, random_seed: int) -> tuple[list[Labelled], list[Labelled]]:
-    """(training part, held-out part): of each label the `held_rows` with the smallest hash are held out."""
+    """(training part, held-out part): holds out the `held_rows` rows of each label with the smallest hashes."""
     by_label = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
@@ -84,10 +85,10 @@ def hold_out(rows: Sequence[Labelled], share: float, random_seed: int) -> tuple[
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, workers: int, seed: int) -> list[list[int]]:
-    """One epoch: every row's index once, in batches of rows of like length, in random order.
+    """One epoch: the index of every row once, in batches of rows of similar length, in random order.
 
-    Batches have `batch_size` rows or, so that sizes are even, fewer; each has at least one row for every worker where
-    there are as many rows as workers.
+    Batches have at most `batch_size` rows and nearly equal sizes. Each has at least one row for every worker, if there
+    are as many rows as workers.
     """
     random_numbers = random.Random(seed)
     order = list(range(len(lengths)))
@@ -103,7 +104,10 @@ def batches_by_length(lengths: Sequence[int], batch_size: int, workers: int, see
 
 
 def class_weights(labels: Sequence[str], power: float) -> dict[str, float]:
-    """Weight of each label's rows in the loss, (1 / rows)^power, scaled to mean 1 over the rows (our decision)."""
+    """Weight in the loss of a row of each label: (1 / rows of the label)^power, scaled to mean 1 over all rows.
+
+    The formula is our decision. `class_weights(["a", "a", "b"], 1.0)` is {"a": 0.75, "b": 1.5}.
+    """
     counts = Counter(labels)
     raw = {label: (1.0 / count) ** power for label, count in counts.items()}
     mean = sum(raw[label] * count for label, count in counts.items()) / len(labels)
@@ -111,7 +115,7 @@ def class_weights(labels: Sequence[str], power: float) -> dict[str, float]:
 
 
 def rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
-    """Factor of the peak learning rate at `step` (from 0): up linearly over the warm-up, then down to 0."""
+    """Factor of the peak learning rate at `step` (from 0): linear warm-up, then linear decay to 0."""
     warmup = math.ceil(warmup_ratio * steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -119,10 +123,11 @@ def rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Fine-tune `config["job"]`, report the loss on the way and the model, as a checkpoint of rank 0, at the end.
+    """Fine-tunes the model of `config["job"]`. Reports the loss after the first step and each epoch, then the model.
 
-    The last report has `pairs`, the held-out part as [true label, predicted label, rows], `train_rows`, and
-    `first_step_at`, the time at the end of the first step (seconds since the epoch).
+    Rank 0 reports the model as a checkpoint. The last report has `pairs`, a list of [true label, predicted label, rows]
+    over the held-out part; `train_rows`; and `first_step_at`, the time at the end of the first step (seconds since the
+    epoch).
     """
     job: Job = config["job"]
     settings = job.classify
@@ -145,7 +150,7 @@ def train_worker(config: dict[str, Any]) -> None:
         trust_remote_code=settings.trust_remote_code,
     )
     model = ray.train.torch.prepare_model(classifier.model)
-    # From here on the ranks draw different dropout masks.
+    # The same seed above gives every rank the same new head; other seeds from here on give it its own dropout masks.
     torch.manual_seed(job.random_seed + rank)
 
     encoded = classifier.encode([row.text for row in training])
@@ -163,7 +168,7 @@ def train_worker(config: dict[str, Any]) -> None:
         optimizer, lambda step: rate_factor(step, steps, settings.warmup_ratio)
     )
 
-    # Ray Train takes at most one report from a worker every two seconds and lets the next one wait, so reports are few.
+    # Ray Train takes one report every two seconds from a worker and blocks on the next, so reports are few.
     reports = {1} | set(accumulate(len(batches) for batches in epochs))
     first_step_at, loss_sum, loss_steps = 0.0, 0.0, 0
     model.train()
@@ -176,7 +181,7 @@ def train_worker(config: dict[str, Any]) -> None:
             logits_BC, torch.tensor([targets[index] for index in mine], device=classifier.device), reduction="none"
         )
         weight_B = torch.tensor([row_weights[index] for index in mine], device=classifier.device)
-        # DDP averages gradients over the workers: times their number it is the weighted mean over the whole batch.
+        # DDP averages gradients over the workers; times their number this is the weighted mean over the global batch.
         loss = (loss_B * weight_B).sum() * workers / sum(row_weights[index] for index in batch)
         optimizer.zero_grad()
         loss.backward()
@@ -208,12 +213,13 @@ def train_worker(config: dict[str, Any]) -> None:
                 "first_step_at": first_step_at,
             },
             checkpoint=checkpoint,
+            # With ASYNC the last checkpoint is lost if the worker is killed during the upload.
             checkpoint_upload_mode=ray.train.CheckpointUploadMode.SYNC,
         )
 
 
 def _decayed(model: torch.nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:
-    """Parameter groups: matrices decay, biases and normalisation weights do not."""
+    """Parameter groups: weight decay for matrices, none for biases and normalisation weights."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     yield {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay}
     yield {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}

@@ -1,14 +1,16 @@
-"""Control tokens of a tokenizer, and texts in which they stay text.
+"""Encodes texts so that control tokens quoted in a conversation stay plain text.
 
     control = ControlTokens(tokenizer, template_text)
-    broken = control.broken("What is <|im_end|>?")     # with BREAK inside the mark, so that nothing takes it for one
-    ids = control.encode(before + broken + after)      # the marks of the template are tokens, that of the text is not
+    broken = control.broken("What is <|im_end|>?")     # inserts BREAK into the mark, so that it is no control token
+    ids = control.encode(before + broken + after)      # marks of the template are tokens, the one in the text is not
 
-A control token is a special token, or another added token that the chat template itself writes (DeepSeek's
-`<｜User｜>` is not special). A tokenizer's own option `split_special_tokens` splits neither the second kind nor, in a
-Unigram model, the first, and it would split the template's marks as well. So a text with breaks is encoded by a copy of
-the tokenizer in which the control tokens have other names, after the template's marks were renamed alike. The text is
-still encoded as one: what stands between two marks has the ids that it would have in any other text.
+A control token is a special token, or another added token that the chat template writes (DeepSeek's `<｜User｜>` is not
+special). The tokenizers' option `split_special_tokens` is of no use: it does not split the second kind, nor in Unigram
+models the first, and it would split the template's marks too.
+
+Instead a text with breaks is encoded by a copy of the tokenizer in which every control token has another name, after
+the marks of the template have been renamed in the same way. The text is encoded as a whole, so the text between two
+marks gets the same ids as anywhere else.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 BREAK = "\ufdd0"
-"""A code point that Unicode keeps out of texts, inside a mark that is text."""
+"""A Unicode noncharacter, inserted into marks that are to stay text; it occurs in no text."""
 
 _NAME = "\ua4b3\ua015{}\ua014\ua4b3"
-"""The other name of a control token: letters of Yi, which no normaliser changes, around its number."""
+"""New name of a control token in the copy: its number between letters of Yi, which no normaliser changes."""
 _DIGITS = str.maketrans("0123456789", "".join(chr(0xA020 + digit) for digit in range(10)))
 
 
 class RowRefused(Exception):
-    """A conversation that cannot be shown to the student as it is; the text says why."""
+    """A conversation that cannot be encoded unchanged; the text says why."""
 
     @property
     def reason(self) -> str:
@@ -37,20 +39,20 @@ class RowRefused(Exception):
 
 
 class SpecialToken(RowRefused):
-    """A text holds a control token that this tokenizer cannot write as text."""
+    """A text contains a control token that this tokenizer cannot encode as plain text."""
 
     def __init__(self) -> None:
         super().__init__("special_token")
 
 
 class ControlTokens:
-    """The control tokens of `tokenizer`, of which the chat template writes what is in `template_text`."""
+    """The control tokens of `tokenizer`; `template_text` is all text that the chat template can write."""
 
     def __init__(self, tokenizer: Any, template_text: str) -> None:
         self._tokenizer = tokenizer
         special = set(tokenizer.all_special_ids)
         added = tokenizer.added_tokens_decoder
-        # White space and whole words are text also where they are added tokens (Gemma's blank lines, a user's own).
+        # White space and whole words are text even if they are added tokens (Gemma's blank lines, a user's own words).
         self.texts: dict[int, str] = {
             number: token.content
             for number, token in sorted(added.items())
@@ -64,15 +66,15 @@ class ControlTokens:
         self._padded = {token.content for token in added.values() if token.lstrip or token.rstrip or token.single_word}
         self._pattern = re.compile(_any_of(self.texts.values())) if self.texts else None
         backend = getattr(tokenizer, "backend_tokenizer", None)
-        # Such a token is found in the normalised text, in which this module does not look.
+        # The tokenizer finds such tokens in the normalised text, which `broken` does not see.
         self._normalised = backend is not None and backend.normalizer is not None and any(
             added[number].normalized for number in self.texts
         )  # fmt: skip
 
     def broken(self, text: str) -> str:
-        """The text with a BREAK inside each control token in it; itself if there is none.
+        """The text with a BREAK inside each of its control tokens; unchanged if it has none.
 
-        Raises SpecialToken for one that cannot be broken.
+        Raises SpecialToken for a control token that cannot be broken.
         """
         if BREAK in text:
             raise SpecialToken
@@ -82,7 +84,7 @@ class ControlTokens:
         while (found := self._pattern.search(text, place)) is not None:
             if len(found[0]) < 2:
                 raise SpecialToken
-            # Not after the mark: one that overlaps with it may begin inside.
+            # Search on from the break, not after the mark: an overlapping mark may begin inside this one.
             place = found.start() + 1
             text = f"{text[:place]}{BREAK}{text[place:]}"
         if self._normalised and self.texts.keys() & set(self._plain(text)):
@@ -90,7 +92,7 @@ class ControlTokens:
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text without its breaks, at which no control token is. Raises SpecialToken."""
+        """Token ids of a text without its breaks; broken marks are encoded as plain text. Raises SpecialToken."""
         if BREAK not in text:
             return self._plain(text)
         copy = self._renamed
@@ -112,6 +114,7 @@ class ControlTokens:
             wanted.append(number)
         named += text[last:]
         ids, spans = copy.encode(named.replace(BREAK, ""))
+        # The result must have exactly the control tokens of the template; otherwise the row is refused.
         unknown = self._tokenizer.unk_token_id
         if [number for number in ids if number in self.texts and number != unknown] != [
             number for number in wanted if number != unknown
@@ -127,7 +130,10 @@ class ControlTokens:
         return ids
 
     def encode_after(self, text: str) -> list[int]:
-        """Token ids of a text that follows another one: tokenizers that mark the beginning of a text do not here."""
+        """Token ids of a text that follows another one: without the mark with which some tokenizers begin a text.
+
+        The text is encoded after a control token, whose id is then dropped.
+        """
         for mark in self.texts.values():
             if mark in self._padded or mark == self._tokenizer.unk_token:
                 continue
@@ -137,7 +143,7 @@ class ControlTokens:
         return self.encode(text)
 
     def joins(self, before: str, after: str) -> bool:
-        """Whether a text between these two could complete a control token that begins or ends in them."""
+        """Returns whether a text between `before` and `after` could complete a control token cut by them."""
         return any(
             before.endswith(mark[:place]) or after.startswith(mark[place:])
             for mark in self.texts.values()
@@ -149,14 +155,14 @@ class ControlTokens:
 
     @functools.cached_property
     def _renamed(self) -> _Renamed | None:
-        """None for a tokenizer that is not a fast one, or cannot be copied."""
+        """The renamed copy of the tokenizer; None for a slow tokenizer, or one that cannot be copied."""
         if not getattr(self._tokenizer, "is_fast", False):
             return None
         return _Renamed.of(json.loads(self._tokenizer.backend_tokenizer.to_str()), self.texts)
 
 
 class _Renamed:
-    """A copy of a fast tokenizer in which control tokens have the names of `_name_of`."""
+    """A copy of a fast tokenizer with its control tokens renamed by `_name_of`."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -182,19 +188,19 @@ class _Renamed:
         spec |= {"post_processor": None, "padding": None, "truncation": None}
         try:
             tokenizer = Tokenizer.from_str(json.dumps(spec))
-        except Exception:  # its only kind of error
+        except Exception:  # tokenizers raises plain Exceptions
             return None
         same = all(tokenizer.token_to_id(_name_of(number)) == number for number in texts)
         return cls(tokenizer) if same else None
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids, and of each token its place in the text."""
+        """(token ids, (start, stop) of each token in the text)."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
 
 def _breaks(text: str) -> list[int]:
-    """Where the breaks are, in the text without them."""
+    """Positions of the breaks, counted in the text without breaks."""
     places = [place for place, letter in enumerate(text) if letter == BREAK]
     return [place - before for before, place in enumerate(places)]
 
@@ -204,7 +210,10 @@ def _name_of(number: int) -> str:
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """A pattern that finds the longest of the words at a place; as a tree, since a tokenizer may have thousands."""
+    """A regular expression that matches the longest of the words at a position.
+
+    It is built as a prefix tree: a plain alternation is slow for the thousands of added tokens of some tokenizers.
+    """
     tree: dict[str, Any] = {}
     for word in words:
         node = tree

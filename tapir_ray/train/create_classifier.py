@@ -1,9 +1,8 @@
-"""A tiny DeBERTa made on the spot: random weights, and a tokenizer trained on the texts it will read.
+"""Creates a tiny DeBERTa: random weights, and a tokenizer trained on the texts to classify.
 
     create_classifier(config.classify.create, texts, labels, "RUN/classifier/base", seed=0)
 
-What comes out is an ordinary folder for AutoTokenizer and AutoModelForSequenceClassification; it is worth nothing until
-it has been trained.
+The result is a folder for AutoTokenizer and AutoModelForSequenceClassification; it must be trained before use.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")
-"""Their ids are their positions here."""
+"""Special tokens in the order of their ids, from 0."""
 POSITION_BUCKETS = 32
-"""Distances beyond half of it share buckets; every row pays for all of them, so a tiny model has few."""
+"""Number of buckets of relative positions; distances beyond half of it share buckets. Each row computes all buckets, so
+a tiny model has few."""
 BYTES = 256
-"""The smallest vocabulary beside the special tokens: one token for each byte, so that no text is unknown."""
+"""Smallest vocabulary without the special tokens: one token for each byte, so that no text is unknown."""
 
 
 def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequence[str], folder: str, seed: int) -> None:
-    """Write a `DebertaV2ForSequenceClassification` with one output per label, and its tokenizer, into `folder`.
+    """Writes a `DebertaV2ForSequenceClassification` with one output per label, and its tokenizer, into `folder`.
 
-    The same arguments write the same weights. Raises InputError where the sizes cannot make a model.
+    The same arguments write the same weights. Raises InputError if the sizes do not fit together.
     """
     if create.hidden_size % create.heads:
         raise InputError(
@@ -84,7 +84,7 @@ def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequenc
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer that wraps a text in [CLS] … [SEP]; at most `vocab_size` tokens, no text unknown."""
+    """Trains a byte-level BPE tokenizer of at most `vocab_size` tokens that wraps a text in [CLS] … [SEP]."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))

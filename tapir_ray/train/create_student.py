@@ -1,9 +1,9 @@
-"""A small student made on the spot: a Llama with random weights and a tokenizer trained on the seed texts.
+"""Creates a small student: a Llama with random weights and a tokenizer trained on the seed texts.
 
     create_student(CreateModel(), texts, "runs/x/checkpoints/base", chat_template=None, seed=0)
 
-The tokenizer is a byte-level BPE whose pre-tokenizer splits into words, single digits and single punctuation marks:
-with room for merges every frequent word becomes one token, and bytes stand for what was never seen.
+The tokenizer is a byte-level BPE whose pre-tokenizer splits into words, single digits and single punctuation marks. If
+the vocabulary is large enough, every frequent word is one token; unseen text is encoded as bytes.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from tapir_ray.train.chat import resolve_template
 
 PAD, END = "<|pad|>", "<|end|>"
 SPECIAL_TOKENS = (PAD, "<|system|>", "<|user|>", "<|assistant|>", END)
-"""Their ids are 0 to 4; the role tokens are what the `plain` template writes."""
+"""Special tokens in the order of their ids, 0 to 4; the `plain` template writes the role tokens."""
 
 WORDS = r" ?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]|\s+(?!\S)|\s"
-"""A word or a mark takes the space before it along; digits stand alone, so that a number is its digits everywhere."""
+"""Pattern of pre-tokens. A word or mark includes the space before it. Digits are single tokens, so that a number is
+encoded the same way everywhere."""
 
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
@@ -29,10 +30,10 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 def create_student(
     create: CreateModel, texts: Iterable[str], folder: str, chat_template: str | None, seed: int
 ) -> None:
-    """Write a HF folder with model, tokenizer, chat template and generation config; the same seed, the same bytes.
+    """Writes a HF folder with model, tokenizer, chat template and generation config; the same seed, the same bytes.
 
-    The vocabulary is as large as the texts have use for, at most `create.vocab_size`. `chat_template` is a name or
-    file as in `student.chat_template`; None is `plain`. Raises InputError where the sizes do not fit together.
+    The vocabulary has at most `create.vocab_size` tokens, fewer if the texts need fewer. `chat_template` is a name or
+    file as in `student.chat_template`; None is `plain`. Raises InputError if the sizes do not fit together.
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -40,7 +41,8 @@ def create_student(
 
     if create.hidden_size % create.heads:
         raise InputError(
-            f"student.create.hidden_size {create.hidden_size} is not a multiple of student.create.heads {create.heads}"
+            f"student.create.hidden_size {create.hidden_size} is not a multiple of student.create.heads "
+            f"{create.heads}: change one of them"
         )
     tokenizer = _tokenizer(create, texts, resolve_template(chat_template or "plain"))
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -73,7 +75,8 @@ def _tokenizer(create: CreateModel, texts: Iterable[str], template: str) -> Any:
 
     if create.vocab_size < SMALLEST_VOCABULARY:
         raise InputError(
-            f"student.create.vocab_size {create.vocab_size} is too small: the bytes alone need {SMALLEST_VOCABULARY}"
+            f"student.create.vocab_size {create.vocab_size} is too small: raise it to at least {SMALLEST_VOCABULARY}, "
+            "for the bytes and special tokens"
         )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,9 +1,9 @@
-"""Whether a student keeps the conversations of a packed sequence apart: looked at with the student itself.
+"""Measures with the student itself whether it keeps the conversations of a packed sequence apart.
 
     check_kept_apart(engine, device, reader, one_row=False, model="Qwen/…")
 
-Packing tells a model where a conversation begins by `position_ids` alone. Models that do not give them on to their
-attention, or carry a state from token to token (linear attention, convolutions), see the conversation before.
+In a packed sequence only `position_ids` mark the begin of a conversation. A model that does not pass them to its
+attention, or that carries a state from token to token (linear attention, convolutions), sees the previous conversation.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tapir_ray.train.batches import PackedReader, collate
 from tapir_ray.train.chat import IGNORED
 
 LENGTH = 32
-"""Tokens of each of the two conversations that are looked at."""
+"""Tokens of each of the two conversations of the check."""
 LIMIT, NOISE = 0.02, 4.0
-"""A conversation's logits may differ by this share of their spread, or by so many times what rounding makes of them."""
+"""Largest accepted change of the logits: 2 % of their spread, or 4 times the change by rounding."""
 
 
 def check_kept_apart(engine: Any, device: Any, reader: PackedReader, one_row: bool, model: str) -> None:
-    """Raises StageError where what a conversation is answered depends on the one before it in its sequence.
+    """Raises StageError if the logits of a conversation depend on the one before it in its sequence.
 
-    A collective call: the beginning of the first sequence, cut in two, goes through the model in both orders and
-    alone. `model` is its name for the error.
+    A collective call. The first tokens of the first sequence, split in two, go through the model alone and in both
+    orders. `model` is the name for the error.
     """
     ids = reader.take(range(1))[0]["input_ids"][: 2 * LENGTH]
     if len(ids) < 2:
@@ -34,16 +34,17 @@ def check_kept_apart(engine: Any, device: Any, reader: PackedReader, one_row: bo
     difference, noise = influence(engine, device, ids[: len(ids) // 2], ids[len(ids) // 2 :], one_row)
     if difference > max(LIMIT, NOISE * noise):
         raise StageError(
-            f"{model} does not keep packed conversations apart: its logits of one change by {difference:.0%} with "
+            f"{model} does not keep packed conversations apart: the logits of one change by {difference:.0%} with "
             "another before it; set train.packing false, which gives each pair a sequence of its own, and start with "
             "another --run-dir and --fork of this run, which keeps the cached replies"
         )
 
 
 def influence(engine: Any, device: Any, before: np.ndarray, tokens: np.ndarray, one_row: bool) -> tuple[float, float]:
-    """(mean change of the logits of `tokens` with `before` packed before them, the same with it after them).
+    """(mean change of the logits of `tokens` with `before` packed before them, the same with `before` after them).
 
-    Both as shares of the spread of a position's logits. What comes later cannot be seen, so the second is rounding.
+    Both are shares of the spread of the logits at a position. Later tokens have no effect in a causal model, so the
+    second change is rounding.
     """
     import torch
 

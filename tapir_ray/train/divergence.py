@@ -1,9 +1,9 @@
-"""A training that goes wrong: its loss is not finite, or rises and stays high.
+"""Detects a diverged training: its loss is not finite, or rises and stays high.
 
 health = Health(most_rise=3.0)
 if wrong := health.look(losses): ...        # after every step
-health.good                                 # steps after which the weights were certainly still good
-what_is_left({2: "…/checkpoint_a"}, good=2) # in words, for the error
+health.good                                 # number of steps after which the weights were still good
+what_is_left({2: "…/checkpoint_a"}, good=2) # a sentence for the error
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from dataclasses import dataclass
 from tapir_ray.errors import StageError
 
 WINDOW = 10
-"""Steps whose mean loss is compared: one batch may be harder than the others. Before there are so many, the first loss
-stands for those that lack, and for the lowest."""
+"""Number of steps whose mean loss is compared, because a single batch may be harder than the others. Before that many
+steps, the first loss stands in for the missing ones and for the lowest mean."""
 
 
 @dataclass
 class Health:
-    """What the losses so far say of a training."""
+    """State of a training, judged by its losses so far."""
 
     most_rise: float | None
-    """Nats that the mean loss of WINDOW steps may lie above its lowest; None watches for finite numbers only."""
+    """Largest rise of the mean loss of WINDOW steps above its lowest value, in nats; None checks only for finite
+    numbers."""
     lowest: float = math.inf
     good: int = 0
-    """Steps after which the weights can be trusted, once something is wrong."""
+    """Number of steps after which the weights can be trusted; final once `look` has reported a fault."""
 
     def look(self, losses: Sequence[float], finite_gradients: bool = True) -> str | None:
-        """What is wrong after the last of the losses, in words; None where nothing is."""
+        """A description of the fault after the last loss; None if there is none. To be called after every step."""
         if not (math.isfinite(losses[-1]) and finite_gradients):
-            # The loss and the gradients of a step are those of the weights after the one before: these are suspect.
+            # Loss and gradients of step n are computed with the weights after step n - 1, so these are suspect too.
             self.good = len(losses) - 2
             return "the gradients are not finite" if math.isfinite(losses[-1]) else f"the loss is {losses[-1]}"
         lacking = max(0, WINDOW - len(losses))
@@ -47,7 +48,7 @@ class Health:
 
 
 class Diverged(StageError):
-    """A training that cannot go on; `good` is the number of steps after which its weights can still be trusted."""
+    """A training that diverged; `good` is the number of steps after which its weights can still be trusted."""
 
     def __init__(self, text: str, good: int) -> None:
         super().__init__(text)
@@ -55,10 +56,10 @@ class Diverged(StageError):
 
 
 def what_is_left(kept: Mapping[int, str], good: int) -> str:
-    """The last good one of the checkpoints that are there (paths by steps done), and where the same run goes on."""
+    """A sentence on the last good checkpoint of `kept` (paths by number of steps), and on where the run continues."""
     if not kept:
-        return "there is no checkpoint: without a change the run begins this training again"
+        return "there is no checkpoint: without a change the run starts this training again"
     best, latest = max((step for step in kept if step <= good), default=0), max(kept)
     found = f"the last good checkpoint is {kept[best]} (step {best})" if best else "no good checkpoint is left"
     doubt = "" if latest <= good else ", which is not known to be good"
-    return f"{found}; without a change the run goes on from the latest, of step {latest}{doubt}"
+    return f"{found}; without a change the run continues from the latest, of step {latest}{doubt}"

@@ -1,9 +1,9 @@
-"""A student in DeepSpeed: made for a training, and written as a HF folder at its end.
+"""Creates the DeepSpeed engine of a student for a training, and exports the student as a HF folder.
 
-engine = make_engine(work, device)
-export(engine, work, folder, first=rank == 0)
+    engine = make_engine(work, device)
+    export(engine, work, folder, first=rank == 0)
 
-Knows its rank and the number of workers from `torch.distributed`, whose process group must be there; nothing of Ray.
+Rank and number of workers come from `torch.distributed`, whose process group must exist. Does not depend on Ray.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tapir_ray.train.weights import load_student
 from tapir_ray.train.work import Work
 
 PROCESSOR = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-"""Of a model that takes images as well as text: an engine reads them when it starts, whatever it will be asked."""
+"""Files of a model that also takes images. An engine reads them at its start even if it will get text alone."""
 BUCKET = 5 * 10**7
-"""Numbers that workers exchange at once (100 MB in bfloat16): a buffer of that size is held for each exchange, of 10
-times that size by default."""
+"""Numbers that workers exchange at once: each exchange holds a buffer of this size, 100 MB in bfloat16. The default is
+10 times as large."""
 LIVE = 2 * 10**8
-"""Weights that ZeRO-3 holds whole at a time, for layers that are near their use (400 MB in bfloat16); the default of
-10**9 holds all of a small student."""
+"""Weights that ZeRO-3 gathers at a time for the layers in use, 400 MB in bfloat16. The default of 10**9 would hold a
+small student completely."""
 
 
 def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
-    """DeepSpeed's configuration; the loss arrives scaled, so the batch sizes only have to agree with each other."""
+    """The config of DeepSpeed. The training loop scales the loss, so the batch sizes need only be consistent."""
     micro = micro_batch_size(train, world)
     config: dict[str, Any] = {
         "train_batch_size": train.global_batch_size,
@@ -51,11 +51,11 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
             "allgather_bucket_size": BUCKET,
         },
         "bf16": {"enabled": train.precision == "bfloat16"},
-        "steps_per_print": 10**9,
+        "steps_per_print": 10**9,  # never
     }
     if train.precision == "bfloat16" and train.zero_stage >= 2 and config["gradient_accumulation_steps"] > 1:
-        # By default in 16 bits, which loses of each micro-batch's gradient more the more there are. Stage 1 would get
-        # another optimizer of DeepSpeed's by this, and stage 0 has none that can.
+        # By default gradients accumulate in 16 bits, which loses precision with every micro-batch. Not at stage 1, for
+        # which this option selects another optimizer, nor at stage 0, which has no optimizer that supports it.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     if train.zero_stage == 3:
         config["zero_optimization"] |= {
@@ -67,17 +67,20 @@ def deepspeed_config(train: Train, world: int) -> dict[str, Any]:
 
 
 def stage_of(train: Train, world: int) -> int:
-    """The ZeRO stage of a training by `world` workers: 0 where a single one would share optimizer and gradients with
-    nobody, and only copy them. In 16 bits DeepSpeed's optimizer for stage 0 is another one, so there it is as asked."""
+    """The ZeRO stage of a training by `world` workers: `train.zero_stage`, or 0 for a single worker in float32.
+
+    A single worker has nobody to share optimizer and gradients with; stages 1 and 2 would only copy them.
+    """
+    # Not in 16 bits, where DeepSpeed has another optimizer for stage 0, nor at stage 3, which loads weights in pieces.
     alone = world == 1 and train.precision == "float32" and train.zero_stage < 3
     return 0 if alone else train.zero_stage
 
 
 def make_engine(work: Work, device: Any) -> Any:
-    """A DeepSpeed engine on `device`: the model that the training begins with, and AdamW over what of it is trained.
+    """A DeepSpeed engine on `device` with the initial model and AdamW over its trainable weights.
 
-    Raises InputError if that model cannot be trained as the config says (`check_trained`), has not all its weights
-    (`load_student`), or could not be written afterwards (`try_export`).
+    Raises InputError if the model cannot be trained as the config says (`check_trained`), lacks weights
+    (`load_student`), or could not be exported afterwards (`try_export`).
     """
     check_trained(work.student, work.train, work.base_model or work.init_model)
     _deepspeed(device)
@@ -91,7 +94,7 @@ def make_engine(work: Work, device: Any) -> Any:
     train, student = work.train, work.student
     start = work.base_model or work.init_model
     config = deepspeed_config(train, distributed.get_world_size())
-    # While this lives transformers hands every weight out in pieces as it is read: no rank holds the whole model.
+    # While this object exists, transformers partitions each weight as it is read, so no rank holds the whole model.
     in_pieces = HfDeepSpeedConfig(config) if train.zero_stage == 3 else None
     with given_back() if in_pieces else nullcontext():
         model: Any = load_student(
@@ -101,14 +104,14 @@ def make_engine(work: Work, device: Any) -> Any:
     left_out = try_export(model, load_tokenizer(work.init_model, student), work.init_model, student)
     if left_out and distributed.get_rank() == 0:
         logging.getLogger(__name__).warning(
-            "the student is written without %s, which its generation_config.json has to no effect", ", ".join(left_out)
+            "the student is written without %s: these keys of its generation_config.json have no effect",
+            ", ".join(left_out),
         )
     return engine_of(model, work, device)
 
 
 def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
-    """The engine of a model in memory, with the adapter of `work` if it has one; `fused` is torch's AdamW in one
-    kernel."""
+    """The engine of a model in memory, with the adapter of `work`, if any; `fused` selects torch's fused AdamW."""
     import torch
     from torch import distributed
 
@@ -125,7 +128,7 @@ def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
         attend_apart(model)
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    # A weight in pieces has no shape but the one that DeepSpeed notes.
+    # A weight that ZeRO-3 has partitioned is empty; DeepSpeed keeps its shape in `ds_shape`.
     decayed = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]
     other = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": other, "weight_decay": 0.0}]
@@ -137,27 +140,28 @@ def engine_of(model: Any, work: Work, device: Any, fused: bool = True) -> Any:
     )
     engine, *_ = deepspeed.initialize(model=model.to(device), optimizer=optimizer, config=config)
     if config["zero_optimization"]["stage"] == 0:
-        # In 16 bits it has taken a step without gradients by now; counted by Adam, that makes the first steps smaller.
+        # In 16 bits DeepSpeed has taken a step without gradients; counted by Adam, it would shrink the first steps.
         engine.optimizer.state.clear()
     return engine
 
 
 def _deepspeed(device: Any) -> Any:
-    """The module, quiet, with the process group that there is, for this kind of device (the first import fixes it)."""
+    """The deepspeed module for this kind of device, with quiet logging, on the existing process group."""
+    # Before the first import, which fixes the accelerator.
     os.environ["DS_ACCELERATOR"] = device.type
     import deepspeed
     from torch import distributed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # Only for inference; it would be compiled here, which takes half a minute and leaves a lock behind when killed.
+    # This op is only for inference. It would be compiled now, which takes half a minute, and a kill would leave a lock.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
     return deepspeed
 
 
 def export(engine: Any, work: Work, folder: str, first: bool) -> None:
-    """Write the HF folder on rank 0; a collective call, because ZeRO-3 has the weights in pieces."""
+    """Writes the HF folder on rank 0. A collective call, because ZeRO-3 gathers the weights from all ranks."""
     lora = work.train.lora
     adapter = merged(engine) if lora is not None else None
     if work.train.zero_stage == 3:
@@ -178,7 +182,7 @@ def export(engine: Any, work: Work, folder: str, first: bool) -> None:
 
 
 def copy_processor(model: str, student: Student, folder: str) -> None:
-    """Copy to a folder what `model` has of PROCESSOR."""
+    """Copies the PROCESSOR files of `model`, if it has any, to a folder."""
     from transformers.utils import cached_file
 
     for name in PROCESSOR:

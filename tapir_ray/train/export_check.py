@@ -1,6 +1,6 @@
-"""The export of a student, tried before its first step: everything but the weights is written and read again.
+"""Tries the export of a student before its first step: writes and reads everything but the weights.
 
-left_out = try_export(model, tokenizer, "my/folder", config.student)      # also of a model without weights
+left_out = try_export(model, tokenizer, "my/folder", config.student)      # the model may be without weights
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _TEXT = "What is 3 + 4?\n\n  It is 7. é 字"
 
 
 def try_export(model: Any, tokenizer: Any, name: str, student: Student) -> list[str]:
-    """The keys of the model's generation config that cannot be written and will be left out.
+    """Returns the keys of the model's generation config that cannot be written and will be left out.
 
-    Raises InputError, with what to change, if a student of this model could not be written or would not be read as it
-    was: its config, generation config, tokenizer and chat template, and the sizes of tokenizer and embedding.
+    Raises InputError, which says what to change, if a student of this model could not be written, or would be read back
+    differently. Checks config, generation config, tokenizer, chat template, and the sizes of tokenizer and embedding.
     """
     from transformers import AutoTokenizer
 
@@ -37,7 +37,7 @@ def try_export(model: Any, tokenizer: Any, name: str, student: Student) -> list[
             again = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=student.trust_remote_code, mistral_format=False
             )
-        except Exception as error:  # a tokenizer's own code may raise anything
+        except Exception as error:  # remote code of a tokenizer may raise anything
             raise InputError(
                 f"student.model {name}: a student of it could not be written ({type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}); correct its files, or name another model"

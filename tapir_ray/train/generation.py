@@ -1,4 +1,4 @@
-"""The generation config of an exported student: the base's, with the student's ends, as transformers will write it.
+"""Adapts the base model's generation config to an exported student: sets end tokens, drops keys that are not writable.
 
     left_out = adapt(model.generation_config, tokenizer, stop_token_ids(tokenizer, kwargs))      # ["early_stopping"]
 
@@ -22,18 +22,18 @@ WITHOUT_EFFECT: dict[str, float | None] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
-"""Flags of sampling at the values that change nothing: with others transformers writes a generation config only if it
-samples (`GenerationConfig.validate`)."""
+"""Sampling flags with their neutral values. With other values, transformers writes a generation config only if it has
+`do_sample` (`GenerationConfig.validate`)."""
 
 _FIRST = ("do_sample", "num_beams", "use_cache", "return_dict_in_generate", "eos_token_id", "pad_token_id")
-"""Keys that say whether others have an effect."""
+"""Keys to try first, because the validity of others depends on them."""
 
 
 def adapt(config: Any, tokenizer: Any, stops: list[int]) -> list[str]:
-    """Set the ends of a generation config and leave out what cannot be written; returns the names of the latter.
+    """Sets the end tokens of a generation config and drops the keys that cannot be written; returns these keys.
 
-    Flags of sampling without `do_sample` mean that it samples; `do_sample: false` or a temperature of 0, that they are
-    of no use. Raises InputError if even the rest cannot be written.
+    Sampling flags without `do_sample` turn sampling on. With `do_sample: false` or a temperature of 0 they are dropped.
+    Raises InputError if the remaining config cannot be written.
     """
     config.eos_token_id = stops if len(stops) > 1 else stops[0]
     if config.pad_token_id is None or config.pad_token_id < 0:
@@ -57,7 +57,10 @@ def adapt(config: Any, tokenizer: Any, stops: list[int]) -> list[str]:
 
 
 def _leave_out_invalid(config: Any) -> list[str]:
-    """Put what cannot be written at its default, each key looked at beside those before it; their names."""
+    """Resets keys that cannot be written to their defaults; returns their names.
+
+    Adds the keys to a default config one by one: a key is invalid if the config with it and the ones before it is.
+    """
     defaults = vars(type(config)())
     given = [name for name, value in vars(config).items() if not name.startswith("_") and value != defaults.get(name)]
     tried, left_out = type(config)(), []

@@ -1,4 +1,4 @@
-"""The student's own loss while it is trained, on the holdout or on batches at hand, without a step.
+"""Evaluates the loss of the student during training, on the holdout or on given batches.
 
 pairs = pair_losses(engine, device, PackedReader(holdout_dir, fs), train)     # of each pair of the holdout
 loss = mean_of(pairs)
@@ -19,10 +19,9 @@ from tapir_ray.train.loss import response_loss, token_losses
 
 
 def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) -> dict[str, tuple[float, int]]:
-    """Of each pair the sum of the cross-entropy over its response tokens (nats) and their number, the same on every
-    rank.
+    """(sum of the cross-entropy over the response tokens in nats, their number) by pair id, the same on every rank.
 
-    A collective call: each rank takes every world-th sequence, and as many forward passes as the others.
+    A collective call: each rank takes every world-th sequence, and all ranks do the same number of forward passes.
     """
     from torch import distributed
 
@@ -35,6 +34,7 @@ def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) ->
         by_row = losses_BT[0].split([len(row["labels"]) for row in rows]) if one_row else losses_BT
         there = (index for index in indices if index < reader.sequences)
         for index, row, losses_T in zip(there, rows, by_row, strict=False):
+            # Positions restart at 0 with each pair of a packed sequence.
             pair_T = np.cumsum(row["position_ids"] == 0) - 1
             sums = np.bincount(pair_T, losses_T[: len(pair_T)].double().cpu().numpy())
             tokens = np.bincount(pair_T, row["labels"] != IGNORED)
@@ -46,12 +46,15 @@ def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) ->
 
 
 def mean_of(pairs: Mapping[str, tuple[float, int]]) -> float:
-    """Mean cross-entropy over the response tokens of all pairs (nats a token)."""
+    """Mean cross-entropy over the response tokens of all pairs, in nats per token."""
     return sum(loss for loss, _ in pairs.values()) / max(1, sum(tokens for _, tokens in pairs.values()))
 
 
 def _parts(reader: PackedReader, train: Train) -> Iterator[range]:
-    """Which sequences each forward pass of this rank takes: every world-th, and as many passes as the others."""
+    """Yields the indices of the sequences for each forward pass of this rank: every world-th sequence.
+
+    All ranks get the same number of passes; the last indices may be beyond the end.
+    """
     from torch import distributed
 
     rank, world = distributed.get_rank(), distributed.get_world_size()
@@ -61,9 +64,9 @@ def _parts(reader: PackedReader, train: Train) -> Iterator[range]:
 
 
 def mean_loss(engine: Any, device: Any, parts: Iterable[Sequence[Packed]], train: Train) -> float:
-    """Mean cross-entropy over the response tokens of all ranks' batches (nats a token), the same on every rank.
+    """Mean cross-entropy over the response tokens of all ranks' batches, in nats per token, the same on every rank.
 
-    A collective call: each rank comes with its own batches, as many as the others.
+    A collective call: each rank passes its own batches, all ranks the same number.
     """
     import torch
     from torch import distributed

@@ -1,4 +1,4 @@
-"""Host memory while the weights of a model are read in pieces."""
+"""Limits host memory while the weights of a model are read in pieces."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of `mallopt(3)`."""
+"""Parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of `mallopt(3)`."""
 _LARGE, _LARGEST = 64 * 2**10, 32 * 2**20
 
 
 @contextmanager
 def given_back() -> Iterator[None]:
-    """Inside, a freed block of 64 KiB or more goes back to the system at once; elsewhere than on glibc nothing changes.
+    """Context manager: freed blocks of 64 KiB or more return to the system at once. Does nothing without glibc.
 
-    glibc comes to keep freed blocks of up to 32 MiB in its heap, where the pieces of weights that are made between
-    them pin them: reading a model in pieces then takes about the memory of the whole model. Afterwards blocks are kept
-    as glibc would keep them once it had seen large ones.
+    glibc raises its threshold as large blocks are freed, and then keeps freed blocks of up to 32 MiB in its heap. The
+    pieces of weights allocated between them pin them there, so reading a model in pieces would need about the memory of
+    the whole model. On exit the thresholds are set to those that glibc itself reaches after large blocks.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):

@@ -1,10 +1,10 @@
-"""What a model does to its logits after the output layer: a scale (Cohere, Granite), a soft cap (Gemma-2), or nothing.
+"""Measures how a model changes its logits after the output layer: by a scale (Cohere), a soft cap (Gemma-2), or none.
 
-    change = measured_change(model, head, batch)    # None: something that is neither
+    change = measured_change(model, head, batch)    # None: neither a scale nor a cap
     with called_as(head, forward): model(**inputs)
 
-It is measured and not read from configs: one key scales in one family and divides in another (`logits_scaling` in
-HyperCLOVA X and Granite), or has no effect (`final_logit_softcapping` in a multimodal Gemma-3).
+Configs are no reliable source: a key multiplies in one family and divides in another (`logits_scaling` in HyperCLOVA X
+and Granite), or has no effect (`final_logit_softcapping` in a multimodal Gemma-3).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 TINY, HUGE, WIDEST = 2.0**-20, 2.0**20, 100.0
-"""Logits that the model is given: where a cap does nothing, where it does all, and up to where the rest lie."""
+"""Probe logits: one so small that a cap has no effect, one far beyond any cap, and the range of the others."""
 TOKENS = 8
-"""Of a batch, for a pass through the model that is about its end alone."""
+"""Tokens of a batch for the probe pass, which needs only the end of the model."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,26 @@ class Change:
         return logits if self.scale == 1.0 else logits.mul_(self.scale)
 
     def slope_of_(self, changed: torch.Tensor) -> torch.Tensor | None:
-        """What gradients of changed logits are multiplied by, in the place of these logits; None is `scale` for all."""
+        """The factor of gradients for each changed logit, computed in place of these logits; None if it is `scale`.
+
+        d/dx cap · tanh(scale · x / cap) = scale · (1 − (changed / cap)²).
+        """
         if self.cap is None:
             return None
         return changed.div_(self.cap).square_().neg_().add_(1.0).mul_(self.scale)
 
 
 def measured_change(model: Any, head: torch.nn.Linear, inputs: dict[str, Any]) -> Change | None:
-    """The change between the output of `head` and the logits of `model`, a collective call without gradients.
+    """The change between the output of `head` and the logits of `model`. A collective call without gradients.
 
-    None where it is none that `Change` can say, such as one of single tokens or a vocabulary that is cut.
+    None if `Change` cannot express it, such as a bias on single tokens or a truncated vocabulary.
     """
     asked = torch.linspace(-WIDEST, WIDEST, head.out_features, device=inputs["input_ids"].device)
     asked[0], asked[-1] = TINY, HUGE
     few = {name: given[:1, :TOKENS] if torch.is_tensor(given) else given for name, given in inputs.items()}
     inner = getattr(model, "module", model)
     training = inner.training
-    inner.eval()  # dropout would take random numbers of the step
+    inner.eval()  # dropout would consume random numbers of the step
     with torch.no_grad(), called_as(head, lambda hidden: asked.clone()[None, None]):
         found = model(**few).logits
     inner.train(training)
@@ -67,7 +70,7 @@ def measured_change(model: Any, head: torch.nn.Linear, inputs: dict[str, Any]) -
 
 @contextmanager
 def called_as(head: torch.nn.Linear, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Inside, a call of `head` is one of `forward`, between the same hooks."""
+    """Context manager: calls of `head` run `forward` instead of its own, with the same hooks around."""
     head.forward = forward  # type: ignore[assignment]
     try:
         yield

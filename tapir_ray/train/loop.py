@@ -1,9 +1,9 @@
-"""What a training worker does: DeepSpeed over packed sequences, response tokens only in the loss.
+"""Training loop of a worker: DeepSpeed over packed sequences, with only response tokens in the loss.
 
-    TorchTrainer(train_worker, train_loop_config=asdict(work), …)    (by train/student.py)
+    TorchTrainer(train_worker, train_loop_config={"work": work}, …)    # by train/student.py
 
-A global batch is a fixed range of sequence indices whatever the number of workers, and its loss is the sum of the
-cross-entropy over its response tokens divided by their number, so workers and micro-batches do not change the steps.
+A global batch is a fixed range of sequence indices. Its loss is the sum of the cross-entropy over its response tokens
+divided by their number. So the number of workers and the size of micro-batches do not change the steps.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tapir_ray.train.loss import response_loss
 from tapir_ray.train.work import Work
 
 RESULT_FILE = "train_result.json"
-"""In the HF folder: what `TrainResult` holds, with the loss of every step."""
+"""File in the HF folder with the fields of `TrainResult`, including the loss of every step."""
 ERROR_FILE = "tapir_error.json"
-"""In the folder of a training: an error that would come again, for which Ray Train must not train again. `error` is
-its sentence, `good` the steps after which the weights were still good (null where it says nothing of them)."""
+"""File in the folder of a training with an error that a retry by Ray Train would only repeat. `error` is the message,
+`good` the number of steps after which the weights were still good (null for an error unrelated to them)."""
 NAMED_PAIRS = 8
-"""Pairs of a bad batch that an error names."""
+"""Most pairs of a bad batch that an error lists."""
 
 
 def learning_rate_at(step: int, steps: int, peak: float, warmup_ratio: float) -> float:
-    """Learning rate of step `step` (from 0) of `steps`: linear warm-up to `peak`, then a cosine towards 0."""
+    """Learning rate at step `step` (from 0) of `steps`: linear warm-up to `peak`, then cosine decay towards 0."""
     warmup = math.ceil(steps * warmup_ratio)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -49,15 +49,15 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_ratio: float) ->
 
 
 def dropout_seed(random_seed: int, step: int, rank: int) -> int:
-    """Of the random numbers of a rank's step: other ones on each rank, and the same where a training is continued."""
+    """Seed for the random numbers of a step on a rank: differs between ranks, and is the same after a resume."""
     return int(np.random.SeedSequence((random_seed, step, rank)).generate_state(1, np.uint64)[0])
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Train, from the last checkpoint if there is one; at its end rank 0 reports the HF folder with RESULT_FILE.
+    """Trains the student, from the last checkpoint if it exists; at the end rank 0 reports the HF folder.
 
-    Where the loss or the gradients are not finite, or the loss explodes, the sentence that names the step and its pairs
-    is left in `ERROR_FILE`, and nothing is reported; so is what speaks against the model (`check_trained`).
+    An InputError or StageError is written to ERROR_FILE and nothing is reported: a model that cannot be trained
+    (`check_trained`), or a divergence, with its step and pairs.
     """
     import ray.train
 
@@ -66,6 +66,7 @@ def train_worker(config: dict[str, Any]) -> None:
     checkpoint = ray.train.get_checkpoint()
     try:
         with checkpoint.as_directory() if checkpoint else nullcontext() as earlier:
+            # The training was complete when a worker was lost; the finished folder is reported again.
             if earlier and (Path(earlier) / RESULT_FILE).exists():
                 result = json.loads((Path(earlier) / RESULT_FILE).read_text())
                 _report(Done(result["losses"], holdout_losses=result["holdout_losses"]), earlier if first else None)
@@ -88,7 +89,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
 
 def _device() -> Any:
-    """This worker's device; on CPUs its threads are from now on its share of them."""
+    """The device of this worker. On CPUs, sets torch's number of threads to the worker's share of the machine."""
     import ray.train
     import ray.train.torch
     import torch
@@ -109,10 +110,10 @@ def _report(done: Done, folder: str | None) -> None:
 
 
 def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
-    """Go once through the packed table (it holds every epoch); what `TrainResult` needs, the same on every rank.
+    """Trains once through the packed table, which holds all epochs; returns the fields of `TrainResult`.
 
-    Goes on after the steps that are `done`. Raises Diverged naming the step at which the training went wrong: also at
-    a checkpoint or the end, where the new weights' own loss is not finite.
+    Continues after the steps in `done`. The result is the same on every rank. Raises Diverged, which names the step, if
+    the training diverges, also if the new weights have no finite loss at a checkpoint or at the end.
     """
     import torch
     from torch import distributed
@@ -123,6 +124,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     held = PackedReader(work.holdout_dir, work.fs) if work.holdout_dir else None
     steps = math.ceil(reader.sequences / train.global_batch_size)
     micro, one_row = micro_batch_size(train, world), in_one_row(train)
+    # DeepSpeed divides by ranks and micro-batches; multiplied by their number, the loss is a sum again.
     scale = world * (train.global_batch_size // world // micro)
     health = Health(train.max_loss_rise)
     for number in range(len(done.losses)):
@@ -140,7 +142,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             )
         done.holdout_losses.append([0, before])
     pairs: dict[str, tuple[float, int]] = {}
-    # Only `started` is a time, for another process; what is measured from here on no step of the clock changes.
+    # Only `started` is wall-clock time, for another process. Durations use the monotonic clock, which is never set.
     started, saved = time.time(), time.monotonic()
     reported = began = saved - done.seconds
     for step in range(len(done.losses), steps):
@@ -152,7 +154,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
             [
                 sum(int((row["labels"] != IGNORED).sum()) for part in rows for row in part),
                 sum(len(row["labels"]) for part in rows for row in part if row is not EMPTY),
-                # All ranks save after the same step: by the clock of the first.
+                # All ranks must save after the same step, so the clock of rank 0 decides.
                 float(rank == 0 and time.monotonic() - saved > 60 * train.checkpoint_minutes),
             ],
             dtype=torch.float64,
@@ -161,17 +163,18 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         distributed.all_reduce(counts)
         in_loss, seen, due = (int(count) for count in counts.tolist())
         total = torch.zeros((), dtype=torch.float64, device=device)
+        # For dropout; the same after a resume.
         torch.manual_seed(dropout_seed(work.random_seed, step, rank))
         for part in rows:
             batch = {name: t.to(device) for name, t in collate(part, one_row).items()}
             loss = response_loss(engine, batch)
-            # DeepSpeed takes the mean over ranks and micro-batches; we want the sum over tokens of the global batch.
+            # The mean over the response tokens of the global batch, not of each rank or micro-batch.
             engine.backward(loss * (scale / max(1, in_loss)))
             engine.step()
             total += loss.detach()
         distributed.all_reduce(total)
         done.losses.append(total.item() / max(1, in_loss))
-        # DeepSpeed leaves out a step with infinite gradients and goes on, with a loss that looks well.
+        # DeepSpeed skips a step with infinite gradients and continues, with a loss that looks normal.
         if wrong := health.look(done.losses, finite_gradients=not engine.skipped_steps):
             raise _gone_wrong(wrong, done, steps, rate, reader, train, health.good)
         done.tokens += seen
@@ -194,7 +197,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         every = train.checkpoint_steps
         last = step + 1 == steps
         if last or (due if every is None else (step + 1) % every == 0):
-            # The losses so far are those of the weights before this step.
+            # The losses so far are of weights before this step, so those after it must be evaluated before saving them.
             if held is not None:
                 pairs = pair_losses(engine, device, held, train)
                 name, now = "holdout loss", mean_of(pairs)
@@ -223,15 +226,15 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
 def _gone_wrong(
     wrong: str, done: Done, steps: int, rate: float, reader: PackedReader, train: Train, good: int
 ) -> Diverged:
-    """The error of a training that cannot go on after the last step that is done."""
+    """The error of a training that diverged at its last completed step, with advice and the pairs of that step."""
     number = len(done.losses)
     pairs = reader.pair_ids(range((number - 1) * train.global_batch_size, number * train.global_batch_size))
     others = f" and {len(pairs) - NAMED_PAIRS} more" if len(pairs) > NAMED_PAIRS else ""
     return Diverged(
         f"{wrong} at step {number} of {steps} (learning rate {rate:.2e}, loss {done.losses[0]:.3f} at step 1): lower "
-        "train.learning_rate (of the rounds alone: train.round_learning_rate), or set train.max_grad_norm or "
-        "train.precision float32, and branch off with another --run-dir and --fork of this run, which keeps the cached "
-        "replies and what was made before the first training that this changes; "
+        "train.learning_rate (for the rounds only: train.round_learning_rate), or set train.max_grad_norm or "
+        "train.precision float32, and start with another --run-dir and --fork of this run, which keeps the cached "
+        "replies and all tables from before the first training that this changes; "
         f"the step's pairs are {', '.join(pairs[:NAMED_PAIRS])}{others}",
         good,
     )

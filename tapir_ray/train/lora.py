@@ -1,12 +1,12 @@
-"""Low-rank adapters (peft): trained in the place of the weights, merged into them when the student is written.
+"""Low-rank adapters (peft): trained instead of the weights, and merged into them at the export of the student.
 
     check_target_modules(student, config.train.lora, init_model)             # in the driver
     model = with_adapter(model, config.train.lora, earlier="runs/x/checkpoints/01/adapter")
     adapter = merged(engine)                                                 # engine.module is a plain model again
     save_adapter(adapter, "runs/x/checkpoints/02", base_model="runs/x/checkpoints/base")
 
-A student's folder holds merged weights, so nothing that loads it knows of adapters. Where the adapter is to go on next
-round it lies in `FOLDER` inside, as peft writes one, with the name of its base.
+A student's folder has merged weights, so code that loads it need not know about adapters. If the next round continues
+the adapter, it is also stored in the sub-folder `FOLDER`, in peft's format, with the name of its base.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tapir_ray.errors import InputError
 from tapir_ray.train.model_config import read_config, skeleton
 
 FOLDER = "adapter"
-"""In a student's folder: the adapter whose product its weights contain."""
+"""Sub-folder of a student's folder with the adapter that is merged into its weights."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter out of its model: on the first rank its weights by peft's names, on others none."""
+    """An adapter without its model: `weights` by peft's names on rank 0, empty on other ranks."""
 
     config: Any
     weights: dict[str, Any]
 
 
 def check_target_modules(student: Student, lora: Lora, model: str | None) -> None:
-    """Raises InputError where `target_modules` names a module that is no linear one of `model`, with those there are.
+    """Raises InputError, which lists the possible names, if `target_modules` names no linear module of `model`.
 
-    `model` is a folder, URI or HF name, of which only the config is read; None is the one that `student.create` makes.
+    `model` is a folder, URI or HF name, of which only the config is read; None is the model of `student.create`.
     """
     from transformers import LlamaConfig
 
@@ -45,20 +45,20 @@ def check_target_modules(student: Student, lora: Lora, model: str | None) -> Non
     missing = [name for name in lora.target_modules if not any(f".{path}".endswith(f".{name}") for path in there)]
     if missing:
         raise InputError(
-            f"train.lora.target_modules: {model or 'the created student'} has no linear module {', '.join(missing)} "
-            f"that can have an adapter; there are {', '.join(sorted({path.rpartition('.')[2] for path in there}))}"
+            f"train.lora.target_modules: {model or 'the created student'} has no linear module {', '.join(missing)}; "
+            f"name some of {', '.join(sorted({path.rpartition('.')[2] for path in there}))}, or set all-linear"
         )
 
 
 def with_adapter(model: Any, lora: Lora, earlier: str | None = None) -> Any:
-    """The model with a new adapter, or with the one in the folder `earlier`; only the adapter's weights are trained.
+    """The model with a new adapter, or with the one in the folder `earlier`; only the adapter's weights are trainable.
 
-    A new adapter changes nothing yet. To be called after gradient checkpointing is turned on, whose inputs must then
-    require gradients: peft sees to that.
+    A new adapter does not change the outputs yet. Call it after turning gradient checkpointing on, which needs inputs
+    that require gradients: peft arranges that.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    # The adapter has the dtype of its base: for bfloat16, DeepSpeed keeps float32 copies of whatever is trained.
+    # The adapter keeps the dtype of its base: for bfloat16, DeepSpeed has float32 copies of all trainable weights.
     if earlier is not None:
         return PeftModel.from_pretrained(model, earlier, is_trainable=True, autocast_adapter_dtype=False)
     config = LoraConfig(
@@ -72,10 +72,10 @@ def with_adapter(model: Any, lora: Lora, earlier: str | None = None) -> Any:
 
 
 def merged(engine: Any) -> Adapter:
-    """Add the adapter's product to the weights, and put the plain model in the place of `engine.module`.
+    """Merges the adapter into the weights and sets `engine.module` to the plain model; returns the adapter.
 
-    A collective call: under ZeRO-3 a layer at a time is whole, on every rank, and is in pieces again afterwards. The
-    engine cannot train any more.
+    A collective call: ZeRO-3 gathers one layer at a time on every rank and partitions it again. The engine cannot train
+    afterwards.
     """
     import deepspeed
     from peft import get_peft_model_state_dict
@@ -98,7 +98,7 @@ def merged(engine: Any) -> Adapter:
 
 
 def save_adapter(adapter: Adapter, student_folder: str, base_model: str) -> None:
-    """Write the adapter to `FOLDER` in a student's folder, as one of `base_model` (a folder, URI or HF name)."""
+    """Writes the adapter to `FOLDER` in a student's folder, with `base_model` (folder, URI or HF name) as its base."""
     from safetensors.torch import save_file
 
     folder = Path(student_folder) / FOLDER
@@ -109,7 +109,7 @@ def save_adapter(adapter: Adapter, student_folder: str, base_model: str) -> None
 
 
 def _linear_modules(model: Any) -> list[str]:
-    """Names of the modules that `all-linear` stands for."""
+    """Names of the modules that `all-linear` selects: all linear ones but the output layer."""
     import torch
     from transformers.pytorch_utils import Conv1D
 

@@ -1,10 +1,10 @@
-"""A training pair as tokens and labels: what of a conversation is in the loss (`train.loss_mask`).
+"""Encodes a training pair as tokens and labels: masks the part of a conversation outside the loss (`train.loss_mask`).
 
     encoded = encode(tokenizer, row["messages"], row["response"], config.student, config.train, end)
     encoded.input_ids, encoded.labels          # of one length; a label is its token, or IGNORED
 
-With `all` an earlier answer is in the loss where the conversation begins, token for token, as the pair that the answer
-ends: the student then learns it after the very prompt that it is shown when it is asked for that answer.
+With `all` an earlier answer is in the loss if the conversation up to it is encoded, token for token, like the pair that
+ends with it. The student then learns the answer after the same prompt that it gets at inference.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tapir_ray.train.control_tokens import RowRefused
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation's tokens, cut to the length that is trained on."""
+    """Tokens and labels of a conversation, truncated to the trained length."""
 
     input_ids: list[int]
     labels: list[int]
     in_loss: int
-    """Labels that are tokens, after the cut; 0 where the pair does not fit."""
+    """Number of tokens in the loss after truncation; 0 if the pair does not fit."""
     uncut: int
-    """Labels that would be tokens without a cut."""
+    """Number of tokens in the loss without truncation."""
     was_cut: bool
     last_turn_only: bool
-    """All turns were asked for, and the template rewrites an earlier one: the response alone is in the loss."""
+    """True if `loss_mask` is `all` and the template rewrites an earlier answer: only the response is in the loss."""
 
 
 def encode(
@@ -43,10 +43,10 @@ def encode(
     end: list[int],
     masked_turns: Collection[int] | None = None,
 ) -> Encoded:
-    """The pair as it is trained on, by `train.loss_mask`, `train.sequence_length` and `train.over_length`.
+    """The pair as tokens and labels, by `train.loss_mask`, `train.sequence_length` and `train.over_length`.
 
-    `end` is `end_of_turn(...)` of the tokenizer; `masked_turns` are positions of messages that are in no loss in any
-    case. Raises RowRefused.
+    `end` is the result of `end_of_turn` for the tokenizer; `masked_turns` are positions of messages that are always
+    outside the loss. Raises RowRefused.
     """
     prompt, answer = encode_pair(tokenizer, messages, response, student.chat_template_kwargs, end)
     ids = [*prompt, *answer]
@@ -70,9 +70,9 @@ def _earlier_answers(
     end: list[int],
     masked_turns: Collection[int],
 ) -> list[tuple[int, int]] | None:
-    """(start, stop) in `ids` of the answers among `messages`; None where one of them is not there as it would be alone.
+    """(start, stop) in `ids` of each answer among `messages`; None if one of them is encoded differently on its own.
 
-    An answer without text, before the first question, or at a position in `masked_turns` is context.
+    An answer without text, before the first question, or at a position in `masked_turns` is left out.
     """
     spans = []
     asked = False

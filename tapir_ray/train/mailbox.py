@@ -1,8 +1,8 @@
-"""What a training says of itself on its way, between rank 0 and the driver.
+"""Actor that passes the progress of a training from rank 0 to the driver.
 
-mailbox = ray.remote(Mailbox).remote()      # rank 0 puts, the driver takes
+    mailbox = ray.remote(Mailbox).remote()      # rank 0 puts, the driver takes
 
-In a file without other imports: its process starts beside those that train, and would import torch as they do.
+This module must import nothing heavy: the process of the actor would otherwise load torch next to those that train.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 
 class Mailbox:
-    """Holds what rank 0 says until the driver asks for it."""
+    """Stores the messages of rank 0 until the driver takes them."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
 
     def put(self, message: dict[str, Any]) -> None:
-        """Keep a message."""
+        """Stores a message."""
         self.messages.append(message)
 
     def take(self) -> list[dict[str, Any]]:
-        """Messages since the last call."""
+        """Returns the messages since the last call."""
         messages, self.messages = self.messages, []
         return messages

@@ -1,6 +1,6 @@
-"""Whether a model can be trained and answer as the config asks, as far as its `config.json` tells.
+"""Checks, by its `config.json`, that a model can be trained and can answer as the run's config asks.
 
-check_model(config.student, config.train, "my/folder")      # before a run begins: no weight is read
+check_model(config.student, config.train, "my/folder")      # before a run begins: reads no weights
 check_trained(student, train, "Qwen/…")                     # on a worker that trains it
 """
 
@@ -13,14 +13,14 @@ from tapir_ray.errors import InputError
 from tapir_ray.run.model_store import local
 
 UNSCALED = ("default", "longrope", "llama3")
-"""Kinds of rotary positions whose scaling `max_position_embeddings` has in it already."""
+"""Kinds of rotary positions whose `max_position_embeddings` already includes their scaling."""
 
 
 def check_model(student: Student, train: Train, model: str) -> None:
-    """Raises InputError, with what to set, where `model` (a folder, URI or HF name) cannot be trained as
-    `check_trained` says, or reads fewer tokens than its engine is to give it.
+    """Raises InputError, which says what to set, if `model` fails `check_trained` or reads less than `max_model_len`.
 
-    Of rotary positions that are scaled the engine says at its start how many it takes.
+    `model` is a folder, URI or HF name. Lengths of scaled rotary positions are left to the engine, which checks them at
+    its start.
     """
     check_trained(student, train, model)
     text = read_config(student, model).get_text_config()
@@ -33,10 +33,11 @@ def check_model(student: Student, train: Train, model: str) -> None:
 
 
 def check_trained(student: Student, train: Train, model: str) -> None:
-    """Raises InputError, with what to set, where `model` would be trained as another function than it is served, or
-    on longer sequences than it has positions for, or is quantised.
+    """Raises InputError, which says what to set, if `model` cannot be trained as the config asks.
 
-    Training goes beyond `max_position_embeddings` where positions are computed, and not where they are in a table.
+    Reasons: it is quantised; its attention caps logits, which sdpa leaves out, so that it would be trained as another
+    function than it is served; its table of positions is shorter than `train.sequence_length`. Computed positions, as
+    rotary ones, have no such limit.
     """
     config = read_config(student, model)
     if (quantised := getattr(config, "quantization_config", None)) is not None:
@@ -45,7 +46,7 @@ def check_trained(student: Student, train: Train, model: str) -> None:
         )
         raise InputError(
             f"student.model {model} is quantised ({method or 'quantization_config in its config.json'}) and cannot be "
-            "trained: name the model with full weights that it was made of"
+            "trained: name the model with full weights that it was made from"
         )
     text = config.get_text_config()
     cap = getattr(text, "attn_logit_softcapping", None)
@@ -65,7 +66,7 @@ def check_trained(student: Student, train: Train, model: str) -> None:
 
 
 def read_config(student: Student, model: str) -> Any:
-    """The transformers config of `model`. Raises InputError where there is none that transformers knows."""
+    """The transformers config of `model`. Raises InputError if it has none that transformers knows."""
     from transformers import AutoConfig
 
     try:
@@ -82,7 +83,7 @@ def read_config(student: Student, model: str) -> Any:
 
 
 def skeleton(config: Any, student: Student) -> Any:
-    """A model of a transformers config, without weights."""
+    """A model with a transformers config and without weights, on the `meta` device."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -91,15 +92,15 @@ def skeleton(config: Any, student: Student) -> Any:
 
 
 def _is_scaled(text: Any) -> bool:
-    """Whether a text model's rotary positions reach beyond `max_position_embeddings`, in any of its kinds of layers."""
+    """Returns whether scaling lets the rotary positions of any layers exceed `max_position_embeddings`."""
+    # Either the parameters themselves, or those of each kind of layer by name.
     rope = getattr(text, "rope_parameters", None) or {}
     kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
     return any(kind.get("rope_type", "default") not in UNSCALED for kind in kinds)
 
 
 def _has_table(model: Any, positions: int) -> bool:
-    """Whether a model looks its positions up: weights (GPT-2; OPT, whose table has two rows more) or a buffer
-    (GPT-J)."""
+    """Returns whether a model looks its positions up in a table: a weight (GPT-2, OPT) or a buffer (GPT-J)."""
     words = model.get_input_embeddings()
     tables = [
         tensor
@@ -108,4 +109,5 @@ def _has_table(model: Any, positions: int) -> bool:
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         if name == "embed_positions" or "Embedding" in type(module).__name__
     ]
+    # OPT's table has two rows more than positions.
     return any(tensor.dim() == 2 and positions <= len(tensor) <= positions + 2 for tensor in tables)

@@ -1,8 +1,8 @@
-"""Whether the files of a model folder are all there and whole, without reading them.
+"""Checks that the files of a model folder are complete, without reading their content.
 
     problems = file_problems(Path("my/folder"))      # ["model-00002-of-00003.safetensors is missing, which …"]
 
-Looks at what transformers and vLLM load: the config, the tokenizer, and the weights of the first kind that there is.
+Checks the files that transformers and vLLM load: config, tokenizer, and the weights in the first format found.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a file begins with that Git LFS has left in the place of the real one."""
+"""First bytes of a pointer file of Git LFS."""
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""In the order in which transformers looks for them."""
+"""Weight files, in the order in which transformers looks for them."""
 INDEX = ".index.json"
 _SMALL = (
     "config.json",
@@ -36,13 +36,13 @@ _SMALL = (
 _OTHERS = (".gguf", ".pth", ".pt", ".h5", ".msgpack")
 _TOKENIZER = ("tokenizer", "vocab", "tokenization", "tekken")
 _NAMED = 4
-"""Names that a sentence shows."""
+"""Most names that a sentence lists."""
 
 
 def file_problems(folder: Path, served: bool = False) -> list[str]:
-    """A sentence for each file that is missing, cut short or a pointer of Git LFS.
+    """A sentence for each file that is missing, truncated or a pointer of Git LFS.
 
-    Of a model that is only `served`, weights may be in another format that vLLM knows.
+    The weights of a model that is only `served` may have another format that vLLM knows.
     """
     problems = [_pointer(folder / name) for name in _SMALL if is_pointer(folder / name)]
     if not any(file.name.startswith(_TOKENIZER) or file.suffix in (".model", ".tiktoken") for file in folder.glob("*")):
@@ -63,12 +63,12 @@ def file_problems(folder: Path, served: bool = False) -> list[str]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether there are any weights that transformers would look for."""
+    """Returns whether a folder has weights that transformers finds."""
     return any((folder / name).is_file() for name in WEIGHTS)
 
 
 def is_pointer(file: Path) -> bool:
-    """Whether Git LFS has left a pointer in the place of this file."""
+    """Returns whether a file is a pointer that Git LFS has left in place of the real one."""
     if not file.is_file():
         return False
     with file.open("rb") as stream:
@@ -81,7 +81,7 @@ def _pointer(file: Path) -> str:
 
 def _no_weights(folder: Path) -> str:
     if (folder / "adapter_config.json").is_file():
-        return "it holds an adapter alone: merge it into its base model first"
+        return "it holds only an adapter: merge it into its base model first"
     others = sorted(
         file.name for file in folder.glob("*") if file.suffix in (".gguf", ".pth", ".h5", ".msgpack", ".pt")
     )
@@ -106,7 +106,7 @@ def _index_problems(folder: Path, index: str) -> Iterator[str]:
             continue
         there = _header(shard)
         if absent := sorted(name for name, file in where.items() if file == shard.name and name not in there):
-            yield f"{shard.name} lacks {named(absent)}, which {index} says that it has"
+            yield f"{shard.name} lacks {named(absent)}, which {index} lists"
 
 
 def _weight_problems(file: Path) -> Iterator[str]:
@@ -126,13 +126,13 @@ def _weight_problems(file: Path) -> Iterator[str]:
     else:
         with file.open("rb") as stream:
             begins = stream.read(2)
-        # Files that torch wrote before version 1.6 are no archives.
+        # torch 1.6 and later write zip archives (PK), older versions bare pickles (0x80 0x02).
         if begins not in (b"PK", b"\x80\x02") or (begins == b"PK" and not zipfile.is_zipfile(file)):
             yield f"{file.name} is cut short or no checkpoint of torch ({file.stat().st_size:,} bytes)"
 
 
 def _end(file: Path) -> int:
-    """Bytes that a safetensors file has by its header."""
+    """Size of a safetensors file in bytes according to its header."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
     offsets = [entry["data_offsets"][1] for entry in _header(file).values()]
@@ -149,6 +149,6 @@ def _header(file: Path) -> dict[str, Any]:
 
 
 def named(names: list[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """The first names and the number of the others: `a, b, c, d and 2 more`."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{', '.join(names[:_NAMED])}{more}"

@@ -1,10 +1,10 @@
-"""Attention of packed conversations on CPUs: each by itself, where a mask would hide most of what is computed.
+"""Computes the attention of packed conversations on CPUs separately, because a mask would hide most of the results.
 
-    attend_apart(model)     # in each of its forward passes from now on, where its attention is torch's sdpa
+    attend_apart(model)     # changes all later forward passes with torch's sdpa
 
-The mask stays what the model makes it, windows too: only the blocks between two conversations, which it hides in every
-model that packing is used for, are not computed. On GPUs so many small kernels would cost more than they save;
-FlashAttention (`train.attention flash_attention_2`) keeps conversations apart there.
+The mask of the model applies unchanged, with its windows. Only blocks between two conversations are not computed, which
+the mask hides in every model that packing is used for. On GPUs the many small kernels would cost more than they save;
+there FlashAttention (`train.attention flash_attention_2`) does the same.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 _CONVERSATIONS = "tapir_conversations"
-"""On each module of a model: its Conversations."""
+"""Attribute of each module of a model with its Conversations."""
 
 
 class Conversations:
-    """How the rows of a model's batch divide into conversations: found once a forward pass, used in every layer, also
-    by a checkpointed layer that is computed again on the way back, before the next pass."""
+    """Lengths of the conversations in each row of the current batch of a model.
+
+    They are found once per forward pass and used in every layer, also by a checkpointed layer that the backward pass
+    computes again.
+    """
 
     lengths_B: list[list[int]]
     """Tokens of each conversation (the last of a row may be padding), by row."""
@@ -31,13 +34,13 @@ class Conversations:
         self.lengths_B = []
 
     def look(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Find them in the `position_ids` of a call of `model`: a forward pre-hook."""
+        """Forward pre-hook: reads the lengths from the `position_ids` of a call of `model`."""
         positions_BT = kwargs.get("position_ids")
         rows = [] if positions_BT is None or positions_BT.dim() != 2 else positions_BT
         self.lengths_B = [_lengths(row) for row in rows]
 
     def cover(self, query_BHTD: torch.Tensor, key_BHTD: torch.Tensor, mask: torch.Tensor | None) -> bool:
-        """Whether an attention is one over these whole rows under a mask, and there is something to save."""
+        """Returns whether an attention covers these whole rows under a mask, and a row has several conversations."""
         batch, _, length, _ = query_BHTD.shape
         return (
             any(len(lengths) > 1 for lengths in self.lengths_B)
@@ -50,7 +53,7 @@ class Conversations:
 
 
 def attend_apart(model: Any) -> None:
-    """Let `model` attend within each packed conversation alone; of other attention than `sdpa` nothing changes."""
+    """Makes `model` compute attention for each packed conversation separately. Affects only `sdpa` attention."""
     AttentionInterface.register("sdpa", _attention)
     conversations = Conversations()
     for module in model.modules():
@@ -59,7 +62,7 @@ def attend_apart(model: Any) -> None:
 
 
 def _lengths(positions_T: torch.Tensor) -> list[int]:
-    """Tokens of each conversation of a row: one begins where a position does not follow the one before."""
+    """Lengths of the conversations of a row: positions 0 1 2 0 1 give [3, 2]."""
     starts = (positions_T.diff() != 1).nonzero().squeeze(1) + 1
     return torch.tensor([0, *starts.tolist(), len(positions_T)]).diff().tolist()
 
@@ -75,14 +78,14 @@ def _attention(
     position_bias: torch.Tensor | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
+    """Attention in the interface of transformers: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
     settings |= {"dropout": dropout, "scaling": scaling}
     conversations: Conversations | None = getattr(module, _CONVERSATIONS, None)
     if conversations is None or position_bias is not None or not conversations.cover(query, key, attention_mask):
         settings["position_bias"] = position_bias
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     assert attention_mask is not None
-    # By `split`, which goes backward in one piece; each slice would fill a gradient of the whole size.
+    # `split` has one backward for all its parts; each slice would allocate a gradient of the full size.
     rows = (whole.split(1) for whole in (query, key, value, attention_mask.expand(len(query), -1, -1, -1)))
     found = []
     for lengths, *row, mask in zip(conversations.lengths_B, *rows, strict=True):

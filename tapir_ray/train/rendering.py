@@ -1,10 +1,10 @@
-"""Conversations as the text that a chat template makes of them, with nothing of them lost.
+"""Renders conversations with a chat template, and checks that no text is lost.
 
     template = ChatTemplate(tokenizer, chat_template_kwargs)
     turns = template.as_text(messages)                   # control tokens in the contents are broken
     text = template.render(turns, for_answer=True)       # raises TemplateRefused
 
-Leading and trailing white space of a turn is the template's to strip, as most do. Anything else has to be there.
+A template may strip leading and trailing white space of a turn, as most do. Everything else must appear in its text.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ THOUGHTS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
-"""Marks around a model's thoughts. Those that an answer begins with are the model's own, not text."""
+"""Marks around a model's thoughts. At the begin of an answer they are control tokens, elsewhere text."""
 
 _SHOWN = 60
-"""Characters of a lost text that a reason shows."""
+"""Most characters of a lost text that a reason quotes."""
 
 
 class TemplateRefused(RowRefused):
-    """A conversation that the chat template does not take (a system turn, roles that do not alternate), or not whole.
+    """A conversation that the chat template rejects (a system turn, roles that do not alternate) or loses part of.
 
-    The text is the template's own sentence, if it has one.
+    The text is the template's own message, if it has one.
     """
 
     @property
@@ -49,11 +49,11 @@ class TemplateRefused(RowRefused):
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer with its arguments."""
+    """The chat template of a tokenizer, with its arguments."""
 
     def __init__(self, tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> None:
         self._tokenizer, self._kwargs = tokenizer, chat_template_kwargs
-        # What a template writes may also be put together from pieces, or come from its arguments.
+        # A template may also compose marks from pieces, which only rendered probes show, or take them from arguments.
         written = [str(tokenizer.chat_template), json.dumps(chat_template_kwargs, default=str, ensure_ascii=False)]
         shown = list(self._shown_probes())
         self.control = ControlTokens(tokenizer, "\n".join([*written, *shown]))
@@ -61,8 +61,7 @@ class ChatTemplate:
 
     @functools.cached_property
     def opened(self) -> tuple[str, str] | None:
-        """If the prompt ends in thoughts that are open: what opens them, and what is still to be written to close
-        them without any."""
+        """(opening mark, text that closes the thoughts without any) if the prompt opens thoughts; else None."""
         try:
             shown = self._render([{"role": "user", "content": _probe(0)}], add_generation_prompt=True)
         except Exception:
@@ -76,17 +75,17 @@ class ChatTemplate:
         return None
 
     def as_text(self, turns: Sequence[Message]) -> list[Message]:
-        """The turns with all control tokens of their contents broken but the marks of an answer's thoughts.
+        """The turns with all control tokens in their contents broken, except the marks of an answer's thoughts.
 
         Raises SpecialToken.
         """
         return [{**turn, "content": self._content(turn)} for turn in turns]
 
     def render(self, turns: Sequence[Message], for_answer: bool) -> str:
-        """The text of turns that `as_text` gave, up to the answer if it is `for_answer`.
+        """The text of turns returned by `as_text`; with `for_answer` it ends with the begin of the next answer.
 
-        Raises TemplateRefused if the template does not take them, or leaves out or changes part of one. Thoughts of
-        answers may be left out, and the last answer if it is not `for_answer`, for which the caller looks.
+        Raises TemplateRefused if the template rejects the turns, or leaves out or changes part of one. Thoughts of
+        answers may be left out. Without `for_answer` the last turn is not checked; the caller checks it.
         """
         try:
             text = self._render(turns, add_generation_prompt=for_answer)
@@ -108,19 +107,19 @@ class ChatTemplate:
         return text
 
     def holds(self, continued: str, answer: str) -> bool:
-        """Whether what the template writes after a prompt holds an answer of `as_text` whole, in no open thoughts."""
+        """Returns whether `continued`, the text after a prompt, has all of `answer` outside open thoughts."""
         opening, thoughts, _, rest = split_thoughts(answer, self._opening)
         place = continued.find(thoughts.strip())
         if place < 0:
             return False
         if self.opened is not None:
             if opening and self._opening in continued[:place]:
-                return False  # once more than in the prompt
+                return False  # the template opens the thoughts a second time
             place = continued.find(dict(THOUGHTS)[self._opening], place)
         return place >= 0 and continued.find(rest.strip(), place) >= 0
 
     def closed(self, answer: str) -> str:
-        """An answer of `as_text` as it follows the prompt: thoughts that the prompt opened are closed."""
+        """An answer of `as_text` in the form in which it follows the prompt: closes thoughts that the prompt opens."""
         if self.opened is None:
             return answer
         opening, closing = self.opened
@@ -151,37 +150,36 @@ class ChatTemplate:
         broken = self.control.broken(text)
         if self._apart or not broken.strip():
             return broken
-        # The template's text could complete a control token with this one.
+        # Text of the template next to this one could complete a control token with it, so break at both ends.
         inside = broken.strip()
         start = broken.index(inside)
         return f"{broken[:start]}{BREAK}{inside}{BREAK}{broken[start + len(inside) :]}"
 
     def _shown_probes(self) -> Iterator[str]:
-        """What the template makes of conversations that it takes."""
+        """Yields the template's text of some probe conversations, without those that it rejects."""
         roles = ["user", "assistant", "user", "assistant"]
         for turns in (["system", *roles], roles, roles[:2]):
             messages = [{"role": role, "content": _probe(place)} for place, role in enumerate(turns)]
             for number in (len(messages), len(messages) - 1):
                 try:
                     yield self._render(messages[:number], add_generation_prompt=number < len(messages))
-                except Exception:  # said where the template is checked, or of the rows that it refuses
+                except Exception:  # `check_template` and `render` report what the template rejects
                     continue
 
     def _joins(self, shown: str) -> bool:
         places = [shown.find(_probe(number)) for number in range(5)]
         inner = sorted(place for place in places if place >= 0)
         ends = [place + len(_probe(0)) for place in inner]
-        beside = any(end == place for end, place in zip(ends, inner[1:], strict=False))
-        return beside or any(
+        adjacent = any(end == place for end, place in zip(ends, inner[1:], strict=False))
+        return adjacent or any(
             self.control.joins(shown[:place], shown[end:]) for place, end in zip(inner, ends, strict=True)
         )
 
 
 def split_thoughts(answer: str, opened: str = "") -> tuple[str, str, str, str]:
-    """(what opens thoughts, the thoughts, what closes them, the answer after them) of an answer that begins with
-    thoughts; else three empty texts and all of it.
+    """(opening mark, thoughts, closing mark, answer) of a text that begins with thoughts; else ("", "", "", text).
 
-    The mark that the prompt has `opened` them with may be missing.
+    The opening mark may be missing if it is `opened`, the one that the prompt ends with.
     """
     start = len(answer) - len(answer.lstrip())
     for opening, closing in THOUGHTS:
@@ -201,9 +199,9 @@ def _probe(number: int) -> str:
 
 
 def chat_template_of(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> ChatTemplate:
-    """The ChatTemplate of a tokenizer as it is now, made once."""
+    """The ChatTemplate of a tokenizer in its current state, cached."""
     key = (str(tokenizer.chat_template), len(tokenizer), json.dumps(chat_template_kwargs, sort_keys=True, default=str))
-    # With the tokenizer, so that both are gone together.
+    # Cached on the tokenizer, so that both are freed together.
     made: dict[Any, ChatTemplate] = vars(tokenizer).setdefault("_tapir_templates", {})
     if key not in made:
         made[key] = ChatTemplate(tokenizer, chat_template_kwargs)

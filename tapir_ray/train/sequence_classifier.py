@@ -1,9 +1,9 @@
-"""A sequence classification model with its tokenizer: what training and classification share.
+"""Sequence classification model with its tokenizer, for training and for classification.
 
     model = SequenceClassifier("microsoft/deberta-v3-base", max_length=256, labels=["Math", "Writing"])
     labels, probabilities = model.predict(model.encode(["What is 2 + 2?"]), batch_size=64)
 
-Any HF name, folder or URI. Imported in workers only: it loads torch and transformers.
+The model is a HF name, folder or URI. Import this module in workers only: it loads torch and transformers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from tapir_ray.train.weights import load_classifier, refuse_sizes
 TokenIds = list[int]
 
 TOKENS_ON_CPU = 1024
-"""Padded tokens a CPU gets at once: beyond, activations leave its caches and rows a second fall by half (measured)."""
+"""Most padded tokens of a batch on a CPU; larger batches leave the caches, which halves rows per second (measured)."""
 
 
 class SequenceClassifier:
-    """`model`, in 32-bit floats, and its `tokenizer`; texts are cut to their first `max_length` tokens.
+    """`model`, in 32-bit floats, and its `tokenizer`. Texts are truncated to their first `max_length` tokens.
 
-    Raises InputError for files or weights that are missing, unexpected or do not fit each other.
+    With `labels` the head has exactly these outputs; weights of a head of another size are dropped. `threads` sets
+    torch's threads in this process; `gpu` puts the model on the worker's GPU.
 
-    With `labels`, the head is made to give exactly these: weights of a head of another size are thrown away. `threads`
-    are those of torch in this process; `gpu` puts the model on the worker's GPU.
+    Raises InputError for files or weights that are missing, unexpected or do not fit together.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SequenceClassifier:
                 "id2label": dict(enumerate(labels)),
                 "label2id": {label: index for index, label in enumerate(labels)},
             }
-        # Checkpoints stored in 16 bits, as DeBERTa-v3's are, would otherwise be trained in them and give NaN.
+        # A checkpoint in 16 bits, as DeBERTa-v3's, would otherwise be trained in 16 bits, which gives NaN.
         self.model = load_classifier(
             name,
             "classify.model",
@@ -70,11 +70,11 @@ class SequenceClassifier:
 
     @property
     def labels(self) -> list[str]:
-        """The names of the outputs, in their order."""
+        """Names of the outputs, in order."""
         return [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
 
     def encode(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of each text, special tokens included, at most `max_length` of them."""
+        """Token ids of each text: at most `max_length`, including special tokens."""
         if not texts:
             return []
         encoded = self.tokenizer(
@@ -100,10 +100,10 @@ class SequenceClassifier:
         }
 
     def predict(self, rows: Sequence[TokenIds], batch_size: int) -> tuple[list[int], list[float]]:
-        """The most probable output of each row and its probability, in the rows' order.
+        """(most probable output of each row, its probability), in the order of the rows.
 
-        Rows of like length are run together, at most `batch_size`, so that hardly anything but text is computed;
-        the longest go first, so that a batch that does not fit into memory shows at once.
+        Batches of at most `batch_size` rows have similar lengths, which leaves little padding. The longest rows go
+        first, so that a batch that does not fit into memory fails at once.
         """
         outputs, probabilities = [0] * len(rows), [0.0] * len(rows)
         max_tokens = None if self.device.type == "cuda" else TOKENS_ON_CPU
@@ -118,9 +118,9 @@ class SequenceClassifier:
 
 
 def longest_first(lengths: Sequence[int], batch_size: int, max_tokens: int | None) -> Iterator[list[int]]:
-    """Every row's index once, longest row first, in batches of at most `batch_size` rows.
+    """Yields the index of every row once, longest row first, in batches of at most `batch_size` rows.
 
-    With `max_tokens`, a batch padded to its longest row is also at most that large, or it is one row.
+    With `max_tokens`, a batch padded to its longest row has at most that many tokens, unless it is a single row.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     start = 0

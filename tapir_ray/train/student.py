@@ -1,9 +1,9 @@
-"""Fine-tune the student: Ray Train with DeepSpeed workers, from a packed table to a HF folder.
+"""Fine-tunes the student with Ray Train and DeepSpeed, from a packed table to a HF folder.
 
     result = train_student("runs/x/rounds/01/packed", fs, "runs/x/checkpoints/00", "runs/x/checkpoints/01",
                            "runs/x/ray_train", "x-01-a1", config.student, config.train, config.resources, …)
 
-Several trainings may run at once in one driver, each in its own thread and under its own name.
+Several trainings may run at once in one driver, each in its own thread and with its own name.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from tapir_ray.train.work import Work
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training did."""
+    """Result of a training."""
 
     steps: int
     sequences: int
     tokens: int
-    """Tokens of all sequences, padding not counted."""
+    """Tokens of all sequences, without padding."""
     response_tokens: int
-    """The ones in the loss."""
+    """Tokens in the loss."""
     first_loss: float
     last_loss: float
     holdout_losses: list[tuple[int, float]]
-    """(steps done, mean cross-entropy on the holdout in nats a response token): before the first step, at checkpoints
-    and after the last step; empty without a holdout."""
+    """(completed steps, mean cross-entropy on the holdout in nats per response token) before the first step, at
+    checkpoints and after the last step; empty without a holdout."""
     holdout_pairs_before: dict[str, tuple[float, int]]
-    """Before the first step, by pair of the holdout: the sum of the cross-entropy (nats) over its response tokens, and
-    their number."""
+    """(sum of the cross-entropy over the response tokens in nats, their number) of each holdout pair before the first
+    step."""
     holdout_pairs: dict[str, tuple[float, int]]
     """The same after the last step."""
     losses: list[float]
-    """Mean cross-entropy (nats a response token) of each global batch, before its step."""
+    """Mean cross-entropy of each global batch before its step, in nats per response token."""
     seconds: float
-    """From the first step to the last."""
+    """Time from the first step to the last."""
     startup_seconds: float
-    """From the call to the first step that it took; where workers were replaced, the first of the last ones."""
+    """Time from the call to the first step; if workers were replaced, to the first step of the last ones."""
     checkpoint: str
-    """The HF folder."""
+    """HF folder of the new student."""
 
 
 def train_student(
@@ -80,19 +80,18 @@ def train_student(
     before_writing: Callable[[], None] = lambda: None,
     holdout_dir: str | None = None,
 ) -> TrainResult:
-    """Train `init_model` once through the packed table and write the new student to the folder `out_dir`.
+    """Trains `init_model` once through the packed table and writes the new student to the folder `out_dir`.
 
-    `packed_dir`, `out_dir` and `storage_dir` are paths on `fs`. `storage_dir` keeps Ray Train's own files, to be
-    removed by the caller once the result is safe: a training of the same `name` that was stopped goes on from its last
-    checkpoint, so the name must be new for every packed table. The table already holds `epochs` epochs. `on_progress`
-    is called from this thread about once a second, `before_writing` before `out_dir` is touched. `holdout_dir` is a
-    packed table whose loss is measured on the way.
+    - `packed_dir`, `out_dir` and `storage_dir` are paths on `fs`. The table already holds `epochs` epochs.
+    - `storage_dir` is for Ray Train's files; the caller removes it once the result is safe.
+    - `name` must be new for every packed table: a stopped training of the same name continues from its last checkpoint.
+    - `on_progress` is called from this thread about once a second, `before_writing` before `out_dir` is touched.
+    - `holdout_dir` is a packed table whose loss is evaluated during the training.
+    - `base_model`, with `train.lora`, continues the adapter stored with `init_model` (`between_rounds: continue`) on
+      this model; without it the adapter is new. `out_dir` gets merged weights in both cases.
 
-    With `train.lora` an adapter is trained, and `out_dir` has it merged. `base_model` makes that the adapter that
-    `init_model` has kept (`between_rounds: continue`), on the model that it was trained on; without it is a new one.
-
-    Raises InputError where the adapter cannot be put where `train.lora` says, StageError when the training fails; its
-    checkpoints then stay.
+    Raises InputError if `train.lora` names unknown modules. Raises StageError if the training fails; its checkpoints
+    then stay.
     """
     import ray.train
     import ray.train.torch
@@ -151,9 +150,9 @@ def train_student(
             storage_path=storage_dir,
             storage_filesystem=fs,
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-            # Workers that have claimed no GPU see none of those that others have claimed.
+            # Hides all GPUs from workers that claim none.
             worker_runtime_env={} if workers.gpus else {"env_vars": {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}},
-            # Unlimited by default: workers that can never be placed would be waited for without an end.
+            # The controller retries without limit by default, so workers that can never be placed would block forever.
             failure_config=FailureConfig(max_failures=train.max_failures, controller_failure_limit=START_TRIES),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=train.checkpoints_kept,
@@ -171,7 +170,7 @@ def train_student(
     facts["holdout_losses"] = [(step, loss) for step, loss in facts["holdout_losses"]]
     for name in ("holdout_pairs_before", "holdout_pairs"):
         facts[name] = {pair: (loss, tokens) for pair, (loss, tokens) in facts[name].items()}
-    # The clocks of two machines, of which one may have been set meanwhile.
+    # The difference of two machines' clocks may be negative.
     startup_seconds = max(0.0, facts.pop("started") - called)
     losses = facts["losses"]
     return TrainResult(
@@ -180,15 +179,15 @@ def train_student(
 
 
 def _left(text: str) -> dict[str, Any]:
-    """What the workers left in ERROR_FILE."""
+    """The content of ERROR_FILE, as the workers left it."""
     try:
         return dict(json.loads(text))
     except ValueError:
-        return {"error": "its workers left an error that is torn; start it again", "good": None}
+        return {"error": "the error file of its workers is torn; start the same command again", "good": None}
 
 
 def _sentence(left: dict[str, Any], result: Any) -> str:
-    """The error that the workers left, with which of the checkpoints that Ray Train has kept is good."""
+    """The error that the workers left, and the last good checkpoint that Ray Train has kept."""
     if left["good"] is None:
         return str(left["error"])
     kept = {int(noted[STEPS]): checkpoint.path for checkpoint, noted in result.best_checkpoints}
@@ -203,14 +202,14 @@ def _text(fs: pafs.FileSystem, path: str) -> str | None:
 
 
 def _backend(gpus: float) -> str:
-    """NCCL for GPUs, gloo for CPUs, also where a cluster only counts logical GPUs that no node really has."""
+    """`nccl` for GPUs; `gloo` for CPUs, also if a cluster has only logical GPUs, as in tests."""
     have = ray.cluster_resources()
     real = any(key.startswith("accelerator_type:") for key in have)
     return "nccl" if gpus > 0 and (real or not have.get("GPU")) else "gloo"
 
 
 def _fit(trainer: Any, mailbox: Any, on_progress: Callable[[dict[str, Any]], None] | None) -> Any:
-    """`trainer.fit()`, while what the workers say is handed on."""
+    """Runs `trainer.fit()` and passes the workers' messages to `on_progress` meanwhile. Raises StageError."""
 
     def hand_on() -> None:
         if on_progress is not None:

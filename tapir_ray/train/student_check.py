@@ -1,8 +1,8 @@
-"""Whether a student can be trained, answer and be written, looked at before anything is spent.
+"""Checks, before anything is spent, that a student can be trained, can answer and can be exported.
 
-    for doubt in check_student(config.student, config.train): print(f"warning: {doubt}", file=sys.stderr)
+    for warning in check_student(config.student, config.train): print(f"warning: {warning}", file=sys.stderr)
 
-Needs no GPU, and reads of the weights only what they are called and their shapes.
+Needs no GPU, and reads only names and shapes of weights.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tapir_ray.train.weights import is_here, load_student, refuse_files
 
 
 def check_student(student: Student, train: Train) -> list[str]:
-    """Sentences for the user about what of the student's files will not be used.
+    """Warnings about parts of the student's files that will not be used.
 
-    Raises InputError, with what to change, if the student cannot be trained, answer or be written. Of a hub name of
-    which this machine has no copy only the chat template is looked at; the rest is when it is loaded.
+    Raises InputError, which says what to change, if the student cannot be trained, answer or be exported. For a hub
+    name without a copy on this machine only the chat template is checked; the rest is checked when it is loaded.
     """
     warnings: list[str] = []
     if student.model is None:
@@ -31,8 +31,8 @@ def check_student(student: Student, train: Train) -> list[str]:
         model = load_student(student.model, student, device_map="meta")
         if left_out := try_export(model, tokenizer, student.model, student):
             warnings.append(
-                f"the student is written without {', '.join(left_out)}, which the generation_config.json of "
-                f"{student.model} has to no effect"
+                f"the student is written without {', '.join(left_out)}: these keys of the generation_config.json of "
+                f"{student.model} have no effect"
             )
     else:
         if student.chat_template is not None:
@@ -44,7 +44,7 @@ def check_student(student: Student, train: Train) -> list[str]:
 
 
 def _tokenizer_to_be(student: Student) -> object:
-    """A tokenizer with the marks of a created student's and no words."""
+    """A tokenizer with the special tokens of a created student and no vocabulary."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 

@@ -1,11 +1,11 @@
-"""Ray's TorchTrainer as a part of a program that may be stopped, and has signal handlers of its own.
+"""Ray's TorchTrainer for a program that can be stopped and has its own signal handlers.
 
     trainer = trainer_class()(train_worker, train_loop_config=…, scaling_config=…, run_config=…)
-    trainer.meanwhile = …                                    # called again and again until it is done
+    trainer.meanwhile = …                                    # called about twice a second until it is done
     result = trainer.fit()
 
-What waits for Ray without an end lets no signal through in the main thread, and in another one it crashes the process
-where Ray is shut down meanwhile.
+An unlimited wait for Ray blocks signals in the main thread. In another thread it crashes the process if Ray is shut
+down meanwhile. So `fit` waits in short intervals.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ POLL_S = 0.5
 PEER_LOST = re.compile(
     r"DistBackendError|NCCL error|gloo/|connection (closed|reset|refused)|broken pipe|(by|from) peer", re.I
 )
-"""In what a worker says that failed because another one did."""
+"""Matches the error of a worker that failed because it lost another one."""
 START_TRIES = 20
-"""How often workers that find no place in a minute are waited for again: nodes may be on their way."""
+"""Number of times to wait again for workers that found no resources in a minute: new nodes may be starting."""
 
 
 def cause_of(error: Exception) -> str:
-    """What a training failed of, in a line: of the failures of its workers the one that was raised on purpose, else one
-    that is not the loss of another worker."""
+    """The cause of a failed training, in one line.
+
+    Among the failures of several workers, one raised on purpose comes first, then one that is not the loss of another
+    worker.
+    """
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
     own = [cause for cause in causes if isinstance(cause, StageError)]
@@ -41,14 +44,14 @@ def cause_of(error: Exception) -> str:
 
 
 def trainer_class() -> type[Any]:
-    """Ray's TorchTrainer, whose `fit` waits a little at a time, without two of its callbacks.
+    """Ray's TorchTrainer with a `fit` that waits in short intervals, and without two of its callbacks.
 
-    One callback starts an actor that removes a dead controller's placement group: the end of the driver does that, and
-    without a dashboard the actor can only write a warning every second. The other changes the workers' directory, after
-    which relative paths of the configuration name nothing.
+    - PlacementGroupCleanerCallback starts an actor that removes the placement group of a dead controller. The end of
+      the driver does that too, and without a dashboard the actor logs a warning every second.
+    - WorkingDirectorySetupCallback changes the workers' directory, which breaks relative paths in the config.
 
-    What is raised while `fit` waits ends the training. Ctrl-C stays as it is: Ray's own handler would end the process
-    with status 0, also later.
+    An exception raised during the wait ends the training. Ray's handler for Ctrl-C is not installed: it would end the
+    process with status 0, even after the training.
     """
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.callbacks.working_dir_setup import WorkingDirectorySetupCallback
@@ -64,7 +67,7 @@ def trainer_class() -> type[Any]:
             return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unwanted)]
 
         def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            # It waits for its workers inside an event loop, of which Ray would warn.
+            # The controller waits for its workers inside an event loop, about which Ray would warn.
             environment = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0"} | get_env_vars_to_propagate()
             actor: Any = ray.remote(num_cpus=0, runtime_env={"env_vars": environment})(TrainController)
             controller = actor.options(**with_driver()).remote(**parts)
@@ -78,7 +81,7 @@ def trainer_class() -> type[Any]:
             except BaseException as error:
                 with suppress(Exception):
                     ray.kill(controller)
-                # What a signal's handler raises in the midst of Ray's own code is the cause of a SystemError.
+                # An exception from a signal handler inside Ray's C code arrives as the cause of a SystemError.
                 stop = own_error(error) if isinstance(error, SystemError) else None
                 if stop is None:
                     raise

@@ -1,7 +1,7 @@
-"""A model's weights against its config: what is missing would be random, what is unexpected would be left out.
+"""Loads models and checks their weights: transformers fills missing ones at random and ignores unexpected ones.
 
 model = load_student("my/folder", config.student, dtype=torch.bfloat16, attn_implementation="sdpa")
-model = load_student("my/folder", config.student, device_map="meta")     # the same check, and no weight is read
+model = load_student("my/folder", config.student, device_map="meta")     # the same check without reading weights
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from tapir_ray.run.model_store import local
 from tapir_ray.train.model_files import file_problems, has_weights, named
 
 OF_NO_USE = re.compile(r"(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias|position_ids|num_batches_tracked)$")
-"""Buffers that old checkpoints have and that are computed today."""
+"""Buffers that old checkpoints contain and that models compute today."""
 
 
 def load_student(model: str, student: Student, **options: Any) -> Any:
-    """A causal language model of a folder, URI or HF name, with every weight out of its files.
+    """A causal language model from a folder, URI or HF name, with every weight read from its files.
 
-    `options` are `from_pretrained`'s. Raises InputError, with the names, for files or weights that are missing, cut
-    short, unexpected or of another shape.
+    `options` are those of `from_pretrained`. Raises InputError, with names, for files or weights that are missing,
+    truncated, unexpected or of another shape.
     """
     from transformers import AutoModelForCausalLM
 
@@ -44,9 +44,9 @@ def load_student(model: str, student: Student, **options: Any) -> Any:
 
 
 def load_classifier(model: str, key: str, new_head: bool, **options: Any) -> Any:
-    """A sequence classification model, with every weight out of its files; of one that is to be fine-tuned
-    (`new_head`) all but the head, and what its files have beside the body is left out.
+    """A sequence classification model, with every weight read from its files.
 
+    With `new_head`, for a model to fine-tune, only the weights of its body must be in the files; others are ignored.
     Raises InputError as `load_student` does.
     """
     from transformers import AutoModelForSequenceClassification
@@ -57,7 +57,7 @@ def load_classifier(model: str, key: str, new_head: bool, **options: Any) -> Any
     body = f"{loaded.base_model_prefix}."
     if new_head:
         found = {
-            # Whether there is a pooler under the head depends on what the body was trained for.
+            # Poolers do not count: a body has one or not, depending on the task it was trained for.
             kind: [entry for entry in found[kind] if _name(entry).startswith(body) and ".pooler." not in _name(entry)]
             for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         }
@@ -69,9 +69,9 @@ def load_classifier(model: str, key: str, new_head: bool, **options: Any) -> Any
 
 
 def is_here(model: str, key: str, revision: str | None = None) -> bool:
-    """Whether a model is a folder, a URI, or a hub name of which this machine has a copy with its weights.
+    """Returns whether a model is a folder, a URI, or a hub name with a copy of its weights on this machine.
 
-    Raises InputError for the path of a folder that is not there.
+    Raises InputError for the path of a folder that does not exist.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -82,7 +82,7 @@ def is_here(model: str, key: str, revision: str | None = None) -> bool:
     if Path(model).exists():
         return True
     if Path(model).is_absolute() or model.startswith((".", "~")):
-        raise InputError(f"{key} {model} is not a folder")
+        raise InputError(f"{key} {model} is not a folder: correct the path")
     try:
         return has_weights(Path(snapshot_download(model, revision=revision, local_files_only=True)))
     except (HFValidationError, LocalEntryNotFoundError):
@@ -90,15 +90,17 @@ def is_here(model: str, key: str, revision: str | None = None) -> bool:
 
 
 def refuse_files(model: str, key: str) -> None:
-    """Raises InputError for a model folder of which a file is missing, cut short or a pointer of Git LFS."""
+    """Raises InputError for a model folder with a file that is missing, truncated or a pointer of Git LFS."""
     folder = Path(local(model))
     if folder.is_dir() and (problems := file_problems(folder)):
         raise InputError(f"{key} {model}: {'; '.join(problems)}")
 
 
 def refuse_weights(found: dict[str, Any], model: str, key: str, advice: str = "") -> None:
-    """Raises InputError for what `from_pretrained` has found missing, unexpected or of another shape (its
-    `output_loading_info`)."""
+    """Raises InputError for weights that are missing, unexpected or of another shape.
+
+    `found` is the `output_loading_info` of `from_pretrained`.
+    """
     missing, unexpected = sorted(found["missing_keys"]), _used(found["unexpected_keys"])
     problems = []
     if missing:
@@ -117,9 +119,9 @@ def refuse_weights(found: dict[str, Any], model: str, key: str, advice: str = ""
 
 
 def refuse_sizes(tokenizer: Any, loaded: Any, model: str, key: str = "student.model") -> None:
-    """Raises InputError for a tokenizer with ids that the model has no embedding for."""
+    """Raises InputError for a tokenizer with ids beyond the model's embedding."""
     weight = loaded.get_input_embeddings().weight
-    # A weight in pieces has no shape but the one that DeepSpeed notes.
+    # A weight that ZeRO-3 has partitioned is empty; DeepSpeed keeps its shape in `ds_shape`.
     rows = getattr(weight, "ds_shape", weight.shape)[0]
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if largest >= rows:
@@ -132,7 +134,8 @@ def refuse_sizes(tokenizer: Any, loaded: Any, model: str, key: str = "student.mo
 
 
 def _both(kind: Any, model: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """The model and what was found of its weights; those of another shape are refused by their names later."""
+    """(model, loading info of its weights)."""
+    # Mismatched sizes are ignored here, so that `refuse_weights` can list all faults in one message.
     loaded, found = kind.from_pretrained(model, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     return loaded, found
 
@@ -151,7 +154,7 @@ def _name(entry: Any) -> str:
 
 @contextmanager
 def _told(model: str, key: str) -> Iterator[None]:
-    """What transformers raises for a model that it cannot load, as InputError."""
+    """Context manager: turns the errors of transformers for a model that it cannot load into InputError."""
     from safetensors import SafetensorError
 
     try:
@@ -165,7 +168,7 @@ def _told(model: str, key: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' own table of what is missing, which is said in a sentence."""
+    """Context manager: suppresses transformers' table of missing weights, which `refuse_weights` reports."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

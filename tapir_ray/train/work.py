@@ -1,4 +1,4 @@
-"""One training, as its workers are told of it."""
+"""Input of the workers of a training."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from tapir_ray.config import Student, Train
 
 @dataclass(frozen=True)
 class Work:
-    """What every worker is told."""
+    """Input of one training, the same for every worker."""
 
     packed_dir: str
     holdout_dir: str | None
-    """The packed holdout, whose loss is watched."""
+    """Packed holdout whose loss is evaluated during the training."""
     storage_dir: str
-    """Of this training alone."""
+    """Folder of this training alone."""
     fs: pafs.FileSystem
     init_model: str
     base_model: str | None
-    """The model under the adapter of `init_model` that goes on; None trains `init_model` itself, or begins on it."""
+    """Base of the adapter in `init_model` that is continued. None: no adapter, or a new one on `init_model`."""
     student: Student
     train: Train
     learning_rate: float
     epochs: int
     random_seed: int
     progress: Any
-    """Actor with `put(dict)`, or None."""
+    """Actor with a method `put(dict)` for progress messages, or None."""

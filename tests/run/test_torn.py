@@ -253,4 +253,4 @@ def test_a_training_whose_records_are_torn_begins_again(tmp_path: Path, caplog: 
         forget_torn(LOCAL, str(folder), "train_result.json")
         assert folder.exists() == stays
     forget_torn(LOCAL, str(tmp_path / "none"), "train_result.json")
-    assert "begins with its first step" in caplog.text
+    assert "starts from its first step" in caplog.text

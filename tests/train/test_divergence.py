@@ -47,9 +47,9 @@ def test_the_weights_before_those_of_the_bad_step_are_good() -> None:
 def test_only_a_checkpoint_that_is_still_there_is_named_and_the_one_that_a_run_goes_on_from() -> None:
     four, six = {4: "kept/four"}, {6: "kept/six"}
     assert what_is_left(four, good=5) == (
-        "the last good checkpoint is kept/four (step 4); without a change the run goes on from the latest, of step 4"
+        "the last good checkpoint is kept/four (step 4); without a change the run continues from the latest, of step 4"
     )
-    doubtful = "without a change the run goes on from the latest, of step 6, which is not known to be good"
+    doubtful = "without a change the run continues from the latest, of step 6, which is not known to be good"
     assert what_is_left(four | six, good=5) == f"the last good checkpoint is kept/four (step 4); {doubtful}"
     assert what_is_left(six, good=5) == f"no good checkpoint is left; {doubtful}"
     assert what_is_left({}, good=5).startswith("there is no checkpoint")

@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_
         run(model, packed, tmp_path, "bad", workers=1, checkpoint_steps=2)
     said = re.search(
         r"at step (\d) of 6 .* train\.learning_rate.* --fork .* pairs are (.*); the last good checkpoint is (.*) "
-        r"\(step (\d)\); without a change the run goes on from the latest, of step (\d)$",
+        r"\(step (\d)\); without a change the run continues from the latest, of step (\d)$",
         str(error.value),
     )
     assert said, str(error.value)
