@@ -96,7 +96,7 @@ def test_a_lost_head_is_replaced_and_the_run_goes_on_from_storage(tmp_path: Path
     time.sleep(3.0)
     head.stop()
     assert submitted.wait(300) == 1, user.said()
-    assert "the same command goes on from it once there is a head" in user.said()
+    assert "start the same command again once the head answers" in user.said()
     answered = sum(user.driver.requests().values())
 
     began = time.monotonic()

@@ -1,9 +1,10 @@
-"""The nodes that a cluster's autoscaler may add. Ray 2.60 reports them nowhere, so its configuration is read.
+"""Reads from the autoscaler's configuration which nodes it may add, because Ray 2.60 does not report them.
 
-for group in groups(): print(group.name, group.most, group.resources)
+    for group in groups(): print(group.name, group.most, group.resources)
 
-It is found on the machine of the head, where a job's driver runs: by the autoscaler's process (`ray up`), or from
-Kubernetes (KubeRay), where the autoscaler is a container beside the head and has the same rights.
+The configuration can be read on the machine of the head, where the driver of a job runs. It comes from the command line
+of the autoscaler's process (`ray up`), or from Kubernetes (KubeRay), where the autoscaler runs in the pod of the head
+with the same rights.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import yaml
 
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONFIG, CLUSTER = "--autoscaling-config=", "--gcs-address="
-"""Options of the autoscaler's process."""
+"""Command-line options of the autoscaler's process."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes of one kind: what one has, by Ray's names of resources, and how many there may be at once."""
+    """Nodes of one type: `resources` of a node by Ray's names, and the highest number of nodes at once (`most`)."""
 
     name: str
     most: int
@@ -33,7 +34,7 @@ class Group:
 
 
 def groups() -> list[Group]:
-    """Groups of worker nodes; empty where the cluster has no autoscaler, or this is not the machine of its head."""
+    """Groups of worker nodes; empty if the cluster has no autoscaler, or if this is not the machine of its head."""
     import ray
 
     return _groups(ray.get_runtime_context().gcs_address)
@@ -46,9 +47,9 @@ def _groups(gcs_address: str) -> list[Group]:
 
 
 def groups_of(config: dict[str, Any]) -> list[Group]:
-    """The worker groups of an autoscaler's configuration."""
+    """The worker groups of an autoscaler's configuration, in the format of `ray up`."""
     kinds = config["available_node_types"]
-    most = int(config.get("max_workers", 2))
+    most = int(config.get("max_workers", 2))  # Ray's own default
     return [
         Group(name, min(int(kind.get("max_workers", most)), most), dict(kind.get("resources", {})))
         for name, kind in kinds.items()
@@ -57,7 +58,7 @@ def groups_of(config: dict[str, Any]) -> list[Group]:
 
 
 def of_process(gcs_address: str) -> dict[str, Any] | None:
-    """The configuration that the autoscaler of this cluster was started with, if it is a process of this machine."""
+    """The configuration file of this cluster's autoscaler; None if no process of this machine is the autoscaler."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if f"{CLUSTER}{gcs_address}" in words:
@@ -69,7 +70,7 @@ def of_process(gcs_address: str) -> dict[str, Any] | None:
 
 
 def of_kubernetes() -> dict[str, Any] | None:
-    """The configuration of the RayCluster that this pod belongs to, as KubeRay's autoscaler derives it."""
+    """The configuration that KubeRay's autoscaler derives from the RayCluster of this pod; None outside of one."""
     name = os.environ.get("RAY_CLUSTER_NAME")
     if name is None or not NAMESPACE.exists():
         return None
@@ -77,7 +78,7 @@ def of_kubernetes() -> dict[str, Any] | None:
 
     try:
         config: dict[str, Any] = AutoscalingConfigProducer(name, NAMESPACE.read_text().strip())()
-    except OSError as error:  # those of requests are
+    except OSError as error:  # exceptions of `requests` are OSErrors
         logging.getLogger(__name__).warning("the RayCluster %s cannot be read: %s", name, error)
         return None
     return config

@@ -1,10 +1,10 @@
-"""An error that another thread has found, raised in the main one, whatever that is waiting for; and the other way.
+"""Passes errors between threads: from a watcher to the waiting main thread, and from a block to its background work.
 
 with interruptible():                                    # in the main thread
-    for block in pipeline: ...                           # a watcher: interrupt(StageError("…"))
+    for block in pipeline: ...                           # a watcher calls interrupt(StageError("…"))
 
-with beside(work) as done:                               # in a thread: leave_if_asked(), now and then
-    ...                                                  # what is raised here ends the work, too
+with beside(work) as done:                               # `work` calls leave_if_asked() now and then
+    ...                                                  # an exception here ends `work` too
     done.result()
 """
 
@@ -22,10 +22,10 @@ from typing import TypeVar
 from tapir_ray.errors import Stopped
 
 _asked: ContextVar[threading.Event | None] = ContextVar("asked", default=None)
-"""In the thread of `beside`: set where it shall end."""
+"""Event in the thread of `beside`, set when the thread has to end."""
 
 JOIN_S = 10.0
-"""How long a look that waits for a cluster that is gone may hold up the end."""
+"""Longest wait at the end for a watcher, in seconds: it may wait for a cluster that no longer exists."""
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _sending = threading.RLock()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let `interrupt` raise here; does nothing outside the main thread, the only one that Python can interrupt."""
+    """Context manager in which `interrupt` raises. Does nothing outside the main thread: Python interrupts no other."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,7 +50,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        # An interrupt on its way must still find the handler, and nothing to raise.
+        # A signal that is already sent must still find this handler (the default one ends the process), but no error.
         with _sending:
             _open.clear()
             _waiting.clear()
@@ -58,7 +58,8 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt(error: Exception) -> None:
-    """Raise an error in the main thread; nothing happens where it is not `interruptible`."""
+    """Raises an error in the main thread. Does nothing if the main thread is not in `interruptible`."""
+    # By a signal, because only a signal handler can raise in a thread that waits in compiled code.
     with _sending:
         if _open.is_set():
             _waiting.append(error)
@@ -67,9 +68,9 @@ def interrupt(error: Exception) -> None:
 
 @contextmanager
 def watched(look: Callable[[], Exception | None], every_s: float, name: str) -> Iterator[None]:
-    """Call `look` in a thread of its own, again and again; what it returns for an error is raised in the main thread.
+    """Calls `look` every `every_s` seconds in a background thread; raises an error that it returns in the main thread.
 
-    An error that it raises itself ends nothing: the next look may see more.
+    An exception that `look` itself raises is only logged, because the next call may succeed.
     """
     ended = threading.Event()
 
@@ -95,9 +96,10 @@ def watched(look: Callable[[], Exception | None], every_s: float, name: str) -> 
 
 @contextmanager
 def beside(work: Callable[[], T]) -> Iterator[Future[T]]:
-    """`work()` in a thread of its own, which ends with the block: where that raises, at its next `leave_if_asked`.
+    """Runs `work()` in a background thread, which ends with the block. Yields its Future.
 
-    A thread that goes on after Ray is shut down would start it anew, or crash the process.
+    If the block raises, the thread ends at its next `leave_if_asked`. A thread that continued after the shutdown of Ray
+    would start Ray again, or crash the process.
     """
     asked = threading.Event()
 
@@ -117,4 +119,4 @@ def leave_if_asked() -> None:
     """Raises Stopped in a thread of `beside` whose block has ended with an error."""
     asked = _asked.get()
     if asked is not None and asked.is_set():
-        raise Stopped("what it was beside has ended")
+        raise Stopped("the block that started this work has ended with an error")

@@ -1,8 +1,8 @@
-"""What the running Ray Data pipelines of this process wait for.
+"""Reports what the running Ray Data pipelines of this process wait for.
 
 context.custom_execution_callback_classes = [Watched]     # of the DataContext, before any pipeline
 waiting()                                                  # "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
-label_selectors()                                          # where workers of theirs may be, if not anywhere
+label_selectors()                                          # labels that nodes for their workers must have
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 _running: dict[int, weakref.ref[Any]] = {}
-"""Executors by their id. Not held: one that nobody reads any more is stopped when it is collected."""
+"""Executors by id. Weak references, because Ray stops an executor without readers when it is garbage-collected."""
 
 
 class Watched(ExecutionCallback):
-    """Lets `waiting` see every pipeline. Ray makes one for each, and sends the class to its workers by its name."""
+    """Registers every pipeline for `waiting`. Ray creates one per pipeline and imports the class in workers by name."""
 
     def before_execution_starts(self, executor: Any) -> None:
         _running[id(executor)] = weakref.ref(executor)
@@ -33,7 +33,7 @@ class Watched(ExecutionCallback):
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator that is not done: tasks that run, blocks before it and inside it, workers that have no place yet."""
+    """An unfinished operator: numbers of running tasks, blocks before it, blocks inside it, workers not yet placed."""
 
     name: str
     tasks: int
@@ -43,17 +43,17 @@ class Operator:
 
     @property
     def busy(self) -> bool:
-        """Whether it has work; a few rows inside that wait for a full batch are none."""
+        """True if it has work. Rows inside that only wait for a full batch do not count."""
         return bool(self.tasks or self.before or (self.absent and self.inside))
 
 
 def waiting() -> str | None:
-    """Which operator each running pipeline waits for, and with what; None where none runs."""
+    """A sentence on the operator that each running pipeline waits for; None if no pipeline runs."""
     return "; ".join(in_words(operators_of(executor)) for executor in _executors()) or None
 
 
 def label_selectors() -> list[dict[str, str]]:
-    """Those of the operators that are not done, of all running pipelines."""
+    """The label selectors of all unfinished operators of all running pipelines."""
     operators = (operator for executor in _executors() for operator in executor._topology)
     remote = (getattr(operator, "_ray_remote_args", {}) for operator in operators if not operator.has_completed())
     return [dict(arguments["label_selector"]) for arguments in remote if arguments.get("label_selector")]
@@ -65,7 +65,7 @@ def _executors() -> list[Any]:
 
 
 def operators_of(executor: Any) -> list[Operator]:
-    """The operators of a pipeline that are not done, from its source to its end."""
+    """The unfinished operators of a pipeline, from its source to its end."""
     found = []
     for operator, state in executor._topology.items():
         if operator.has_completed():
@@ -85,7 +85,7 @@ def operators_of(executor: Any) -> list[Operator]:
 
 
 def in_words(operators: Iterable[Operator]) -> str:
-    """A sentence on the last operator with work: those before it have passed it all they could."""
+    """A sentence on the last operator with work, because the operators before it wait for it."""
     busy = [operator for operator in operators if operator.busy]
     if not busy:
         return "no operator has work: the pipeline is starting or ending"

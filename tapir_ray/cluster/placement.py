@@ -1,4 +1,4 @@
-"""Where actors that claim nothing live.
+"""Placement of actors that claim no resources.
 
 actor.options(**with_driver()).remote(…)
 """
@@ -12,9 +12,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 def with_driver() -> dict[str, Any]:
-    """Ray options for the node of this process, with which the actor ends.
+    """Ray options that place an actor on the node of this process; the actor ends with the node.
 
-    Ray would place an actor without a claim on any node (a soft affinity now and then too), and an autoscaler keeps a
-    node that has one, with its GPUs, however idle it is.
+    Ray may place an actor without a claim on any node, sometimes even with a soft affinity. An autoscaler keeps a node
+    with an actor, including its idle GPUs.
     """
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)}

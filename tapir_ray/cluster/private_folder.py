@@ -1,10 +1,10 @@
-"""Folders of this machine that no other user can read or write: for Ray's files, and for copies of models.
+"""Creates folders that no other user of this machine can write to, for Ray's files and for copies of models.
 
     private_folder()                       # /tmp/tapir-1000, mode 0700, in TMPDIR if that is set
-    trusted(Path("/scratch/models"))       # a folder that the user has named: created 0700, or checked
+    trusted(Path("/scratch/models"), "TAPIR_MODELS")       # a folder named by the user: created 0700, or checked
 
-The names under a shared /tmp can be guessed, so another user can make a folder or a link there first. Whatever is at
-the place is looked at before it is used.
+Names under a shared /tmp can be guessed, so another user can create a folder or a link there first. An existing entry
+is checked before use.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tapir_ray.errors import InputError
 
 PRIVATE = 0o700
 OTHERS, OTHERS_WRITE = 0o077, 0o022
-"""Bits of a mode that let group or others do anything, and those that let them write."""
+"""Mode bits with any permission of group and others, and those with their write permission."""
 
 
 def private_folder(base: str | None = None) -> Path:
-    """The user's own folder `tapir-UID` in `base` (default: the folder for temporary files), with mode 0700.
+    """The folder `tapir-UID` of this user in `base` (default: the folder for temporary files), with mode 0700.
 
-    Raises InputError if the place is a link or a file, belongs to another user, or could be written by one.
+    Raises InputError if it is a link or a file, belongs to another user, or is writable by one.
     """
     folder = Path(base or tempfile.gettempdir()) / f"tapir-{os.geteuid()}"
     advice = "set TMPDIR to a folder of your own"
@@ -35,16 +35,16 @@ def private_folder(base: str | None = None) -> Path:
         raise InputError(f"{folder} is a link, which another user may have made: remove it, or {advice}")
     _check(folder, found, f"remove it, or {advice}")
     if found.st_mode & OTHERS:
-        # An earlier tool left it readable. It is ours, and nobody else could put anything into it.
+        # Readable, as an earlier tool left it. It is ours and nobody else could write to it, so closing it is enough.
         folder.chmod(PRIVATE)
     return folder
 
 
 def trusted(folder: Path, name: str) -> Path:
-    """A folder that the user chose by the setting `name`: created with mode 0700 if it is missing.
+    """Returns a folder chosen by the user in the setting `name`, after creating it with mode 0700 if it is missing.
 
-    Others may read it if its mode says so. Raises InputError if it belongs to another user or others can write to it,
-    since they could replace a model between its copy and its use.
+    Other users may be able to read an existing one. Raises InputError if it belongs to another user, or if others can
+    write to it: they could replace a model between its copy and its use.
     """
     advice = f"set {name} to a folder in it that does not exist yet, which is then created for you alone"
     _create(folder, f"set {name} to a folder that you can write to", parents=True)

@@ -1,11 +1,11 @@
-"""What tells a process from every other one, also after a step of the clock and from inside another container.
+"""Identifies processes uniquely, even after a change of the clock and from another container.
 
     me = identity(os.getpid())            # {"pid", "started", "boot", "pid_namespace"}
     seen({"host": host, **me})            # True, False, or None if it cannot be seen from here
 
-Linux counts the start of a process in ticks since boot, which no clock changes. A process number only means something
-within one boot and one pid namespace, so both are part of the identity. Machines without /proc have the time of the
-start instead.
+Linux records the start of a process in ticks since boot, which setting the clock does not change. A process id is
+meaningful only within one boot and one pid namespace, so both are part of the identity. On machines without /proc the
+start time is used instead.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import psutil
 
 PROC = Path("/proc")
 _STATE, _STARTED = 0, 19
-"""Fields of /proc/PID/stat after the name in brackets: 3 (state) and 22 (start, in ticks since boot)."""
+"""Indices in /proc/PID/stat after the name in brackets, of fields 3 (state) and 22 (start, in ticks since boot)."""
 SAME_START_S = 0.01
-"""Two times of a start that differ by less are the same, on machines without /proc."""
+"""Largest difference of two equal start times in seconds, on machines without /proc."""
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """{pid, started, boot, pid_namespace} of a process of this machine.
+    """{pid, started, boot, pid_namespace} of a process on this machine.
 
     `boot` and `pid_namespace` are None on machines without /proc. Raises psutil.NoSuchProcess.
     """
@@ -33,7 +33,7 @@ def identity(pid: int) -> dict[str, Any]:
 
 
 def place() -> dict[str, Any]:
-    """{boot, pid_namespace} of this process: where a process number means the same as here."""
+    """{boot, pid_namespace} of this process; a process id has the same meaning only where both are equal."""
     try:
         boot: str | None = (PROC / "sys/kernel/random/boot_id").read_text().strip()
         namespace: str | None = os.readlink(PROC / "self/ns/pid")
@@ -43,10 +43,10 @@ def place() -> dict[str, Any]:
 
 
 def seen(entry: dict[str, Any]) -> bool | None:
-    """Whether the process of an `identity` runs; None if that cannot be seen from here.
+    """Returns whether the process of an `identity` runs; None if this process cannot tell.
 
-    That is so for another host, boot or pid namespace, for a process that the system hides from this user, and for an
-    entry without these fields.
+    It cannot tell for another host, boot or pid namespace, for a process that the system hides from this user, and for
+    an entry without these fields.
     """
     if entry.get("host", socket.gethostname()) != socket.gethostname():
         return None
@@ -65,12 +65,12 @@ def seen(entry: dict[str, Any]) -> bool | None:
 
 
 def is_alive(entry: dict[str, Any]) -> bool:
-    """Whether the process of an `identity` is seen to run on this machine."""
+    """Returns whether the process of an `identity` certainly runs on this machine."""
     return seen(entry) is True
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name, which may hold blanks and brackets."""
+    """The fields of /proc/PID/stat after the name, which may itself contain blanks and brackets."""
     try:
         return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -90,9 +90,9 @@ def _has_proc() -> bool:
 
 
 def _is_hidden(pid: int) -> bool:
-    """Whether there is a process of another user, which a /proc mounted with `hidepid` does not show."""
+    """Returns whether a process of another user has this id, which a /proc mounted with `hidepid` does not show."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # sends nothing, but checks existence and permission
     except PermissionError:
         return True
     except (ProcessLookupError, OverflowError):

@@ -1,4 +1,4 @@
-"""The Ray that a run works on: joined where there is one, started on this machine where there is none."""
+"""Connects a run to a Ray cluster, or starts Ray on this machine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
 
 SOCKET_PATH_LIMIT = 107
-"""Bytes that the path of a Unix socket may have."""
+"""Most bytes in the path of a Unix socket on Linux."""
 SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-"""The longest part of such a path that Ray adds to its folder."""
+"""Longest path that Ray appends to its folder."""
 IDLE_WORKER_MS = 300_000
+"""Milliseconds that an idle worker process is kept for the next stage."""
 LOG_LEVELS = {
     "ray.data": logging.CRITICAL,
     "ray.train": logging.ERROR,
@@ -33,14 +34,14 @@ LOG_LEVELS = {
     "ray.serve": logging.ERROR,
     "ray._private.worker": logging.WARNING,
 }
-"""Of the libraries' own loggers in the driver: what they say of each execution would bury the run's lines."""
+"""Log levels of libraries in the driver: their lines on each execution would bury those of the run."""
 
 
 @contextmanager
 def session(config: Config) -> Iterator[None]:
-    """Connect to the cluster of `RAY_ADDRESS` (as inside a Ray job), or start a local Ray and shut it down at the end.
+    """Connects to the cluster of `RAY_ADDRESS` (set in a Ray job), or starts a local Ray; shuts down at the end.
 
-    Raises InputError if the config asks for more than the cluster has.
+    Raises InputError if the config claims more resources than the cluster can have.
     """
     set_environment(here=True)
     import ray
@@ -67,12 +68,12 @@ def session(config: Config) -> Iterator[None]:
                 log_to_driver=show_logs,
                 _temp_dir=folder,
                 object_spilling_directory=spill,
-                # A stage's processes are taken up by the next one: to start one anew costs seconds of imports.
+                # The next stage reuses idle processes; a new one spends seconds on imports.
                 _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
             )
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        # The newer Parquet reader starts a pool of actors for every read: seconds each on a small machine.
+        # The newer Parquet reader starts a pool of actors for every read, which takes seconds on a small machine.
         context.use_datasource_v2 = False
         context.execution_no_progress_timeout_s = config.resources.no_progress_timeout_s
         context.custom_execution_callback_classes = [Watched]
@@ -91,11 +92,11 @@ def session(config: Config) -> Iterator[None]:
 
 
 def ray_folder() -> tuple[str, str | None]:
-    """(a new folder for Ray's files, a folder of its own for spilled objects or None if they go there too).
+    """(a new folder for Ray's files, a separate folder for spilled objects or None if they go to the first).
 
-    Ray opens its folder to every user (mode 0777), sockets included: whoever connects runs code as this user. So it
-    lies in a folder that only this user can enter. With a long TMPDIR, in which a socket's path does not fit, it lies
-    in /tmp, and only what may need much room is in TMPDIR.
+    Ray makes its folder accessible to every user (mode 0777), sockets included, and whoever connects runs code as this
+    user. So it is created in a folder that only this user can enter. If TMPDIR is too long for the path of a socket,
+    the folder is in /tmp, and only spilled objects, which may need much space, are in TMPDIR.
     """
     base = private_folder()
     folder = tempfile.mkdtemp(dir=base, prefix="")
@@ -105,24 +106,24 @@ def ray_folder() -> tuple[str, str | None]:
 
 
 def close_libraries(folder: Path) -> None:
-    """Let vLLM and torch keep in a private folder what they otherwise keep at guessable names in the shared one.
+    """Moves vLLM's sockets and torch's compiled code from guessable names in the shared folder to a private one.
 
-    vLLM's sockets take pickled objects, and torch loads the code that it compiled before: another user who is there
-    first would run code as this one. What the user has set stays.
+    vLLM's sockets accept pickled objects, and torch loads code that it compiled before. Another user who creates these
+    names first could run code as this one. Variables that the user has set stay.
     """
     os.environ.setdefault("VLLM_RPC_BASE_PATH", str(folder))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torchinductor"))
 
 
 def close_token() -> None:
-    """Let no other user read the token without which Ray's servers answer nobody; Ray writes it for all to read.
+    """Creates the token of Ray's servers with mode 0600, or closes an existing one: Ray writes it readable for all.
 
-    A user's own `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_MODE` stays as it is.
+    Does nothing if the user has set `RAY_AUTH_TOKEN`, `RAY_AUTH_TOKEN_PATH` or `RAY_AUTH_MODE`.
     """
     if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")):
         return
     file = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # without a home, Ray says what it lacks
+    with suppress(OSError):  # without a home folder, Ray's own error says what is missing
         file.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as stream:
@@ -134,9 +135,9 @@ def close_token() -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process as it always does.
+    """Context manager in which SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process.
 
-    To be entered again after Ray is started, which sets a handler of its own.
+    Enter it again after starting Ray, which installs its own handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -160,13 +161,14 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def set_environment(here: bool = False) -> None:
-    """Defaults that keep a run to its own output; what the user has set stays. To be called before Ray is imported.
+    """Sets environment variables that silence the libraries; those that the user has set stay. Call it before importing
+    Ray.
 
-    With `here` a Ray that is started on this machine listens on loopback alone.
+    With `here`, a Ray started on this machine listens on loopback only.
     """
     if here and "RAY_ADDRESS" not in os.environ and "ray" not in sys.modules:
-        # Ray takes loopback for a node's address only where it is told that there is no cluster, as on a Mac. By
-        # default its servers listen on every interface of the machine.
+        # By default Ray's servers listen on every interface of the machine. Ray uses loopback as the address of a node
+        # only if this variable, meant for Macs, says that there is no cluster.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("VLLM_HOST_IP", "127.0.0.1")
     for name, value in {
@@ -175,7 +177,7 @@ def set_environment(here: bool = False) -> None:
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-        # What claims no GPU sees none, and so runs on the CPU also where there is one.
+        # Tasks that claim no GPU see none, and so run on the CPU even on a machine with GPUs.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",

@@ -1,10 +1,10 @@
-"""What the cluster's workers see of a run: its storage and its models.
+"""Checks that the workers of a cluster can use the storage and the models of a run.
 
-check_storage(run, config)             # at the start of every run
-with storage_watched(run, config): ... # of workers that join later
-problems = model_problems(config)      # by `tapir check --address`
+    check_storage(run, config)             # at the start of every run
+    with storage_watched(run, config): ... # checks workers that join later
+    problems = model_problems(config)      # by `tapir check --address`
 
-A worker is a process on another node than this one. Where this is the only node there is none to ask.
+A worker is a process on another node than this one. With a single node there is nothing to check.
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ from tapir_ray.data.storage import Storage, is_remote
 from tapir_ray.errors import InputError, StageError, TapirError, last_line
 
 TRY_S = 8.0
-"""How often it is looked for new workers, and how long they have to answer each time: less than the end of a run waits
-for the thread that looks."""
+"""Seconds between two checks for new workers, and their time to answer. Less than `interrupt.JOIN_S`, the longest wait
+for the watching thread at the end of a run."""
 
 Model = tuple[str, str, str | None]
-"""The key of the config that names a model, the name, and its revision."""
+"""(config key, model name, revision)."""
 
 
 def check_storage(
     run: Storage, config: Config, nodes: Collection[str] | None = None, patience_s: float | None = None
 ) -> list[str]:
-    """The hosts of the workers (of the `nodes`, or all) that read, write and delete files in the run's folder, each
-    tried.
+    """Tries to read, write and delete files in the run's folder on each worker (of `nodes`, or all); returns the hosts.
 
-    Raises InputError where one cannot, or has another folder by that name; StageError where none answers in
-    `patience_s`, by default `resources.no_progress_timeout_s`.
+    Raises InputError if a worker cannot, or has another folder of that name. Raises StageError if no worker answers in
+    `patience_s` seconds, by default `resources.no_progress_timeout_s`.
     """
     name = f".seen-{uuid.uuid4().hex}"
     run.write_text(name, name)
@@ -51,10 +50,11 @@ def check_storage(
         hosts = []
         for host, file, problem in on_workers(try_storage, config, run.uri, name, nodes=nodes, patience_s=patience_s):
             if not problem and not run.exists(file):
+                # The worker wrote its file, but not to the folder that the driver sees.
                 problem = f"writes to another folder of this name on {host}"
             if problem:
                 raise InputError(
-                    f"run_dir {run.uri}: a worker {problem}; give a place that all nodes share as --run-dir: s3://…, "
+                    f"run_dir {run.uri}: a worker {problem}; give storage that all nodes share as --run-dir: s3://…, "
                     "gs://…, or a folder that each of them mounts"
                 )
             hosts.append(host)
@@ -67,8 +67,10 @@ def check_storage(
 
 @contextmanager
 def storage_watched(run: Storage, config: Config) -> Iterator[None]:
-    """Raise InputError in the main thread where a worker that joins the cluster does not share the run's folder: what
-    it is paid for would lie on its own disk."""
+    """Context manager: raises InputError in the main thread if a worker that joins does not share the run's folder.
+
+    Its paid results would otherwise end up on its own disk.
+    """
     tried = set(_able())
 
     def look() -> InputError | None:
@@ -86,26 +88,26 @@ def storage_watched(run: Storage, config: Config) -> Iterator[None]:
 
 
 def _able() -> list[str]:
-    """The nodes that have CPUs."""
+    """Ids of the living nodes with CPUs."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def refuse_other_machines() -> None:
-    """Raises InputError where workers may be on another machine: the simulator listens on this one's loopback."""
+    """Raises InputError if the cluster has other machines: the simulator listens on the loopback of this one only."""
     mine = ray.get_runtime_context().get_node_id()
     places = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if others := sorted({address for address in places.values() if address != places[mine]}):
         raise InputError(
-            f"simulator: its endpoint is on {places[mine]} alone, and the cluster has nodes on "
+            f"simulator: its endpoint can be reached on {places[mine]} only, and the cluster has nodes on "
             f"{', '.join(others[:3])}; give teacher.base_url of an endpoint that all nodes reach, or run it on one "
             "machine"
         )
 
 
 def try_storage(uri: str, name: str) -> tuple[str, str, str]:
-    """(this host, a file that it leaves in the folder of `uri`, what cannot be done there or "" where all can).
+    """Tries to use the folder `uri`; returns (this host, a file that it leaves in the folder, the problem or "").
 
-    The folder has a file `name`, with that name in it.
+    The folder must have a file `name` whose content is that name.
     """
     host = socket.gethostname()
     file = f"{name}-{host}-{os.getpid()}"
@@ -113,16 +115,16 @@ def try_storage(uri: str, name: str) -> tuple[str, str, str]:
         storage = Storage.at(uri)
         if not storage.exists(name) or storage.read_text(name) != name:
             return host, file, f"on {host} does not see what the driver writes there"
-        for mine in (file, f"{file}-gone"):
+        for mine in (file, f"{file}-deleted"):
             storage.write_text(mine, name)
-        storage.fs.delete_file(storage.path(f"{file}-gone"))
+        storage.fs.delete_file(storage.path(f"{file}-deleted"))
     except (OSError, TapirError) as error:
         return host, file, f"on {host} cannot read, write and delete there ({last_line(error)})"
     return host, file, ""
 
 
 def models(config: Config) -> list[Model]:
-    """The models that workers will load by their names."""
+    """The models that workers load by name."""
     found: list[tuple[str, str | None, str | None]] = []
     if config.regenerate is None:
         found.append(("student.model", config.student.model, config.student.revision))
@@ -133,13 +135,13 @@ def models(config: Config) -> list[Model]:
 
 
 def model_problems(config: Config) -> list[str]:
-    """A sentence for each model that a worker cannot load, with what to change; StageError where no worker comes."""
+    """A sentence for each model that a worker cannot load, with advice. Raises StageError if no worker answers."""
     looks = on_workers(try_models, config, models(config), most=1)
     return [problem for problems in looks for problem in problems] if looks else try_models(models(config))
 
 
 def try_models(wanted: list[Model]) -> list[str]:
-    """A sentence for each model that this machine does not have and cannot fetch."""
+    """A sentence for each model that this machine neither has nor can download."""
     return [problem for model in wanted if (problem := _try_model(*model))]
 
 
@@ -155,7 +157,7 @@ def _try_model(key: str, model: str, revision: str | None) -> str | None:
         elif posixpath.isabs(model) or model.startswith("."):
             return f"{key} {model} is not a folder on {host}: put it on storage that all nodes share"
         else:
-            # The smallest file that needs the same rights as the weights.
+            # The smallest file with the same access rights as the weights.
             hf_hub_download(model, "config.json", revision=revision)
             there = True
     except errors.GatedRepoError:
@@ -181,14 +183,15 @@ def _try_model(key: str, model: str, revision: str | None) -> str | None:
 
 @contextmanager
 def worker_beside(config: Config) -> Iterator[None]:
-    """Inside there is another node with CPUs than this one, where the cluster's autoscaler can add any.
+    """Context manager that keeps another node with CPUs in the cluster, if its autoscaler can add one.
 
-    Raises StageError where none comes.
+    Raises StageError if no node comes within `resources.no_progress_timeout_s`.
     """
     cpus, patience_s = config.resources.transform_cpus, config.resources.no_progress_timeout_s
     if _able() != [ray.get_runtime_context().get_node_id()] or not any(group.most for group in groups()):
         yield
         return
+    # Two bundles on two nodes: the second makes the autoscaler add one.
     both = placement_group([{"CPU": cpus}] * 2, strategy="STRICT_SPREAD")
     try:
         if not both.wait(patience_s):
@@ -206,11 +209,10 @@ def on_workers(
     nodes: Collection[str] | None = None,
     patience_s: float | None = None,
 ) -> list[Any]:
-    """What `function` returns on each other node that has CPUs, at most `most` of them, of the `nodes` alone where they
-    are given; [] where this is the only one.
+    """Runs `function` on each other node with CPUs and returns the results; [] if this is the only node with CPUs.
 
-    Where this node has no CPUs and is the only one, a worker is waited for. Raises StageError where none answers in
-    `patience_s`, by default `resources.no_progress_timeout_s`.
+    `nodes` restricts the nodes, `most` their number. If no node has CPUs yet, waits for one that the autoscaler adds.
+    Raises StageError if no worker answers in `patience_s` seconds, by default `resources.no_progress_timeout_s`.
     """
     me, able = ray.get_runtime_context().get_node_id(), _able()
     others = [node for node in able if node != me and (nodes is None or node in nodes)][:most]
@@ -226,7 +228,7 @@ def on_workers(
         raise _none_came(patience_s)
     found = []
     for reference in references:
-        # A node may have gone in the meantime; errors of the function itself are returned by it.
+        # A node may have been lost in the meantime. `function` returns its own problems instead of raising them.
         with suppress(ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
             found.append(ray.get(reference))
     return found

@@ -104,7 +104,7 @@ def test_through_the_dashboard_a_job_looks(
     assert head.sent["entrypoint"] == ("python jobs/check.py config.yaml --set random_seed=7 --run-dir s3://b/r --json")
     assert "local models are stopped while resources.train is placed" in capsys.readouterr().out
     assert cli.main([*command, "runs/mine"]) == 2
-    assert "--run-dir runs/mine would lie in the job's working folder" in capsys.readouterr().err
+    assert "--run-dir runs/mine would be in the job's working folder" in capsys.readouterr().err
     assert cli.main([*command, "s3://b/r", "--pilot", "5"]) == 2
     head.log, head.exit_status = "tapir: resources.train needs 64 CPUs\n", 2
     assert cli.main([*command, "s3://b/r"]) == 2

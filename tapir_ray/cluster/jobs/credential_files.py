@@ -1,7 +1,7 @@
-"""Whether a file or folder is likely to hold credentials: by its name as tools write it, and by how its content begins.
+"""Recognises files and folders that are likely to hold credentials, by their names and the begin of their content.
 
-may_hold_key(Path(".aws"))                     # True: a folder, of which nothing is sent
-may_hold_key(Path("deploy/gcp-key-prod.json"))
+may_hold_key(Path(".aws"))                         # True: nothing of this folder is sent
+may_hold_key(Path("deploy/gcp-key-prod.json"))     # True
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAMES = (
     "*.pem", "*.key", "*.p8", "*.p12", "*.pfx", "*.pkcs12", "*.ppk", "*.keystore", "*.jks", "*.kdb", "*.kdbx", "*.ovpn",
     "*.agekey", "*.sops.*", ".sops", "secring.*",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "id_xmss*",
-    # secrets by name, whatever they are written in
+    # secrets by name, in any format
     "secrets.*", ".secrets", "secrets", ".secret",
     # version control and package managers
     ".git-credentials*", "git-credentials", ".gitcookies", ".npmrc", ".pypirc", ".yarnrc", ".yarnrc.yml",
@@ -43,10 +43,10 @@ NAMES = (
     "terraform.rc", ".terraform.d", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json", "*.tfrc.json",
     # tokens of model hubs and trackers
     "token", "token.json", "token.txt", ".token", "*.token", "hf_token*", ".hf_token*", ".huggingface", "stored_tokens",
-    # what was typed
+    # shell histories
     ".*_history",
 )  # fmt: skip
-"""Names of files and folders, in any case of letters."""
+"""Patterns of names of files and folders; case does not matter."""
 PLACES = (
     ".ssh/*", ".config/gcloud", ".config/gh", ".config/hub", ".config/containers/auth.json", ".docker/config.json",
     ".m2/settings.xml", ".m2/settings-security.xml", ".gradle/gradle.properties", "wandb/settings", ".dbt/profiles.yml",
@@ -55,7 +55,7 @@ PLACES = (
     ".bundle/config", ".hex/hex.config", ".subversion/auth", "profile_*/history.sqlite",
     ".cargo/credentials*", ".kaggle/*.json", ".wandb/settings",
 )  # fmt: skip
-"""Names with their folders, for names that are ordinary elsewhere."""
+"""Patterns of names with their folders, for names that are harmless elsewhere."""
 WORDS = {
     "secret", "secrets", "credential", "credentials", "creds", "password", "passwords", "passwd", "passphrase",
     "apikey", "apikeys", "serviceaccount", "kubeconfig",
@@ -86,25 +86,25 @@ PAIRS = {
     }.items()
     for second in seconds
 }
-"""One or two words in the name of a file of DATA: `prod-credentials.json`, `openai_key.txt`."""
+"""Pairs of words that, like each of WORDS, mark the name of a file of DATA: `openai_key.txt`."""
 DATA = {
     "", ".cfg", ".conf", ".config", ".csv", ".db", ".enc", ".env", ".ini", ".json", ".json5", ".plist", ".properties",
     ".toml", ".txt", ".xml", ".yaml", ".yml", ".bak", ".old", ".orig", ".asc", ".gpg", ".backup", ".local", ".sqlite",
 }  # fmt: skip
-"""Endings of what is read and not run: `credentials.py` is source code. `secrets.py` is left out all the same."""
+"""Suffixes of data files. `credentials.py` is source code and is sent; `secrets.py` is left out all the same."""
 KEY_FOLDERS = {"secrets", ".secrets", ".secret"}
-"""Of NAMES: folders that are sent if they are a Python package."""
+"""Folders of NAMES that are sent if they are Python packages."""
 FIELDS = {
     "private_key", "client_secret", "refresh_token", "secret_access_key", "aws_secret_access_key", "secretaccesskey",
     "api_key", "apikey", "access_token", "auths", "password", "accesstoken", "refreshtoken", "secretkey", "oauth_token",
     "auth_token", "authtoken",
 }  # fmt: skip
-"""Keys of a JSON file that is one object; text under one of them is a credential."""
+"""Keys of a JSON object whose values are credentials."""
 LARGEST = 64 * 2**10
-"""Bytes of a file that are looked at, and the most that such a JSON file has."""
+"""Bytes of a file that are searched, and largest size of a JSON file with credentials."""
 PEM = re.compile(rb"\s*(-----BEGIN [A-Z ]*PRIVATE KEY|PuTTY-User-Key-File|\$ANSIBLE_VAULT|AGE-SECRET-KEY-)")
 SCRIPTS = {".sh", ".bash", ".zsh", ".fish", ".ps1", ".bat", ".cmd", ".crt", ".cer"}
-"""Endings of other small files in which a key as providers make them is looked for, as it is in those of DATA."""
+"""Further suffixes of small files that, like those of DATA, are searched for keys in the formats of providers."""
 
 LINES = re.compile(
     rb"(?mi)^(kind:[ \t]*Secret[ \t]*\r?$|[ \t]*aws_secret_access_key[ \t]*=[ \t]*\S|[^\s#]*_authToken[ \t]*=[ \t]*\S"
@@ -112,11 +112,11 @@ LINES = re.compile(
     rb"|[ \t]*[\"']?(?:o?auth[_-]?token|access[_-]?token|refresh[_-]?token|api[_-]?key|client[_-]?secret|secret[_-]?key"
     rb"|client-key-data)[\"']?[ \t]*[:=][ \t]*[\"']?[A-Za-z0-9+/=_.-]{16,}[\"']?[ \t]*\r?$)"
 )
-"""Lines of a Secret of Kubernetes, of a profile of AWS, of logins and of tools' own settings, in a file of DATA."""
+"""Lines of a Kubernetes Secret, an AWS profile, a login, or a token in the settings of a tool; for files of DATA."""
 
 
 def may_hold_key(entry: Path) -> bool:
-    """Whether a file or folder looks like one with credentials; a link does if its target, or a folder of it, does."""
+    """Returns whether a file or folder is likely to hold credentials; for a link, its target or a folder above it."""
     if _named_so(entry, entry.is_dir()):
         return True
     if entry.is_symlink():
@@ -141,7 +141,7 @@ def _named_so(entry: Path, is_folder: bool) -> bool:
 def _data_of_keys(name: str) -> bool:
     stem, dot, ending = name.lstrip("._").rpartition(".")
     stem, ending = (stem, f".{ending.lower()}") if dot else (ending, "")
-    if ending not in DATA or name.lower() == "secret.txt":  # that is any text
+    if ending not in DATA or name.lower() == "secret.txt":  # a common name for ordinary text
         return False
     words = re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", stem).lower())
     if not WORDS.isdisjoint(words) or any(f"{a} {b}" in PAIRS for a, b in pairwise(words)):
@@ -150,12 +150,12 @@ def _data_of_keys(name: str) -> bool:
 
 
 def _begins_so(file: Path) -> bool:
-    """Whether the content is a private key, or JSON as clouds and hubs hand out with a key in it."""
+    """Returns whether the content begins like a private key, or is JSON with credentials, as clouds and hubs issue."""
     try:
         with file.open("rb") as stream:
             head = stream.read(LARGEST + 1)
     except OSError:
-        return False  # packing says that it cannot be read
+        return False  # `pack` raises the error
     ending = file.suffix.lower()
     if PEM.match(head) or (ending in DATA and LINES.search(head)):
         return True
@@ -172,7 +172,7 @@ def _begins_so(file: Path) -> bool:
 
 
 def _is_credential(value: Any) -> bool:
-    """Whether a JSON object has a type or a field of credentials, itself or in a section (`installed`, `web`)."""
+    """Returns whether a JSON object, or a section of it (`installed`, `web`), has a type or field of credentials."""
     if not isinstance(value, dict):
         return False
     sections = [value, *(part for part in value.values() if isinstance(part, dict))]

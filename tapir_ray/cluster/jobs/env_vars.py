@@ -1,7 +1,7 @@
-"""Environment variables that `tapir submit --env NAME` takes along, in a file beside the working tree's.
+"""Forwards environment variables of `tapir submit --env NAME` to a job, in a file next to those of the working tree.
 
-They are not in the job's `runtime_env`: Ray writes that to its logs on every node (`runtime_env_agent.log`), with the
-values of its variables. Only the cluster's own user may read the file.
+They are not in the job's `runtime_env`, because Ray logs that on every node (`runtime_env_agent.log`) with the values
+of its variables. Only the user of the cluster can read the file.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from tapir_ray.errors import InputError
 from tapir_ray.errors.redaction import looks_like_a_key
 
 FILE = ".tapir_forwarded.json"
-"""In the working folder of the job and of its workers."""
+"""File in the working folder of the job and of its workers."""
 HOOK = "tapir_ray.cluster.jobs.env_vars.load"
-"""What Ray calls in every worker process before its first task."""
+"""Function that Ray calls in every worker process before its first task."""
 
 
 def named(names: Iterable[str]) -> dict[str, str]:
-    """The values of these environment variables. Raises InputError for one that is not set, and for NAME=VALUE."""
+    """The values of environment variables by name. Raises InputError for one that is not set, and for NAME=VALUE."""
     found = {}
     for name in names:
         if "=" in name:
-            raise InputError("--env takes names alone: set the variable here, where no other user reads its value")
+            # Command lines are visible to all users of a machine.
+            raise InputError("--env takes a name without a value: set the variable in the environment of this command")
         if looks_like_a_key(name):
-            raise InputError("--env takes the name of a variable, and not the key itself")
+            raise InputError("--env takes the name of a variable, not the key itself: set a variable and give its name")
         if name not in os.environ:
             raise InputError(f"--env {name}: this variable is not set here; set it, or leave it out")
         found[name] = os.environ[name]
@@ -35,7 +36,7 @@ def named(names: Iterable[str]) -> dict[str, str]:
 
 
 def load() -> None:
-    """Set the forwarded variables in this process; does nothing where none came along."""
+    """Sets the forwarded variables in this process; does nothing if there are none."""
     file = Path(FILE)
     if file.exists():
         os.environ.update(json.loads(file.read_text()))

@@ -1,8 +1,8 @@
-"""Which files of a folder the rules of its `.gitignore` and `.rayignore` leave out.
+"""Applies the rules of `.gitignore` and `.rayignore` files to the entries of a folder.
 
 rules = Rules().with_folder(tree).with_folder(tree / "sub")
-rules.leave_out(tree / "sub" / "a.log")        # rules of git; those of a .rayignore win over those of a .gitignore
-rules.force(tree / "sub" / "secrets.yaml")     # a .rayignore has !secrets.yaml
+rules.leave_out(tree / "sub" / "a.log")        # by the rules of git; a .rayignore wins over a .gitignore
+rules.force(tree / "sub" / "secrets.yaml")     # True if a .rayignore has !secrets.yaml
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ GIT, RAY = ".gitignore", ".rayignore"
 
 @dataclass(frozen=True)
 class IgnoreFile:
-    """One such file."""
+    """A `.gitignore` or `.rayignore` file."""
 
     folder: Path
     spec: GitIgnoreSpec
 
     def decision(self, entry: Path) -> tuple[bool, str] | None:
-        """(whether it leaves the entry out, the last line that says so), None if no line is about it."""
+        """(True if it ignores the entry, the line that decides); None if no line matches the entry."""
         name = entry.relative_to(self.folder).as_posix()
-        # A rule that ends with a slash is for folders alone.
+        # A rule that ends with a slash matches only folders.
         found = self.spec.check_file(f"{name}/" if entry.is_dir() and not entry.is_symlink() else name)
         if found.include is None or found.index is None:
             return None
@@ -37,23 +37,23 @@ class IgnoreFile:
 
 @dataclass(frozen=True)
 class Rules:
-    """The ignore files that are about a folder's entries: its own and those of the folders above, deepest first."""
+    """The ignore files that apply to a folder's entries: its own and those of the folders above, deepest first."""
 
     git: tuple[IgnoreFile, ...] = ()
     ray: tuple[IgnoreFile, ...] = ()
 
     def with_folder(self, folder: Path) -> Rules:
-        """These rules and those of a folder below. Raises InputError, with its line, for a rule that is none."""
+        """These rules and those of a sub-folder. Raises InputError, with the line, for an invalid rule."""
         git, ray = _read(folder, GIT), _read(folder, RAY)
         return Rules(((git, *self.git) if git else self.git), ((ray, *self.ray) if ray else self.ray))
 
     def leave_out(self, entry: Path) -> bool:
-        """Whether the entry is ignored: the deepest file with a rule about it decides, in it the last such rule."""
+        """Returns whether the entry is ignored. The last matching rule of the deepest file with one decides."""
         decided = self._decision(self.ray, entry) or self._decision(self.git, entry)
         return decided is not None and decided[0]
 
     def force(self, entry: Path) -> bool:
-        """Whether a `.rayignore` asks for this entry by its own name, and not with a pattern such as `!*.json`."""
+        """Returns whether a `.rayignore` includes this entry by its own name, not by a pattern such as `!*.json`."""
         decided = self._decision(self.ray, entry)
         return decided is not None and not decided[0] and decided[1].strip().rstrip("/").endswith(_ends(entry.name))
 
@@ -74,7 +74,7 @@ def _read(folder: Path, name: str) -> IgnoreFile | None:
         lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
         raise InputError(
-            f"{file} cannot be read ({error.strerror}): without it, what is to stay here is not known"
+            f"{file} cannot be read ({error.strerror}), so the files to leave out are not known: make it readable"
         ) from error
     lines = [line.removesuffix("\r") for line in lines]
     for number, line in enumerate(lines, start=1):

@@ -1,4 +1,4 @@
-"""The working tree as it goes to a cluster: its files without ignored ones and credentials, in one small zip file.
+"""Packs the working tree for a cluster: its files, without ignored ones and credentials, in one small zip file.
 
 files = files_of(Path.cwd())
 print(left_out(Path.cwd()))
@@ -18,51 +18,53 @@ from tapir_ray.cluster.jobs.ignore_files import RAY, Rules
 from tapir_ray.errors import InputError
 
 NEVER = {".git", ".venv", "venv", "__pycache__", FILE}
-"""Left out by their names: history, what is installed or compiled, and what an earlier job was given."""
+"""Names that are always left out: history, installed or compiled files, and the variables of an earlier job."""
 MOST_BYTES = 20 * 2**20
-"""Every node gets all of it before its first task."""
+"""Largest sum of the file sizes: every node downloads all files before its first task."""
 NAMED, NAMED_KEYS = 5, 10
+"""Most files that an error, and the note on credentials, list."""
 
 
 def files_of(tree: Path) -> dict[str, int]:
-    """Bytes of every file of the tree that is sent, by its path in the tree: ignored ones and credentials are not.
+    """Size in bytes of every file to send, by its path in the tree, without ignored files and credentials.
 
-    Rules are those of git, in `.gitignore` and `.rayignore` of any folder; links to folders are not followed. Raises
-    InputError, naming the largest files, where all together are more than MOST_BYTES.
+    Ignore rules are those of git, in `.gitignore` and `.rayignore` files of any folder. Links to folders are not
+    followed. Raises InputError, which lists the largest files, if all files are larger than MOST_BYTES together.
     """
     found = {_name(path, tree): path.stat().st_size for path, key in _walk(tree, Rules()) if not key}
     if (total := sum(found.values())) > MOST_BYTES:
         largest = sorted(found, key=lambda name: -found[name])[:NAMED]
         raise InputError(
             f"the working tree {tree} has {_megabytes(total)}, and at most {_megabytes(MOST_BYTES)} are sent: put data "
-            "and models on storage that the cluster reaches, and into .rayignore what a job does not need (largest: "
+            "and models on storage that the cluster reaches, and add files that a job does not need to .rayignore "
+            "(largest: "
             f"{', '.join(f'{name} {_megabytes(found[name])}' for name in largest)})"
         )
     return found
 
 
 def keys_of(tree: Path) -> list[str]:
-    """Files and whole folders that are left out only since they may hold credentials, by the path in the tree."""
+    """Paths in the tree of files and whole folders that are left out only because they may hold credentials."""
     return [_name(path, tree) for path, key in _walk(tree, Rules()) if key]
 
 
 def left_out(tree: Path) -> str | None:
-    """A sentence for the user that names what `keys_of` finds, None if that is nothing."""
+    """A sentence that lists the paths of `keys_of`; None if there are none."""
     keys = keys_of(tree)
     if not keys:
         return None
     more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
     return (
-        f"not sent, since they may hold keys: {', '.join(keys[:NAMED_KEYS])}{more}; --env takes a key along, and a "
-        f"line !NAME in {RAY} sends a file all the same"
+        f"not sent, since they may hold keys: {', '.join(keys[:NAMED_KEYS])}{more}; send a key with --env, or a file "
+        f"by a line !NAME in {RAY}"
     )
 
 
 def pack(tree: Path, files: dict[str, int], private: dict[str, bytes], target: Path) -> None:
-    """Write the tree's `files` to a zip file, and `private` ones that only their owner may read.
+    """Writes the tree's `files` to a zip file, and `private` ones (content by name) that only their owner can read.
 
-    The same content gives the same bytes, so that a cluster which has it already is sent nothing. Ray sends the file
-    as it is: what was counted is what goes. Raises InputError for a file that cannot be read.
+    Equal content gives equal bytes, so Ray sends nothing to a cluster that already has it. Ray sends the zip file
+    unchanged, so exactly these files are sent. Raises InputError for a file that cannot be read.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
         for name in sorted(files):
@@ -78,13 +80,13 @@ def pack(tree: Path, files: dict[str, int], private: dict[str, bytes], target: P
 
 
 def _add(package: zipfile.ZipFile, name: str, content: bytes, mode: int) -> None:
-    entry = zipfile.ZipInfo(name)  # its time is always the same
+    entry = zipfile.ZipInfo(name)  # its default date is constant, which keeps the bytes reproducible
     entry.external_attr, entry.compress_type = mode << 16, zipfile.ZIP_DEFLATED
     package.writestr(entry, content)
 
 
 def _walk(folder: Path, rules: Rules) -> Iterator[tuple[Path, bool]]:
-    """(a file that is not ignored, False), and (a file or whole folder that may hold credentials, True)."""
+    """Yields (file that is not ignored, False), and (file or whole folder that may hold credentials, True)."""
     rules = rules.with_folder(folder)
     try:
         entries = sorted(folder.iterdir())

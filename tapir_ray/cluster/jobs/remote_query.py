@@ -1,10 +1,10 @@
-"""A job that looks at something on a cluster for a command here, and answers with one line of JSON.
+"""Runs a short job on a cluster that answers a question of a local command with one line of JSON.
 
-errand = Errand("jobs/status.py", ["/shared/runs/mine", "--json"], ["AWS_PROFILE"])
-found = errand.run(connect("http://HEAD:8265"))
+    errand = Errand("jobs/status.py", ["/shared/runs/mine", "--json"], ["AWS_PROFILE"])
+    found = errand.run(connect("http://HEAD:8265"))
 
-Its script is one of this folder, which goes along as with `tapir submit`. It claims no CPU, and is removed once it has
-answered.
+The script is a file of this folder, which is sent as by `tapir submit`. The job claims no CPU and is deleted once it
+has answered.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from tapir_ray.cluster.jobs.package import files_of, left_out, pack
 from tapir_ray.errors import InputError, StageError, last_line
 
 PATIENCE_S = 180.0
+"""Longest wait for the answer, in seconds."""
 
 
 class Errand:
-    """A script with its arguments, and the environment variables `names` that go along, such as keys of a storage."""
+    """A script with its arguments, and the `names` of environment variables to forward, such as keys of a storage."""
 
     def __init__(self, script: str, arguments: Sequence[str], names: Iterable[str] = ()) -> None:
-        """Raises InputError where this folder does not have the script, and for what `--env` cannot take along."""
+        """Raises InputError if this folder lacks the script, and for names that `--env` rejects."""
         self._tree = Path.cwd()
         self.files = files_of(self._tree)
         if script not in self.files:
@@ -44,7 +45,7 @@ class Errand:
         self._script, self._arguments, self._variables = script, arguments, named(names)
 
     def run(self, client: JobSubmissionClient, patience_s: float = PATIENCE_S) -> dict[str, Any]:
-        """The job's answer. Raises InputError for what it finds wrong, StageError where it does not answer in time."""
+        """Runs the job and returns its answer. Raises its InputError, or StageError if it does not answer in time."""
         submission_id = f"tapir-{PurePath(self._script).stem}-{uuid.uuid4().hex[:12]}"
         with tempfile.TemporaryDirectory(prefix="tapir-errand-") as folder:
             package = Path(folder) / "tree.zip"
@@ -58,24 +59,26 @@ class Errand:
                     runtime_env=runtime_env,
                 )
             except RuntimeError as error:
-                raise StageError(f"the cluster did not take the job that was to look: {last_line(error)}") from error
+                raise StageError(
+                    f"the head did not accept {submission_id} ({last_line(error)}): see its logs, and try again"
+                ) from error
         return _answer(client, submission_id, patience_s)
 
 
 def answered(log: str, exit_status: int | None) -> dict[str, Any]:
-    """The JSON in the log of the job that looked. Raises InputError or StageError with what it said instead."""
+    """The JSON in the log of an ended job. Raises InputError or StageError with the job's own error if it failed."""
     lines = log.splitlines()
     if exit_status == 0:
         found: dict[str, Any] = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
         return found
-    said = next((line for line in reversed(lines) if line.startswith("tapir: ")), "")
-    if exit_status == InputError.exit_status and said:
-        raise InputError(f"on the cluster: {said.removeprefix('tapir: ')}")
-    raise StageError(f"the job that was to look failed: {said or '; '.join(lines[-3:]) or 'it left no log'}")
+    message = next((line for line in reversed(lines) if line.startswith("tapir: ")), "")
+    if exit_status == InputError.exit_status and message:
+        raise InputError(f"on the cluster: {message.removeprefix('tapir: ')}")
+    raise StageError(f"the job on the cluster failed: {message or '; '.join(lines[-3:]) or 'it left no log'}")
 
 
 def _answer(client: JobSubmissionClient, submission_id: str, patience_s: float) -> dict[str, Any]:
-    """Wait for the job and remove it."""
+    """Waits for the job, returns its answer and deletes it."""
     deadline = time.monotonic() + patience_s
     job: JobDetails | None = None
     try:
@@ -88,7 +91,7 @@ def _answer(client: JobSubmissionClient, submission_id: str, patience_s: float) 
         code = job.driver_exit_code
         return answered(client.get_job_logs(submission_id) or str(job.message), None if code is None else int(code))
     finally:
-        with suppress(RuntimeError, OSError):  # one that has not ended yet is not removed
+        with suppress(RuntimeError, OSError):  # Ray deletes no job that has not ended yet
             if job is None or not job.status.is_terminal():
                 client.stop_job(submission_id)
             client.delete_job(submission_id)

@@ -1,9 +1,9 @@
-"""`tapir submit CONFIG --job NAME --address URL`: a job of this folder on a cluster, followed to its end.
+"""Runs a job of this folder on a cluster and follows it to its end: `tapir submit CONFIG --job NAME --address URL`.
 
     submit(Submission(config, "configs/mine.yaml", "s3://bucket/runs/mine", "distill"), "http://HEAD:8265", ["API_KEY"])
 
-The job's id is `tapir-<run hash>-<attempt>`: a run has one living job, to which a second submit attaches, and the next
-attempt starts where the last one has ended. Its working folder is a copy of this one, and gone when it ends.
+The job's id is `tapir-<run hash>-<attempt>`. A run has at most one living job, to which a second submit attaches; the
+next attempt continues where the last one ended. The job works in a copy of this folder, which Ray deletes at its end.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from tapir_ray.errors import InputError, StageError, Stopped, last_line
 
 FOLDER = "jobs"
 NAME = "tapir_job"
-"""Of a job's metadata, the name it was submitted under."""
+"""Key of a job's metadata with the value of `--job`."""
 STOP_S = 60
-"""What a job is given to end by itself when it is stopped; Ray's own 3 s are too short to end engines."""
+"""Seconds that a stopped job has to end by itself; Ray's default of 3 s is too short to end engines."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to run on which run; paths are those of the working folder."""
+    """A job and the run that it works on; relative paths are relative to the working folder."""
 
     config: Config
     path: str
@@ -49,17 +49,17 @@ class Submission:
     job: str
     overrides: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
-    """The job's own, after CONFIG, --set and --run-dir."""
+    """Arguments of the job itself, after CONFIG, --set and --run-dir."""
 
     @property
     def run_hash(self) -> str:
-        """12 hex digits that are the same for every submission of one run: its place, and what gives its results."""
+        """12 hex digits, equal for all submissions of one run: a hash of its folder and of all keys that affect it."""
         place = self.run_dir if is_remote(self.run_dir) else str(PurePath(self.run_dir))
         return hashlib.sha256(f"{place.rstrip('/')} {self.config.digest()}".encode()).hexdigest()[:12]
 
     @property
     def script(self) -> str:
-        """The job's file in the working folder."""
+        """The file of the job in the working folder."""
         return f"{FOLDER}/{self.job}.py"
 
     @property
@@ -75,10 +75,10 @@ class Submission:
 
 
 def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> int:
-    """Send the job with the environment variables `names`, or attach to the run's living one; returns its exit status.
+    """Sends the job, or attaches to the living job of the run; prints its log to stdout and returns its exit status.
 
-    Its log goes to stdout. Raises InputError, before anything is sent, for what the job could not work with; Stopped
-    where Ctrl-C detaches, which leaves the job alone; StageError where the head is lost.
+    `names` are environment variables to forward. Raises InputError, before anything is sent, for inputs that the job
+    could not use; Stopped if Ctrl-C detaches, which leaves the job running; StageError if the head is lost.
     """
     tree = Path.cwd()
     files = files_of(tree)
@@ -98,7 +98,7 @@ def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> i
         ended = follow(client, submission_id)
     except KeyboardInterrupt:
         raise Stopped(
-            f"detached from {submission_id}, which goes on; the same command attaches again, and with --stop it ends "
+            f"detached from {submission_id}, which continues; the same command attaches again, and with --stop it ends "
             "the job"
         ) from None
     _say(f"{submission_id} {ended.status.value}")
@@ -108,15 +108,15 @@ def submit(submission: Submission, address: str, names: Iterable[str] = ()) -> i
 
 
 def stop(submission: Submission, address: str) -> None:
-    """End the run's living job, which continues when it is submitted again; returns once it has ended.
+    """Stops the living job of the run and returns once it has ended. A new submit continues its work.
 
-    Raises InputError where none lives, StageError where it does not end.
+    Raises InputError if the run has no living job, StageError if the job does not end.
     """
     client = connect(address)
     jobs = listed(client)
     running = living(attempts(jobs, submission.run_hash))
     if running is None:
-        # The config may have changed since: then the job has another hash.
+        # If the config has changed since the submit, the job has another hash.
         others = (job for job in jobs if NAME in (job.metadata or {}) and works_on(job, submission.run_dir))
         running = next((job for job in others if not job.status.is_terminal()), None)
         if running is None:
@@ -130,7 +130,7 @@ def stop(submission: Submission, address: str) -> None:
     while not status.is_terminal():
         if time.monotonic() > deadline:
             raise StageError(f"{submission_id} has not ended within {2 * STOP_S} s: see Ray's logs on the head")
-        # Again and again: a job that is only starting does not hear it, and the head may not answer for a moment.
+        # Repeated, because a job that is still starting ignores it, and the head may not answer for a moment.
         with suppress(OSError, RuntimeError):
             client.stop_job(submission_id)
         time.sleep(POLL_S)
@@ -140,10 +140,10 @@ def stop(submission: Submission, address: str) -> None:
 
 
 def check(submission: Submission, files: Iterable[str]) -> None:
-    """Raises InputError where the job would not find, with `files` sent, what it is to read, or lose what it writes.
+    """Raises InputError if the job, with `files` sent, would miss inputs or lose its results.
 
-    So it does, naming no more than the scheme, where the job's command or a place in its config holds a key, which the
-    head would keep and show.
+    Also if the command of the job or a path in its config holds a key, because the head stores and shows both; the
+    error names only the scheme.
     """
     places = [place for _, place in _inputs(submission.config)]
     cache = submission.config.cache.dir or ""
@@ -154,32 +154,32 @@ def check(submission: Submission, files: Iterable[str]) -> None:
     if (script := submission.script) not in sent:
         there = sorted(PurePath(name).stem for name in sent if PurePath(name).match(f"{FOLDER}/*.py"))
         raise InputError(
-            f"--job {submission.job}: there is no {script} here; the jobs are {', '.join(there)}"
+            f"--job {submission.job}: there is no {script} here; choose one of {', '.join(there)}"
             if there
             else f"--job {submission.job}: there is no {FOLDER}/ here; submit from the root of a checkout of tapir-ray"
         )
     for key, place in (("--run-dir", submission.run_dir), ("cache.dir", submission.config.cache.dir)):
         if place is not None and not is_remote(place) and not PurePath(place).is_absolute():
             raise InputError(
-                f"{key} {place} would lie in the job's working folder, which is gone when it ends: give a URI (s3://…, "
-                "gs://…), or the absolute path of a folder that all nodes share"
+                f"{key} {place} would be in the job's working folder, which is deleted when it ends: give a URI "
+                "(s3://…, gs://…), or the absolute path of a folder that all nodes share"
             )
     if not is_remote(submission.run_dir) or submission.run_dir.startswith("file://"):
         _say(f"{submission.run_dir} must be a folder that all nodes of the cluster share")
     for key, place in [("CONFIG", submission.path), *_inputs(submission.config)]:
         if key != "CONFIG" and (is_remote(place) or PurePath(place).is_absolute() or not Path(place).exists()):
-            continue  # the cluster's own, or a hub name
+            continue  # a path on the cluster, or a hub name
         name = PurePath(os.path.relpath(place)).as_posix()
         if name not in sent and not any(other.startswith(f"{name}/") for other in sent):
             raise InputError(
                 f"{key} {place} is not sent: it is outside of the working folder, left out by a .gitignore or "
                 ".rayignore, or has the name of a file with keys; put it on storage that the cluster reaches, or "
-                "let it be sent"
+                "include it by a line !NAME in .rayignore"
             )
 
 
 def attempts(jobs: Iterable[JobDetails], run_hash: str) -> dict[int, JobDetails]:
-    """The submissions of a run by their number, first to last."""
+    """The jobs of a run by the number of the attempt, in rising order."""
     found = {}
     for job in jobs:
         head, _, number = (job.submission_id or "").rpartition("-")
@@ -189,17 +189,17 @@ def attempts(jobs: Iterable[JobDetails], run_hash: str) -> dict[int, JobDetails]
 
 
 def living(found: dict[int, JobDetails]) -> JobDetails | None:
-    """The one that has not ended."""
+    """The job that has not ended; None if all have."""
     return next((job for job in found.values() if not job.status.is_terminal()), None)
 
 
 def next_id(found: dict[int, JobDetails], run_hash: str) -> str:
-    """The id of the attempt after all these: Ray takes none twice, whatever became of the job."""
+    """The id of the next attempt. Ray accepts no id twice, not even that of a failed job."""
     return f"tapir-{run_hash}-{max(found, default=0) + 1}"
 
 
 def exit_status(job: JobDetails) -> int:
-    """What an ended job's command returned, as a shell would say it; 3 where it was stopped, 1 where it never began."""
+    """The exit status of an ended job, as a shell reports it (143 after SIGTERM); 3 if stopped, 1 if it never began."""
     if job.status == JobStatus.STOPPED:
         return Stopped.exit_status
     if job.driver_exit_code is None:
@@ -209,7 +209,7 @@ def exit_status(job: JobDetails) -> int:
 
 
 def _send(client: JobSubmissionClient, submission: Submission, package: Path, hooked: bool) -> str:
-    """The id of the run's living job, which is started where there is none."""
+    """Submits the job unless the run has a living one; returns the id of the living job."""
     found = attempts(listed(client), submission.run_hash)
     running, submission_id = living(found), next_id(found, submission.run_hash)
     if running is None:
@@ -223,16 +223,18 @@ def _send(client: JobSubmissionClient, submission: Submission, package: Path, ho
                 metadata={NAME: submission.job},
             )
         except RuntimeError as error:
-            # Another submit of this run may have come in between.
+            # Another submit of this run may have taken the id in the meantime.
             with suppress(RuntimeError):
                 running = living(attempts(client.list_jobs(), submission.run_hash))
             if running is None:
-                raise StageError(f"{submission_id} was not taken: {last_line(error)}") from error
+                raise StageError(
+                    f"the head did not accept {submission_id} ({last_line(error)}): see its logs, and try again"
+                ) from error
         else:
             _say(f"{submission_id} submitted: {submission.entrypoint}")
             return submission_id
     _refuse_another(running, submission)
-    _say(f"{running.submission_id} works on this run already, with what was sent when it started: {running.entrypoint}")
+    _say(f"{running.submission_id} already works on this run, with the files sent at its start: {running.entrypoint}")
     return str(running.submission_id)
 
 
@@ -246,7 +248,7 @@ def _refuse_another(running: JobDetails, submission: Submission) -> None:
 
 
 def _inputs(config: Config) -> list[tuple[str, str]]:
-    """What the config reads from a file or folder, by key."""
+    """(config key, path) of every file or folder that the config reads."""
     simulator = config.simulator
     served = {role: endpoint for role, endpoint in config.endpoints.items() if endpoint.spec.local}
     keys = [

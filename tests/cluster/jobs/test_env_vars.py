@@ -24,7 +24,7 @@ def test_a_value_on_the_command_line_is_not_repeated(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("TAPIR_NONE", raising=False)
     with pytest.raises(InputError, match="--env TAPIR_NONE: this variable is not set here"):
         env_vars.named(["TAPIR_NONE"])
-    with pytest.raises(InputError, match="names alone") as error:
+    with pytest.raises(InputError, match="a name without a value") as error:
         env_vars.named(["TAPIR_NONE=sk-planted"])
     assert "planted" not in str(error.value)
 

@@ -59,7 +59,7 @@ def test_an_error_of_the_head_for_a_moment_is_borne(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(follow, "POLL_S", 0.01)
     assert follow.listed(Busy(2)) == ["a job"]  # type: ignore[arg-type, comparison-overlap]
     monkeypatch.setattr(follow, "PATIENCE_S", 0.05)
-    with pytest.raises(StageError, match=r"does not say which jobs it has .*busy"):
+    with pytest.raises(StageError, match=r"does not list its jobs .*busy"):
         follow.listed(Busy(10**6))  # type: ignore[arg-type]
 
 
@@ -156,7 +156,7 @@ def test_a_head_that_is_lost_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(follow, "PATIENCE_S", 0.1)
     head: Any = Head([])
     head.get_job_info = unreachable
-    with pytest.raises(StageError, match="goes on from it once there is a head"):
+    with pytest.raises(StageError, match="start the same command again once the head answers"):
         follow.follow(head, "tapir-0-1")
 
 

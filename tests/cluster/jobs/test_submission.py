@@ -103,9 +103,9 @@ def test_the_command_of_the_job_is_safe_in_a_shell(tree: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "fields", "words"),
     [
-        ((), {"job": "destill"}, "--job destill: there is no jobs/destill.py here; the jobs are distill, score"),
-        ((), {"run_dir": "runs/mine"}, "--run-dir runs/mine would lie in the job's working folder"),
-        (("cache.dir=cache",), {}, "cache.dir cache would lie in the job's working folder"),
+        ((), {"job": "destill"}, "--job destill: there is no jobs/destill.py here; choose one of distill, score"),
+        ((), {"run_dir": "runs/mine"}, "--run-dir runs/mine would be in the job's working folder"),
+        (("cache.dir=cache",), {}, "cache.dir cache would be in the job's working folder"),
         (("seed_data.path=rows.jsonl",), {}, "seed_data.path rows.jsonl is not sent"),
         (("seed_data.path=../rows.jsonl",), {}, r"seed_data.path \.\./rows.jsonl is not sent"),
         (("prompts.dir=prompts",), {}, "prompts.dir prompts is not sent"),
@@ -236,7 +236,7 @@ def test_a_living_job_is_attached_to(
     monkeypatch.setattr(submit, "connect", lambda address: cluster)
     assert submit.submit(given, "http://h:8265") == 3
     assert cluster.submitted == []
-    assert f"tapir-{given.run_hash}-1 works on this run already" in capsys.readouterr().err
+    assert f"tapir-{given.run_hash}-1 already works on this run" in capsys.readouterr().err
     with pytest.raises(InputError, match="as --job distill, not score: wait for its end, or give --job distill"):
         submit.submit(submission(job="score"), "http://h:8265")
     with pytest.raises(InputError, match="as --job distill, not score"):

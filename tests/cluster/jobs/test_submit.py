@@ -159,7 +159,7 @@ def test_a_second_submit_follows_the_living_job_and_lets_it_go(tmp_path: Path, h
     user.wait_for("Running entrypoint for job", second, "second")  # its log, from the beginning
     second.send_signal(signal.SIGINT)
     assert second.wait(30) == 3
-    assert "-1 works on this run already" in user.said("second")
+    assert "-1 already works on this run" in user.said("second")
     assert "the same command attaches again, and with --stop it ends the job" in user.said("second")
     assert user.start(output="other", job="score").wait(60) == 2
     assert "as --job distill, not score" in user.said("other")
@@ -209,4 +209,4 @@ def test_another_token_is_refused(tmp_path: Path, head: Head) -> None:
     user = Submitter(tmp_path, head, latency_s=0.0)
     (tmp_path / "token").write_text("0" * 32)
     assert user.submit("--", "--until", "classify", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token")) == 2
-    assert "refuses this token, or there is none" in user.said() and "Traceback" not in user.said()
+    assert "rejects the token, or none is set" in user.said() and "Traceback" not in user.said()
