@@ -67,6 +67,7 @@ def _executors() -> list[Any]:
 def operators_of(executor: Any) -> list[Operator]:
     """The unfinished operators of a pipeline, from its source to its end."""
     found = []
+    # Private, because Ray Data has no public view of the operators of a running pipeline.
     for operator, state in executor._topology.items():
         if operator.has_completed():
             continue

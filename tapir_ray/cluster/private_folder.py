@@ -30,6 +30,7 @@ def private_folder(base: str | None = None) -> Path:
     folder = Path(base or tempfile.gettempdir()) / f"tapir-{os.geteuid()}"
     advice = "set TMPDIR to a folder of your own"
     _create(folder, advice)
+    # Not `stat`, which would follow a link.
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode):
         raise InputError(f"{folder} is a link, which another user may have made: remove it, or {advice}")

@@ -219,6 +219,7 @@ def on_workers(
     task: Any = ray.remote(max_retries=0)(function)
     if able:
         places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
+        # A claim of 0 runs on busy nodes too.
         tasks = [task.options(num_cpus=0, scheduling_strategy=place) for place in places]
     else:
         tasks = [task.options(num_cpus=config.resources.transform_cpus)]

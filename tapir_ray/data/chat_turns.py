@@ -106,6 +106,7 @@ def split_answer(text: str, reasoning: str | None = None) -> tuple[str, str | No
     thoughts, answer, complete = split_thoughts(text)
     if not complete:
         raise Unsupported(f"{UNFINISHED_THINKING} (thoughts that are opened and not closed)")
+    # Without duplicates: some datasets repeat the thoughts of the field in the text.
     return answer, "\n\n".join(dict.fromkeys(one for one in (reasoning, thoughts) if one)) or None
 
 
@@ -144,6 +145,7 @@ def _read(turn: Any, name: str) -> Iterator[Turn]:
         used |= {WEIGHT, MASKED, *TRAIN_KEYS}
     used.add(WEIGHT)
     others = {key: value for key, value in turn.items() if key not in used and not is_blank(value)}
+    # An empty system turn says the same as none.
     if role != SYSTEM or text.strip() or others:
         yield Turn(role, text, thoughts, learn, others)
 

@@ -46,6 +46,7 @@ def create(fs: pafs.FileSystem, path: str, uri: str, content: bytes) -> bool | N
             return None
         for _ in range(TRIES):
             try:
+                # Not in parts: the condition holds for a single request.
                 obstore.put(store, key, content, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 found = _read(fs, path)

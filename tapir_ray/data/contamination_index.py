@@ -159,11 +159,13 @@ class ContaminationIndex:
         return Contamination(EXACT, self.item_ids.index(row_id), shared[:SHOWN_CHARS])
 
     def _near(self, turns: Sequence[Turn], signature: np.ndarray, bands: np.ndarray) -> Contamination | None:
+        # Bands only give candidates; the signatures decide.
         members = np.unique(self.bands.items_of(bands))
         if not len(members):
             return None
         alike = similarity(self.signatures[members], signature[None])
         alike, members = alike[alike >= self.threshold], members[alike >= self.threshold]
+        # Shared boilerplate alone can reach the threshold, so the item's own text must be similar as well.
         if self.has_boilerplate[members].any():
             own = self._own_shares(turns)[members] >= OWN_SHARE
             kept = ~self.has_boilerplate[members] | own
@@ -187,6 +189,7 @@ class ContaminationIndex:
 
     def _fuzzy(self, turns: Sequence[Turn]) -> Contamination | None:
         """Finds an item of which the row changes a few words, so that no whole n-gram of it is left."""
+        # Otherwise items of fewer than LEAST_FUZZY words would count: too few to compare with some of them changed.
         if self.ngram < LEAST_FUZZY or not len(self.own_words):
             return None
         least = np.where(self.has_boilerplate, LEAST_FUZZY, self.ngram)

@@ -80,6 +80,7 @@ def bands(
         num_cpus=transform_cpus,
         compute=ray.data.TaskPoolStrategy(size=_at_once()),
     )
+    # Runs the pipeline and keeps none of its output.
     deque(written.iter_batches(batch_format="pyarrow", batch_size=None), maxlen=0)
     return storage.uri
 
@@ -159,7 +160,7 @@ def write_bands(
             row_group_size=ENTRIES_PER_GROUP,
             compression="none",  # hashes: neither this nor a dictionary makes them smaller
             use_dictionary=False,
-            write_statistics=["band"],
+            write_statistics=["band"],  # by which `read_range` skips row groups
         )
     return pa.table({"bands": [len(table)]})
 

@@ -88,6 +88,7 @@ def _kind(name: str) -> str | None:
     Only the first or the last word can mean training: `how_to_train_dogs` names no split.
     """
     words = [re.sub(r"\d+$", "", word.lower()) for word in _BREAK.split(_HOLD_OUT.sub("holdout", name)) if word]
+    # A word for tests counts anywhere, and one for training only at an edge: a wrong guess then leaves rows out.
     held_out = next((HELD_OUT[word] for word in words if word in HELD_OUT), None)
     is_train = words != [] and TRAIN in (WORDS.get(words[0]), WORDS.get(words[-1]))
     return held_out or (TRAIN if is_train else None)

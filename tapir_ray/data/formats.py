@@ -56,6 +56,7 @@ def parse(row: Any, format: str = "auto", turns: str = "last", columns: Mapped |
     """
     found = _from_turns(Reading(object_of(row), columns or {}, format), turns)
     asked = [message["content"] for message in found[0].messages if message["role"] != SYSTEM]
+    # With an answer of its own, a prompt may quote a transcript.
     if found[0].response is None and len(asked) == 1 and is_transcript(asked[0]):
         raise Unsupported(TRANSCRIPT)
     return found
@@ -81,9 +82,11 @@ def parse_evaluation(row: Any) -> list[Conversation]:
     except NoPrompt as error:
         raise Malformed(f"{error.what}; rename the column of the questions to prompt") from None
     except Ambiguous as several:
+        # Either column may be the question, so neither may be trained on.
         others = {name: set(several.names) - {name} for name in several.names}
         each = [{key: value for key, value in kept.items() if key not in left} for left in others.values()]
         return [conversation for one in each for conversation in parse_evaluation(one)]
+    # Without the weights of turns: the context of every answer counts.
     reading.turns = [Turn(turn.role, turn.content, turn.reasoning) for turn in reading.turns]
     return [Conversation(one.messages, None, one.meta) for one in _from_turns(reading, "all")]
 

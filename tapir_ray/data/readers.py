@@ -121,6 +121,7 @@ def _read_list(path: str, name: str) -> Iterator[tuple[str, Any]]:
     _refuse_signature(data)
     content = loads(data)
     if isinstance(content, Exception):
+        # A file with `\r` alone has the line ends of old Macs; elsewhere `\r` may be part of a line.
         lines = data.splitlines(keepends=True) if b"\r" in data and b"\n" not in data else data.split(b"\n")
         first = next((line for line in lines if line.strip()), b"")
         if isinstance(loads(first), dict):

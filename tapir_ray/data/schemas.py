@@ -121,7 +121,7 @@ def _hash(*parts: str) -> str:
     """A 128-bit hash as 32 hex digits. Parts are length-prefixed, so ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (ID_VERSION, *parts):
-        data = part.encode("utf-8", "surrogatepass")
+        data = part.encode("utf-8", "surrogatepass")  # a text with half of a surrogate pair gets an id too
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()

@@ -64,8 +64,10 @@ _SPACELESS = [(re.compile(f"[{ranges}]"), weight) for ranges, weight in SPACELES
 
 def normalised(text: str) -> str:
     """The text in NFKC form, without case and invisible characters."""
+    # ASCII text needs no Unicode tables.
     if text.isascii():
         return text.lower()
+    # Folded again, because NFKC can give a new capital: ℌ has no lower case, and becomes H.
     return unicodedata.normalize("NFKC", _patterns()[1].sub("", text).casefold()).casefold()
 
 

@@ -70,6 +70,7 @@ def own_error(error: BaseException | None) -> TapirError | None:
     full disk or a torn table.
     """
     first = error
+    # Ray keeps the original error of a task in `cause`; Python keeps that of `raise … from` in `__cause__`.
     while error is not None:
         wrapped = getattr(error, "cause", None)
         if isinstance(error, TapirError) and wrapped is None:
@@ -83,6 +84,7 @@ def full_disk(error: BaseException | None) -> StageError | None:
     while error is not None:
         text, number = str(error), getattr(error, "errno", None)
         what = NO_SPACE.get(number) if isinstance(error, OSError) and number is not None else None
+        # Errors of Ray, torch and object stores have no errno, only a text.
         if what is None and not isinstance(error, TapirError):
             number = errno.EDQUOT if _NO_QUOTA_TEXT.search(text) else errno.ENOSPC if _NO_SPACE_TEXT.search(text) else 0
             what = NO_SPACE.get(number)

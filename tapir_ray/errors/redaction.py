@@ -66,7 +66,7 @@ def remember(key: str) -> None:
 
 def names_a_key(name: str, in_query: bool = False) -> bool:
     """Returns whether a parameter, header or argument of this name holds a key: `api_key`, `X-Amz-Signature`."""
-    name = name.rpartition(".")[2]
+    name = name.rpartition(".")[2]  # of a nested config key
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     if plain in HARMLESS and not in_query:
         return False
@@ -150,6 +150,7 @@ def _options(query: str) -> list[tuple[str, str]]:
 def _environment() -> Iterator[str]:
     """Values of the environment variables with the name of a key; a path, as of a key's file, is none."""
     for name, value in os.environ.items():
+        # A value that begins with a slash is the path of a file.
         if len(value) >= SHORTEST and names_a_key(name) and "/" not in value[:1]:
             yield value
 

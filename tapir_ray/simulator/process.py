@@ -45,5 +45,6 @@ def running(options: Options) -> Iterator[str]:
 
 
 def _arguments(options: Options) -> list[str]:
+    # `--name=value` in one word, so that a value that begins with a dash is not taken for an option.
     given = ((key, value) for key, value in asdict(options).items() if value is not None)
     return [f"{flag(key)}={value}" for key, value in given]

@@ -113,6 +113,7 @@ class Recorded:
         task, turn = request.parts["task"].strip(), _last_user_turn_of(request.parts["instruction"])
         if task not in self.taxonomy.labels:
             task = self.taxonomy.label_by_words(turn)
+        # Never the instruction itself, which a pipeline would filter as a duplicate.
         others = [row for row in self.unseen.get(task, []) if row != turn]
         return others[request.seed % len(others)] if others else ""
 

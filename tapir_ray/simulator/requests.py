@@ -124,6 +124,7 @@ def _messages(messages: Any) -> list[Message]:
 def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Message]]:
     if len(messages) == 1 and messages[0]["role"] == "user":
         content = messages[0]["content"]
+        # A cheap test before the patterns, which search the whole text.
         for kind, pattern in PROMPTS.items() if "</instruction" in content else ():
             match = pattern.search(content)
             if match is not None:

@@ -53,6 +53,7 @@ def seed_rows(rows: int, seed: int) -> list[dict[str, object]]:
     table: list[dict[str, object]] = []
     for family in FAMILIES:
         for level in LEVELS:
+            # One generator for each cell, so that rows of one do not depend on the number of rows of another.
             rng = random.Random(f"seed {seed} {family.name} {level}")
             for _ in range(counts[family.name, level]):
                 for _ in range(ATTEMPTS):

@@ -165,7 +165,7 @@ def completion(body: dict[str, Any], request: Request, text: str, fault: str | N
     return {
         "id": f"chatcmpl-{prompt_hash(body['messages'])}",
         "object": "chat.completion",
-        "created": 0,
+        "created": 0,  # constant: a reply is a function of its request
         "model": request.model,
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}],
         "usage": usage,
@@ -207,6 +207,7 @@ async def _serve(server: Server, parent: int | None) -> None:
         site = web.TCPSite(runner, server.options.host, server.options.port)
         await site.start()
         host, port = runner.addresses[0][:2]
+        # `running` in the parent process reads the URL from this line.
         print(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1", flush=True)
         stopped = asyncio.Event()
         for end in (signal.SIGINT, signal.SIGTERM):

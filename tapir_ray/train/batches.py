@@ -47,6 +47,7 @@ class PackedReader:
             metadata = pq.read_metadata(path, filesystem=fs)
             column = metadata.schema.to_arrow_schema().get_field_index("seq_index")
             for group in range(metadata.num_row_groups):
+                # The table is sorted by `seq_index`, so each row group must continue where the one before it ends.
                 if metadata.row_group(group).column(column).statistics.min != self.sequences:
                     raise StageError(f"{path}: the packed table is not complete (sequence {self.sequences} is missing)")
                 self.groups.append((self.sequences, path, group))

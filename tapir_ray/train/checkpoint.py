@@ -57,6 +57,7 @@ def save(engine: Any, done: Done) -> None:
 def restore(engine: Any, folder: Path) -> Done:
     """Loads optimizer and model from a checkpoint; returns the progress. Raises StageError if it cannot be read."""
     whole = all(parameter.requires_grad for parameter in engine.module.parameters())
+    # `save` leaves frozen weights out, so a model with some cannot be loaded strictly.
     path, _ = engine.load_checkpoint(str(folder), tag="state", load_module_strict=whole)
     if path is None:
         raise StageError(

@@ -156,6 +156,7 @@ def train_classifier(
         raise StageError(f"the classifier could not be trained from {base_model}: {cause_of(error)}") from error
     assert result.checkpoint is not None and result.metrics is not None
     replace(result.checkpoint.path, result.checkpoint.filesystem, out_dir, filesystem)
+    # Ray Train keeps the checkpoints of a finished training.
     result.filesystem.delete_dir(result.filesystem.normalize_path(result.path))
     outcome: dict[str, Any] = result.metrics
     measured = measure({(true, predicted): count for true, predicted, count in outcome["pairs"]})
@@ -163,7 +164,7 @@ def train_classifier(
         rows=outcome["train_rows"] + measured["holdout_rows"],
         train_rows=outcome["train_rows"],
         seconds=time.monotonic() - called,
-        # The difference of two machines' clocks may be negative.
+        # The clocks of two machines may differ, so their difference may be negative.
         start_seconds=max(0.0, outcome["first_step_at"] - called_at),
         folder=out_dir,
         **measured,

@@ -182,9 +182,11 @@ class _Renamed:
             model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocab]
         if model.get("unk_token") in names:
             model["unk_token"] = names[model["unk_token"]]
+        # Merges that would build a control token from pieces.
         if "merges" in model:
             pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
             model["merges"] = [pair for pair in pairs if not {*pair, "".join(pair)} & names.keys()]
+        # Only the text is encoded: no special tokens around it, and all of it.
         spec |= {"post_processor": None, "padding": None, "truncation": None}
         try:
             tokenizer = Tokenizer.from_str(json.dumps(spec))

@@ -75,6 +75,7 @@ def create_classifier(create: CreateModel, texts: Iterable[str], labels: Sequenc
         label2id={label: index for index, label in enumerate(labels)},
         **shape,
     )
+    # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DebertaV2ForSequenceClassification(config)

@@ -59,6 +59,7 @@ def create_student(
         bos_token_id=None,
         **ids,
     )
+    # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)

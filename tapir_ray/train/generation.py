@@ -72,6 +72,7 @@ def _leave_out_invalid(config: Any) -> list[str]:
         except ValueError:
             tried = before
             left_out.append(name)
+            # Keys that transformers does not know have no default.
             if name in defaults:
                 setattr(config, name, defaults[name])
             else:

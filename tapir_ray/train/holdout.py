@@ -36,6 +36,7 @@ def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) ->
         for index, row, losses_T in zip(there, rows, by_row, strict=False):
             # Positions restart at 0 with each pair of a packed sequence.
             pair_T = np.cumsum(row["position_ids"] == 0) - 1
+            # A padded row is longer than its sequence.
             sums = np.bincount(pair_T, losses_T[: len(pair_T)].double().cpu().numpy())
             tokens = np.bincount(pair_T, row["labels"] != IGNORED)
             own |= zip(reader.pair_ids([index]), zip(sums.tolist(), map(int, tokens), strict=True), strict=True)

@@ -85,6 +85,7 @@ def _earlier_answers(
         except RowRefused:
             return None
         stop = len(prompt) + len(answer)
+        # The template writes this answer, or its prompt, differently in the middle of a conversation.
         if ids[:stop] != [*prompt, *answer]:
             return None
         spans.append((len(prompt), stop))

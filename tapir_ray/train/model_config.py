@@ -105,7 +105,7 @@ def _has_table(model: Any, positions: int) -> bool:
     tables = [
         tensor
         for module in model.modules()
-        if module is not words
+        if module is not words  # the vocabulary may be as large as the number of positions
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         if name == "embed_positions" or "Embedding" in type(module).__name__
     ]

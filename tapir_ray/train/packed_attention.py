@@ -56,6 +56,7 @@ def attend_apart(model: Any) -> None:
     """Makes `model` compute attention for each packed conversation separately. Affects only `sdpa` attention."""
     AttentionInterface.register("sdpa", _attention)
     conversations = Conversations()
+    # transformers passes the attention module, not the model, to the attention function.
     for module in model.modules():
         setattr(module, _CONVERSATIONS, conversations)
     model.register_forward_pre_hook(conversations.look, with_kwargs=True)

@@ -90,7 +90,7 @@ class ChatTemplate:
         try:
             text = self._render(turns, add_generation_prompt=for_answer)
         except jinja2.TemplateSyntaxError:
-            raise
+            raise  # no fault of this row: `end_of_turn` reports it
         except jinja2.TemplateError as error:
             raise TemplateRefused(" ".join(str(error).split())[:200]) from None
         except Exception as error:  # the template's code may raise anything

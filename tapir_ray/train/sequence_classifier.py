@@ -63,6 +63,7 @@ class SequenceClassifier:
             **head,
         ).to(self.device)
         refuse_sizes(self.tokenizer, self.model, name, "classify.model")
+        # The attention mask hides padding, so any token serves a model without a pad token.
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id

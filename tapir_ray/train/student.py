@@ -113,6 +113,7 @@ def train_student(
         check_target_modules(student, train.lora, base_model or init_model)
     mailbox: Any = None
     if on_progress:
+        # Restarted if its process dies: progress must not end a training.
         mailbox = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Mailbox)
         mailbox = mailbox.options(**with_driver()).remote()
     work = Work(
@@ -131,6 +132,7 @@ def train_student(
     )
     forget_torn(fs, own_dir, RESULT_FILE)
     fs.create_dir(own_dir, recursive=True)
+    # Of an earlier attempt: the file must tell of this one.
     if _text(fs, f"{own_dir}/{ERROR_FILE}") is not None:
         fs.delete_file(f"{own_dir}/{ERROR_FILE}")
     workers = resources.train

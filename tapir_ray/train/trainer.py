@@ -37,6 +37,7 @@ def cause_of(error: Exception) -> str:
     worker.
     """
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    # Ray wraps the error of a worker's function.
     causes = [getattr(failure, "cause", None) or failure for failure in failures]
     own = [cause for cause in causes if isinstance(cause, StageError)]
     first = [cause for cause in causes if not PEER_LOST.search(str(cause))]

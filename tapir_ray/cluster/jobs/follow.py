@@ -110,6 +110,7 @@ class _Log:
             async with asyncio.timeout(QUIET_S) as patience:
                 async for text in client.tail_job_logs(submission_id):
                     patience.reschedule(clock() + QUIET_S)
+                    # Every connection sends the log from its beginning.
                     new = text[max(0, self._printed - passed) :]
                     passed += len(text)
                     if new:

@@ -76,6 +76,7 @@ def _read(folder: Path, name: str) -> IgnoreFile | None:
         raise InputError(
             f"{file} cannot be read ({error.strerror}), so the files to leave out are not known: make it readable"
         ) from error
+    # Line by line, so that an error names its line.
     lines = [line.removesuffix("\r") for line in lines]
     for number, line in enumerate(lines, start=1):
         try:

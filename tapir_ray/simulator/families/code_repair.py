@@ -78,6 +78,7 @@ class CodeRepair(Family[Bug]):
             function=rng.choice(FUNCTIONS), operator=rng.choice(OPERATORS), side=rng.choice(SIDES),
         )  # fmt: skip
         code = line.split()
+        # Only tokens that `_repair` can restore.
         breakable = [i for i, token in enumerate(code) if token in MISSPELT or token in ")]"]
         for i in rng.sample(breakable, min(BUGS[level], len(breakable))):
             code[i] = MISSPELT.get(code[i]) or ("]" if code[i] == ")" else ")")

@@ -50,6 +50,7 @@ class Writing(Family[Note]):
         values = WORDING.read(instruction)
         if values is None:
             return None
+        # Without repetitions, because the grade counts each fact once.
         facts = tuple(dict.fromkeys((thing, state) for thing, state in FACT.findall(values["facts"])))
         return Note(min(len(facts), 5), values["sender"], values["reader"], facts)
 
