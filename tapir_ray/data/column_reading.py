@@ -125,6 +125,7 @@ class Reading:
         for other, value in self.found[PROMPT].items():
             if is_first_choice(other, PROMPT):
                 self._same_or_ask(other, value, turns, name, "prompt")
+        # An open last question takes its answer from another column, as in TRL's prompt and completion.
         users = [at for at, turn in enumerate(turns) if turn.role == USER]
         answered = users and any(turn.role == ASSISTANT for turn in turns[users[-1] :])
         if not answered:
@@ -160,6 +161,7 @@ class Reading:
         other = next(column for column in self.found[RESPONSE] if column in self.used)
         if name and not repeats(self.row[name], answer):
             raise Ambiguous("prompt", (name, other), (f"{MESSAGES}: {other}", f"{PROMPT}: {name}, {RESPONSE}: …"))
+        # The answer column holds the whole conversation: only a system turn may be missing from it.
         there = key_of(answer)
         return [*(turn for turn in asked if turn.role == SYSTEM and key_of([turn])[0] not in there), *answer]
 
@@ -171,6 +173,7 @@ class Reading:
             if PROMPT not in self.mapped and any(is_talk(one, name) for name, one in self.found[RESPONSE].items()):
                 return None, []
             raise Malformed(self._no_prompt())
+        # Several columns mapped to the prompt are joined; several known names must agree.
         if PROMPT in self.mapped and len(names) > 1:
             self.used |= set(names)
             return names[0], "\n\n".join(required_text(value, name) for name, value in found.items())

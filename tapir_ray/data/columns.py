@@ -88,6 +88,7 @@ def by_role(row: Mapping[str, Any], mapped: Mapped) -> dict[str, dict[str, Any]]
         if column in given:
             role = given[column]
             found.setdefault(role, []).append((mapped[role].index(column), column))
+            # A mapped `instruction` makes `input` its context only if it is the prompt.
             is_alpaca = is_alpaca or (role == PROMPT and name == INSTRUCTION)
         elif name == INPUT:
             inputs.append(column)

@@ -243,7 +243,7 @@ def _joined(found: Sequence[np.ndarray]) -> np.ndarray:
 
 def _longest(turn: Turn, first: np.ndarray, last: np.ndarray) -> str:
     """The longest stretch of units that the runs `first`..`last` cover without a gap, cut to SHOWN_CHARS."""
-    # Difference array: +1 at the begin of a run and -1 at its end; its running sum counts the runs over each unit.
+    # Difference array: +1 at the start of a run and -1 at its end; its running sum counts the runs over each unit.
     covered = np.zeros(len(turn.units) + 1, np.int64)
     np.add.at(covered, first, 1)
     np.add.at(covered, last, -1)

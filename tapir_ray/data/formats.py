@@ -111,6 +111,7 @@ def _from_turns(reading: Reading, which: str) -> list[Conversation]:
     asked = next(index for index, turn in enumerate(turns) if turn.role == "user")
     answers = [index for index, turn in enumerate(turns) if turn.role == ASSISTANT]
     is_open = any(turn.role == "user" for turn in turns[answers[-1] + 1 if answers else 0 :])
+    # An answer before the first question, such as a greeting, is context.
     ends = [index for index in answers if index > asked and turns[index].learn]
     ends += [len(turns)] if is_open else []
     if not ends:

@@ -33,7 +33,7 @@ SHINGLE = 3
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
 BEGIN, END = 0xD6E8FEB86659FD93, 0xA0761D6478BD642F
-"""Salts of the hashes of n-grams at the begin and the end of a turn, so that they never equal those in the middle."""
+"""Salts of the hashes of n-grams at the start and the end of a turn, so that they never equal those in the middle."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Boilerplate:
         return own if words >= (EDGE_WORDS if at_an_edge else LEAST_WORDS) * WORD else None
 
     def _own(self, turn: Turn) -> np.ndarray:
-        # Difference array: the running sum of the begins and ends of common runs is 0 at the units outside them.
+        # Difference array: the running sum over the starts and ends of common runs is 0 at the units outside them.
         begins = np.zeros(len(turn.units) + 1, np.int64)
         for found in (grams(turn.hashes, turn.weights, self.words), *edges(turn, self.words)):
             common = among(found.hashes, self.common)

@@ -36,6 +36,7 @@ class Storage:
         self.uri = uri.rstrip("/")
         self.token = ""
         """Token of the attempt at a run that this process has claimed (see `run/attempts.py`); "" without one."""
+        # Several threads of a driver append events.
         self._appending = threading.Lock()
         self._told: set[str] = set()
 

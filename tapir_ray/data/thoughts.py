@@ -125,7 +125,7 @@ def _end(text: str, opening: str, closing: str, opened: bool) -> re.Match[str] |
     fences = list(_fences(text))
     plain = [tag for tag in spoken if not any(start <= tag.start() < stop for start, stop in fences)]
     end = _unmatched(plain, closing)
-    if end is None and opened:
+    if end is None and opened:  # thoughts with a code block that is not closed
         end = _unmatched(spoken, closing)
     if end is None and opened:
         # Thoughts that mention the opening mark without closing it: the first closing mark ends them.
@@ -162,7 +162,7 @@ def _quoted(text: str, tag: re.Match[str]) -> bool:
 
 
 def _fences(text: str) -> Iterator[tuple[int, int]]:
-    """Yields (begin, end) of each fenced code block; an unclosed one reaches to the end of the text."""
+    """Yields (start, end) of each fenced code block; an unclosed one reaches to the end of the text."""
     opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
         if opened is None:

@@ -9,7 +9,7 @@ import re
 from tapir_ray.errors.redaction import redacted
 
 RAYS_ADVICE = "\nFailed to apply UDF transform"
-"""Begin of the text that Ray Data appends to an error of a pipeline; of no use to a user."""
+"""Start of the text that Ray Data appends to an error of a pipeline; of no use to a user."""
 
 
 def last_line(error: BaseException) -> str:

@@ -80,7 +80,7 @@ class Batches:
         return _bad("no such batch", 404) if batch is None else web.json_response(batch)
 
     async def list(self, _: web.Request) -> web.Response:
-        found = list(reversed(self._batches.values()))
+        found = list(reversed(self._batches.values()))  # newest first, as OpenAI lists them
         return web.json_response({"object": "list", "data": found, "has_more": False})
 
     async def _work(self, batch: dict[str, Any], expires: bool) -> None:

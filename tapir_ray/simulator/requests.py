@@ -41,7 +41,7 @@ PROMPTS = {
 }
 """Patterns of the prompts. Those with more tags come first, because they match those with fewer as well."""
 STYLE = re.compile(r"\s*Task type: [^\n]*\.\s*\nAnswering style:.*?(?:\n\n|\Z)", re.DOTALL)
-"""The shipped `respond` prompt at the begin of a system message, up to the blank line before the row's own system text.
+"""The shipped `respond` prompt at the start of a system message, up to the blank line before the row's own system text.
 
 Of a style that contains a blank line, only the text before it is matched.
 """

@@ -40,6 +40,7 @@ def cell_counts(rows: int) -> dict[tuple[str, int], int]:
         for level, level_share in LEVEL_SHARES.items()
     }
     counts = {cell: int(share) for cell, share in exact.items()}
+    # The cells that rounding down has cut most get one row more.
     by_remainder = sorted(exact, key=lambda cell: counts[cell] - exact[cell])
     for cell in by_remainder[: rows - sum(counts.values())]:
         counts[cell] += 1

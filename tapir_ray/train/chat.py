@@ -99,7 +99,7 @@ def _stops(model: str, student_json: str) -> tuple[int, ...]:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message], chat_template_kwargs: dict[str, Any]) -> list[int]:
-    """Token ids of the prompt for `messages`, up to the begin of the answer.
+    """Token ids of the prompt for `messages`, up to the start of the answer.
 
     A control token that occurs in a message is encoded as plain text. Raises RowRefused: SpecialToken if the tokenizer
     cannot do that, TemplateRefused if the template rejects the messages or loses part of them.

@@ -2,7 +2,7 @@
 
     check_kept_apart(engine, device, reader, one_row=False, model="Qwen/…")
 
-In a packed sequence only `position_ids` mark the begin of a conversation. A model that does not pass them to its
+In a packed sequence only `position_ids` mark the start of a conversation. A model that does not pass them to its
 attention, or that carries a state from token to token (linear attention, convolutions), sees the previous conversation.
 """
 

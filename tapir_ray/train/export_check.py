@@ -27,7 +27,7 @@ def try_export(model: Any, tokenizer: Any, name: str, student: Student) -> list[
     from transformers import AutoTokenizer
 
     refuse_sizes(tokenizer, model, name)
-    generation = copy.deepcopy(model.generation_config)
+    generation = copy.deepcopy(model.generation_config)  # `adapt` changes it
     left_out = adapt(generation, tokenizer, stop_token_ids(tokenizer, student.chat_template_kwargs))
     with tempfile.TemporaryDirectory(prefix="tapir-export-") as folder:
         try:

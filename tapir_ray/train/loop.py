@@ -180,6 +180,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         done.tokens += seen
         done.response_tokens += in_loss
         done.seconds = time.monotonic() - began
+        # At most one message a second, whatever the length of a step.
         if work.progress is not None and rank == 0 and (time.monotonic() - reported > 1.0 or step in (0, steps - 1)):
             reported = time.monotonic()
             work.progress.put.remote(

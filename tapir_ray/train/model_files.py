@@ -104,6 +104,7 @@ def _index_problems(folder: Path, index: str) -> Iterator[str]:
         yield from problems
         if problems or shard.suffix != ".safetensors":
             continue
+        # The index may be of another save than the shard.
         there = _header(shard)
         if absent := sorted(name for name, file in where.items() if file == shard.name and name not in there):
             yield f"{shard.name} lacks {named(absent)}, which {index} lists"

@@ -30,7 +30,7 @@ THOUGHTS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
-"""Marks around a model's thoughts. At the begin of an answer they are control tokens, elsewhere text."""
+"""Marks around a model's thoughts. At the start of an answer they are control tokens, elsewhere text."""
 
 _SHOWN = 60
 """Most characters of a lost text that a reason quotes."""
@@ -82,7 +82,7 @@ class ChatTemplate:
         return [{**turn, "content": self._content(turn)} for turn in turns]
 
     def render(self, turns: Sequence[Message], for_answer: bool) -> str:
-        """The text of turns returned by `as_text`; with `for_answer` it ends with the begin of the next answer.
+        """The text of turns returned by `as_text`; with `for_answer` it ends with the start of the next answer.
 
         Raises TemplateRefused if the template rejects the turns, or leaves out or changes part of one. Thoughts of
         answers may be left out. Without `for_answer` the last turn is not checked; the caller checks it.

@@ -1,4 +1,4 @@
-"""Recognises files and folders that are likely to hold credentials, by their names and the begin of their content.
+"""Recognises files and folders that are likely to hold credentials, by their names and the start of their content.
 
 may_hold_key(Path(".aws"))                         # True: nothing of this folder is sent
 may_hold_key(Path("deploy/gcp-key-prod.json"))     # True

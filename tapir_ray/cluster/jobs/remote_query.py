@@ -92,6 +92,7 @@ def _answer(client: JobSubmissionClient, submission_id: str, patience_s: float) 
         return answered(client.get_job_logs(submission_id) or str(job.message), None if code is None else int(code))
     finally:
         with suppress(RuntimeError, OSError):  # Ray deletes no job that has not ended yet
+            # After a timeout or Ctrl-C nobody waits for the job any more.
             if job is None or not job.status.is_terminal():
                 client.stop_job(submission_id)
             client.delete_job(submission_id)

@@ -204,7 +204,7 @@ def exit_status(job: JobDetails) -> int:
         return Stopped.exit_status
     if job.driver_exit_code is None:
         return int(job.status != JobStatus.SUCCEEDED)
-    code = int(job.driver_exit_code)
+    code = int(job.driver_exit_code)  # negative after a signal
     return code if code >= 0 else 128 - code
 
 

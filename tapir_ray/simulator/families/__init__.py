@@ -32,6 +32,7 @@ FAMILIES: tuple[Family[Any], ...] = (
 )
 
 
+# Cached, because a judge grades both answers to an instruction, in both orders.
 @lru_cache(maxsize=4096)
 def understand(text: str) -> tuple[Family[Any], Problem] | None:
     """The family that wrote a text, and the problem in it; None for any other text."""

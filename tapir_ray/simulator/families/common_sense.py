@@ -64,7 +64,7 @@ class CommonSense(Family[Choice]):
             return None
         items = tuple(values["items"].split(" , "))
         choice = Choice(min(max(len(items) - 2, 1), 5), items, KINDS[values["verb"]][0])
-        return choice if choice.chosen else None
+        return choice if choice.chosen else None  # nothing fits, which `generate` never writes
 
     def plain(self, problem: Choice) -> str:
         return " , ".join(problem.chosen)

@@ -21,6 +21,7 @@ CLAUSE = re.compile(
     rf"({NAME} and {NAME}|{NAME}|{text.one_of(tuple(PRONOUNS))}) ({text.one_of(tuple(SINGULAR))})"
     rf" ({text.one_of(('a', 'an', *COUNTS))})(?: ({text.one_of(ADJECTIVES)}))? ({THING})(s?)"
 )
+# Without capturing groups: a wording repeats it, and captures its own slots.
 CLAUSE_FORM = re.sub(r"\((?!\?)", "(?:", CLAUSE.pattern)
 
 WORDING = text.Wording(
