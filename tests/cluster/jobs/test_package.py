@@ -178,7 +178,8 @@ def test_what_is_left_out_is_named_up_to_ten(tmp_path: Path) -> None:
     assert left_out(tmp_path) is None
     write(tmp_path, {f"{number:02}.pem": "" for number in range(10)})
     named = left_out(tmp_path)
-    assert named is not None and "may hold keys: 00.pem, " in named and ", 09.pem; send a key with --env" in named and "\n" not in named
+    assert named is not None and "\n" not in named
+    assert "may hold keys: 00.pem, " in named and ", 09.pem; send a key with --env" in named
     write(tmp_path, {".aws/config": "", "z/.npmrc": "", "z/.netrc": ""})
     assert "08.pem and 3 more; send a key with --env, or a file by a line !NAME in .rayignore" in str(
         left_out(tmp_path)
