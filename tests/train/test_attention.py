@@ -82,4 +82,4 @@ def test_a_cluster_is_asked_on_a_node_where_a_training_worker_fits(ray_local: No
 
 def test_a_cluster_without_a_free_place_is_only_doubted(ray_local: None) -> None:
     doubt = check_on_worker(FLASH, Replicas(gpus=1.0), patience_s=1.0)
-    assert doubt is not None and "no place for a training worker was free in 1 s" in doubt
+    assert doubt is not None and "no training worker could be placed in 1 s" in doubt
