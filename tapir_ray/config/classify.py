@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tapir_ray.config.models import CreateModel
-from tapir_ray.config.section import Count, Section, Share
+from tapir_ray.config.section import Count, Section, Share, key
 
 
 class Classify(Section):
@@ -23,7 +23,7 @@ class Classify(Section):
     """Times the teacher is asked for a label before a row whose replies are none fails."""
     holdout_share: Share = 0.15
     max_length: Count = 256
-    batch_size: Count = 64
+    batch_size: Count = key(64, invalidates=())
     epochs: Count = 3
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     train_batch_size: Count = 32

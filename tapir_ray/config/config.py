@@ -12,46 +12,47 @@ from pydantic import Field, model_validator
 from tapir_ray.config.classify import Classify
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.engines import spec_of
+from tapir_ray.config.keys import without_neutral
 from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
-from tapir_ray.config.section import Section, Share
+from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
 
 
 class Config(Section):
     """One run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    run_dir: str | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = key(invalidates=())
+    run_dir: str | None = key(None, invalidates=())
     """Folder or URI of the run; empty is `runs/NAME`."""
-    random_seed: int = 0
-    seed_data: SeedData = SeedData()
-    holdout: Holdout = Holdout()
-    student: Student = Student()
+    random_seed: int = key(0, invalidates=("read",))
+    seed_data: SeedData = key(SeedData(), invalidates=("read",))
+    holdout: Holdout = key(Holdout(), invalidates=("split",))
+    student: Student = key(Student(), invalidates=("base",))
     """Left out where a dataset is regenerated, which needs none."""
-    teacher: Endpoint = Endpoint()
-    judge: Judge = Judge.model_validate({})
-    classify: Classify = Classify(by="none")
-    curriculum: Curriculum = Curriculum()
-    score: Score = Score()
-    expand: Expand = Expand()
-    filter: Filter = Filter()
-    respond: Respond = Respond()
-    rewrite: Rewrite = Rewrite()
-    mix: Mix = Mix()
-    train: Train = Train()
-    regenerate: Regenerate | None = None
+    teacher: Endpoint = key(Endpoint(), invalidates=("labels", "instructions", "expanded", "generated"))
+    judge: Judge = key(Judge.model_validate({}), invalidates=("answers", "scored", "generated", "evaluation"))
+    classify: Classify = key(Classify(by="none"), invalidates=("labels", "instructions"))
+    curriculum: Curriculum = key(Curriculum(), invalidates=("expanded",))
+    score: Score = key(Score(), invalidates=("candidates",))
+    expand: Expand = key(Expand(), invalidates=("expanded",))
+    filter: Filter = key(Filter(), invalidates=("checked",))
+    respond: Respond = key(Respond(), invalidates=("answers", "generated"))
+    rewrite: Rewrite = key(Rewrite(), invalidates=("answers", "generated"))
+    mix: Mix = key(Mix(), invalidates=("expanded",))
+    train: Train = key(Train(), invalidates=("holdout_packed", "sft_packed", "packed"))
+    regenerate: Regenerate | None = key(None, invalidates=("ingested", "labelled", "regenerated"))
     """Only for `tapir regenerate`."""
-    resources: Resources = Resources()
-    prompts: Prompts = Prompts()
-    budget: Budget = Budget()
-    cache: Cache = Cache()
-    simulator: Simulator | None = None
-    trackers: list[str] = Field(default_factory=list)
+    resources: Resources = key(Resources(), invalidates=())
+    prompts: Prompts = key(Prompts(), invalidates=("labels", "instructions", "scored", "expanded", "generated"))
+    budget: Budget = key(Budget(), invalidates=())
+    cache: Cache = key(Cache(), invalidates=())
+    simulator: Simulator | None = key(None, invalidates=("read",))
+    trackers: list[str] = key(default_factory=list, invalidates=())
     """`package:Class` of more places for the run's numbers (docs/trackers.md)."""
-    max_error_rate: Share = 0.05
+    max_error_rate: Share = key(0.05, invalidates=())
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -62,12 +63,12 @@ class Config(Section):
             self.regenerate.refuse(self.seed_data, self.classify, self.curriculum, self.filter)
         elif self.student.model is None and self.student.create is None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
-        for key, endpoint in self.endpoints.items():
+        for where, endpoint in self.endpoints.items():
             if endpoint.base_url == SIMULATOR and self.simulator is None:
-                raise ValueError(f"{key}.base_url is 'simulator' but the config has no simulator section")
+                raise ValueError(f"{where}.base_url is 'simulator' but the config has no simulator section")
             if self.budget.max_cost is not None and endpoint.known_price is None:
                 raise ValueError(
-                    f"budget.max_cost cannot be kept without {key}.price, as {endpoint.model} is not in our list "
+                    f"budget.max_cost cannot be kept without {where}.price, as {endpoint.model} is not in our list "
                     "(genai-prices) for its provider; set it, or use budget.max_tokens"
                 )
         if self.respond.samples > 1 and self.teacher.sampling.temperature == 0.0:
@@ -138,43 +139,18 @@ class Config(Section):
         return yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
     def results(self) -> dict[str, Any]:
-        """Everything that changes results (not `run_dir`, `resources`, limits, cache, budget or trackers), as nested
-        mappings."""
-        content = self.model_dump(
-            mode="json", exclude={"name", "run_dir", "resources", "budget", "cache", "trackers", "max_error_rate"}
-        )
+        """The values that results depend on, as nested mappings: not those of fields with `invalidates=()`."""
+        content = without_neutral(self)
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
-            for speed in ("limits", "price", "timeout_s", "max_attempts", "api_key_env", "base_url", "batch"):
-                endpoint.pop(speed, None)
             if endpoint and (unbatched := spec_of(endpoint["engine"]).unbatched):  # the same model, by another door
                 endpoint["engine"] = unbatched
         for engine in (content["teacher"], content["judge"], content["student"]):
             for speed in spec_of(engine["engine"]).speed:
-                engine.get("engine_kwargs", {}).pop(speed, None)
-        for limit in ("warn_share", "max_share"):
-            content["filter"].pop(limit)
-        content["student"].pop("batch_size")
-        content["classify"].pop("batch_size")
-        for speed in (
-            "micro_batch_size",
-            "gradient_checkpointing",
-            "checkpoint_minutes",
-            "checkpoint_steps",
-            "checkpoints_kept",
-            "max_loss_rise",
-            "max_failures",
-        ):
-            content["train"].pop(speed)
-        if content["regenerate"] is None:
+                engine["engine_kwargs"].pop(speed, None)
+        if self.regenerate is None:
             content.pop("regenerate")
-        else:
-            content["regenerate"]["shards"].pop("at_once")
-        if content["simulator"]:
-            content["simulator"].pop("log")
-            for weather in ("latency_s", "error_rate", "max_requests_per_minute"):
-                content["simulator"].pop(weather)
-            if content["simulator"]["seed_rows"]:
-                content["seed_data"].pop("path")  # inside the run's folder, which may be moved
+        if self.simulator is not None and self.simulator.seed_rows:
+            content["seed_data"].pop("path")  # inside the run's folder, which may be moved
         return content
 
     def digest(self) -> str:

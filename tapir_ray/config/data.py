@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tapir_ray.config.section import Count, Section, Share
+from tapir_ray.config.section import Count, Section, Share, key
 
 
 def _listed(value: Any) -> Any:
@@ -102,7 +102,7 @@ class Holdout(Section):
     """At most this share of the seed data (of each stratum) is held out."""
     stratify_by: list[str] = Field(default_factory=list)
     """Columns of the seed file; the holdout then takes equal numbers from each combination of their values."""
-    select_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    select_share: Annotated[float, Field(ge=0, lt=1)] = key(0.5, invalidates=("summary",))
     """Share of the holdout whose scores choose the best round; the scores of the others are reported. 0: none choose,
     and the last round is the result."""
 
@@ -120,12 +120,12 @@ class Simulator(Section):
     """Another file of recorded pairs for `recorded`."""
     seed_rows: Annotated[int, Field(ge=0)] = 0
     """`tasks`: write this many skewed seed rows into the run and use them as seed data."""
-    latency_s: Annotated[float, Field(ge=0)] = 0.0
+    latency_s: Annotated[float, Field(ge=0)] = key(0.0, invalidates=())
     judge_noise: Annotated[float, Field(ge=0)] = 0.0
     position_bias: float = 0.0
     length_bias: float = 0.0
-    error_rate: Share = 0.0
+    error_rate: Share = key(0.0, invalidates=())
     """Share of the requests that meet an error: 429, 500, 503, a dropped or hanging connection, a broken reply."""
-    max_requests_per_minute: Count | None = None
+    max_requests_per_minute: Count | None = key(None, invalidates=())
     """What is above it in any 60 seconds is answered 429."""
-    log: str | None = None
+    log: str | None = key(None, invalidates=())

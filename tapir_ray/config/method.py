@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tapir_ray.config.section import Count, Section, Share
+from tapir_ray.config.section import Count, Section, Share, key
 
 
 class Difficulty(Section):
     """How hard a row is for the current student, and from where on it counts as hard."""
 
-    measure: str = "mfd"
+    measure: str = key("mfd", invalidates=("scored",))
     """A registered measure or `package:function`."""
     threshold: float = 2.0
     """δ: hard if MFD ≥ δ."""
@@ -27,12 +27,12 @@ class Difficulty(Section):
 class Curriculum(Section):
     """The plan over rounds: α_{r+1} = min(1, α_r + Δα)."""
 
-    tasks: str = "tapir"
+    tasks: str = key("tapir", invalidates=("labels", "instructions"))
     """`tapir` (published weights), `seed` (the seed data's own shares), or a YAML file with a taxonomy."""
-    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    weights: dict[str, Annotated[float, Field(ge=0)]] = key(default_factory=dict, invalidates=("candidates",))
     """Replaces the weights: tasks that are not named get 0; must sum to 1."""
-    toxicity: bool = False
-    rounds: Annotated[int, Field(ge=0)] = 3
+    toxicity: bool = key(False, invalidates=("labels", "instructions", "candidates"))
+    rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("evaluation",))
     alpha: Share = 0.3
     alpha_step: Share = 0.2
     difficulty: Difficulty = Difficulty()
@@ -57,28 +57,28 @@ class Expand(Section):
     size: Count = 10_000
     """Draws a round; each gives at most one instruction."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    annotation: str = "respond"
+    annotation: str = key("respond", invalidates=("generated",))
     """How a new instruction gets its answer: a registered annotation or `package:function`."""
 
 
 class Filter(Section):
     """What a row must pass. Texts are compared without the system's turns (docs/filters.md)."""
 
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.7
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = key(0.7, invalidates=("ingested",))
     """Jaccard similarity of word 3-grams (of characters, in scripts without spaces) from which two instructions are the
     same."""
-    ngram: Annotated[int, Field(ge=0)] = 13
+    ngram: Annotated[int, Field(ge=0)] = key(13, invalidates=("common_ngrams",))
     """A shared word n-gram of this length with a holdout or evaluation row is an overlap; 0 is off."""
-    common_ngram_rows: Count | None = 10
+    common_ngram_rows: Count | None = key(10, invalidates=("common_ngrams",))
     """Boilerplate: an n-gram that more training rows have than this is left out of the comparison; null leaves none
     out."""
-    warn_share: Share = 0.2
+    warn_share: Share = key(0.2, invalidates=())
     """More than this share of a table filtered for one reason is reported, with three examples."""
-    max_share: Share = 0.8
+    max_share: Share = key(0.8, invalidates=())
     """More than this share of a table filtered for one reason stops the run; 1 lets it go on."""
     max_chars: Count = 8000
-    other_task: bool = True
-    evaluation_sets: list[str] = Field(default_factory=list)
+    other_task: bool = key(True, invalidates=("expanded",))
+    evaluation_sets: list[str] = key(default_factory=list, invalidates=("evaluation_sets",))
     """Files whose instructions must not be trained on."""
     functions: list[str] = Field(default_factory=list)
     """`package:function`, each called with a row; returns a reason to drop it, or None."""
@@ -147,15 +147,15 @@ class Lora(Section):
 class Train(Section):
     """Fine-tuning by Ray Train and DeepSpeed."""
 
-    initial_sft: Literal["auto", "on", "off"] = "auto"
+    initial_sft: Literal["auto", "on", "off"] = key("auto", invalidates=("sft_training", "sft_checkpoint"))
     """Fine-tune on the seed data first; `auto`: a model without a chat template of its own."""
-    init_from: Literal["previous", "base"] = "previous"
-    data: Literal["current", "cumulative"] = "current"
+    init_from: Literal["previous", "base"] = key("previous", invalidates=("packed",))
+    data: Literal["current", "cumulative"] = key("current", invalidates=("packed",))
     """`cumulative`: a round trains on its own mix and on those of all rounds before. The hard share is then that of all
     these mixes together, not the round's α; a pair that several of them hold is trained on once for each, at places
     that have nothing to do with one another."""
-    initial_epochs: Count = 1
-    epochs: Count = 1
+    initial_epochs: Count = key(1, invalidates=("sft_packed",))
+    epochs: Count = key(1, invalidates=("packed",))
     sequence_length: Count = 2048
     packing: bool = True
     """Several pairs a sequence, none of which sees another. False gives each pair a sequence of its own: for students
@@ -165,29 +165,29 @@ class Train(Section):
     """What of a conversation is in the loss: its response, or all answers of the assistant after the first question.
     A conversation whose earlier answers the chat template rewrites (it drops their thinking) has its response alone."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    round_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    round_learning_rate: Annotated[float, Field(gt=0)] | None = key(None, invalidates=("packed",))
     """Peak learning rate of the rounds after the initial SFT; empty is `learning_rate`."""
     warmup_ratio: Share = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     global_batch_size: Count = 64
     """Sequences an optimizer step, over all workers."""
-    micro_batch_size: Count = 4
+    micro_batch_size: Count = key(4, invalidates=())
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     zero_stage: Literal[0, 1, 2, 3] = 2
     """In bfloat16 stages 2 and 3 add up the gradients of micro-batches in 32 bits, 0 and 1 in 16."""
-    gradient_checkpointing: bool = False
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    gradient_checkpointing: bool = key(False, invalidates=())
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = key(10.0, invalidates=())
     """A worker that dies costs at most this much training: the others wait for it and go on from the checkpoint."""
-    checkpoint_steps: Count | None = None
+    checkpoint_steps: Count | None = key(None, invalidates=())
     """A checkpoint every so many optimizer steps, instead of by time."""
-    checkpoints_kept: Count = 2
+    checkpoints_kept: Count = key(2, invalidates=())
     """Of a training that is not done: the latest, and beside it those with the lowest loss on the holdout (without one
     the latest). The students of all rounds stay, in `checkpoints/`."""
-    max_loss_rise: Annotated[float, Field(gt=0)] | None = 3.0
+    max_loss_rise: Annotated[float, Field(gt=0)] | None = key(3.0, invalidates=())
     """Nats by which the mean loss of ten steps may rise above its lowest (before the tenth step: above the first loss)
     before the run stops; null lets it."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Annotated[int, Field(ge=0)] = key(3, invalidates=())
     """Times the workers of one training may die before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn where training takes place. `sdpa` would

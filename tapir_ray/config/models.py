@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from tapir_ray.config import prices
 from tapir_ray.config.engines import OPENAI, SPECS, VLLM, EngineName, EngineSpec, spec_of
 from tapir_ray.config.price import Price
-from tapir_ray.config.section import Count, Section, Share, default_of
+from tapir_ray.config.section import Count, Section, Share, default_of, key
 from tapir_ray.data.thoughts import DEFAULT_MARKS
 from tapir_ray.errors.redaction import looks_like_a_key, secret_of
 
@@ -84,9 +84,9 @@ class Endpoint(Section):
 
     engine: EngineName = OPENAI.name
     model: str = "gpt-4.1"
-    base_url: str | None = None
+    base_url: str | None = key(None, invalidates=())
     """`simulator` names the simulator of this config; empty is the client's default."""
-    api_key_env: str | None = "OPENAI_API_KEY"
+    api_key_env: str | None = key("OPENAI_API_KEY", invalidates=())
     """Name of the environment variable with the key; null sends none."""
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=1024)
     max_completion_tokens: Count | None = None
@@ -102,13 +102,13 @@ class Endpoint(Section):
     (`length`), filtered (`content_filter`) or to be asked for again (`error`). The key "" is for replies that give no
     finish_reason. The common words of providers are known."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    max_attempts: Count = 6
-    limits: Limits = Limits()
-    price: Price | None = None
+    timeout_s: Annotated[float, Field(gt=0)] = key(120.0, invalidates=())
+    max_attempts: Count = key(6, invalidates=())
+    limits: Limits = key(Limits(), invalidates=())
+    price: Price | None = key(None, invalidates=())
     """Empty is the price in the installed version of `genai-prices`, for the providers and models in it; a price of 0
     is a free endpoint."""
-    batch: Batch = Batch()
+    batch: Batch = key(Batch(), invalidates=())
     max_model_len: Count = 4096
     trust_remote_code: bool = False
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -166,11 +166,11 @@ class Endpoint(Section):
 class Student(Section):
     """The model that learns: a HF name or folder (`model`), or one made on the spot (`create`)."""
 
-    engine: EngineName = VLLM.name
+    engine: EngineName = key(VLLM.name, invalidates=("scored", "evaluation"))
     model: str | None = None
     revision: str | None = None
     create: CreateModel | None = None
-    endpoint: Endpoint | None = None
+    endpoint: Endpoint | None = key(None, invalidates=("scored", "evaluation"))
     """Of an engine that is not the run's own (`openai`): where the student answers. It stays the same over the rounds,
     whatever is trained here."""
     chat_template: str | None = None
@@ -179,13 +179,13 @@ class Student(Section):
     trust_remote_code: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: Count = 2048
-    sampling: Sampling = Sampling()
+    sampling: Sampling = key(Sampling(), invalidates=("scored", "evaluation"))
     thinking_marks: Marks = Field(default_factory=lambda: list(DEFAULT_MARKS))
     """As of the teacher, for a student that is run here. Its thoughts are not judged; if `sampling.max_tokens` ends
     them the row fails. Many templates let it answer at once by `chat_template_kwargs: {enable_thinking: false}`."""
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Passed to vLLM as they are; `max_num_seqs` and `max_num_batched_tokens` are those of `vllm.LLM` unless given."""
-    batch_size: Count = 64
+    batch_size: Count = key(64, invalidates=())
 
     @model_validator(mode="after")
     def _one_source(self) -> Student:

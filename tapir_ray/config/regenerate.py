@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from tapir_ray.config.classify import Classify
 from tapir_ray.config.data import SeedData
 from tapir_ray.config.method import Curriculum, Filter
-from tapir_ray.config.section import Count, Section
+from tapir_ray.config.section import Count, Section, key
 
 Operation = Literal["filter", "decontaminate", "classify", "rebalance", "answer", "rewrite", "judge"]
 MOST_ROWS = 1_000_000
@@ -21,7 +21,7 @@ class Shards(Section):
 
     rows: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
     """Rows of a shard at most; all but the last have as many."""
-    at_once: Count = 4
+    at_once: Count = key(4, invalidates=())
     """Shards that go through one pipeline, so that its workers and engines start once for all of them; each worker that
     asks has 200 bytes in memory of each of their replies."""
 

@@ -1,13 +1,34 @@
-"""What every part of the configuration is."""
+"""The base class of every part of the configuration, and how a field declares what its value enters.
+
+class Filter(Section):
+    max_chars: Count = key(8000, invalidates=("checked",))      # changed, `checked` is made again with what follows
+    warn_share: Share = key(0.2, invalidates=())                # only speed or messages: no result depends on it
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+INVALIDATES = "invalidates"
+"""Entry of a field's `json_schema_extra`."""
+
+
+def key(default: Any = ..., *, invalidates: Iterable[str], **arguments: Any) -> Any:
+    """A field of a section, with the outputs of a run that its value enters directly.
+
+    `invalidates` names fields of the method's layout (`run/layout.py`); () says that no result depends on the value. A
+    field without any has those of the field that holds its section, so `Endpoint` has others as `teacher` than as
+    `judge`. `arguments` are those of pydantic's `Field`.
+    """
+    given = () if "default_factory" in arguments else (default,)
+    return Field(*given, json_schema_extra={INVALIDATES: list(invalidates)}, **arguments)
 
 
 class Section(BaseModel):
