@@ -101,6 +101,7 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
     """Train `control/` from the initial SFT student on the seed data alone and score it; returns its tokens."""
     from tapir_ray.cli.run import started
     from tapir_ray.data.schemas import ID, SCORED
+    from tapir_ray.run.layout import Table
     from tapir_ray.run.run import Run
     from tapir_ray.steps.answer import answer_and_judge, answering
     from tapir_ray.steps.evaluate import held_out
@@ -114,12 +115,12 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
     wanted = sum(entry["training_tokens"] for entry in summary["rounds"])
     with started(config, run_dir) as context:
         run = context.run
-        epoch_tokens = run.manifest("seed/packed").extra["tokens"] / config.train.initial_epochs
+        epoch_tokens = run.manifest(context.loop.sft_packed).extra["tokens"] / config.train.initial_epochs
         epochs = max(1, math.ceil(wanted / epoch_tokens))
         share = wanted / (epochs * epoch_tokens)
         start = student_after(context, 0)
         packed = run.path("control/packed")
-        pack([run.files("seed/training")], packed, run.fs, start, config.student, config.train, 1, epochs)
+        pack([run.files(context.loop.sft_training)], packed, run.fs, start, config.student, config.train, 1, epochs)
         # The last sequences are left out, so that the control sees as many tokens as the rounds did and no more.
         keep(packed, share)
         rate = config.train.round_learning_rate or config.train.learning_rate
@@ -128,10 +129,10 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
             packed, run.fs, start, out, storage, f"control-{run.attempt}", config.student, config.train,
             config.resources, epochs, rate, config.random_seed,
         )  # fmt: skip
-        held, table = held_out(context).materialize(), "control/holdout"
-        rows = answer_and_judge(context, context.remaining(table, held, ID), out, table, held.count())
+        held, table = held_out(context).materialize(), Table("control/holdout", SCORED, ID)
+        rows = answer_and_judge(context, context.remaining(table, held), out, table, held.count())
         with answering(context, table):
-            run.write(table, rows, SCORED, key=ID, extra={"tokens": result.tokens})
+            context.write(table, rows, "score the control", extra={"tokens": result.tokens})
     return result.tokens
 
 

@@ -37,6 +37,7 @@ from tapir_ray.cli.run import opened
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.data import schemas
+from tapir_ray.run.layout import Table
 from tapir_ray.run.run import Run
 from tapir_ray.simulator import Options, running
 from tapir_ray.simulator.seed import seed_rows
@@ -141,8 +142,9 @@ def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]
             judging = ended - min(json.loads(line)["arrived"] for line in log.read_text().splitlines())
             assert set(judged["status"].to_pylist()) == {schemas.OK}
             called = time.time()
-            asked = context.remaining("scored", ray.data.from_arrow(table), schemas.ID)
-            both, ended = consumed(answer_and_judge(context, asked, model, "scored", rows))
+            scored = Table("scored", schemas.SCORED, schemas.ID)
+            asked = context.remaining(scored, ray.data.from_arrow(table))
+            both, ended = consumed(answer_and_judge(context, asked, model, scored, rows))
             together, start_together = ended - told(both)[0], told(both)[0] - called
     longer = max(answering, judging)
     return together / longer, {

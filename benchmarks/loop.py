@@ -30,7 +30,6 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
 
 from benchmarks.result import show, write
-from tapir_ray.run.layout import checkpoint, round_dir
 from tapir_ray.run.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -109,10 +108,11 @@ def startups(
         elif table.endswith("/scored") or table == "evaluation/holdout":
             spans["student_engine"].append(first_span(published[table], seconds))
     number = 0
-    while manifest := run.done(checkpoint(number)):
+    while manifest := run.done(f"checkpoints/{number:02d}"):
         if "startup_seconds" in manifest.extra:
             # A training begins when its packed table is there.
-            packed = seconds_of(published[f"{round_dir(number)}/packed"]["time"])
+            folder = f"rounds/{number:02d}" if number else "seed"
+            packed = seconds_of(published[f"{folder}/packed"]["time"])
             spans["training"].append((packed, packed + manifest.extra["startup_seconds"]))
         number += 1
     if run.exists("classifier/report.json"):

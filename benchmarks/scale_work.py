@@ -28,6 +28,7 @@ from tapir_ray.data.dedup import bands, mark_near_duplicates
 from tapir_ray.data.schemas import FILTERED, GENERATED_ROWS, TRAINING, conform, with_columns
 from tapir_ray.methods.regenerate import regenerate as make_anew
 from tapir_ray.run.attempts import owned
+from tapir_ray.run.layout import Table
 from tapir_ray.run.run import Run
 from tapir_ray.steps import mix, score
 from tapir_ray.steps.context import Context
@@ -133,23 +134,24 @@ def curriculum(rows: int, folder: Path) -> dict[str, Any]:
     }
     labels = _labels()
     with local_ray(folder), _context(settings, folder / "run", check=False) as context:
-        run = context.run
-        for name, count, write in (
-            ("scored", rows, scale_data.scored),
-            ("generated", rows // 100, scale_data.generated),
+        run, tables = context.run, context.loop.round(1)
+        drawn = Table("rounds/01/draws", GENERATED_ROWS)
+        for table, count, write in (
+            (tables.scored, rows, scale_data.scored),
+            (tables.generated, rows // 100, scale_data.generated),
         ):
-            write(Path(run.path(f"rounds/01/{name}")), count, labels)
-            run.publish(f"rounds/01/{name}")
+            write(Path(run.path(table.path)), count, labels)
+            run.publish(table)
         clock = Clock()
         plan = score.plan(context, 1)
         clock.step("stats and plan")
-        context.write("rounds/01/draws", draws(context, 1, plan), GENERATED_ROWS, "draws")
+        context.write(drawn, draws(context, 1, plan), "draws")
         clock.step("sample")
-        context.write("rounds/01/pool", context.map(mix.pools(context, 1, plan), _with_tokens), TRAINING, "pools")
+        context.write(tables.pool, context.map(mix.pools(context, 1, plan), _with_tokens), "pools")
         clock.step("pools")
         mix.mix(context, 1, plan)
         clock.step("mix")
-        made = {name: run.manifest(f"rounds/01/{name}").rows for name in ("draws", "pool", "training")}
+        made = {table.name: run.manifest(table).rows for table in (drawn, tables.pool, tables.training)}
     return {"seconds": clock.total, "steps": clock.seconds, "made": made}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tapir_ray.methods import layout_of
 from tapir_ray.report.status import status
 from tests.runs import SIMULATED, Driver, write_config
 
@@ -33,12 +34,12 @@ def test_the_stage_and_the_operator_that_waits_are_named(tmp_path: Path) -> None
     (line,) = [line for line in driver.said().splitlines() if line.startswith("classify: no row for")]
     assert "(resources.stall_after_s): " in line and "Asker" in line
     assert " waits: " in line and " 0 tasks run" not in line
-    found = status(driver.run.uri)
+    found = status(driver.run.uri, layout_of)
     assert found["status"] == "running" and found["last_event"]["event"] == "stalled"
     assert "Asker" in found["last_event"]["waits"] and found["last_event"]["stage"] == "classify"
 
     assert process.wait(180) == 1, driver.said()
     assert "seed/instructions: nothing has happened for resources.no_progress_timeout_s" in driver.said()
-    found = status(driver.run.uri)
+    found = status(driver.run.uri, layout_of)
     assert found["status"] == "failed" and "Asker" in found["reason"]
     assert found["stages"][0]["label"] == "classify"

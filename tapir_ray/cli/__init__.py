@@ -138,6 +138,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     import json
 
+    from tapir_ray.methods import layout_of
     from tapir_ray.report.status import print_status, status
 
     if options.address:
@@ -145,7 +146,7 @@ def _status(options: argparse.Namespace) -> int:
 
         found = remote_status(options.run, options.address, options.env)
     else:
-        found = status(options.run)
+        found = status(options.run, layout_of)
     if options.json:
         print(json.dumps(found))
     else:

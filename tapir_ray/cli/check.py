@@ -19,7 +19,7 @@ from tapir_ray.cli import run as launch
 from tapir_ray.config import Config
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.price_source import priced_by
-from tapir_ray.cost.estimate import Estimate, estimated
+from tapir_ray.cost.estimate import Estimate
 from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
@@ -29,17 +29,11 @@ from tapir_ray.data.files import find_seed
 from tapir_ray.data.storage import uri_beside
 from tapir_ray.errors import InputError
 from tapir_ray.llm.roles import Roles
+from tapir_ray.methods import method_of
 from tapir_ray.report.console import console
 from tapir_ray.run.run import Run
 
-ASSUMED = (
-    "requests that are tried again after an error are not counted",
-    "seed rows that overlap with the holdout, and tasks without a weight, are not known before the run",
-)
-ASSUMED_ANEW = (
-    ASSUMED[0],
-    "no row is filtered but by regenerate.balanced_rows, and answers are missing in each task alike",
-)
+ASSUMED = "requests that are tried again after an error are not counted"
 GUESSED = (
     "whether the cluster has the resources is seen with --pilot, and by run",
     "a token for every 4 bytes of the prompts and of the seed data",
@@ -61,14 +55,14 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     With `pilot` that many rows are sent through every stage, in a run directory of their own beside `run_dir`. Raises
     InputError as `run` would, before anything is printed; resources are looked for only with a pilot, which needs Ray.
     """
-    anew = config.regenerate is not None
-    if anew and pilot:
+    method = method_of(config)
+    if pilot and not method.trains:
         raise InputError(
             "--pilot goes through the stages of a training, and the config has a section regenerate: leave --pilot out "
             "for a guess, or regenerate a few rows with seed_data.limit and another --run-dir"
         )
-    taxonomy = launch.check_offline(config, labelled=anew)
-    if launch.asks(config):
+    taxonomy = launch.check_offline(config)
+    if method.asks(config):
         launch.warn(config)
     for note in find_seed(config.seed_data).left_out if config.seed_data.path is not None else []:
         print(f"seed_data.path {config.seed_data.path}: {note}", file=sys.stderr)
@@ -86,15 +80,15 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
             run = Run.at(folder)
             config = launch.with_seed_file(config, run)
             url = stack.enter_context(launch.simulator(config)) if config.simulator else None
-            if launch.asks(config):
+            if method.asks(config):
                 Roles(config, "check", url).check()
             seed = read_seed(config)
         sizes, spent, place = guessed(config, seed, taxonomy), None, None
     if taxonomy.from_seed:
         taxonomy = taxonomy.with_seed_counts({str(task): round(1000 * n) for task, n in sizes.tasks.items() if task})
-    estimate = estimated(config, seed, taxonomy, sizes)
-    assumed = [*(ASSUMED_ANEW if anew else ASSUMED), *(PILOT if pilot else GUESSED)]
-    listed = priced_by(config) if launch.asks(config) else None
+    estimate = method.estimate(config, seed, taxonomy, sizes)
+    assumed = [ASSUMED, *method.assumes, *(PILOT if pilot else GUESSED)]
+    listed = priced_by(config) if method.asks(config) else None
     if listed is not None:
         assumed.append(listed)
     notes = [unused] if (unused := seed.notes.sentence("seed data")) is not None else []

@@ -23,19 +23,21 @@ from tapir_ray.cli.run import check_offline, started
 from tapir_ray.config import Config
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.files import find
-from tapir_ray.data.schemas import INSTRUCTIONS, with_columns
+from tapir_ray.data.schemas import with_columns
 from tapir_ray.data.storage import is_remote
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.report.console import console
+from tapir_ray.run.layout import CLASSIFIER
+from tapir_ray.run.layout import Table as RunTable
 from tapir_ray.steps import classifier, seed
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.round_zero import ingest
 from tapir_ray.transforms.classify import load_labels, score_classifier
 from tapir_ray.transforms.ingest import PARSED, parse_sources
 
-LABELS = "seed/labels"
-READ_ROWS, SCORED_ROWS = "classifier/read_rows", "classifier/scored_rows"
+READ_ROWS = RunTable(f"{CLASSIFIER}/read_rows", PARSED)
+SCORED_ROWS = RunTable(f"{CLASSIFIER}/scored_rows", PARSED)
 
 
 def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ()) -> None:
@@ -48,19 +50,20 @@ def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ())
         raise InputError("classify.by must be deberta and classify.label_rows above 0 to label rows and train on them")
     files = task_files(rows, config, check_offline(config)) if rows else {}
     with started(config, run_dir) as context:
-        if rows and context.run.done(LABELS):
+        labels, folder = context.loop.labels, context.loop.classifier
+        if rows and context.run.done(labels):
             raise InputError(f"{context.run.uri} has its labelled rows already: give another --run-dir to use --rows")
         ingest(context)
         if rows:
             read_rows(context, files, READ_ROWS)
-            context.write(LABELS, context.read(READ_ROWS), INSTRUCTIONS, "rows with a task")
+            context.write(labels, context.read(READ_ROWS), "rows with a task")
         if not train:
-            if not context.run.done(LABELS):
+            if not context.run.done(labels):
                 classifier.label_sample(context)
-            print(f"{context.run.manifest(LABELS).rows} labelled rows: {context.run.uri_of(LABELS)}")
+            print(f"{context.run.manifest(labels).rows} labelled rows: {context.run.uri_of(labels.path)}")
             return
         classifier.train(context)
-        show(context.run.read_json(f"{classifier.FOLDER}/report.json"))
+        show(context.run.read_json(f"{folder}/{classifier.REPORT}"))
         print(f"classifier: {classifier.model(context)}")
 
 
@@ -77,7 +80,7 @@ def score(config: Config, run_dir: str, rows: Sequence[str], model: str | None) 
         load_labels(model, config.classify.trust_remote_code)
     files = task_files(rows, config, check_offline(config, labelled=True))
     with started(config, run_dir, labelled=True) as context:
-        trained = context.run.find_json(f"{classifier.FOLDER}/report.json") is not None
+        trained = context.run.find_json(f"{context.loop.classifier}/{classifier.REPORT}") is not None
         if model is None and config.classify.label_rows and not trained:
             raise InputError(
                 f"{context.run.uri} has no classifier yet: give --model, or run tapir classifier train first"
@@ -109,7 +112,7 @@ def task_files(rows: Sequence[str], config: Config, taxonomy: Taxonomy) -> dict[
     return found
 
 
-def read_rows(context: Context, files: dict[str | None, list[str]], table: str) -> None:
+def read_rows(context: Context, files: dict[str | None, list[str]], table: RunTable) -> None:
     """`table`: the rows of `task_files` with their tasks. Raises InputError for what cannot be used."""
     settings = context.config.seed_data.model_copy(update={"limit": None})
     parsed = []
@@ -117,7 +120,7 @@ def read_rows(context: Context, files: dict[str | None, list[str]], table: str) 
         rows = parse_sources(paths, settings, context.transform_cpus)
         parsed.append(rows if task is None else context.map(rows, _of_task, task=task))
     first, *others = parsed
-    context.write(table, first.union(*others) if others else first, PARSED, "read the rows")
+    context.write(table, first.union(*others) if others else first, "read the rows")
     where = "--rows " + " ".join(path for paths in files.values() for path in paths)
     seed.check_rows(context, table, where)
     seed.check_task_column(context, table, f"{where}, column {settings.task_column}")

@@ -29,13 +29,11 @@ from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.llm.engine.watchdog import end_orphans
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
-from tapir_ray.methods.regenerate import regenerate as make_anew
-from tapir_ray.methods.tapir import STAGES, distill
-from tapir_ray.report.dataset import print_made
-from tapir_ray.report.summary import print_table, summarise, summarise_stopped
+from tapir_ray.methods import layout_of, method_of
+from tapir_ray.report.summary import summarise_stopped
 from tapir_ray.run.attempts import latest, owned
 from tapir_ray.run.fork import fork
-from tapir_ray.run.layout import checkpoint
+from tapir_ray.run.layout import SEED_FILE, LoopLayout
 from tapir_ray.run.model_store import written
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.retry import retry_failed
@@ -54,8 +52,6 @@ from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.classify import check_labels, load_labels
 from tapir_ray.transforms.filters.user_function import UserFunction
 
-SEED_FILE = "seed_data.jsonl"
-
 
 def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_of: str = "") -> None:
     """Run or continue the loop in `run_dir`; progress goes to stderr, the final table to stdout.
@@ -65,19 +61,19 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
 
     Raises InputError for what can be seen to be wrong beforehand, Stopped and StageError as `distill` does.
     """
-    if until and until not in STAGES:
-        raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(STAGES)}")
-    refuse_regeneration(config)
-    own = own_table(start)
+    method, layout = method_of(config), loop_of(config)
+    if until and until not in layout.stages:
+        raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(layout.stages)}")
+    own = own_table(start, layout)
     with stopped_by_signals():
         if fork_of:
-            fork(fork_of, run_dir, config)
+            fork(fork_of, run_dir, config, layout)
         warn(config)
         with started(config, run_dir, labelled=own is not None and own[0] != "classify") as context:
             if own is not None:
                 import_rows(context, *own)
-            distill(context, StopAfter(until))
-    print_table(summarise(context), context.run, file=sys.stdout)
+            method.run(context, StopAfter(until))
+    method.show(method.summarise(context), context.run, sys.stdout)
 
 
 def retry(run_dir: str, overrides: list[str] | None = None) -> None:
@@ -90,21 +86,15 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
     if not run.exists("config.yaml"):
         raise InputError(f"{run.uri} holds no run (no config.yaml)")
     config = changed(run.stored_config(), overrides or [])
-    anew = config.regenerate is not None
-    with stopped_by_signals(), started(config, run_dir, labelled=anew) as context:
-        retried = retry_failed(context.run, context.config)
+    method = method_of(config)
+    with stopped_by_signals(), started(config, run_dir) as context:
+        retried = retry_failed(context.run, context.config, context.layout)
         for table, rows in retried.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
         if not retried:
             context.progress.say("no row failed: there is nothing to ask again")
-        if anew:
-            made = make_anew(context)
-        else:
-            distill(context, StopAfter())
-    if anew:
-        print_made(made, file=sys.stdout)
-    else:
-        print_table(summarise(context), context.run, file=sys.stdout)
+        method.run(context, StopAfter())
+    method.show(method.summarise(context), context.run, sys.stdout)
 
 
 def regenerate(config: Config, run_dir: str) -> None:
@@ -114,23 +104,21 @@ def regenerate(config: Config, run_dir: str) -> None:
     """
     if config.regenerate is None:
         raise InputError("the config has no section regenerate: write which operations it is to do")
+    method = method_of(config)
     with stopped_by_signals():
-        if asks(config):
+        if method.asks(config):
             warn(config)
-        with started(config, run_dir, labelled=True) as context:
-            made = make_anew(context)
-    print_made(made, file=sys.stdout)
+        with started(config, run_dir) as context:
+            method.run(context, StopAfter())
+    method.show(method.summarise(context), context.run, sys.stdout)
 
 
-def asks(config: Config) -> bool:
-    """Whether anything is asked of a teacher or a judge."""
-    return config.regenerate is None or config.regenerate.asks(config.classify)
-
-
-def refuse_regeneration(config: Config) -> None:
-    """Raises InputError for a config with the section `regenerate`, of which no student is trained."""
-    if config.regenerate is not None:
+def loop_of(config: Config) -> LoopLayout:
+    """The layout of a method that trains. Raises InputError for the section `regenerate`, of which none is trained."""
+    layout = layout_of(config)
+    if not isinstance(layout, LoopLayout):
         raise InputError("the config has a section regenerate: use tapir regenerate, or take the section out")
+    return layout
 
 
 def evaluate(config: Config, run_dir: str) -> None:
@@ -138,7 +126,7 @@ def evaluate(config: Config, run_dir: str) -> None:
 
     Raises InputError where the run's rounds are not all trained.
     """
-    last = checkpoint(config.curriculum.rounds)
+    last = loop_of(config).checkpoint(config.curriculum.rounds)
     if Run.at(run_dir).done(last) is None:
         raise InputError(f"{run_dir} has no {last} to evaluate: train its rounds first (tapir run)")
     launch(config, run_dir)
@@ -147,7 +135,7 @@ def evaluate(config: Config, run_dir: str) -> None:
 def warn(config: Config) -> None:
     """Print what is likely to be regretted in the config."""
     found = warnings_about(config)
-    if config.regenerate is None:
+    if method_of(config).trains:
         found += filter(None, [check_here(config.train), dated(config.student)])
     for doubt in found:
         print(f"warning: {doubt}", file=sys.stderr)
@@ -167,7 +155,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
             end_orphans(run.uri_of(folder))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
-        if asks(config):
+        if method_of(config).asks(config):
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         check_storage(run, config)
@@ -200,7 +188,7 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
                     trackers.progress(progress.numbers(), roles.usage_by_kind())
 
                 with roles.watched(), watched(tell, PROGRESS_S, "trackers"):
-                    yield Context(run, config, roles, taxonomy, curriculum, progress, trackers)
+                    yield Context(run, config, layout_of(config), roles, taxonomy, curriculum, progress, trackers)
                 with suppress(RayError):  # of the last numbers, after all is done
                     tell()
         finally:
@@ -213,6 +201,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
 
     Rows that are `labelled` already get no tasks by `classify.by`.
     """
+    method = method_of(config)
     Prompts(config.prompts.dir)
     annotation(config.expand.annotation)
     measure(config.curriculum.difficulty.measure)
@@ -226,7 +215,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         list_files(path, "filter.evaluation_sets", "test")
     if config.simulator is not None:
         _check_simulator(config.simulator)
-    if config.regenerate is None:
+    if method.trains:
         for doubt in check_student(config.student, config.train):
             print(f"warning: {doubt}", file=sys.stderr)
         check_here(config.train)
@@ -234,6 +223,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     if (
         config.classify.by == "none"
         and not labelled
+        and method.needs_tasks
         and not taxonomy.from_seed
         and not taxonomy.weights.get(tasks.OTHERS)
     ):

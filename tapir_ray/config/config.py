@@ -112,6 +112,11 @@ class Config(Section):
                 settings.spec.refuse(section, settings, claim)
 
     @property
+    def method(self) -> str:
+        """The name of the method that the config runs, in `METHODS`."""
+        return "tapir" if self.regenerate is None else "regenerate"
+
+    @property
     def endpoints(self) -> dict[str, Endpoint]:
         """The endpoints that requests go to, by the key that describes them."""
         found: dict[str, Endpoint] = {"teacher": self.teacher}

@@ -1,7 +1,7 @@
 """How many calls and tokens a run will need: its rows by stage, times the size of what is asked for a row.
 
     sizes = guessed(config, seed, taxonomy)                # or measured by `pilot.py`
-    estimate = estimated(config, seed, taxonomy, sizes)
+    estimate = method_of(config).estimate(config, seed, taxonomy, sizes)
 
 Sizes are by what is asked of a row: `label`, `fill` (an answer of the seed data), `score_seed`, `score_holdout`,
 `score_new` (a generated row), `expand`, `respond`, and of a regeneration `rewrite` (the file's own answer) and `prefer`
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tapir_ray.config import Config, Price, Regenerate
+from tapir_ray.config import Config, Price
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import Size, Sizes
 from tapir_ray.curriculum.quotas import apportion
@@ -61,9 +61,7 @@ class Estimate:
 
 
 def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
-    """The requests of the whole run, all rounds; of a regeneration those of its operations."""
-    if config.regenerate is not None:
-        return _regenerated(config, config.regenerate, seed, sizes)
+    """The requests of the whole run, all rounds."""
     lines: list[Line] = []
     held = sum(seed.held_out(config).values())
     settings, rows = config.classify, seed.usable
@@ -93,8 +91,13 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
     return Estimate(_merged(lines))
 
 
-def _regenerated(config: Config, settings: Regenerate, seed: Seed, sizes: Sizes) -> Estimate:
-    """As if no row were filtered but by `balanced_rows`, and answers were missing in each task alike."""
+def estimated_regeneration(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
+    """The requests of a regeneration's operations, for any taxonomy.
+
+    As if no row were filtered but by `balanced_rows`, and answers were missing in each task alike.
+    """
+    settings = config.regenerate
+    assert settings is not None
     lines: list[Line] = []
     rows, replaces = seed.usable, config.seed_data.responses == "replace"
     left = min(settings.balanced_rows or rows, rows)

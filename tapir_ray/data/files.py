@@ -231,7 +231,7 @@ def _local_entries(path: str, where: str) -> tuple[list[_Entry], list[str]]:
         seen.add(os.path.realpath(folder))
         if RUN[0] in files and not RUN[1].isdisjoint([*files, *folders]):
             if not prefix:
-                raise InputError(f"{where}: this is a run of tapir-ray; name a table in it, such as {path}/seed/read")
+                raise InputError(f"{where}: this is a run of tapir-ray; name the folder of one of its tables")
             hidden.append(inside)
             folders.clear()
             continue
@@ -288,7 +288,7 @@ def _remote_entries(uri: str, where: str) -> tuple[bool, list[_Entry], list[str]
     runs = {entry.path.removeprefix(root).rpartition("/")[0] for entry in listed if entry.base_name in RUN[1]}
     runs &= {name.rpartition("/")[0] for name in files if PurePosixPath(name).name == RUN[0]}
     if "" in runs:
-        raise InputError(f"{where}: this is a run of tapir-ray; name a table in it, such as its seed/read")
+        raise InputError(f"{where}: this is a run of tapir-ray; name the folder of one of its tables")
     kept = {name: size for name, size in files.items() if not _is_hidden(name, runs)}
     for name in kept:
         folder = name.rpartition("/")[0]

@@ -1,0 +1,21 @@
+"""The methods by name. A config's method decides its outputs, its loop, its report and its cost."""
+
+from __future__ import annotations
+
+from tapir_ray.config import Config
+from tapir_ray.methods.method import Method
+from tapir_ray.methods.regenerate import REGENERATE
+from tapir_ray.methods.tapir import TAPIR
+from tapir_ray.run.layout import Layout
+
+METHODS: dict[str, Method] = {"tapir": TAPIR, "regenerate": REGENERATE}
+
+
+def method_of(config: Config) -> Method:
+    """The method that a config runs."""
+    return METHODS[config.method]
+
+
+def layout_of(config: Config) -> Layout:
+    """The outputs of a run of the config."""
+    return method_of(config).layout(config)

@@ -6,11 +6,30 @@ stopped continues by being started again.
 
 from __future__ import annotations
 
+import pyarrow as pa
+
+from tapir_ray.config import Config
+from tapir_ray.cost.estimate import estimated
+from tapir_ray.data.schemas import (
+    DRAW,
+    GENERATED_ROWS,
+    ID,
+    INSTRUCTIONS,
+    PACKED,
+    SCORED,
+    SOURCE_AND_ID,
+    TRAINING,
+)
+from tapir_ray.methods.method import Method
+from tapir_ray.report.summary import print_table, summarise
+from tapir_ray.run.layout import CLASSIFIER, SEED_FILE, Begin, LoopLayout, Round, Table
 from tapir_ray.steps import evaluate, generate, mix, round_zero, score, train
+from tapir_ray.steps.contamination_list import CONTAMINATION
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.stop import StopAfter
+from tapir_ray.transforms.ingest import PARSED
 
-STAGES = ("ingest", "classify", "sft", "score", "generate", "mix", "train", "evaluate")
+PAIR = ("pair_id",)
 
 
 def distill(context: Context, stop: StopAfter) -> None:
@@ -38,3 +57,115 @@ def distill(context: Context, stop: StopAfter) -> None:
 
     evaluate.holdout(context)
     stop.after("evaluate")
+
+
+def layout(config: Config) -> LoopLayout:
+    """The outputs of a run: the seed data and the initial SFT, the rounds, and the evaluation of the last student."""
+    read = Table("seed/read", PARSED, SOURCE_AND_ID, stage="ingest", files=(SEED_FILE,))
+    split = Table("seed/split", INSTRUCTIONS, SOURCE_AND_ID, (read,), "ingest")
+    # Their rows come from files of their own; with the seed data as an input another one leaves nothing of a run.
+    evaluation_sets = Table("seed/evaluation_sets", PARSED, SOURCE_AND_ID, (read,), "ingest")
+    common_ngrams = Table("seed/common_ngrams", pa.schema([("hash", pa.uint64())]), inputs=(split,))
+    ingested = Table(
+        "seed/ingested",
+        INSTRUCTIONS,
+        SOURCE_AND_ID,
+        (split, common_ngrams, evaluation_sets),
+        "ingest",
+        Begin("classify", ("messages",)),
+    )
+    contamination = Table("seed/contamination", CONTAMINATION, inputs=(ingested,), stage="ingest")
+    labels = Table("seed/labels", INSTRUCTIONS, ID, (ingested,), "classify")
+    classifier = Table(CLASSIFIER, inputs=(labels,), stage="classify")
+    instructions = Table(
+        "seed/instructions",
+        INSTRUCTIONS,
+        SOURCE_AND_ID,
+        (ingested, classifier) if config.classify.by == "deberta" else (ingested,),
+        "classify",
+        Begin("score", ("messages", "response", "task")),
+    )
+    bands = Table("seed/bands", inputs=(instructions, common_ngrams))
+    base = Table("checkpoints/base", inputs=(ingested,), stage="sft")
+    trained_on = ingested if config.seed_data.responses == "keep" else instructions
+    holdout = Table("seed/holdout", TRAINING, PAIR, (trained_on,), "sft")
+    training = Table("seed/training", TRAINING, PAIR, (trained_on,), "sft")
+    packed = Table("seed/packed", PACKED, inputs=(training, base), stage="sft")
+    student = checkpoint = Table("checkpoints/00", inputs=(packed,), stage="sft")
+    rounds: list[Round] = []
+    for number in range(1, config.curriculum.rounds + 1):
+        generated = tuple(one.generated for one in rounds)
+        rounds.append(_round(number, instructions, classifier, bands, generated, student))
+        student = rounds[-1].checkpoint
+    return LoopLayout(
+        read=read,
+        split=split,
+        evaluation_sets=evaluation_sets,
+        common_ngrams=common_ngrams,
+        ingested=ingested,
+        contamination=contamination,
+        seed_bands=bands,
+        labels=labels,
+        classifier=classifier,
+        instructions=instructions,
+        base=base,
+        holdout=holdout,
+        holdout_packed=Table("seed/holdout_packed", PACKED, inputs=(holdout, base), stage="sft"),
+        sft_training=training,
+        sft_packed=packed,
+        sft_checkpoint=checkpoint,
+        rounds=tuple(rounds),
+        evaluation=Table("evaluation/holdout", SCORED, ID, (instructions, student), "evaluate"),
+        answers=None if config.seed_data.responses == "keep" else instructions,
+    )
+
+
+def _round(
+    number: int,
+    instructions: Table,
+    classifier: Table,
+    seed_bands: Table,
+    generated_before: tuple[Table, ...],
+    student: Table,
+) -> Round:
+    """The outputs of a round, which begins with the student of the round before."""
+    folder, first = f"rounds/{number:02d}", number == 1
+
+    def begins(stage: str, *columns: str) -> Begin | None:
+        return Begin(stage, ("messages", "response", *columns)) if first else None
+
+    candidates = Table(f"{folder}/candidates", SCORED, ID, (instructions, *generated_before), "score")
+    scored = Table(
+        f"{folder}/scored",
+        SCORED,
+        ID,
+        (candidates, student),
+        "score",
+        begins("generate", "task", "teacher_score", "student_score"),
+    )
+    expanded = Table(f"{folder}/expanded", generate.CHECKED, DRAW, (scored, classifier), "generate")
+    bands = Table(f"{folder}/bands", inputs=(expanded, seed_bands), stage="generate")
+    checked = Table(f"{folder}/checked", generate.CHECKED, DRAW, (expanded, bands), "generate")
+    contamination = Table(f"{folder}/contamination", CONTAMINATION, inputs=(checked,), stage="generate")
+    generated = Table(f"{folder}/generated", GENERATED_ROWS, DRAW, (checked,), "generate", begins("mix", "task"))
+    pool = Table(f"{folder}/pool", TRAINING, ID, (scored, generated), "mix")
+    plan = f"{folder}/plan.json"
+    training = Table(f"{folder}/training", TRAINING, PAIR, (pool,), "mix", begins("train"), (plan,))
+    packed = Table(f"{folder}/packed", PACKED, inputs=(training, student), stage="train")
+    checkpoint = Table(f"checkpoints/{number:02d}", inputs=(packed,), stage="train")
+    return Round(
+        candidates, scored, expanded, bands, checked, contamination, generated, pool, training, packed, checkpoint, plan
+    )
+
+
+TAPIR = Method(
+    layout=layout,
+    run=distill,
+    summarise=summarise,
+    show=print_table,
+    estimate=estimated,
+    assumes=("seed rows that overlap with the holdout, and tasks without a weight, are not known before the run",),
+    asks=lambda config: True,
+    trains=True,
+    needs_tasks=True,
+)

@@ -1,6 +1,6 @@
 """`tapir status RUN`: where a run is, what it has spent and how it goes on, from its storage alone.
 
-    found = status("s3://bucket/runs/mine")      # JSON values
+    found = status("s3://bucket/runs/mine", layout_of)      # JSON values
     print_status(found, sys.stdout)
 
 Nothing is written, and no Ray is needed. What a running stage has done comes from its driver's last heartbeat.
@@ -8,18 +8,17 @@ Nothing is written, and no Ray is needed. What a running stage has done comes fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from tapir_ray.config import Config, Regenerate
+from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.roles import accounts_of
-from tapir_ray.run import layout
 from tapir_ray.run.attempts import Owner, owner
-from tapir_ray.run.layout import checkpoint
-from tapir_ray.run.lineage import INGESTED
+from tapir_ray.run.layout import SHARDS, Layout, LoopLayout, ShardLayout
 from tapir_ray.run.run import Run
 from tapir_ray.steps.context import ROUND_EVENTS
 
@@ -33,8 +32,10 @@ SHOWN = (("alpha", "α"), ("threshold", "δ"), ("hard", "hard"), ("easy", "easy"
 """Numbers of a round, and their names for a person."""
 
 
-def status(uri: str) -> dict[str, Any]:
-    """What the run's storage says; takes up to `ownership.PATIENCE_S` where its driver is on another machine.
+def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
+    """What the run's storage says; takes up to `attempts.PATIENCE_S` if its driver is on another machine.
+
+    `layout_of` gives the layout of a config's method.
 
     `stages` are those under way, or those in which the last attempt ended, with rows, rows a second and what waits;
     `shards` is of a regeneration (`finished`, and `all` once that is known), which has no rounds, and else None;
@@ -49,30 +50,35 @@ def status(uri: str) -> dict[str, Any]:
     done = (run.find_json("summary.json") or {}).get("status") == DONE
     state = _state(last, done)
     events = run.all_events()
-    planned = config.curriculum.rounds if config.regenerate is None else 0
+    layout = layout_of(config)
+    checkpoints = [one.checkpoint for one in layout.rounds] if isinstance(layout, LoopLayout) else []
     return {
         "run": run.uri,
         "name": config.name,
         "status": state,
         "owner": asdict(last) if last is not None else None,
         "stages": last.stages if last is not None else [],
-        "shards": shards_of(run, config.regenerate) if config.regenerate is not None else None,
-        "rounds_planned": planned,
-        "rounds_trained": sum(run.done(checkpoint(n)) is not None for n in range(1, planned + 1)),
+        "shards": shards_of(run, layout, config) if isinstance(layout, ShardLayout) else None,
+        "rounds_planned": len(checkpoints),
+        "rounds_trained": sum(run.done(checkpoint) is not None for checkpoint in checkpoints),
         "rounds": rounds_of(events),
         "spend": spend(run, config),
         "last_event": events[-1] if events else None,
         "reason": last.reason if last is not None and state != RUNNING else None,
-        "continue": _how_to_continue(run, last, state, "run" if config.regenerate is None else "regenerate"),
+        "continue": _how_to_continue(run, last, state, layout.verb),
     }
 
 
-def shards_of(run: Run, settings: Regenerate) -> dict[str, int | None]:
+def shards_of(run: Run, layout: ShardLayout, config: Config) -> dict[str, int | None]:
     """How many shards of a regeneration are finished, and `all` there are; None before its rows are read and
     cleaned."""
-    cleaned = run.done(INGESTED)
-    finished = [name for name in run.children("shards") if run.done(f"shards/{name}/{layout.REGENERATED}")]
-    return {"finished": len(finished), "all": None if cleaned is None else -(-cleaned.rows // settings.shards.rows)}
+    assert config.regenerate is not None
+    cleaned = run.done(layout.ingested)
+    finished = [name for name in run.children(SHARDS) if run.done(layout.regenerated.of(f"{SHARDS}/{name}"))]
+    return {
+        "finished": len(finished),
+        "all": None if cleaned is None else -(-cleaned.rows // config.regenerate.shards.rows),
+    }
 
 
 def rounds_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:

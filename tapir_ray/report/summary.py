@@ -11,15 +11,17 @@ from tapir_ray.data.schemas import FAILED, OK
 from tapir_ray.errors import StageError, TapirError
 from tapir_ray.report.console import console
 from tapir_ray.run.attempts import latest
-from tapir_ray.run.layout import checkpoint, round_dir
+from tapir_ray.run.layout import LoopLayout
+from tapir_ray.run.layout import Table as RunTable
 from tapir_ray.run.run import Run
 from tapir_ray.run.versions import versions
 from tapir_ray.steps import contamination_list
+from tapir_ray.steps.classifier import REPORT
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
 from tapir_ray.steps.holdout_scores import holdout_scores
 from tapir_ray.steps.seed import unused_columns
-from tapir_ray.steps.train import HELD_PACKED
+from tapir_ray.steps.train import student_after
 from tapir_ray.transforms.pack_stats import PackStats
 
 PLANNED = (
@@ -33,34 +35,34 @@ COLUMNS = (
 
 def summarise(context: Context) -> dict[str, Any]:
     """Write `summary.json` from the run's manifests, plans, events and usage, and return it."""
-    run, config = context.run, context.config
+    run, config, layout = context.run, context.config, context.loop
     rounds = config.curriculum.rounds
-    holdout = holdout_scores(run, rounds, config.random_seed, config.holdout.select_share)
+    holdout = holdout_scores(run, layout, config.random_seed, config.holdout.select_share)
     scores, best, seconds = holdout.reported, holdout.best, _seconds(run)
     usage = context.roles.usage()
-    tasks = tasks_of_holdout(run)
+    tasks = tasks_of_holdout(run, layout)
     summary = {
         "name": config.name,
         "status": "done",
         "random_seed": config.random_seed,
         "rounds": [_round(context, number, scores, seconds, tasks) for number in range(1, rounds + 1)],
         "start": _start(context, scores[0], seconds, tasks),
-        "initial_sft": _initial_sft(run, scores[0], seconds, tasks),
+        "initial_sft": _initial_sft(run, layout, scores[0], seconds, tasks),
         "holdout": {
-            **_packed(run, HELD_PACKED),
+            **_packed(run, layout.holdout_packed),
             "select_share": config.holdout.select_share,
             "selecting_rows": holdout.selecting_rows,
             "selecting_scores": [mean and round(mean, 3) for mean in holdout.selecting],
         },
         "unused_columns": unused_columns(run),
-        "seed": _seed(run),
+        "seed": _seed(run, layout),
         "best_round": best,
-        "student": context.run.manifest(checkpoint(best)).extra.get("model") or run.uri_of(checkpoint(best)),
+        "student": student_after(context, best),
         "usage": usage,
         "cost": round(sum(role["cost"] for role in usage.values()), 6),
         "versions": versions(),
     }
-    if (report := run.find_json("classifier/report.json")) is not None:
+    if (report := run.find_json(f"{layout.classifier}/{REPORT}")) is not None:
         summary["classifier"] = {key: report[key] for key in ("rows", "holdout_rows", "accuracy", "macro_f1")}
     run.write_json("summary.json", summary)
     return summary
@@ -89,39 +91,41 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
     )
 
 
-def _is_trained(run: Run, round_number: int) -> bool:
-    """Whether a round's student was trained in it; round 0 may be the model as it came."""
-    return "model" not in run.manifest(checkpoint(round_number)).extra
+def _is_trained(run: Run, checkpoint: RunTable) -> bool:
+    """Whether a round's student was trained in it; that of round 0 may be the model as it came."""
+    return "model" not in run.manifest(checkpoint).extra
 
 
 def _start(
     context: Context, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
 ) -> dict[str, Any]:
     """The student before any training: its loss on the holdout and, if the rounds began with it, its score."""
-    run, rounds = context.run, context.config.curriculum.rounds
-    first = 0 if _is_trained(run, 0) else 1
-    losses = run.manifest(checkpoint(first)).extra.get("holdout_losses") if first <= rounds else None
+    run, layout = context.run, context.loop
+    first = 0 if _is_trained(run, layout.sft_checkpoint) else 1
+    trained = layout.checkpoint(first) if first <= len(layout.rounds) else None
+    losses = run.manifest(trained).extra.get("holdout_losses") if trained else None
     return {
         "student_score": score if first else None,
         "holdout_loss": round(losses[0][1], 4) if losses else None,
-        "holdout_loss_by_task": holdout_loss_by_task(run, first, tasks, before=True),
+        "holdout_loss_by_task": holdout_loss_by_task(run, trained, tasks, before=True) if trained else {},
         "seconds": seconds.get(0, {}) if first else {},
     }
 
 
 def _initial_sft(
-    run: Run, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
+    run: Run, layout: LoopLayout, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
 ) -> dict[str, Any] | None:
     """The student after the initial SFT; None if there was none."""
-    if not _is_trained(run, 0):
+    checkpoint = layout.sft_checkpoint
+    if not _is_trained(run, checkpoint):
         return None
     return {
-        "training_tokens": run.manifest(checkpoint(0)).extra.get("tokens", 0),
+        "training_tokens": run.manifest(checkpoint).extra.get("tokens", 0),
         "student_score": score,
-        "holdout_loss": _holdout_loss(run, 0),
-        "holdout_loss_by_task": holdout_loss_by_task(run, 0, tasks),
+        "holdout_loss": _holdout_loss(run, checkpoint),
+        "holdout_loss_by_task": holdout_loss_by_task(run, checkpoint, tasks),
         "seconds": seconds.get(0, {}),
-        **_packed(run, f"{round_dir(0)}/packed"),
+        **_packed(run, layout.sft_packed),
     }
 
 
@@ -133,11 +137,11 @@ def _round(
     tasks: dict[str, str],
 ) -> dict[str, Any]:
     """A round's entry; what a round that began with the user's own training set does not have is null."""
-    run, folder = context.run, round_dir(number)
-    plan = run.find_json(f"{folder}/plan.json") or {"plan": {}, "mix": {}}
+    run, tables = context.run, context.loop.round(number)
+    plan = run.find_json(tables.plan) or {"plan": {}, "mix": {}}
     made, mix = plan["plan"], plan["mix"]
-    packed = _packed(run, f"{folder}/packed")
-    generated, scored = run.done(f"{folder}/generated"), run.done(f"{folder}/scored")
+    packed = _packed(run, tables.packed)
+    generated, scored = run.done(tables.generated), run.done(tables.scored)
     return {
         "round": number,
         "alpha": mix.get("alpha"),
@@ -146,36 +150,36 @@ def _round(
         "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
         "generated": generated and generated.count(OK),
         "filtered": generated.reasons if generated else {},
-        "contamination": contamination_list.counts(run, f"{folder}/contamination"),
+        "contamination": contamination_list.counts(run, tables.contamination),
         "failed": generated.count(FAILED) if generated else 0,
-        "training_tokens": run.manifest(f"{folder}/packed").extra["tokens"],
+        "training_tokens": run.manifest(tables.packed).extra["tokens"],
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
-        "holdout_loss": _holdout_loss(run, number),
-        "holdout_loss_by_task": holdout_loss_by_task(run, number, tasks),
+        "holdout_loss": _holdout_loss(run, tables.checkpoint),
+        "holdout_loss_by_task": holdout_loss_by_task(run, tables.checkpoint, tasks),
         "seconds": seconds.get(number, {}),
         "packed": packed["packed"],
         "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []) + packed["warnings"])),
     }
 
 
-def _seed(run: Run) -> dict[str, Any]:
+def _seed(run: Run, layout: LoopLayout) -> dict[str, Any]:
     """What became of the seed data's rows before any was labelled, and what overlaps, by what with and by rule."""
-    made = run.done("seed/ingested") or run.done("seed/instructions")
+    made = run.done(layout.ingested) or run.done(layout.instructions)
     found = {"rows": made.rows, "filtered": made.reasons} if made else {"rows": None, "filtered": {}}
-    return {**found, "contamination": contamination_list.counts(run, "seed/contamination")}
+    return {**found, "contamination": contamination_list.counts(run, layout.contamination)}
 
 
-def _packed(run: Run, table: str) -> dict[str, Any]:
+def _packed(run: Run, table: RunTable) -> dict[str, Any]:
     """What was packed of a table's pairs and what was left out, and it in `warnings`; None where none was packed."""
     manifest = run.done(table)
     stats = PackStats(**manifest.extra) if manifest else None
     return {"packed": stats and stats.once(), "warnings": stats.warnings() if stats else []}
 
 
-def _holdout_loss(run: Run, number: int) -> float | None:
-    """The student's loss on the holdout after a round (nats a response token); None where it was not trained."""
-    losses = run.manifest(checkpoint(number)).extra.get("holdout_losses")
+def _holdout_loss(run: Run, checkpoint: RunTable) -> float | None:
+    """A student's loss on the holdout after its training (nats a response token); None without a training."""
+    losses = run.manifest(checkpoint).extra.get("holdout_losses")
     return round(losses[-1][1], 4) if losses else None
 
 

@@ -1,6 +1,6 @@
 """`tapir run --fork OLD`: a new run that takes over what a changed config leaves valid of an older one.
 
-fork("runs/a", "runs/b", config)        # runs/b holds the tables and models of runs/a that `config` would make again
+fork("runs/a", "runs/b", config, layout)     # runs/b holds the outputs of runs/a that `config` would make again
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from tapir_ray.config.differences import differences
 from tapir_ray.data.atomic_files import WRITING
 from tapir_ray.errors import InputError
 from tapir_ray.run.attempts import refuse_beside_another
-from tapir_ray.run.lineage import changed_by, following, inputs
+from tapir_ray.run.layout import Layout
+from tapir_ray.run.lineage import changed_by, following
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.run import Run
 
@@ -22,9 +23,10 @@ BEGUN, DONE = "fork_begun", "fork"
 """Events: a new run with the first and without the second was stopped while it was filled."""
 
 
-def fork(old_uri: str, new_uri: str, config: Config) -> list[str]:
-    """Copy from the run at `old_uri` what `config` leaves valid into a new run; returns the outputs copied.
+def fork(old_uri: str, new_uri: str, config: Config, layout: Layout) -> list[str]:
+    """Copy the outputs of the run at `old_uri` that `config` leaves valid into a new run; returns their paths.
 
+    `layout` is that of the config's method.
     Does nothing if the new run exists and is whole: it is continued. The cached replies are copied too, and the records
     of batches under way. Raises InputError where there is no old run, or where somebody works on it.
     """
@@ -36,21 +38,19 @@ def fork(old_uri: str, new_uri: str, config: Config) -> list[str]:
         raise InputError(f"--fork {old_uri}: there is no run (no config.yaml)")
     refuse_beside_another(old)
     before = old.stored_config()
-    stale = following(changed_by(differences(before, config), config), config)
-    kept = [output for output in inputs(config) if output not in stale and old.exists(output)]
+    stale = following(changed_by(differences(before, config), layout), layout)
+    kept = [table for table in layout.all() if table not in stale and old.exists(table.path)]
     new = Run.open(config, new_uri)
     if not new.events(BEGUN):
         new.event(BEGUN, of=old.uri)
-    for output in [*kept, "cache", "batches"]:
-        if not new.done(output) and old.exists(output):
-            _copy(old, new, output)
-        folder = posixpath.dirname(output)
-        if output.endswith("/training") and old.exists(f"{folder}/plan.json"):
-            new.write_text(f"{folder}/plan.json", old.read_text(f"{folder}/plan.json"))
-    if old.exists("seed_data.jsonl") and "seed/read" in kept:
-        new.write_text("seed_data.jsonl", old.read_text("seed_data.jsonl"))
-    new.event(DONE, of=old.uri, kept=kept)
-    return kept
+    for name in [*(table.path for table in kept), "cache", "batches"]:
+        if not new.done(name) and old.exists(name):
+            _copy(old, new, name)
+    for file in [file for table in kept for file in table.files if old.exists(file)]:
+        new.write_text(file, old.read_text(file))
+    paths = [table.path for table in kept]
+    new.event(DONE, of=old.uri, kept=paths)
+    return paths
 
 
 def _copy(old: Run, new: Run, folder: str) -> None:

@@ -1,18 +1,225 @@
-"""Where the tables and models of a run lie inside its folder."""
+"""The outputs of a run, declared once: where each lies, its schema and key, its inputs, and the stage that makes it.
+
+    layout = method_of(config).layout(config)
+    layout.read.path                                    # "seed/read"
+    layout.round(1).scored.inputs                       # its candidates, and the student before the round
+    [table.path for table in layout.all()]              # in the order in which they are made
+
+A method builds its layout from its config (`methods/tapir.py`). The steps name tables by their fields; `lineage.py`,
+`fork.py`, `retry.py`, the reports, `--from` and `--until` follow the layout.
+"""
 
 from __future__ import annotations
 
-LABELLED, REGENERATED = "labelled", "regenerated"
-"""Tables of each shard of a regeneration."""
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+SHARDS, IMPORTED, CLASSIFIER = "shards", "imported", "classifier"
+SEED_FILE, STATE = "seed_data.jsonl", "state"
+"""The rows that a simulator wrote for the run, and the folder of the curriculum's state."""
+BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, SEED_FILE, STATE})
+"""Entries of a run's folder that a config has made, and that another config makes again."""
 DATASET, DATASET_ROWS = "dataset", "dataset/data"
 """What a regeneration leaves: the folder with the card, and its Parquet files."""
+SUMMARY, ANSWERS = "summary", "answers"
+"""Outputs that a config key may change without being a field of a layout: `summary.json`, which every start writes
+again, and the teacher's answers to the seed data (`LoopLayout.answers`)."""
 
 
-def round_dir(round_number: int) -> str:
-    """Folder of a round inside the run; round 0 is the seed data and the initial SFT."""
-    return "seed" if round_number == 0 else f"rounds/{round_number:02d}"
+@dataclass(frozen=True)
+class Begin:
+    """How a user's own table begins a stage: `--from STAGE=PATH`, with the columns that its rows must have."""
+
+    stage: str
+    columns: tuple[str, ...]
 
 
-def checkpoint(round_number: int) -> str:
-    """Folder of the student after a round."""
-    return f"checkpoints/{round_number:02d}"
+@dataclass(frozen=True)
+class Table:
+    """A folder that a run publishes: a table of rows, or without a schema a model or an index.
+
+    Two tables are equal if they lie at the same path.
+    """
+
+    path: str
+    schema: pa.Schema | None = field(default=None, compare=False, repr=False)
+    key: tuple[str, ...] = field(default=(), compare=False)
+    """Columns whose values together are unique."""
+    inputs: tuple[Table, ...] = field(default=(), compare=False, repr=False)
+    stage: str = field(default="", compare=False)
+    """The stage that makes it, as `--until` names it; empty if it is made when it is first needed."""
+    begins_with: Begin | None = field(default=None, compare=False)
+    files: tuple[str, ...] = field(default=(), compare=False)
+    """Files of the run that belong to it and lie outside its folder."""
+
+    def __str__(self) -> str:
+        return self.path
+
+    @property
+    def name(self) -> str:
+        """The last part of the path: `scored`."""
+        return posixpath.basename(self.path)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that a user's rows must have to begin a stage."""
+        return () if self.begins_with is None else self.begins_with.columns
+
+    @property
+    def rows(self) -> pa.Schema:
+        """The schema of a table that has one."""
+        assert self.schema is not None, self.path
+        return self.schema
+
+    def beside(self, name: str) -> Table:
+        """A table of the same schema and key in the same folder."""
+        return Table(f"{posixpath.dirname(self.path)}/{name}", self.schema, self.key)
+
+    def of(self, shard: str) -> Table:
+        """The table of this name in the folder of a shard."""
+        return replace(self, path=f"{shard}/{self.name}")
+
+
+def shard_dir(number: int) -> str:
+    """Folder of a shard inside the run."""
+    return f"{SHARDS}/{number:05d}"
+
+
+@dataclass(frozen=True)
+class Round:
+    """The outputs of a round."""
+
+    candidates: Table
+    scored: Table
+    expanded: Table
+    bands: Table
+    checked: Table
+    contamination: Table
+    generated: Table
+    pool: Table
+    training: Table
+    packed: Table
+    checkpoint: Table
+    plan: str
+    """Path of the file with the round's plan and mix."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The outputs of a run by name; of these fields every method makes its own."""
+
+    verb: ClassVar[str]
+    """The command that makes them: `tapir VERB CONFIG`."""
+    read: Table
+    evaluation_sets: Table
+    common_ngrams: Table
+    ingested: Table
+    contamination: Table
+    seed_bands: Table
+
+    def all(self) -> list[Table]:
+        """Every output in the order in which they are made: the inputs of each come before it."""
+        found: dict[str, Table] = {}
+
+        def add(table: Table) -> None:
+            if table.path not in found:
+                for one in table.inputs:
+                    add(one)
+                found[table.path] = table
+
+        for _, table in self.items():
+            add(table)
+        return list(found.values())
+
+    def items(self) -> Iterator[tuple[str, Table]]:
+        """(name of the field, output), for each field, and for those of each round."""
+        yield from _tables(self)
+
+    def named(self, name: str) -> list[Table]:
+        """The outputs of a field, one of each round; empty for a name that the method does not have."""
+        return [table for known, table in self.items() if known == name]
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that make the outputs, in order."""
+        return list(dict.fromkeys(table.stage for table in self.all() if table.stage))
+
+    @property
+    def begins(self) -> dict[str, Table]:
+        """By the stage that `--from` may name: the table that it begins with."""
+        return {table.begins_with.stage: table for table in self.all() if table.begins_with is not None}
+
+    def imported(self, stage: str, schema: pa.Schema) -> Table:
+        """A user's rows as they were read, before they become the table that `stage` begins with."""
+        return Table(f"{IMPORTED}/{stage}", schema)
+
+
+@dataclass(frozen=True)
+class LoopLayout(Layout):
+    """The outputs of a method that trains a student in rounds; round 0 is the initial SFT on the seed data."""
+
+    verb = "run"
+    split: Table
+    labels: Table
+    classifier: Table
+    instructions: Table
+    base: Table
+    holdout: Table
+    holdout_packed: Table
+    sft_training: Table
+    sft_packed: Table
+    sft_checkpoint: Table
+    rounds: tuple[Round, ...]
+    evaluation: Table
+    answers: Table | None = None
+    """The table in which the teacher's answers to the seed data are; None if the data has its own."""
+
+    def items(self) -> Iterator[tuple[str, Table]]:
+        yield from super().items()
+        for one in self.rounds:
+            yield from _tables(one)
+
+    def round(self, number: int) -> Round:
+        """A round from 1 on."""
+        return self.rounds[number - 1]
+
+    def bands(self, number: int) -> Table:
+        """The near-duplicate bands of a round's rows; of round 0 those of the seed data."""
+        return self.seed_bands if number == 0 else self.round(number).bands
+
+    def training(self, number: int) -> Table:
+        return self.sft_training if number == 0 else self.round(number).training
+
+    def packed(self, number: int) -> Table:
+        return self.sft_packed if number == 0 else self.round(number).packed
+
+    def checkpoint(self, number: int) -> Table:
+        """The student after a round."""
+        return self.sft_checkpoint if number == 0 else self.round(number).checkpoint
+
+    def judged_holdout(self, number: int) -> Table:
+        """The table with the judge's scores of the holdout for the student after a round."""
+        return self.evaluation if number == len(self.rounds) else self.round(number + 1).scored
+
+
+@dataclass(frozen=True)
+class ShardLayout(Layout):
+    """The outputs of a method that makes a dataset shard by shard."""
+
+    verb = "regenerate"
+    checked: Table
+    labelled: Table
+    """`labelled.of(shard)` is that of a shard; so is `regenerated`."""
+    regenerated: Table
+
+
+def _tables(group: Any) -> Iterator[tuple[str, Table]]:
+    """(name, output) of the fields of a dataclass that are outputs."""
+    for one in fields(group):
+        value = getattr(group, one.name)
+        if isinstance(value, Table):
+            yield one.name, value

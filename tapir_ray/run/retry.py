@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from tapir_ray.config import Config
-from tapir_ray.data.schemas import DRAW, FAILED, ID, SOURCE_AND_ID
-from tapir_ray.run import layout
-from tapir_ray.run.blocks import Key
+from tapir_ray.data.schemas import FAILED
+from tapir_ray.run.layout import DATASET_ROWS, SHARDS, Layout, ShardLayout, Table
 from tapir_ray.run.lineage import following
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.resume import unpublish
 from tapir_ray.run.run import Run
 
 
-def retry_failed(run: Run, config: Config) -> dict[str, int]:
+def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
     """Take the first tables with failed rows back to unfinished, without these rows; returns {table: failed rows}.
 
     Their other rows stay and are not asked again. What follows from them is removed, to be made again; an answer that
@@ -24,44 +23,37 @@ def retry_failed(run: Run, config: Config) -> dict[str, int]:
     finished shards are gone: a row whose judging failed is answered again.
     """
     retried: dict[str, int] = {}
-    stale: list[str] = []
+    stale: list[Table] = []
     if run.exists("summary.json"):
         run.fs.delete_file(run.path("summary.json"))
-    if config.regenerate is not None:
-        return _retry_shards(run)
-    for output in following({"seed/read"}, config):
-        manifest = run.done(output)
-        if output in stale or manifest is None or not manifest.count(FAILED):
+    if isinstance(layout, ShardLayout):
+        return _retry_shards(run, layout)
+    for table in layout.all():
+        manifest = run.done(table)
+        if table in stale or manifest is None or not manifest.count(FAILED):
             continue
-        retried[output] = manifest.count(FAILED)
-        stale += following({output}, config)
+        retried[table.path] = manifest.count(FAILED)
+        stale += following([table], layout)
     # What follows first: whenever this stops, a table that is there was made from those that are there.
-    for output in reversed(stale):
-        if output in retried:
-            files, cpus = run.manifest(output).files, config.resources.transform_cpus
-            unpublish(run.path(output), run.fs, files, key_of(output), MANIFEST, cpus)
-        elif run.exists(output):
-            run.clear(output)
+    for table in reversed(stale):
+        if table.path in retried:
+            files, cpus = run.manifest(table).files, config.resources.transform_cpus
+            unpublish(run.path(table.path), run.fs, files, table.key, MANIFEST, cpus)
+        elif run.exists(table.path):
+            run.clear(table)
     return retried
 
 
-def _retry_shards(run: Run) -> dict[str, int]:
+def _retry_shards(run: Run, layout: ShardLayout) -> dict[str, int]:
     retried: dict[str, int] = {}
-    for shard in run.children("shards"):
+    for shard in run.children(SHARDS):
         # What follows first, as above; a row that got no label is a failed row of both tables.
-        for table in (f"shards/{shard}/{layout.REGENERATED}", f"shards/{shard}/{layout.LABELLED}"):
+        for table in (layout.regenerated.of(f"{SHARDS}/{shard}"), layout.labelled.of(f"{SHARDS}/{shard}")):
             manifest = run.done(table)
             if manifest is None or not manifest.count(FAILED):
                 continue
-            if run.exists(data := f"{layout.DATASET_ROWS}/{shard}.parquet"):
+            if run.exists(data := f"{DATASET_ROWS}/{shard}.parquet"):
                 run.fs.delete_file(run.path(data))
-            retried[table] = manifest.count(FAILED)
-            unpublish(run.path(table), run.fs, manifest.files, SOURCE_AND_ID, MANIFEST)
+            retried[table.path] = manifest.count(FAILED)
+            unpublish(run.path(table.path), run.fs, manifest.files, table.key, MANIFEST)
     return retried
-
-
-def key_of(table: str) -> Key:
-    """The key that a table is written with."""
-    if table.endswith(("/expanded", "/checked", "/generated")):
-        return DRAW
-    return SOURCE_AND_ID if table == "seed/instructions" else ID

@@ -20,10 +20,9 @@ from tapir_ray.config.renamed import old_key
 from tapir_ray.config.yaml_files import read_yaml
 from tapir_ray.errors import InputError, full_disk
 from tapir_ray.run.attempts import refuse_beside_another
+from tapir_ray.run.layout import BEGUN
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.tables import Tables
-
-BEGUN = {"imported", "classifier", "checkpoints", "rounds", "seed", "seed_data.jsonl", "state"}
 
 
 class Run(Tables):

@@ -1,8 +1,8 @@
 """Tables of many shards that one pipeline writes: each is published as soon as its rows are there.
 
-    tables = ShardedTables(run, "labelled", {"shards/00000": 1_000_000, "shards/00001": 1_000_000}, ("instruction_id",))
+    tables = ShardedTables(run, layout.labelled, {"shards/00000": 1_000_000, "shards/00001": 1_000_000})
     rows = tables.remaining(rows, transform_cpus)                  # rows have the column `shard`
-    tables.write(rows, schema, rows_per_block=64, …)            # shards/00000/labelled, shards/00001/labelled
+    tables.write(rows, rows_per_block=64, …)                    # shards/00000/labelled, shards/00001/labelled
 
 A table that is there is left out; of one that was begun the rows that are not in it yet are made.
 """
@@ -22,6 +22,7 @@ import ray
 
 from tapir_ray.data.schemas import conform
 from tapir_ray.run import blocks
+from tapir_ray.run.layout import Table
 from tapir_ray.run.resume import among, resume_tables
 from tapir_ray.run.row_counter import RowCounter
 from tapir_ray.run.tables import Tables
@@ -35,19 +36,19 @@ WRITTEN = pa.schema([*blocks.WRITTEN, SHARD])
 
 
 class ShardedTables:
-    """The tables `SHARD/NAME` that are not finished; `rows` are the rows of every shard.
+    """The tables `table.of(SHARD)` that are not finished; `rows` are the rows of every shard.
 
     Of them `carried` come as failed rows of the table before, and do not count against the error rate of this one.
     """
 
     def __init__(
-        self, run: Tables, name: str, rows: Mapping[str, int], key: blocks.Key, carried: Mapping[str, int] | None = None
+        self, run: Tables, table: Table, rows: Mapping[str, int], carried: Mapping[str, int] | None = None
     ) -> None:
-        self._run, self.name, self._key = run, name, key
+        self._run, self._table, self._key = run, table, table.key
         self._carried = carried or {}
         self.rows = {shard: count for shard, count in rows.items() if not run.done(self.table(shard))}
         begun = [shard for shard in self.rows if run.exists(self.table(shard))]
-        found = resume_tables([run.path(self.table(shard)) for shard in begun], run.fs, key)
+        found = resume_tables([run.path(self.table(shard)) for shard in begun], run.fs, table.key)
         self._there = dict.fromkeys(self.rows, 0)
         self._keys: dict[str, list[ray.ObjectRef]] = {}
         for shard, (count, keys) in zip(begun, found, strict=True):
@@ -62,7 +63,7 @@ class ShardedTables:
         return self.table(first) if first == last else f"{first} to {self.table(last)}"
 
     def table(self, shard: str) -> str:
-        return f"{shard}/{self.name}"
+        return self._table.of(shard).path
 
     def remaining(self, rows: ray.data.Dataset, transform_cpus: float) -> ray.data.Dataset:
         """The rows that no earlier attempt has written; lazy. Failed rows are among them."""
@@ -78,7 +79,6 @@ class ShardedTables:
     def write(
         self,
         rows: ray.data.Dataset,
-        schema: pa.Schema,
         *,
         rows_per_block: int | None,
         transform_cpus: float,
@@ -87,7 +87,7 @@ class ShardedTables:
     ) -> None:
         """Run the pipeline behind `rows` (with the column `shard`) and publish the tables as they become whole.
 
-        Its rows are counted for the progress line of the tables' `name`, which may go on over several such pipelines.
+        Its rows are counted for the progress line of the tables' name, which may go on over several such pipelines.
         Blocks of at least `rows_per_block` rows are there for good as soon as they are written. `max_error_rate` is of
         all rows together: a shard of which more failed is published once all are made, so that after an error its
         failed rows are asked again. Raises StageError and Stopped as `Tables.write`; what is published by then stays.
@@ -97,12 +97,12 @@ class ShardedTables:
         for folder in folders.values():
             run.fs.create_dir(folder, recursive=True)
         if run.progress is not None:
-            run.progress.keep(self.name, sum(self._there.values()))
+            run.progress.keep(self._table.name, sum(self._there.values()))
         failed = {shard: -self._carried.get(shard, 0) for shard in self.rows}
         carried = -sum(failed.values())
-        tally = RowCounter(run, self.label, sum(self.rows.values()), max_error_rate, drained, self.name, carried)
+        tally = RowCounter(run, self.label, sum(self.rows.values()), max_error_rate, drained, self._table.name, carried)
         rows = rows.map_batches(
-            functools.partial(conform, schema=pa.schema([*schema, SHARD])),
+            functools.partial(conform, schema=pa.schema([*self._table.rows, SHARD])),
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=transform_cpus,

@@ -1,11 +1,11 @@
 """The tables of a run on storage: any local, s3 or gs path through pyarrow.fs.
 
-    if not run.done("rounds/01/scored"):
-        run.write("rounds/01/scored", dataset, SCORED)
-    rows = run.read("rounds/01/scored")
+    if not run.done(table):
+        run.write(table, dataset, SCORED)
+    rows = run.read(table)
 
-A table is a folder of Parquet files and a manifest that is written last: a table without a manifest does not exist,
-and what lies in its folder is removed before it is written again.
+A table, given as a `Table` of the layout or by its path, is a folder of Parquet files and a manifest that is written
+last: a table without a manifest does not exist, and what lies in its folder is removed before it is written again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tapir_ray.errors import StageError
 from tapir_ray.run import blocks, table_removal
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.attempts import check_owner
+from tapir_ray.run.layout import Table
 from tapir_ray.run.manifest import MANIFEST, Manifest
 from tapir_ray.run.resume import resume_table, without
 from tapir_ray.run.row_counter import RowCounter, kind_of, too_many
@@ -48,7 +49,7 @@ LARGE_ROWS = 200_000
 
 
 class Tables(Storage):
-    """A run's tables. Paths inside are given as `rounds/01/scored`."""
+    """A run's tables."""
 
     def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
         super().__init__(fs, root, uri)
@@ -63,7 +64,7 @@ class Tables(Storage):
         check_owner(self, self.attempt)
         self.append("events.jsonl", [{"time": now(), "attempt": self.attempt, "event": kind, **fields}])
 
-    def done(self, table: str) -> Manifest | None:
+    def done(self, table: Table | str) -> Manifest | None:
         """The manifest of a finished table, or None."""
         name = f"{table}/{MANIFEST}"
         found = self.find_json(name)
@@ -73,24 +74,26 @@ class Tables(Storage):
             self.tell_torn(name)
             return None
 
-    def manifest(self, table: str) -> Manifest:
+    def manifest(self, table: Table | str) -> Manifest:
         """Raises StageError if the table is not finished."""
         manifest = self.done(table)
         if manifest is None:
-            raise StageError(f"{self.uri_of(table)} is not there or not finished")
+            raise StageError(f"{self.uri_of(str(table))} is not there or not finished")
         return manifest
 
-    def files(self, table: str) -> list[str]:
+    def files(self, table: Table | str) -> list[str]:
         """Paths (inside `fs`) of a finished table's Parquet files."""
         return [self.path(f"{table}/{name}") for name in self.manifest(table).files]
 
-    def read(self, *tables: str, columns: list[str] | None = None, transform_cpus: float = 0.1) -> ray.data.Dataset:
+    def read(
+        self, *tables: Table | str, columns: list[str] | None = None, transform_cpus: float = 0.1
+    ) -> ray.data.Dataset:
         """The rows of finished tables, one after the other."""
         import ray.data
 
         files = [path for table in tables for path in self.files(table)]
         if not files:
-            raise StageError(f"{', '.join(tables)}: no rows")
+            raise StageError(f"{', '.join(map(str, tables))}: no rows")
         return ray.data.read_parquet(
             files,
             filesystem=self.fs,
@@ -100,38 +103,40 @@ class Tables(Storage):
             override_num_blocks=_read_blocks(sum(self.manifest(table).rows for table in tables)),
         )
 
-    def scan(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def scan(self, table: Table | str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Batches of a few columns, streamed to the driver: to count, never to hold."""
         files = self.files(table)
         if files:
             yield from pads.dataset(files, filesystem=self.fs, format="parquet").to_batches(columns=columns)
 
-    def clear(self, table: str) -> None:
+    def clear(self, table: Table | str) -> None:
         """Remove a table, finished or not: its manifest first, and no half of it is gone on with (see `removal.py`)."""
-        table_removal.remove(self.fs, self.path(table))
+        table_removal.remove(self.fs, self.path(str(table)))
 
     def remaining(
-        self, table: str, rows: ray.data.Dataset, key: blocks.Key, transform_cpus: float = 0.1
+        self, table: Table | str, rows: ray.data.Dataset, key: blocks.Key, transform_cpus: float = 0.1
     ) -> ray.data.Dataset:
         """`rows` without those that an earlier attempt has written to the unfinished `table`; lazy.
 
         `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
         are among the remaining.
         """
-        count, keys = self._kept[table] = resume_table(self.path(table), self.fs, key, transform_cpus)
+        count, keys = self._kept[str(table)] = resume_table(self.path(str(table)), self.fs, key, transform_cpus)
         return without(rows, keys, key, transform_cpus) if count else rows
 
-    def kept(self, table: str) -> int:
+    def resumes(self, table: Table | str) -> bool:
+        """Whether `remaining` was asked for the table, which is not written yet."""
+        return str(table) in self._kept
+
+    def kept(self, table: Table | str) -> int:
         """How many rows of an unfinished table `remaining` has found."""
-        return self._kept[table][0]
+        return self._kept[str(table)][0]
 
     def answers(
         self,
-        table: str,
+        table: Table,
         rows: ray.data.Dataset,
         make: Callable[[ray.data.Dataset, Callable[[], AnswerLog]], ray.data.Dataset],
-        schema: pa.Schema,
-        key: blocks.Key,
         expected: int,
         rows_per_block: int,
         transform_cpus: float = 0.1,
@@ -144,27 +149,28 @@ class Tables(Storage):
         """
         name = f"{table}/{ANSWERS}"
         self.fs.create_dir(self.path(name), recursive=True)
+        key = table.key
         wanted = self.remaining(name, rows, key, transform_cpus)
         before, _ = self._kept.pop(name)
         if before >= expected:
-            return self._earlier(table, name, key, transform_cpus)
-        made = make(wanted, functools.partial(AnswerLog, self.path(name), self.fs, schema, key, rows_per_block))
-        return made.union(self._earlier(table, name, key, transform_cpus)) if before else made
+            return self._earlier(table, name, transform_cpus)
+        made = make(wanted, functools.partial(AnswerLog, self.path(name), self.fs, table.rows, key, rows_per_block))
+        return made.union(self._earlier(table, name, transform_cpus)) if before else made
 
-    def _earlier(self, table: str, name: str, key: blocks.Key, transform_cpus: float) -> ray.data.Dataset:
+    def _earlier(self, table: Table, name: str, transform_cpus: float) -> ray.data.Dataset:
         """What was kept for a table and is not in it."""
-        done, keys = self._kept[table]
+        done, keys = self._kept[table.path]
         rows = blocks.found(self.path(name), self.fs, transform_cpus)
-        return without(rows, keys, key, transform_cpus) if done else rows
+        return without(rows, keys, table.key, transform_cpus) if done else rows
 
-    def forget_answers(self, table: str) -> None:
+    def forget_answers(self, table: Table | str) -> None:
         """Remove what `answers` has kept for a table that is finished."""
         if self.exists(f"{table}/{ANSWERS}"):
             self.fs.delete_dir(self.path(f"{table}/{ANSWERS}"))
 
     def write(
         self,
-        table: str,
+        table: Table | str,
         rows: ray.data.Dataset,
         schema: pa.Schema,
         *,
@@ -183,7 +189,7 @@ class Tables(Storage):
         while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended
         (see `row_counter.py`, also for `drained`).
         """
-        started = time.monotonic()
+        started, table = time.monotonic(), str(table)
         kept = self._kept.pop(table)[0] if key and table in self._kept else 0
         if not key:
             self.clear(table)
@@ -207,8 +213,9 @@ class Tables(Storage):
         blocks.tidy(self.path(table), self.fs, files)
         return manifest
 
-    def write_rows(self, table: str, rows: pa.Table) -> Manifest:
+    def write_rows(self, table: Table | str, rows: pa.Table) -> Manifest:
         """Publish a small table that is already here."""
+        table = str(table)
         self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
         atomic_files.write_parquet(self.fs, self.path(f"{table}/rows-000000.parquet"), rows)
@@ -216,7 +223,7 @@ class Tables(Storage):
 
     def publish(
         self,
-        table: str,
+        table: Table | str,
         files: list[str] | None = None,
         *,
         seconds: float = 0.0,
@@ -229,6 +236,7 @@ class Tables(Storage):
         Raises StageError, and publishes nothing, if a later attempt owns the run, other than `expected` rows are there,
         or more than `max_error_rate` of them failed.
         """
+        table = str(table)
         files = [name for name in self.children(table) if name.endswith(".parquet")] if files is None else files
         dataset = pads.dataset([self.path(f"{table}/{name}") for name in files], filesystem=self.fs, format="parquet")
         rows = dataset.count_rows() if files else 0

@@ -6,7 +6,6 @@ Where a local judge and the student's engine want the same GPUs, one comes after
 from __future__ import annotations
 
 import functools
-import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +15,13 @@ import ray.data
 
 from tapir_ray.cluster.capacity import fits_with_servers, model_servers, possible_nodes
 from tapir_ray.cluster.placement import with_driver
-from tapir_ray.data.schemas import ID, SCORED
+from tapir_ray.data.schemas import SCORED
 from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.health import PROCESSES
 from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.run.answer_log import AnswerLog
+from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer
 from tapir_ray.transforms.judge import judge
@@ -31,7 +31,7 @@ FACTS_S = 5.0
 
 
 @contextmanager
-def answering(context: Context, table: str) -> Iterator[None]:
+def answering(context: Context, table: Table) -> Iterator[None]:
     """To be around the writing of a `table` of answers: stops the run where the student's engines keep dying.
 
     What they claimed is free at its end.
@@ -42,15 +42,15 @@ def answering(context: Context, table: str) -> Iterator[None]:
         return
     replicas, progress = context.config.resources.student.replicas, context.progress
     engine = engine_class(student.engine)
-    with engine.guarded(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table)):
+    with engine.guarded(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table.path)):
         yield
     context.run.forget_answers(table)
-    if table != beside(table):
-        context.run.clear(beside(table))
+    if (answered := answered_of(table)) != table:
+        context.run.clear(answered)
 
 
 def answer_and_judge(
-    context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int
+    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
 ) -> ray.data.Dataset:
     """The rows (schema SCORED) with the answers of `model` and the judge's scores; lazy.
 
@@ -71,39 +71,37 @@ def answer_and_judge(
 
 
 def _answered_before(
-    context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int
+    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
 ) -> ray.data.Dataset:
     """The rows with their answers from a table of their own, written before the judge's server is started again."""
-    run, answered = context.run, beside(table)
+    run, answered = context.run, answered_of(table)
     left = expected - run.kept(table)
     if left and not run.done(answered):
         context.roles.free_resources_for("student")
-        rows = _answers(context, context.remaining(answered, rows, ID), model, answered, left)
+        rows = _answers(context, context.remaining(answered, rows), model, answered, left)
         with answering(context, answered):
-            context.write(answered, rows, SCORED, f"answers for {table}", left, ID)
-    return context.remaining(table, context.read(answered), ID) if left else rows
+            context.write(answered, rows, f"answers for {table}", left)
+    return context.remaining(table, context.read(answered)) if left else rows
 
 
-def _answers(context: Context, rows: ray.data.Dataset, model: str, table: str, expected: int) -> ray.data.Dataset:
+def _answers(context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int) -> ray.data.Dataset:
     resources = context.config.resources
     make = functools.partial(_generate, context, model, table)
-    return context.run.answers(
-        table, rows, make, SCORED, ID, expected, resources.rows_per_block, context.transform_cpus
-    )
+    return context.run.answers(table, rows, make, expected, resources.rows_per_block, context.transform_cpus)
 
 
-def beside(table: str) -> str:
+def answered_of(table: Table) -> Table:
     """The table of a scored table's answers, where they had to be made before the judge came."""
-    return f"{posixpath.dirname(table)}/answered"
+    return table.beside("answered")
 
 
 def _generate(
-    context: Context, model: str, table: str, rows: ray.data.Dataset, keep: Callable[[], AnswerLog]
+    context: Context, model: str, table: Table, rows: ray.data.Dataset, keep: Callable[[], AnswerLog]
 ) -> ray.data.Dataset:
     config = context.config
     processes = context.run.uri_of(PROCESSES)
     board: Any = ray.remote(num_cpus=0)(EngineBoard).options(**with_driver()).remote()
-    context.progress.follow(table, lambda: ray.get(board.facts.remote(), timeout=FACTS_S))
+    context.progress.follow(table.path, lambda: ray.get(board.facts.remote(), timeout=FACTS_S))
     work = StudentWork(
         model,
         config.student,

@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
-from tapir_ray.data.schemas import ID, INSTRUCTIONS, OK, SEED, SOURCE_AND_ID, with_columns
+from tapir_ray.data.schemas import INSTRUCTIONS, OK, SEED, with_columns
 from tapir_ray.run.model_store import written
 from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
 
-FOLDER = "classifier"
+REPORT = "report.json"
+"""File in the classifier's folder that says it is trained."""
 SAMPLE = "sample"
 """The one cell that the sample to label is drawn from."""
 
@@ -22,51 +23,51 @@ def train(context: Context) -> None:
     from tapir_ray.train.classifier import train_classifier
     from tapir_ray.train.create_classifier import create_classifier
 
-    run, config = context.run, context.config
-    settings = config.classify
-    if settings.by != "deberta" or settings.label_rows == 0 or run.find_json(f"{FOLDER}/report.json"):
+    run, config, layout = context.run, context.config, context.loop
+    settings, folder = config.classify, layout.classifier
+    if settings.by != "deberta" or settings.label_rows == 0 or run.find_json(f"{folder}/{REPORT}"):
         return
     with context.stage("train_classifier", 0):
-        if not run.done("seed/labels"):
+        if not run.done(layout.labels):
             label_sample(context)
         base = settings.model
         labels = list(context.taxonomy.labels)
         if settings.create is not None:
-            with written(run, f"{FOLDER}/base") as folder:
-                create_classifier(settings.create, tokenizer_texts.of_seed(context), labels, folder, config.random_seed)
-            base = run.uri_of(f"{FOLDER}/base")
+            with written(run, f"{folder}/base") as place:
+                create_classifier(settings.create, tokenizer_texts.of_seed(context), labels, place, config.random_seed)
+            base = run.uri_of(f"{folder}/base")
         assert base is not None
         with context.progress.stage("train the classifier") as facts:
             report = train_classifier(
-                run.files("seed/labels"),
+                run.files(layout.labels),
                 base,
                 labels,
                 settings,
                 config.resources,
-                out_dir=run.path(f"{FOLDER}/model"),
-                storage_dir=run.path(f"{FOLDER}/train"),
+                out_dir=run.path(f"{folder}/model"),
+                storage_dir=run.path(f"{folder}/train"),
                 name=f"classifier-{run.attempt}",
                 random_seed=config.random_seed,
                 fs=run.fs,
             )
             if report.accuracy is not None:
                 facts["accuracy"] = f"{report.accuracy:.2f}"
-        run.write_json(f"{FOLDER}/report.json", report.to_dict())
+        run.write_json(f"{folder}/{REPORT}", report.to_dict())
 
 
 def label_sample(context: Context) -> None:
     """`seed/labels`: `classify.label_rows` seed rows, drawn by hash, with the teacher's label as their task."""
     from tapir_ray.transforms.label import label
 
-    config = context.config
+    config, table = context.config, context.loop.labels
     usable = context.map(context.read(tokenizer_texts.seed_table(context)), _usable)
     found = count_cells(usable, config.random_seed, ("label",), transform_cpus=context.transform_cpus)
     wanted = min(config.classify.label_rows, sum(rows for rows, _ in found.capacities.values()))
     quota = {(SAMPLE, SAMPLE): wanted}
     chosen = cutoffs(usable, found, quota, transform_cpus=context.transform_cpus)
-    rows = context.remaining("seed/labels", take(usable, chosen, context.transform_cpus), ID)
+    rows = context.remaining(table, take(usable, chosen, context.transform_cpus))
     rows = label(rows, config, context.roles, list(context.taxonomy.labels))
-    context.write("seed/labels", rows, INSTRUCTIONS, "teacher labels a sample", wanted, ID)
+    context.write(table, rows, "teacher labels a sample", wanted)
 
 
 def classify_seed(context: Context) -> None:
@@ -75,11 +76,11 @@ def classify_seed(context: Context) -> None:
     from tapir_ray.transforms.label import label
     from tapir_ray.transforms.respond import respond
 
-    run, config = context.run, context.config
-    if run.done("seed/instructions"):
+    run, config, layout = context.run, context.config, context.loop
+    if run.done(layout.instructions):
         return
     with context.stage("classify", 0):
-        rows = context.remaining("seed/instructions", context.read("seed/ingested"), SOURCE_AND_ID)
+        rows = context.remaining(layout.instructions, context.read(layout.ingested))
         if config.classify.by == "deberta":
             rows = classify(rows, model(context), config)
         elif config.classify.by == "teacher":
@@ -90,16 +91,14 @@ def classify_seed(context: Context) -> None:
             replace = config.seed_data.responses == "replace"
             rows = context.map(rows, _without_response) if replace else rows
             rows = respond(rows, config, context.roles, context.taxonomy.styles, schema=INSTRUCTIONS)
-        context.write(
-            "seed/instructions", rows, INSTRUCTIONS, "classify", run.manifest("seed/ingested").rows, SOURCE_AND_ID
-        )
+        context.write(layout.instructions, rows, "classify", run.manifest(layout.ingested).rows)
 
 
 def model(context: Context) -> str:
     """The fine-tuned classifier: the run's own, or the one that the config names."""
     settings = context.config.classify
     if settings.label_rows:
-        return context.run.uri_of(f"{FOLDER}/model")
+        return context.run.uri_of(f"{context.loop.classifier}/model")
     assert settings.model is not None
     return settings.model
 

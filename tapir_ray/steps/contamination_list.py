@@ -4,7 +4,7 @@ share."""
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +13,7 @@ import ray
 
 from tapir_ray.data.contamination_index import ContaminationIndex
 from tapir_ray.data.schemas import FILTERED
+from tapir_ray.run.layout import Table
 from tapir_ray.run.tables import Tables
 from tapir_ray.steps import decontaminate
 from tapir_ray.steps.context import Context
@@ -36,22 +37,28 @@ CONTAMINATION = pa.schema(
 ngram), and the longest text that both have, in the form in which it is compared."""
 
 
-def list_contamination(context: Context, table: str, listed: str) -> None:
-    """Write the table `listed` of the rows of a finished table that were filtered for contamination; empty without
-    any."""
+def list_contamination(
+    context: Context,
+    table: Table,
+    listed: Table,
+    indexes: Callable[[Context], dict[str, ray.ObjectRef]] = decontaminate.indexes,
+) -> None:
+    """Write the table `listed` of the rows of a finished table that were filtered for contamination; empty without any.
+
+    `indexes` gives the indexes that they were found by.
+    """
     run = context.run
     if run.done(listed):
         return
     made = run.manifest(table)
     hits = sum(count for reason, count in made.reasons.items() if reason.startswith(PREFIX))
     if not hits:
-        run.write_rows(listed, CONTAMINATION.empty_table())
+        run.write_rows(listed, listed.rows.empty_table())
         return
-    indexes = decontaminate.indexes if context.config.regenerate is None else decontaminate.of_evaluation_sets
     names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names
     rows = context.read(table, columns=[name for name in READ if name in names])
     rows = context.map(rows, explained, indexes=indexes(context))
-    context.write(listed, rows, CONTAMINATION, "list the contamination", hits)
+    context.write(listed, rows, "list the contamination", hits)
 
 
 def explained(batch: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table:
@@ -72,7 +79,7 @@ def explained(batch: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table
     return pa.Table.from_pylist(found, schema=CONTAMINATION)
 
 
-def counts(run: Tables, listed: str) -> dict[str, dict[str, int]]:
+def counts(run: Tables, listed: Table) -> dict[str, dict[str, int]]:
     """How many rows are contaminated, by what with and by rule; empty without a list."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     if run.done(listed):

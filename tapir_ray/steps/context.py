@@ -1,4 +1,4 @@
-"""What every step of a run works with: the run's storage, its config, the roles, the tasks and the curriculum."""
+"""What every step of a run works with: its storage, config and layout, the roles, the tasks and the curriculum."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray.data
 
 from tapir_ray.config import Config
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.llm.roles import Roles
-from tapir_ray.run.blocks import Key
+from tapir_ray.run.layout import Layout, LoopLayout, ShardLayout, Table
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.run import Run
@@ -28,6 +27,7 @@ class Context:
 
     run: Run
     config: Config
+    layout: Layout
     roles: Roles
     taxonomy: Taxonomy
     curriculum: Handle
@@ -38,26 +38,38 @@ class Context:
     def transform_cpus(self) -> float:
         return self.config.resources.transform_cpus
 
+    @property
+    def loop(self) -> LoopLayout:
+        """The layout of a method that trains in rounds."""
+        assert isinstance(self.layout, LoopLayout)
+        return self.layout
+
+    @property
+    def shards(self) -> ShardLayout:
+        """The layout of a method that makes a dataset shard by shard."""
+        assert isinstance(self.layout, ShardLayout)
+        return self.layout
+
     def write(
         self,
-        table: str,
+        table: Table,
         rows: ray.data.Dataset,
-        schema: pa.Schema,
         label: str,
         expected: int | None = None,
-        key: Key = (),
         extra: dict[str, Any] | None = None,
     ) -> Manifest:
         """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
 
-        With `key` (see `remaining`) a block of `resources.rows_per_block` rows is the most that a stop can lose. Raises
-        StageError and Stopped as `Run.write` does: the table is then not published.
+        After `remaining` the rows of earlier attempts stay, and a stop loses at most `resources.rows_per_block` rows;
+        otherwise the table is written from the start. Raises StageError and Stopped as `Run.write` does: the table is
+        then not published.
         """
-        with self.progress.stage(label, table, expected):
+        key = table.key if self.run.resumes(table) else ()
+        with self.progress.stage(label, table.path, expected):
             written = self.run.write(
                 table,
                 rows,
-                schema,
+                table.rows,
                 key=key,
                 rows_per_block=self.config.resources.rows_per_block if key else None,
                 transform_cpus=self.transform_cpus,
@@ -71,11 +83,11 @@ class Context:
             self.progress.say(f"{role}: its endpoint refuses response_format, so it is asked in plain text from now on")
         return written
 
-    def remaining(self, table: str, rows: ray.data.Dataset, key: Key) -> ray.data.Dataset:
-        """The rows that an earlier attempt has not written to `table`; to be followed by `write` with the same key."""
-        return self.run.remaining(table, rows, key, self.transform_cpus)
+    def remaining(self, table: Table, rows: ray.data.Dataset) -> ray.data.Dataset:
+        """The rows that an earlier attempt has not written to `table`; to be followed by `write`."""
+        return self.run.remaining(table, rows, table.key, self.transform_cpus)
 
-    def read(self, *tables: str, columns: list[str] | None = None) -> ray.data.Dataset:
+    def read(self, *tables: Table, columns: list[str] | None = None) -> ray.data.Dataset:
         return self.run.read(*tables, columns=columns, transform_cpus=self.transform_cpus)
 
     def map(self, rows: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:

@@ -18,13 +18,12 @@ from ray.exceptions import RayError
 from tapir_ray.data.atomic_files import writing
 from tapir_ray.data.schemas import OK
 from tapir_ray.errors import StageError, full_disk, last_line
-from tapir_ray.run import layout
 from tapir_ray.run.attempts import check_owner
 from tapir_ray.run.blocks import is_torn
+from tapir_ray.run.layout import DATASET, DATASET_ROWS
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.versions import versions
 from tapir_ray.steps import contamination_list
-from tapir_ray.steps.clean import CONTAMINATION, READ
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.dataset_card import Report, card, counts, summary
 from tapir_ray.steps.reanswer import REGENERATED
@@ -48,10 +47,10 @@ def publish(context: Context, shards: Sequence[Shard]) -> dict[str, Any]:
 
     Raises StageError where other rows came out than went in, and where a shard cannot be written.
     """
-    run, config = context.run, context.config
-    tables = {shard.name.rpartition("/")[2]: run.manifest(f"{shard.name}/{layout.REGENERATED}") for shard in shards}
-    found = counts(run.manifest(READ).rows, tables.values())
-    run.fs.create_dir(run.path(layout.DATASET_ROWS), recursive=True)
+    run, config, layout = context.run, context.config, context.shards
+    tables = {shard.number: run.manifest(layout.regenerated.of(shard.name)) for shard in shards}
+    found = counts(run.manifest(layout.read).rows, tables.values())
+    run.fs.create_dir(run.path(DATASET_ROWS), recursive=True)
     with context.progress.stage("write the dataset"):
         held: dict[str, Counter[str]] = {column: Counter() for column in COUNTED}
         for counted in _export(context, tables):
@@ -59,9 +58,9 @@ def publish(context: Context, shards: Sequence[Shard]) -> dict[str, Any]:
                 held[column].update(values)
     check_owner(run, run.attempt)
     report = Report(found, held, context.roles.usage(), versions())
-    shown = {**summary(config, report, len(shards), run.uri_of(layout.DATASET)), "unused_columns": unused_columns(run)}
-    shown["contamination"] = contamination_list.counts(run, CONTAMINATION)
-    run.write_text(f"{layout.DATASET}/README.md", card(config, report))
+    shown = {**summary(config, report, len(shards), run.uri_of(DATASET)), "unused_columns": unused_columns(run)}
+    shown["contamination"] = contamination_list.counts(run, layout.contamination)
+    run.write_text(f"{DATASET}/README.md", card(config, report))
     run.write_json("summary.json", shown)
     return shown
 
@@ -76,7 +75,7 @@ def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[s
     while left or running:
         while left and len(running) < max(1, ray.cluster_resources().get("CPU", 1)):
             number, made = left.pop(0)
-            target = f"{layout.DATASET_ROWS}/{number}.parquet"
+            target = f"{DATASET_ROWS}/{number}.parquet"
             running[export.remote(run.files(made.table), run.fs, run.path(target), made.count(OK))] = target
         (done,), _ = ray.wait(list(running))
         target = running.pop(done)

@@ -18,16 +18,15 @@ from tapir_ray.data.formats import parse_evaluation
 from tapir_ray.data.ngrams import DEFAULT_WORDS, NO_BOILERPLATE, Boilerplate
 from tapir_ray.data.schemas import HOLDOUT, OK, with_columns
 from tapir_ray.errors import InputError
-from tapir_ray.run.layout import round_dir
+from tapir_ray.run.layout import Table
 from tapir_ray.steps import seed
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.files_left_out import files as files_of
 from tapir_ray.transforms.boilerplate import common_ngrams, share_of
 from tapir_ray.transforms.filters.contamination import contamination_index, mark_contaminated
 from tapir_ray.transforms.filters.duplicates import seed_bands
-from tapir_ray.transforms.ingest import FILE_BITS, PARSED, parse_sources
+from tapir_ray.transforms.ingest import FILE_BITS, parse_sources
 
-EVALUATION, COMMON = "seed/evaluation_sets", "seed/common_ngrams"
 ITEM_COLUMNS = ["instruction_id", "source", "messages", "status"]
 
 
@@ -45,7 +44,7 @@ def indexes(context: Context) -> dict[str, ray.ObjectRef]:
     config = context.config
     found = {}
     if config.holdout.rows:
-        table = _labelled(context) or "seed/split"
+        table = _labelled(context) or context.loop.split
         rows = context.map(context.read(table, columns=[*ITEM_COLUMNS, "split"]), _held)
         found["holdout"] = contamination_index(rows, config, boilerplate(context))
     return found | of_evaluation_sets(context)
@@ -57,28 +56,28 @@ def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
     if not context.config.filter.evaluation_sets:
         return {}
     read_evaluation_sets(context)
-    rows = context.read(EVALUATION, columns=ITEM_COLUMNS)
+    rows = context.read(context.layout.evaluation_sets, columns=ITEM_COLUMNS)
     return {"evaluation": contamination_index(rows, context.config, boilerplate(context))}
 
 
 def boilerplate(context: Context) -> Boilerplate:
     """The n-grams that more than `filter.common_ngram_rows` of the training rows have: `seed/common_ngrams`.
 
-    They are counted when first asked for, in the seed data as it was split or read.
+    They are counted when first asked for, in the table that the layout makes them from.
     """
-    settings, run = context.config.filter, context.run
+    settings, run, counted = context.config.filter, context.run, context.layout.common_ngrams
     if settings.common_ngram_rows is None:
         return NO_BOILERPLATE
     words = settings.ngram or DEFAULT_WORDS
-    if not run.done(COMMON):
-        table = next(name for name in ("seed/split", "seed/instructions", "seed/read") if run.done(name))
+    if not run.done(counted):
+        (table,) = counted.inputs
         with context.progress.stage("find boilerplate") as facts:
-            rows = seed.without_repeats(context) if table == "seed/read" else context.read(table)
+            rows = seed.without_repeats(context) if table == context.layout.read else context.read(table)
             share = share_of(run.manifest(table).rows)
             found = common_ngrams(rows, share, words, settings.common_ngram_rows, context.transform_cpus)
             facts["common n-grams"] = len(found)
-        run.write_rows(COMMON, pa.table({"hash": found}))
-    hashes = [batch["hash"].to_numpy() for batch in run.scan(COMMON, ["hash"])]
+        run.write_rows(counted, pa.table({"hash": found}))
+    hashes = [batch["hash"].to_numpy() for batch in run.scan(counted, ["hash"])]
     return Boilerplate(np.concatenate([np.zeros(0, np.uint64), *hashes]), words)
 
 
@@ -87,16 +86,16 @@ def read_evaluation_sets(context: Context) -> None:
 
     Says how many these are. Raises InputError for a file without a row that can be used.
     """
-    run = context.run
-    if run.done(EVALUATION):
+    run, table = context.run, context.layout.evaluation_sets
+    if run.done(table):
         return
     key = "filter.evaluation_sets"
     files = [file for path in context.config.filter.evaluation_sets for file in files_of(context, path, key, "test")]
     rows = parse_sources(files, SeedData(), context.transform_cpus, parse_evaluation)
-    manifest = context.write(EVALUATION, rows, PARSED, "read the evaluation sets")
+    manifest = context.write(table, rows, "read the evaluation sets")
     usable: Counter[int] = Counter()
     reasons: dict[int, str] = {}
-    for batch in run.scan(EVALUATION, ["position", "status", "reason"]):
+    for batch in run.scan(table, ["position", "status", "reason"]):
         for row in batch.to_pylist():
             number = row["position"] >> FILE_BITS
             usable[number] += row["status"] == OK
@@ -104,7 +103,7 @@ def read_evaluation_sets(context: Context) -> None:
                 reasons.setdefault(number, row["reason"])
     for number, file in enumerate(files):
         if not usable[number]:
-            run.clear(EVALUATION)
+            run.clear(table)
             why = f"no row can be used ({reasons[number]})" if number in reasons else "it has no row"
             raise InputError(f"filter.evaluation_sets {file}: {why}; mend the file or leave it out")
     left_out = manifest.rows - manifest.count(OK)
@@ -117,20 +116,20 @@ def read_evaluation_sets(context: Context) -> None:
 
 def bands_of(context: Context, round_number: int) -> str:
     """Folder of the near-duplicate bands of a round's rows; those of the seed data are written when first asked for."""
-    folder = f"{round_dir(round_number)}/bands"
-    path = context.run.uri_of(folder)
-    if round_number == 0 and not context.run.done(folder):
-        table = _labelled(context) or "seed/ingested"
+    bands = context.loop.bands(round_number)
+    path = context.run.uri_of(bands.path)
+    if round_number == 0 and not context.run.done(bands):
+        table = _labelled(context) or context.layout.ingested
         columns = ["instruction_id", "messages", "status"]
         with context.progress.stage("bands of the seed data"):
             seed_bands(context.read(table, columns=columns), context.config, path, boilerplate(context))
-        context.run.publish(folder, [])
+        context.run.publish(bands, [])
     return path
 
 
-def _labelled(context: Context) -> str | None:
+def _labelled(context: Context) -> Table | None:
     """`seed/instructions`, where the seed data is labelled already."""
-    table = "seed/instructions"
+    table = context.loop.instructions
     return table if context.run.done(table) else None
 
 

@@ -8,36 +8,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.data.schemas import HOLDOUT, ID, OK, SCORED, conform, pair_id
-from tapir_ray.run.layout import checkpoint
+from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform, pair_id
+from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
 from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.context import ON_HOLDOUT, Context
-from tapir_ray.steps.holdout_scores import NO_TASK, TABLE, reported_score
+from tapir_ray.steps.holdout_scores import NO_TASK, reported_score
 from tapir_ray.steps.train import student_after
-from tapir_ray.train.loop import RESULT_FILE
-
-LABELLED = "seed/instructions"
 
 
 def holdout(context: Context) -> None:
     """`evaluation/holdout`: the last student's answers to the holdout and the judge's scores; empty without one."""
-    run, last = context.run, context.config.curriculum.rounds
-    if run.done(TABLE):
+    run, last, table = context.run, context.config.curriculum.rounds, context.loop.evaluation
+    if run.done(table):
         return
     count = _count_held_out(context)
     if not count:
-        run.publish(TABLE)
+        run.publish(table)
         return
     with context.stage("evaluate", last):
-        rows = context.remaining(TABLE, held_out(context), ID)
-        rows = answer_and_judge(context, rows, student_after(context, last), TABLE, count)
-        with answering(context, TABLE):
-            context.write(TABLE, rows, SCORED, "evaluate on the holdout", count, ID)
-    note_holdout(context, TABLE, last)
+        rows = context.remaining(table, held_out(context))
+        rows = answer_and_judge(context, rows, student_after(context, last), table, count)
+        with answering(context, table):
+            context.write(table, rows, "evaluate on the holdout", count)
+    note_holdout(context, table, last)
 
 
-def note_holdout(context: Context, table: str, round_number: int) -> None:
+def note_holdout(context: Context, table: Table, round_number: int) -> None:
     """Note the score on the reporting half of the holdout of the student as it is after a round."""
     config = context.config
     score = reported_score(context.run, table, config.random_seed, config.holdout.select_share)
@@ -45,22 +42,25 @@ def note_holdout(context: Context, table: str, round_number: int) -> None:
         context.note_round(ON_HOLDOUT, round_number, holdout_score=score["mean"], rows=score["rows"])
 
 
-def tasks_of_holdout(run: Run) -> dict[str, str]:
+def tasks_of_holdout(run: Run, layout: LoopLayout) -> dict[str, str]:
     """The task of each pair of the holdout, by its id."""
     tasks: dict[str, str] = {}
     columns = ["instruction_id", "split", "task"]
-    for batch in run.scan(LABELLED, columns) if run.done(LABELLED) else ():
+    labelled = layout.instructions
+    for batch in run.scan(labelled, columns) if run.done(labelled) else ():
         for row in batch.filter(pc.equal(batch["split"], HOLDOUT)).to_pylist():
             tasks[pair_id(row["instruction_id"], 0)] = row["task"] or NO_TASK
     return tasks
 
 
-def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str], before: bool = False) -> dict[str, float]:
-    """The student's loss on the holdout after a round's training, or `before` it (nats a response token), by task.
+def holdout_loss_by_task(run: Run, student: Table, tasks: dict[str, str], before: bool = False) -> dict[str, float]:
+    """The holdout's loss of a trained student, or of it `before` its training (nats a response token), by task.
 
-    `tasks` are those of `tasks_of_holdout`. Empty if the round was not trained.
+    `tasks` are those of `tasks_of_holdout`. Empty if it was not trained.
     """
-    result = f"{checkpoint(round_number)}/{RESULT_FILE}"
+    from tapir_ray.train.loop import RESULT_FILE
+
+    result = f"{student}/{RESULT_FILE}"
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     # A round that was trained before pairs were noted has none.
     noted = run.find_json(result) or {}
@@ -72,11 +72,12 @@ def holdout_loss_by_task(run: Run, round_number: int, tasks: dict[str, str], bef
 
 def held_out(context: Context) -> ray.data.Dataset:
     """The holdout's rows that have an answer to compare with, schema SCORED."""
-    return context.map(context.read(LABELLED), _held)
+    return context.map(context.read(context.loop.instructions), _held)
 
 
 def _count_held_out(context: Context) -> int:
-    return sum(len(_held(pa.Table.from_batches([batch]))) for batch in context.run.scan(LABELLED, HELD))
+    batches = context.run.scan(context.loop.instructions, HELD)
+    return sum(len(_held(pa.Table.from_batches([batch]))) for batch in batches)
 
 
 HELD = ["split", "status", "response"]

@@ -8,8 +8,7 @@ import ray
 from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
-from tapir_ray.data.schemas import DRAW, GENERATED_ROWS, conform, draw_id, with_columns
-from tapir_ray.run.layout import round_dir
+from tapir_ray.data.schemas import GENERATED_ROWS, conform, draw_id, with_columns
 from tapir_ray.steps import classifier, decontaminate, shares
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
@@ -28,14 +27,14 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
 
     Raises StageError where the filters drop more than `filter.max_share` for one reason, before an answer is paid for.
     """
-    run, folder = context.run, round_dir(round_number)
-    expanded, checked, generated = (f"{folder}/{name}" for name in ("expanded", "checked", "generated"))
+    run, tables = context.run, context.loop.round(round_number)
+    expanded, checked, generated = tables.expanded, tables.checked, tables.generated
     if run.done(generated):
         return
     label, expected = f"round {round_number}", sum(plan.expand.values())
     with context.stage("generate", round_number):
         if not run.done(expanded):
-            rows = context.remaining(expanded, draws(context, round_number, plan), DRAW)
+            rows = context.remaining(expanded, draws(context, round_number, plan))
             rows = expand(rows, context.config, context.roles)
             if context.config.classify.by == "deberta" and context.config.filter.other_task:
                 rows = context.map(rows, conform, schema=CHECKED)
@@ -47,16 +46,16 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
                     # What the teacher wrote must not wait for a thousand others before it is stored.
                     window=context.config.resources.rows_per_block,
                 )
-            context.write(expanded, rows, CHECKED, f"{label} expand", expected, DRAW)
+            context.write(expanded, rows, f"{label} expand", expected)
         if not run.done(checked):
             rows = context.read(expanded)
-            context.write(checked, _filtered(context, rows, round_number), CHECKED, f"{label} filter", expected)
-        list_contamination(context, checked, f"{folder}/contamination")
-        shares.judge(context, checked, before=expanded, contaminated=f"{folder}/contamination")
-        rows = context.remaining(generated, context.read(checked), DRAW)
+            context.write(checked, _filtered(context, rows, round_number), f"{label} filter", expected)
+        list_contamination(context, checked, tables.contamination)
+        shares.judge(context, checked, before=expanded, contaminated=tables.contamination)
+        rows = context.remaining(generated, context.read(checked))
         answer = annotation(context.config.expand.annotation)
         rows = answer(rows, context.config, context.roles, context.taxonomy.styles)
-        context.write(generated, rows, GENERATED_ROWS, f"{label} respond", expected, DRAW)
+        context.write(generated, rows, f"{label} respond", expected)
 
 
 def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ray.data.Dataset:
@@ -81,7 +80,7 @@ CELLS = ["instruction_id", "task", "split", "difficulty", "teacher_score", "stat
 
 
 def _with_pools(context: Context, round_number: int, plan: Plan, columns: list[str] | None = None) -> ray.data.Dataset:
-    rows = context.map(context.read(f"{round_dir(round_number)}/scored", columns=columns), without_holdout)
+    rows = context.map(context.read(context.loop.round(round_number).scored, columns=columns), without_holdout)
     return context.map(rows, with_pool, delta=plan.threshold, min_teacher_score=context.config.judge.min_teacher_score)
 
 

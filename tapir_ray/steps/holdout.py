@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
-from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, with_columns
+from tapir_ray.data.schemas import HOLDOUT, OK, with_columns
 from tapir_ray.errors import InputError
 from tapir_ray.steps import decontaminate, seed
 from tapir_ray.steps.context import Context
@@ -26,13 +26,13 @@ def split_off(context: Context) -> None:
 
     Raises InputError for a stratum column that the seed data does not have.
     """
-    run = context.run
-    expected = run.manifest("seed/read").rows
-    if not run.done("seed/split"):
+    run, layout = context.run, context.loop
+    expected = run.manifest(layout.read).rows
+    if not run.done(layout.split):
         rows = with_holdout(context, seed.without_repeats(context))
-        context.write("seed/split", rows, INSTRUCTIONS, "split off the holdout", expected)
-    rows = decontaminate.filter_rows(context, context.read("seed/split"))
-    context.write("seed/ingested", rows, INSTRUCTIONS, "check the overlap", expected)
+        context.write(layout.split, rows, "split off the holdout", expected)
+    rows = decontaminate.filter_rows(context, context.read(layout.split))
+    context.write(layout.ingested, rows, "check the overlap", expected)
 
 
 def with_holdout(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
@@ -54,7 +54,7 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
             f"holdout.stratify_by {columns}: no row of the seed data has these columns; name others, or []"
         )
     if not found:
-        raise InputError("holdout: every row of the seed data is filtered; the counts of seed/read say why")
+        raise InputError(f"holdout: every row of the seed data is filtered; the counts of {context.loop.read} say why")
     wanted = -(-settings.rows // len(found))
     quota = {cell: min(wanted, int(rows * settings.max_share)) for cell, (rows, _) in found.items()}
     return cutoffs(strata, counts, quota, transform_cpus=context.transform_cpus)

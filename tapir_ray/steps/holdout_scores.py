@@ -1,6 +1,6 @@
 """The judge's scores of the holdout after each round: which round is the best, and what to report of each.
 
-    scores = holdout_scores(run, rounds=3, random_seed=0, select_share=0.5)
+    scores = holdout_scores(run, layout, random_seed=0, select_share=0.5)
     scores.best, scores.reported[2]["mean"]
 
 The highest of several noisy means is too high by itself. So the holdout has two halves: the scores of one choose the
@@ -18,10 +18,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from tapir_ray.data.schemas import HOLDOUT, OK, order_key
-from tapir_ray.run.layout import round_dir
+from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
 
-TABLE = "evaluation/holdout"
 NO_TASK = "(no task)"
 
 Scores = dict[str, tuple[str, float]]
@@ -41,12 +40,13 @@ class HoldoutScores:
     """The round whose student is the result: the highest selecting mean, the first of equals; the last if none is."""
 
 
-def holdout_scores(run: Run, rounds: int, random_seed: int, select_share: float) -> HoldoutScores:
+def holdout_scores(run: Run, layout: LoopLayout, random_seed: int, select_share: float) -> HoldoutScores:
     """The scores of every round's student on the rows that all scored rounds have in common.
 
     A round that began with the user's own training set was not scored and has no rows.
     """
-    found = [read_scores(run, scored_table(rounds, number)) for number in range(rounds + 1)]
+    rounds = len(layout.rounds)
+    found = [read_scores(run, layout.judged_holdout(number)) for number in range(rounds + 1)]
     scored = [scores for scores in found if scores]
     common = set.intersection(*(set(scores) for scores in scored)) if scored else set()
     choosing = {row_id for row_id in common if selects(row_id, random_seed, select_share)}
@@ -63,18 +63,13 @@ def selects(row_id: str, random_seed: int, select_share: float) -> bool:
     return int(order_key(row_id, random_seed, "select")[:13], 16) / 16**13 < select_share
 
 
-def reported_score(run: Run, table: str, random_seed: int, select_share: float) -> dict[str, Any]:
+def reported_score(run: Run, table: Table, random_seed: int, select_share: float) -> dict[str, Any]:
     """`mean`, `rows` and `by_task` over the reporting half of one table, before other rounds are there to compare."""
     scores = read_scores(run, table)
     return mean_scores(score for row_id, score in scores.items() if not selects(row_id, random_seed, select_share))
 
 
-def scored_table(rounds: int, round_number: int) -> str:
-    """The table with the holdout's scores of the student as it is after a round."""
-    return TABLE if round_number == rounds else f"{round_dir(round_number + 1)}/scored"
-
-
-def read_scores(run: Run, table: str) -> Scores:
+def read_scores(run: Run, table: Table) -> Scores:
     """The scores in a table of the holdout rows that have one; empty if the table is not finished."""
     scores: Scores = {}
     columns = ["instruction_id", "split", "task", "status", "student_score"]

@@ -2,74 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.data.files import list_files
 from tapir_ray.data.readers import read_raw
-from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS, SCORED, TRAINING
+from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS
 from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
+from tapir_ray.run.layout import Layout, Table
 from tapir_ray.steps import decontaminate, files_left_out, holdout, round_zero, seed, shares
-from tapir_ray.steps.contamination_list import list_contamination
+from tapir_ray.steps.contamination_list import CONTAMINATION, list_contamination
 from tapir_ray.steps.context import Context
-from tapir_ray.steps.round_zero import CONTAMINATION
 from tapir_ray.transforms.filters import filter_generated, filter_read
 from tapir_ray.transforms.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.transforms.user_rows import HAS_SPLIT, read_own_rows, with_places
 
-SPLIT = "seed/split"
 FROM = "imported_from"
 """In the manifest of an imported table: the absolute path it came from."""
 
 
-@dataclass(frozen=True)
-class Begin:
-    """What a stage begins with: its table, the schema, the columns a user's file must have, and the rows' own key."""
-
-    table: str
-    schema: pa.Schema
-    needed: tuple[str, ...]
-    key: str = "instruction_id"
-
-    @property
-    def is_seed(self) -> bool:
-        """Whether the rows take the place of the seed data, with or without tasks."""
-        return self.schema is INSTRUCTIONS
-
-    @property
-    def is_generated(self) -> bool:
-        return self.schema is GENERATED_ROWS
+def is_seed(table: Table) -> bool:
+    """Whether the rows take the place of the seed data, with or without tasks."""
+    return table.schema is INSTRUCTIONS
 
 
-SCORES = ("teacher_score", "student_score")
-BEGINS_WITH = {
-    "classify": Begin("seed/ingested", INSTRUCTIONS, ("messages",)),
-    "score": Begin("seed/instructions", INSTRUCTIONS, ("messages", "response", "task")),
-    "generate": Begin("rounds/01/scored", SCORED, ("messages", "response", "task", *SCORES)),
-    "mix": Begin("rounds/01/generated", GENERATED_ROWS, ("messages", "response", "task"), "draw_id"),
-    "train": Begin("rounds/01/training", TRAINING, ("messages", "response"), "pair_id"),
-}
-
-
-def own_table(start: str) -> tuple[str, str] | None:
-    """(stage, path) of `STAGE=PATH`, None for an empty string.
+def own_table(start: str, layout: Layout) -> tuple[str, str] | None:
+    """(stage, path) of `STAGE=PATH` by the stages that the layout begins with a table; None for an empty string.
 
     Raises InputError for anything else, and for rows without a column that the stage needs.
     """
     if not start:
         return None
     stage, _, path = start.partition("=")
-    if stage not in BEGINS_WITH or not path:
-        raise InputError(f"--from {start}: write it as STAGE=PATH, with a stage of {', '.join(BEGINS_WITH)}")
+    if stage not in layout.begins or not path:
+        raise InputError(f"--from {start}: write it as STAGE=PATH, with a stage of {', '.join(layout.begins)}")
     if not is_remote(path) and not Path(path).exists():
         raise InputError(f"--from {start}: there is no file or folder {path}")
-    needed = BEGINS_WITH[stage].needed
+    needed = layout.begins[stage].needed
     for _, row in islice(read_raw(list_files(path, f"--from {stage}:", "all")[0]), 1):
         missing = [name for name in needed if isinstance(row, dict) and name not in row]
         if missing:
@@ -88,41 +61,47 @@ def import_rows(context: Context, stage: str, path: str) -> None:
 
     Raises InputError for a run that already has the table, and for rows that cannot be used.
     """
-    begin, where = BEGINS_WITH[stage], f"--from {stage}={path}"
+    table, where = context.layout.begins[stage], f"--from {stage}={path}"
     run, source = context.run, path if is_remote(path) else str(Path(path).resolve())
-    there = run.done(begin.table)
+    there = run.done(table)
     if there is not None:
         if there.extra.get(FROM) == source:
             _look_into(context, stage)
             return
-        raise InputError(f"{where}: the run {run.uri} already has a table {begin.table}; use another --run-dir")
-    if not begin.is_seed:
+        raise InputError(f"{where}: the run {run.uri} already has a table {table}; use another --run-dir")
+    if not is_seed(table):
         round_zero.ingest(context)
     rows, count = _read(context, stage, path, where)
-    if begin.is_seed:
-        context.write(SPLIT, rows, INSTRUCTIONS, "split off the holdout", count)
-        rows = decontaminate.filter_rows(context, context.read(SPLIT))
-    elif begin.is_generated:
+    if is_seed(table):
+        context.write(context.loop.split, rows, "split off the holdout", count)
+        rows = decontaminate.filter_rows(context, context.read(context.loop.split))
+    elif table.schema is GENERATED_ROWS:
         seed_bands, own_bands = decontaminate.bands_of(context, 0), decontaminate.bands_of(context, 1)
         common = decontaminate.boilerplate(context)
         rows = filter_generated(rows, context.config, decontaminate.indexes(context), own_bands, [seed_bands], common)
     else:
         rows = decontaminate.filter_rows(context, rows)
-    context.write(begin.table, rows, begin.schema, f"import {begin.table}", count, extra={FROM: source})
+    context.write(table, rows, f"import {table}", count, extra={FROM: source})
     try:
-        seed.check_rows(context, begin.table, where)
+        seed.check_rows(context, table, where)
     except InputError:
-        run.clear(begin.table)
+        run.clear(table)
         raise
     _look_into(context, stage)
 
 
 def _look_into(context: Context, stage: str) -> None:
     """List what listed; raise InputError where more than `filter.max_share` is filtered for one reason."""
-    table = BEGINS_WITH[stage].table
-    listed = CONTAMINATION if BEGINS_WITH[stage].is_seed else f"imported/{stage}_contamination"
+    layout = context.layout
+    table = layout.begins[stage]
+    listed = layout.contamination if is_seed(table) else layout.imported(f"{stage}_contamination", CONTAMINATION)
     list_contamination(context, table, listed)
-    shares.judge(context, table, before=f"imported/{stage}", contaminated=listed, error=InputError)
+    shares.judge(context, table, before=_as_read(context, stage), contaminated=listed, error=InputError)
+
+
+def _as_read(context: Context, stage: str) -> Table:
+    """`imported/STAGE`: the user's rows before they are filtered."""
+    return context.layout.imported(stage, with_places(context.layout.begins[stage].rows))
 
 
 def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data.Dataset, int]:
@@ -130,18 +109,18 @@ def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data
 
     Raises InputError where they cannot be used.
     """
-    begin, run, config = BEGINS_WITH[stage], context.run, context.config
-    table, files = f"imported/{stage}", files_left_out.files(context, path, f"--from {stage}:", "all")
-    rows = read_own_rows(files, begin.schema, begin.needed, begin.is_generated, context.transform_cpus)
-    count = context.write(table, rows, with_places(begin.schema), f"read {path}").rows
+    begin, run, config = context.layout.begins[stage], context.run, context.config
+    table, files = _as_read(context, stage), files_left_out.files(context, path, f"--from {stage}:", "all")
+    rows = read_own_rows(files, begin.rows, begin.needed, begin.schema is GENERATED_ROWS, context.transform_cpus)
+    count = context.write(table, rows, f"read {path}").rows
     seed.check_rows(context, table, where)
     if stage != "classify" or config.classify.by == "column":
         seed.check_tasks(context, table, f"{where}, column task")
     if stage == "classify" and config.classify.by == "column":
         seed.check_task_column(context, table, f"{where}, column task")
-    positions = duplicate_positions(run.files(table), run.fs, context.transform_cpus, begin.key)
+    positions = duplicate_positions(run.files(table), run.fs, context.transform_cpus, begin.key[-1])
     rows = context.map(context.read(table), mark_duplicates, positions=positions)
-    if begin.is_seed:
+    if is_seed(begin):
         seed.check_responses(context, table, where)
         rows = filter_read(rows, config)
         if not any(pc.any(batch[HAS_SPLIT.name]).as_py() for batch in run.scan(table, [HAS_SPLIT.name])):

@@ -10,7 +10,6 @@ from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.data.schemas import OK, TRAINING, conform, pair_id, with_columns
-from tapir_ray.run.layout import round_dir
 from tapir_ray.steps.context import MIXED, Context
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.steps.train import student_after
@@ -19,7 +18,7 @@ from tapir_ray.transforms.count_tokens import count_tokens
 
 def done(context: Context, round_number: int) -> bool:
     """Whether the round's training set is there, mixed by an earlier attempt or brought by the user."""
-    return context.run.done(f"{round_dir(round_number)}/training") is not None
+    return context.run.done(context.loop.training(round_number)) is not None
 
 
 def mix(context: Context, round_number: int, plan: Plan) -> None:
@@ -29,24 +28,22 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
     own answer is unreliable.
     """
     run, config, cpus = context.run, context.config, context.transform_cpus
-    folder = round_dir(round_number)
+    tables = context.loop.round(round_number)
     with context.stage("mix", round_number):
-        if not run.done(f"{folder}/pool"):
+        if not run.done(tables.pool):
             model = student_after(context, round_number - 1)
             rows = count_tokens(pools(context, round_number, plan), model, config.student, config.train, cpus)
-            context.write(f"{folder}/pool", rows, TRAINING, f"round {round_number} pools")
-        cells = context.map(context.read(f"{folder}/pool", columns=CELLS), _ok)
+            context.write(tables.pool, rows, f"round {round_number} pools")
+        cells = context.map(context.read(tables.pool, columns=CELLS), _ok)
         found = count_cells(cells, config.random_seed, (round_number, "mix"), "tokens", cpus)
         quota = context.curriculum.plan_mix(round_number, found.capacities)
         chosen = cutoffs(cells, found, quota.table, "size" if config.mix.unit == "tokens" else "rows", cpus)
-        rows = context.map(context.read(f"{folder}/pool"), _ok)
+        rows = context.map(context.read(tables.pool), _ok)
         rows = context.map(take(rows, chosen, cpus), _pairs)
         context.note_round(MIXED, round_number, alpha=quota.alpha)
         # Before the table, whose presence says that the round is mixed.
-        run.write_json(
-            f"{folder}/plan.json", {"plan": plan.model_dump(mode="json"), "mix": quota.model_dump(mode="json")}
-        )
-        context.write(f"{folder}/training", rows, TRAINING, f"round {round_number} mix")
+        run.write_json(tables.plan, {"plan": plan.model_dump(mode="json"), "mix": quota.model_dump(mode="json")})
+        context.write(tables.training, rows, f"round {round_number} mix")
         for warning in quota.warnings:
             context.progress.say(f"round {round_number} mix: {warning}")
 
@@ -57,13 +54,13 @@ CELLS = ["instruction_id", "pool", "task", "tokens", "status", "copy"]
 
 def pools(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
     """The rows of both pools, of the table `pool` but without their tokens; lazy."""
-    folder = round_dir(round_number)
-    scored = context.map(context.read(f"{folder}/scored"), without_holdout)
+    tables = context.loop.round(round_number)
+    scored = context.map(context.read(tables.scored), without_holdout)
     scored = context.map(
         scored, with_pool, delta=plan.threshold, min_teacher_score=context.config.judge.min_teacher_score
     )
     scored = context.map(scored, _hard_and_easy)
-    return scored.union(context.map(context.read(f"{folder}/generated"), _generated_pool))
+    return scored.union(context.map(context.read(tables.generated), _generated_pool))
 
 
 def _ok(batch: pa.Table) -> pa.Table:

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import ray.data
 
 from tapir_ray.curriculum.sampling import Cutoffs
-from tapir_ray.data.schemas import FAILED, INSTRUCTIONS, OK, SOURCE_AND_ID, with_columns
-from tapir_ray.run import layout
+from tapir_ray.data.schemas import FAILED, INSTRUCTIONS, OK, with_columns
+from tapir_ray.run.layout import Table
 from tapir_ray.run.sharded_tables import SHARD, ShardedTables
 from tapir_ray.steps import classifier, rebalance
 from tapir_ray.steps.context import Context
@@ -19,7 +19,6 @@ from tapir_ray.steps.shards import Shard, groups, own_table, read
 from tapir_ray.transforms.prefer import prefer
 from tapir_ray.transforms.respond import respond
 
-layout.LABELLED, layout.REGENERATED = "labelled", "regenerated"
 REGENERATED = pa.schema(
     [
         *INSTRUCTIONS,
@@ -35,21 +34,21 @@ REGENERATED = pa.schema(
 
 
 def label_shards(context: Context, shards: Sequence[Shard]) -> list[Shard]:
-    """`SHARD/labelled`: the rows of the shards with their tasks; returns the shards as they lie there."""
+    """`labelled` of each shard: the rows of the shards with their tasks; returns the shards as they lie there."""
     from tapir_ray.transforms.classify import classify
     from tapir_ray.transforms.label import label
 
-    config, run = context.config, context.run
-    with_shard = pa.schema([*INSTRUCTIONS, SHARD])
-    with context.stage("classify", 0), _shown(context, shards, layout.LABELLED, "classify") as live:
-        for tables, rows in _unfinished(context, live, layout.LABELLED):
+    config, run, table = context.config, context.run, context.shards.labelled
+    with_shard = pa.schema([*table.rows, SHARD])
+    with context.stage("classify", 0), _shown(context, shards, table, "classify") as live:
+        for tables, rows in _unfinished(context, live, table):
             if config.classify.by == "deberta":
                 rows = classify(rows, classifier.model(context), config)
             else:
                 rows = label(rows, config, context.roles, list(context.taxonomy.labels), with_shard)
-            _write(context, tables, rows, INSTRUCTIONS, asks=True)
+            _write(context, tables, rows, asks=True)
     with context.progress.stage("look into the labelled shards"):
-        return [own_table(run, shard, layout.LABELLED) for shard in shards]
+        return [own_table(run, shard, table) for shard in shards]
 
 
 def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) -> None:
@@ -57,14 +56,14 @@ def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) 
 
     Of a task those stay that are `chosen`, all of them for None.
     """
-    config = context.config
+    config, table = context.config, context.shards.regenerated
     settings = config.regenerate
     assert settings is not None
     replaces, rewrites = config.seed_data.responses == "replace", settings.does("rewrite")
     styles: Mapping[str, str] = context.taxonomy.styles if rewrites else {}
-    with_shard = pa.schema([*REGENERATED, SHARD])
-    with context.stage("reanswer", 0), _shown(context, shards, layout.REGENERATED, "reanswer") as live:
-        for tables, rows in _unfinished(context, live, layout.REGENERATED):
+    with_shard = pa.schema([*table.rows, SHARD])
+    with context.stage("reanswer", 0), _shown(context, shards, table, "reanswer") as live:
+        for tables, rows in _unfinished(context, live, table):
             if chosen is not None:
                 rows = context.map(rows, rebalance.mark_rest, chosen=chosen)
             rows = context.map(rows, set_aside, replaces=replaces, styled=list(styles))
@@ -73,7 +72,7 @@ def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) 
                 rows = respond(rows, config, context.roles, styles, with_shard, draft)
             if settings.does("judge"):
                 rows = prefer(rows, config, context.roles, with_shard)
-            _write(context, tables, rows, REGENERATED, settings.answers)
+            _write(context, tables, rows, settings.answers)
 
 
 def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Table:
@@ -93,30 +92,31 @@ def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Tabl
 
 
 @contextmanager
-def _shown(context: Context, shards: Sequence[Shard], name: str, label: str) -> Iterator[list[Shard]]:
-    """One progress line for the tables `SHARD/NAME` of all shards; the context gives the shards that lack theirs."""
-    live = [shard for shard in shards if not context.run.done(f"{shard.name}/{name}")]
+def _shown(context: Context, shards: Sequence[Shard], table: Table, label: str) -> Iterator[list[Shard]]:
+    """One progress line for the tables of all shards; the context gives the shards that lack theirs."""
+    live, name = [shard for shard in shards if not context.run.done(table.of(shard.name))], table.name
     rows = sum(shard.rows for shard in shards)
     with context.progress.stage(label, name, rows), context.roles.replies.kept_apart(name):
         context.progress.keep(name, rows - sum(shard.rows for shard in live))
         yield live
 
 
-def _unfinished(context: Context, live: Sequence[Shard], name: str) -> Iterator[tuple[ShardedTables, ray.data.Dataset]]:
-    """The tables `SHARD/NAME` that are to be written together, and the rows that they lack.
+def _unfinished(
+    context: Context, live: Sequence[Shard], table: Table
+) -> Iterator[tuple[ShardedTables, ray.data.Dataset]]:
+    """The tables of the shards that are to be written together, and the rows that they lack.
 
     Once they are written their replies are removed: else the workers of every group would read those of all before.
     """
     run, settings, cpus = context.run, context.config.regenerate, context.transform_cpus
     assert settings is not None
-    labelled = name == layout.REGENERATED and settings.does("classify")
-    begun = {shard.name for shard in live if run.exists(f"{shard.name}/{name}")}
+    labelled = context.shards.labelled
+    follows = table == context.shards.regenerated and settings.does("classify")
+    begun = {shard.name for shard in live if run.exists(table.of(shard.name).path)}
     for group in groups(live, settings.shards.at_once):
-        carried = {
-            shard.name: run.manifest(f"{shard.name}/{layout.LABELLED}").count(FAILED) for shard in group if labelled
-        }
+        carried = {shard.name: run.manifest(labelled.of(shard.name)).count(FAILED) for shard in group if follows}
         with context.progress.stage(f"open {group[0].name} to {group[-1].name}"):
-            tables = ShardedTables(run, name, {shard.name: shard.rows for shard in group}, SOURCE_AND_ID, carried)
+            tables = ShardedTables(run, table, {shard.name: shard.rows for shard in group}, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
         # A shard that was begun may be in a later group than it was: its replies are still needed.
         begun -= {shard.name for shard in group}
@@ -124,12 +124,11 @@ def _unfinished(context: Context, live: Sequence[Shard], name: str) -> Iterator[
             context.roles.replies.forget()
 
 
-def _write(context: Context, tables: ShardedTables, rows: ray.data.Dataset, schema: pa.Schema, asks: bool) -> None:
+def _write(context: Context, tables: ShardedTables, rows: ray.data.Dataset, asks: bool) -> None:
     """Run the pipeline into its tables; rows that were asked for are there for good a few at a time."""
     config = context.config
     tables.write(
         rows,
-        schema,
         rows_per_block=config.resources.rows_per_block if asks else None,
         transform_cpus=context.transform_cpus,
         max_error_rate=config.max_error_rate,

@@ -15,6 +15,7 @@ from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cut, Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import OK, marked, with_columns
+from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
 
 FILE = "balance.json"
@@ -24,7 +25,7 @@ a task or with one that has no weight."""
 SALT = ("rebalance",)
 
 
-def balance(context: Context, tables: Sequence[str]) -> Cutoffs | None:
+def balance(context: Context, tables: Sequence[Table]) -> Cutoffs | None:
     """Which rows of the tables stay: made once, then as `balance.json` says; None without the operation.
 
     Raises StageError where no task of the rows has a weight.

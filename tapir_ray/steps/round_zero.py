@@ -14,8 +14,6 @@ from tapir_ray.steps import classifier, holdout, seed, shares, train
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
 
-INGESTED, CONTAMINATION = "seed/ingested", "seed/contamination"
-
 
 def ingest(context: Context) -> None:
     """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered.
@@ -23,14 +21,14 @@ def ingest(context: Context) -> None:
     `seed/contamination` lists the contaminated rows. Raises InputError as `seed.read`, and where more than
     `filter.max_share` of the rows is filtered for one reason.
     """
-    run = context.run
-    if not (run.done(INGESTED) or run.done("seed/instructions")):
+    run, layout = context.run, context.loop
+    if not (run.done(layout.ingested) or run.done(layout.instructions)):
         with context.stage("ingest", 0):
             seed.read(context)
             holdout.split_off(context)
-    if run.done("seed/read") and run.done(INGESTED):  # and no table of the user's own
-        list_contamination(context, INGESTED, CONTAMINATION)
-        shares.judge(context, INGESTED, before="seed/read", contaminated=CONTAMINATION, error=InputError)
+    if run.done(layout.read) and run.done(layout.ingested):  # and no table of the user's own
+        list_contamination(context, layout.ingested, layout.contamination)
+        shares.judge(context, layout.ingested, before=layout.read, contaminated=layout.contamination, error=InputError)
 
 
 def classify_and_initial_sft(context: Context) -> None:
@@ -38,14 +36,15 @@ def classify_and_initial_sft(context: Context) -> None:
 
     The classifier is trained beside the initial SFT where the seed data has its answers and the cluster has room.
     """
-    labelled = context.run.done("seed/instructions")
+    layout = context.loop
+    labelled = context.run.done(layout.instructions)
     if labelled or context.config.seed_data.responses != "keep" or not _fit_together(context):
         classifier.train(context)
         classifier.classify_seed(context)
-        train.initial_sft(context, "seed/instructions")
+        train.initial_sft(context, layout.instructions)
     else:
         with beside(lambda: classifier.train(context)) as fitted:
-            train.initial_sft(context, "seed/ingested")
+            train.initial_sft(context, layout.ingested)
             fitted.result()
         classifier.classify_seed(context)
     weigh_seed_tasks(context)
@@ -56,7 +55,7 @@ def weigh_seed_tasks(context: Context) -> None:
     if not context.taxonomy.from_seed:
         return
     counts: Counter[str] = Counter()
-    for batch in context.run.scan("seed/instructions", ["task", "status", "split"]):
+    for batch in context.run.scan(context.loop.instructions, ["task", "status", "split"]):
         usable = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], SEED))
         counts.update(task for task in batch["task"].filter(usable).to_pylist() if task is not None)
     context.curriculum.set_seed_counts(counts)

@@ -13,8 +13,8 @@ from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
 from tapir_ray.curriculum.stats import NEEDED, OPTIONAL, score_stats
-from tapir_ray.data.schemas import HOLDOUT, ID, OK, SCORED, conform, with_columns
-from tapir_ray.run.layout import round_dir
+from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform, with_columns
+from tapir_ray.run.layout import Table
 from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.context import PLANNED, Context
 from tapir_ray.steps.evaluate import note_holdout
@@ -33,34 +33,33 @@ def score(context: Context, round_number: int) -> None:
     The holdout rides along, so that one engine start a round gives the student's score before the round as well.
     """
     run, spec = context.run, context.config.curriculum.difficulty.measure
-    scored, candidates = f"{round_dir(round_number)}/scored", f"{round_dir(round_number)}/candidates"
+    scored, candidates = context.loop.round(round_number).scored, context.loop.round(round_number).candidates
     if run.done(scored):
         return
     with context.stage("score", round_number):
         if not run.done(candidates):
             _select(context, round_number, candidates)
         times, expected = _times_trained(context, round_number, candidates), run.manifest(candidates).rows
-        rows = context.remaining(scored, context.read(candidates), ID)
+        rows = context.remaining(scored, context.read(candidates))
         rows = context.map(rows, _with_times, times=times)
         rows = answer_and_judge(context, rows, student_after(context, round_number - 1), scored, expected)
         rows = context.map(rows, with_difficulty, spec=spec)
         with answering(context, scored):
-            context.write(scored, rows, SCORED, f"round {round_number} score", expected, ID)
+            context.write(scored, rows, f"round {round_number} score", expected)
 
 
 def plan(context: Context, round_number: int) -> Plan:
     """The round's plan, from the scores of the candidates (never of the holdout); `rounds/NN/plan.json` shows it."""
-    scored = context.read(f"{round_dir(round_number)}/scored", columns=COUNTED)
-    rows = context.map(scored, without_holdout)
+    tables = context.loop.round(round_number)
+    rows = context.map(context.read(tables.scored, columns=COUNTED), without_holdout)
     stats = score_stats(rows, context.config.judge.min_teacher_score, context.transform_cpus)
     context.curriculum.observe(round_number, stats)
     made = context.curriculum.plan(round_number)
-    name = f"{round_dir(round_number)}/plan.json"
-    if context.run.find_json(name) is None:
-        note_holdout(context, f"{round_dir(round_number)}/scored", round_number - 1)
+    if context.run.find_json(tables.plan) is None:
+        note_holdout(context, tables.scored, round_number - 1)
         numbers = made.model_dump(include=SHOWN)
         context.note_round(PLANNED, round_number, **numbers, difficulty=stats.mean_difficulty)
-        context.run.write_json(name, {"plan": made.model_dump(mode="json")})
+        context.run.write_json(tables.plan, {"plan": made.model_dump(mode="json")})
         context.progress.say(
             f"round {round_number} plan: α {made.alpha:g}, δ {made.threshold:g}, {made.hard} hard and {made.easy} easy"
         )
@@ -74,11 +73,11 @@ def without_holdout(batch: pa.Table) -> pa.Table:
     return batch.filter(pc.not_equal(batch["split"], HOLDOUT))
 
 
-def _select(context: Context, round_number: int, table: str) -> None:
+def _select(context: Context, round_number: int, table: Table) -> None:
     """Candidates: the seed data and all generated before, by task up to `score.max_rows`; beside them the holdout."""
     config, cpus = context.config, context.transform_cpus
-    generated = [f"{round_dir(before)}/generated" for before in range(1, round_number)]
-    tables = ["seed/instructions", *(table for table in generated if context.run.done(table))]
+    instructions, *generated = table.inputs
+    tables = [instructions, *(made for made in generated if context.run.done(made))]
     rows = context.map(context.read(*tables), _scorable)
     counts = count_cells(rows, config.random_seed, (round_number, "score"), transform_cpus=cpus)
     found = {task: n for (_, task), (n, _) in counts.capacities.items()}
@@ -88,7 +87,7 @@ def _select(context: Context, round_number: int, table: str) -> None:
     quota = {(CANDIDATE, task): count for task, count in shares.items()}
     chosen = cutoffs(rows, counts, quota, transform_cpus=cpus)
     rows = context.map(rows, _candidates, chosen=chosen)
-    context.write(table, rows, SCORED, f"round {round_number} candidates")
+    context.write(table, rows, f"round {round_number} candidates")
 
 
 def _scorable(batch: pa.Table) -> pa.Table:
@@ -103,10 +102,10 @@ def _candidates(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
     return pa.concat_tables([conform(take_table(batch, chosen), SCORED), conform(held, SCORED)])
 
 
-def _times_trained(context: Context, round_number: int, candidates: str) -> Counter[str]:
+def _times_trained(context: Context, round_number: int, candidates: Table) -> Counter[str]:
     """How often each candidate has been in a training set; the driver holds at most `score.max_rows` ids."""
     run = context.run
-    tables = [f"{round_dir(before)}/training" for before in range(round_number)]
+    tables = [context.loop.training(before) for before in range(round_number)]
     files = [path for table in tables if run.done(table) for path in run.files(table)]
     ids = pa.concat_arrays([batch["instruction_id"] for batch in run.scan(candidates, ["instruction_id"])])
     times: Counter[str] = Counter()

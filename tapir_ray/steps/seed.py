@@ -15,12 +15,13 @@ from tapir_ray.data.readers import Unreadable
 from tapir_ray.data.schemas import OK
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
+from tapir_ray.run.layout import Table
 from tapir_ray.run.run import Run
 from tapir_ray.steps import files_left_out
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.column_notes import ColumnNotes, counted, no_response, refuse_missing
 from tapir_ray.transforms.filters import filter_read
-from tapir_ray.transforms.ingest import COLUMNS, PARSED, duplicate_positions, mark_duplicates, parse_sources
+from tapir_ray.transforms.ingest import COLUMNS, duplicate_positions, mark_duplicates, parse_sources
 
 COLUMNS_SHOWN = 10
 UNUSED = "unused_columns"
@@ -34,21 +35,22 @@ def read(context: Context) -> None:
     where no row can be used. Says once which columns with text are used for nothing.
     """
     seed_data = context.config.seed_data
-    if context.run.done("seed/read"):
+    table = context.layout.read
+    if context.run.done(table):
         return
     rows = parse_sources(files_left_out.seed_files(context), seed_data, context.transform_cpus)
-    context.write("seed/read", rows, PARSED, "read the seed data")
+    context.write(table, rows, "read the seed data")
     try:
         where = f"seed_data.path {seed_data.path}"
-        check_rows(context, "seed/read", where)
-        notes = note_columns(context, "seed/read", where)
-        check_responses(context, "seed/read", where, notes)
+        check_rows(context, table, where)
+        notes = note_columns(context, table, where)
+        check_responses(context, table, where, notes)
         if seed_data.task_column is not None:
-            check_tasks(context, "seed/read", f"column {seed_data.task_column} of {seed_data.path}")
+            check_tasks(context, table, f"column {seed_data.task_column} of {seed_data.path}")
         if context.config.classify.by == "column":
-            check_task_column(context, "seed/read", f"seed_data.task_column {seed_data.task_column}")
+            check_task_column(context, table, f"seed_data.task_column {seed_data.task_column}")
     except InputError:
-        context.run.clear("seed/read")
+        context.run.clear(table)
         raise
 
 
@@ -57,16 +59,16 @@ def without_repeats(context: Context) -> ray.data.Dataset:
 
     Of equal rows the first stays, and where answers of the file are used the first that has one.
     """
-    run = context.run
+    run, table = context.run, context.layout.read
     answer = None if context.config.seed_data.responses == "replace" else "response"
     with context.progress.stage("find repeats") as facts:
-        repeated = duplicate_positions(run.files("seed/read"), run.fs, context.transform_cpus, preferred=answer)
+        repeated = duplicate_positions(run.files(table), run.fs, context.transform_cpus, preferred=answer)
         facts["repeated"] = len(repeated)
-    rows = context.map(context.read("seed/read"), mark_duplicates, positions=repeated)
+    rows = context.map(context.read(table), mark_duplicates, positions=repeated)
     return filter_read(rows, context.config)
 
 
-def check_rows(context: Context, table: str, where: str) -> None:
+def check_rows(context: Context, table: Table, where: str) -> None:
     """Raises InputError, which begins with `where`, for a broken file, a malformed row, or where no row can be used.
 
     `table` has the columns `position`, `status` and `reason`.
@@ -93,7 +95,7 @@ def check_rows(context: Context, table: str, where: str) -> None:
         )
 
 
-def note_columns(context: Context, table: str, where: str) -> ColumnNotes:
+def note_columns(context: Context, table: Table, where: str) -> ColumnNotes:
     """Says in one line which columns with text are used for nothing, also as an event. `table` is of PARSED.
 
     Returns what was counted. Raises InputError, which begins with `where`, if no row has a column of
@@ -108,7 +110,7 @@ def note_columns(context: Context, table: str, where: str) -> ColumnNotes:
     return notes
 
 
-def check_responses(context: Context, table: str, where: str, notes: ColumnNotes | None = None) -> None:
+def check_responses(context: Context, table: Table, where: str, notes: ColumnNotes | None = None) -> None:
     """Raises InputError where the responses of the file are to be kept and no ok row has one.
 
     It names the columns that nothing uses, by `notes`: one of them may be the answer.
@@ -121,7 +123,7 @@ def check_responses(context: Context, table: str, where: str, notes: ColumnNotes
     raise InputError(f"{where}: {no_response(notes or ColumnNotes())}")
 
 
-def check_tasks(context: Context, table: str, where: str) -> None:
+def check_tasks(context: Context, table: Table, where: str) -> None:
     """Raises InputError for a task that is not in the taxonomy; `curriculum.tasks: seed` takes any."""
     if context.taxonomy.from_seed:
         return
@@ -131,7 +133,7 @@ def check_tasks(context: Context, table: str, where: str) -> None:
                 context.taxonomy.check(task, where)
 
 
-def check_task_column(context: Context, table: str, where: str) -> None:
+def check_task_column(context: Context, table: Table, where: str) -> None:
     """Raises InputError, which begins with `where`, if no ok row has a task; it names the columns that there are."""
     if any(row["task"] is not None for row in _ok_rows(context, table, "task")):
         return
@@ -141,7 +143,7 @@ def check_task_column(context: Context, table: str, where: str) -> None:
     raise InputError(f"{where}: no row has a value in this column{others}")
 
 
-def _first_reason(context: Context, table: str, kind: str) -> str:
+def _first_reason(context: Context, table: Table, kind: str) -> str:
     """The reason of the earliest row with one of this kind, without the kind."""
     found: list[tuple[int, str]] = []
     for batch in context.run.scan(table, ["position", "reason"]):
@@ -150,7 +152,7 @@ def _first_reason(context: Context, table: str, kind: str) -> str:
     return found[0][1].removeprefix(f"{kind}: ") if found else ""
 
 
-def _ok_rows(context: Context, table: str, column: str) -> Iterator[dict[str, Any]]:
+def _ok_rows(context: Context, table: Table, column: str) -> Iterator[dict[str, Any]]:
     for batch in context.run.scan(table, [column, "status"]):
         yield from (row for row in batch.to_pylist() if row["status"] == OK)
 

@@ -1,12 +1,13 @@
 """A dataset cut into shards: ranges of rows in the files of one table, or a table of each shard's own.
 
-for group in groups(cut_table(run, "seed/ingested", 1_000_000), at_once=16):
+for group in groups(cut_table(run, layout.ingested, 1_000_000), at_once=16):
     rows = read(run.fs, group, transform_cpus)          # one pipeline, the column `shard` in its rows
 """
 
 from __future__ import annotations
 
 import functools
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import ray.data
 
 from tapir_ray.data.schemas import with_columns
+from tapir_ray.run.layout import Table, shard_dir
 from tapir_ray.run.sharded_tables import SHARD
 from tapir_ray.run.tables import Tables
 
@@ -40,6 +42,11 @@ class Shard:
     spans: tuple[Span, ...]
 
     @property
+    def number(self) -> str:
+        """The last part of its name: `00000`."""
+        return posixpath.basename(self.name)
+
+    @property
     def rows(self) -> int:
         return sum(span.stop - span.start for span in self.spans)
 
@@ -51,7 +58,7 @@ def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Shard]:
     room = rows
 
     def close() -> None:
-        shards.append(Shard(f"shards/{len(shards):05d}", tuple(spans)))
+        shards.append(Shard(shard_dir(len(shards)), tuple(spans)))
         spans.clear()
 
     for file, count in files:
@@ -69,14 +76,14 @@ def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Shard]:
     return shards
 
 
-def cut_table(run: Tables, table: str, rows: int) -> list[Shard]:
+def cut_table(run: Tables, table: Table, rows: int) -> list[Shard]:
     """The shards of a finished table, the same each time."""
     return cut(_counted(run, table), rows)
 
 
-def own_table(run: Tables, shard: Shard, name: str) -> Shard:
-    """The same shard with the rows of its finished table `SHARD/NAME`."""
-    return Shard(shard.name, tuple(Span(file, 0, count) for file, count in _counted(run, f"{shard.name}/{name}")))
+def own_table(run: Tables, shard: Shard, table: Table) -> Shard:
+    """The same shard with the rows of its own finished table."""
+    return Shard(shard.name, tuple(Span(file, 0, count) for file, count in _counted(run, table.of(shard.name))))
 
 
 def groups(shards: Sequence[Shard], at_once: int) -> Iterator[Sequence[Shard]]:
@@ -104,7 +111,7 @@ def read_span(batch: pa.Table, fs: pafs.FileSystem) -> pa.Table:
     return with_columns(rows, **{SHARD.name: span["shard"]})
 
 
-def _counted(run: Tables, table: str) -> list[tuple[str, int]]:
+def _counted(run: Tables, table: Table) -> list[tuple[str, int]]:
     """A table's files with their rows, which their footers say."""
     files = run.files(table)
 

@@ -10,6 +10,7 @@ import pyarrow.dataset as pads
 from tapir_ray.data.schemas import FILTERED, HOLDOUT, OK
 from tapir_ray.data.words import clipped
 from tapir_ray.errors import StageError, TapirError
+from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.filters import advice_on
 
@@ -21,7 +22,7 @@ EVENT = "filter_share"
 
 
 def judge(
-    context: Context, table: str, before: str, contaminated: str, error: type[TapirError] = StageError
+    context: Context, table: Table, before: Table, contaminated: Table, error: type[TapirError] = StageError
 ) -> dict[str, float]:
     """Report every reason for which more than `filter.warn_share` was filtered; returns {reason: share} of them.
 
@@ -37,13 +38,13 @@ def judge(
         return {}
     shares = {reason: count / rows for reason, count in dropped.items() if count > settings.warn_share * rows}
     shares |= {reason: count / rows for reason, count in dropped.items() if count > settings.max_share * rows}
-    told = {event["reason"] for event in run.events(EVENT) if event["table"] == table}
+    told = {event["reason"] for event in run.events(EVENT) if event["table"] == table.path}
     for reason, share in shares.items():
         if reason not in told:
             shown = examples(context, table, reason, contaminated)
             head = f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, such as"
             context.progress.say("\n  ".join([head, *shown]))
-            run.event(EVENT, table=table, reason=reason, rows=dropped[reason], of=rows, examples=shown)
+            run.event(EVENT, table=table.path, reason=reason, rows=dropped[reason], of=rows, examples=shown)
     for reason, share in shares.items():
         if share > settings.max_share:
             raise error(
@@ -55,7 +56,7 @@ def judge(
     return shares
 
 
-def examples(context: Context, table: str, reason: str, contaminated: str) -> list[str]:
+def examples(context: Context, table: Table, reason: str, contaminated: Table) -> list[str]:
     """Three rows that were filtered for the reason: their place, how they begin, and what they match."""
     run = context.run
     rows = pads.dataset(run.files(table), filesystem=run.fs, format="parquet")
@@ -84,7 +85,7 @@ def _example(row: dict[str, Any], match: dict[str, Any] | None) -> str:
     return f"{shown} of {match['item_source']}, by {clipped(match['shared_text'], EXAMPLE_CHARS)!r}"
 
 
-def _held(context: Context, table: str) -> int:
+def _held(context: Context, table: Table) -> int:
     """The ok rows of the holdout, which no filter looks at."""
     run, held = context.run, 0
     names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tapir_ray.data.schemas import OK, text_of
+from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
 
 MOST_ROWS = 50_000
 
 
-def seed_table(context: Context) -> str:
+def seed_table(context: Context) -> Table:
     """`seed/ingested`, or `seed/instructions` where the run began with the user's own labelled rows."""
-    return "seed/ingested" if context.run.done("seed/ingested") else "seed/instructions"
+    ingested = context.loop.ingested
+    return ingested if context.run.done(ingested) else context.loop.instructions
 
 
 def of_seed(context: Context, responses: bool = False) -> Iterator[str]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from tapir_ray.data.schemas import HOLDOUT, OK, SEED, TRAINING, pair_id
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.run.attempts import check_owner
-from tapir_ray.run.layout import checkpoint, round_dir
+from tapir_ray.run.layout import Table
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.model_store import written
 from tapir_ray.run.run import Run
@@ -20,102 +20,101 @@ from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
-from tapir_ray.train.student import train_student
 from tapir_ray.transforms.pack import pack
 from tapir_ray.transforms.pack_stats import PackStats
 
-BASE = "checkpoints/base"
 RAY_TRAIN = "ray_train"
 """Where Ray Train keeps the checkpoints of a training that is not done."""
 POOL_OF_SEED = "seed"
-HELD, HELD_PACKED = "seed/holdout", "seed/holdout_packed"
 
 
 def base_student(context: Context) -> str:
     """The student before any training: the model the config names, or one made on the spot."""
-    run, student = context.run, context.config.student
+    run, student, made = context.run, context.config.student, context.loop.base
     if student.create is None:
         assert student.model is not None
         return student.model
-    if not run.done(BASE):
+    if not run.done(made):
         seed_texts = tokenizer_texts.of_seed(context, responses=True)
-        with written(run, BASE) as folder:
+        with written(run, made.path) as folder:
             create_student(student.create, seed_texts, folder, student.chat_template, context.config.random_seed)
-        run.publish(BASE)
-    return run.uri_of(BASE)
+        run.publish(made)
+    return run.uri_of(made.path)
 
 
 def student_after(context: Context, round_number: int) -> str:
     """The HF folder (or name) of the student as it is after a round. Raises StageError if that is not trained yet."""
-    manifest = context.run.manifest(checkpoint(round_number))
-    return manifest.extra.get("model") or context.run.uri_of(checkpoint(round_number))
+    checkpoint = context.loop.checkpoint(round_number)
+    return context.run.manifest(checkpoint).extra.get("model") or context.run.uri_of(checkpoint.path)
 
 
-def initial_sft(context: Context, source: str) -> None:
+def initial_sft(context: Context, source: Table) -> None:
     """`seed/training`, `seed/packed` and `checkpoints/00`: the student fine-tuned on the seed data.
 
     Where the initial SFT is off (`auto`: a model that brings a chat template) `checkpoints/00` names the model itself.
     """
-    run, config = context.run, context.config
-    if run.done(checkpoint(0)):
+    run, config, layout = context.run, context.config, context.loop
+    if run.done(layout.sft_checkpoint):
         return
     base = base_student(context)
     if not _wanted(context, base):
-        run.publish(checkpoint(0), extra={"model": base})
+        run.publish(layout.sft_checkpoint, extra={"model": base})
         return
     with context.stage("sft", 0):
-        if not run.done("seed/training"):
+        if not run.done(layout.sft_training):
             rows = context.map(context.read(source), _pairs)
-            context.write("seed/training", rows, TRAINING, "seed data to train on")
+            context.write(layout.sft_training, rows, "seed data to train on")
         held = _packed_holdout(context, source, base)
-        _fit(context, ["seed/training"], 0, base, config.train.initial_epochs, config.train.learning_rate, held)
+        _fit(context, [layout.sft_training], 0, base, config.train.initial_epochs, config.train.learning_rate, held)
 
 
 def train(context: Context, round_number: int) -> None:
     """`rounds/NN/packed` and `checkpoints/NN`, from the round's training set (or all rounds' so far)."""
-    run, settings = context.run, context.config.train
-    if run.done(checkpoint(round_number)):
+    run, settings, layout = context.run, context.config.train, context.loop
+    if run.done(layout.checkpoint(round_number)):
         return
     previous = settings.init_from == "previous"
     start = student_after(context, round_number - 1) if previous else base_student(context)
     first = round_number if settings.data == "current" else 1
-    tables = [f"{round_dir(number)}/training" for number in range(first, round_number + 1)]
+    tables = [layout.training(number) for number in range(first, round_number + 1)]
     with context.stage("train", round_number):
         rate = settings.round_learning_rate or settings.learning_rate
-        held = _packed_holdout(context, "seed/instructions", start)
+        held = _packed_holdout(context, layout.instructions, start)
         _fit(context, tables, round_number, start, settings.epochs, rate, held)
 
 
-def _packed_holdout(context: Context, source: str, model: str) -> str | None:
+def _packed_holdout(context: Context, source: Table, model: str) -> str | None:
     """`seed/holdout` and `seed/holdout_packed`: the holdout's pairs as training would see them; None without any."""
-    run, config = context.run, context.config
-    if not run.done(HELD_PACKED):
+    run, config, layout = context.run, context.config, context.loop
+    packed = layout.holdout_packed
+    if not run.done(packed):
         if not run.done(source):
             return None  # a run that began with the user's own training set
-        if not run.done(HELD):
+        if not run.done(layout.holdout):
             rows = context.map(context.read(source), _pairs, split=HOLDOUT)
-            context.write(HELD, rows, TRAINING, "holdout to measure the loss on")
-        held = [run.files(HELD)]
+            context.write(layout.holdout, rows, "holdout to measure the loss on")
+        held = [run.files(layout.holdout)]
         stats = pack(
-            held, run.path(HELD_PACKED), run.fs, model, config.student, config.train, 0, 1, context.transform_cpus
+            held, run.path(packed.path), run.fs, model, config.student, config.train, 0, 1, context.transform_cpus
         )
-        run.publish(HELD_PACKED, extra=asdict(stats))
+        run.publish(packed, extra=asdict(stats))
         _say_left_out(context, "holdout", stats)
-    return run.path(HELD_PACKED) if run.manifest(HELD_PACKED).extra["sequences"] else None
+    return run.path(packed.path) if run.manifest(packed).extra["sequences"] else None
 
 
 def _fit(
-    context: Context, tables: list[str], round_number: int, start: str, epochs: int, rate: float, held: str | None
+    context: Context, tables: list[Table], round_number: int, start: str, epochs: int, rate: float, held: str | None
 ) -> None:
+    from tapir_ray.train.student import train_student
+
     run, config = context.run, context.config
-    packed = f"{round_dir(round_number)}/packed"
-    name = checkpoint(round_number)
+    packed, checkpoint = context.loop.packed(round_number), context.loop.checkpoint(round_number)
     label = "initial SFT" if round_number == 0 else f"round {round_number} train"
     with context.progress.stage(label) as facts:
         if not run.done(packed):
             stats = pack(
                 [run.files(table) for table in tables],
-                run.path(packed),
+                run.path(packed.path),
                 run.fs,
                 start,
                 config.student,
@@ -127,7 +126,7 @@ def _fit(
             run.publish(packed, extra=asdict(stats))
             _say_left_out(context, label, stats)
         if run.manifest(packed).extra["sequences"] == 0:
-            raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(tables)}")
+            raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(map(str, tables))}")
         # A stopped training goes on from its checkpoint: of this very table, and of as many workers.
         table = hashlib.blake2b(run.read_text(f"{packed}/{MANIFEST}").encode(), digest_size=6).hexdigest()
         training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
@@ -135,10 +134,10 @@ def _fit(
         _remove_trainings(run, round_number, but=training)
         context.roles.free_resources_for("train")
         result = train_student(
-            run.path(packed),
+            run.path(packed.path),
             run.fs,
             start,
-            run.path(name),
+            run.path(checkpoint.path),
             run.path(RAY_TRAIN),
             training,
             config.student,
@@ -159,7 +158,7 @@ def _fit(
         facts["tokens"] = f"{result.tokens:,}"
     apart = ("losses", "holdout_pairs_before", "holdout_pairs", "checkpoint")
     summary = {key: value for key, value in asdict(result).items() if key not in apart}
-    run.publish(name, extra=summary)
+    run.publish(checkpoint, extra=summary)
     context.trackers.log_steps("train", [{"loss": loss} for loss in result.losses], round_number)
     _remove_trainings(run, round_number)
 
@@ -188,7 +187,7 @@ def _base_of_adapter(context: Context, round_number: int) -> str | None:
     lora = context.config.train.lora
     if lora is None or lora.between_rounds == "merge" or round_number == 0:
         return None
-    trained = "model" not in context.run.manifest(checkpoint(round_number - 1)).extra
+    trained = "model" not in context.run.manifest(context.loop.checkpoint(round_number - 1)).extra
     return base_student(context) if trained else None
 
 

@@ -15,7 +15,6 @@ from tapir_ray.cli import run as launch
 from tapir_ray.cli.check_cluster import HERE
 from tapir_ray.config import load
 from tapir_ray.errors import InputError, Stopped
-from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.run import Run
 from tests.runs import ROOT
 
@@ -112,9 +111,9 @@ def test_evaluate_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     launched: list[object] = []
     monkeypatch.setattr(launch, "launch", lambda *given: launched.append(given))
     mine = load(config)
-    with pytest.raises(InputError, match=f"has no {checkpoint(mine.curriculum.rounds)} to evaluate"):
+    with pytest.raises(InputError, match=f"has no checkpoints/{mine.curriculum.rounds:02d} to evaluate"):
         launch.evaluate(mine, str(tmp_path / "run"))
-    Run.at(str(tmp_path / "run")).publish(checkpoint(mine.curriculum.rounds))
+    Run.at(str(tmp_path / "run")).publish(f"checkpoints/{mine.curriculum.rounds:02d}")
     launch.evaluate(mine, str(tmp_path / "run"))
     assert launched == [(mine, str(tmp_path / "run"))]
 

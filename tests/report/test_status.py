@@ -19,10 +19,10 @@ from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.budget.usage import Count, Lease, Report
 from tapir_ray.llm.roles import accounts_of
+from tapir_ray.methods import layout_of
 from tapir_ray.report.status import DONE, FAILED, KILLED, NOT_STARTED, RUNNING, STOPPED, status
 from tapir_ray.run import attempts
 from tapir_ray.run.attempts import owned
-from tapir_ray.run.layout import checkpoint
 from tapir_ray.run.progress import Progress
 from tapir_ray.steps.context import Context
 from tests.steps.contexts import context_for, write
@@ -85,7 +85,7 @@ def test_a_running_stage_is_seen_by_its_heartbeat(
         context.progress._stages[0].waits = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
         with started(context):
             beaten(context, 1)
-            found, text = status(context.run.uri), shown(context, capsys)
+            found, text = status(context.run.uri, layout_of), shown(context, capsys)
     assert (found["status"], found["reason"], found["continue"]) == (RUNNING, None, None)
     assert found["owner"]["alive"] and found["owner"]["attempt"] == 1
     (stage,) = found["stages"]
@@ -108,7 +108,7 @@ def test_a_run_that_stopped_says_where_why_and_how_it_goes_on(
 ) -> None:
     context = run_in(tmp_path)
     scoring(context, error)
-    found = status(context.run.uri)
+    found = status(context.run.uri, layout_of)
     assert (found["status"], found["stages"][0]["rows"]) == (state, 500)
     assert reason in found["reason"] and how in found["continue"]
     text = shown(context, capsys)
@@ -129,7 +129,7 @@ def test_a_killed_run_can_be_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     context.run.write_text("attempts/00002.beat.json", beat)
     who = context.run.read_json("attempts/00002.json")
     context.run.write_json("attempts/00002.json", {**who, "host": "elsewhere", "command": "tapir run c.yaml"})
-    found = status(context.run.uri)
+    found = status(context.run.uri, layout_of)
     assert (found["status"], found["reason"], found["owner"]["host"]) == (KILLED, None, "elsewhere")
     assert found["stages"][0]["label"] == "classify" and found["stages"][0]["rows"] == 4
     assert found["continue"].endswith("takes it over, and what is finished is kept: tapir run c.yaml")
@@ -139,9 +139,9 @@ def test_a_done_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.Captu
     context = run_in(tmp_path)
     with started(context):
         for number in (1, 2):
-            context.run.publish(checkpoint(number))
+            context.run.publish(f"checkpoints/{number:02d}")
         context.run.write_json("summary.json", {"status": "done"})
-    found = status(context.run.uri)
+    found = status(context.run.uri, layout_of)
     assert (found["status"], found["continue"], found["rounds_trained"]) == (DONE, None, 2)
     assert "rounds trained: 2 of 2" in shown(context, capsys)
 
@@ -150,11 +150,11 @@ def test_a_regeneration_has_parts_and_no_rounds(tmp_path: Path, capsys: pytest.C
     seed = write(tmp_path / "seed.jsonl", [{"instruction": "q", "output": "a"}])
     settings = {"operations": ["filter"], "shards": {"rows": 2}}
     context = context_for(tmp_path, seed, regenerate=settings)
-    assert status(context.run.uri)["shards"] == {"finished": 0, "all": None}
+    assert status(context.run.uri, layout_of)["shards"] == {"finished": 0, "all": None}
     context.run.write_rows("seed/ingested", pa.table({"n": list(range(5))}))
     context.run.publish("shards/00000/regenerated")
     context.run.publish("shards/00001/labelled")
-    found = status(context.run.uri)
+    found = status(context.run.uri, layout_of)
     assert (found["shards"], found["rounds_planned"]) == ({"finished": 1, "all": 3}, 0)
     assert found["continue"] == f"tapir regenerate CONFIG --run-dir {context.run.uri}"
     text = shown(context, capsys)
@@ -165,7 +165,7 @@ def test_another_command_leaves_a_run_to_be_started(tmp_path: Path) -> None:
     """`tapir classifier train` has ended well, and is not what goes on with the rounds."""
     context = run_in(tmp_path)
     scoring(context)
-    found = status(context.run.uri)
+    found = status(context.run.uri, layout_of)
     assert (found["status"], found["reason"]) == (STOPPED, None)
     assert found["continue"] == f"tapir run CONFIG --run-dir {context.run.uri}"
 
@@ -175,7 +175,7 @@ def test_numbers_of_a_round_are_those_of_its_last_event(tmp_path: Path, capsys: 
     context.note_round("holdout", 0, holdout_score=4.25, rows=40)
     context.note_round("plan", 1, alpha=0.3, threshold=2.0, hard=70, easy=30, difficulty=1.5, student_score=5.0)
     context.note_round("mix", 1, alpha=0.25)
-    found = status(context.run.uri)
+    found = status(context.run.uri, layout_of)
     assert found["status"] == NOT_STARTED
     first, second = found["rounds"]
     assert first == {"round": 0, "holdout_score": 4.25}
@@ -198,7 +198,7 @@ def test_spending_is_that_of_all_attempts_against_the_budget(
         count = Count("expand", requests=2, input_tokens=100_000, output_tokens=10_000, failed=1)
         ledger.record(Report("w", 1, [("teacher", count)], []))
         ledger.save()
-    found = status(context.run.uri)["spend"]
+    found = status(context.run.uri, layout_of)["spend"]
     assert found["roles"]["teacher"]["cost"] == pytest.approx(0.4) == found["cost"]
     assert (found["tokens"], found["max_cost"]) == (220_000, 5.0)
     assert found["unsettled_tokens"] == 300 and found["unsettled_cost"] == pytest.approx(0.0012)
@@ -214,7 +214,7 @@ def test_json_is_one_line_and_looking_changes_nothing(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert cli.main(["status", context.run.uri, "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
-    assert json.loads(line) == status(context.run.uri)
+    assert json.loads(line) == status(context.run.uri, layout_of)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -234,6 +234,6 @@ def test_a_stall_is_an_event_of_the_run(tmp_path: Path, monkeypatch: pytest.Monk
     with watching.stage("classify", "seed/instructions", 10):
         watching._stages[0].moved -= 2
         watching.look(watching._stages[0])
-    event = status(context.run.uri)["last_event"]
+    event = status(context.run.uri, layout_of)["last_event"]
     assert (event["event"], event["stage"], event["seconds"]) == ("stalled", "classify", 2)
     assert event["waits"].startswith("MapBatches(Asker) waits")

@@ -10,10 +10,8 @@ import pytest
 
 from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
 from tapir_ray.report.summary import print_table, summarise
-from tapir_ray.run.layout import checkpoint
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.holdout_scores import selects
-from tapir_ray.steps.train import HELD_PACKED
 from tapir_ray.train.loop import RESULT_FILE
 from tests.steps.contexts import context_for, write
 from tests.transforms.test_pack_stats import WHOLE
@@ -36,8 +34,12 @@ def done(folder: Path, scores: list[float | None]) -> Context:
         failed = {**row, "instruction_id": "failed", "status": "failed", "student_score": 10.0}
         run.write_rows(table, conform([*held, trained_on, failed] if score is not None else [], SCORED))
     for number in range(ROUNDS + 1):
-        run.publish(checkpoint(number))
-    for table in ("seed/packed", HELD_PACKED, *(f"rounds/{number:02d}/packed" for number in range(1, ROUNDS + 1))):
+        run.publish(f"checkpoints/{number:02d}")
+    for table in (
+        "seed/packed",
+        "seed/holdout_packed",
+        *(f"rounds/{number:02d}/packed" for number in range(1, ROUNDS + 1)),
+    ):
         run.publish(table, extra=asdict(WHOLE))
     return context
 
@@ -58,7 +60,7 @@ def test_the_best_round_on_the_holdout_is_the_result(tmp_path: Path, scores: lis
     context = done(tmp_path, scores)
     summary = summarise(context)
     assert summary["best_round"] == best
-    assert summary["student"] == context.run.uri_of(checkpoint(best))
+    assert summary["student"] == context.run.uri_of(f"checkpoints/{best:02d}")
     assert context.run.read_json("summary.json") == summary
 
 
@@ -79,8 +81,8 @@ def test_the_table_says_how_the_student_was_chosen(tmp_path: Path, scores: list[
 
 def test_a_result_that_was_not_trained_is_the_model_it_began_with(tmp_path: Path) -> None:
     context = done(tmp_path, [8.0, 5.0, 6.0, 7.0])
-    context.run.clear(checkpoint(0))
-    context.run.publish(checkpoint(0), extra={"model": "owner/chat"})
+    context.run.clear("checkpoints/00")
+    context.run.publish("checkpoints/00", extra={"model": "owner/chat"})
     context.run.clear("seed/packed")
     summary = summarise(context)
     assert summary["student"] == "owner/chat"
@@ -94,11 +96,11 @@ def test_a_student_without_initial_sft_has_its_loss_and_score_at_the_start(tmp_p
     run.write_rows(
         "seed/instructions", conform([{"instruction_id": "a", "split": HOLDOUT, "task": "Math"}], INSTRUCTIONS)
     )
-    run.clear(checkpoint(0))
-    run.publish(checkpoint(0), extra={"model": "owner/chat"})
+    run.clear("checkpoints/00")
+    run.publish("checkpoints/00", extra={"model": "owner/chat"})
     pairs = {"holdout_pairs_before": {pair_id("a", 0): (9.0, 3)}, "holdout_pairs": {pair_id("a", 0): (3.0, 3)}}
-    run.write_json(f"{checkpoint(1)}/{RESULT_FILE}", pairs)
-    run.publish(checkpoint(1), extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
+    run.write_json(f"checkpoints/01/{RESULT_FILE}", pairs)
+    run.publish("checkpoints/01", extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
     summary = summarise(context)
     assert summary["start"]["holdout_loss"] == 3.0 and summary["start"]["holdout_loss_by_task"] == {"Math": 3.0}
     print_table(summary, run, shown)
@@ -140,7 +142,7 @@ def test_pairs_that_were_left_out_are_in_the_summary_and_in_the_table(tmp_path: 
     assert summarise(context)["initial_sft"]["warnings"] == []
     left_out = {
         "seed/packed": replace(WHOLE, over_length=30),
-        HELD_PACKED: replace(WHOLE, template_refused=30),
+        "seed/holdout_packed": replace(WHOLE, template_refused=30),
         "rounds/02/packed": replace(WHOLE, cut=7),
     }
     for table, stats in left_out.items():
@@ -168,9 +170,9 @@ def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
     rows = [{"instruction_id": name, "split": HOLDOUT, "task": task} for name, task in tasks.items()]
     run.write_rows("seed/instructions", conform([*rows, {**rows[0], "split": SEED, "task": "Code"}], INSTRUCTIONS))
     pairs = {pair_id("a", 0): (6.0, 1), pair_id("b", 0): (3.0, 8), pair_id("c", 0): (5.0, 2), pair_id("d", 0): (1.0, 4)}
-    run.write_json(f"{checkpoint(2)}/{RESULT_FILE}", {"holdout_pairs": pairs})
-    run.publish(checkpoint(2), extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
-    run.write_json(f"{checkpoint(3)}/{RESULT_FILE}", {"losses": [1.0]})
+    run.write_json(f"checkpoints/02/{RESULT_FILE}", {"holdout_pairs": pairs})
+    run.publish("checkpoints/02", extra={"holdout_losses": [(0, 3.0), (9, 1.0)]})
+    run.write_json(f"checkpoints/03/{RESULT_FILE}", {"losses": [1.0]})
     summary = summarise(context)
     assert [entry["holdout_loss_by_task"] for entry in summary["rounds"]] == [
         {}, {"(no task)": 0.25, "Math": 1.0, "Roleplay": 2.5}, {}

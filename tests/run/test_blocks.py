@@ -21,6 +21,7 @@ from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
 from tapir_ray.run import blocks
 from tapir_ray.run.answer_log import AnswerLog
+from tapir_ray.run.layout import Table
 from tapir_ray.run.resume import _resume, among, resume_table
 from tapir_ray.run.run import Run
 
@@ -189,7 +190,7 @@ def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Pat
         def engine(some: ray.data.Dataset, keep: Callable[[], AnswerLog]) -> ray.data.Dataset:
             return some.map_batches(answer, fn_args=[keep], **options)
 
-        answered = run.answers("t", left, engine, SCHEMA, KEY, 100, 10)
+        answered = run.answers(Table("t", SCHEMA, KEY), left, engine, 100, 10)
         run.write("t", answered.map_batches(judge, fn_args=[most], **options), SCHEMA, key=KEY, expected=100)
 
     with pytest.raises(ray.exceptions.RayTaskError, match="killed"):
@@ -216,7 +217,7 @@ def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: N
     def engine(*_: object) -> ray.data.Dataset:
         raise AssertionError("an engine was started")
 
-    answered = run.answers("t", left, engine, SCHEMA, KEY, 20, 10)
+    answered = run.answers(Table("t", SCHEMA, KEY), left, engine, 20, 10)
     assert run.write("t", answered, SCHEMA, key=KEY, expected=20).rows == 20
 
 

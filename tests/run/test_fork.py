@@ -11,6 +11,7 @@ import pytest
 
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError
+from tapir_ray.methods.tapir import layout
 from tapir_ray.run import fork as module
 from tapir_ray.run.fork import fork
 from tapir_ray.run.retry import retry_failed
@@ -38,12 +39,12 @@ def test_a_branch_takes_over_what_is_still_valid(tmp_path: Path) -> None:
     names = ["seed/read", "seed/instructions", "rounds/01/scored", "rounds/01/generated", "rounds/01/training"]
     old = run_with(tmp_path / "old", dict.fromkeys(names, 0))
     changed = config(rewrite={"mode": "second_pass"})
-    copied = fork(old.uri, str(tmp_path / "new"), changed)
+    copied = fork(old.uri, str(tmp_path / "new"), changed, layout(changed))
     assert copied == ["seed/read", "seed/instructions", "rounds/01/scored"]
     new = Run.open(changed, str(tmp_path / "new"))
     assert new.manifest("rounds/01/scored").rows == 6
     assert new.done("rounds/01/generated") is None
-    assert fork(old.uri, str(tmp_path / "new"), changed) == [], "a branch that is there is continued"
+    assert fork(old.uri, str(tmp_path / "new"), changed, layout(changed)) == [], "a branch that is there is continued"
 
 
 def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
@@ -60,9 +61,9 @@ def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
 
     monkeypatch.setattr(module, "_copy", stopped)
     with pytest.raises(KeyboardInterrupt):
-        fork(old.uri, str(tmp_path / "new"), config())
+        fork(old.uri, str(tmp_path / "new"), config(), layout(config()))
     monkeypatch.setattr(module, "_copy", copy)
-    assert fork(old.uri, str(tmp_path / "new"), config()) == ["seed/read", "seed/instructions"]
+    assert fork(old.uri, str(tmp_path / "new"), config(), layout(config())) == ["seed/read", "seed/instructions"]
     new = Run.open(config(), str(tmp_path / "new"))
     assert new.manifest("seed/instructions").rows == 6
     assert new.exists("cache/00.jsonl"), "what was answered is not paid for again"
@@ -70,14 +71,14 @@ def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
 
 def test_there_must_be_a_run_to_branch_off(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no run"):
-        fork(str(tmp_path / "old"), str(tmp_path / "new"), config())
+        fork(str(tmp_path / "old"), str(tmp_path / "new"), config(), layout(config()))
 
 
 def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> None:
     failed = {"seed/read": 0, "seed/instructions": 0, "rounds/01/scored": 2, "rounds/01/generated": 1}
     run = run_with(tmp_path / "run", {**failed, "rounds/01/training": 0})
     run.write_text("summary.json", "{}")
-    assert retry_failed(run, config()) == {"rounds/01/scored": 2}
+    assert retry_failed(run, config(), layout(config())) == {"rounds/01/scored": 2}
     assert run.manifest("seed/instructions").rows == 6
     assert run.done("rounds/01/scored") is None
     (part,) = (tmp_path / "run/rounds/01/scored").glob("*.parquet")
@@ -88,5 +89,5 @@ def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> No
 
 def test_a_run_without_failed_rows_stays_as_it_is(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", {"seed/read": 0, "seed/instructions": 0})
-    assert retry_failed(run, config()) == {}
+    assert retry_failed(run, config(), layout(config())) == {}
     assert run.manifest("seed/instructions").rows == 6

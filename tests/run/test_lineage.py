@@ -8,7 +8,8 @@ import pytest
 
 from tapir_ray.config import Config, parse
 from tapir_ray.config.differences import differences
-from tapir_ray.run.lineage import ANSWERS, CHANGES, changed_by, following, inputs
+from tapir_ray.methods.tapir import layout
+from tapir_ray.run.lineage import changed_by, following
 
 BASE: dict[str, Any] = {
     "name": "x",
@@ -23,24 +24,21 @@ def config(**changes: Any) -> Config:
     return parse({**BASE, **changes})
 
 
+def outputs(given: Config) -> set[str]:
+    return {table.path for table in layout(given).all()}
+
+
 def kept(given: Config) -> set[str]:
     base = config()
-    stale = following(changed_by(differences(base, given), given), given)
-    return set(inputs(given)) - set(stale)
+    stale = following(changed_by(differences(base, given), layout(given)), layout(given))
+    return outputs(given) - {table.path for table in stale}
 
 
 def test_every_output_is_made_from_earlier_ones() -> None:
     seen: set[str] = set()
-    for output, made_from in inputs(config()).items():
-        assert set(made_from) <= seen
-        seen.add(output)
-
-
-def test_every_section_that_changes_results_is_known() -> None:
-    assert {key.split(".")[0] for key in CHANGES} == set(config().results())
-    names = {name for names in CHANGES.values() for name in names}
-    outputs = inputs(config())
-    assert names <= {ANSWERS, *outputs, *(output.removeprefix("rounds/")[3:] for output in outputs)}
+    for table in layout(config()).all():
+        assert {one.path for one in table.inputs} <= seen
+        seen.add(table.path)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +55,7 @@ def test_every_section_that_changes_results_is_known() -> None:
         ({"curriculum": {"rounds": 3}}, "checkpoints/02", "evaluation/holdout"),
         ({"classify": {"by": "teacher"}}, "checkpoints/00", "seed/instructions"),
         ({"student": {"model": "other"}}, "seed/instructions", "checkpoints/00"),
+        ({"filter": {"evaluation_sets": ["b.jsonl"]}}, "seed/split", "seed/ingested"),
     ],
 )
 def test_a_change_keeps_what_comes_before_it(change: dict[str, Any], still: str, gone: str) -> None:
@@ -70,4 +69,14 @@ def test_a_change_of_the_seed_data_keeps_nothing() -> None:
 
 
 def test_a_change_of_speed_keeps_everything() -> None:
-    assert kept(config(resources={"cpus": 7}, budget={"max_tokens": 5})) == set(inputs(config()))
+    assert kept(config(resources={"cpus": 7}, budget={"max_tokens": 5})) == outputs(config())
+
+
+def test_the_choice_of_the_best_round_makes_no_output_again() -> None:
+    assert kept(config(holdout={"select_share": 0.1})) == outputs(config())
+
+
+@pytest.mark.parametrize(("responses", "again"), [("keep", False), ("fill", True)])
+def test_the_judge_is_asked_for_the_seed_data_only_if_the_teacher_answers_it(responses: str, again: bool) -> None:
+    tables = layout(config(seed_data={"path": "a.jsonl", "responses": responses}))
+    assert (tables.instructions in changed_by(["judge.mode"], tables)) == again

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tapir_ray.data.schemas import INSTRUCTIONS, OK, conform, instruction_id
-from tapir_ray.run import layout
 from tapir_ray.run.retry import retry_failed
 from tapir_ray.steps.reanswer import REGENERATED, reanswer
 from tapir_ray.steps.shards import cut_table, own_table
@@ -28,33 +27,30 @@ def test_failed_rows_of_finished_parts_are_made_again(tmp_path: Path, ray_local:
     unlabelled = {"task": None, "status": "failed", "reason": "unknown_label: x"}
     good, timed_out = [row("1"), row("2")], {"status": "failed", "reason": "timeout"}
     tables = {
-        f"shards/00000/{layout.LABELLED}": [*good, row("3", **unlabelled)],
-        f"shards/00000/{layout.REGENERATED}": [row("1", **timed_out), row("2", task="Grammar"), row("3", **unlabelled)],
-        f"shards/00001/{layout.LABELLED}": [row("4")],
-        f"shards/00001/{layout.REGENERATED}": [row("4")],
+        "shards/00000/labelled": [*good, row("3", **unlabelled)],
+        "shards/00000/regenerated": [row("1", **timed_out), row("2", task="Grammar"), row("3", **unlabelled)],
+        "shards/00001/labelled": [row("4")],
+        "shards/00001/regenerated": [row("4")],
     }
     run.write_rows("seed/ingested", conform([row(str(n)) for n in range(1, 5)], INSTRUCTIONS))
     for table, rows in tables.items():
-        run.write_rows(table, conform(rows, REGENERATED if table.endswith(layout.REGENERATED) else INSTRUCTIONS))
+        run.write_rows(table, conform(rows, REGENERATED if table.endswith("regenerated") else INSTRUCTIONS))
     for name in ("summary.json", "balance.json", "dataset/data/00000.parquet", "dataset/data/00001.parquet"):
         run.fs.create_dir(run.path("dataset/data"), recursive=True)
         run.write_text(name, "{}")
-    before = run.read_json(f"shards/00001/{layout.REGENERATED}/_manifest.json")
-    assert retry_failed(run, context.config) == {
-        f"shards/00000/{layout.REGENERATED}": 2,
-        f"shards/00000/{layout.LABELLED}": 1,
+    before = run.read_json("shards/00001/regenerated/_manifest.json")
+    assert retry_failed(run, context.config, context.layout) == {
+        "shards/00000/regenerated": 2,
+        "shards/00000/labelled": 1,
     }
     assert not run.exists("summary.json") and not run.exists("dataset/data/00000.parquet")
     assert run.exists("balance.json") and run.exists("dataset/data/00001.parquet")
-    assert run.read_json(f"shards/00001/{layout.REGENERATED}/_manifest.json") == before
+    assert run.read_json("shards/00001/regenerated/_manifest.json") == before
 
     # The row has its label now: what was finished stays as it was, the other rows are made from their labels.
-    run.write_rows(f"shards/00000/{layout.LABELLED}", conform([*good, row("3")], INSTRUCTIONS))
-    shards = [own_table(run, shard, layout.LABELLED) for shard in cut_table(run, "seed/ingested", 3)]
+    run.write_rows("shards/00000/labelled", conform([*good, row("3")], INSTRUCTIONS))
+    shards = [own_table(run, shard, context.shards.labelled) for shard in cut_table(run, context.layout.ingested, 3)]
     reanswer(context, shards, None)
-    made = {
-        found["source"]: (found["status"], found["task"])
-        for found in rows_of(context, f"shards/00000/{layout.REGENERATED}")
-    }
+    made = {found["source"]: (found["status"], found["task"]) for found in rows_of(context, "shards/00000/regenerated")}
     assert made == {"1": (OK, "Math"), "2": (OK, "Grammar"), "3": (OK, "Math")}
-    assert retry_failed(run, context.config) == {}
+    assert retry_failed(run, context.config, context.layout) == {}

@@ -15,6 +15,7 @@ import ray.data
 
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
+from tapir_ray.run.layout import Table
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.run import Run
 from tapir_ray.run.sharded_tables import SHARD, ShardedTables, write_each
@@ -22,6 +23,7 @@ from tests.run.test_blocks import pipelines, slowly
 
 SCHEMA = pa.schema([("instruction_id", pa.string()), ("status", pa.string()), ("reason", pa.string())])
 KEY = ("instruction_id",)
+MADE = Table("shards/*/made", SCHEMA, KEY)
 LOCAL = pafs.LocalFileSystem()
 UNASKED = ("failed", "budget_used_up")
 COUNTS = {f"shards/{n:05d}": 40 for n in range(3)}
@@ -43,9 +45,9 @@ def run_in(folder: Path) -> Run:
 
 
 def write(run: Run, blocks: list[pa.Table]) -> ShardedTables:
-    tables = ShardedTables(run, "made", COUNTS, KEY)
+    tables = ShardedTables(run, MADE, COUNTS)
     left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
-    tables.write(left, SCHEMA, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    tables.write(left, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
     return tables
 
 
@@ -74,7 +76,7 @@ def test_every_part_has_its_rows_once(tmp_path: Path, ray_local: None) -> None:
     write(run, everything())
     for shard in COUNTS:
         assert sorted(ids_in(run, shard)) == sorted(f"{shard}-{n}" for n in range(40))
-    assert ShardedTables(run, "made", COUNTS, KEY).rows == {}, "and nothing is left to do"
+    assert ShardedTables(run, MADE, COUNTS).rows == {}, "and nothing is left to do"
 
 
 def test_a_part_is_published_while_the_others_are_made(
@@ -96,7 +98,7 @@ def test_a_part_is_published_while_the_others_are_made(
                 assert len(events) >= 1, "the first shard waited for the last"
             yield block
 
-    tables = ShardedTables(run, "made", COUNTS, KEY)
+    tables = ShardedTables(run, MADE, COUNTS)
     blocks = iter(slowly())
     monkeypatch.setattr(
         "tapir_ray.run.blocks.written",
@@ -104,7 +106,6 @@ def test_a_part_is_published_while_the_others_are_made(
     )
     tables.write(
         ray.data.from_arrow(everything()),
-        SCHEMA,
         rows_per_block=None,
         transform_cpus=0.1,
         max_error_rate=0.1,
@@ -121,7 +122,7 @@ def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_loca
         write(run, [rows(first, range(40)), rows(second, range(25)), rows(second, range(25, 40), *UNASKED), unasked])
     assert run.done(f"{first}/made") and not run.done(f"{second}/made")
     before = {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
-    tables = ShardedTables(run, "made", COUNTS, KEY)
+    tables = ShardedTables(run, MADE, COUNTS)
     assert set(tables.rows) == {second, third}
     live = [block for block in everything() if block["shard"][0].as_py() != first]
     left = tables.remaining(ray.data.from_arrow(live), 0.1)
@@ -129,7 +130,7 @@ def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_loca
     assert sorted(found) == sorted(
         [*(f"{second}-{n}" for n in range(25, 40)), *(f"{third}-{n}" for n in range(40))]
     )  # fmt: skip
-    tables.write(left, SCHEMA, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+    tables.write(left, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
     assert all(len(set(ids_in(run, shard))) == len(ids_in(run, shard)) == 40 for shard in COUNTS)
     assert before == {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
 
@@ -173,9 +174,9 @@ def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, r
 def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
     blocks = [rows(shard, range(n, n + 1), "failed", "timeout") for shard in COUNTS for n in range(40)]
     slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
-    tables = ShardedTables(run_in(tmp_path / "run"), "made", COUNTS, KEY)
+    tables = ShardedTables(run_in(tmp_path / "run"), MADE, COUNTS)
     with pytest.raises(StageError) as error:
-        tables.write(slow, SCHEMA, rows_per_block=1, transform_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
+        tables.write(slow, rows_per_block=1, transform_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
     for pipeline in pipelines():
         pipeline.join(timeout=5)
     assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
@@ -185,8 +186,8 @@ def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_
     run = run_in(tmp_path / "run")
     blocks = [pa.concat_tables([rows(shard, range(30)), rows(shard, range(30, 40), "failed", "x")]) for shard in COUNTS]
     for carried in (dict.fromkeys(COUNTS, 5), dict.fromkeys(COUNTS, 10)):
-        tables = ShardedTables(run, "made", COUNTS, KEY, carried)
+        tables = ShardedTables(run, MADE, COUNTS, carried)
         left = tables.remaining(ray.data.from_arrow(blocks), 0.1)
         with pytest.raises(StageError, match="of 120 rows failed") if carried["shards/00000"] == 5 else nullcontext():
-            tables.write(left, SCHEMA, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
+            tables.write(left, rows_per_block=7, transform_cpus=0.1, max_error_rate=0.1, drained=lambda: True)
     assert all(run.manifest(f"{shard}/made").count("failed") == 10 for shard in COUNTS)

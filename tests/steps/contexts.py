@@ -12,6 +12,8 @@ from tapir_ray.config import parse
 from tapir_ray.curriculum import tasks
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.llm.roles import Roles
+from tapir_ray.methods import layout_of
+from tapir_ray.run.layout import Table
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.run import Run
 from tapir_ray.run.trackers import Events, Trackers
@@ -39,10 +41,10 @@ def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
     run = Run.open(config, str(folder / "run"))
     roles = Roles(config, run.run_id)
     curriculum = cast(Handle, None)
-    trackers = Trackers(Events(run))
-    return Context(run, config, roles, tasks.load(config.curriculum), curriculum, Progress(roles.usage), trackers)
+    taxonomy, trackers = tasks.load(config.curriculum), Trackers(Events(run))
+    return Context(run, config, layout_of(config), roles, taxonomy, curriculum, Progress(roles.usage), trackers)
 
 
-def rows_of(context: Context, table: str) -> list[dict[str, Any]]:
+def rows_of(context: Context, table: Table | str) -> list[dict[str, Any]]:
     """All rows of a table of the run."""
     return pads.dataset(context.run.files(table), filesystem=context.run.fs, format="parquet").to_table().to_pylist()

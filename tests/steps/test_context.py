@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tapir_ray.data.schemas import SCORED
+from tapir_ray.run.layout import Table
 from tests.steps.contexts import context_for, write
 from tests.transforms.asking import dataset, instruction
 
@@ -18,6 +19,6 @@ def test_a_judge_that_is_asked_in_plain_text_is_said_once(
     found = iter([["judge"], []])
     monkeypatch.setattr(context.roles, "found_plain", lambda: next(found))
     for table in ("one", "two"):
-        context.write(table, dataset([instruction("q")]), SCORED, table)
+        context.write(Table(table, SCORED), dataset([instruction("q")]), table)
     assert capsys.readouterr().err.count("judge: its endpoint refuses response_format") == 1
     assert [event["role"] for event in context.run.events("plain_text")] == ["judge"]

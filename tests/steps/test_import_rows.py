@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tapir_ray.config import parse
 from tapir_ray.data.schemas import SOURCE_AND_ID
 from tapir_ray.errors import InputError
+from tapir_ray.methods.tapir import layout
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.import_rows import import_rows, own_table
 from tests.steps.contexts import context_for, rows_of, write
@@ -18,6 +20,7 @@ from tests.steps.contexts import context_for, rows_of, write
 WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu", "ra", "si", "to") for b in ("n", "r", "s", "t", "lk", "mp")]
 DRAW = random.Random(0)
 QUESTIONS = [" ".join(DRAW.choices(WORDS, k=16)) for _ in range(60)]
+LAYOUT = layout(parse({"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}}))
 HIDDEN = "Write a haiku on the autumn moon over the harbour of a sleeping town."
 
 
@@ -35,15 +38,15 @@ def context(folder: Path, **sections: Any) -> Context:
 @pytest.mark.parametrize("start", ["train", "nowhere=x.parquet", "train=missing.parquet"])
 def test_what_is_wrong_is_named(start: str) -> None:
     with pytest.raises(InputError, match=start.partition("=")[0]):
-        own_table(start)
+        own_table(start, LAYOUT)
 
 
 def test_a_table_of_its_kind_is_taken(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", [row("q")])
-    assert own_table(f"train={path}") == ("train", path)
-    assert own_table("") is None
+    assert own_table(f"train={path}", LAYOUT) == ("train", path)
+    assert own_table("", LAYOUT) is None
     with pytest.raises(InputError, match="no column teacher_score; generate begins with messages"):
-        own_table(f"generate={path}")
+        own_table(f"generate={path}", LAYOUT)
 
 
 def test_rows_to_classify_are_split_and_checked(tmp_path: Path, ray_local: None) -> None:

@@ -69,7 +69,7 @@ def mixed(folder: Path, unit: str) -> tuple[Context, PackStats]:
     context.curriculum = cast(Handle, SimpleNamespace(plan_mix=plan_mix))
     rows = ray.data.from_arrow(conform(pool_rows(), TRAINING))
     rows = count_tokens(rows, model, config.student, config.train, context.transform_cpus)
-    context.write("rounds/01/pool", rows, TRAINING, "pools")
+    context.write(context.loop.round(1).pool, rows, "pools")
     mix(context, 1, plan)
     packed = run.path("rounds/01/packed")
     files = run.files("rounds/01/training")

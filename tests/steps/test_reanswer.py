@@ -13,9 +13,7 @@ from tapir_ray.config import SeedData
 from tapir_ray.data.formats import parse
 from tapir_ray.data.schemas import INSTRUCTIONS, conform, instruction_id
 from tapir_ray.errors import StageError
-from tapir_ray.run import layout
 from tapir_ray.steps import dataset
-from tapir_ray.steps.clean import READ
 from tapir_ray.steps.dataset import export_shard
 from tapir_ray.steps.reanswer import REGENERATED, reanswer, set_aside
 from tapir_ray.steps.shards import Shard, Span, cut_table
@@ -84,9 +82,9 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
 def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, tmp_path: Path) -> None:
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}]))
     rows = conform([row("1", response="a"), row("2", response="b")], REGENERATED)
-    for table in (READ, f"shards/00000/{layout.REGENERATED}"):
+    for table in ("seed/read", "shards/00000/regenerated"):
         context.run.write_rows(table, rows)
-    (file,) = context.run.files(f"shards/00000/{layout.REGENERATED}")
+    (file,) = context.run.files("shards/00000/regenerated")
     Path(file).write_bytes(b"cut short")
     with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; mend that") as error:
         dataset.publish(context, [Shard("shards/00000", (Span(file, 0, 2),))])
@@ -100,7 +98,7 @@ def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_l
     context = context_for(tmp_path, source, regenerate=settings)
     context.run.progress = context.progress
     context.run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
-    shards = cut_table(context.run, "seed/ingested", 2)
+    shards = cut_table(context.run, context.layout.ingested, 2)
     reanswer(context, shards[1:], None)
     context.progress._stages.clear()
     reanswer(context, shards, None)
@@ -119,7 +117,7 @@ def test_replies_are_removed_with_their_group_but_not_those_of_a_part_that_was_b
     context = context_for(tmp_path, source, regenerate=settings)
     run, removed = context.run, list[int]()
     run.write_rows("seed/ingested", conform([row(str(n), response="a") for n in range(5)], INSTRUCTIONS))
-    shards = cut_table(run, "seed/ingested", 2)
+    shards = cut_table(run, context.layout.ingested, 2)
     run.fs.create_dir(run.path(f"{shards[begun].name}/regenerated"), recursive=True)
     done = lambda: sum(run.done(f"{shard.name}/regenerated") is not None for shard in shards)  # noqa: E731
     monkeypatch.setattr(context.roles.replies, "forget", lambda: removed.append(done() - 1))

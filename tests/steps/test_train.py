@@ -16,8 +16,6 @@ from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, SEED, TRAINING, co
 from tapir_ray.errors import InputError
 from tapir_ray.steps import train as steps_train
 from tapir_ray.steps.train import (
-    HELD,
-    HELD_PACKED,
     _packed_holdout,
     _refuse_other_workers,
     initial_sft,
@@ -46,14 +44,14 @@ def test_the_loss_is_measured_on_the_holdout_alone(ray_local: None, tmp_path: Pa
     context.run.write_rows("seed/ingested", conform(made, INSTRUCTIONS))
     model = str(tmp_path / "model")
     create_student(SIZE, ["say 1 it is 2"] * 20, model, None, 0)
-    assert _packed_holdout(context, "seed/instructions", model) is None, "a run of the user's own training set"
-    packed = _packed_holdout(context, "seed/ingested", model)
+    assert _packed_holdout(context, context.loop.instructions, model) is None, "a run of the user's own training set"
+    packed = _packed_holdout(context, context.loop.ingested, model)
     assert packed is not None
     held = {row["instruction_id"] for row in made if row["split"] == HOLDOUT and row["status"] == "ok"}
-    assert {row["instruction_id"] for row in rows_of(context, HELD)} == held and len(held) == 4
+    assert {row["instruction_id"] for row in rows_of(context, "seed/holdout")} == held and len(held) == 4
     reader = PackedReader(packed, context.run.fs)
     assert len(reader.pair_ids(range(reader.sequences))) == 4
-    assert context.run.manifest(HELD_PACKED).extra["pairs"] == 4
+    assert context.run.manifest("seed/holdout_packed").extra["pairs"] == 4
 
 
 def test_a_training_of_another_number_of_workers_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -85,7 +83,7 @@ def test_pairs_that_are_left_out_are_said_as_they_are_packed(
         holdout_pairs_before={}, holdout_pairs={}, losses=[2.0], seconds=1.0, startup_seconds=1.0, checkpoint="",
     )  # fmt: skip
     monkeypatch.setattr(steps_train, "pack", pack)
-    monkeypatch.setattr(steps_train, "train_student", lambda *_, **__: result)
+    monkeypatch.setattr("tapir_ray.train.student.train_student", lambda *_, **__: result)
     for table in ("seed/instructions", "seed/holdout", "rounds/01/training"):
         run.write_rows(table, conform([], TRAINING))
     run.publish("checkpoints/00", extra={"model": "m"})
@@ -123,7 +121,7 @@ def test_one_adapter_goes_on_through_the_rounds(ray_local: None, tmp_path: Path,
         row = {"instruction_id": instruction_id(messages), "messages": messages, "response": f"{number} one two"}
         rows.append({**row, "split": SEED, "task": "Math", "status": OK})
     run.write_rows("seed/instructions", conform(rows, INSTRUCTIONS))
-    initial_sft(context, "seed/instructions")
+    initial_sft(context, context.loop.instructions)
     if initial == "off":
         assert student_after(context, 0) == base
     for number in (1, 2):

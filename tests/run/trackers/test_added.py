@@ -94,7 +94,7 @@ def run_some(folder: Path, settings: Config, error: BaseException | None = None)
     run = Run.open(settings, str(folder / "run"))
     roles = Roles(settings, run.run_id)
     with owned(run) as run.attempt, tracked(run, settings, ROUND_EVENTS) as trackers:
-        context: Any = Context(run, settings, roles, None, None, Progress(roles.usage), trackers)  # type: ignore[arg-type]
+        context: Any = Context(run, settings, None, roles, None, None, Progress(roles.usage), trackers)  # type: ignore[arg-type]
         with context.stage("score", 1):
             context.note_round("plan", 1, alpha=0.3, threshold=2.0)
         trackers.log_steps("train", [{"loss": 2.5}, {"loss": 1.5}], 1)
