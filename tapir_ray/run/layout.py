@@ -223,3 +223,15 @@ def _tables(group: Any) -> Iterator[tuple[str, Table]]:
         value = getattr(group, one.name)
         if isinstance(value, Table):
             yield one.name, value
+
+
+def tree(layout: Layout) -> str:
+    """The outputs by the stages that make them, a line each, such as `mix  rounds/01/{pool,training}`."""
+    made: dict[str, dict[str, list[str]]] = {stage: {} for stage in [*layout.stages, ""]}
+    for table in layout.all():
+        made[table.stage].setdefault(posixpath.dirname(table.path), []).append(table.name)
+    lines = []
+    for stage, folders in made.items():
+        paths = [posixpath.join(f, n[0] if len(n) == 1 else f"{{{','.join(n)}}}") for f, n in folders.items()]
+        lines.append(f"{stage or 'when needed':11}  {'  '.join(paths)}")
+    return "\n".join(lines)

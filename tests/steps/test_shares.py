@@ -47,7 +47,8 @@ def tables(folder: Path, reasons: list[str | None], before: list[str | None] | N
 
 
 def judged(context: Context) -> dict[str, float]:
-    return shares.judge(context, TABLE, before=BEFORE, contaminated="rounds/01/contamination")
+    tables = context.loop.round(1)
+    return shares.judge(context, tables.checked, before=tables.expanded, contaminated=tables.contamination)
 
 
 def test_a_large_share_is_reported_once_with_three_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,8 +164,9 @@ def test_the_holdout_is_no_row_that_a_filter_saw(tmp_path: Path) -> None:
         *rows[90:],
     ]
     context.run.write_rows("seed/ingested", conform(marked, INSTRUCTIONS))
+    layout = context.layout
     found = shares.judge(
-        context, "seed/ingested", before="seed/read", contaminated="seed/contamination", error=InputError
+        context, layout.ingested, before=layout.read, contaminated=layout.contamination, error=InputError
     )
     assert found == {"contamination_holdout": 0.75}
 

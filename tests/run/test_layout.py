@@ -1,0 +1,100 @@
+"""A run is declared once: its outputs with their order, what keys of the config name, and no path anywhere else."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tapir_ray
+from tapir_ray.config import Config, parse
+from tapir_ray.config.keys import invalidated_by
+from tapir_ray.methods import METHODS, layout_of
+from tapir_ray.methods.tapir import layout
+from tapir_ray.run.layout import ANSWERS, SUMMARY, LoopLayout, ShardLayout, Table, tree
+from tests.config.test_keys import keys
+
+PACKAGE = Path(tapir_ray.__file__).parent
+PAGE = PACKAGE.parent / "docs" / "run.md"
+DECLARING = ("run/layout.py", "methods/")
+FOLDERS = ("seed/", "rounds/", "checkpoints/", "evaluation/", "imported/", "shards/")
+
+
+def config(**sections: Any) -> Config:
+    return parse({"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}, **sections})
+
+
+REGENERATION = config(regenerate={"operations": ["filter"]})
+
+
+def literals(source: str) -> Iterator[str]:
+    """The texts in a module's code, those of f-strings too; not its docstrings."""
+    code = ast.parse(source)
+    docs = {id(node.value) for node in ast.walk(code) if isinstance(node, ast.Expr)}
+    for node in ast.walk(code):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def paths(source: str) -> list[str]:
+    """The texts that hold the path of an output."""
+    return [text for text in literals(source) if any(folder in text for folder in FOLDERS)]
+
+
+def test_no_path_of_an_output_stands_outside_the_layout() -> None:
+    found = {
+        str(file.relative_to(PACKAGE)): bad
+        for file in PACKAGE.rglob("*.py")
+        if not str(file.relative_to(PACKAGE)).startswith(DECLARING) and (bad := paths(file.read_text()))
+    }
+    assert found == {}
+    assert paths((PACKAGE / "methods/tapir.py").read_text()), "nothing would be found"
+    assert paths('"""seed/read"""\nrun.read(f"rounds/{n}/scored")') == ["rounds/"]
+
+
+@pytest.mark.parametrize("given", [config(), REGENERATION], ids=["tapir", "regenerate"])
+def test_every_output_has_a_place_of_its_own_and_comes_after_its_inputs(given: Config) -> None:
+    made: list[Table] = []
+    for table in layout_of(given).all():
+        assert table not in made and set(table.inputs) <= set(made)
+        made.append(table)
+        if table.schema is not None:
+            assert set(table.key) <= set(table.schema.names), table
+
+
+def test_the_outputs_that_a_key_names_are_those_of_a_method() -> None:
+    known = {name for given in (config(), REGENERATION) for name, _ in layout_of(given).items()} | {ANSWERS, SUMMARY}
+    assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= known
+
+
+def test_an_output_of_every_round_has_one_name() -> None:
+    tables = layout(config(curriculum={"rounds": 2}))
+    assert [table.path for table in tables.named("scored")] == ["rounds/01/scored", "rounds/02/scored"]
+    assert tables.named("read") == [tables.read] and tables.named("regenerated") == []
+    assert tables.judged_holdout(1) == tables.round(2).scored and tables.judged_holdout(2) == tables.evaluation
+    assert tables.round(2).scored.inputs == (tables.round(2).candidates, tables.round(1).checkpoint)
+
+
+def test_a_table_of_a_shard_has_the_schema_of_all() -> None:
+    tables = layout_of(REGENERATION)
+    assert isinstance(tables, ShardLayout)
+    one = tables.labelled.of("shards/00003")
+    assert (one.path, one.schema, one.key) == ("shards/00003/labelled", tables.labelled.schema, tables.labelled.key)
+
+
+def test_every_method_has_a_config_that_runs_it() -> None:
+    assert {config().method, REGENERATION.method} == set(METHODS)
+    assert isinstance(layout_of(config()), LoopLayout)
+
+
+def test_the_page_of_runs_has_the_outputs_and_the_columns_that_a_stage_begins_with() -> None:
+    page = PAGE.read_text()
+    for given in (config(curriculum={"rounds": 1}), REGENERATION):
+        assert tree(layout_of(given)) in page
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`messages`.*) \|$", page, re.MULTILINE))
+    columns = {stage: tuple(re.findall(r"`(\w+)`", text.split(" (")[0])) for stage, text in rows.items()}
+    assert columns == {stage: table.needed for stage, table in layout(config()).begins.items()}
