@@ -23,9 +23,10 @@ INVALIDATES = "invalidates"
 def key(default: Any = ..., *, invalidates: Iterable[str], **arguments: Any) -> Any:
     """A field of a section, with the outputs of a run that its value enters directly.
 
-    `invalidates` names fields of the method's layout (`run/layout.py`); () says that no result depends on the value. A
-    field without any has those of the field that holds its section, so `Endpoint` has others as `teacher` than as
-    `judge`. `arguments` are those of pydantic's `Field`.
+    `invalidates` names fields of the method's layout (`run/layout.py`), or `summary` for the summary alone, which every
+    start writes again; () says that no result depends on the value. A field without any has those of the field that
+    holds its section, so that `Endpoint` has others as `teacher` than as `judge`. `arguments` are those of pydantic's
+    `Field`.
     """
     given = () if "default_factory" in arguments else (default,)
     return Field(*given, json_schema_extra={INVALIDATES: list(invalidates)}, **arguments)

@@ -31,9 +31,9 @@ from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError
+from tapir_ray.run.layout import STATE
 
 NAMESPACE = "tapir"
-FOLDER = "state"
 
 
 class StateFiles:
@@ -44,7 +44,7 @@ class StateFiles:
 
     def versions(self) -> list[tuple[int, int]]:
         """(attempt, version) of every object, rising."""
-        found = (_OBJECT.fullmatch(name) for name in self._storage.children(FOLDER))
+        found = (_OBJECT.fullmatch(name) for name in self._storage.children(STATE))
         return sorted((int(match[1]), int(match[2])) for match in found if match)
 
     def latest(self) -> dict[str, Any] | None:
@@ -60,7 +60,7 @@ class StateFiles:
                 return found
         if versions:
             raise StageError(
-                f"{self._storage.uri_of(FOLDER)}: none of its {len(versions)} objects can be read; put them back from "
+                f"{self._storage.uri_of(STATE)}: none of its {len(versions)} objects can be read; put them back from "
                 "a copy, or remove the folder to have every round planned again from its stored scores"
             )
         return None
@@ -89,7 +89,7 @@ _OBJECT = re.compile(r"(\d+)-(\d+)\.json")
 
 
 def _name(attempt: int, version: int) -> str:
-    return f"{FOLDER}/{attempt:05d}-{version:06d}.json"
+    return f"{STATE}/{attempt:05d}-{version:06d}.json"
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)

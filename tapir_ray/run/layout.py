@@ -25,9 +25,6 @@ BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER
 """Entries of a run's folder that a config has made, and that another config makes again."""
 DATASET, DATASET_ROWS = "dataset", "dataset/data"
 """What a regeneration leaves: the folder with the card, and its Parquet files."""
-SUMMARY, ANSWERS = "summary", "answers"
-"""Outputs that a config key may change without being a field of a layout: `summary.json`, which every start writes
-again, and the teacher's answers to the seed data (`LoopLayout.answers`)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class Table:
         return () if self.begins_with is None else self.begins_with.columns
 
     @property
-    def rows(self) -> pa.Schema:
+    def row_schema(self) -> pa.Schema:
         """The schema of a table that has one."""
         assert self.schema is not None, self.path
         return self.schema

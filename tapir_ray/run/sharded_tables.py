@@ -102,7 +102,7 @@ class ShardedTables:
         carried = -sum(failed.values())
         tally = RowCounter(run, self.label, sum(self.rows.values()), max_error_rate, drained, self._table.name, carried)
         rows = rows.map_batches(
-            functools.partial(conform, schema=pa.schema([*self._table.rows, SHARD])),
+            functools.partial(conform, schema=pa.schema([*self._table.row_schema, SHARD])),
             batch_format="pyarrow",
             batch_size=None,
             num_cpus=transform_cpus,

@@ -149,12 +149,12 @@ class Tables(Storage):
         """
         name = f"{table}/{ANSWERS}"
         self.fs.create_dir(self.path(name), recursive=True)
-        key = table.key
-        wanted = self.remaining(name, rows, key, transform_cpus)
+        key, wanted = table.key, self.remaining(name, rows, table.key, transform_cpus)
         before, _ = self._kept.pop(name)
         if before >= expected:
             return self._earlier(table, name, transform_cpus)
-        made = make(wanted, functools.partial(AnswerLog, self.path(name), self.fs, table.rows, key, rows_per_block))
+        log = functools.partial(AnswerLog, self.path(name), self.fs, table.row_schema, key, rows_per_block)
+        made = make(wanted, log)
         return made.union(self._earlier(table, name, transform_cpus)) if before else made
 
     def _earlier(self, table: Table, name: str, transform_cpus: float) -> ray.data.Dataset:

@@ -53,7 +53,7 @@ def list_contamination(
     made = run.manifest(table)
     hits = sum(count for reason, count in made.reasons.items() if reason.startswith(PREFIX))
     if not hits:
-        run.write_rows(listed, listed.rows.empty_table())
+        run.write_rows(listed, listed.row_schema.empty_table())
         return
     names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names
     rows = context.read(table, columns=[name for name in READ if name in names])

@@ -69,7 +69,7 @@ class Context:
             written = self.run.write(
                 table,
                 rows,
-                table.rows,
+                table.row_schema,
                 key=key,
                 rows_per_block=self.config.resources.rows_per_block if key else None,
                 transform_cpus=self.transform_cpus,

@@ -101,7 +101,7 @@ def _look_into(context: Context, stage: str) -> None:
 
 def _as_read(context: Context, stage: str) -> Table:
     """`imported/STAGE`: the user's rows before they are filtered."""
-    return context.layout.imported(stage, with_places(context.layout.begins[stage].rows))
+    return context.layout.imported(stage, with_places(context.layout.begins[stage].row_schema))
 
 
 def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data.Dataset, int]:
@@ -111,7 +111,7 @@ def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data
     """
     begin, run, config = context.layout.begins[stage], context.run, context.config
     table, files = _as_read(context, stage), files_left_out.files(context, path, f"--from {stage}:", "all")
-    rows = read_own_rows(files, begin.rows, begin.needed, begin.schema is GENERATED_ROWS, context.transform_cpus)
+    rows = read_own_rows(files, begin.row_schema, begin.needed, begin.schema is GENERATED_ROWS, context.transform_cpus)
     count = context.write(table, rows, f"read {path}").rows
     seed.check_rows(context, table, where)
     if stage != "classify" or config.classify.by == "column":

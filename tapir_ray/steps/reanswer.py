@@ -39,7 +39,7 @@ def label_shards(context: Context, shards: Sequence[Shard]) -> list[Shard]:
     from tapir_ray.transforms.label import label
 
     config, run, table = context.config, context.run, context.shards.labelled
-    with_shard = pa.schema([*table.rows, SHARD])
+    with_shard = pa.schema([*table.row_schema, SHARD])
     with context.stage("classify", 0), _shown(context, shards, table, "classify") as live:
         for tables, rows in _unfinished(context, live, table):
             if config.classify.by == "deberta":
@@ -61,7 +61,7 @@ def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) 
     assert settings is not None
     replaces, rewrites = config.seed_data.responses == "replace", settings.does("rewrite")
     styles: Mapping[str, str] = context.taxonomy.styles if rewrites else {}
-    with_shard = pa.schema([*table.rows, SHARD])
+    with_shard = pa.schema([*table.row_schema, SHARD])
     with context.stage("reanswer", 0), _shown(context, shards, table, "reanswer") as live:
         for tables, rows in _unfinished(context, live, table):
             if chosen is not None:

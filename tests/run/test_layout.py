@@ -15,7 +15,7 @@ from tapir_ray.config import Config, parse
 from tapir_ray.config.keys import invalidated_by
 from tapir_ray.methods import METHODS, layout_of
 from tapir_ray.methods.tapir import layout
-from tapir_ray.run.layout import ANSWERS, SUMMARY, LoopLayout, ShardLayout, Table, tree
+from tapir_ray.run.layout import LoopLayout, ShardLayout, Table, tree
 from tests.config.test_keys import keys
 
 PACKAGE = Path(tapir_ray.__file__).parent
@@ -67,8 +67,9 @@ def test_every_output_has_a_place_of_its_own_and_comes_after_its_inputs(given: C
 
 
 def test_the_outputs_that_a_key_names_are_those_of_a_method() -> None:
-    known = {name for given in (config(), REGENERATION) for name, _ in layout_of(given).items()} | {ANSWERS, SUMMARY}
-    assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= known
+    layouts = [layout_of(config(seed_data={"path": "a", "responses": "fill"})), layout_of(REGENERATION)]
+    known = {name for tables in layouts for name, _ in tables.items()}
+    assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= {*known, "summary"}
 
 
 def test_an_output_of_every_round_has_one_name() -> None:
@@ -84,6 +85,13 @@ def test_a_table_of_a_shard_has_the_schema_of_all() -> None:
     assert isinstance(tables, ShardLayout)
     one = tables.labelled.of("shards/00003")
     assert (one.path, one.schema, one.key) == ("shards/00003/labelled", tables.labelled.schema, tables.labelled.key)
+
+
+def test_the_loop_stops_after_the_stages_of_the_layout() -> None:
+    code = ast.parse((PACKAGE / "methods/tapir.py").read_text())
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call) and ast.unparse(node.func) == "stop.after"]
+    stages = {ast.literal_eval(argument) for call in calls for argument in call.args}
+    assert stages == set(layout(config()).stages)
 
 
 def test_every_method_has_a_config_that_runs_it() -> None:

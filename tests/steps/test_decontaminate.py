@@ -29,7 +29,7 @@ def test_questions_of_mt_bench_are_not_trained_on(
     found = {row["messages"][0]["content"]: row["reason"] for row in rows_of(context, "seed/ingested")}
     assert found[SECOND_TURN] == "contamination_evaluation: exact"
     assert sum(reason is not None for reason in found.values()) == 1
-    assert context.run.manifest(decontaminate.EVALUATION).count("ok") == 160
+    assert context.run.manifest(context.layout.evaluation_sets).count("ok") == 160
     assert "2 of 162 rows cannot be read" in capsys.readouterr().err
 
 
@@ -40,4 +40,4 @@ def test_an_evaluation_file_without_a_usable_row_is_refused_by_name(tmp_path: Pa
     context = context_for(tmp_path, "none/seed", filter={"evaluation_sets": [str(tmp_path / "sets")]})
     with pytest.raises(InputError, match=r"filter\.evaluation_sets .*bad\.jsonl: no row can be used \(malformed: bad"):
         decontaminate.read_evaluation_sets(context)
-    assert context.run.done(decontaminate.EVALUATION) is None
+    assert context.run.done(context.layout.evaluation_sets) is None

@@ -80,7 +80,8 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
 
 
 def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, tmp_path: Path) -> None:
-    context = context_for(tmp_path, write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}]))
+    source = write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}])
+    context = context_for(tmp_path, source, regenerate={"operations": ["filter"]})
     rows = conform([row("1", response="a"), row("2", response="b")], REGENERATED)
     for table in ("seed/read", "shards/00000/regenerated"):
         context.run.write_rows(table, rows)
