@@ -128,7 +128,7 @@ def test_shared_system_prompts_filter_nothing(tmp_path: Path, ray_local: None) -
     assert {one["item_source"] for one in listed} == {"set.jsonl:1"}
     texts = {one["source"]: one["shared_text"] for one in listed}
     assert texts["seed.jsonl:4000"] == item.rstrip("?") and texts["seed.jsonl:3999"] in item
-    assert contamination_list.counts(context.run, "seed/contamination") == {"evaluation": {"near_duplicate": 2}}
+    assert contamination_list.counts(context.run, context.layout.contamination) == {"evaluation": {"near_duplicate": 2}}
     assert context.run.events("filter_share") == []
 
 
