@@ -100,11 +100,11 @@ def write(figures: dict, target: Path) -> None:
 def control(config: Config, run_dir: str, summary: dict) -> int:
     """Train `control/` from the initial SFT student on the seed data alone and score it; returns its tokens."""
     from tapir_ray.cli.run import started
-    from tapir_ray.data.schemas import ID, SCORED
+    from tapir_ray.data.schemas import ID
+    from tapir_ray.evaluate.holdout import HoldoutSuite
     from tapir_ray.run.layout import Table
     from tapir_ray.run.run import Run
-    from tapir_ray.steps.answer import answer_and_judge, answering
-    from tapir_ray.steps.evaluate import held_out
+    from tapir_ray.steps.evaluate import run_suite
     from tapir_ray.steps.train import student_after
     from tapir_ray.train.student import train_student
     from tapir_ray.transforms.pack import pack
@@ -129,10 +129,8 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
             packed, run.fs, start, out, storage, f"control-{run.attempt}", config.student, config.train,
             config.resources, epochs, rate, config.random_seed,
         )  # fmt: skip
-        held, table = held_out(context).materialize(), Table("control/holdout", SCORED, ID)
-        rows = answer_and_judge(context, context.remaining(table, held), out, table, held.count())
-        with answering(context, table):
-            context.write(table, rows, "score the control", extra={"tokens": result.tokens})
+        suite = HoldoutSuite(run, config, context.loop, context.roles)
+        run_suite(context, suite, out, Table("control/holdout", key=ID), extra={"tokens": result.tokens})
     return result.tokens
 
 

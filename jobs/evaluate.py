@@ -1,10 +1,10 @@
-r"""Score the last student of a trained run on its holdout, as a Ray job.
+r"""Run the evaluation suites of a trained run on its last student, as a Ray job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/evaluate.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-Leaves `evaluation/holdout` and `summary.json` in the run and prints its table. A run whose rounds are not all trained
-is refused: nothing is trained here.
+Leaves `evaluation/NAME` of every suite and `summary.json` in the run and prints its table. Refuses a run whose rounds
+are not all trained: nothing is trained here.
 """
 
 import argparse
@@ -23,6 +23,6 @@ def run(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     load()
-    parser = argparse.ArgumentParser(description="Score the last student of a trained run on its holdout.")
+    parser = argparse.ArgumentParser(description="Run the evaluation suites of a trained run on its last student.")
     takes_config(parser, "folder or URI of the trained run")
     sys.exit(ended(run, parser.parse_args()))

@@ -24,6 +24,7 @@ from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.difficulty import measure
 from tapir_ray.data.files import find_seed, list_files
 from tapir_ray.errors import InputError, TapirError
+from tapir_ray.evaluate.registry import suite_class
 from tapir_ray.llm.engine.health import PROCESSES
 from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.llm.engine.watchdog import end_orphans
@@ -122,7 +123,7 @@ def loop_of(config: Config) -> LoopLayout:
 
 
 def evaluate(config: Config, run_dir: str) -> None:
-    """Score the last student of a run on its holdout; as `launch`, but nothing is trained.
+    """Run the suites of `evaluate.suites` on the last student of a run; as `launch`, but nothing is trained.
 
     Raises InputError where the run's rounds are not all trained.
     """
@@ -209,6 +210,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         engine_class(name)
     UserFunction.of(config)
     users_trackers(config)
+    for spec in config.evaluate.suites:
+        suite_class(spec)
     if config.seed_data.path is not None:
         find_seed(config.seed_data)
     for path in config.filter.evaluation_sets:

@@ -13,7 +13,7 @@ from tapir_ray.config.classify import Classify
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.keys import without_neutral
-from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
+from tapir_ray.config.method import Curriculum, Evaluate, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
@@ -43,6 +43,7 @@ class Config(Section):
     rewrite: Rewrite = key(Rewrite(), invalidates=("answers", "generated"))
     mix: Mix = key(Mix(), invalidates=("expanded",))
     train: Train = key(Train(), invalidates=("holdout_packed", "sft_packed", "packed"))
+    evaluate: Evaluate = key(Evaluate(), invalidates=())
     regenerate: Regenerate | None = key(None, invalidates=("ingested", "labelled", "regenerated"))
     """Only for `tapir regenerate`."""
     resources: Resources = key(Resources(), invalidates=())
@@ -82,6 +83,11 @@ class Config(Section):
             raise ValueError("resources.train.min_replicas has no effect: a training has the same workers to its end")
         if self.classify.by == "column" and self.seed_data.task_column is None:
             raise ValueError("classify.by column needs seed_data.task_column")
+        if self.holdout.rows and "holdout" not in self.evaluate.suites:
+            raise ValueError(
+                "evaluate.suites lacks holdout, whose scores choose the round that is the result: add it, or set "
+                "holdout.rows 0"
+            )
         if self.train.sequence_length > self.student.max_model_len:
             raise ValueError(
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "

@@ -219,3 +219,23 @@ class Train(Section):
     def _on_and_off_of_yaml(cls, given: Any) -> Any:
         """YAML reads a bare `on` or `off` as a truth value."""
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+
+
+class Evaluate(Section):
+    """The suites that the last student is measured on. To add one to a finished run, start it again."""
+
+    suites: list[str] = key(default_factory=lambda: ["holdout"], invalidates=())
+    """Registered suites or `package.module:Class`. No other output depends on them."""
+
+    @field_validator("suites")
+    @classmethod
+    def _each_has_its_table(cls, suites: list[str]) -> list[str]:
+        names = [name_of(suite) for suite in suites]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two suites would write evaluation/{doubled[0]}: name each suite once")
+        return suites
+
+
+def name_of(suite: str) -> str:
+    """The name of a suite, and of its table: `holdout`, or `Capitals` of `my.suites:Capitals`."""
+    return suite.rpartition(":")[2]

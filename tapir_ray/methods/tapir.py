@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tapir_ray.config import Config
+from tapir_ray.config.method import name_of
 from tapir_ray.cost.estimate import estimated
 from tapir_ray.data.schemas import (
     DRAW,
@@ -55,7 +56,7 @@ def distill(context: Context, stop: StopAfter) -> None:
         train.train(context, round_number)
         stop.after("train")
 
-    evaluate.holdout(context)
+    evaluate.evaluate(context)
     stop.after("evaluate")
 
 
@@ -97,6 +98,11 @@ def layout(config: Config) -> LoopLayout:
         generated = tuple(one.generated for one in rounds)
         rounds.append(_round(number, instructions, classifier, bands, generated, student))
         student = rounds[-1].checkpoint
+    suites = [name_of(suite) for suite in config.evaluate.suites]
+    results = {
+        name: Table(f"evaluation/{name}", SCORED, ID, (instructions, student), "evaluate")
+        for name in ("holdout", *suites)
+    }
     return LoopLayout(
         read=read,
         split=split,
@@ -115,7 +121,8 @@ def layout(config: Config) -> LoopLayout:
         sft_packed=packed,
         sft_checkpoint=checkpoint,
         rounds=tuple(rounds),
-        evaluation=Table("evaluation/holdout", SCORED, ID, (instructions, student), "evaluate"),
+        evaluation=results["holdout"],
+        suites=tuple(results[name] for name in suites),
         answers=None if config.seed_data.responses == "keep" else instructions,
     )
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.table import Table
 
-from tapir_ray.data.schemas import FAILED, OK
+from tapir_ray.data.schemas import FAILED, HOLDOUT, OK
 from tapir_ray.errors import StageError, TapirError
+from tapir_ray.evaluate.holdout_loss import holdout_loss_by_task, tasks_of_holdout
+from tapir_ray.evaluate.holdout_scores import holdout_scores
+from tapir_ray.evaluate.registry import suites
 from tapir_ray.report.console import console
 from tapir_ray.run.attempts import latest
 from tapir_ray.run.layout import LoopLayout
@@ -18,8 +22,6 @@ from tapir_ray.run.versions import versions
 from tapir_ray.steps import contamination_list
 from tapir_ray.steps.classifier import REPORT
 from tapir_ray.steps.context import Context
-from tapir_ray.steps.evaluate import holdout_loss_by_task, tasks_of_holdout
-from tapir_ray.steps.holdout_scores import holdout_scores
 from tapir_ray.steps.seed import unused_columns
 from tapir_ray.steps.train import student_after
 from tapir_ray.transforms.pack_stats import PackStats
@@ -53,6 +55,10 @@ def summarise(context: Context) -> dict[str, Any]:
             "select_share": config.holdout.select_share,
             "selecting_rows": holdout.selecting_rows,
             "selecting_scores": [mean and round(mean, 3) for mean in holdout.selecting],
+        },
+        "suites": {
+            table.name: asdict(suite.summary(table))
+            for table, suite in suites(run, config, layout, context.roles).items()
         },
         "unused_columns": unused_columns(run),
         "seed": _seed(run, layout),
@@ -227,6 +233,13 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     title = f"mean judge score of the student on {held} holdout rows"
     others = f", others than the {choosing} that choose the round" if choosing else ""
     out.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
+    for name, found in summary["suites"].items():
+        if name == HOLDOUT:
+            continue  # above, by round
+        title = f"{name}: mean score of the last student on {found['rows']} items"
+        missing = sum(found["missing"].values())
+        title += f", without {missing} ({_pairs(found['missing'])})" if missing else ""
+        out.print(_by_task(title, {"score": (found["by_category"], found["mean"])}))
     if any(entry["holdout_loss"] is not None for entry in trained.values()):
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
         out.print(_by_task("loss on the holdout (nats a response token)", losses))

@@ -172,6 +172,9 @@ class LoopLayout(Layout):
     sft_checkpoint: Table
     rounds: tuple[Round, ...]
     evaluation: Table
+    """The results of the holdout for the last student."""
+    suites: tuple[Table, ...]
+    """The results of each of `evaluate.suites`, the holdout's among them, without the suites' own columns."""
     answers: Table | None = None
     """The table in which the teacher's answers to the seed data are; None if the data has its own."""
 
@@ -179,6 +182,7 @@ class LoopLayout(Layout):
         yield from super().items()
         for one in self.rounds:
             yield from _tables(one)
+        yield from (("evaluation", table) for table in self.suites if table != self.evaluation)
 
     def round(self, number: int) -> Round:
         """A round from 1 on."""

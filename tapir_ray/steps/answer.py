@@ -15,7 +15,6 @@ import ray.data
 
 from tapir_ray.cluster.capacity import fits_with_servers, model_servers, possible_nodes
 from tapir_ray.cluster.placement import with_driver
-from tapir_ray.data.schemas import SCORED
 from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.health import PROCESSES
@@ -52,22 +51,26 @@ def answering(context: Context, table: Table) -> Iterator[None]:
 def answer_and_judge(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
 ) -> ray.data.Dataset:
-    """The rows (schema SCORED) with the answers of `model` and the judge's scores; lazy.
+    """The rows (schema SCORED) with the answers of `model`, as `answer` gives them, and the judge's scores; lazy."""
+    rows = answer(context, rows, model, table, expected)
+    return judge(rows, context.config, context.roles, context.config.random_seed)
 
-    `rows` are what is `remaining` of `table`, which gets `expected` rows in all. Judging starts with the first answered
-    block, unless a local judge has no place beside the student's engine: then all answers are made before this
+
+def answer(context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int) -> ray.data.Dataset:
+    """The rows with the answers of `model`, in the columns of `table`; lazy.
+
+    `rows` are what is `remaining` of `table`, which gets `expected` rows in all. The next stage starts with the first
+    answered block, unless a local judge has no place beside the student's engine: then all answers are made before this
     returns. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An
     engine lives while the pipeline runs; a student behind an endpoint is asked there (its replies are in the response
     cache) and `model` is not used.
     """
     config = context.config
     if not config.student.spec.local:
-        rows = context.roles.ask(rows, student_answer, SCORED)
-    elif model_servers(config) and not fits_with_servers(config, "student", possible_nodes()):
-        rows = _answered_before(context, rows, model, table, expected)
-    else:
-        rows = _answers(context, rows, model, table, expected)
-    return judge(rows, config, context.roles, config.random_seed)
+        return context.roles.ask(rows, student_answer, table.row_schema)
+    if model_servers(config) and not fits_with_servers(config, "student", possible_nodes()):
+        return _answered_before(context, rows, model, table, expected)
+    return _answers(context, rows, model, table, expected)
 
 
 def _answered_before(
@@ -92,7 +95,7 @@ def _answers(context: Context, rows: ray.data.Dataset, model: str, table: Table,
 
 def answered_of(table: Table) -> Table:
     """The table of a scored table's answers, where they had to be made before the judge came."""
-    return table.beside("answered")
+    return table.beside(f"{table.name}_answered")
 
 
 def _generate(

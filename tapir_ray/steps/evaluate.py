@@ -1,37 +1,104 @@
-"""The last student on the holdout, and the holdout's loss by task."""
+"""Evaluate: the last student on every suite of `evaluate.suites`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import functools
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform, pair_id
-from tapir_ray.run.layout import LoopLayout, Table
-from tapir_ray.run.run import Run
-from tapir_ray.steps.answer import answer_and_judge, answering
+from tapir_ray.data.schemas import OK, conform
+from tapir_ray.evaluate.holdout_scores import reported_score
+from tapir_ray.evaluate.registry import suites
+from tapir_ray.evaluate.suite import FOLLOW_UPS, EvaluatedModel, Suite
+from tapir_ray.run.layout import Table
+from tapir_ray.steps.answer import answer, answering
 from tapir_ray.steps.context import ON_HOLDOUT, Context
-from tapir_ray.steps.holdout_scores import NO_TASK, reported_score
 from tapir_ray.steps.train import student_after
 
 
-def holdout(context: Context) -> None:
-    """`evaluation/holdout`: the last student's answers to the holdout and the judge's scores; empty without one."""
-    run, last, table = context.run, context.config.curriculum.rounds, context.loop.evaluation
-    if run.done(table):
-        return
-    count = _count_held_out(context)
+def evaluate(context: Context) -> None:
+    """`evaluation/NAME` for every suite of `evaluate.suites`: the last student's answers and scores."""
+    last, loop = context.config.curriculum.rounds, context.loop
+    for table, suite in suites(context.run, context.config, loop, context.roles).items():
+        if context.run.done(table):
+            continue
+        with context.stage("evaluate", last):
+            run_suite(context, suite, student_after(context, last), table)
+        if table == loop.evaluation:
+            note_holdout(context, table, last)
+
+
+def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: dict[str, Any] | None = None) -> None:
+    """Write the results of a suite for the student `model`, an HF folder or name; `extra` goes to the manifest.
+
+    A suite without items gives an empty table. Raises StageError if results are missing or too many failed.
+    """
+    table = replace(table, schema=suite.schema)
+    count = suite.count()
     if not count:
-        run.publish(table)
+        context.run.publish(table, extra=extra)
         return
-    with context.stage("evaluate", last):
-        rows = context.remaining(table, held_out(context))
-        rows = answer_and_judge(context, rows, student_after(context, last), table, count)
-        with answering(context, table):
-            context.write(table, rows, "evaluate on the holdout", count)
-    note_holdout(context, table, last)
+    evaluated = EvaluatedModel(model, functools.partial(_answer_turns, context, suite, model, table, count))
+    rows = suite.results(context.remaining(table, suite.items()), evaluated)
+    with answering(context, table):
+        context.write(table, rows, f"evaluate on {table.name}", count, extra)
+    for turn in range(1, suite.turns):
+        context.run.clear(_of_turn(table, turn))
+
+
+def _of_turn(table: Table, turn: int) -> Table:
+    """The table of the answers to a turn that is not the last."""
+    return table.beside(f"{table.name}_turn_{turn}")
+
+
+def _answer_turns(
+    context: Context, suite: Suite, model: str, table: Table, count: int, rows: ray.data.Dataset
+) -> ray.data.Dataset:
+    """The rows with the student's answer to each of their turns; lazy. All turns but the last have a table first."""
+    left = count - context.run.kept(table)
+    for turn in range(1, suite.turns):
+        answered = _of_turn(table, turn)
+        if not context.run.done(answered):
+            asked = _answer_turn(context, model, turn, answered, left, context.remaining(answered, rows))
+            with answering(context, answered):
+                context.write(answered, asked, f"turn {turn} for {table}", left)
+        rows = context.remaining(table, context.read(answered))
+    return _answer_turn(context, model, suite.turns, table, count, rows)
+
+
+def _answer_turn(
+    context: Context, model: str, turn: int, table: Table, expected: int, rows: ray.data.Dataset
+) -> ray.data.Dataset:
+    """The rows with the answer to a turn; after the first, failed rows and those without a further turn pass."""
+    if turn == 1:
+        return answer(context, rows, model, table, expected)
+    asked = answer(context, context.map(rows, _next_turn), model, table, expected)
+    passed = context.map(rows, _without_next_turn)
+    asked, passed = (context.map(part, conform, schema=table.row_schema) for part in (asked, passed))
+    return asked.union(passed)
+
+
+def _next_turn(batch: pa.Table) -> pa.Table:
+    """The rows that have a further turn, with the student's answer and that turn at the end of `messages`."""
+    rows = batch.filter(_has_next_turn(batch)).to_pylist()
+    for row in rows:
+        question, *row[FOLLOW_UPS] = row[FOLLOW_UPS]
+        answered = {"role": "assistant", "content": row["student_response"]}
+        row["messages"] += [answered, {"role": "user", "content": question}]
+    return conform(rows, batch.schema)
+
+
+def _without_next_turn(batch: pa.Table) -> pa.Table:
+    return batch.filter(pc.invert(_has_next_turn(batch)))
+
+
+def _has_next_turn(batch: pa.Table) -> pa.ChunkedArray:
+    turns = pc.fill_null(pc.list_value_length(batch[FOLLOW_UPS]), 0)
+    return pc.and_(pc.equal(batch["status"], OK), pc.greater(turns, 0))
 
 
 def note_holdout(context: Context, table: Table, round_number: int) -> None:
@@ -40,49 +107,3 @@ def note_holdout(context: Context, table: Table, round_number: int) -> None:
     score = reported_score(context.run, table, config.random_seed, config.holdout.select_share)
     if score["rows"]:
         context.note_round(ON_HOLDOUT, round_number, holdout_score=score["mean"], rows=score["rows"])
-
-
-def tasks_of_holdout(run: Run, layout: LoopLayout) -> dict[str, str]:
-    """The task of each pair of the holdout, by its id."""
-    tasks: dict[str, str] = {}
-    columns = ["instruction_id", "split", "task"]
-    labelled = layout.instructions
-    for batch in run.scan(labelled, columns) if run.done(labelled) else ():
-        for row in batch.filter(pc.equal(batch["split"], HOLDOUT)).to_pylist():
-            tasks[pair_id(row["instruction_id"], 0)] = row["task"] or NO_TASK
-    return tasks
-
-
-def holdout_loss_by_task(run: Run, student: Table, tasks: dict[str, str], before: bool = False) -> dict[str, float]:
-    """The holdout's loss of a trained student, or of it `before` its training (nats a response token), by task.
-
-    `tasks` are those of `tasks_of_holdout`. Empty if it was not trained.
-    """
-    from tapir_ray.train.loop import RESULT_FILE
-
-    result = f"{student}/{RESULT_FILE}"
-    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    # A round that was trained before pairs were noted has none.
-    noted = run.find_json(result) or {}
-    for pair, (loss, tokens) in noted.get("holdout_pairs_before" if before else "holdout_pairs", {}).items():
-        sums[tasks.get(pair, NO_TASK)][0] += loss
-        sums[tasks.get(pair, NO_TASK)][1] += tokens
-    return {task: round(loss / tokens, 4) for task, (loss, tokens) in sorted(sums.items()) if tokens}
-
-
-def held_out(context: Context) -> ray.data.Dataset:
-    """The holdout's rows that have an answer to compare with, schema SCORED."""
-    return context.map(context.read(context.loop.instructions), _held)
-
-
-def _count_held_out(context: Context) -> int:
-    batches = context.run.scan(context.loop.instructions, HELD)
-    return sum(len(_held(pa.Table.from_batches([batch]))) for batch in batches)
-
-
-HELD = ["split", "status", "response"]
-
-
-def _held(batch: pa.Table) -> pa.Table:
-    keep = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
-    return conform(batch.filter(pc.and_(keep, pc.is_valid(batch["response"]))), SCORED)

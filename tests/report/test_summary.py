@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, pair_id
+from tapir_ray.evaluate.holdout_scores import selects
 from tapir_ray.report.summary import print_table, summarise
 from tapir_ray.steps.context import Context
-from tapir_ray.steps.holdout_scores import selects
 from tapir_ray.train.loop import RESULT_FILE
 from tests.steps.contexts import context_for, write
 from tests.transforms.test_pack_stats import WHOLE
@@ -21,10 +22,10 @@ SELECTING = next(name for name in map(str, range(99)) if selects(name, 0, 0.5))
 REPORTING = next(name for name in map(str, range(99)) if not selects(name, 0, 0.5))
 
 
-def done(folder: Path, scores: list[float | None]) -> Context:
+def done(folder: Path, scores: list[float | None], **sections: Any) -> Context:
     """A run of three rounds; `scores` are of the holdout after each of them, from the initial SFT on."""
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
-    context = context_for(folder, seed, curriculum={"rounds": ROUNDS})
+    context = context_for(folder, seed, curriculum={"rounds": ROUNDS}, **sections)
     run = context.run
     tables = [*(f"rounds/{number:02d}/scored" for number in range(1, ROUNDS + 1)), "evaluation/holdout"]
     for table, score in zip(tables, scores, strict=True):
@@ -181,3 +182,21 @@ def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
     lines = " ".join(shown.getvalue().split())
     assert "loss on the holdout (nats a response token)" in lines
     assert "│ Math │ - │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ - │ 1.00 │ - │" in lines
+
+
+def test_every_suite_is_in_the_summary_and_those_beside_the_holdout_have_a_table(tmp_path: Path) -> None:
+    suites = ["holdout", "tests.steps.test_evaluate:Capitals"]
+    context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0], evaluate={"suites": suites}), io.StringIO()
+    found = {"status": "ok", "task": "Europe"}
+    failed = {"status": "failed", "reason": "bad_request: no", "task": "Europe"}
+    rows = [{**found, "student_score": 1.0}, {**found, "student_score": 0.5}, failed]
+    context.run.write_rows("evaluation/Capitals", conform(rows, SCORED))
+    summary = summarise(context)
+    assert summary["suites"] == {
+        "holdout": {"mean": 6.0, "rows": 1, "by_category": {"Math": 6.0}, "missing": {"unknown": 1}},
+        "Capitals": {"mean": 0.75, "rows": 2, "by_category": {"Europe": 0.75}, "missing": {"bad_request": 1}},
+    }
+    print_table(summary, context.run, shown)
+    lines = " ".join(shown.getvalue().split())
+    assert "Capitals: mean score of the last student on 2 items, without 1 (bad_request 1)" in lines
+    assert "│ Europe │ 0.75 │" in lines

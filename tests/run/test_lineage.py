@@ -68,6 +68,14 @@ def test_a_change_of_the_seed_data_keeps_nothing() -> None:
     assert kept(config(seed_data={"path": "b.jsonl"})) == set()
 
 
+def test_a_suite_is_added_to_a_run_without_making_anything_stale() -> None:
+    added = config(evaluate={"suites": ["holdout", "my.suites:Capitals"]})
+    assert added.digest() == config().digest()
+    assert kept(added) == outputs(config()) | {"evaluation/Capitals"}
+    stale = following(changed_by(["student.sampling"], layout(added)), layout(added))
+    assert {"evaluation/holdout", "evaluation/Capitals"} <= {table.path for table in stale}
+
+
 def test_a_change_of_speed_keeps_everything() -> None:
     assert kept(config(resources={"cpus": 7}, budget={"max_tokens": 5})) == outputs(config())
 

@@ -9,8 +9,7 @@ round, the scores of the other are reported. Rounds are compared on the rows tha
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -18,10 +17,9 @@ from typing import Any
 import pyarrow.compute as pc
 
 from tapir_ray.data.schemas import HOLDOUT, OK, order_key
+from tapir_ray.evaluate.suite import NO_TASK, summarised
 from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
-
-NO_TASK = "(no task)"
 
 Scores = dict[str, tuple[str, float]]
 """Of each holdout row, by its id: the task and the judge's score of the student's answer."""
@@ -65,8 +63,13 @@ def selects(row_id: str, random_seed: int, select_share: float) -> bool:
 
 def reported_score(run: Run, table: Table, random_seed: int, select_share: float) -> dict[str, Any]:
     """`mean`, `rows` and `by_task` over the reporting half of one table, before other rounds are there to compare."""
+    return mean_scores(reported_scores(run, table, random_seed, select_share))
+
+
+def reported_scores(run: Run, table: Table, random_seed: int, select_share: float) -> list[tuple[str, float]]:
+    """Task and score of the rows of a table's reporting half; empty if the table is not finished."""
     scores = read_scores(run, table)
-    return mean_scores(score for row_id, score in scores.items() if not selects(row_id, random_seed, select_share))
+    return [score for row_id, score in scores.items() if not selects(row_id, random_seed, select_share)]
 
 
 def read_scores(run: Run, table: Table) -> Scores:
@@ -82,12 +85,5 @@ def read_scores(run: Run, table: Table) -> Scores:
 
 def mean_scores(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:
     """`mean` (None without rows), `rows`, and the means `by_task`."""
-    by_task: Mapping[str, list[float]] = defaultdict(list)
-    for task, score in scores:
-        by_task[task].append(score)
-    every = [score for scores in by_task.values() for score in scores]
-    return {
-        "mean": round(fmean(every), 3) if every else None,
-        "rows": len(every),
-        "by_task": {task: round(fmean(of_task), 3) for task, of_task in sorted(by_task.items())},
-    }
+    found = summarised(scores)
+    return {"mean": found.mean, "rows": found.rows, "by_task": found.by_category}

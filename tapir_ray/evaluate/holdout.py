@@ -1,0 +1,42 @@
+"""The suite `holdout`: the seed data's held-out rows, scored by the judge against the teacher's answers."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform
+from tapir_ray.evaluate.holdout_scores import reported_scores
+from tapir_ray.evaluate.suite import Suite, Summary, summarised
+from tapir_ray.run.layout import Table
+from tapir_ray.transforms.judge import judge
+
+HELD = ["split", "status", "response"]
+"""Columns that tell a held-out row with an answer to compare with."""
+
+
+class HoldoutSuite(Suite):
+    """Held-out rows with a teacher's answer. The summary is over the half that does not choose the round."""
+
+    def items(self) -> ray.data.Dataset:
+        cpus = self.config.resources.transform_cpus
+        rows = self.run.read(self.layout.instructions, transform_cpus=cpus)
+        return rows.map_batches(_held, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
+
+    def count(self) -> int:
+        batches = self.run.scan(self.layout.instructions, HELD)
+        return sum(len(_held(pa.Table.from_batches([batch]))) for batch in batches)
+
+    def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
+        return judge(rows, self.config, self.roles, self.config.random_seed)
+
+    def summary(self, table: Table) -> Summary:
+        manifest = self.run.manifest(table)
+        scores = reported_scores(self.run, table, self.config.random_seed, self.config.holdout.select_share)
+        return summarised(scores, {**manifest.reasons, **manifest.errors})
+
+
+def _held(batch: pa.Table) -> pa.Table:
+    keep = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))
+    return conform(batch.filter(pc.and_(keep, pc.is_valid(batch["response"]))), SCORED)

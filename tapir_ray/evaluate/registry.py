@@ -1,0 +1,31 @@
+"""The suites of a config by name.
+
+suites(run, config, layout, roles)[layout.evaluation].summary(layout.evaluation).mean
+"""
+
+from __future__ import annotations
+
+from tapir_ray.config import Config
+from tapir_ray.config.registry import resolve
+from tapir_ray.errors import InputError
+from tapir_ray.evaluate.holdout import HoldoutSuite
+from tapir_ray.evaluate.suite import Suite
+from tapir_ray.llm.roles import Roles
+from tapir_ray.run.layout import LoopLayout, Table
+from tapir_ray.run.run import Run
+
+SUITES: dict[str, type[Suite]] = {"holdout": HoldoutSuite}
+
+
+def suite_class(spec: str) -> type[Suite]:
+    """The suite of SUITES, or of `package.module:Class`. Raises InputError for what is neither."""
+    found = resolve(spec, SUITES, what="evaluate.suites")
+    if not (isinstance(found, type) and issubclass(found, Suite)):
+        raise InputError(f"evaluate.suites: {spec!r} is not a subclass of tapir_ray.evaluate.suite.Suite")
+    return found
+
+
+def suites(run: Run, config: Config, layout: LoopLayout, roles: Roles) -> dict[Table, Suite]:
+    """The suites of `evaluate.suites` by the tables of their results."""
+    classes = map(suite_class, config.evaluate.suites)
+    return {table: found(run, config, layout, roles) for table, found in zip(layout.suites, classes, strict=True)}

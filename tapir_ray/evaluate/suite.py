@@ -1,0 +1,112 @@
+"""The interface of an evaluation suite: items, the student's answers, a score of each, and a summary.
+
+    class Capitals(Suite):
+        def items(self): return self.run.read("capitals")     # rows with instruction_id, messages, response, task
+        def scored(self, rows): return rows.map_batches(exact_match, batch_format="pyarrow")
+
+The results of a suite are a table of the run, one row per item. A stopped evaluation continues at its missing rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import fmean
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from tapir_ray.config import Config
+from tapir_ray.data.schemas import OK, SCORED
+from tapir_ray.llm.roles import Roles
+from tapir_ray.run.layout import LoopLayout, Table
+from tapir_ray.run.run import Run
+
+FOLLOW_UPS = "follow_ups"
+"""Column of a suite with several turns: the user's later turns of an item, list<string>."""
+NO_TASK = "(no task)"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """The model that a suite measures."""
+
+    path: str
+    """HF folder or name."""
+    answer: Callable[[ray.data.Dataset], ray.data.Dataset]
+    """Rows with `messages` in; the same rows with `student_response` and `finish_reason` of every turn out; lazy."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of a suite for one student."""
+
+    mean: float | None
+    """Over all scored items, rounded to 3 digits; None without any."""
+    rows: int
+    """Scored items."""
+    by_category: dict[str, float]
+    """Means by the column `task`."""
+    missing: dict[str, int]
+    """Items without a score, by reason."""
+
+
+class Suite(ABC):
+    """An evaluation suite on a run."""
+
+    schema: ClassVar[pa.Schema] = SCORED
+    """Columns of the results: those of SCORED, and of FOLLOW_UPS with several turns. Others may be added."""
+    turns: ClassVar[int] = 1
+    """User turns of an item that the student answers, each with its earlier answers in `messages`."""
+
+    def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> None:
+        self.run, self.config, self.layout, self.roles = run, config, layout, roles
+
+    @abstractmethod
+    def items(self) -> ray.data.Dataset:
+        """The items, one row each: a unique `instruction_id`, `messages`, `status` ok, and what scoring needs.
+
+        `response` is a reference answer and `task` the category, where there are any.
+        """
+
+    @abstractmethod
+    def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
+        """Answered rows with `student_score`; lazy. An item that cannot be scored has `status` failed and a `reason`.
+
+        `self.roles.ask` asks the judge; its requests go through the run's limits, cache and budget.
+        """
+
+    def count(self) -> int:
+        """The number of items; with 0 the suite is an empty table and asks nothing."""
+        return int(self.items().count())
+
+    def results(self, rows: ray.data.Dataset, model: EvaluatedModel) -> ray.data.Dataset:
+        """The results of `rows`, some of the items; lazy. A suite with a harness of its own overrides this."""
+        return self.scored(model.answer(rows))
+
+    def summary(self, table: Table) -> Summary:
+        """The summary of a finished table of results. Raises StageError for one that is not finished."""
+        scores: list[tuple[str, float]] = []
+        for batch in self.run.scan(table, ["task", "status", "student_score"]):
+            kept = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["student_score"])))
+            scores += [(row["task"] or NO_TASK, row["student_score"]) for row in kept.to_pylist()]
+        manifest = self.run.manifest(table)
+        return summarised(scores, {**manifest.reasons, **manifest.errors})
+
+
+def summarised(scores: Iterable[tuple[str, float]], missing: dict[str, int] | None = None) -> Summary:
+    """The summary of (category, score) pairs."""
+    by_category: dict[str, list[float]] = defaultdict(list)
+    for category, score in scores:
+        by_category[category].append(score)
+    every = [score for of_category in by_category.values() for score in of_category]
+    return Summary(
+        mean=round(fmean(every), 3) if every else None,
+        rows=len(every),
+        by_category={name: round(fmean(found), 3) for name, found in sorted(by_category.items())},
+        missing=missing or {},
+    )

@@ -1,0 +1,197 @@
+"""Evaluation suites: one of a single file through the student's endpoint and a run's tables, and the holdout."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SCORED, SEED, conform, instruction_id
+from tapir_ray.errors import StageError
+from tapir_ray.evaluate.registry import suites
+from tapir_ray.evaluate.suite import FOLLOW_UPS, Suite, Summary
+from tapir_ray.steps import evaluate
+from tapir_ray.steps.context import Context
+from tests.llm.endpoint import Fault, running
+from tests.steps.contexts import context_for, rows_of, write
+
+SPEC, TABLE = f"{__name__}:Capitals", "evaluation/Capitals"
+ITEMS = [("France", "Paris"), ("Italy", "Rome"), ("Peru", "Lima"), ("Chad", "N'Djamena")]
+SCHEMA = pa.schema([*SCORED, (FOLLOW_UPS, pa.list_(pa.string()))])
+PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
+ENDPOINT = {"model": "s", "api_key_env": None, "max_attempts": 1}
+
+
+class Capitals(Suite):
+    """Asks for a capital, and in a second turn to repeat it; 1 for every answer that has it, half of it for each turn.
+
+    The last item has one turn.
+    """
+
+    schema: ClassVar[pa.Schema] = SCHEMA
+    turns: ClassVar[int] = 2
+
+    def items(self) -> ray.data.Dataset:
+        rows = []
+        for country, capital in ITEMS:
+            messages = [{"role": "user", "content": f"The capital of {country}?"}]
+            rows.append(
+                {
+                    "instruction_id": instruction_id(messages),
+                    "messages": messages,
+                    FOLLOW_UPS: ["Again?"] if country != "Chad" else [],
+                    "response": capital,
+                    "task": "Europe" if country in ("France", "Italy") else "elsewhere",
+                    "status": "ok",
+                }
+            )
+        return ray.data.from_arrow(conform(rows, self.schema))
+
+    def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
+        return rows.map_batches(exact, batch_format="pyarrow", batch_size=None, num_cpus=0.1)
+
+
+def exact(batch: pa.Table) -> pa.Table:
+    rows = batch.to_pylist()
+    for row in rows:
+        if row["status"] == "ok":
+            answers = [turn["content"] for turn in row["messages"] if turn["role"] == "assistant"]
+            answers.append(row["student_response"])
+            row["student_score"] = sum(row["response"] in answer for answer in answers) / len(answers)
+    return conform(rows, SCHEMA)
+
+
+def student(body: dict[str, Any], attempt: int) -> str | Fault:
+    """Knows the capitals, forgets Italy's in the second turn, and fails at Peru."""
+    if is_about(body, "Peru"):
+        return Fault(400)
+    if is_about(body, "Italy") and is_about(body, "Again?"):
+        return "I forgot."
+    return next(capital for country, capital in ITEMS if is_about(body, country))
+
+
+def is_about(body: dict[str, Any], words: str) -> bool:
+    return any(words in message["content"] for message in body["messages"])
+
+
+def context_of(folder: Path, url: str, **sections: Any) -> Context:
+    """A trained run without rounds' tables; its student and judge are at `url`."""
+    endpoint = {**ENDPOINT, "base_url": url}
+    context = context_for(
+        folder,
+        write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}]),
+        student={"model": "m", "engine": "openai", "endpoint": endpoint},
+        teacher={**endpoint, "model": "judge"},
+        **sections,
+    )
+    context.run.publish(context.loop.checkpoint(context.config.curriculum.rounds), extra={"model": "m"})
+    return context
+
+
+WITHOUT_HOLDOUT: dict[str, Any] = {"holdout": {"rows": 0}, "evaluate": {"suites": [SPEC]}}
+
+
+def summary_of(context: Context) -> Summary:
+    """The summary of the only suite."""
+    ((table, suite),) = suites(context.run, context.config, context.loop, context.roles).items()
+    return suite.summary(table)
+
+
+def test_a_suite_of_one_file_has_its_answers_scores_and_summary(tmp_path: Path, ray_local: None) -> None:
+    with running(student) as endpoint:
+        context = context_of(tmp_path, endpoint.url, max_error_rate=0.5, **WITHOUT_HOLDOUT)
+        with context.roles:
+            evaluate.evaluate(context)
+            evaluate.evaluate(context)
+        assert len(endpoint.requests) == 6, "four first turns and two second ones; a finished table is not made again"
+    rows = {row["response"]: row for row in rows_of(context, TABLE)}
+    assert {capital: row["student_score"] for capital, row in rows.items()} == {
+        "Paris": 1.0, "Rome": 0.5, "Lima": None, "N'Djamena": 1.0
+    }  # fmt: skip
+    assert [turn["content"] for turn in rows["Rome"]["messages"]] == ["The capital of Italy?", "Rome", "Again?"]
+    assert rows["Rome"]["student_response"] == "I forgot." and rows["Lima"]["status"] == "failed"
+    assert not context.run.exists(f"{TABLE}_turn_1")
+    summary = summary_of(context)
+    assert (summary.mean, summary.rows) == (0.833, 3)
+    assert summary.by_category == {"Europe": 0.75, "elsewhere": 1.0}
+    assert sum(summary.missing.values()) == 1
+
+
+def test_a_stopped_suite_continues_at_its_missing_items(tmp_path: Path, ray_local: None) -> None:
+    repaired = False
+    with running(lambda body, attempt: "Lima" if repaired and is_about(body, "Peru") else student(body, 0)) as endpoint:
+        context = context_of(tmp_path, endpoint.url, max_error_rate=0.0, **WITHOUT_HOLDOUT)
+        with context.roles:
+            with pytest.raises(StageError, match="evaluation/Capitals_turn_1"):
+                evaluate.evaluate(context)
+            before, repaired = len(endpoint.requests), True
+            evaluate.evaluate(context)
+        assert len(endpoint.requests) - before <= 1 + 3 + (4 - before), "Peru, second turns, and what the stop cut off"
+    rows = rows_of(context, TABLE)
+    assert len(rows) == 4 and {row["status"] for row in rows} == {"ok"}
+
+
+def test_the_holdout_is_a_suite(tmp_path: Path, ray_local: None) -> None:
+    def answer(body: dict[str, Any], attempt: int) -> str:
+        return "Fine.\nScores: 8 5" if body["model"] == "judge" else "an answer"
+
+    sections = {
+        "holdout": {"rows": 4, "select_share": 0.0},
+        "judge": {"both_orders": False, "repeat_share": 0.0},
+    }
+    with running(answer) as endpoint:
+        context = context_of(tmp_path, endpoint.url, **sections)
+        row = {"split": HOLDOUT, "status": "ok", "response": "the teacher's", "task": "Math"}
+        others = [{"split": SEED}, {"response": None}, {"status": "filtered"}]
+        rows = [
+            {**row, **change, "instruction_id": str(number), "messages": [{"role": "user", "content": f"q{number}"}]}
+            for number, change in enumerate([{}, {}, *others])
+        ]
+        context.run.write_rows("seed/instructions", conform(rows, INSTRUCTIONS))
+        with context.roles:
+            evaluate.evaluate(context)
+    found = rows_of(context, "evaluation/holdout")
+    assert {row["instruction_id"]: (row["teacher_score"], row["student_score"]) for row in found} == {
+        "0": (8.0, 5.0), "1": (8.0, 5.0)
+    }  # fmt: skip
+    assert {row["student_response"] for row in found} == {"an answer"}
+    assert [(event["round"], event["holdout_score"]) for event in context.run.events("holdout")] == [(3, 5.0)]
+
+
+def test_the_example_of_the_page_measures_two_turns(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer gets 8, the second 3; the judge sees the first answer with the second question."""
+    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    (tmp_path / "mt_bench.py").write_text(code)
+    question = {"category": "writing", "turns": ["first?", "second?"]}
+    write(tmp_path / "question.jsonl", [{"question_id": 81, **question}])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ray.cloudpickle.register_pickle_by_value(importlib.import_module("mt_bench"))
+
+    def answer(body: dict[str, Any], attempt: int) -> str:
+        if body["model"] == "judge":
+            return "Score: 3" if is_about(body, "second?") and is_about(body, "answer 1") else "Score: 8"
+        return "answer 2" if is_about(body, "second?") else "answer 1"
+
+    sections: dict[str, Any] = {"holdout": {"rows": 0}, "evaluate": {"suites": ["mt_bench:MtBench"]}}
+    with running(answer) as endpoint:
+        context = context_of(tmp_path, endpoint.url, **sections)
+        with context.roles:
+            evaluate.evaluate(context)
+    summary = summary_of(context)
+    assert summary == Summary(5.5, 1, {"writing": 5.5}, {})
+
+
+def test_a_suite_without_items_asks_nothing(tmp_path: Path, ray_local: None) -> None:
+    context = context_of(tmp_path, "http://127.0.0.1:9/v1")
+    context.run.write_rows("seed/instructions", conform([], INSTRUCTIONS))
+    evaluate.evaluate(context)
+    assert context.run.manifest("evaluation/holdout").rows == 0
