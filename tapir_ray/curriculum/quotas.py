@@ -93,12 +93,6 @@ def apportion(total: int, capacity: Mapping[str, int], weights: Mapping[str, flo
     return quota
 
 
-def stratified(counts: Mapping[str, int], total: int) -> dict[str, int]:
-    """A sample of at most `total` rows in proportion to the `counts` by task, such as the rows that are judged."""
-    held = {task: n for task, n in counts.items() if n > 0}
-    return apportion(min(total, sum(held.values())), held, held)
-
-
 def exact(value: float) -> Fraction:
     """The decimal number that a float is written as: 0.3 is 3/10."""
     return Fraction(repr(float(value)))

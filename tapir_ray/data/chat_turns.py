@@ -91,13 +91,6 @@ def read_turns(raw: Any, name: str) -> list[Turn]:
     return turns
 
 
-def with_user(turns: Sequence[Turn]) -> Sequence[Turn]:
-    """Returns the turns unchanged. Raises Malformed if none is the user's."""
-    if all(turn.role != USER for turn in turns):
-        raise Malformed("no user turn")
-    return turns
-
-
 def split_answer(text: str, reasoning: str | None = None) -> tuple[str, str | None]:
     """(answer, thoughts) of a recorded answer; those of `reasoning` come before the ones found in the text.
 

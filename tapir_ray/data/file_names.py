@@ -23,7 +23,7 @@ INSIDE = "/./"
 
 Use = Literal["train", "test", "all"]
 """Purpose of reading: `train` reads no test split, `test` only test splits (all splits if there is none), `all` all."""
-TRAIN, TEST, ALL = "train", "test", "all"
+TRAIN, TEST = "train", "test"
 HELD_OUT = {
     **dict.fromkeys(("test", "tests", "testing", "testset", "testdata"), TEST),
     **dict.fromkeys(("eval", "evals", "evaluation", "evalset", "holdout", "heldout"), TEST),

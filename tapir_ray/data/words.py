@@ -2,7 +2,6 @@
 
     units("How many apples?")          # ["how", "many", "apples"]
     units("リンゴは何個？")              # ["リ", "ン", "ゴ", "は", "何", "個"]
-    word_count("リンゴは何個？")         # 3
 
 A unit is a word of letters, digits and underscores. In scripts without spaces between words (Chinese, Japanese, Thai,
 Lao, Khmer, Burmese), or with optional ones (Korean), a unit is a character with its marks. A run of the same emoji is a
@@ -89,11 +88,6 @@ def weight_of(unit: str) -> int:
 def weights_of(found: Sequence[str]) -> np.ndarray:
     """The weights of units, int64 of shape (units,)."""
     return np.array([weight_of(unit) for unit in found], np.int64)
-
-
-def word_count(text: str) -> int:
-    """The length of a text in words, rounded up: a Chinese character counts as two thirds of an English word."""
-    return -(-sum(map(weight_of, units(text))) // WORD)
 
 
 def joined(found: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_ray.curriculum.quotas import apportion, exact, largest_total, quotas, round_half_up, stratified
+from tapir_ray.curriculum.quotas import apportion, exact, largest_total, quotas, round_half_up
 
 ALPHA = st.integers(0, 20).map(lambda n: n / 20)
 WEIGHT = st.sampled_from([0.017, 0.041, 0.083, 0.167, 0.5, 1.0])
@@ -86,11 +86,3 @@ def test_a_billion_tokens_over_all_tasks_take_no_time() -> None:
     table = quotas(capacity, 10**9, 0.3, {task: 0.017 + n / 1000 for n, task in enumerate(tasks)})
     assert sum(table.values()) == 10**9
     assert time.perf_counter() - start < 2.0
-
-
-@given(st.dictionaries(TASKS, st.integers(0, 50)), st.integers(0, 120))
-def test_a_stratified_sample_keeps_the_shares(counts: dict[str, int], total: int) -> None:
-    sample = stratified(counts, total)
-    held = sum(counts.values())
-    assert sum(sample.values()) == min(total, held)
-    assert all(abs(sample[task] - counts[task] * min(1, total / held)) < 1 + 1e-9 for task in sample)

@@ -241,10 +241,6 @@ class Ledger:
         price = self._dearest_of(role, lease)
         return (lease.input_tokens * price.input + lease.output_tokens * price.output) / 1e6 + price.request
 
-    def exhausted(self) -> bool:
-        """Whether a request did not fit into the budget although none was on its way."""
-        return self._used_up
-
     def drained(self) -> bool:
         """Whether the budget is used up and every request that was granted has ended."""
         return self._used_up and not self._reserved

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tapir_ray.config import Config, parse
 from tapir_ray.data.contamination_index import ContaminationIndex, Postings
-from tapir_ray.data.ngrams import ngram_hashes
+from tapir_ray.data.ngrams import Turn, grams
 from tapir_ray.data.schemas import GENERATED_ROWS, conform, instruction_id
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
@@ -160,13 +160,19 @@ def test_an_evaluation_text_hidden_in_a_longer_one_is_found() -> None:
 WORDS = st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join)
 
 
+def ngram_hashes(text: str, words: int) -> set[int]:
+    """Hashes of the n-grams of a text; none if it has fewer words, or for 0 words."""
+    turn = Turn.of(text)
+    return set(grams(turn.hashes, turn.weights, words).hashes.tolist())
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(WORDS, max_size=6), WORDS, st.integers(0, 4))
 def test_ngrams_are_found_as_by_comparing_each(held_out: list[str], text: str, ngram: int) -> None:
     """Also in an index without any, and where a hash lies beyond its last one."""
     index = ContaminationIndex.build([[{"role": "user", "content": one}] for one in held_out], ngram, 1.0)
     messages = [{"role": "user", "content": text}]
-    wanted = any(set(ngram_hashes(one, ngram)) & set(ngram_hashes(text, ngram)) for one in held_out)
+    wanted = any(ngram_hashes(one, ngram) & ngram_hashes(text, ngram) for one in held_out)
     ngrams_alone = dataclasses.replace(index, ids=frozenset(), bands=Postings.of([]))
     assert ngrams_alone.contaminated([messages]) == ["ngram" if wanted else None]
 
