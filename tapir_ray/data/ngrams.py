@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tapir_ray.data.minhash import shingles_of
+from tapir_ray.data.minhash import SHINGLE_WORDS, shingles_of
 from tapir_ray.data.schemas import Message
 from tapir_ray.data.words import WORD, hashes_of, units, weights_of
 
@@ -27,8 +27,6 @@ LEAST_WORDS = 4
 """Fewest words of a shared beginning or end of a turn that is boilerplate, and of a row's own text amid boilerplate."""
 EDGE_WORDS = 2
 """Fewest words of a row's own text before or after boilerplate."""
-SHINGLE = 3
-"""Units of a shingle."""
 
 _BASE = 0x9E3779B97F4A7C15
 _INVERSE = pow(_BASE, -1, 1 << 64)
@@ -85,10 +83,10 @@ def grams(hashes: np.ndarray, weights: np.ndarray, words: int) -> Grams:
 
 
 def shingles(turn: Turn) -> Grams:
-    """The runs of SHINGLE units of a turn. A turn of 1 or 2 units is a single run; an empty turn has none."""
+    """The runs of SHINGLE_WORDS units of a turn. A turn of 1 or 2 units is a single run; an empty turn has none."""
     count = len(turn.units)
-    first = np.arange(max(count - SHINGLE + 1, min(count, 1)))
-    return _runs(turn.hashes, first, np.minimum(first + SHINGLE, count), 0)
+    first = np.arange(max(count - SHINGLE_WORDS + 1, min(count, 1)))
+    return _runs(turn.hashes, first, np.minimum(first + SHINGLE_WORDS, count), 0)
 
 
 def tokens(turns: Sequence[Turn], own: Sequence[np.ndarray] | None = None) -> set[str]:
@@ -98,13 +96,6 @@ def tokens(turns: Sequence[Turn], own: Sequence[np.ndarray] | None = None) -> se
         unit for turn, mine in zip(turns, kept, strict=True) for unit, one in zip(turn.units, mine, strict=True) if one
     ]
     return shingles_of(found) or {"\n".join(turn.text for turn in turns).strip()}
-
-
-def ngram_hashes(text: str, words: int) -> list[int]:
-    """Hashes of the n-grams of a text; empty for a text of fewer than `words` words, or if `words` is 0."""
-    turn = Turn.of(text)
-    found: list[int] = grams(turn.hashes, turn.weights, words).hashes.tolist()
-    return found
 
 
 def edges(turn: Turn, words: int) -> tuple[Grams, Grams]:

@@ -28,14 +28,12 @@ import ray.data
 from tapir_ray.cluster.ray_data import unfused
 from tapir_ray.data import atomic_files
 from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, conform
+from tapir_ray.run.table_removal import FILES_AT_ONCE
 
 BLOCK, FILE, UNFINISHED = "block-", "rows-", atomic_files.WRITING
 """Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
 ROWS_PER_FILE = 2_000
 """Rows of a finished file at least, where there are as many: every file costs later reads."""
-
-FILES_AT_ONCE = 16
-"""Files that a task has open together, where each costs it some round trips to the storage."""
 
 Key = tuple[str, ...]
 WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", pa.int64()), ("error", pa.string())])

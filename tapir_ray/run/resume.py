@@ -28,7 +28,6 @@ from tapir_ray.run import table_removal
 from tapir_ray.run.blocks import (
     BLOCK,
     FILE,
-    FILES_AT_ONCE,
     UNFINISHED,
     Key,
     first_of_each,
@@ -104,7 +103,7 @@ def _resume(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None =
             fs.delete_file(f"{folder}/{name}")
     names = names_of(folder, fs, BLOCK)
     keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key, torn=torn)
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(table_removal.FILES_AT_ONCE) as pool:
         found = list(pool.map(functools.partial(keys_in, others=frozenset(names)), names))
     finished: list[Any] = [keys_in(name) if keys is None else keys for name, keys in zip(names, found, strict=True)]
     keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())

@@ -19,6 +19,7 @@ from tapir_ray.run.manifest import MANIFEST
 MARK = "_removing"
 """File of a table that is being removed."""
 FILES_AT_ONCE = 16
+"""Files that a task has open together, where each costs it some round trips to the storage."""
 
 
 def remove(fs: pafs.FileSystem, folder: str) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import ray.data
 
 from tapir_ray.data.chat_turns import ASSISTANT, USER, Turn, read_turns, split_answer
+from tapir_ray.data.column_reading import NO_LOSS
 from tapir_ray.data.formats import Malformed, Unsupported, object_of
 from tapir_ray.data.readers import Unreadable, read_raw
 from tapir_ray.data.schemas import (
@@ -35,7 +36,6 @@ from tapir_ray.transforms.ingest import CONVERSATION_ID, FILE_BITS, POSITION, RO
 
 HAS_SPLIT = pa.field("has_split", pa.bool_())
 SPLITS = (SEED, HOLDOUT, GENERATED)
-NO_LOSS = "masked_turns"
 PYTHON: dict[pa.DataType, tuple[type, ...]] = {pa.string(): (str,), pa.float64(): (float, int), pa.int64(): (int,)}
 LARGEST = 1 << 63
 
