@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from tapir_ray.data.file_names import COMPRESSED, INSIDE, LINES, LIST, PARQUET, chosen, kind_of
-from tapir_ray.data.json_values import json_value, loads
 from tapir_ray.data.storage import is_remote
+from tapir_ray.data.values import json_value, loads
 from tapir_ray.errors import InputError
 
 SIGNATURES = {
@@ -68,7 +68,7 @@ def _open(path: str) -> BinaryIO:
 
 
 def read_raw(path: str, revision: str | None = None) -> Iterator[tuple[str, Any]]:
-    """Yields (place, row) for each row of one source: `("a.jsonl:3", {…})`, with JSON values (see `json_values`).
+    """Yields (place, row) for each row of one source: `("a.jsonl:3", {…})`, with JSON values (see `values.json_value`).
 
     Errors are yielded in place of a row, not raised: the error of a line that is not JSON, and, as the last item, an
     Unreadable for a file or hub dataset that is broken or missing.
