@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 
 _TAG = "tag:yaml.org,2002:"
@@ -94,7 +95,7 @@ def read_yaml(source: bytes | str, where: str) -> Read:
         said = " ".join(part for part in (error.context, error.problem) if part)
         raise InputError(f"{where} is not valid YAML: {said}{place}") from error
     except yaml.YAMLError as error:
-        raise InputError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where} is not valid YAML: {one_line(error)}") from error
     except RecursionError as error:
         raise InputError(f"{where} is nested too deeply to be read") from error
 

@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 from tapir_ray.data.file_names import COMPRESSED, KINDS, READ, TRAIN, Use, chosen, is_held_out, kind_of, named, split_of
 from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.data.storage import is_remote, uri_in
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 
 FILE_SUFFIXES = (*KINDS, *COMPRESSED, ".csv", ".tsv", ".txt", ".zip", ".xz", ".tar", ".arrow", ".yaml", ".xlsx")
@@ -282,7 +283,7 @@ def _remote_entries(uri: str, where: str) -> tuple[bool, list[_Entry], list[str]
             return True, [], []
         listed = fs.get_file_info(pafs.FileSelector(path, recursive=True))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{where}: cannot be read ({' '.join(str(error).split())})") from error
+        raise InputError(f"{where}: cannot be read ({one_line(error)})") from error
     root = path.rstrip("/") + "/"
     files = {entry.path.removeprefix(root): entry.size for entry in listed if entry.type == pafs.FileType.File}
     runs = {entry.path.removeprefix(root).rpartition("/")[0] for entry in listed if entry.base_name in RUN[1]}

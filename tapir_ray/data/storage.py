@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 
 from tapir_ray.data import atomic_files, conditional_writes
 from tapir_ray.data.secret_uris import refuse_secret
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 
 ABSENT = "is treated as absent"
@@ -53,7 +54,7 @@ class Storage:
             fs, root = pafs.FileSystem.from_uri(uri)
             kind = fs.get_file_info(root).type
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{uri}: {' '.join(str(error).split())}; give a folder, s3://… or gs://…") from error
+            raise InputError(f"{uri}: {one_line(error)}; give a folder, s3://… or gs://…") from error
         if kind == pafs.FileType.File:
             raise InputError(f"{uri} is a file; give a folder")
         return cls(fs, root, uri)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from tapir_ray.data import schemas
+from tapir_ray.data.values import one_line
 from tapir_ray.errors.redaction import redacted
 from tapir_ray.llm.budget import usage
 from tapir_ray.llm.client.cache import Cache
@@ -85,5 +86,5 @@ class Asker:
 
 def _failed(row: Row, error: Exception) -> Row:
     """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
-    reason = f"{type(error).__name__}: {redacted(' '.join(str(error).split()))[:500]}"
+    reason = f"{type(error).__name__}: {redacted(one_line(error))[:500]}"
     return {**row, "status": schemas.FAILED, "reason": reason}

@@ -19,6 +19,7 @@ from pathlib import Path
 import jinja2
 import jinja2.meta
 
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.llm import sandbox
 
@@ -75,7 +76,7 @@ class Prompts:
             raise InputError(f"prompt {file} line {error.lineno}: {error.message}") from error
         except Exception as error:
             # A template may do anything; whatever it raises is its author's to mend.
-            raise InputError(f"prompt {file} cannot be rendered: {' '.join(str(error).split())}") from error
+            raise InputError(f"prompt {file} cannot be rendered: {one_line(error)}") from error
         if unknown := sorted(used - known):
             raise InputError(f"prompt {file} uses {unknown[0]}; what it is given is {', '.join(sorted(known))}")
 

@@ -18,6 +18,7 @@ from tapir_ray.config import Config
 from tapir_ray.config.differences import differences, in_words
 from tapir_ray.config.renamed import old_key
 from tapir_ray.config.yaml_files import read_yaml
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError, full_disk
 from tapir_ray.run.attempts import refuse_beside_another
 from tapir_ray.run.layout import BEGUN
@@ -52,7 +53,7 @@ class Run(Tables):
             except OSError as error:
                 if full_disk(error) is not None:
                     raise
-                raise InputError(f"{run.uri} cannot be written to: {' '.join(str(error).split())}") from error
+                raise InputError(f"{run.uri} cannot be written to: {one_line(error)}") from error
         # Two runs of one config in two folders may share a cluster, where this names their actors.
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
         run.run_id = f"{config.name}-{config.digest()}-{place}"

@@ -17,6 +17,7 @@ import jinja2
 
 from tapir_ray.config import Student
 from tapir_ray.data.schemas import Message
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.run.model_store import local
 from tapir_ray.train.rendering import TemplateRefused, chat_template_of
@@ -62,7 +63,7 @@ def load_tokenizer(model: str, student: Student) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"student.model: no tokenizer could be loaded from {model}; the folder needs tokenizer.json and "
-            f"tokenizer_config.json next to the weights ({' '.join(str(error).split())[:200]})"
+            f"tokenizer_config.json next to the weights ({one_line(error)[:200]})"
         ) from error
     if student.chat_template is not None:
         tokenizer.chat_template = resolve_template(student.chat_template)

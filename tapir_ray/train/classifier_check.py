@@ -6,6 +6,7 @@ check_classifier(config.classify)
 from __future__ import annotations
 
 from tapir_ray.config import Classify
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.run.model_store import local
 from tapir_ray.train.weights import is_here, load_classifier, refuse_files, refuse_sizes
@@ -32,6 +33,6 @@ def check_classifier(classify: Classify) -> None:
         tokenizer = AutoTokenizer.from_pretrained(local(classify.model), trust_remote_code=trusted)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"{KEY}: no tokenizer could be loaded from {classify.model} ({' '.join(str(error).split())[:200]})"
+            f"{KEY}: no tokenizer could be loaded from {classify.model} ({one_line(error)[:200]})"
         ) from error
     refuse_sizes(tokenizer, model, classify.model, KEY)

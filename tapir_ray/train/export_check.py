@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 from tapir_ray.config import Student
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.train.chat import stop_token_ids
 from tapir_ray.train.generation import adapt
@@ -40,7 +41,7 @@ def try_export(model: Any, tokenizer: Any, name: str, student: Student) -> list[
         except Exception as error:  # remote code of a tokenizer may raise anything
             raise InputError(
                 f"student.model {name}: a student of it could not be written ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:300]}); correct its files, or name another model"
+                f"{one_line(error)[:300]}); correct its files, or name another model"
             ) from error
     same = again(_TEXT)["input_ids"] == tokenizer(_TEXT)["input_ids"] and again.get_vocab() == tokenizer.get_vocab()
     if not same or again.chat_template != tokenizer.chat_template:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 
 WITHOUT_EFFECT: dict[str, float | None] = {
@@ -51,7 +52,7 @@ def adapt(config: Any, tokenizer: Any, stops: list[int]) -> list[str]:
         config.validate(strict=True)
     except ValueError as error:
         raise InputError(
-            f"generation_config.json: a student with it could not be written ({' '.join(str(error).split())[:200]})"
+            f"generation_config.json: a student with it could not be written ({one_line(error)[:200]})"
         ) from error
     return left_out
 

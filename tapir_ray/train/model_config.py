@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapir_ray.config import Student, Train
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.run.model_store import local
 
@@ -78,7 +79,7 @@ def read_config(student: Student, model: str) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(
             f"student.model: no config could be read from {model}; the folder needs a config.json that transformers "
-            f"knows ({' '.join(str(error).split())[:200]})"
+            f"knows ({one_line(error)[:200]})"
         ) from error
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 
 from tapir_ray.data.schemas import Message
+from tapir_ray.data.values import one_line
 from tapir_ray.train.control_tokens import BREAK, ControlTokens, RowRefused
 
 THOUGHTS = (
@@ -92,9 +93,9 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError:
             raise  # no fault of this row: `end_of_turn` reports it
         except jinja2.TemplateError as error:
-            raise TemplateRefused(" ".join(str(error).split())[:200]) from None
+            raise TemplateRefused(one_line(error)[:200]) from None
         except Exception as error:  # the template's code may raise anything
-            raise TemplateRefused(f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]) from None
+            raise TemplateRefused(f"{type(error).__name__}: {one_line(error)}"[:200]) from None
         for turn in turns if for_answer else turns[:-1]:
             content = turn["content"]
             answer = split_thoughts(content, self._opening)[-1] if turn["role"] == "assistant" else content

@@ -14,6 +14,7 @@ from typing import Any
 
 from tapir_ray.config import Student
 from tapir_ray.data.storage import is_remote
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.run.model_store import local
 from tapir_ray.train.model_files import file_problems, has_weights, named
@@ -161,7 +162,7 @@ def _told(model: str, key: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(
-            f"{key} {model} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:300]}); correct "
+            f"{key} {model} cannot be loaded ({type(error).__name__}: {one_line(error)[:300]}); correct "
             "its files, or name another model"
         ) from error
 

@@ -15,6 +15,7 @@ import ray
 
 from tapir_ray.cluster.placement import with_driver
 from tapir_ray.config import Budget
+from tapir_ray.data.values import one_line
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.budget.usage import Account
@@ -46,7 +47,7 @@ class UsageActor(Ledger):
                 break
             except OSError as error:
                 if attempt == CLOSE_ATTEMPTS - 1:
-                    return self.snapshot(), " ".join(str(error).split())[:300]
+                    return self.snapshot(), one_line(error)[:300]
                 time.sleep(SAVE_S)
         return self.snapshot(), None
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tapir_ray.data.values import one_line
+
 AGAIN_S, PATIENCE_S = 0.5, 60.0
 """After which a lease that could not be written is tried again, and after which storage is given up."""
 
@@ -31,7 +33,7 @@ class Saving:
             if self._gives_up and seconds >= PATIENCE_S:
                 self.problem = (
                     f"what the run spends cannot be written to its storage for {seconds:.0f} s "
-                    f"({' '.join(str(error).split())[:300]}), so no more is asked under its budget; make room or "
+                    f"({one_line(error)[:300]}), so no more is asked under its budget; make room or "
                     "restore access to the run directory and start the same command again"
                 )
             return False

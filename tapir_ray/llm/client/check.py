@@ -14,6 +14,8 @@ from urllib.parse import quote, urlsplit
 
 import openai
 
+from tapir_ray.config.prices import DEFAULT_URL
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.llm.client.openai import connect, headers
 from tapir_ray.llm.client.target import Target
@@ -24,7 +26,6 @@ SHOWN = 5
 LONG_LIST = 50
 """A public provider's list of as many models may leave out aliases that it serves: a name not in it only warns."""
 
-_OPENAI = "https://api.openai.com/v1"
 _NOT_HERE = (404, 405)
 _OWN_SUFFIXES = (".local", ".internal", ".svc")
 
@@ -65,7 +66,7 @@ async def check(target: Target) -> None:
 
 def is_own(base_url: str | None) -> bool:
     """Whether a URL is one of this machine or a private network, where a model list names all there is."""
-    host = urlsplit(base_url or _OPENAI).hostname or ""
+    host = urlsplit(base_url or DEFAULT_URL).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private
     except ValueError:
@@ -73,7 +74,7 @@ def is_own(base_url: str | None) -> bool:
 
 
 def _where(target: Target) -> str:
-    return f"{_section(target)}.base_url {target.base_url or _OPENAI}"
+    return f"{_section(target)}.base_url {target.base_url or DEFAULT_URL}"
 
 
 def _section(target: Target) -> str:
@@ -136,7 +137,7 @@ async def _ask(target: Target, method: str, path: str) -> _Reply:
     except openai.APIStatusError as error:
         status, text = error.status_code, error.response.text
     except openai.APIConnectionError as error:
-        cause = " ".join(str(error.__cause__ or error).split()) or "no reply in time"
+        cause = one_line(error.__cause__ or error) or "no reply in time"
         raise InputError(f"{_where(target)} cannot be reached ({cause}); correct the URL or start the server") from None
     finally:
         await client.close()
