@@ -14,6 +14,7 @@ import time
 import openai
 
 from tapir_ray.data.schemas import FAILED, FILTERED
+from tapir_ray.data.values import one_line
 from tapir_ray.errors.redaction import redacted
 from tapir_ray.llm.client.faults import is_policy
 from tapir_ray.llm.client.reply import REFUSED, Reply
@@ -52,7 +53,7 @@ def failed_reply(error: BaseException, timeout_s: float) -> Reply:
     if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
         # The aiohttp transport reports a refused connection as a timeout; its cause says what happened.
         error = error.__cause__
-    message = " ".join(str(error).split()) or f"no reply within {timeout_s:g} s"
+    message = one_line(error) or f"no reply within {timeout_s:g} s"
     return Reply(None, status=FAILED, reason=f"{type(error).__name__}: {redacted(message)[:500]}")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tapir_ray.config import Config
 from tapir_ray.config.registry import resolve
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.errors.redaction import redacted
 from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
@@ -80,7 +81,7 @@ class Background(Tracker):
                 tracker = self._make() if tracker is None else tracker
                 getattr(tracker, method)(*arguments)
             except Exception as error:
-                self._tell(f"{method}: {type(error).__name__}: {redacted(' '.join(str(error).split()))[:300]}")
+                self._tell(f"{method}: {type(error).__name__}: {redacted(one_line(error))[:300]}")
 
     def _tell(self, problem: str) -> None:
         if not self._told:
