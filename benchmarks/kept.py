@@ -1,10 +1,10 @@
 r"""Parts that a simpler one could replace, measured against it; docs/decisions.md has the figures.
 
-    python benchmarks/kept.py loss [--dtype bfloat16]     # the chunked loss against torch's linear_cross_entropy
-    python benchmarks/kept.py attention [--length 128]    # packed conversations one by one against a mask
-    python benchmarks/kept.py capacity                    # the exact search for free places, by nodes and replicas
-    python benchmarks/kept.py answers                     # an engine's log of answers
-    python benchmarks/kept.py actor                       # calls of the curriculum actor (starts a Ray of its own)
+    python benchmarks/kept.py loss [--dtype bfloat16] [--chunk 32]    # our chunked loss and torch's
+    python benchmarks/kept.py attention [--length 128]                # packed conversations one by one, or masked
+    python benchmarks/kept.py capacity                                # the exact search for free places, by nodes and replicas
+    python benchmarks/kept.py answers                                 # an engine's log of answers
+    python benchmarks/kept.py actor                                   # calls of the curriculum actor (starts a Ray of its own)
 
 Each figure is from one thread: CPU seconds (median), and the peak of a process of its own above its inputs.
 """
@@ -46,28 +46,29 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def loss_of(kind: str, hidden: Any, weight: Any, targets: Any) -> Any:
+def loss_of(kind: str, hidden: Any, weight: Any, targets: Any, chunk: int) -> Any:
     """The sum of the cross-entropy."""
     import torch
     from torch.nn import functional
 
-    from tapir_ray.train.loss import LOGITS_AT_ONCE, chunked_cross_entropy
+    from tapir_ray.train import loss
 
+    loss.LOGITS_AT_ONCE = chunk * len(weight)
     if kind == "ours":
-        return chunked_cross_entropy(hidden, weight, targets)
+        return loss.chunked_cross_entropy(hidden, weight, targets)
     if kind == "all_at_once":
         return functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
     options = torch.nn.LinearCrossEntropyOptions()
     if kind != "torch":
         options = torch.nn.LinearCrossEntropyOptions(
             acc_policy=kind.removeprefix("torch_"),
-            batch_chunk_size=LOGITS_AT_ONCE // len(weight),
+            batch_chunk_size=chunk,
             chunking_method=None,
         )
     return functional.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)
 
 
-def loss(kind: str, dtype: str) -> str:
+def loss(kind: str, dtype: str, chunk: int) -> str:
     """Memory and time of a forward and a backward pass, and how far its gradients are from those in float64."""
     import torch
 
@@ -76,9 +77,9 @@ def loss(kind: str, dtype: str) -> str:
     hidden = torch.randn(TOKENS, HIDDEN, dtype=getattr(torch, dtype), requires_grad=True)
     weight = torch.randn(VOCABULARY, HIDDEN, dtype=hidden.dtype).mul_(0.05).requires_grad_()
     targets = torch.randint(VOCABULARY, (TOKENS,))
-    torch.autograd.grad(loss_of(kind, hidden[:2], weight[:64], targets[:2] % 64), (hidden, weight))
+    torch.autograd.grad(loss_of(kind, hidden[:2], weight[:64], targets[:2] % 64, chunk), (hidden, weight))
     found, seconds, mib = measured(
-        lambda: torch.autograd.grad(loss_of(kind, hidden, weight, targets), (hidden, weight)), 3
+        lambda: torch.autograd.grad(loss_of(kind, hidden, weight, targets, chunk), (hidden, weight)), 3
     )
     exact = [tensor.detach().double().requires_grad_() for tensor in (hidden, weight)]
     truth = torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, targets, reduction="sum")
@@ -196,16 +197,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("loss", "attention", *ALONE))
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--chunk", type=int, default=1048, help="tokens of a chunk")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a conversation")
     options = parser.parse_args()
     if options.part in ALONE:
         ALONE[options.part]()
         return
     kinds = LOSSES if options.part == "loss" else ("one_by_one", "masked")
-    measure, given = (loss, options.dtype) if options.part == "loss" else (attention, options.length)
+    measure: Callable[..., str] = loss if options.part == "loss" else attention
+    given = (options.dtype, options.chunk) if options.part == "loss" else (options.length,)
     for kind in kinds:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            print(pool.apply(measure, (kind, given)), flush=True)
+            print(pool.apply(measure, (kind, *given)), flush=True)
 
 
 ALONE = {"capacity": capacity, "answers": answers, "actor": actor}

@@ -35,14 +35,14 @@ class Change:
             return logits.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
         return logits if self.scale == 1.0 else logits.mul_(self.scale)
 
-    def slope_of_(self, changed: torch.Tensor) -> torch.Tensor | None:
-        """The factor of gradients for each changed logit, computed in place of these logits; None if it is `scale`.
+    def slope_of(self, changed: torch.Tensor) -> torch.Tensor | None:
+        """The factor of gradients for each changed logit; None if it is `scale`.
 
         d/dx cap · tanh(scale · x / cap) = scale · (1 − (changed / cap)²).
         """
         if self.cap is None:
             return None
-        return changed.div_(self.cap).square_().neg_().add_(1.0).mul_(self.scale)
+        return (changed / self.cap).square_().neg_().add_(1.0).mul_(self.scale)
 
 
 def measured_change(model: Any, head: torch.nn.Linear, inputs: dict[str, Any]) -> Change | None:

@@ -183,13 +183,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden_NH), chunk):
             hidden_CH, targets_C1 = hidden_NH[start : start + chunk], targets_N[start : start + chunk, None]
             logits_CV = change.of_(functional.linear(hidden_CH, weight_VH, bias_V).float())
-            log_probs_CV = functional.log_softmax(logits_CV, dim=-1)
-            loss -= log_probs_CV.gather(1, targets_C1).sum()
-            if hidden_grad is None and weight_grad is None and bias_grad is None:
+            slope_CV = change.slope_of(logits_CV) if of_hidden or of_weight or of_bias else None
+            # In place: the logits of a chunk are most of the memory here.
+            logits_CV -= logits_CV.amax(dim=-1, keepdim=True)
+            loss -= logits_CV.gather(1, targets_C1).sum()
+            sums_C1 = logits_CV.exp_().sum(dim=-1, keepdim=True)
+            loss += sums_C1.log().sum()
+            if not (of_hidden or of_weight or of_bias):
                 continue
-            slope_CV = change.slope_of_(logits_CV)
+            logits_grad_CV = logits_CV.div_(sums_C1)
+            logits_grad_CV.scatter_add_(1, targets_C1, loss.new_full(targets_C1.shape, -1.0))
             del logits_CV
-            logits_grad_CV = log_probs_CV.exp_().scatter_add_(1, targets_C1, loss.new_full(targets_C1.shape, -1.0))
             if slope_CV is not None or change.scale != 1.0:
                 logits_grad_CV.mul_(change.scale if slope_CV is None else slope_CV)
             if bias_grad is not None:
@@ -201,6 +205,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 weight_grad.addmm_(logits_grad_CV.T, hidden_CH)
             elif weight_grad is not None:
                 weight_grad += logits_grad_CV.T @ hidden_CH
+            del logits_grad_CV  # else there beside the next chunk's
         summed = ((weight_grad, weight_VH), (bias_grad, bias_V))
         ctx.gradients = hidden_grad, *(None if g is None or w is None else g.to(w.dtype) for g, w in summed)
         return loss
