@@ -2,9 +2,9 @@ r"""Parts that a simpler one could replace, measured against it; docs/decisions.
 
     python benchmarks/kept.py loss [--dtype bfloat16] [--chunk 32]    # our chunked loss and torch's
     python benchmarks/kept.py attention [--length 128]                # packed conversations one by one, or masked
-    python benchmarks/kept.py capacity                                # the exact search for free places, by nodes and replicas
+    python benchmarks/kept.py capacity                                # the exact search for free places
     python benchmarks/kept.py answers                                 # an engine's log of answers
-    python benchmarks/kept.py actor                                   # calls of the curriculum actor (starts a Ray of its own)
+    python benchmarks/kept.py actor                                   # calls of the curriculum actor, on a local Ray
 
 Each figure is from one thread: CPU seconds (median), and the peak of a process of its own above its inputs.
 """
