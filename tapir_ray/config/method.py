@@ -232,7 +232,7 @@ class Evaluate(Section):
     def _each_has_its_table(cls, suites: list[str]) -> list[str]:
         names = [name_of(suite) for suite in suites]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two suites would write evaluation/{doubled[0]}: name each suite once")
+            raise ValueError(f"two suites have the name {doubled[0]}, which is that of their table: name each once")
         return suites
 
 

@@ -80,7 +80,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
             "judge compares the file's answer with a new one",
         ),
         ({"evaluate": {"suites": []}}, "evaluate.suites lacks holdout"),
-        ({"evaluate": {"suites": ["holdout", "a:holdout"]}}, "two suites would write evaluation/holdout"),
+        ({"evaluate": {"suites": ["holdout", "a:holdout"]}}, "two suites have the name holdout"),
         ({"regenerate": {"operations": ["decontaminate"]}}, "decontaminate needs filter.evaluation_sets"),
         ({**SETS, "regenerate": {"operations": ["filter"]}}, "no effect without the operation decontaminate"),
         ({"regenerate": {"operations": ["classify"]}}, "classify needs classify.by deberta or teacher, not none"),

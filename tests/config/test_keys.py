@@ -64,7 +64,8 @@ def test_the_deepest_field_that_says_so_wins(name: str, outputs: tuple[str, ...]
 def test_only_what_changes_results_is_in_them() -> None:
     results = parse({**BASE, "teacher": {"engine_kwargs": {"swap_space": 1, "seed": 2}, "engine": "vllm"}}).results()
     left_out = {name for name in Config.model_fields if name not in results}
-    assert left_out == {"name", "run_dir", "resources", "budget", "cache", "trackers", "max_error_rate", "regenerate"}
+    speed = {"resources", "budget", "cache", "trackers", "max_error_rate"}
+    assert left_out == {"name", "run_dir", "evaluate", "regenerate"} | speed
     assert results["teacher"]["engine_kwargs"] == {"seed": 2}
     assert "batch" not in results["teacher"] and "select_share" in results["holdout"]
     assert parse({**BASE, "teacher": {"engine": "openai_batch"}}).results()["teacher"]["engine"] == "openai"
