@@ -21,7 +21,7 @@ from tapir_ray.cluster.workers import check_storage, refuse_other_machines, stor
 from tapir_ray.config import Config, Simulator, changed
 from tapir_ray.config.data import RECORDED, TASKS
 from tapir_ray.curriculum import actor, tasks
-from tapir_ray.curriculum.difficulty import measure
+from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.data.files import find_seed, list_files
 from tapir_ray.errors import InputError, TapirError
 from tapir_ray.evaluate.registry import suite_class
@@ -52,6 +52,7 @@ from tapir_ray.train.student_check import check_student
 from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.classify import check_labels, load_labels
 from tapir_ray.transforms.filters.user_function import UserFunction
+from tapir_ray.transforms.verifiers import load_verifiers
 
 
 def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_of: str = "") -> None:
@@ -205,7 +206,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     method = method_of(config)
     Prompts(config.prompts.dir)
     annotation(config.expand.annotation)
-    measure(config.curriculum.difficulty.measure)
+    load_measure(config.curriculum.difficulty.measure)
+    load_verifiers(config.judge.verifiers)
     for name in (config.student.engine, *(endpoint.engine for endpoint in config.endpoints.values())):
         engine_class(name)
     UserFunction.of(config)

@@ -16,9 +16,11 @@ from tapir_ray.config.keys import without_neutral
 from tapir_ray.config.method import Curriculum, Evaluate, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
+from tapir_ray.config.registry import MEASURES, resolve
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
+from tapir_ray.errors import InputError
 
 
 class Config(Section):
@@ -134,9 +136,24 @@ class Config(Section):
 
     @property
     def judges(self) -> bool:
-        """Whether anything is asked of the judge: not by every regeneration."""
+        """Whether anything is asked of the judge: not by every regeneration, nor for every difficulty measure."""
         made = self.regenerate
-        return made is None or made.does("judge") or (made.answers and self.respond.scores)
+        if made is None:
+            return self.measure_needs_judge or self.respond.scores
+        return made.does("judge") or (made.answers and self.respond.scores)
+
+    @property
+    def measure_needs_judge(self) -> bool:
+        """Whether the judge scores the student's answers for `curriculum.difficulty.measure`.
+
+        True for a measure that cannot be imported: a machine that only shows or submits a run may lack its module.
+        """
+        spec = self.curriculum.difficulty.measure
+        try:
+            measure = resolve(spec, MEASURES, what="curriculum.difficulty.measure")
+        except InputError:
+            return True
+        return bool(getattr(measure, "judge", True))
 
     @property
     def judge_endpoint(self) -> Endpoint:

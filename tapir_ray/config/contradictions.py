@@ -17,6 +17,7 @@ from typing import Any
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
+from tapir_ray.config.models import Judge
 from tapir_ray.config.section import Section
 from tapir_ray.data.storage import is_remote
 
@@ -116,6 +117,13 @@ SILENCES: tuple[Silence, ...] = (
         "filter.other_task",
         lambda config: not config.filter.other_task,
         "with filter.other_task false: take one of them out",
+    ),
+    Silence(
+        tuple(f"judge.{name}" for name in Judge.model_fields),
+        "curriculum.difficulty.measure",
+        lambda config: config.regenerate is None and not config.judges,
+        "with a curriculum.difficulty.measure that needs no judge, and without respond.samples above 1 or "
+        "respond.min_score: take it out",
     ),
     Silence(
         ("judge.both_orders",),

@@ -12,10 +12,11 @@ from tapir_ray.config.section import Count, Section, Share, key
 class Difficulty(Section):
     """How hard a row is for the current student, and from where on it counts as hard."""
 
-    measure: str = key("mfd", invalidates=("scored",))
-    """A registered measure or `package:function`."""
+    measure: str = key("mfd", invalidates=("scored", "evaluation"))
+    """A registered measure or `package:object` (docs/measures.md). The judge scores no answer of the student for a
+    measure that does not need it."""
     threshold: float = 2.0
-    """δ: hard if MFD ≥ δ."""
+    """δ: hard if difficulty ≥ δ, in units of the measure."""
     top_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Instead of δ: this share of the reliable rows, the hardest, is hard."""
     on_small_pool: Literal["move_threshold", "move_alpha", "stop"] = "move_threshold"

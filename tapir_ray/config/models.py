@@ -240,6 +240,9 @@ class Judge(Endpoint):
     repeat_temperature: Annotated[float, Field(ge=0)] = 0.7
     """Temperature of the second judging, if the judge's own is lower: at 0 an endpoint repeats its reply, whatever the
     seed. σ is then an upper bound of the noise at the judge's own temperature. With 0 for both, σ is not measured."""
+    verifiers: list[str] = key(invalidates=("scored", "evaluation"), default_factory=list)
+    """Registered verifiers or `package:function` (docs/measures.md): the first that can grade both answers of a row
+    scores it, and the judge is not asked."""
     min_teacher_score: Annotated[float, Field(ge=1, le=10)] = 4.0
     """A teacher answer scored below makes the row unreliable: in neither pool."""
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
+from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data import schemas
@@ -120,14 +121,17 @@ class _Pilot:
         return answered + [row for row in filled if row["status"] == OK]
 
     async def _score(self, asked: str, rows: list[Row]) -> list[Row]:
-        judge = JudgeRow(self.prompts, self.config.judge, self.config.random_seed)
-        if self.config.student.endpoint is None:
-            return await self._ask(asked, judge, [_stand_in(row, self.config) for row in rows])
+        """The rows with what the difficulty measure needs."""
+        measure = load_measure(self.config.curriculum.difficulty.measure)
+        judge = JudgeRow.of(self.config, self.config.random_seed)
+        is_here = self.config.student.endpoint is None
 
-        async def both(clients: Mapping[str, Client], row: Row) -> Row:
-            return await judge(clients, await student_answer(clients, row))
+        async def score(clients: Mapping[str, Client], row: Row) -> Row:
+            if measure.asks_student and not is_here:
+                row = await student_answer(clients, row, measure.samples, measure.temperature)
+            return await judge(clients, row) if measure.judge else row
 
-        return await self._ask(asked, both, rows)
+        return await self._ask(asked, score, [_stand_in(row, self.config) for row in rows] if is_here else rows)
 
     async def _ask(self, asked: str, function: AskRow, rows: Sequence[Row]) -> list[Row]:
         """What `function` makes of the rows; what each of them used is kept under `asked`."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from tapir_ray.config import Config, Endpoint, Judge
 from tapir_ray.cost.seed_sample import Seed
+from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import text_of
 from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
@@ -90,9 +91,9 @@ def bounds(config: Config, seed: Seed, taxonomy: Taxonomy) -> dict[str, dict[str
         of_new = _of_row(config, prompts, taxonomy, made, longest, _bound, written)
         of_seed |= {asked: of_new[asked] for asked in ("score_new", "respond")}
         for asked, by_role in of_seed.items():
+            of_roles = found.setdefault(asked, {})
             for role, size in by_role.items():
-                found.setdefault(asked, {}).setdefault(role, Size())
-                found[asked][role] += size.times(1 / len(rows))
+                of_roles[role] = of_roles.get(role, Size()) + size.times(1 / len(rows))
     return found
 
 
@@ -125,9 +126,11 @@ def _of_row(
         student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
     reply = len(answer.encode()) / BYTES_PER_TOKEN
     repeated = judge.repeat_share if judge.repeated_at(config.judge_endpoint) > 0.0 else 0.0
-    score = {"judge": _compared(config, prompts, instruction, (answer, student_text), repeated, size)}
-    if student.endpoint is not None:
-        score["student"] = size(instruction, 1, 1, 1, reply, student.sampling.max_tokens)
+    measure, score = load_measure(config.curriculum.difficulty.measure), {}
+    if measure.judge:
+        score["judge"] = _compared(config, prompts, instruction, (answer, student_text), repeated, size)
+    if student.endpoint is not None and measure.asks_student:
+        score["student"] = size(instruction, 1, 1 + measure.samples, 1, reply, student.sampling.max_tokens)
     expand = prompts.render("expand", task=task, instruction=instruction)
     new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
     return {

@@ -1,53 +1,33 @@
-"""How hard a row is for the current student, and the pool it falls into.
+"""The difficulty of scored rows by the configured measure, and the pool that each row falls into.
 
     rows = with_difficulty(rows, "mfd")
     rows = with_pool(rows, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
 
-MFD, the Model Fitting Difficulty of TAPIR (arXiv 2405.13448), is here J(teacher) − J(student): public texts print the
-difference the other way round, against their own stated intent. Hard means MFD ≥ δ; a negative MFD (the student is
-better) is kept.
+Hard means difficulty ≥ δ; the measures themselves are in `measures/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.config.registry import resolve
-from tapir_ray.data.schemas import OK
+from tapir_ray.curriculum.measures import Column, load_measure
+from tapir_ray.data.schemas import OK, with_columns
 
 HARD, EASY, UNRELIABLE = "hard", "easy", "unreliable"
 DIGITS = 2
 """A difficulty counts to this many decimals, so that the pools hold exactly what the plan's histogram counted."""
 
-Column: TypeAlias = Any
-"""A pyarrow Array or ChunkedArray."""
-Measure = Callable[[pa.Table], Column]
-
-
-def mfd(rows: pa.Table) -> Column:
-    """MFD of each row, teacher_score − student_score (−9..9); null where a score is missing."""
-    return pc.subtract(rows["teacher_score"], rows["student_score"])
-
-
-MEASURES: dict[str, Measure] = {"mfd": mfd}
-
-
-def measure(spec: str) -> Measure:
-    """The measure named by `curriculum.difficulty.measure`. Raises InputError for an unknown one."""
-    return resolve(spec, MEASURES, what="curriculum.difficulty.measure")
-
 
 def with_difficulty(rows: pa.Table, spec: str) -> pa.Table:
-    """`rows` with the column `difficulty` filled by the measure `spec`, as float64 rounded to 0.01; higher is
-    harder."""
-    values = rounded(pc.cast(measure(spec)(rows), pa.float64()))
-    if "difficulty" in rows.column_names:
-        return rows.set_column(rows.column_names.index("difficulty"), "difficulty", values)
-    return rows.append_column("difficulty", values)
+    """`rows` with the column `difficulty` of the measure `spec`, as float64 rounded to 0.01; higher is harder.
+
+    The measure's own columns are in the table as well.
+    """
+    measured = load_measure(spec)(rows)
+    if isinstance(measured, pa.Table):
+        rows, measured = measured, measured["difficulty"]
+    return with_columns(rows, difficulty=rounded(pc.cast(measured, pa.float64())))
 
 
 def rounded(values: Column) -> Column:
@@ -71,6 +51,4 @@ def with_pool(rows: pa.Table, delta: float, min_teacher_score: float) -> pa.Tabl
     """Scored rows with the column `pool` (see `pool_of`); null where the status is not ok."""
     pool = pool_of(rows["difficulty"], rows["teacher_score"], delta, min_teacher_score)
     pool = pc.if_else(pc.equal(rows["status"], OK), pool, pa.scalar(None, pa.string()))
-    if "pool" in rows.column_names:
-        return rows.set_column(rows.column_names.index("pool"), "pool", pool)
-    return rows.append_column("pool", pool)
+    return with_columns(rows, pool=pool)

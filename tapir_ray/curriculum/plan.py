@@ -9,9 +9,9 @@ mix as many rows as were scored (or `mix.size` pairs), each at most `mix.max_rep
 - hard · max_repeat + expand.size ≥ α · n, since expansions add to the hard pool, and
   hard ≥ curriculum.difficulty.min_hard_share · n (at least 1), since expansions need sources.
 
-`move_threshold` takes the value of the MFD histogram nearest to δ that satisfies both (or comes closest to it), never
-one at or below 0 for `mfd`: a student that is not worse has nothing to learn there. `move_alpha` leaves δ. `stop` ends
-the run. An empty hard pool after all that is an error.
+`move_threshold` takes the value of the histogram nearest to δ that satisfies both (or comes closest to it). For a
+`positive` measure such as `mfd` it takes none at or below 0: a student that is not worse has nothing to learn there.
+`move_alpha` leaves δ. `stop` ends the run. An empty hard pool after all that is an error.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fractions import Fraction
 
 from tapir_ray.config import Config
 from tapir_ray.curriculum.difficulty import HARD
+from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.curriculum.quotas import Cell, apportion, exact, round_half_up
 from tapir_ray.curriculum.record import Record, shared_out
 from tapir_ray.curriculum.schedule import alpha as scheduled_alpha
@@ -80,9 +81,11 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
     alpha_asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
     histogram = stats.histogram
     if not histogram:
+        scores = "the judge's scores and judge.min_teacher_score"
+        what_decides = scores if config.measure_needs_judge else f"the values of the measure {rules.measure}"
         raise StageError(
             f"round {round_number}: no reliable row ({stats.unreliable} unreliable, {stats.failed} failed, "
-            f"{stats.unscored} unscored of {stats.rows}); see the judge's scores and judge.min_teacher_score"
+            f"{stats.unscored} unscored of {stats.rows}); see {what_decides}"
         )
     n = sum(histogram.values())
     asked = rules.threshold if rules.top_fraction is None else _quantile(histogram, rules.top_fraction)
@@ -94,7 +97,7 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         if rules.on_small_pool == "stop":
             raise StageError(f"round {round_number}: {small}; {WHAT_TO_CHANGE}, or curriculum.difficulty.on_small_pool")
         if rules.on_small_pool == "move_threshold":
-            delta = _moved(histogram, asked, hard_need, easy_need, positive=rules.measure == "mfd")
+            delta = _moved(histogram, asked, hard_need, easy_need, positive=load_measure(rules.measure).positive)
             hard = _hard(histogram, delta)
             moved = (
                 f"δ moved to {delta:g}, {hard} hard and {n - hard} easy" if delta != asked else "no other δ is better"
@@ -209,7 +212,7 @@ def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
 
 def _unmeasured(stats: ScoreStats, config: Config) -> str | None:
     """Why a second judging that was asked for says nothing of the noise; None where few rows were judged."""
-    if not config.judge.repeat_share:
+    if not config.judge.repeat_share or not config.measure_needs_judge:
         return None
     if config.judge.repeated_at(config.judge_endpoint) == 0.0:
         return "at temperature 0 a reply repeats itself; set judge.repeat_temperature"

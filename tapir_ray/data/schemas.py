@@ -69,6 +69,7 @@ SCORED = pa.schema(
         ("finish_reason", pa.string()),
         ("teacher_score", pa.float64()),
         ("student_score", pa.float64()),
+        ("scored_by", pa.string()),
         ("difficulty", pa.float64()),
         ("position_gap", pa.float64()),
         ("repeat_difficulty", pa.float64()),
@@ -78,7 +79,8 @@ SCORED = pa.schema(
         ("times_trained", pa.int64()),
     ]
 )
-"""Scores are 1 to 10, averaged over both orders of the answers; `difficulty` = teacher_score − student_score (MFD).
+"""Scores are 1 to 10, averaged over both orders of the answers; `scored_by`: `judge`, or the verifier as the config
+names it. `difficulty` = teacher_score − student_score (MFD), unless the config names another measure.
 `repeat_difficulty`: the difficulty judged a second time, in a sample. `repeat_same`: True if the judge's replies were
 the same texts."""
 

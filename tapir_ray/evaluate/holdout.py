@@ -6,10 +6,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
+from tapir_ray.curriculum.measures import Measure, load_measure
 from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform
 from tapir_ray.evaluate.holdout_scores import reported_scores
-from tapir_ray.evaluate.suite import Suite, Summary, summarised
+from tapir_ray.evaluate.suite import EvaluatedModel, Suite, Summary, summarised
 from tapir_ray.run.layout import Table
+from tapir_ray.transforms.answer import with_lengths
 from tapir_ray.transforms.judge import judge
 
 HELD = ["split", "status", "response"]
@@ -28,8 +30,19 @@ class HoldoutSuite(Suite):
         batches = self.run.scan(self.layout.instructions, HELD)
         return sum(len(_held(pa.Table.from_batches([batch]))) for batch in batches)
 
+    def results(self, rows: ray.data.Dataset, model: EvaluatedModel) -> ray.data.Dataset:
+        """The answers and the judge's scores, or what the run's difficulty measure needs of the two."""
+        return super().results(rows, model) if self._needs.asks_student else rows
+
     def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
-        return judge(rows, self.config, self.roles, self.config.random_seed)
+        if self._needs.judge:
+            return judge(rows, self.config, self.roles, self.config.random_seed)
+        cpus = self.config.resources.transform_cpus
+        return rows.map_batches(with_lengths, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
+
+    @property
+    def _needs(self) -> Measure:
+        return load_measure(self.config.curriculum.difficulty.measure)
 
     def summary(self, table: Table) -> Summary:
         manifest = self.run.manifest(table)

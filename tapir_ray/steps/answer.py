@@ -15,6 +15,7 @@ import ray.data
 
 from tapir_ray.cluster.capacity import fits_with_servers, model_servers, possible_nodes
 from tapir_ray.cluster.placement import with_driver
+from tapir_ray.curriculum.measures import Measure, load_measure
 from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.health import PROCESSES
@@ -22,7 +23,7 @@ from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
-from tapir_ray.transforms.answer import student_answer
+from tapir_ray.transforms.answer import student_answer, with_lengths
 from tapir_ray.transforms.judge import judge
 
 FACTS_S = 5.0
@@ -35,8 +36,8 @@ def answering(context: Context, table: Table) -> Iterator[None]:
 
     What they claimed is free at its end.
     """
-    student = context.config.student
-    if not student.spec.local:
+    student, needs = context.config.student, load_measure(context.config.curriculum.difficulty.measure)
+    if not (student.spec.local and needs.asks_student):
         yield
         return
     replicas, progress = context.config.resources.student.replicas, context.progress
@@ -49,47 +50,62 @@ def answering(context: Context, table: Table) -> Iterator[None]:
 
 
 def answer_and_judge(
-    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
+    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, needs: Measure
 ) -> ray.data.Dataset:
-    """The rows (schema SCORED) with the answers of `model`, as `answer` gives them, and the judge's scores; lazy."""
-    rows = answer(context, rows, model, table, expected)
-    return judge(rows, context.config, context.roles, context.config.random_seed)
+    """The rows with what the measure `needs`: the answers of `model` and the judge's scores, or neither; lazy."""
+    if not needs.asks_student:
+        return rows
+    rows = answer(context, rows, model, table, expected, needs.samples, needs.temperature)
+    if not needs.judge:
+        return context.map(rows, with_lengths)
+    return judge(rows, context.config, context.roles, context.config.random_seed, table.row_schema)
 
 
-def answer(context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int) -> ray.data.Dataset:
-    """The rows with the answers of `model`, in the columns of `table`; lazy.
+def answer(
+    context: Context,
+    rows: ray.data.Dataset,
+    model: str,
+    table: Table,
+    expected: int,
+    samples: int = 0,
+    temperature: float = 1.0,
+) -> ray.data.Dataset:
+    """The rows with the answers of `model`, and `samples` more at `temperature`, in the columns of `table`; lazy.
 
     `rows` are what is `remaining` of `table`, which gets `expected` rows in all. The next stage starts with the first
-    answered block, unless a local judge has no place beside the student's engine: then all answers are made before this
-    returns. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An
+    answered block, unless a local judge does not fit next to the student's engine: then all answers are made before
+    this returns. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An
     engine lives while the pipeline runs; a student behind an endpoint is asked there (its replies are in the response
     cache) and `model` is not used.
     """
     config = context.config
     if not config.student.spec.local:
-        return context.roles.ask(rows, student_answer, table.row_schema)
+        ask = functools.partial(student_answer, samples=samples, temperature=temperature)
+        return context.roles.ask(rows, ask, table.row_schema)
     if model_servers(config) and not fits_with_servers(config, "student", possible_nodes()):
-        return _answered_before(context, rows, model, table, expected)
-    return _answers(context, rows, model, table, expected)
+        return _answered_before(context, rows, model, table, expected, samples, temperature)
+    return _answers(context, rows, model, table, expected, samples, temperature)
 
 
 def _answered_before(
-    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
+    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, samples: int, temperature: float
 ) -> ray.data.Dataset:
     """The rows with their answers from a table of their own, written before the judge's server is started again."""
     run, answered = context.run, answered_of(table)
     left = expected - run.kept(table)
     if left and not run.done(answered):
         context.roles.free_resources_for("student")
-        rows = _answers(context, context.remaining(answered, rows), model, answered, left)
+        rows = _answers(context, context.remaining(answered, rows), model, answered, left, samples, temperature)
         with answering(context, answered):
             context.write(answered, rows, f"answers for {table}", left)
     return context.remaining(table, context.read(answered)) if left else rows
 
 
-def _answers(context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int) -> ray.data.Dataset:
+def _answers(
+    context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, samples: int, temperature: float
+) -> ray.data.Dataset:
     resources = context.config.resources
-    make = functools.partial(_generate, context, model, table)
+    make = functools.partial(_generate, context, model, table, samples, temperature)
     return context.run.answers(table, rows, make, expected, resources.rows_per_block, context.transform_cpus)
 
 
@@ -99,7 +115,13 @@ def answered_of(table: Table) -> Table:
 
 
 def _generate(
-    context: Context, model: str, table: Table, rows: ray.data.Dataset, keep: Callable[[], AnswerLog]
+    context: Context,
+    model: str,
+    table: Table,
+    samples: int,
+    temperature: float,
+    rows: ray.data.Dataset,
+    keep: Callable[[], AnswerLog],
 ) -> ray.data.Dataset:
     config = context.config
     processes = context.run.uri_of(PROCESSES)
@@ -114,5 +136,7 @@ def _generate(
         processes,
         keep,
         board,
+        samples,
+        temperature,
     )
     return engine_class(config.student.engine).generate(rows, work)

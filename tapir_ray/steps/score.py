@@ -1,4 +1,4 @@
-"""Score: the current student answers the candidates and the holdout, the judge compares; plan: what the round does."""
+"""Score: the difficulty of each candidate, from what its measure needs; plan: what the round does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from tapir_ray.curriculum.difficulty import with_difficulty
+from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
@@ -28,7 +29,7 @@ SHOWN = {"alpha", "threshold", "hard", "easy", "teacher_score", "student_score"}
 
 
 def score(context: Context, round_number: int) -> None:
-    """`rounds/NN/candidates` and `rounds/NN/scored`: the judge's scores and the MFD of every candidate.
+    """`rounds/NN/candidates` and `rounds/NN/scored`: the difficulty of every candidate, and what its measure needs.
 
     The holdout rides along, so that one engine start a round gives the student's score before the round as well.
     """
@@ -42,7 +43,9 @@ def score(context: Context, round_number: int) -> None:
         times, expected = _times_trained(context, round_number, candidates), run.manifest(candidates).rows
         rows = context.remaining(scored, context.read(candidates))
         rows = context.map(rows, _with_times, times=times)
-        rows = answer_and_judge(context, rows, student_after(context, round_number - 1), scored, expected)
+        rows = answer_and_judge(
+            context, rows, student_after(context, round_number - 1), scored, expected, load_measure(spec)
+        )
         rows = context.map(rows, with_difficulty, spec=spec)
         with answering(context, scored):
             context.write(scored, rows, f"round {round_number} score", expected)

@@ -1,26 +1,51 @@
 """The student's answers where the student is behind an OpenAI-compatible endpoint (`student.endpoint`).
 
 answered = roles.ask(rows, student_answer, schemas.SCORED)
+answered = roles.ask(rows, partial(student_answer, samples=4, temperature=1.0), measure.schema)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from tapir_ray.data import schemas
+from tapir_ray.data.schemas import with_columns
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
-from tapir_ray.transforms.judge import seed_of
+from tapir_ray.transforms.judge import seed_of, together
 
 
-async def student_answer(clients: Mapping[str, Client], row: Row) -> Row:
-    """The row with student_response and finish_reason; an empty, refused or cut-off answer is kept as it is.
+async def student_answer(clients: Mapping[str, Client], row: Row, samples: int = 0, temperature: float = 1.0) -> Row:
+    """The row with student_response, finish_reason and, with `samples`, as many student_samples.
 
-    Rows that are not ok pass; a request that failed fails the row.
+    An empty, refused or cut-off answer is kept as it is. Rows that are not ok pass; a request that failed fails the
+    row. Rows of the holdout are not sampled.
     """
     if row["status"] != schemas.OK:
         return row
-    reply = await clients["student"].chat(row["messages"], seed=seed_of(row["instruction_id"], "answer"), kind="answer")
-    if reply.status == schemas.FAILED:
-        return {**row, "status": schemas.FAILED, "reason": reply.reason}
-    return {**row, "student_response": reply.text or "", "finish_reason": reply.finish_reason}
+    student, row_id = clients["student"], row["instruction_id"]
+    sampling = student.target.endpoint.sampling.model_copy(update={"temperature": temperature})
+    reply, *sampled = await together(
+        student.chat(row["messages"], seed=seed_of(row_id, "answer"), kind="answer"),
+        *(
+            student.chat(row["messages"], sampling=sampling, seed=seed_of(row_id, "sample", str(number)), kind="answer")
+            for number in range(samples if row["split"] != schemas.HOLDOUT else 0)
+        ),
+    )
+    for one in (reply, *sampled):
+        if one.status == schemas.FAILED:
+            return {**row, "status": schemas.FAILED, "reason": one.reason}
+    answered = {**row, "student_response": reply.text or "", "finish_reason": reply.finish_reason}
+    return {**answered, "student_samples": [one.text or "" for one in sampled]} if sampled else answered
+
+
+def with_lengths(rows: pa.Table) -> pa.Table:
+    """The rows with the lengths of both answers in characters, as a judge's rows have them."""
+    return with_columns(
+        rows,
+        response_chars=pc.cast(pc.utf8_length(rows["response"]), pa.int64()),
+        student_response_chars=pc.cast(pc.utf8_length(rows["student_response"]), pa.int64()),
+    )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
 import ray.data
 
 from tapir_ray.config import Config, Judge, Sampling
@@ -24,7 +25,10 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.scores_json import scores_format
 from tapir_ray.transforms.verdict import parse_scores
+from tapir_ray.transforms.verifiers import Verifier, load_verifiers, verify
 
+JUDGE = "judge"
+"""In `scored_by`."""
 UNPARSEABLE = "unparseable_scores"
 RETRY_TEMPERATURE = 0.7
 """Lowest temperature of a question asked again: at 0 an endpoint would repeat its reply whatever the seed."""
@@ -57,15 +61,18 @@ class NotJudged(Exception):
         self.status, self.reason = status, reason
 
 
-def judge(rows: ray.data.Dataset, config: Config, roles: Roles, random_seed: int) -> ray.data.Dataset:
-    """`rows` as schemas.SCORED with scores, mfd, position_gap, the repeat's columns and the lengths of both answers.
+def judge(
+    rows: ray.data.Dataset, config: Config, roles: Roles, random_seed: int, schema: pa.Schema = schemas.SCORED
+) -> ray.data.Dataset:
+    """`rows` as `schema` with scores, difficulty, position_gap, the repeat's columns and the lengths of both answers.
 
-    Rows that are not ok, or have no response to compare with, pass as they are. `judge.repeat_share` of the rows,
-    chosen by a hash of their id, are judged a second time, with other seeds and at `judge.repeat_temperature`; none are
-    if that is 0, since the replies could not differ. A judge whose replies hold no scores in `judge.parse_attempts`
-    attempts, or are cut off, fails the row (`unparseable_scores`).
+    A row of which a verifier (`judge.verifiers`) grades both answers gets its scores without a request. Rows that are
+    not ok, or have no response to compare with, pass as they are. `judge.repeat_share` of the rows, chosen by a hash of
+    their id, are judged a second time, with other seeds and at `judge.repeat_temperature`; none are if that is 0, since
+    the replies could not differ. A judge whose replies hold no scores in `judge.parse_attempts` attempts, or are cut
+    off, fails the row (`unparseable_scores`).
     """
-    return roles.ask(rows, JudgeRow(Prompts(config.prompts.dir), config.judge, random_seed), schemas.SCORED)
+    return roles.ask(rows, JudgeRow.of(config, random_seed), schema)
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,12 @@ class JudgeRow:
     prompts: Prompts
     settings: Judge
     random_seed: int
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config, random_seed: int) -> JudgeRow:
+        """Raises InputError for a verifier that cannot be found."""
+        return cls(Prompts(config.prompts.dir), config.judge, random_seed, load_verifiers(config.judge.verifiers))
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         if row["status"] != schemas.OK or row["response"] is None:
@@ -82,6 +95,15 @@ class JudgeRow:
         row_id, response, answer = row["instruction_id"], row["response"], row.get("student_response") or ""
         instruction = schemas.text_of(row["messages"])
         lengths = {"response_chars": len(response), "student_response_chars": len(answer)}
+        if (verified := verify(self.verifiers, row, response, answer)) is not None:
+            return {
+                **row,
+                **lengths,
+                "teacher_score": verified.teacher_score,
+                "student_score": verified.student_score,
+                "difficulty": verified.teacher_score - verified.student_score,
+                "scored_by": verified.verifier,
+            }
         judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
         chosen = share_of(schemas.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share
         if chosen and self.settings.repeated_at(clients["judge"].target.endpoint) > 0.0:
@@ -101,6 +123,7 @@ class JudgeRow:
             "student_score": first.student_score,
             "difficulty": first.teacher_score - first.student_score,
             "position_gap": first.position_gap,
+            "scored_by": JUDGE,
         }
         if repeat and isinstance(repeat[0], Judging):
             scores["repeat_difficulty"] = repeat[0].teacher_score - repeat[0].student_score

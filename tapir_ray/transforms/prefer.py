@@ -9,7 +9,7 @@ too long for it, the old one stays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import ray.data
@@ -19,7 +19,6 @@ from tapir_ray.data import schemas
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import too_long
-from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.judge import JudgeRow
 
@@ -36,8 +35,10 @@ def prefer(rows: ray.data.Dataset, config: Config, roles: Roles, schema: pa.Sche
     and has an old answer was filtered for its new one, and is ok again; so is one that failed as too long for a model,
     which it would be again. Judging fails a row as in `judge`.
     """
-    settings = config.judge.model_copy(update={"repeat_share": 0.0})
-    function = PreferRow(JudgeRow(Prompts(config.prompts.dir), settings, config.random_seed))
+    judge = replace(
+        JudgeRow.of(config, config.random_seed), settings=config.judge.model_copy(update={"repeat_share": 0.0})
+    )
+    function = PreferRow(judge)
     return roles.ask(rows, function, schema)
 
 

@@ -60,6 +60,9 @@ class StudentWork:
     """Called by each worker for the log of answers that a stop does not lose."""
     board: Any | None = None
     """Actor of `EngineBoard`, which shows in the progress line what engines do."""
+    samples: int = 0
+    """Further answers to each row, sampled at `temperature`, in `student_samples`; rows of the holdout have none."""
+    temperature: float = 1.0
 
 
 class Engine(ABC):
@@ -127,7 +130,7 @@ class Engine(ABC):
 
     @staticmethod
     def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
-        """Returns the rows with `student_response` and `finish_reason` (`stop` or `length`), lazily.
+        """Returns the rows with `student_response`, `finish_reason` (`stop` or `length`) and the samples, lazily.
 
         Only of an engine with `spec.local` and `spec.student`; it lives as long as the pipeline. A row that cannot be
         answered comes back failed or filtered with its reason.

@@ -19,6 +19,7 @@ from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from tapir_ray.cluster.ray_data import small_blocks
 from tapir_ray.config import Replicas, Student
+from tapir_ray.data.schemas import HOLDOUT
 from tapir_ray.data.storage import is_remote
 from tapir_ray.llm.engine import watchdog
 from tapir_ray.llm.engine.worker import Asking, Keeping, collect
@@ -36,8 +37,12 @@ WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """Engine arguments on CPUs: vLLM 0.29 dies there of a sampled answer with a seed whose prompt is read in two steps."""
 
 
-def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: int) -> dict[str, Any]:
+def tokenised(
+    row: dict[str, Any], model: str, student: Student, random_seed: int, samples: int = 0, temperature: float = 1.0
+) -> dict[str, Any]:
     """The row with `tokenized_prompt`, `sampling_params`, `max_tokens` and `stop_token_ids`, as the engine takes them.
+
+    `samples` and `sample_temperature` of the row ask for further answers; a row of the holdout has 0 samples.
 
     A row that cannot be asked has its reason in `unasked` (else "") and one token in place of its prompt, since every
     row passes through the engine.
@@ -56,6 +61,8 @@ def tokenised(row: dict[str, Any], model: str, student: Student, random_seed: in
     row["max_tokens"] = 1 if row["unasked"] else min(sampling.max_tokens, student.max_model_len - len(prompt))
     # The model's own generation config knows nothing of the end of another's template.
     row["stop_token_ids"] = shared_stop_token_ids(model, student)
+    row["samples"] = 0 if row["unasked"] or row.get("split") == HOLDOUT else samples
+    row["sample_temperature"] = temperature
     row["sampling_params"] = {
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -96,8 +103,13 @@ def generate(
     processes: str | None = None,
     keep: Callable[[], AnswerLog] | None = None,
     board: Any | None = None,
+    samples: int = 0,
+    temperature: float = 1.0,
 ) -> ray.data.Dataset:
     """The rows with `student_response` and `finish_reason` (`stop` or `length`).
+
+    With `samples`, rows that are not of the holdout also have as many sampled answers at `temperature` in
+    `student_samples`, asked for together with the first.
 
     Thoughts before an answer are left out by `student.thinking_marks`; a row whose thoughts were not finished fails.
 
@@ -139,7 +151,9 @@ def generate(
     if not columns:
         raise ValueError("generate: the rows have no columns")
     rows = small_blocks(rows, student.batch_size, transform_cpus)
-    prompt = functools.partial(tokenised, model=model, student=student, random_seed=random_seed)
+    prompt = functools.partial(
+        tokenised, model=model, student=student, random_seed=random_seed, samples=samples, temperature=temperature
+    )
     processor = build_processor(config, prompt, preprocess_map_kwargs=few)
     stage = processor.get_stage_by_name("vLLMEngineStage")
     engine = type(stage.fn.__name__, (Asking if keep is None else Keeping, stage.fn), {})

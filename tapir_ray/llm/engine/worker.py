@@ -73,12 +73,16 @@ class Asking:
         from vllm.sampling_params import RequestOutputKind
 
         row["sampling_params"]["output_kind"] = RequestOutputKind.FINAL_ONLY
+        # `n` of vLLM would sample the first answer too, which is greedy.
+        samples = [_sample(row, number) for number in range(row["samples"])]
         tokens: int | None = None
         self.teller.asked()
         try:
-            request, output, seconds = await self.ask(row)
+            (request, output, seconds), *sampled = await asyncio.gather(self.ask(row), *map(self.ask, samples))
+            output["sampled_texts"] = [one["generated_text"] for _, one, _ in sampled]
             # A row that cannot be asked passes through the engine with a prompt of one token.
-            tokens = None if row.get("unasked") else output["num_generated_tokens"]
+            if not row.get("unasked"):
+                tokens = sum(one["num_generated_tokens"] for one in (output, *(one for _, one, _ in sampled)))
             return request, output, seconds
         except BaseException as error:
             if self.llm.engine.errored:
@@ -123,6 +127,13 @@ class Keeping(Asking):
             await asyncio.to_thread(self.kept.write, self.kept.rest())
 
 
+def _sample(row: dict[str, Any], number: int) -> dict[str, Any]:
+    """The row as asked for its sampled answer of this number."""
+    params = row["sampling_params"]
+    sampled = {**params, "temperature": row["sample_temperature"], "seed": params["seed"] + 1 + number}
+    return {**row, "sampling_params": sampled}
+
+
 def threads(replicas: Replicas, node_cpus: float, cores: int) -> int:
     """Cores of a node for each of the engines that may be on it: Ray's CPUs, which they claim, are logical ones."""
     beside = min(replicas.replicas, max(1, int(node_cpus // replicas.cpus)))
@@ -157,6 +168,7 @@ def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     return {
         "generated_text": answer["student_response"] or "",
         "generated_tokens": [CUT] * row["max_tokens"] if cut else [],
+        "sampled_texts": answer.get("student_samples"),
         "__inference_error__": "",
         KEPT: True,
     }
@@ -177,9 +189,18 @@ def collect(row: dict[str, Any], columns: list[str], marks: Sequence[Mark] = DEF
         cut = len(said) >= row["max_tokens"] and said[-1] not in stops
         answered["finish_reason"] = "length" if cut else "stop"
         text = row["generated_text"]
-        thoughts, answer, complete = (None, text, True) if row.get(KEPT) else split_thoughts(text, marks)
-        if not complete or (thoughts and not answer.strip()):
+        answer = text if row.get(KEPT) else _without_thoughts(text, marks)
+        if answer is None:
             answered |= {"status": FAILED, "reason": UNFINISHED_THINKING}
         else:
             answered |= {"student_response": answer.strip(), "status": OK}
+        if row["samples"]:
+            texts = row["sampled_texts"]
+            answered["student_samples"] = texts if row.get(KEPT) else [_without_thoughts(one, marks) for one in texts]
     return answered
+
+
+def _without_thoughts(text: str, marks: Sequence[Mark]) -> str | None:
+    """The answer in a text; None if its thoughts did not end, or nothing follows them."""
+    thoughts, answer, complete = split_thoughts(text, marks)
+    return answer.strip() if complete and (answer.strip() or not thoughts) else None
