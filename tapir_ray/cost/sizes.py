@@ -126,19 +126,24 @@ def _of_row(
         student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
     reply = len(answer.encode()) / BYTES_PER_TOKEN
     repeated = judge.repeat_share if judge.repeated_at(config.judge_endpoint) > 0.0 else 0.0
-    measure, score = load_measure(config.curriculum.difficulty.measure), {}
-    if measure.judge:
-        score["judge"] = _compared(config, prompts, instruction, (answer, student_text), repeated, size)
-    if student.endpoint is not None and measure.asks_student:
-        score["student"] = size(instruction, 1, 1 + measure.samples, 1, reply, student.sampling.max_tokens)
+    measure = load_measure(config.curriculum.difficulty.measure)
+
+    def score(samples: int) -> dict[str, Size]:
+        found = {}
+        if measure.judge:
+            found["judge"] = _compared(config, prompts, instruction, (answer, student_text), repeated, size)
+        if student.endpoint is not None and measure.asks_student:
+            found["student"] = size(instruction, 1, 1 + samples, 1, reply, student.sampling.max_tokens)
+        return found
+
     expand = prompts.render("expand", task=task, instruction=instruction)
     new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
     return {
         "label": {"teacher": size(label, 1, 1, config.classify.label_attempts, LABEL_TOKENS, limit)},
         "fill": _answers(config, prompts, taxonomy, task, instruction, answer, size),
-        "score_seed": score,
-        "score_holdout": score,
-        "score_new": score,
+        "score_seed": score(measure.samples),
+        "score_holdout": score(0),
+        "score_new": score(measure.samples),
         "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
         "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size),
         "rewrite": _answers(config, prompts, taxonomy, task, instruction, answer, size, draft=True),

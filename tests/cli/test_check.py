@@ -98,6 +98,19 @@ def test_the_rows_of_a_run_are_counted_over_all_rounds(seed_path: Path) -> None:
         assert line.cost == pytest.approx((line.size.input + 2 * line.size.output) / 1e6)
 
 
+@pytest.mark.parametrize(("engine", "calls"), [("vllm", []), ("openai", [4 * 40 + 10] * 2 + [10])])
+def test_a_measure_that_needs_no_judge_is_forecast_without_one(seed_path: Path, engine: str, calls: list[int]) -> None:
+    """A student behind an endpoint is asked for its answer and, but for the holdout, three samples of each row."""
+    student = {"model": "s", "max_model_len": 512, "engine": engine}
+    behind = {"endpoint": {"model": "s", "api_key_env": None, "price": PRICE}} if engine == "openai" else {}
+    difficulty = {"measure": "tests.steps.test_score:disagreement"}
+    one = config(seed_path, judge={}, student={**student, **behind}, curriculum={"rounds": 2, "difficulty": difficulty})
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    assert {line.role for line in lines} == ({"teacher", "student"} if calls else {"teacher"})
+    assert [round(line.size.calls) for line in lines if line.role == "student"] == calls
+
+
 @pytest.mark.parametrize(
     ("responses", "operations", "expected"),
     [

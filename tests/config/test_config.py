@@ -180,6 +180,12 @@ def test_a_judge_that_nothing_asks_is_no_endpoint() -> None:
     assert "judge" in parse(own).endpoints
     assert "judge" not in parse({**own, **answers}).endpoints
     assert "judge" in parse({**own, **answers, "respond": {"min_score": 5}}).endpoints
+    without = {"difficulty": {"measure": "tests.curriculum.test_measures:answer_length"}}
+    assert not parse({**SMALL, "curriculum": without}).judges
+    assert parse(
+        {**SMALL, "curriculum": without, "respond": {"samples": 2}, "teacher": {"sampling": {"temperature": 0.7}}}
+    ).judges
+    assert parse({**SMALL, "curriculum": {"difficulty": {"measure": "not_here:f"}}}).judges
     assert "judge" in parse({**own, **answers, "regenerate": {"operations": ["answer", "judge"]}}).endpoints
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/demo.yaml"
 SMALL: dict[str, Any] = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
 CREATED = {"create": {"max_length": 4096}}
+NO_JUDGE = "tests.curriculum.test_measures:answer_length"
 HERE = {"engine": "openai", "model": "m"}
 
 
@@ -79,6 +80,14 @@ PAIRS = {
                           ("batch", {"size": 9}))},
     **{f"judge.{key}": {"judge": {"engine": "vllm", "model": "m", key: value}}
        for key, value in (("base_url", "http://h/v1"), ("api_key_env", "KEY"))},
+    **{f"judge.{key}": {"judge": {key: value}, "curriculum": {"difficulty": {"measure": NO_JUDGE}}}
+       for key, value in {
+           "engine": "openai", "model": "m", "sampling": {"max_tokens": 9}, "max_completion_tokens": 9,
+           "reasoning": "keep", "thinking_marks": [["<a>", "</a>"]], "finish_reasons": {"": "stop"},
+           "extra_body": {"a": 1}, "timeout_s": 9, "max_attempts": 2, "limits": {"in_flight": 4},
+           "price": {"input": 1, "output": 2}, "same_as": "teacher", "mode": "pointwise", "parse_attempts": 2,
+           "structured": "off", "repeat_share": 0.1, "verifiers": ["reference_number"], "min_teacher_score": 3,
+       }.items()},
     "teacher.sampling.max_tokens": {"teacher": {"max_completion_tokens": 9, "sampling": {"max_tokens": 9}}},
 }  # fmt: skip
 
@@ -99,6 +108,17 @@ def test_every_silenced_key_has_a_case() -> None:
         for key in silence.keys:
             names = {key, *(key.replace(f"{role}.", f"{other}.", 1) for role, other in roles.items())}
             assert names & known, key
+
+
+def test_a_judge_of_new_answers_is_no_contradiction_to_a_measure_without_one() -> None:
+    judged = {**SMALL, "judge": {"model": "j"}, "curriculum": {"difficulty": {"measure": NO_JUDGE}}}
+    assert parse({**judged, "respond": {"min_score": 5}}).judges
+    with pytest.raises(
+        InputError, match=r"judge\.model has no effect with a curriculum\.difficulty\.measure that needs"
+    ):
+        parse(judged)
+    given = [f"curriculum.difficulty.measure={NO_JUDGE}"]
+    assert not changed(parse({**SMALL, "judge": {"model": "j"}}), given).judges, "an override wins over the file"
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:

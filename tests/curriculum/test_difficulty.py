@@ -9,10 +9,9 @@ import ray.data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapir_ray.curriculum.difficulty import measure, pool_of, with_difficulty, with_pool
+from tapir_ray.curriculum.difficulty import pool_of, with_difficulty, with_pool
 from tapir_ray.curriculum.stats import ScoreStats, score_stats, table_stats
 from tapir_ray.data.schemas import SCORED, conform
-from tapir_ray.errors import InputError
 
 SCORE = st.integers(2, 20).map(lambda n: n / 2)
 
@@ -65,12 +64,6 @@ def test_a_measure_of_the_users_own() -> None:
     rows = with_difficulty(scored([(9.0, 9.0)], response_chars=[41]), "tests.curriculum.test_difficulty:longest_first")
     assert rows["difficulty"].to_pylist() == [41.0]
     assert pool_of(rows["difficulty"], pa.nulls(1, pa.float64()), 40, 4.0).to_pylist() == ["hard"]
-
-
-@pytest.mark.parametrize("spec", ["mdf", "no_such_module:f", "tests.curriculum.test_difficulty:nothing", "math:pi"])
-def test_an_unknown_measure_names_the_key(spec: str) -> None:
-    with pytest.raises(InputError, match=r"curriculum\.difficulty\.measure"):
-        measure(spec)
 
 
 def sample(n: int, seed: int = 0) -> pa.Table:

@@ -1,0 +1,134 @@
+"""The scoring step by measures of this file: what they need is made, and nothing else is asked of anyone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from tapir_ray.config import CreateModel
+from tapir_ray.curriculum.measures import Column, measure
+from tapir_ray.curriculum.stats import score_stats
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SEED, conform, instruction_id
+from tapir_ray.llm.roles import Roles
+from tapir_ray.run.layout import checkpoint
+from tapir_ray.steps import evaluate, score
+from tapir_ray.steps.context import Context
+from tapir_ray.train.create_student import create_student
+from tests.llm.endpoint import Endpoint, running
+from tests.steps.contexts import context_for, rows_of, write
+
+ROWS, HELD = 12, 4
+HERE = "tests.steps.test_score"
+
+
+@measure(answers=True)
+def answer_length(rows: pa.Table) -> Column:
+    return pc.utf8_length(rows["student_response"])
+
+
+@measure(samples=3, columns=[pa.field("different_answers", pa.int64())])
+def disagreement(rows: pa.Table) -> pa.Table:
+    """How many of the sampled answers differ from one another."""
+    different = [None if texts is None else len(set(texts)) for texts in rows["student_samples"].to_pylist()]
+    found = pa.array(different, pa.int64())
+    place = rows.column_names.index("difficulty")
+    return rows.append_column("different_answers", found).set_column(place, "difficulty", found)
+
+
+@measure()
+def question_length(rows: pa.Table) -> Column:
+    return pa.array([len(messages[-1]["content"]) for messages in rows["messages"].to_pylist()], pa.int64())
+
+
+def run_of(folder: Path, model: str, name: str, **sections: Any) -> Context:
+    """A run of one round with labelled seed data, HELD rows of it in the holdout, and a student that is not trained."""
+    seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
+    difficulty = {"measure": f"{HERE}:{name}", "threshold": 1.0}
+    curriculum = {"rounds": 1, "tasks": "seed", "difficulty": difficulty}
+    resources = {"transform_cpus": 0.1, "student": {"cpus": 1}}
+    student = {"model": model, "max_model_len": 64, "sampling": {"max_tokens": 8}, **sections.pop("student", {})}
+    context = context_for(folder, seed, student=student, curriculum=curriculum, resources=resources, **sections)
+    rows = []
+    for number in range(ROWS):
+        messages = [{"role": "user", "content": "What is two plus " + "two " * number}]
+        row = {"instruction_id": instruction_id(messages), "messages": messages, "response": f"it is {number}"}
+        rows.append({**row, "split": HOLDOUT if number < HELD else SEED, "task": "Math", "status": "ok"})
+    context.run.write_rows("seed/instructions", conform(rows, INSTRUCTIONS))
+    context.run.publish(checkpoint(0), extra={"model": model})
+    context.taxonomy = context.taxonomy.with_seed_counts({"Math": ROWS})
+    return context
+
+
+def scored(context: Context) -> list[dict[str, Any]]:
+    score.score(context, 1)
+    rows = rows_of(context, "rounds/01/scored")
+    assert len(rows) == ROWS and {row["status"] for row in rows} == {"ok"}, [row["reason"] for row in rows]
+    for name in ("teacher_score", "student_score", "scored_by", "repeat_difficulty", "position_gap"):
+        assert {row[name] for row in rows} == {None}, "nothing was judged"
+    stats = score_stats(context.map(context.read("rounds/01/scored"), score.without_holdout), 4.0)
+    assert (stats.reliable, stats.unreliable, stats.noise) == (ROWS - HELD, 0, None)
+    return rows
+
+
+def behind_an_endpoint(seen: Endpoint) -> dict[str, Any]:
+    return {"engine": "openai", "endpoint": {"model": "s", "base_url": seen.url, "api_key_env": None}}
+
+
+def test_a_measure_of_answers_asks_the_student_alone(ray_local: None, tmp_path: Path) -> None:
+    """Teacher and judge are at a port where nothing listens."""
+    with running(lambda body, attempt: "four " * len(body["messages"][0]["content"].split())) as seen:
+        context = run_of(tmp_path, "m", "answer_length", student=behind_an_endpoint(seen))
+        with Roles(context.config, context.run.run_id) as roles:
+            context.roles = roles
+            rows = scored(context)
+            assert set(roles.usage()) == {"teacher", "student"} and roles.usage()["teacher"]["requests"] == 0
+    assert len(seen.requests) == ROWS and {body["model"] for body in seen.requests} == {"s"}
+    assert all(row["difficulty"] == len(row["student_response"]) == row["student_response_chars"] for row in rows)
+    assert {row["response_chars"] for row in rows} == {len("it is 7"), len("it is 10")}
+
+
+def test_samples_are_asked_of_a_student_behind_an_endpoint(ray_local: None, tmp_path: Path) -> None:
+    with running(lambda body, attempt: f"{body['seed'] if body['temperature'] else 'greedy'}") as seen:
+        context = run_of(tmp_path, "m", "disagreement", student=behind_an_endpoint(seen))
+        with Roles(context.config, context.run.run_id) as roles:
+            context.roles = roles
+            rows = scored(context)
+    assert len(seen.requests) == ROWS + 3 * (ROWS - HELD)
+    for row in rows:
+        assert row["student_response"] == "greedy"
+        assert row["different_answers"] == row["difficulty"] == (None if row["split"] == HOLDOUT else 3)
+
+
+def test_a_measure_of_the_rows_alone_asks_nobody_and_starts_no_engine(ray_local: None, tmp_path: Path) -> None:
+    context = run_of(tmp_path, "m", "question_length")
+    rows = scored(context)
+    assert all(row["difficulty"] == len(row["messages"][0]["content"]) for row in rows)
+    assert {row["student_response"] for row in rows} == {None}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, tmp_path: Path) -> None:
+    """The roles are not even opened: a request to a teacher or judge would raise."""
+    model, create = str(tmp_path / "student"), CreateModel(hidden_size=64, intermediate_size=128, layers=2, heads=2)
+    create_student(create, ["What is two plus two? Be brief."] * 9, model, None, 0)
+    context = run_of(tmp_path, model, "disagreement", student={"dtype": "float32"})
+    rows = scored(context)
+    for row in rows:
+        assert row["student_response"] and row["finish_reason"] in ("stop", "length")
+        assert (row["student_samples"] is None) == (row["split"] == HOLDOUT)
+        if row["split"] == SEED:
+            assert len(row["student_samples"]) == 3 and row["difficulty"] == len(set(row["student_samples"]))
+    assert max(row["difficulty"] or 0 for row in rows) > 1, "the samples of random weights differ"
+
+    context.run.publish(checkpoint(1), extra={"model": model})
+    evaluate.holdout(context)
+    held = rows_of(context, "evaluation/holdout")
+    greedy = {row["instruction_id"]: row["student_response"] for row in rows}
+    assert len(held) == HELD and all(row["student_response"] == greedy[row["instruction_id"]] for row in held)
+    assert {row["student_score"] for row in held} == {None}
+    assert not list(context.run.events("holdout")), "no score to note"
