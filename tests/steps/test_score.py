@@ -51,7 +51,8 @@ def run_of(folder: Path, model: str, name: str, **sections: Any) -> Context:
     curriculum = {"rounds": 1, "tasks": "seed", "difficulty": difficulty}
     resources = {"transform_cpus": 0.1, "student": {"cpus": 1}}
     student = {"model": model, "max_model_len": 64, "sampling": {"max_tokens": 8}, **sections.pop("student", {})}
-    context = context_for(folder, seed, student=student, curriculum=curriculum, resources=resources, **sections)
+    sections = {"student": student, "curriculum": curriculum, "resources": resources, **sections}
+    context = context_for(folder, seed, train={"sequence_length": 64}, **sections)
     rows = []
     for number in range(ROWS):
         messages = [{"role": "user", "content": "What is two plus " + "two " * number}]

@@ -74,6 +74,21 @@ def test_a_students_thoughts_are_not_its_answer(model: str) -> None:
     assert said("an answer about </think>, kept before", __kept__=True)[1] == "an answer about </think>, kept before"
 
 
+def test_samples_are_answers_without_thoughts_and_a_holdout_row_has_none(model: str) -> None:
+    student = Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50))
+    columns = ["instruction_id", "status", "reason"]
+
+    def sampled(split: str, texts: list[str | None], **more: Any) -> list[str | None] | None:
+        row = tokenised({"instruction_id": "a", "split": split, "messages": [USER]}, model, student, 7, samples=2)
+        said = {"generated_text": "four", "generated_tokens": [7], "sampled_texts": texts}
+        return collect({**row, **said, **more}, columns).get("student_samples")
+
+    texts = ["<think>2 + 2</think> four", "<think>2 + 2"]
+    assert sampled("seed", texts) == ["four", None]
+    assert sampled("seed", ["a </think> b", None], __kept__=True) == ["a </think> b", None], "kept as it was collected"
+    assert sampled("holdout", []) is None
+
+
 def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> None:
     student = Student(model="owner/m", revision="abc")
     arguments = engine_arguments("owner/m", student, Replicas())
