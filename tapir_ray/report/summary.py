@@ -232,7 +232,10 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     choosing = summary["holdout"]["selecting_rows"]
     title = f"mean judge score of the student on {held} holdout rows"
     others = f", others than the {choosing} that choose the round" if choosing else ""
-    out.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
+    if held:
+        out.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
+    else:
+        out.print("score of the student on the holdout: not measured, as none of its rows was scored")
     for name, found in summary["suites"].items():
         if name == HOLDOUT:
             continue  # above, by round
