@@ -120,7 +120,7 @@ def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, 
     context = run_of(tmp_path, model, "disagreement", student={"dtype": "float32"})
     rows = scored(context)
     for row in rows:
-        assert row["student_response"] and row["finish_reason"] in ("stop", "length")
+        assert row["student_response"] is not None and row["finish_reason"] in ("stop", "length")
         assert (row["student_samples"] is None) == (row["split"] == HOLDOUT)
         if row["split"] == SEED:
             assert len(row["student_samples"]) == 3 and row["difficulty"] == len(set(row["student_samples"]))
