@@ -11,6 +11,7 @@ import pyarrow as pa
 from tapir_ray.config import Config
 from tapir_ray.config.method import name_of
 from tapir_ray.cost.estimate import estimated
+from tapir_ray.curriculum.measures import scored_schema
 from tapir_ray.data.schemas import (
     DRAW,
     GENERATED_ROWS,
@@ -96,7 +97,7 @@ def layout(config: Config) -> LoopLayout:
     rounds: list[Round] = []
     for number in range(1, config.curriculum.rounds + 1):
         generated = tuple(one.generated for one in rounds)
-        rounds.append(_round(number, instructions, classifier, bands, generated, student))
+        rounds.append(_round(config, number, instructions, classifier, bands, generated, student))
         student = rounds[-1].checkpoint
     suites = [name_of(suite) for suite in config.evaluate.suites]
     results = {
@@ -128,6 +129,7 @@ def layout(config: Config) -> LoopLayout:
 
 
 def _round(
+    config: Config,
     number: int,
     instructions: Table,
     classifier: Table,
@@ -142,13 +144,14 @@ def _round(
         return Begin(stage, ("messages", "response", *columns)) if first else None
 
     candidates = Table(f"{folder}/candidates", SCORED, ID, (instructions, *generated_before), "score")
+    scores = ("teacher_score", "student_score") if config.measure_needs_judge else ("difficulty",)
     scored = Table(
         f"{folder}/scored",
-        SCORED,
+        scored_schema(config.curriculum.difficulty.measure),
         ID,
         (candidates, student),
         "score",
-        begins("generate", "task", "teacher_score", "student_score"),
+        begins("generate", "task", *scores),
     )
     expanded = Table(f"{folder}/expanded", generate.CHECKED, DRAW, (scored, classifier), "generate")
     bands = Table(f"{folder}/bands", inputs=(expanded, seed_bands), stage="generate")

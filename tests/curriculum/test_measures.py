@@ -54,7 +54,7 @@ def test_an_unknown_measure_names_the_key(spec: str) -> None:
 
 def test_a_measure_of_samples_keeps_its_columns() -> None:
     found = load_measure(f"{HERE}:disagreement")
-    rows = conform([{"student_samples": ["a", "b", "a"]}, {"student_samples": None}], found.answered_schema)
+    rows = conform([{"student_samples": ["a", "b", "a"]}, {"student_samples": None}], found.schema)
     measured = conform(with_difficulty(rows, f"{HERE}:disagreement"), found.schema)
     assert measured["difficulty"].to_pylist() == [1.0, None]
     assert measured["different_answers"].to_pylist() == [2, None]

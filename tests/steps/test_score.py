@@ -14,7 +14,6 @@ from tapir_ray.curriculum.measures import Column, measure
 from tapir_ray.curriculum.stats import score_stats
 from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SEED, conform, instruction_id
 from tapir_ray.llm.roles import Roles
-from tapir_ray.run.layout import checkpoint
 from tapir_ray.steps import evaluate, score
 from tapir_ray.steps.context import Context
 from tapir_ray.train.create_student import create_student
@@ -58,19 +57,20 @@ def run_of(folder: Path, model: str, name: str, **sections: Any) -> Context:
         messages = [{"role": "user", "content": "What is two plus " + "two " * number}]
         row = {"instruction_id": instruction_id(messages), "messages": messages, "response": f"it is {number}"}
         rows.append({**row, "split": HOLDOUT if number < HELD else SEED, "task": "Math", "status": "ok"})
-    context.run.write_rows("seed/instructions", conform(rows, INSTRUCTIONS))
-    context.run.publish(checkpoint(0), extra={"model": model})
+    context.run.write_rows(context.loop.instructions, conform(rows, INSTRUCTIONS))
+    context.run.publish(context.loop.checkpoint(0), extra={"model": model})
     context.taxonomy = context.taxonomy.with_seed_counts({"Math": ROWS})
     return context
 
 
 def scored(context: Context) -> list[dict[str, Any]]:
     score.score(context, 1)
-    rows = rows_of(context, "rounds/01/scored")
+    table = context.loop.round(1).scored
+    rows = rows_of(context, table)
     assert len(rows) == ROWS and {row["status"] for row in rows} == {"ok"}, [row["reason"] for row in rows]
     for name in ("teacher_score", "student_score", "scored_by", "repeat_difficulty", "position_gap"):
         assert {row[name] for row in rows} == {None}, "nothing was judged"
-    stats = score_stats(context.map(context.read("rounds/01/scored"), score.without_holdout), 4.0)
+    stats = score_stats(context.map(context.read(table), score.without_holdout), 4.0)
     assert (stats.reliable, stats.unreliable, stats.noise) == (ROWS - HELD, 0, None)
     return rows
 
@@ -126,9 +126,9 @@ def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, 
             assert len(row["student_samples"]) == 3 and row["difficulty"] == len(set(row["student_samples"]))
     assert max(row["difficulty"] or 0 for row in rows) > 1, "the samples of random weights differ"
 
-    context.run.publish(checkpoint(1), extra={"model": model})
+    context.run.publish(context.loop.checkpoint(1), extra={"model": model})
     evaluate.holdout(context)
-    held = rows_of(context, "evaluation/holdout")
+    held = rows_of(context, context.loop.evaluation)
     greedy = {row["instruction_id"]: row["student_response"] for row in rows}
     assert len(held) == HELD and all(row["student_response"] == greedy[row["instruction_id"]] for row in held)
     assert {row["student_score"] for row in held} == {None}

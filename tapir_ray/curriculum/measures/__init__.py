@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tapir_ray.config.registry import MEASURES, resolve
 from tapir_ray.data.schemas import SCORED
+from tapir_ray.errors import InputError
 
 Column: TypeAlias = Any
 """A pyarrow Array or ChunkedArray."""
@@ -28,11 +29,10 @@ SAMPLES = pa.field("student_samples", pa.list_(pa.string()))
 
 @dataclass(frozen=True)
 class Measure:
-    """A difficulty measure. Called with a table of schema `schema` without `columns`, it returns a number for each row;
-    higher is harder.
+    """A difficulty measure. Called with the rows of a scored table, it returns a number for each; higher is harder.
 
-    It may also return the table with `difficulty` and its own `columns` filled. A row without a number (null) is in
-    neither pool.
+    It may also return the table with `difficulty` and its own `columns` filled, which the table does not have before. A
+    row without a number (null) is in neither pool.
     """
 
     function: Function
@@ -59,14 +59,9 @@ class Measure:
         return self.judge or self.answers or self.samples > 0
 
     @property
-    def answered_schema(self) -> pa.Schema:
-        """Schema of the rows before they are measured."""
-        return pa.schema([*SCORED, *([SAMPLES] if self.samples else [])])
-
-    @property
     def schema(self) -> pa.Schema:
         """Schema of the scored table."""
-        return pa.schema([*self.answered_schema, *self.columns])
+        return pa.schema([*SCORED, *([SAMPLES] if self.samples else []), *self.columns])
 
 
 def measure(
@@ -93,3 +88,14 @@ def load_measure(spec: str) -> Measure:
     """
     found = resolve(spec, MEASURES, what="curriculum.difficulty.measure")
     return found if isinstance(found, Measure) else Measure(found, judge=True)
+
+
+def scored_schema(spec: str) -> pa.Schema:
+    """Schema of a table that the measure `spec` has scored.
+
+    SCORED for a measure that cannot be imported: a machine that only shows or submits a run may lack its module.
+    """
+    try:
+        return load_measure(spec).schema
+    except InputError:
+        return SCORED
