@@ -16,7 +16,7 @@ from tapir_ray.cli import main
 from tapir_ray.cli import run as launch
 from tapir_ray.cli.check import check
 from tapir_ray.config import Config, parse
-from tapir_ray.cost.estimate import Estimate, estimated
+from tapir_ray.cost.estimate import Estimate, estimated, estimated_regeneration
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
 from tapir_ray.cost.sizes import Size, Sizes, bounds, guessed
@@ -133,7 +133,7 @@ def test_a_regenerations_operations_are_counted(
     classify = {"by": "teacher" if "classify" in operations else "none"}
     one = config(path, seed_data={"responses": responses}, classify=classify, regenerate=anew)
     seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
-    lines = estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    lines = estimated_regeneration(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
     assert {line.stage: (round(line.rows), round(line.size.calls)) for line in lines} == expected
     assert all(line.size.tokens <= line.most.tokens for line in lines)
 
