@@ -1,4 +1,4 @@
-"""The worker behind `Roles.ask`: asks what each row of a block needs, all of them at once."""
+"""The worker of `Roles.ask`: runs an async function on all rows of a block at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AskRow = Callable[[Mapping[str, Client], Row], Awaitable[Row]]
 
 
 class Asker:
-    """The worker of `Roles.ask`: an event loop in a thread, and a client for each role."""
+    """Ray Data worker with an event loop in a background thread and one client for each role."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class Asker:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The block's rows after `function`; called from several threads at once."""
+        """Returns the output rows of a block; called from several threads at once."""
         return asyncio.run_coroutine_threadsafe(self._ask(block.to_pylist()), self._loop).result()
 
     def __del__(self) -> None:
-        # Ray Data drops the worker's object when the stage is over; open connections would be complained about.
+        # Ray Data has no hook for the end of a stage, it drops this object. Open connections would log warnings.
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(timeout=5)
 
     async def _close(self) -> None:
@@ -68,6 +68,7 @@ class Asker:
         try:
             return schemas.conform(list(answered), self._schema)
         except (pa.ArrowException, TypeError, ValueError):
+            # One row does not fit the schema: find it, so that the others are kept.
             tables = [self._conformed(row, out) for row, out in zip(rows, answered, strict=True)]
             return pa.concat_tables(tables)
 
@@ -85,6 +86,7 @@ class Asker:
 
 
 def _failed(row: Row, error: Exception) -> Row:
-    """One bad row must not end a stage that has thousands of paid ones: it is kept, with its reason."""
+    """Returns the row with status `failed` and the error as its reason."""
+    # Raised instead, one bad row would end a stage with thousands of rows that are paid for.
     reason = f"{type(error).__name__}: {redacted(one_line(error))[:500]}"
     return {**row, "status": schemas.FAILED, "reason": reason}

@@ -1,12 +1,10 @@
-"""The prompts sent to teacher and judge: Jinja files beside this module, each of which a run may replace.
+"""Prompts for the teacher and the judge: Jinja files in `llm/prompts/`, each of which a run may replace.
 
-They are rendered in a sandbox (`llm/sandbox.py`).
+    prompts = Prompts(override_dir)          # a file of the same name in this folder replaces the shipped one
+    prompts.render("expand", task="Math", instruction="…")
 
-prompts = Prompts(override_dir)          # files of the same name in the folder win
-prompts.render("expand", task="Math", instruction="…")
-
-Texts that somebody else wrote stand between tags with an id, as in `<answer_1 id=9f3c02b7>`, which none of them
-holds: no answer can close its own tag, or open another one.
+Prompts are rendered in a sandbox (`llm/sandbox.py`). Instructions and answers are put between tags with an id, such as
+`<answer_1 id=9f3c02b7>`. No text in the prompt contains this id, so an answer can neither close its tag nor open one.
 """
 
 from __future__ import annotations
@@ -28,19 +26,22 @@ NAMES = tuple(sorted(path.stem for path in SHIPPED.glob("*.jinja")))
 
 
 class Prompts:
-    """The run's prompts by name. Pickles as its folder's name, so it travels to workers."""
+    """Prompts of a run by name. Pickles as the name of its folder, so that it can be sent to workers."""
 
     def __init__(self, override_dir: str | None = None) -> None:
-        """Raises InputError for a folder that is missing, or a prompt in it that has no use or cannot be rendered."""
+        """Raises InputError if the folder is missing, or a prompt in it is unknown or cannot render."""
         self.override_dir = override_dir
         folders = [SHIPPED]
         if override_dir is not None:
             folder = Path(override_dir)
             if not folder.is_dir():
-                raise InputError(f"prompts.dir {override_dir} is not a folder")
+                raise InputError(f"prompts.dir {override_dir} is not a folder; name a folder with .jinja files")
             unknown = sorted(path.name for path in folder.glob("*.jinja") if path.stem not in NAMES)
             if unknown:
-                raise InputError(f"prompts.dir {override_dir} has {unknown[0]}; the prompts are {', '.join(NAMES)}")
+                raise InputError(
+                    f"prompts.dir {override_dir} has {unknown[0]}, which is not the name of a prompt; rename it to one "
+                    f"of {', '.join(NAMES)}, or take it out"
+                )
             folders.insert(0, folder)
         self._environment = sandbox.environment(folders)
         if override_dir is not None:
@@ -51,55 +52,61 @@ class Prompts:
         return Prompts, (self.override_dir,)
 
     def render(self, name: str, **values: object) -> str:
-        """The text of a prompt; `text_id` need not be given. Raises jinja2.UndefinedError for a value the file uses and
-        the caller lacks."""
+        """Renders a prompt to text; `text_id` is computed from the values unless it is given.
+
+        Raises jinja2.UndefinedError for a variable of the prompt that is not among `values`.
+        """
         values.setdefault("text_id", text_id(*(str(value) for value in values.values())))
         return self._environment.get_template(f"{name}.jinja").render(**values).strip()
 
     def _check(self, name: str, file: Path) -> None:
-        """Raises InputError for a prompt that cannot be rendered or that, in any of its branches, uses what it is not
-        given or what the sandbox forbids."""
+        """Raises InputError for a prompt that cannot be rendered, has an unknown variable or uses a forbidden name.
+
+        All branches of the prompt are checked, not only those that the trial rendering reaches.
+        """
         known = used = variables(name)
         try:
             if found := sandbox.forbidden(self._environment, f"{name}.jinja"):
                 place, line, what = found
                 raise InputError(
-                    f"prompt {place} line {line} uses {what}, which a prompt may not: it reads the values that it is "
-                    "given, and changes none of them; take it out"
+                    f"prompt {place} line {line} uses {what}, which prompts must not use: they may only read their "
+                    "variables; take it out"
                 )
             if file.exists():
                 used = frozenset(jinja2.meta.find_undeclared_variables(self._environment.parse(file.read_text())))
+            # Every variable gets its own name as a sample value. Only `labels` is a list: prompts loop over it.
             self.render(name, **{value: [value] if value == "labels" else value for value in known | used})
         except InputError:
             raise
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"prompt {file} line {error.lineno}: {error.message}") from error
         except Exception as error:
-            # A template may do anything; whatever it raises is its author's to mend.
+            # A template can raise any exception (a division by zero, a wrong filter); its author has to fix it.
             raise InputError(f"prompt {file} cannot be rendered: {one_line(error)}") from error
         if unknown := sorted(used - known):
-            raise InputError(f"prompt {file} uses {unknown[0]}; what it is given is {', '.join(sorted(known))}")
+            raise InputError(f"prompt {file} uses {unknown[0]}; its variables are {', '.join(sorted(known))}")
 
 
 def text_id(*texts: str) -> str:
-    """An id that none of the texts holds: 8 hex digits, the same for the same texts, so that a cache knows the prompt.
+    """Returns 8 hex digits that occur in none of the texts; the same texts give the same id, so the cache finds them.
 
-    It is a hash of all texts, which nobody can foresee in one of them.
+    The id is a hash over all texts, so the author of one text cannot predict it.
     """
     lowered = [text.lower() for text in texts]
     for number in itertools.count():
         digest = hashlib.blake2b(digest_size=4, person=b"tapir text id")
         for text in (str(number), *texts):
+            # Datasets and replies contain lone surrogates, which plain UTF-8 refuses.
             data = text.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
         if not any(digest.hexdigest() in text for text in lowered):
             return digest.hexdigest()
-    raise AssertionError("a text holds finitely many ids")
+    raise AssertionError("a text contains finitely many ids")
 
 
 @functools.cache
 def variables(name: str) -> frozenset[str]:
-    """The values that a prompt is given: those that the shipped file of this name uses."""
+    """Returns the variables of a prompt: those that the shipped file of this name uses."""
     return frozenset(
         jinja2.meta.find_undeclared_variables(jinja2.Environment().parse((SHIPPED / f"{name}.jinja").read_text()))
     )

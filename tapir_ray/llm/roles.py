@@ -1,11 +1,11 @@
-"""Teacher and judge (and a student behind an endpoint) as Ray Data stages: each row asks what it needs to.
+"""Requests to teacher, judge and a student behind an endpoint, as Ray Data stages.
 
     with Roles(config, run_id, simulator_url, folder=run.uri, attempt=2) as roles:
         roles.check()
-        scored = roles.ask(rows, function, records.SCORED)     # one output row for each input row
+        scored = roles.ask(rows, function, schemas.SCORED)     # one output row for each input row
         roles.usage()
 
-Engines of the run's own live while the roles are open, but for the times when something else needs their place
+Engines that the run starts itself are up while the roles are open. They stop if another step needs their resources
 (`free_resources_for`).
 """
 
@@ -36,14 +36,14 @@ from tapir_ray.llm.engine.health import PROCESSES
 from tapir_ray.llm.engine.registry import engine_class
 
 GRACE_S = 30.0
-"""How long after its timeout a request may still be reported."""
+"""Seconds after its timeout in which a request may still be reported."""
 MOST_BLOCKS = 16
-"""Blocks that are asked at once, about, over all workers, where many rows are: a pipeline hands on few blocks a second
-(some 30 of one reader), however large they are. Each holds a thread of its worker."""
+"""Approximate number of blocks in flight over all workers if there are many rows. Each block occupies a thread of its
+worker. Few and larger blocks are needed because a pipeline passes on only about 30 blocks a second."""
 
 
 class Roles:
-    """The endpoints of a run, what may be asked of them and what was used. A context manager."""
+    """Endpoints of a run with their limits, budget and usage. A context manager."""
 
     def __init__(
         self,
@@ -53,10 +53,10 @@ class Roles:
         folder: str | None = None,
         attempt: int = 0,
     ) -> None:
-        """`folder` is the run's storage: what its attempts use is counted there, replies are kept (unless `cache.dir`
-        is set) and batches recorded; without one nothing is.
+        """Takes the run's storage as `folder`: it holds usage, cached replies (unless `cache.dir` is set) and batches.
 
-        Raises InputError for an engine that cannot be made, as one of a simulator without a `simulator_url`.
+        Without a `folder` nothing is stored. Raises InputError for an engine that cannot be made, such as a simulator
+        without a `simulator_url`.
         """
         self._config = config
         self._run_id = run_id
@@ -79,13 +79,13 @@ class Roles:
         self.close()
 
     def open(self) -> None:
-        """Start the usage actor, which goes on from what the run has used. Engines start with the first question."""
+        """Starts the usage actor with the usage of earlier attempts. Engines start with the first request."""
         self._actor = actor.start(
             self._run_id, accounts_of(self._config), self._config.budget, self._folder, self._attempt
         )
 
     def close(self) -> None:
-        """Stop the engines and the usage actor; `usage` keeps answering."""
+        """Stops the engines and the usage actor. `usage` still returns the last counts."""
         self._engines.stop()
         if self._actor is not None:
             self._last_usage, problem = ray.get(self._actor.close.remote())
@@ -93,43 +93,42 @@ class Roles:
             self._actor = None
             if problem is not None:
                 logging.getLogger(__name__).warning(
-                    "what this start used could not be written to the run's storage: %s; the budget of the next start "
-                    "does not know of the last requests",
+                    "the usage of this attempt could not be written to the run's storage: %s; the next attempt does "
+                    "not count its last requests towards the budget",
                     problem,
                 )
 
     def free_resources_for(self, part: str) -> None:
-        """Stop the run's own engines if `resources.<part>` has no place next to them; the next question starts them
-        again.
+        """Stops the run's own engines if `resources.<part>` does not fit next to them.
 
-        Stages that ask must have ended.
+        The next request starts them again. No stage may be sending requests when this is called.
         """
         self._engines.free_resources_for(part)
 
     def watched(self) -> AbstractContextManager[None]:
-        """Raises StageError in the main thread if an engine has failed for good."""
+        """Context manager that raises StageError in the main thread if an engine fails permanently."""
         return self._engines.watched()
 
     def check(self) -> None:
-        """Every key variable exists, every endpoint can be used and serves its model, every local model folder can be
-        served.
+        """Checks API keys, endpoints and their models, and the folders of local models. Needs no Ray, spends nothing.
 
-        Needs no Ray and spends nothing. Raises InputError that names the key and what to change.
+        Raises InputError that names the config key and what to change.
         """
         self._engines.check()
 
     @property
     def batch_s(self) -> float:
-        """Seconds that a stage which asks may be without a row since it waits for batches; 0 where there are none."""
+        """Seconds that a stage may be without a finished row because it waits for batches; 0 without a batch engine."""
         return max(endpoint.spec.batch_s for endpoint in self._endpoints.values())
 
     def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
-        """`function` of every row, as rows of `schema`; lazy, in no fixed order. Raises StageError for an engine that
-        does not start.
+        """Returns `function` of every row as rows of `schema`: a lazy dataset in no fixed order.
 
-        Rows are asked in small blocks, several at once, so no block waits for another and a next stage starts early. A
-        row whose function raises becomes a failed row with the exception as its reason. At most
+        Workers process several small blocks at once, so that no block waits for another and the next stage starts
+        early. A row whose function raises becomes a failed row with the exception as its reason. At most
         `limits.in_flight` requests of a group run at once in this stage, split over `resources.request_workers`.
+
+        Raises StageError for an engine that does not start.
         """
         if self._actor is None:
             raise RuntimeError("open the roles first")
@@ -139,10 +138,11 @@ class Roles:
         targets = self._targets()
         in_flight = max(1, max(map(_in_flight, targets)) // workers)
         block_rows = block_rows_of(in_flight, workers)
-        # Twice the rows that can be in flight: when a block ends, its successor already waits in the worker.
+        # Twice the rows that can be in flight: when a block ends, the next one is already in the worker.
         blocks_at_once = max(2, 2 * in_flight // block_rows)
         small = small_blocks(rows, block_rows, resources.transform_cpus)
         if self.batch_s:
+            # Ray Data would end the pipeline as stalled while a batch takes its hours.
             small.context.execution_no_progress_timeout_s = self.batch_s
         return small.map_batches(
             Asker,
@@ -158,7 +158,7 @@ class Roles:
             },
             batch_size=None,
             batch_format="pyarrow",
-            # Joined to what reads the rows, a worker would ask for a whole file's one small block after the other.
+            # Fused with the read, a worker would process the small blocks of a file one after the other.
             num_cpus=unfused(resources.transform_cpus),
             compute=ray.data.ActorPoolStrategy(
                 size=workers,
@@ -170,9 +170,9 @@ class Roles:
         )
 
     def clients(self, meter_class: type[usage.Meter]) -> tuple[dict[str, Client], usage.Meter]:
-        """A client for each role under the run's limits and budget, and their meter, to be flushed at the end.
+        """Returns (clients by role, their meter) under the run's limits and budget, for requests from the driver.
 
-        For questions of this process, outside a stage; to be used in one event loop.
+        They belong to one event loop. The caller flushes the meter at the end.
         """
         self._engines.start()
         meter = meter_class(self._actor, self._leased())
@@ -185,28 +185,28 @@ class Roles:
         return clients, meter
 
     def usage(self) -> dict[str, dict[str, float]]:
-        """Of all attempts of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …),
-        failed, cost (US dollars), `unsettled_tokens` and `unsettled_cost` (see `ledger.Ledger.snapshot`).
-        """
+        """Returns the usage of all attempts of the run by role, with the keys of `ledger.Ledger.snapshot`."""
         return self._last_usage if self._actor is None else ray.get(self._actor.snapshot.remote())
 
     def usage_by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By role and kind of request (see `ledger.Ledger.by_kind`), while the roles are open."""
+        """Returns the usage by role and kind of request (see `ledger.Ledger.by_kind`). The roles must be open."""
         if self._actor is None:
             raise RuntimeError("open the roles first")
         return ray.get(self._actor.by_kind.remote())
 
     def found_plain(self) -> list[str]:
-        """Roles whose endpoint turned out to refuse a `response_format`, each named once: they are asked in plain text
-        from then on."""
+        """Returns the roles whose endpoint has refused a `response_format` since the last call, each of them once.
+
+        Their later requests are sent without one.
+        """
         new = sorted(self._plain() - self._told)
         self._told.update(new)
         return new
 
     def drained(self) -> bool:
-        """Whether the budget is used up and no request is on its way any more.
+        """Whether the budget is used up and no request is in flight.
 
-        Raises StageError if nothing is asked because what is spent cannot be written to the run's storage.
+        Raises StageError if requests are stopped because the usage cannot be written to the run's storage.
         """
         if self._actor is None:
             return False
@@ -238,23 +238,28 @@ class Roles:
 
 
 def _scope(place: str, endpoint: Endpoint) -> str:
-    """What else than the request decides a reply: the engine's own scope, and how the reply is read."""
+    """Returns the part of a cache key that is not in the request: the engine's scope and the options for replies."""
     reading = {}
     for key in ("reasoning", "thinking_marks", "finish_reasons"):
         value = getattr(endpoint, key)
+        # Options at their default stay out, so that a new option does not make the caches of older runs useless.
         if value != Endpoint.model_fields[key].get_default(call_default_factory=True):
             reading[key] = value
     return json.dumps([place, reading], sort_keys=True) if reading else place
 
 
 def block_rows_of(in_flight: int, workers: int) -> int:
-    """Rows of a block, where each worker has so many requests in flight: of small blocks, so that none waits long for
-    its slowest row, but a quarter of a worker's rows at most."""
+    """Returns the rows of a block for workers with `in_flight` requests each.
+
+    Blocks are small, so that none waits long for its slowest row: at most a quarter of the requests of a worker.
+
+    block_rows_of(64, 2)  # 16
+    """
     return max(1, min(in_flight // 4, max(32, in_flight * workers // MOST_BLOCKS)))
 
 
 def accounts_of(config: Config) -> dict[str, usage.Account]:
-    """How the ledger counts each role of a config."""
+    """Returns the ledger's account for each role of a config."""
     return {
         role: usage.Account(
             _group(config, role), endpoint.limits, endpoint.known_price or Price(), _longest(endpoint) + GRACE_S
@@ -273,7 +278,7 @@ def _in_flight(target: Target) -> int:
 
 
 def _longest(endpoint: Endpoint) -> float:
-    """Seconds after which nothing is to be heard of a request."""
+    """Returns the seconds after which no reply to a request can come."""
     return endpoint.spec.batch_s or endpoint.timeout_s
 
 

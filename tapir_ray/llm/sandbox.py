@@ -1,7 +1,7 @@
-"""The Jinja environment of prompts: a prompt file is data, and may come from somebody else than who runs it.
+"""Jinja sandbox for prompts: a prompt file is data that may have been written by somebody else.
 
-It can neither reach Python's internals (and with them files, keys and other processes) nor change the values that it is
-given, and it reads files of its own folder alone.
+A prompt can neither reach Python's internals (and through them files, keys and processes) nor change its variables. It
+can include files of its own folder only.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ CHANGING = {
 
 
 class OwnFiles(jinja2.FileSystemLoader):
-    """Templates of some folders. A link that leads out of its folder is refused: its target would be sent away."""
+    """Loader of templates that refuses a symbolic link out of their folders: its target would be sent to a provider."""
 
     def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, Callable[[], bool]]:
         text, filename, current = super().get_source(environment, template)
         if not any(Path(filename).resolve().is_relative_to(Path(folder).resolve()) for folder in self.searchpath):
-            raise jinja2.TemplateRuntimeError(f"{template} is a link out of the folder of prompts")
+            raise jinja2.TemplateRuntimeError(f"{template} is a link to a file outside the folder of prompts")
         return text, filename, current
 
 
 def environment(folders: Sequence[Path]) -> jinja2.Environment:
-    """Renders templates of `folders`, of which the first that has a name wins.
+    """Returns an environment with the templates of `folders`; of two with one name that of the earlier folder is used.
 
-    Raises jinja2.exceptions.SecurityError at what a template may not do, and UndefinedError for an unknown value.
+    Rendering raises jinja2.exceptions.SecurityError for a forbidden access, UndefinedError for an unknown variable.
     """
     return ImmutableSandboxedEnvironment(
         loader=OwnFiles(list(folders)), undefined=jinja2.StrictUndefined, autoescape=False
@@ -42,9 +42,9 @@ def environment(folders: Sequence[Path]) -> jinja2.Environment:
 
 
 def forbidden(jinja: jinja2.Environment, name: str) -> tuple[str, int, str] | None:
-    """(file, line, what) of the first thing in a template, or one that it includes, that the sandbox would stop.
+    """Returns (file, line, name) of the first forbidden access in a template or its includes; None without one.
 
-    Looks into branches that a trial rendering does not reach. Raises jinja2.TemplateError as loading does.
+    Covers branches that a trial rendering does not reach. Raises jinja2.TemplateError for a template that cannot load.
     """
     seen, waiting = set(), [name]
     while waiting:
@@ -64,7 +64,7 @@ def _forbidden(tree: nodes.Template) -> Iterator[tuple[int, str]]:
         if isinstance(node, nodes.Getattr) and node.attr.startswith("_"):
             yield node.lineno, node.attr
         elif isinstance(node, nodes.Const) and isinstance(node.value, str) and "__" in node.value:
-            # A name for `attr`, `map(attribute=…)` or an index, or a field of a format.
+            # The filters `attr` and `map(attribute=…)`, an index and a format string take names as texts.
             yield node.lineno, node.value
         elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr in CHANGING:
             yield node.lineno, f"{node.node.attr}()"

@@ -30,13 +30,17 @@ def test_a_users_prompt_replaces_the_shipped_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("expand", "{{ instruction }} {{ tsk }}", "expand.jinja uses tsk; what it is given is instruction, task"),
+        ("expand", "{{ instruction }} {{ tsk }}", "expand.jinja uses tsk; its variables are instruction, task"),
         ("judge_pairwise", "{% if answer_1 == 'no' %}{{ answer }}{% endif %}", "judge_pairwise.jinja uses answer"),
         ("label", "first line\n{% for label in labels %}", "label.jinja line 2"),
         ("rewrite", "{{ answer | shorter }}", "rewrite.jinja line 1"),
         ("respond", "{{ style.name.first }}", "respond.jinja cannot be rendered"),
         ("expand", "{% include 'other.txt' %}", "expand.jinja cannot be rendered: 'other.txt' not found"),
-        ("extend", "{{ instruction }}", "has extend.jinja; the prompts are expand"),
+        (
+            "extend",
+            "{{ instruction }}",
+            "has extend.jinja, which is not the name of a prompt; rename it to one of expand",
+        ),
     ],
 )
 def test_a_prompt_that_cannot_be_used_is_named(tmp_path: Path, name: str, text: str, sentence: str) -> None:

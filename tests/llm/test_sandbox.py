@@ -73,7 +73,7 @@ def test_a_link_out_of_the_folder_is_not_sent_to_the_teacher(tmp_path: Path, lin
     (folder / "part.txt").write_text("")
     (folder / linked).unlink()
     (folder / linked).symlink_to(secret)
-    with pytest.raises(InputError, match=r"is a link out of the folder of prompts") as error:
+    with pytest.raises(InputError, match=r"is a link to a file outside the folder of prompts") as error:
         Prompts(str(folder))
     assert "planted" not in str(error.value)
 

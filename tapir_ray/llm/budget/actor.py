@@ -1,7 +1,7 @@
-"""The ledger of a run as an actor.
+"""The ledger of a run as a Ray actor.
 
-actor = start(run_id, accounts, Budget(max_cost=5.0), folder="runs/a", attempt=2)     # one a run, no CPU of its own
-ray.get(actor.snapshot.remote())                                                      # of all attempts of the run
+actor = start(run_id, accounts, Budget(max_cost=5.0), folder="runs/a", attempt=2)     # one per run, without a CPU
+ray.get(actor.snapshot.remote())                                                      # usage of all attempts
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLOSE_ATTEMPTS = 5
 
 
 class UsageActor(Ledger):
-    """The ledger as an actor: saves itself every second."""
+    """Ledger that saves its state every SAVE_S seconds."""
 
     def __init__(self, accounts: Mapping[str, Account], budget: Budget, folder: str | None, attempt: int) -> None:
         super().__init__(accounts, budget, None if folder is None else UsageFiles(folder, attempt))
@@ -37,10 +37,10 @@ class UsageActor(Ledger):
         while True:
             time.sleep(SAVE_S)
             with self._lock:
-                self._kept()  # if storage fails for a moment, what changed is saved the next time
+                self._kept()  # a failed write is tried again by the next one
 
     def close(self) -> tuple[dict[str, dict[str, float]], str | None]:
-        """Save for the last time; returns the snapshot, and why it could not be saved after several attempts."""
+        """Saves the final state. Returns (snapshot, error): None, or why CLOSE_ATTEMPTS writes failed."""
         for attempt in range(CLOSE_ATTEMPTS):
             try:
                 self.save()
@@ -52,22 +52,23 @@ class UsageActor(Ledger):
         return self.snapshot(), None
 
     def note_plain(self, role: str) -> None:
-        """A worker found that the endpoint of `role` refuses a `response_format`."""
+        """Notes that the endpoint of `role` refuses a `response_format`, as a worker has found."""
         self._plain.add(role)
 
     def plain(self) -> set[str]:
-        """The roles whose endpoint refuses a `response_format`, as far as this attempt of the run has found."""
+        """Returns the roles whose endpoint has refused a `response_format` in this attempt."""
         return self._plain
 
 
 def start(
     run_id: str, accounts: Mapping[str, Account], budget: Budget, folder: str | None = None, attempt: int = 0
 ) -> Any:
-    """The handle of a new usage actor named `usage-RUN_ID-ATTEMPT`; it ends with the driver or by `ray.kill`.
+    """Starts an actor named `usage-RUN_ID-ATTEMPT` and returns its handle; it ends with the driver or by `ray.kill`.
 
-    `folder` is the run's storage; without one the counts are kept in memory. An actor that dies is started again and
-    goes on from what it saved.
+    `folder` is the run's storage; without one the counts are kept in memory only. Ray restarts an actor that dies, and
+    it continues from the state that it saved.
     """
+    # No CPU: it must be placed on a cluster whose CPUs are all taken. Calls may repeat, since reports are numbered.
     actor: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(UsageActor)
     return actor.options(name=f"usage-{run_id}-{attempt}", namespace=NAMESPACE, **with_driver()).remote(
         accounts, budget, folder, attempt

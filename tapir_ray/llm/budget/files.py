@@ -1,4 +1,4 @@
-"""What the attempts of a run used, on its storage: RUN/usage/ATTEMPT.json, a ledger's state each.
+"""Usage of the attempts of a run on its storage: one file RUN/usage/ATTEMPT.json with the state of its ledger.
 
 mine, others = UsageFiles(run.uri, attempt=2).load()
 """
@@ -16,19 +16,22 @@ from tapir_ray.llm.budget.usage import Count
 FOLDER = "usage"
 LOAD_ATTEMPTS, AGAIN_S = 5, 1.0
 FIELDS = {"counts", "unsettled", "reserved", "resolved"}
-"""Of every state."""
-UNCOUNTED = "is treated as absent: what this attempt spent does not count towards the budget"
+"""Keys that every state has."""
+UNCOUNTED = "is treated as absent: the spending of this attempt does not count towards the budget"
 
 
 class UsageFiles:
-    """What each attempt of a run used; `attempt` is the one that writes."""
+    """Usage files of a run; `attempt` is the number of the attempt that writes."""
 
     def __init__(self, folder: str, attempt: int) -> None:
         self._storage = Storage.at(folder)
         self._mine = f"{attempt:05d}.json"
 
     def load(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """(this attempt's state, if its actor has died and come back; those of the others)."""
+        """Returns (state of this attempt, states of the others). The first is None unless its actor was restarted.
+
+        Raises OSError if storage fails LOAD_ATTEMPTS times.
+        """
         for attempt in itertools.count(1):
             try:
                 names = [name for name in self._storage.children(FOLDER) if name.removesuffix(".json").isdigit()]
@@ -48,22 +51,22 @@ class UsageFiles:
         return False
 
     def save(self, state: dict[str, Any]) -> None:
-        """Put a state in the place of this attempt's last."""
+        """Replaces the state of this attempt. Raises OSError if storage fails."""
         self._storage.write_json(f"{FOLDER}/{self._mine}", state)
 
 
 def listed(counts: Mapping[str, Mapping[str, Count]]) -> dict[str, dict[str, dict[str, int]]]:
-    """Counts by role and kind, as a state holds them under `counts`."""
+    """Returns counts by role and kind as JSON values, the content of `counts` in a state."""
     return {role: {kind: count.numbers() for kind, count in kinds.items()} for role, kinds in counts.items()}
 
 
 def counts_in(state: dict[str, Any]) -> list[tuple[str, Count]]:
-    """The (role, count of one kind) of a state."""
+    """Returns the pairs (role, count of one kind) of a state."""
     return [
         (role, Count(kind, **numbers)) for role, kinds in state["counts"].items() for kind, numbers in kinds.items()
     ]
 
 
 def unsettled_in(state: dict[str, Any]) -> list[tuple[str, Count]]:
-    """The (role, worst case of the requests that no record came of) of a state."""
+    """Returns the pairs (role, worst case of its requests without a known usage) of a state."""
     return [(role, Count("unsettled", **numbers)) for role, numbers in state["unsettled"].items()]

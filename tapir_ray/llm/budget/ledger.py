@@ -1,10 +1,14 @@
-"""What a run may spend and has spent: leases under its limits, counts by role, and a budget that is never exceeded.
+"""Ledger of a run: leases under its limits, usage by role, and a budget that is never exceeded.
 
-The budget is the run's: RUN/usage/ATTEMPT.json holds what each attempt used, and a later one starts from their sum.
-A lease reserves the worst case of its request, and its record puts what was used in the place of that. What does not
-fit beside the reservations waits for them; what does not fit although none is left uses the budget up, for good. Under
-a budget a lease is on storage before it is granted, so that an actor, a driver or a machine that dies takes no spending
-with it: a request whose record never came counts as its worst case (`unsettled`) from then on.
+The budget covers all attempts of a run. RUN/usage/ATTEMPT.json holds the usage of each attempt, and a later attempt
+starts from their sum.
+
+A lease reserves the worst case of its request, and the record of the request replaces the reservation by the real
+usage. A request that does not fit waits for the reservations of others. If it does not fit although nothing is
+reserved, the budget is used up for good. Example: with 1,000 tokens left and 800 reserved, a request of 300 waits.
+
+Under a budget a lease is written to storage before it is granted. So no spending is lost when the actor, the driver or
+the machine dies: a request without a record counts with its worst case (`unsettled`).
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ from tapir_ray.llm.budget.usage import Account, Count, Lease, Report
 from tapir_ray.llm.client.token_bucket import Bucket
 
 WAIT_S = 0.2
-"""After which a request that does not fit asks again."""
+"""Seconds after which a request that does not fit asks again."""
 
 
 @dataclass
 class Reserved:
-    """An outstanding lease; after `until` its worker is taken for dead."""
+    """An outstanding lease. After the time `until` its worker is taken for dead."""
 
     role: str
     lease: Lease
@@ -38,7 +42,7 @@ class Reserved:
 
 
 class Ledger:
-    """The state of the usage actor, a plain class: leases, counts by role and kind, cost and budget."""
+    """State of the usage actor: leases, counts by role and kind, cost and budget. A plain class, for tests."""
 
     def __init__(
         self,
@@ -55,17 +59,18 @@ class Ledger:
         self._lock = threading.RLock()
         self._changed = self._used_up = False
         self._before: dict[str, dict[str, Count]] = defaultdict(dict)
-        """Of earlier attempts."""
+        """Counts of earlier attempts, by role and kind."""
         self._counts: dict[str, dict[str, Count]] = defaultdict(dict)
         self._unsettled: dict[str, Count] = {role: Count("unsettled") for role in accounts}
-        """Worst cases of requests of which nobody knows what they used, of all attempts."""
+        """Worst cases of requests with unknown usage, of all attempts."""
         self._unsettled_before = dict(self._unsettled)
         self._reserved: dict[str, Reserved] = {}
         self._expired: dict[str, Reserved] = {}
-        """Counted as unsettled, but a record may still come."""
+        """Leases past their time. They count as unsettled, but a record may still come."""
         self._earlier: dict[str, Reserved] = {}
-        """Leases that earlier attempts left, counted as unsettled until the same request is asked for again."""
+        """Open leases of earlier attempts. They count as unsettled until the same lease is requested again."""
         self._resolved: list[str] = []
+        """Leases of earlier attempts that this attempt has taken over."""
         self._reports: dict[str, int] = {}
         self._dearest = {role: account.price.dearest() for role, account in accounts.items()}
         self._tiers = {
@@ -96,10 +101,10 @@ class Ledger:
                 self._restore(mine)
 
     def lease(self, role: str, leases: Sequence[Lease]) -> tuple[int, float]:
-        """Grants waiting requests, in order.
+        """Grants leases in order. Returns (number granted from the front, seconds until the rest may ask again).
 
-        Returns how many were granted, from the front, and the seconds after which to ask for the rest; infinite once
-        the budget is used up. The same leases asked for again are granted again.
+        The seconds are infinite once the budget is used up. A lease that is requested twice is granted twice, so that
+        Ray may repeat the call.
         """
         with self._lock:
             if self._saving.problem is None:
@@ -107,10 +112,10 @@ class Ledger:
                 if not granted or not self._has_budget or self._kept():
                     return granted, pause
                 if self._saving.problem is None:
-                    # They stay reserved, and are granted once that is on storage: asked for again they are the same.
+                    # The leases stay reserved. The worker asks for them again, and gets them once they are on storage.
                     return 0, saving.AGAIN_S
             for lease in leases:
-                if lease.id not in self._resolved:  # else it is on its way since an earlier start
+                if lease.id not in self._resolved:  # an earlier attempt has already sent such a request
                     self._reserved.pop(lease.id, None)
             return 0, math.inf
 
@@ -118,7 +123,7 @@ class Ledger:
         return self._saving.kept(self.save)
 
     def problem(self) -> str | None:
-        """Why nothing more is asked although there is a budget left; None as long as there is no reason."""
+        """Returns why requests are stopped although some budget is left; None while they are not."""
         return self._saving.problem
 
     def _grant(self, role: str, leases: Sequence[Lease]) -> tuple[int, float]:
@@ -134,6 +139,7 @@ class Ledger:
             cost += self._lease_cost(role, lease)
             earlier = self._earlier.get(lease.id)
             if earlier is not None:
+                # Already committed as unsettled: one request must not count twice.
                 tokens -= earlier.lease.input_tokens + earlier.lease.output_tokens
                 cost -= self._lease_cost(earlier.role, earlier.lease)
             if not self._fits(tokens, cost):
@@ -159,7 +165,7 @@ class Ledger:
         return len(leases), 0.0
 
     def record(self, report: Report) -> None:
-        """Add what a worker reports; a report that was seen before changes nothing."""
+        """Adds the counts of a report; a report that was received before changes nothing."""
         with self._lock:
             if report.number <= self._reports.get(report.worker, 0):
                 return
@@ -178,7 +184,7 @@ class Ledger:
         if reserved is None:
             reserved = self._expired.pop(lease_id, None)
             if reserved is None:
-                return  # counted as unsettled by an actor that has died since: rather too much than too little
+                return  # already counted as unsettled before the actor was restarted: too much rather than too little
             self._unsettle(reserved, -1)
         if used is None:
             self._unsettle(reserved)
@@ -191,7 +197,7 @@ class Ledger:
         self._unsettled[reserved.role] += worst if sign > 0 else -worst
 
     def _worst_of(self, role: str, lease: Lease) -> Count:
-        """The worst case of a request, at the dearest tier of the price that it can reach."""
+        """Returns the worst case of a request, at the dearest tier of the price that it can reach."""
         base, tier = self._dearest[role], self._dearest_of(role, lease)
         return lease.count() if tier is base else lease.count().above(base, tier)
 
@@ -210,7 +216,7 @@ class Ledger:
                 self._changed = True
 
     def _committed(self) -> tuple[int, float]:
-        """(tokens, dollars) of the run if all requests that are on their way use as much as they can."""
+        """Returns (tokens, US dollars) of the run if every request in flight uses its worst case."""
         tokens, cost = 0, 0.0
         for role in self._accounts:
             spent, unknown = self._spent(role), self._unsettled[role]
@@ -242,12 +248,14 @@ class Ledger:
         return (lease.input_tokens * price.input + lease.output_tokens * price.output) / 1e6 + price.request
 
     def drained(self) -> bool:
-        """Whether the budget is used up and every request that was granted has ended."""
+        """Whether the budget is used up and every granted request has ended."""
         return self._used_up and not self._reserved
 
     def snapshot(self) -> dict[str, dict[str, float]]:
-        """Of the run, by role: requests, tokens (input, cached, output, reasoning: `input_tokens` …), failed, cost (US
-        dollars), and the worst case of what nobody knows (`unsettled_tokens`, `unsettled_cost`), which is not in them.
+        """Returns the usage of all attempts by role: the numbers of `Count`, `cost` in US dollars, and the unsettled.
+
+        `unsettled_tokens` and `unsettled_cost` are the worst case of requests with unknown usage. The other numbers do
+        not include them.
         """
         with self._lock:
             return {
@@ -261,7 +269,7 @@ class Ledger:
             }
 
     def by_kind(self) -> dict[str, dict[str, dict[str, float]]]:
-        """By role and kind of request (label, expand, respond, rewrite, judge, …), the same numbers, and `tokens`."""
+        """Returns usage by role and kind of request (label, expand, respond, …): numbers of `Count`, tokens, cost."""
         with self._lock:
             kinds = {role: [*self._before[role].values(), *self._counts[role].values()] for role in self._accounts}
             return {
@@ -278,13 +286,14 @@ class Ledger:
     # On storage
 
     def save(self) -> None:
-        """Write this attempt's state, if it has changed."""
+        """Writes the state of this attempt if it has changed. Raises OSError if storage fails."""
         with self._lock:
             if self._files is None or not self._changed:
                 return
             self._files.save(
                 {
                     "counts": listed(self._counts),
+                    # Of this attempt alone: the next one adds up the files of all attempts.
                     "unsettled": {
                         role: (count + -self._unsettled_before[role]).numbers()
                         for role, count in self._unsettled.items()
@@ -298,7 +307,7 @@ class Ledger:
             self._changed = False
 
     def _add_earlier(self, state: dict[str, Any]) -> None:
-        """Add an attempt's state; to be called for each in the order of their numbers."""
+        """Adds the state of an earlier attempt. Called in the order of their numbers: a later one resolves leases."""
         for lease_id in state["resolved"]:
             self._earlier.pop(lease_id, None)
         for role, count in counts_in(state):

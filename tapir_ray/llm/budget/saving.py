@@ -1,7 +1,7 @@
-"""Writes of a ledger to storage that may fail for a while.
+"""Writes of a ledger to storage that may fail for some time.
 
 saving = Saving(time.monotonic, gives_up=True)
-if not saving.kept(save): ...                  # to be tried again after AGAIN_S, unless there is a `saving.problem`
+if not saving.kept(save): ...                  # try again after AGAIN_S, unless `saving.problem` is set
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from tapir_ray.data.values import one_line
 
 AGAIN_S, PATIENCE_S = 0.5, 60.0
-"""After which a lease that could not be written is tried again, and after which storage is given up."""
+"""Seconds before a failed write of a lease is tried again, and seconds of failures after which the run gives up."""
 
 
 class Saving:
-    """Since when writes fail; `problem` says so once it has lasted for PATIENCE_S, if the run is to end by it."""
+    """Timer of failing writes. With `gives_up`, `problem` is a message once writes have failed for PATIENCE_S."""
 
     def __init__(self, clock: Callable[[], float], gives_up: bool) -> None:
         self.problem: str | None = None
@@ -23,7 +23,7 @@ class Saving:
         self._failing_since: float | None = None
 
     def kept(self, save: Callable[[], None]) -> bool:
-        """Call `save`; False if it raises OSError."""
+        """Calls `save`; returns False if it raises OSError."""
         try:
             save()
         except OSError as error:
@@ -32,9 +32,9 @@ class Saving:
             seconds = now - self._failing_since
             if self._gives_up and seconds >= PATIENCE_S:
                 self.problem = (
-                    f"what the run spends cannot be written to its storage for {seconds:.0f} s "
-                    f"({one_line(error)[:300]}), so no more is asked under its budget; make room or "
-                    "restore access to the run directory and start the same command again"
+                    f"the usage of the run could not be written to its storage for {seconds:.0f} s "
+                    f"({one_line(error)[:300]}), so no more requests are sent under its budget; free disk "
+                    "space or restore access to the run directory, then start the same command again"
                 )
             return False
         self._failing_since = None

@@ -1,12 +1,12 @@
-"""What requests use and cost, and the worker's side of counting it; the other side is `llm/usage_actor.py`.
+"""Usage and cost of requests, counted in each worker and reported to the usage actor (`llm/budget/actor.py`).
 
     meter = Meter(actor, leased={"teacher"})                       # in each worker
     lease = await meter.lease("teacher", input_tokens=900, output_tokens=256)
     if lease is None: ...                                          # the budget is used up
     meter.record("teacher", Count(kind="expand", requests=1, input_tokens=80, output_tokens=40), lease)
 
-A worker asks for leases of all its waiting requests at once and reports in batches, so a run without limits and budget
-makes no call to the actor for a request.
+A worker asks for the leases of all its waiting requests in one call, and reports counts in batches. A run without
+limits and without a budget needs no call before a request.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ import ray
 from tapir_ray.config import Limits, Price
 
 BYTES_PER_TOKEN = 3
-"""For the tokens that a limit per minute is charged before the real count is known; low, so that it is rather too
-many. The budget counts every byte as a token."""
+"""Estimate for the limits per minute until the real count is known. English has about 4, so this counts too many tokens
+rather than too few. The budget counts every byte as a token."""
 REPORT_S, LEASED_REPORT_S = 1.0, 0.1
-"""How long a count waits for its report; shorter where other requests may wait for it to be settled."""
+"""Seconds that a count waits for its report. Shorter with leases: other requests may wait for the settlement."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """What some requests of one kind used. `cached_tokens` are part of the input, `reasoning_tokens` of the output."""
+    """Usage of requests of one kind. `cached_tokens` are part of the input, `reasoning_tokens` part of the output."""
 
     kind: str
     requests: int = 0
@@ -41,11 +41,11 @@ class Count:
     output_tokens: int = 0
     reasoning_tokens: int = 0
     cached_requests: int = 0
-    """Questions that an equal request had answered: no request, no tokens, no cost."""
+    """Requests answered from the cache: not counted in `requests`, no tokens, no cost."""
     failed: int = 0
-    """Questions that ended without an answer; `requests` counts every attempt that was sent."""
+    """Requests without an answer after all attempts; `requests` counts every attempt that was sent."""
     surcharge: int = 0
-    """Billionths of a US dollar above the base price, of requests that were long enough for a tier of the price."""
+    """Billionths of a US dollar above the base price, for requests that are long enough for a tier of the price."""
 
     def __add__(self, other: Count) -> Count:
         others = other.numbers()
@@ -59,13 +59,14 @@ class Count:
         return self.input_tokens + self.output_tokens
 
     def numbers(self) -> dict[str, int]:
-        """The counts by name."""
+        """Returns the counts by name."""
         return {key: value for key, value in vars(self).items() if key != "kind"}
 
     def cost(self, price: Price) -> float:
-        """US dollars: cached input and reasoning at their own price if there is one, and the surcharge; never negative.
+        """Returns the cost in US dollars, with the surcharge; never negative.
 
-        The tiers of the price are in the surcharge already (`priced`), since each request has its own.
+        Cached input and reasoning have their own price if `price` gives one. Tiers are in the surcharge already
+        (`priced`), since they depend on the length of each request.
         """
         cached = price.input if price.cached_input is None else price.cached_input
         reasoning = price.output if price.reasoning is None else price.reasoning
@@ -78,21 +79,22 @@ class Count:
         return max(0.0, tokens + self.requests * price.request + self.surcharge / 1e9)
 
     def priced(self, price: Price) -> Count:
-        """The count of one request, with what its tier of the price costs above the price without tiers."""
+        """Returns the count of one request with the surcharge of its tier of the price."""
         if not price.tiers:
             return self
         return self.above(price.at(0), price.at(self.input_tokens))
 
     def above(self, base: Price, tier: Price) -> Count:
-        """The count with what it costs more at the price of `tier` than at that of `base`."""
+        """Returns the count with the difference between its costs at the prices `tier` and `base` as surcharge."""
         plain = replace(self, surcharge=0)
         more = plain.cost(tier) - plain.cost(base)
+        # Rounded first, else the error of a float would add a whole billionth.
         return replace(self, surcharge=math.ceil(round(more * 1e9, 3)))
 
 
 @dataclass(frozen=True)
 class Lease:
-    """Leave to send one request that uses at most so many tokens."""
+    """Permission to send one request of at most `input_tokens` and `output_tokens`."""
 
     id: str
     input_tokens: int
@@ -100,43 +102,43 @@ class Lease:
 
     @property
     def likely_tokens(self) -> int:
-        """What a limit per minute is charged until the real count is known."""
+        """Tokens that count towards a limit per minute until the real count is known."""
         return self.input_tokens // BYTES_PER_TOKEN + self.output_tokens
 
     def count(self) -> Count:
-        """The worst case of the request."""
+        """Returns the worst case of the request."""
         return Count("worst", 1, input_tokens=self.input_tokens, output_tokens=self.output_tokens)
 
 
 @dataclass(frozen=True)
 class Account:
-    """How a role is counted: roles of one `group` share limits, each has its own usage and price."""
+    """Limits and price of a role. Roles of one `group` share the limits; each role has its own usage and price."""
 
     group: str
     limits: Limits
     price: Price
     patience_s: float = 150.0
-    """A lease that is not settled for so long is that of a worker that died; longer than any request takes."""
+    """Seconds after which the worker of an unsettled lease is taken for dead; longer than any request takes."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker tells the actor; `number` rises with each report, so that one which comes twice counts once."""
+    """Counts that a worker sends to the actor. `number` rises with each report, so that a repeated one counts once."""
 
     worker: str
     number: int
     counts: list[tuple[str, Count]]
     settled: list[tuple[str, int | None]]
-    """(lease, tokens used); None where nobody knows what the request used, such as one that timed out."""
+    """Pairs (lease id, tokens used); None if the usage is unknown, as after a timeout."""
     unknown: list[tuple[str, Lease]] = field(default_factory=list)
-    """Requests of which nobody knows what they used, and that needed no lease."""
+    """Pairs (role, worst case) of requests with unknown usage that needed no lease."""
 
 
 class Meter:
-    """A worker's side of the usage actor. Without an actor it grants everything and keeps its counts to itself."""
+    """Client of the usage actor in a worker. Without an actor it grants every lease and only collects counts."""
 
     def __init__(self, actor: Any | None = None, leased: Collection[str] = ()) -> None:
-        """`leased` names the roles whose requests need a lease: those with a limit, all of them under a budget."""
+        """Takes the roles whose requests need a lease as `leased`: all under a budget, else those with a limit."""
         self._actor = actor
         self._leased = frozenset(leased)
         self._worker = uuid.uuid4().hex[:12]
@@ -152,9 +154,10 @@ class Meter:
     async def lease(
         self, role: str, input_tokens: int, output_tokens: int, lease_id: str | None = None
     ) -> Lease | None:
-        """Wait for a lease of one request of at most so many tokens; None if the budget is used up.
+        """Waits for a lease of one request; returns None if the budget is used up.
 
-        `lease_id` is given for a request that goes on when its worker dies: who waits for it next asks for the same.
+        `lease_id` identifies a request that outlives its worker (one in a batch). The worker that waits for it next
+        asks for the same lease, so the request is counted once.
         """
         self._leases += 1
         lease = Lease(lease_id or f"{self._worker}-{self._leases}", input_tokens, output_tokens)
@@ -170,6 +173,7 @@ class Meter:
         waiting = self._waiting[role]
         try:
             while waiting:
+                # Counts first: they settle leases, and so make room for these.
                 await self.flush()
                 granted, pause = await self._actor.lease.remote(role, [lease for lease, _ in waiting])  # type: ignore[union-attr]
                 used_up = math.isinf(pause)
@@ -178,6 +182,7 @@ class Meter:
                     if not turn.done():
                         turn.set_result(place < granted)
                 if waiting:
+                    # At most 1 s, since a settled lease can make room earlier than the actor has estimated.
                     await asyncio.sleep(min(pause, 1.0))
         except Exception as error:
             for _, turn in waiting:
@@ -188,9 +193,9 @@ class Meter:
             del self._pumps[role]
 
     def record(self, role: str, count: Count, lease: Lease | None = None, known: bool = True) -> None:
-        """Add a count to the next report, and settle its lease.
+        """Adds a count to the next report and settles its lease.
 
-        `known` is False if the request may have been paid for and nobody knows how much: its worst case is counted.
+        `known` is False for a request that may have been billed with an unknown usage: its worst case is counted.
         """
         key = (role, count.kind)
         self._pending[key] = self._pending.get(key, Count(count.kind)) + count
@@ -208,19 +213,19 @@ class Meter:
         try:
             await self.flush()
         except ray.exceptions.RayError:
-            return  # the roles were closed; the report is still pending, and the next flush says so
+            return  # the actor may have ended with the roles; the counts stay pending, and the next flush raises
 
     async def asks_plainly(self, role: str) -> None:
-        """Tell the actor that a role's endpoint refuses a `response_format`: later stages do not ask for it."""
+        """Tells the actor that the endpoint of a role refuses a `response_format`, so later stages send none."""
         if self._actor is not None:
             await self._actor.note_plain.remote(role)
 
     def pending(self) -> dict[tuple[str, str], Count]:
-        """Counts not reported yet, by role and kind."""
+        """Returns the counts that are not reported yet, by (role, kind)."""
         return dict(self._pending)
 
     async def flush(self) -> None:
-        """Report what was recorded; returns when the actor has it."""
+        """Sends a report of all recorded counts; returns when the actor has it. Raises ray's errors if it cannot."""
         if self._actor is None:
             return
         async with self._reporting:
@@ -233,6 +238,7 @@ class Meter:
             try:
                 await self._actor.record.remote(Report(self._worker, self._reports, listed, settled, unknown))
             except BaseException:
+                # Also for a cancelled task: counts that are lost here would be missing in the budget.
                 for key, count in counts.items():
                     self._pending[key] = self._pending.get(key, Count(count.kind)) + count
                 self._settled, self._unknown = settled + self._settled, unknown + self._unknown

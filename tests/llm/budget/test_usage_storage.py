@@ -108,7 +108,9 @@ def test_storage_that_stays_away_ends_the_run_and_says_why(tmp_path: Path, monke
     monkeypatch.setattr(ray, "get", lambda call: asyncio.run(call))
     run = cast(Tables, SimpleNamespace(progress=None, event=lambda kind, **fields: None))
     counting = RowCounter(run, "t", None, 1.0, roles.drained)
-    with pytest.raises(StageError, match=r"cannot be written.*503 Slow Down.*start the same command again") as stopped:
+    with pytest.raises(
+        StageError, match=r"could not be written.*503 Slow Down.*start the same command again"
+    ) as stopped:
         list(counting.counted(iter([{"rows": 0, "failed": 0, "unasked": ROWS, "error": None}])))
     assert stopped.value.exit_status == 1
     # Storage comes back at the end: what was not asked has no part of the budget of the next start.
