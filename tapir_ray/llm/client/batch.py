@@ -1,11 +1,12 @@
-"""A provider's batch API behind the interface of `Client`: half the price for replies within a day.
+"""Client of a provider's batch API: half the price for replies within a day.
 
     client = BatchClient(target, meter, f"{run.uri}/batches", cache=cache)
     reply = await client.chat(messages, seed=7, kind="respond")        # waits until its batch is done
 
-Calls that wait together become one file and one batch. A batch is recorded on the run's storage before it is created
-and again with its id, under a hash of its requests: a restarted run finds it, by its record or by its metadata at the
-provider, and does not submit it again. What an expired batch finished is kept, and only the rest is asked again.
+Calls that wait at the same time become one file and one batch, named by a hash of its requests. The batch is recorded
+on the run's storage before it is created, and again with its id. A restarted run finds it by this record or by the
+metadata at the provider, and does not submit it again. Finished requests of an expired batch are kept; only the others
+are sent again.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ from tapir_ray.llm.client.target import Target
 
 ENDED = ("completed", "expired", "cancelled", "failed")
 MARK = "tapir"
-"""Key of a batch's metadata that holds the hash of its requests."""
+"""Key in the metadata of a batch for the hash of its requests."""
 FORGOTTEN = "is treated as absent: if its batch was sent, its requests may be sent and paid for again"
-"""What becomes of a record that is empty or torn."""
+"""End of the warning about a record that is empty or torn."""
 REJECTED = "rejected"
-"""Folder beside the records: an empty file for each request whose reply was of no use."""
+"""Folder next to the records with an empty file for each request whose reply could not be used."""
 LONGEST_S = 26 * 3600.0
-"""How long a batch is asked for while its endpoint cannot be reached: as long as it may take."""
+"""Seconds for which calls about a paid batch are repeated: the 24 hours of its window, and two more."""
 UPLOAD_S = 1800.0
-"""How long its upload is tried, before anything is paid for."""
+"""Seconds for which an upload is tried. Shorter, since nothing is paid for yet."""
 
 
 @dataclass
 class Submitted:
-    """A batch at the provider: which requests are in it, and who waits for them."""
+    """A batch at the provider: its requests, and the calls that wait for their results."""
 
     name: str
     requests: list[str]
@@ -57,10 +58,10 @@ class Submitted:
 
 
 class BatchClient(OpenAIClient):
-    """Chat requests of one role, collected into batches. Belongs to the event loop it is first used in."""
+    """Client that collects the chat requests of one role into batches. Belongs to the event loop of its first use."""
 
     def __init__(self, target: Target, meter: Meter, folder: str | None = None, **shared: Any) -> None:
-        """`folder` is where batches are recorded; None keeps no record. `shared` as of Client."""
+        """Records batches in `folder` (a path or URI; None keeps no record). `shared` as in Client."""
         settings = target.endpoint.batch
         super().__init__(target, meter, **{**shared, "in_flight": InFlight(settings.size)})
         self._timeout_s = None
@@ -71,14 +72,14 @@ class BatchClient(OpenAIClient):
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: dict[str, Submitted] = {}
-        """Batches of an earlier attempt, by the requests that were not served from them yet."""
+        """Batches of earlier attempts, by the key of each request whose result is not used yet."""
         rejected = set() if self._storage is None else set(self._storage.children(REJECTED))
         for record in self._records():
             submitted = Submitted(record["name"], record["requests"], record["batch"])
             self._known.update(dict.fromkeys(set(submitted.requests) - rejected, submitted))
 
     def reject(self, reply: Reply) -> None:
-        """Say that a reply is of no use: neither the cache nor its batch serves it again."""
+        """Rejects a reply that could not be used: neither the cache nor its batch returns it again."""
         super().reject(reply)
         if reply.key is not None:
             self._not_again(reply.key)
@@ -91,7 +92,7 @@ class BatchClient(OpenAIClient):
     async def _ask(self, body: dict[str, Any], kind: str) -> Reply:
         reply = await super()._ask(body, kind)
         if reply.status == FAILED and reply.reason != BUDGET_USED_UP:
-            # Asked for once more, it is a new request.
+            # The next attempt of the row sends a new request: its result in the batch would fail again.
             await asyncio.to_thread(self._not_again, request_key(self.target.scope, body))
         return reply
 
@@ -99,7 +100,7 @@ class BatchClient(OpenAIClient):
         return f"batch-{request_key(self.target.scope, body)}"
 
     async def generate(self, body: dict[str, Any]) -> Any:
-        """The reply's JSON. Raises LineError for a request that failed in its batch."""
+        """Returns the JSON of a chat completion. Raises LineError for a request that failed in its batch."""
         key = request_key(self.target.scope, body)
         earlier = self._known.pop(key, None)
         if earlier is not None:
@@ -109,7 +110,7 @@ class BatchClient(OpenAIClient):
             size = len(line_of(key, body))
             if size > self._settings.max_bytes:
                 raise LineError(
-                    f"request_too_large: it takes {size:,} bytes of a batch, and batch.max_bytes is "
+                    f"request_too_large: it needs {size:,} bytes in a batch, and batch.max_bytes is "
                     f"{self._settings.max_bytes:,}",
                     again=False,
                 )
@@ -124,6 +125,7 @@ class BatchClient(OpenAIClient):
             else:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(self._settings.window_s, self._close_window)
+        # Shielded: other calls may wait for the same request.
         return await asyncio.shield(waiting[1])
 
     async def _wait_for(self, submitted: Submitted, key: str, body: dict[str, Any]) -> Any:
@@ -144,7 +146,7 @@ class BatchClient(OpenAIClient):
 
     def _background(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
+        self._tasks.add(task)  # the event loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
         return task
 
@@ -161,7 +163,7 @@ class BatchClient(OpenAIClient):
             )
 
             async def create(again: bool) -> str:
-                # One that was made although its reply did not come is not made a second time.
+                # The first call may have created the batch although its reply was lost: do not pay for a second one.
                 if again and (found := await self._find(name)) is not None:
                     return found
                 batch = await self._openai.batches.create(
@@ -175,7 +177,7 @@ class BatchClient(OpenAIClient):
 
             tried = itertools.count()
             submitted.batch = await self._patiently(lambda: create(next(tried) > 0))
-            with suppress(OSError):  # without its id it is found by its name
+            with suppress(OSError):  # without the id, the batch is found by its name in the metadata
                 await self._record(submitted)
         except Exception as error:
             _fail(submitted, error)
@@ -183,7 +185,7 @@ class BatchClient(OpenAIClient):
         await self._collect(submitted)
 
     async def _collect(self, submitted: Submitted) -> None:
-        """Poll until the batch has ended, then give every waiting request its line."""
+        """Polls until the batch has ended, then gives every waiting request its result."""
         extra: Any = {"extra_headers": headers(self.target)}
         try:
             if submitted.batch is None:
@@ -208,7 +210,7 @@ class BatchClient(OpenAIClient):
                 submitted.results = results
             self._serve(submitted)
         except openai.NotFoundError:
-            # The provider no longer has it: its requests are asked again.
+            # The provider has deleted the batch or its files: its requests are sent again.
             submitted.results = {}
             self._serve(submitted)
             await self._forget(submitted)
@@ -226,7 +228,7 @@ class BatchClient(OpenAIClient):
                 future.set_exception(error)
 
     async def _find(self, name: str) -> str | None:
-        """The batch of a record without an id, where the provider did create it."""
+        """Returns the id of a batch by its name in the metadata; None if the provider has no such batch."""
         extra: Any = {"extra_headers": headers(self.target)}
         async for batch in self._openai.batches.list(limit=100, **extra):
             if (batch.metadata or {}).get(MARK) == name:
@@ -234,8 +236,9 @@ class BatchClient(OpenAIClient):
         return None
 
     async def _patiently(self, call: Any, seconds: float = LONGEST_S) -> Any:
-        """The result of a call around a batch, tried for so long: a batch that is paid for must not be lost, or paid
-        again, because its endpoint cannot be reached for an hour.
+        """Calls the provider until it succeeds or `seconds` have passed; permanent errors are raised at once.
+
+        A batch that is paid for must not be lost, or paid for again, because its endpoint is down for an hour.
         """
         deadline = time.monotonic() + seconds
         for attempt in itertools.count():
@@ -250,7 +253,6 @@ class BatchClient(OpenAIClient):
     def _records(self) -> list[dict[str, Any]]:
         if self._storage is None:
             return []
-        # Without an id first: a record with one then takes the place of the same requests.
         names = [name for name in self._storage.children("") if name.endswith(".json")]
         found = []
         for name in names:
@@ -259,10 +261,11 @@ class BatchClient(OpenAIClient):
                 found.append(record)
             elif record is not None:
                 self._storage.tell_torn(name, FORGOTTEN)
+        # Records without an id come first, so that for one request a record with an id replaces them.
         return sorted(found, key=lambda record: record["batch"] is not None)
 
     async def _forget(self, submitted: Submitted) -> None:
-        """A batch of which nothing more will come is not waited for by the next start."""
+        """Deletes the record of a batch without further results, so that the next attempt does not wait for it."""
         if self._storage is None:
             return
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Lines of a batch's files: a request, and what became of it.
+"""Lines in the files of a batch: requests and their results.
 
 content = line_of(key, body)
 completion = body_of(results_in(output).get(key))
@@ -19,13 +19,13 @@ class LineError(RequestFailed):
 
 
 def line_of(key: str, body: dict[str, Any]) -> bytes:
-    """A request as a line of a batch's file."""
+    """Returns a request as one line of the input file of a batch."""
     line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
 def results_in(text: str) -> dict[str, dict[str, Any]]:
-    """The lines of a batch's output by the key of their request; what is no such line is left to be asked again."""
+    """Returns the results in an output file by the key of their request. Unreadable lines are skipped: asked again."""
     results = {}
     for line in text.split("\n"):
         with suppress(ValueError, RecursionError):
@@ -36,7 +36,7 @@ def results_in(text: str) -> dict[str, dict[str, Any]]:
 
 
 def body_of(line: dict[str, Any] | None) -> Any:
-    """The chat completion of a line. Raises LineError for one that is an error or is not there."""
+    """Returns the chat completion of a result. Raises LineError for an error, and for None (no result)."""
     if line is None:
         raise LineError("not answered by its batch", again=True)
     response = line.get("response")
@@ -49,6 +49,7 @@ def body_of(line: dict[str, Any] | None) -> Any:
         again = not isinstance(status, int) or status in (408, 409, 429) or status >= 500
         raise LineError(f"{status}: no reason given", again=again)
     if fault.policy:
+        # As a body, so that `understand` counts a refused prompt as filtered and not as failed.
         return {"error": {"code": "content_filter", "message": fault.message}}
     again = status in (408, 409, 429) or status >= 500 if isinstance(status, int) else fault.again
     raise LineError(fault.message, again=again)

@@ -1,13 +1,13 @@
-"""Replies that were paid for, by the content of their request: asked again, in this run or another, they cost nothing.
+"""Cache of paid replies by the content of their request: the same request costs nothing in this run or another.
 
-    cache = Cache(f"{run.uri}/cache")                              # reads what is there, once
-    reply, served = await cache.answer(request_key("", body), ask)      # ask() only where nothing is stored
-    cache.reject(reply)                                            # not served again
-    await cache.flush()                                            # on storage
+    cache = Cache(f"{run.uri}/cache")                                   # reads the folder once
+    reply, served = await cache.answer(request_key("", body), ask)      # calls ask() if no reply is stored
+    cache.reject(reply)                                                 # never returned again
+    await cache.flush()                                                 # returns once all is on storage
 
 Only replies with a usable text are kept. Each worker adds immutable segments of lines `key TAB reply`; a line without a
-reply takes the key back. A request is known by a hash of its body, which holds no key or header. The index takes
-about 200 bytes a reply; the replies themselves are held while they are few, and read from their segment otherwise.
+reply deletes the key. The key is a hash of the body, which contains no API key and no header. The index takes about
+200 bytes per reply. Up to HELD_BYTES of replies stay in memory; the others are read from their segment when needed.
 """
 
 from __future__ import annotations
@@ -29,29 +29,31 @@ from tapir_ray.data.storage import Storage
 from tapir_ray.llm.client.reply import Reply
 
 HELD_BYTES = 64 * 1024**2
-"""Replies that are held in memory at start, at most."""
+"""Most bytes of replies that stay in memory after loading."""
 FLUSH_REPLIES, FLUSH_S = 256, 1.0
-"""Replies are written once they are so many or so old."""
+"""Pending replies that start a write, and seconds after which they are written in any case."""
 BETWEEN_WRITES_S = 0.1
-"""At least, so that blocks which end together share a segment."""
+"""Shortest time between two writes in seconds, so that blocks which end together share a segment."""
 READERS = 16
+"""Segments that are read at once: on object storage a small read is all latency."""
 SUFFIX = ".replies"
 
 _OFFSET_BITS, _LENGTH_BITS = 40, 24
+"""Bits of the place of a line (segments up to 1 TiB, lines up to 16 MiB). An int takes less memory than a tuple."""
 _KEPT = ("text", "reasoning", "finish_reason", "model", "input_tokens", "output_tokens")
 
 
 class Cache:
-    """One worker's view of a folder of replies. Belongs to the event loop it is used in, once it is made."""
+    """Cache of one worker over a shared folder. Belongs to the event loop of its first use."""
 
     def __init__(self, uri: str) -> None:
-        """Read what is there. Raises InputError for a URI that names no folder."""
+        """Reads the segments in the folder. Raises InputError for a URI that is not a folder."""
         self._storage = Storage.at(uri)
         self._storage.fs.create_dir(self._storage.root, recursive=True)
         self._worker = uuid.uuid4().hex[:12]
         self._segments: list[str] = []
         self._index: dict[bytes, bytes | int] = {}
-        """The reply's line, or where it is: segment, offset and length in one number."""
+        """By key: the line of the reply, or its place as one number (segment, offset, length)."""
         self._pending: dict[str, bytes] = {}
         self._asking: dict[str, asyncio.Future[Reply]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -66,9 +68,10 @@ class Cache:
         return len(self._index)
 
     async def answer(self, key: str, ask: Callable[[], Awaitable[Reply]]) -> tuple[Reply, bool]:
-        """(reply, whether it cost nothing): what is stored, what an equal request under way gets, or what `ask` gives.
+        """Returns (reply, whether it cost nothing).
 
-        A reply that is not ok is shared with the equal requests that already wait for it, and not stored.
+        The reply is the stored one, that of an equal request in flight, or the result of `ask`. A reply that is not ok
+        is passed to the equal requests that wait for it, but not stored.
         """
         under_way = self._asking.get(key)
         if under_way is not None:
@@ -84,13 +87,13 @@ class Cache:
             return reply, stored is not None
         except BaseException as error:
             future.set_exception(error)
-            future.exception()  # the waiters raise it; without one it is no forgotten error
+            future.exception()  # marks it as retrieved: without waiters asyncio would log it as forgotten
             raise
         finally:
             del self._asking[key]
 
     def reject(self, reply: Reply) -> None:
-        """Its text was of no use: ask anew next time."""
+        """Deletes a reply whose text could not be used: the next equal request is sent again."""
         if reply.key is not None and self._index.pop(bytes.fromhex(reply.key), None) is not None:
             self._put(reply.key, f"{reply.key}\t\n".encode())
 
@@ -130,7 +133,7 @@ class Cache:
             try:
                 await asyncio.to_thread(self._write, name, b"".join(lines.values()))
             except OSError as error:
-                # The rows are worth more than the cache: they go on, and the next write holds these lines too.
+                # A full cache folder must not end the stage. The next write contains these lines too.
                 logging.getLogger(__name__).warning("the cache %s cannot be written: %s", self._storage.uri, error)
                 self._pending = {**lines, **self._pending}
                 return
@@ -139,6 +142,7 @@ class Cache:
             self._segments.append(name)
             offset = 0
             for key, line in lines.items():
+                # Written lines are replaced by their place, which frees their memory; a rejected one has no entry.
                 if self._index.get(bytes.fromhex(key)) is line:
                     self._index[bytes.fromhex(key)] = self._place(len(self._segments) - 1, offset, len(line))
                 offset += len(line)
@@ -150,6 +154,7 @@ class Cache:
         names = [name for name in self._storage.children("") if name.endswith(SUFFIX)]
         with ThreadPoolExecutor(READERS) as pool:
             waiting = iter(names)
+            # In groups, as `pool.map` over all names would hold every segment in memory at once.
             while batch := list(islice(waiting, READERS)):
                 for name, content in zip(batch, pool.map(self._read, batch), strict=True):
                     self._segments.append(name)
@@ -177,7 +182,7 @@ class Cache:
             line = found if isinstance(found, bytes) else await asyncio.to_thread(self._read_line, found)
             return _reply(key, line)
         except (OSError, ValueError, KeyError, TypeError):
-            self._index.pop(bytes.fromhex(key), None)  # the segment is gone or torn
+            self._index.pop(bytes.fromhex(key), None)  # the segment was deleted or is torn
             return None
 
     def _read_line(self, place: int) -> bytes:
@@ -202,7 +207,7 @@ def _reply(key: str, line: bytes) -> Reply:
 
 
 def _lines(content: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """(key, offset, line) of a segment; what is torn is left out."""
+    """Yields (key, offset, line) of a segment. Torn lines are left out."""
     offset = 0
     for line in content.splitlines(keepends=True):
         head, tab, _ = line.partition(b"\t")

@@ -1,4 +1,4 @@
-"""Where the replies of a run and its records of batches lie."""
+"""Folders of a run for cached replies and for records of batches."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tapir_ray.data.storage import Storage, uri_in
 
 
 class ReplyFolders:
-    """`cache` and `batches`: a URI each, or None where replies or batches are not kept."""
+    """URIs `cache` and `batches`; None if replies or batches are not kept."""
 
     def __init__(self, config: Cache, run: str | None) -> None:
-        """Of the run stored at the URI `run`; replies lie in `config.dir` where that is set."""
+        """Uses folders of the run at the URI `run`; replies are stored in `config.dir` if that is set."""
         own = None if run is None else uri_in(run, "cache")
         self.cache = (config.dir or own) if config.enabled else None
         self.batches = None if run is None else uri_in(run, "batches")
@@ -22,9 +22,10 @@ class ReplyFolders:
 
     @contextmanager
     def kept_apart(self, name: str) -> Iterator[None]:
-        """Replies and records of batches of the pipelines made meanwhile lie in folders NAME, for `forget` to remove.
+        """Context manager in which pipelines use subfolders NAME, which `forget` empties.
 
-        For a step of many pipelines: every worker reads all replies in its folder. A `cache.dir` stays as it is.
+        For a step of many pipelines, because every worker reads all replies in its folder at its start. A folder given
+        as `cache.dir` is shared with other runs and does not change.
         """
         before = self.cache, self.batches
         if self.cache is not None and not self._shared:
@@ -39,6 +40,6 @@ class ReplyFolders:
             (self.cache, self.batches), self._apart = before, []
 
     def forget(self) -> None:
-        """Remove what is `kept_apart`: the rows that it was asked for are on storage."""
+        """Deletes the content of the subfolders of `kept_apart`. Its rows must be on storage."""
         for storage in map(Storage.at, self._apart):
             storage.fs.delete_dir_contents(storage.root, missing_dir_ok=True)

@@ -1,4 +1,4 @@
-"""Whether an endpoint is there, takes the key and serves the model; found out without asking a model anything.
+"""Checks that an endpoint answers, accepts the key and serves the model, without a request to a model.
 
 await check(target)
 """
@@ -22,9 +22,9 @@ from tapir_ray.llm.client.target import Target
 
 TIMEOUT_S = 20.0
 SHOWN = 5
-"""Names of models that a message shows."""
+"""Most names of models in a message."""
 LONG_LIST = 50
-"""A public provider's list of as many models may leave out aliases that it serves: a name not in it only warns."""
+"""Length from which the model list of a public provider may leave out aliases: a missing name is then a warning."""
 
 _NOT_HERE = (404, 405)
 _OWN_SUFFIXES = (".local", ".internal", ".svc")
@@ -34,23 +34,24 @@ _OWN_SUFFIXES = (".local", ".internal", ".svc")
 class _Reply:
     status: int
     body: Any
-    """The JSON of the reply, None where it is none."""
+    """The JSON of the reply; None if it is not JSON."""
     text: str
 
 
 async def check(target: Target) -> None:
-    """Raises InputError, with what to change, for an endpoint that cannot be used.
+    """Raises InputError, with the change to make, for an endpoint that cannot be used.
 
-    That is: one that does not answer, refuses the key, answers with something other than JSON, has neither a model list
-    nor chat completions under its URL, or does not serve `endpoint.model`. An endpoint without a model list passes if
-    it has chat completions (it is sent an empty request, which no model answers). A model that is not in the list and
-    not known by its name alone (as aliases are) is refused, but for a public list of LONG_LIST names or more, where it
-    is only warned of on stderr.
+    Such an endpoint does not answer, refuses the key, does not answer with JSON, has neither a model list nor chat
+    completions under its URL, or does not serve `endpoint.model`.
+
+    An endpoint without a model list passes if it has chat completions: an empty request, which reaches no model, shows
+    it. A model that is not in the list is looked up by its name, because lists leave out aliases. If that fails too it
+    is refused, except for a public list of LONG_LIST names or more: then a warning is printed to stderr.
     """
     reply = await _ask(target, "GET", "/models")
     _refuse_key(target, reply)
     if reply.status >= 500:
-        raise InputError(f"{_where(target)} answers HTTP {reply.status}; try again when it is up")
+        raise InputError(f"{_where(target)} answers HTTP {reply.status}; start again when it is up")
     names = _names(reply.body)
     if names is None:
         if reply.status in _NOT_HERE or reply.status < 300:
@@ -61,11 +62,11 @@ async def check(target: Target) -> None:
         problem = f"{wanted} is not among the models of {_where(target)}, which are {shown}"
         if len(names) < LONG_LIST or is_own(target.base_url):
             raise InputError(f"{problem}; name one of them")
-        print(f"warning: {problem}; every request fails unless it is an alias", file=sys.stderr)
+        print(f"warning: {problem}; unless it is an alias, every request will fail", file=sys.stderr)
 
 
 def is_own(base_url: str | None) -> bool:
-    """Whether a URL is one of this machine or a private network, where a model list names all there is."""
+    """Whether a URL is on this machine or in a private network, in which a model list is complete."""
     host = urlsplit(base_url or DEFAULT_URL).hostname or ""
     try:
         return ipaddress.ip_address(host).is_private
@@ -91,8 +92,8 @@ async def _check_place(target: Target, reply: _Reply) -> None:
             raise InputError(f"{where} is not the API itself: set it to {below.base_url}")
     if reply.body is None and reply.status < 300:
         raise InputError(
-            f"{where} answers {' '.join(reply.text.split())[:60]!r} where a list of models should be; give the URL of "
-            "an OpenAI-compatible API, which mostly ends in /v1"
+            f"{where} answers {' '.join(reply.text.split())[:60]!r} instead of a list of models; give the URL of an "
+            "OpenAI-compatible API, which mostly ends in /v1"
         )
     chat = await _ask(target, "POST", "/chat/completions")
     _refuse_key(target, chat)
@@ -112,13 +113,14 @@ def _refuse_key(target: Target, reply: _Reply) -> None:
 
 
 async def _knows_model(target: Target) -> bool:
-    """Whether the endpoint knows the model by its name alone, as providers know their aliases."""
+    """Whether the endpoint knows the model although its list does not name it, as with aliases."""
     reply = await _ask(target, "GET", f"/models/{quote(target.endpoint.model, safe='')}")
     return reply.status < 300 and isinstance(reply.body, dict) and "id" in reply.body
 
 
 def _names(body: Any) -> list[str] | None:
-    """The names of a model list, None for anything else; some providers send the list bare."""
+    """Returns the names in a model list; None for anything else."""
+    # Some providers send the list without the mapping around it.
     entries = body.get("data") if isinstance(body, dict) else body
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "id" in entry for entry in entries):
         return None
@@ -126,7 +128,7 @@ def _names(body: Any) -> list[str] | None:
 
 
 async def _ask(target: Target, method: str, path: str) -> _Reply:
-    """The reply to a request without content, whatever its status. Raises InputError where none comes."""
+    """Returns the reply to an empty request, whatever its status. Raises InputError if none comes."""
     client = connect(target).with_options(timeout=min(TIMEOUT_S, target.endpoint.timeout_s))
     without_key: Any = {"headers": headers(target)}
     try:

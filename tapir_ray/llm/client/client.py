@@ -1,7 +1,7 @@
-"""One role's requests: retries, limits, usage, and a reply that says what became of it, whatever the engine.
+"""Requests of one role with retries, limits, usage and cache, for any engine.
 
-`extra_body` is merged over the request, so it can also replace a parameter (a reasoning model that accepts no
-temperature but 1: `extra_body: {temperature: 1}`).
+`extra_body` is merged over the request, so it can also replace a parameter. Example for a reasoning model that accepts
+no temperature but 1: `extra_body: {temperature: 1}`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 
 
 class FormatRefused(Exception):
-    """The endpoint does not take the `response_format`; `reply` says how it refuses."""
+    """The endpoint does not accept the `response_format`; `reply` has its reason."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.reason)
@@ -40,7 +40,7 @@ class FormatRefused(Exception):
 
 @dataclass
 class Pause:
-    """Until when a role waits because its endpoint said so (`Retry-After`); shared by its requests in a worker."""
+    """Pause that an endpoint has asked for (`Retry-After`), shared by all requests of a role in a worker."""
 
     until: float = field(default=0.0)
 
@@ -50,7 +50,7 @@ class Pause:
 
 
 class Client(ABC):
-    """Chat requests of one role. Belongs to the event loop it is first used in."""
+    """Client for the chat requests of one role. Belongs to the event loop of its first use."""
 
     def __init__(
         self, target: Target, meter: Meter, in_flight: InFlight | None = None, cache: Cache | None = None
@@ -74,15 +74,14 @@ class Client(ABC):
         response_format: dict[str, Any] | None = None,
         or_plain: bool = True,
     ) -> Reply:
-        """Ask once, with as many attempts as the endpoint allows; never raises for what an endpoint does.
+        """Returns the reply to one request, after up to `max_attempts` attempts. Errors are replies too, not raised.
 
-        A stored reply to the same request is given instead, without cost; a request without a seed and with a
-        temperature is a new one each time. 429, 5xx, timeouts and broken connections are tried again after an
-        exponential, jittered pause of at least `Retry-After`; every other error is permanent. `kind` is the kind of
-        request in the usage.
+        429, 5xx, timeouts and broken connections are tried again after an exponential, jittered pause of at least
+        `Retry-After`; every other error is permanent. A cached reply to the same request is returned without cost,
+        but never for a request with a temperature and without a seed. `kind` is the kind of request in the usage.
 
-        A `response_format` that the endpoint refuses is left out, and with `or_plain` it is for all later requests.
-        Without `or_plain` the reply is the refusal.
+        If the endpoint refuses the `response_format`, the request is sent again without it, and so are all later
+        requests. With `or_plain=False` the reply is the refusal instead.
         """
         own = "response_format" in self.target.endpoint.extra_body
         if response_format is None or own or (or_plain and self._plain):
@@ -94,7 +93,7 @@ class Client(ABC):
                 return refused.reply
         reply = await self._chat(messages, sampling, seed, kind)
         if reply.status != FAILED and not self._plain:
-            # Only now is it known that the format was to blame, and not the rest of the request.
+            # Only the success without the format shows that the format was the cause of the refusal.
             self._plain = True
             await self._meter.asks_plainly(self.target.role)
         return reply
@@ -118,7 +117,7 @@ class Client(ABC):
         return reply
 
     def reject(self, reply: Reply) -> None:
-        """Say that a reply is of no use (no score, no label): it is not served again."""
+        """Rejects a reply that could not be used (no score, no label): the cache does not return it again."""
         if self._cache is not None:
             self._cache.reject(reply)
 
@@ -162,6 +161,7 @@ class Client(ABC):
             if last:
                 return got.reply
             if pause is not None and not self.target.limited:
+                # With known limits the ledger paces requests, and only this one waits.
                 self._pause.until = max(self._pause.until, time.monotonic() + pause)
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
@@ -175,17 +175,17 @@ class Client(ABC):
 
     @abstractmethod
     async def generate(self, body: dict[str, Any]) -> Any:
-        """The chat completion of a request, both as JSON values of the OpenAI protocol.
+        """Returns the chat completion of a request, both as JSON values of the OpenAI protocol.
 
-        Raises one of `failures.FAILURES`: RequestFailed where a protocol has no errors of its own.
+        Raises one of `failures.FAILURES`: RequestFailed for an engine whose protocol has no errors of its own.
         """
 
     async def close(self) -> None:  # noqa: B027 (a client may hold nothing open)
-        """Close what the client holds open."""
+        """Closes open connections."""
 
 
 def slots(target: Target, workers: int = 1) -> InFlight:
-    """One worker's share of what may be in flight to an endpoint; found by trying where its limits are unknown."""
+    """Returns the share of one worker in the requests in flight; adaptive if the limits of the endpoint are unknown."""
     spec = target.endpoint.spec
     adaptive = not (spec.local or spec.batch_s or target.limited)
     return InFlight(max(1, target.endpoint.limits.in_flight // workers), adaptive)

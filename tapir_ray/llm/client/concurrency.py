@@ -1,11 +1,11 @@
-"""How many requests of an endpoint may be in flight: a fixed number, or one that finds what the endpoint bears.
+"""Limit of the requests in flight to an endpoint: a fixed number, or one that adapts to the endpoint.
 
     slots = InFlight(64, adaptive=True)
     async with slots: ...
     slots.succeeded()                  # or slots.overloaded(asked_at) after a 429, a 503 or a timeout
 
-Adaptive is additive increase, multiplicative decrease (Chiu and Jain 1989, doi 10.1016/0169-7552(89)90019-6), with
-TCP's slow start: doubling in each round of replies until the first sign of overload.
+The adaptive limit follows additive increase, multiplicative decrease (Chiu and Jain 1989,
+doi 10.1016/0169-7552(89)90019-6), with TCP's slow start: it doubles in each round of replies until the first overload.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import time
 from collections import deque
 
 START = 8
-"""Requests in flight that an adaptive one begins with."""
+"""First value of an adaptive limit."""
 
 
 class InFlight:
-    """At most `most` at once, first come first served. Belongs to one event loop."""
+    """Semaphore of at most `most` requests, first come, first served. Belongs to one event loop."""
 
     def __init__(self, most: int, adaptive: bool = False) -> None:
         self._most = most
@@ -32,7 +32,7 @@ class InFlight:
 
     @property
     def limit(self) -> int:
-        """How many may be in flight now."""
+        """Requests that may be in flight now."""
         return int(self._limit)
 
     async def __aenter__(self) -> None:
@@ -45,6 +45,7 @@ class InFlight:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
+                # `_wake` gave this request its slot just before the cancellation: pass it on.
                 self._busy -= 1
                 self._wake()
             raise
@@ -54,13 +55,14 @@ class InFlight:
         self._wake()
 
     def succeeded(self) -> None:
-        """A reply came: one more next time while growing fast, else one more in each round of replies."""
+        """Raises the limit after a reply: by 1 in slow start, later by 1 in each round of replies."""
+        # Only if the limit is in use: replies of a few requests do not show that the endpoint bears more.
         if self._adaptive and self._busy >= self.limit - 1:
             self._limit = min(self._most, self._limit + (1.0 if self._growing_fast else 1.0 / self._limit))
             self._wake()
 
     def overloaded(self, asked_at: float) -> None:
-        """The endpoint could not follow; halves once for all requests that were under way (`time.monotonic`)."""
+        """Halves the limit, once for all requests that were in flight; `asked_at` is in time of `time.monotonic`."""
         if self._adaptive and asked_at >= self._cut_at:
             self._limit = max(1.0, self._limit / 2)
             self._growing_fast = False

@@ -1,9 +1,9 @@
-"""How a reply ended, in the words of many providers: whole, cut off, filtered, a tool call, broken off, or unknown.
+"""Finish reasons of many providers, mapped to six: whole, cut off, filtered, tool call, broken off, unknown.
 
 end_of("MAX_TOKENS"), end_of("content_filter: RECITATION"), end_of("engine_overloaded")    # CUT, FILTERED, BROKEN
 
-Only ends that are known to be of a whole answer are `WHOLE`. A word that nobody here has seen is `UNKNOWN`, and a
-config can say what it means: `teacher.finish_reasons: {my_end: stop}`.
+Only finish reasons that are known to end a whole answer are `WHOLE`. A name that is not listed is `UNKNOWN`. A config
+can give its meaning: `teacher.finish_reasons: {my_end: stop}`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 WHOLE, CUT, FILTERED, BROKEN = "stop", "length", "content_filter", "error"
-"""What a config can say that an end means; the first three are the protocol's own names."""
+"""Meanings that a config can give to a finish reason. The first three are the names of OpenAI's protocol."""
 TOOL, UNKNOWN = "tool_calls", "unknown"
 
 _NAMES = {
@@ -44,15 +44,15 @@ _WORDS = (
     (CUT, re.compile("length|max_|limit|truncat|context_window")),
     (BROKEN, re.compile("error|fail|crash|exception|overflow")),
 )
-"""Words in a name that nobody has listed, in order of what they outweigh; none of them makes an answer whole."""
+"""Words in names that are not listed; the first match decides. None of them makes an answer whole."""
 _WORST_FIRST = (FILTERED, CUT, BROKEN, TOOL, WHOLE)
 
 
 def end_of(finish_reason: Any, own: Mapping[str, str] | None = None) -> str:
-    """The end that a finish_reason names: any JSON value in, one of the six words out.
+    """Returns one of the six ends for a finish_reason, which may be any JSON value.
 
-    `own` are the endpoint's names by `finish_reasons` of the config, where "" stands for none given. Of a name with a
-    detail (`content_filter: RECITATION`, `stop: length`) the worse part counts.
+    `own` is the mapping `finish_reasons` of the endpoint, in which "" stands for a missing finish_reason. If a name has
+    parts, the worst one counts: `stop: length` is cut off.
     """
     if isinstance(finish_reason, dict):  # SGLang's own API
         finish_reason = finish_reason.get("type")
@@ -70,12 +70,12 @@ def end_of(finish_reason: Any, own: Mapping[str, str] | None = None) -> str:
 
 
 def name_of(finish_reason: Any) -> str:
-    """A finish_reason as text, for a message."""
+    """Returns a finish_reason as text for a message."""
     return finish_reason if isinstance(finish_reason, str) else json.dumps(finish_reason, ensure_ascii=False)[:100]
 
 
 def _plain(name: str) -> str:
-    """MaxTokens, MAX-TOKENS and FINISH_REASON_MAX_TOKENS are max_tokens."""
+    """Returns a name in snake case: `max_tokens` for MaxTokens, MAX-TOKENS and FINISH_REASON_MAX_TOKENS."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_").removeprefix("finish_reason_")
 

@@ -1,4 +1,4 @@
-"""Failed requests: whether to ask again, what may have been paid, what the row is told.
+"""Failed requests: whether to try again, whether they may have been billed, and the reply that reports them.
 
 except FAILURES as error:
     again, pause_s = retry(error)
@@ -21,7 +21,7 @@ from tapir_ray.llm.client.reply import REFUSED, Reply
 
 
 class RequestFailed(Exception):
-    """A request that its engine did not answer, and that costs nothing; `again` if asking again may help."""
+    """A request that its engine did not answer and that costs nothing; `again` if another attempt may help."""
 
     def __init__(self, message: str, again: bool) -> None:
         super().__init__(message)
@@ -29,11 +29,11 @@ class RequestFailed(Exception):
 
 
 class BadReply(Exception):
-    """An HTTP success whose body is no JSON."""
+    """An HTTP success whose body is not JSON."""
 
 
 FAILURES = (openai.OpenAIError, TimeoutError, BadReply, RequestFailed)
-"""What a client may raise of a request."""
+"""Exceptions that `Client.generate` may raise."""
 
 _FORMAT_STATUS = (400, 404, 415, 422, 500, 501)
 _NAMES_FORMAT = re.compile(
@@ -43,36 +43,37 @@ _NAMES_FORMAT = re.compile(
     r"|extra (?:inputs|fields) (?:are )?not permitted|additional properties are not allowed",
     re.IGNORECASE,
 )
-"""How endpoints refuse a `response_format`."""
+"""Words of many endpoints that refuse a `response_format`."""
 
 
 def failed_reply(error: BaseException, timeout_s: float) -> Reply:
-    """Returns the reply of a request that ended so: filtered if a policy refused it, else failed with the reason."""
+    """Returns the reply for a request that raised `error`: filtered if a policy refused it, else failed."""
     if isinstance(error, openai.APIStatusError) and error.status_code < 500 and is_policy(error.code, error.type):
         return Reply(None, status=FILTERED, reason=REFUSED, finish_reason="content_filter")
     if isinstance(error, openai.APIConnectionError) and error.__cause__ is not None:
-        # The aiohttp transport reports a refused connection as a timeout; its cause says what happened.
+        # The aiohttp transport reports a refused connection as a timeout; only the cause names the problem.
         error = error.__cause__
     message = one_line(error) or f"no reply within {timeout_s:g} s"
     return Reply(None, status=FAILED, reason=f"{type(error).__name__}: {redacted(message)[:500]}")
 
 
 def may_be_paid(error: BaseException) -> bool:
-    """Whether a request that ended so may have been answered, and be paid for, though nobody knows with how much."""
+    """Whether a request that raised `error` may have been answered and billed, with an unknown usage."""
     if isinstance(error, openai.APIConnectionError):
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ConnectionRefusedError | socket.gaierror):
-                return False
+                return False  # the request never reached the endpoint
             cause = cause.__cause__ or cause.__context__
         return True
     return not isinstance(error, openai.APIStatusError | RequestFailed)
 
 
 def retry(error: Exception) -> tuple[bool, float | None]:
-    """Whether to try again, and the seconds the endpoint asked to wait."""
+    """Returns (whether to try again, the seconds that the endpoint asked to wait or None)."""
     if isinstance(error, openai.APIStatusError):
         again = error.status_code in (408, 409, 429) or error.status_code >= 500
+        # OpenAI answers 429 for an empty account too; waiting does not fill it.
         return again and error.code != "insufficient_quota", _retry_after(error)
     if isinstance(error, RequestFailed):
         return error.again, None
@@ -93,7 +94,7 @@ def refuses_format(error: Exception) -> bool:
 
 
 def overloaded(error: Exception) -> bool:
-    """Whether fewer requests at once might have helped."""
+    """Whether fewer requests in flight might have prevented this error."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code in (429, 503)
     return isinstance(error, TimeoutError | openai.APITimeoutError)

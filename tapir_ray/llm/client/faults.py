@@ -1,6 +1,6 @@
-"""Errors that come in the place of a reply, or in it: with HTTP 200, in a choice, or as a provider's own status.
+"""Errors in the body of a reply: with HTTP 200, in a choice, or as a provider's own status.
 
-fault = fault_in(completion)                   # None, or its message, its HTTP status and whether asking again may help
+fault = fault_in(completion)         # None, or a Fault: its message, its HTTP status, whether another attempt may help
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _FOR_GOOD = re.compile(
     "insufficient_quota|context_length_exceeded|maximum context length|invalid_api_key|invalid_request|model_not_found"
 )
 _POLICY_CODES = {"1026", "1027", "1301", "invalid_prompt"}
-"""MiniMax's for a sensitive question and answer, Zhipu's for either, and OpenAI's for a flagged prompt."""
+"""Codes of content filters: MiniMax (1026 question, 1027 answer), Zhipu (1301), OpenAI (invalid_prompt)."""
 _POLICY = re.compile(
     "content_?filter|content_?polic|policy_?violation|safety|moderat|sensitive|prohibited_?content|guardrail|inspection"
     "|responsible_?ai|flagged|censor|copyright|recitation",
@@ -26,7 +26,7 @@ _NOT_POLICY = re.compile("unavailable|time_?out|overload|limit", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Fault:
-    """An error that an endpoint tells in a body. `status` is its HTTP status, None if it names none."""
+    """An error in a body. `status` is the HTTP status that it names, None without one."""
 
     message: str
     status: int | None = None
@@ -39,13 +39,13 @@ class Fault:
 
 
 def fault_in(value: Any) -> Fault | None:
-    """The error that a reply, a choice or a message holds; None without one."""
+    """Returns the error in a reply, a choice or a message; None without one."""
     if not isinstance(value, dict):
         return None
     for name in ("error", "errors"):
         if _says_something(value.get(name)):
             return _fault(value[name])
-    if value.get("object") == "error":  # vLLM and others that put it on the first level
+    if value.get("object") == "error":  # vLLM and others put the error on the first level
         return _fault(value)
     base = value.get("base_resp")  # MiniMax
     if isinstance(base, dict) and base.get("status_code"):
@@ -54,18 +54,18 @@ def fault_in(value: Any) -> Fault | None:
 
 
 def is_policy(*names: Any) -> bool:
-    """Whether one of the codes and types of an error is that of a content filter."""
+    """Whether one of an error's codes and types belongs to a content filter."""
     words = [str(name) for name in names if isinstance(name, str | int)]
     return any(word in _POLICY_CODES or (_POLICY.search(word) and not _NOT_POLICY.search(word)) for word in words)
 
 
 def is_blocked(completion: dict[str, Any]) -> bool:
-    """Whether a reply without choices says that its prompt was filtered (Azure, Gemini)."""
+    """Whether a reply without choices reports a filtered prompt (Azure, Gemini)."""
     feedback = completion.get("prompt_feedback") or completion.get("promptFeedback")
     if isinstance(feedback, dict) and (feedback.get("block_reason") or feedback.get("blockReason")):
         return True
     results = completion.get("prompt_filter_results")
-    # As text: what was found lies several levels deep, by kind of content.
+    # Searched as text: the flags are nested several levels deep, by kind of content.
     return isinstance(results, list) and re.search(r'"filtered": true', json.dumps(results)) is not None
 
 
@@ -95,7 +95,7 @@ def _status(code: Any) -> int | None:
 
 
 def _says_something(value: Any) -> bool:
-    """Whether an error is one: some gateways send an empty one with each reply."""
+    """Whether an error has any content: some gateways send an empty one with each reply."""
     if isinstance(value, dict):
         return any(map(_says_something, value.values()))
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What the message of a reply says, in the shapes that servers give it: a text, parts, thoughts in fields of their own.
+"""Text and thoughts of a message, in the formats of many servers: a string, parts, or fields for thoughts.
 
 said = read_message(choice)                 # said.text, said.thoughts, said.refused, said.calls_tool, said.problem
 """
@@ -19,17 +19,17 @@ _THOUGHTS = {
     "summary_text",
 }
 _HIDDEN = {"redacted_thinking", "reasoning.encrypted"}
-"""Thoughts that nobody can read."""
+"""Encrypted thoughts."""
 _TOOLS = {"tool_use", "tool_call", "function_call", "server_tool_use"}
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thoughts", "reasoning_details", "thinking_blocks")
 
 _DEEPEST = 8
-"""Lists and mappings in each other."""
+"""Most levels of nested lists and mappings that are read; keeps a hostile reply from ending the worker."""
 
 
 @dataclass
 class Said:
-    """The content of a message; `problem` says what of it is neither text nor thoughts."""
+    """Content of a message. `problem` names a part that is neither text nor thoughts."""
 
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Said:
 
 
 def read_message(choice: dict[str, Any]) -> Said:
-    """The message of a choice, or its `text` as in completions without a chat. Never raises."""
+    """Returns the message of a choice, or its `text` as in the older completions API. Never raises."""
     said = Said()
     message = choice.get("message")
     if not isinstance(message, dict):
@@ -55,7 +55,7 @@ def read_message(choice: dict[str, Any]) -> Said:
     for name in _THOUGHT_FIELDS:
         _add_thoughts(said, message.get(name), _DEEPEST)
         if said.thoughts:
-            break
+            break  # OpenRouter and others repeat the same thoughts in a second field
     _add(said, message.get("content"), _DEEPEST)
     said.refused = said.refused or bool(message.get("refusal"))
     said.calls_tool = said.calls_tool or bool(message.get("tool_calls")) or bool(message.get("function_call"))
@@ -93,11 +93,11 @@ def _add_part(said: Said, part: dict[str, Any], depth: int) -> None:
     elif kind in _TOOLS:
         said.calls_tool = True
     elif kind not in _HIDDEN:
-        said.problem = f"unreadable_content: a part of type {kind!r} is no text"
+        said.problem = f"unreadable_content: a part of type {kind!r} is not text"
 
 
 def _add_thoughts(said: Said, value: Any, depth: int) -> None:
-    """Add the texts in a value; encrypted thoughts are none."""
+    """Adds the texts in a value. Encrypted thoughts have none."""
     if isinstance(value, str):
         if value.strip():
             said.thoughts.append(value)

@@ -1,9 +1,9 @@
-"""Answers that only say that the model will not answer: a heuristic for English, on the wording of chat models.
+"""Heuristic for English answers that are only a refusal, by the wording of chat models.
 
 if is_refusal(reply.text): ...
 
-It looks at how a short answer begins and would rather miss a refusal than drop an answer: "I'm sorry, but I can't help
-with that." is one; an apology to a customer, or a role that "cannot emphasize enough", is none.
+It looks at the first words of a short answer, and misses a refusal rather than drop an answer. "I'm sorry, but I can't
+help with that." is a refusal. An apology to a customer or "I cannot emphasize enough" is not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 LONGEST = 400
-"""Characters; what says more than that mostly goes on to answer."""
+"""Most characters of a refusal; longer texts mostly go on to an answer."""
 
 _SORRY = (
     r"(?:(?:i'm|i am)(?: so| very| really)? (?:sorry|afraid)|sorry|i apologi[sz]e|my apologies|unfortunately)"
@@ -47,6 +47,6 @@ _REFUSAL = re.compile(
 
 
 def is_refusal(text: str) -> bool:
-    """Whether an answer is no more than a refusal, by its first words."""
+    """Whether an answer is only a refusal, by its first words."""
     words = " ".join(text.replace("\u2019", "'").lower().split())
     return len(words) <= LONGEST and _REFUSAL.match(words) is not None

@@ -1,7 +1,7 @@
-"""A reply of a model: what a chat completion says, and what became of it.
+"""Replies of models: text, status and usage, read from the JSON of a chat completion.
 
 got = understand(completion, endpoint, kind="respond")
-got.reply, got.count, got.again
+got.reply, got.count, got.attempts
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from tapir_ray.llm.client.message import Said, read_message
 from tapir_ray.llm.client.usage_fields import read_usage
 
 CUT_OFF, REFUSED, EMPTY, TOOL_CALL = "cut_off", "refused", "empty", "tool_call"
-"""Reasons of a reply without a usable text, as is UNFINISHED_THINKING."""
+"""Reasons of replies without a usable text; UNFINISHED_THINKING is another."""
 BROKEN_OFF, UNKNOWN_END, NO_REPLY = "broken_off", "unknown_end", "no_reply"
-"""Reasons, before a colon and the details, of a reply that is asked for again and fails in the end."""
+"""Reasons of replies that failed after all attempts; a colon and the details follow."""
 UNKNOWN_END_ATTEMPTS = 2
-"""Each is paid, and an endpoint that ends in its own words does so each time."""
+"""Few, because each attempt is paid for, and an endpoint with a name of its own sends it every time."""
 _TOO_LONG = re.compile("context_length_exceeded|maximum context length")
-"""How OpenAI's API, vLLM and others refuse a request that does not fit the model."""
+"""Words of OpenAI's API, vLLM and others for a request that is longer than the context of the model."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer of a model, or why there is none.
+    """An answer of a model, or the reason why it has none.
 
     `status` is ok, filtered (`cut_off`, `refused`, `empty`, `tool_call`) or failed (`unfinished_thinking`,
-    `budget_used_up`, `broken_off: …`, `unknown_end: …`, or the error's class and message). A cut-off reply keeps its
-    text. `finish_reason` is in the words of OpenAI's protocol, whatever the endpoint calls it.
+    `budget_used_up`, `broken_off: …`, `unknown_end: …`, or the class and message of the error). A cut-off reply keeps
+    its text. `finish_reason` uses the names of OpenAI's protocol, whatever the endpoint sends.
     """
 
     text: str | None
@@ -48,15 +48,15 @@ class Reply:
     status: str = OK
     reason: str | None = None
     key: str | None = field(default=None, repr=False, compare=False)
-    """Under which the cache knows it."""
+    """Key of the reply in the cache."""
 
 
 @dataclass(frozen=True)
 class Understood:
-    """A reply with what it used.
+    """A reply with its usage.
 
-    `known` is False if nobody can tell from the reply what it used. `attempts` is how often such a request is sent at
-    most, None for as often as the endpoint's `max_attempts`; 1 does not ask again.
+    `known` is False if the reply does not give its usage. `attempts` limits the attempts after such a reply: 1 for
+    none, None for the endpoint's `max_attempts`.
     """
 
     reply: Reply
@@ -67,9 +67,9 @@ class Understood:
 
 
 def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
-    """What the JSON of a chat completion says and what it used. Any JSON value is accepted; nothing is raised.
+    """Reads the JSON of a chat completion. Accepts any JSON value and raises nothing.
 
-    Thoughts are split off by `endpoint.thinking_marks` and kept only for `endpoint.reasoning: keep`.
+    Thoughts are split off by `endpoint.thinking_marks`, and kept only with `endpoint.reasoning: keep`.
     """
     whole = completion if isinstance(completion, dict) else {}
     count, known = read_usage(whole.get("usage"), kind)
@@ -82,6 +82,7 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
     thoughts, text, complete = split_thoughts(said.text, endpoint.thinking_marks)
     thoughts = _text("\n\n".join(said.thoughts) or thoughts)
     status, reason, attempts = _judged(said, end, named, fault, bool(thoughts), text, complete)
+    # Text without output tokens: the endpoint does not really count, so the worst case is taken.
     unreported = known and not count.output_tokens and bool(said.text or said.thoughts)
     reply = Reply(
         text=None if status == FAILED else _text(text),
@@ -100,7 +101,7 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
 def _judged(
     said: Said, end: str, named: str | None, fault: Fault | None, thinks: bool, text: str, complete: bool
 ) -> tuple[str, str | None, int | None]:
-    """(status, reason, attempts) of a reply with a choice."""
+    """Returns (status, reason, attempts) of a reply with a choice."""
     if (fault and fault.policy) or end == ends.FILTERED or said.refused:
         return FILTERED, REFUSED, 1
     if fault is not None:
@@ -108,14 +109,14 @@ def _judged(
     if end == ends.BROKEN:
         return FAILED, f"{BROKEN_OFF}: finish_reason {named}", None
     if said.problem is not None and end != ends.CUT:
-        # A message that is missing may be there the next time; one of another shape is not.
+        # A missing message may come with the next attempt. A message in another format comes in it every time.
         return FAILED, said.problem, None if said.problem.startswith("no_message") else 1
     if end not in (ends.CUT, ends.UNKNOWN) and _text(text) != text:
-        return FAILED, "unreadable_content: half of a surrogate pair, which is no character", 1
+        return FAILED, "unreadable_content: half of a surrogate pair, which is not a character", 1
     if end == ends.UNKNOWN:
-        what = "there is no finish_reason" if named is None else f"finish_reason {named!r} is not one that we know"
+        what = "there is no finish_reason" if named is None else f"finish_reason {named!r} is not known"
         example = json.dumps({named or "": ends.WHOLE}, ensure_ascii=False)
-        reason = f"{UNKNOWN_END}: {what}; if it ends whole answers, set finish_reasons: {example} of the endpoint"
+        reason = f"{UNKNOWN_END}: {what}; if the answers are whole, set finish_reasons: {example} for the endpoint"
         return FAILED, reason, UNKNOWN_END_ATTEMPTS
     if end == ends.TOOL or said.calls_tool:
         return FILTERED, TOOL_CALL, 1
@@ -129,7 +130,7 @@ def _judged(
 
 
 def _without_choice(completion: Any, whole: dict[str, Any], count: Count, known: bool) -> Understood:
-    """A body without a choice: an error that came with HTTP 200, a filtered prompt, or something else."""
+    """Reads a body without a choice: an error with HTTP 200, a filtered prompt, or something else."""
     fault = fault_in(whole)
     model = _text(whole.get("model"))
     if is_blocked(whole) or (fault and fault.policy):
@@ -141,30 +142,30 @@ def _without_choice(completion: Any, whole: dict[str, Any], count: Count, known:
             Reply(None, status=FAILED, reason=f"{NO_REPLY}: not a chat completion: {what}"), count, known, None
         )
     reply = Reply(None, model=model, status=FAILED, reason=f"{NO_REPLY}: {fault.message}")
-    # Like an HTTP error of that status, which costs nothing.
+    # A body with an HTTP status counts as an HTTP error, which costs nothing.
     free = fault.status is not None
     return Understood(reply, count, known or free, None if fault.again else 1, fault.overloaded)
 
 
 def _end(choice: dict[str, Any], endpoint: Endpoint) -> tuple[str, str | None]:
-    """(the end of a choice, how the endpoint calls it)."""
+    """Returns (end, finish reason as the endpoint names it) of a choice."""
     named = choice.get("finish_reason")
     if named is None:
         named = choice.get("finish_details")  # OpenAI's first models with vision
     end = ends.end_of(named, endpoint.finish_reasons)
     native = choice.get("native_finish_reason")
     if end == ends.WHOLE and isinstance(native, str) and ends.end_of(native) in (ends.CUT, ends.FILTERED, ends.BROKEN):
-        # OpenRouter has the word of the provider behind it too.
+        # OpenRouter adds the finish reason of the provider behind it, which is more precise.
         named, end = native, ends.end_of(native)
     empty = named is None or (isinstance(named, str) and not named.strip())
     return end, None if empty else ends.name_of(named)
 
 
 def _text(value: Any) -> str | None:
-    """A text, with a question mark for each half of a surrogate pair; None for anything else."""
+    """Returns a text with a question mark for each half of a surrogate pair; None for anything else."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def too_long(reason: str | None) -> bool:
-    """Whether the reason of a failed reply says that the request does not fit the model: asking again is of no use."""
+    """Whether a failed reply's reason is a request longer than the model's context, which no attempt can help."""
     return _TOO_LONG.search(reason or "") is not None

@@ -1,4 +1,4 @@
-"""The JSON of a chat request, its key in the cache, and the most it can use.
+"""Chat requests: their JSON, their key in the cache, and their worst case in tokens.
 
 body = request_body(endpoint, messages, endpoint.sampling, seed=7)
 request_key(target.scope, body), worst_case(body)
@@ -15,7 +15,7 @@ from tapir_ray.config import Endpoint, Sampling
 from tapir_ray.data.schemas import Message
 
 TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST = 16, 64
-"""What a chat template may add, a system prompt of its own included."""
+"""Tokens that a chat template may add, including its own system prompt."""
 
 
 def request_body(
@@ -25,7 +25,7 @@ def request_body(
     seed: int | None,
     response_format: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON of a chat request; parameters at the protocol's own default are left out."""
+    """Returns the JSON of a chat request. Parameters at the protocol's default are left out."""
     body: dict[str, Any] = {
         "model": endpoint.model,
         "messages": [{"role": message["role"], "content": message["content"]} for message in messages],
@@ -45,13 +45,13 @@ def request_body(
 
 
 def request_key(scope: str, body: dict[str, Any]) -> str:
-    """The key of a request: a 128-bit hash of its body (model, messages, parameters, seed) and of what serves it."""
+    """Returns the key of a request: a 128-bit hash of its body and of the engine's `scope`, as 32 hex digits."""
     content = json.dumps([scope, body], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 2").hexdigest()
 
 
 def worst_case(body: dict[str, Any]) -> tuple[int, int]:
-    """(input, output) tokens that a request can use at most: a token is at least a byte of the text."""
+    """Returns the most (input, output) tokens that a request can use, with one token per byte of text."""
     merged = {**body, **body.get("extra_body", {})}
     messages = merged["messages"]
     text = sum(len(str(message["content"]).encode("utf-8", "surrogatepass")) for message in messages)

@@ -1,4 +1,4 @@
-"""Where the requests of a role go, and the key they carry."""
+"""Destination of the requests of a role, and their API key."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tapir_ray.errors.redaction import remember
 
 
 class Secret:
-    """A key that travels to workers, prints as stars and is starred in errors."""
+    """API key that can be sent to workers. It prints as stars, and errors replace it by stars."""
 
     def __init__(self, value: str) -> None:
         self._value = value
         remember(value)
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        # A worker that it travels to knows it as well.
+        # Unpickling calls __init__, so that a worker too removes the key from its errors.
         return Secret, (self._value,)
 
     def reveal(self) -> str:
-        """The key itself."""
+        """Returns the key itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -29,7 +29,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a role's requests go. `key` None sends no key."""
+    """Destination of a role's requests. Without a `key`, none is sent."""
 
     role: str
     endpoint: Endpoint
@@ -38,12 +38,12 @@ class Target:
     group: str = ""
     """Roles of one group share limits and requests in flight."""
     scope: str = ""
-    """What serves the model, in the cache's keys: equal requests to it have equal replies."""
+    """The engine's part of the keys in the cache: equal requests of one scope have equal replies."""
     plain: bool = False
     """Whether the endpoint is known to refuse a `response_format`."""
 
     @property
     def limited(self) -> bool:
-        """Whether the limits of the endpoint are known; else they are found out by trying."""
+        """Whether the limits per minute of the endpoint are known. If not, the client adapts to it."""
         limits = self.endpoint.limits
         return limits.requests_per_minute is not None or limits.tokens_per_minute is not None

@@ -1,4 +1,4 @@
-"""What a reply says that it used, in the shapes of many providers; never less than it says.
+"""Usage in a reply, in the formats of many providers; never counted lower than the reply says.
 
 count, known = read_usage(completion.get("usage"), kind="respond")
 """
@@ -11,16 +11,16 @@ from typing import Any
 from tapir_ray.llm.budget.usage import Count
 
 _MOST = 10**12
-"""Tokens; a larger number is an error."""
+"""Tokens. A larger number is an error of the endpoint."""
 
 
 def read_usage(usage: Any, kind: str) -> tuple[Count, bool]:
-    """(the count of one request, whether its tokens are known). Any JSON value is accepted.
+    """Returns (count of one request, whether its tokens are known). Accepts any JSON value.
 
-    If a total is larger than its parts the rest is output, because xAI and Gemini's OpenAI adapter leave reasoning
-    tokens out of `completion_tokens`. A detail that is larger than what it should be part of is added to it. Input that
-    is missing, zero, negative or no number makes the count unknown, and so does output; it then holds no tokens, and
-    the request is counted at its worst case.
+    If the total is larger than its parts, the rest counts as output, because xAI and Gemini's OpenAI adapter leave
+    reasoning tokens out of `completion_tokens`. A detail larger than its whole is added to it: 50 cached of 20 input
+    tokens are 70. Without a positive input, or without an output, the count is unknown: it has no tokens, and the
+    request is counted with its worst case.
     """
     if not isinstance(usage, dict):
         return Count(kind, requests=1), False
@@ -31,7 +31,7 @@ def read_usage(usage: Any, kind: str) -> tuple[Count, bool]:
         return Count(kind, requests=1), False
     cached = _cached(usage)
     if "prompt_tokens" not in usage:
-        # Anthropic's own names: what was read from the cache or written to it is not in input_tokens.
+        # Anthropic's own API leaves tokens read from its cache or written to it out of input_tokens.
         given += (_number(usage.get("cache_read_input_tokens")) or 0) + (
             _number(usage.get("cache_creation_input_tokens")) or 0
         )
@@ -58,7 +58,7 @@ def _cached(usage: dict[str, Any]) -> int:
         _number(_details(usage, name).get("cached_tokens"))
         for name in ("prompt_tokens_details", "input_tokens_details")
     ]
-    # DeepSeek, Kimi and Anthropic have it on the first level.
+    # DeepSeek, Kimi and Anthropic give it on the first level.
     found += [
         _number(usage.get(name)) for name in ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
     ]
@@ -75,7 +75,7 @@ def _reasoning(usage: dict[str, Any]) -> int:
 
 
 def _details(usage: dict[str, Any], name: str) -> dict[str, Any]:
-    """The details of a count, which some servers give as a list of mappings."""
+    """Returns the details of a count, which some servers send as a list of mappings."""
     details = usage.get(name)
     if isinstance(details, list):
         return {key: value for part in details if isinstance(part, dict) for key, value in part.items()}
@@ -87,7 +87,7 @@ def _first(usage: dict[str, Any], *names: str) -> int | None:
 
 
 def _number(value: Any) -> int | None:
-    """A count of tokens, also one in a string or a float; None for anything else and for negative numbers."""
+    """Returns a count of tokens, also from a string or a float; None for anything else and for negative numbers."""
     if isinstance(value, str):
         try:
             value = float(value)

@@ -128,7 +128,7 @@ def test_a_request_that_no_batch_can_hold_fails_as_a_row(tmp_path: Path) -> None
         long, short = asyncio.run(some(client(url, tmp_path, max_bytes=2000)))
         assert short.status == "ok" and batches(log) == [1]
     assert long.status == "failed" and long.reason is not None
-    assert "request_too_large: it takes 2,2" in long.reason and "batch.max_bytes is 2,000" in long.reason
+    assert "request_too_large: it needs 2,2" in long.reason and "batch.max_bytes is 2,000" in long.reason
 
 
 def test_storage_that_fails_for_a_moment_loses_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
