@@ -183,7 +183,7 @@ def test_a_table_whose_engine_starts_says_so_and_then_what_it_answers(capsys: py
             shown._ask(stage)
             return shown._line(stage, {})
 
-        assert "0/240 rows  failed 0  engine waits for a place" in line()
+        assert "0/240 rows  failed 0  engine waits for resources" in line()
         teller.starting()
         assert "0/240 rows  failed 0  engine starts" in line()
         teller.ready()

@@ -1,4 +1,4 @@
-"""The interface of an engine: what answers for the teacher, the judge or the student.
+"""Interface of the engines that answer for the teacher, the judge or the student.
 
     engine = engine_class("vllm")(Setting("teacher", endpoint, config, run_id))
     engine.check()                                   # before anything is spent
@@ -33,45 +33,46 @@ from tapir_ray.run.answer_log import AnswerLog
 
 @dataclass(frozen=True)
 class Setting:
-    """The role that an engine answers for, and its run."""
+    """Role that an engine answers for, and the run that it belongs to."""
 
     role: str
     endpoint: Endpoint
     config: Config
     run_id: str
     processes: str | None = None
-    """Folder (path or URI) in which the engine's processes are recorded, to be ended by the next start; None for
-    none."""
+    """Folder (path or URI) for records of the engine's processes, by which the next start ends orphans; None for no
+    records."""
     simulator_url: str | None = None
 
 
 @dataclass(frozen=True)
 class StudentWork:
-    """How a student that the run holds answers the rows of one table."""
+    """Arguments for the answers of a local student to the rows of one table."""
 
     model: str
-    """Folder or URI of the round's checkpoint, or the name of the student that is not trained yet."""
+    """Folder or URI of the round's checkpoint; the name of the student before its first training."""
     student: Student
     replicas: Replicas
     transform_cpus: float
     random_seed: int
     processes: str | None = None
     keep: Callable[[], AnswerLog] | None = None
-    """Called by each worker for the log of answers that a stop does not lose."""
+    """Function that each worker calls for its log of finished answers, which survive a stop; None for no log."""
     board: Any | None = None
-    """Actor of `EngineBoard`, which shows in the progress line what engines do."""
+    """Actor of `EngineBoard` with the state of the engines for the progress line."""
     samples: int = 0
-    """Further answers to each row, sampled at `temperature`, in `student_samples`; rows of the holdout have none."""
+    """Number of further answers to each row in `student_samples`. Rows of the holdout get none."""
     temperature: float = 1.0
+    """Temperature of the further answers."""
 
 
 class Engine(ABC):
-    """One model of a run, as its driver holds it; `client` and `generate` work in the workers."""
+    """A model of a run. Its object belongs to the driver; `client` and `generate` work in the workers."""
 
     spec: ClassVar[EngineSpec]
 
     def __init_subclass__(cls) -> None:
-        """Raises TypeError for a class that can hold a student and cannot generate its answers."""
+        """Raises TypeError for a class whose spec allows a student, but that has no method `generate`."""
         super().__init_subclass__()
         if cls.spec.local and cls.spec.student and cls.generate is Engine.generate:
             raise TypeError(f"{cls.__name__}: a spec with `local` and `student` needs the method generate")
@@ -79,46 +80,46 @@ class Engine(ABC):
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
-    def check(self) -> None:  # noqa: B027 (an engine may have nothing to look for)
-        """Looks for what would fail later; needs no Ray, starts and spends nothing.
+    def check(self) -> None:  # noqa: B027 (an engine may have nothing to check)
+        """Checks for problems before the run starts. Needs no Ray, starts nothing and spends nothing.
 
         Raises InputError with the key to change.
         """
 
     def start(self) -> None:  # noqa: B027 (or to start)
-        """Brings the model up and returns once it answers. Raises StageError."""
+        """Starts the model and returns once it answers. Raises StageError if it cannot start."""
 
     def stop(self) -> None:  # noqa: B027
-        """Takes the model down: what it claims is free afterwards. It may be started again."""
+        """Stops the model and releases its resources. It may be started again."""
 
     def claims(self) -> Replicas | None:
-        """Returns the resources that the engine holds while it is up; None for none."""
+        """Returns the resources that the engine holds while it is up; None without any."""
         return self.spec.claims(self.setting.config.resources, self.setting.role)
 
     def url(self) -> str | None:
-        """Returns the base URL of a model that is up; None if its client needs none."""
+        """Returns the base URL of a model that is up; None if its client needs no URL."""
         return None
 
     def key(self) -> Secret | None:
-        """Returns the key that requests carry. Raises InputError for one that is not there."""
+        """Returns the API key for requests; None without one. Raises InputError if its variable is not set."""
         return None
 
     def scope(self) -> str:
-        """Returns all that decides a reply except its request: replies of the same scope are found in the cache."""
+        """Returns the engine's part of a cache key: equal requests of one scope have equal replies."""
         endpoint = self.setting.endpoint
         return json.dumps([endpoint.engine, endpoint.engine_kwargs], sort_keys=True)
 
     def target(self) -> Target:
-        """Returns where the role's requests go, for `client`."""
+        """Returns the destination of the role's requests, for `client`."""
         setting = self.setting
         return Target(setting.role, setting.endpoint, self.url(), self.key(), setting.role, self.scope())
 
     def worker_options(self) -> dict[str, Any]:
-        """Returns Ray options of a worker that must reach the model, which is up."""
+        """Returns Ray options for a worker that sends requests to the model. The model must be up."""
         return {}
 
     def watched(self) -> AbstractContextManager[None]:
-        """Returns a context that raises StageError in the main thread if the model has failed for good."""
+        """Context manager that raises StageError in the main thread if the model fails permanently."""
         return nullcontext()
 
     @classmethod
@@ -126,22 +127,22 @@ class Engine(ABC):
     def client(
         cls, target: Target, meter: Meter, in_flight: InFlight, cache: Cache | None = None, folder: str | None = None
     ) -> Client:
-        """Returns what asks the model in a worker; `folder` keeps records of requests that outlive their worker."""
+        """Returns a client of the model for a worker. `folder` is for records of requests that outlive their worker."""
 
     @staticmethod
     def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
-        """Returns the rows with `student_response`, `finish_reason` (`stop` or `length`) and the samples, lazily.
+        """Returns the rows with `student_response`, `finish_reason` (`stop` or `length`) and samples: a lazy dataset.
 
-        Only of an engine with `spec.local` and `spec.student`; it lives as long as the pipeline. A row that cannot be
-        answered comes back failed or filtered with its reason.
+        Needed for an engine with `spec.local` and `spec.student`, which lives as long as the pipeline. A row without
+        an answer is failed or filtered, with its reason.
         """
         raise NotImplementedError
 
     @staticmethod
     def guarded(processes: str, replicas: int, rows_done: Callable[[], int]) -> AbstractContextManager[None]:
-        """Returns the context in which the rows of `generate` are written: raises StageError if engines keep dying, and
-        frees what they claimed.
+        """Context manager for writing the rows of `generate`: raises StageError if engines crash again and again.
 
-        `processes` is the folder of their records, `rows_done` counts the rows that are written.
+        Releases their resources on exit. `processes` is the folder with the records of their processes, `rows_done`
+        counts the rows that are written.
         """
         return nullcontext()

@@ -1,10 +1,10 @@
-"""What a table's engines do at the moment, between their workers and the progress line.
+"""State of the engines of a table, sent by their workers and shown in the progress line of the driver.
 
-board = ray.remote(EngineBoard).options(num_cpus=0).remote()    # the workers put, the driver shows
-Teller(board, "worker-1").starting(); …; .ready(); .asked(); .answered(tokens=42)
-
-Its own file without other imports: an actor's process would import vLLM with them.
+board = ray.remote(EngineBoard).options(num_cpus=0).remote()        # an actor
+teller = Teller(board, "worker-1")                                  # in each worker
+teller.starting(); teller.ready(); teller.asked(); teller.answered(tokens=42)
 """
+# A module without other imports: the process of the actor would import vLLM with them.
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ TELL_EVERY_S = 1.0
 
 @dataclass
 class Engine:
-    """What one worker said of its engine last."""
+    """Last state of an engine, as its worker has reported it."""
 
     ready: bool = False
     in_hand: int = 0
-    """Prompts that it was given and has not answered."""
+    """Prompts in the engine without an answer yet."""
     answers: int = 0
     tokens: int = 0
-    """Of the finished answers."""
+    """Tokens of the finished answers."""
 
 
 class EngineBoard:
-    """Holds the last word of each engine of a table."""
+    """Last state of each engine of a table."""
 
     def __init__(self) -> None:
         self.engines: dict[str, Engine] = {}
 
     def put(self, worker: str, engine: Engine) -> None:
-        """Replace what is known of a worker's engine."""
+        """Replaces the state of a worker's engine."""
         self.engines[worker] = engine
 
     def facts(self) -> dict[str, str]:
-        """What a progress line shows: engines that start, then answers and tokens as they come."""
+        """Returns names and values for the progress line: starting engines, then answers and their tokens."""
         engines = list(self.engines.values())
         if not engines:
-            return {"engine": "waits for a place"}
+            return {"engine": "waits for resources"}
         found, ready = {}, sum(engine.ready for engine in engines)
         if ready < len(engines):
             found["engine"] = "starts" if len(engines) == 1 else f"{ready} of {len(engines)} started"
@@ -54,33 +54,33 @@ class EngineBoard:
 
 
 class Teller:
-    """Tells a board of one engine, at most every TELL_EVERY_S while answers come; with no board it tells nobody."""
+    """Reporter of one engine to a board, at most every TELL_EVERY_S while answers come. A board may be None."""
 
     def __init__(self, board: Any | None, worker: str) -> None:
         self._board, self._worker, self._engine = board, worker, Engine()
         self._told = 0.0
 
     def starting(self) -> None:
-        """The engine loads its model."""
+        """Reports that the engine loads its model."""
         self._tell()
 
     def ready(self) -> None:
-        """The engine takes prompts."""
+        """Reports that the engine takes prompts."""
         self._engine.ready = True
         self._tell()
 
     def asked(self) -> None:
-        """The engine was given a prompt."""
+        """Counts a prompt that the engine has received."""
         self._engine.in_hand += 1
         self._tell(at_once=False)
 
     def answered(self, tokens: int | None) -> None:
-        """The engine has ended a prompt with an answer of so many tokens, or without one."""
+        """Counts a finished prompt and the tokens of its answer; None for a prompt without one."""
         self._engine.in_hand -= 1
         if tokens is not None:
             self._engine.answers += 1
             self._engine.tokens += tokens
-        # The last answers are told at once, as no later one would carry them.
+        # Reported at once after the last prompt, since no later answer would bring the counts up to date.
         self._tell(at_once=not self._engine.in_hand)
 
     def _tell(self, at_once: bool = True) -> None:

@@ -1,7 +1,7 @@
-"""How vLLM computes on CPUs: in the engine's own process, on all cores or its share.
+"""Executor for vLLM on CPUs: runs the model in the engine's own process, on all cores or its share of them.
 
-vLLM itself starts a further process for the model there and keeps a core free for the first (`OMPProcessManager`), so
-that of two cores one computes.
+vLLM's default is a second process for the model and a core kept free for the first (`OMPProcessManager`). On two cores
+this leaves one for the model.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import torch
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 THREADS = "TAPIR_ENGINE_THREADS"
-"""Environment variable: how many; without it one for each core."""
+"""Environment variable with the number of threads; one per core if it is unset."""
 
 
 class OneProcess(UniProcExecutor):
-    """For an engine without tensor parallelism (`llm/engine/vllm_stage.py` names it)."""
+    """Executor of an engine without tensor parallelism, set by its name in `llm/engine/vllm_stage.py`."""
 
     def _init_executor(self) -> None:
-        # Ray gives a worker as many threads as it claims CPUs, which are logical ones.
+        # Ray sets as many threads as the worker claims CPUs, and these are logical: a worker of 0.1 CPUs gets 1 thread.
         torch.set_num_threads(int(os.environ.get(THREADS) or len(os.sched_getaffinity(0))))
         super()._init_executor()

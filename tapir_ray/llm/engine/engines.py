@@ -1,9 +1,9 @@
-"""The engines of a run's roles: up, or making room for something else.
+"""Engines of the roles of a run: started when needed, stopped when another step needs their resources.
 
 engines = Engines(config, run_id, processes)
-engines.start()                          # what is not up
+engines.start()                          # those that are not up
 engines["teacher"].target()
-engines.free_resources_for("train")      # those with a claim go down if training has no place next to them
+engines.free_resources_for("train")      # stops engines with a claim if training does not fit next to them
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tapir_ray.llm.engine.registry import engine_class
 
 
 class Engines:
-    """One engine for each role that is asked; a judge that is the same as the teacher has none of its own."""
+    """One engine for each role with an endpoint. A judge that is the same as the teacher shares its engine."""
 
     def __init__(
         self, config: Config, run_id: str, processes: str | None = None, simulator_url: str | None = None
     ) -> None:
-        """`processes` is the folder in which processes of engines are recorded, by role; None for none."""
+        """Takes the folder for records of engine processes as `processes`; None keeps no records."""
         self._config = config
         self._engines: dict[str, Engine] = {}
         for section, endpoint in config.endpoints.items():
@@ -41,12 +41,13 @@ class Engines:
         return self._engines[role]
 
     def check(self) -> None:
-        """Raises InputError for an engine that cannot be used; those that need no network are looked at first."""
+        """Raises InputError for an engine that cannot be used."""
+        # Local engines first: their check is quick and needs no network.
         for engine in sorted(self._engines.values(), key=lambda engine: not engine.spec.local):
             engine.check()
 
     def start(self) -> None:
-        """Start what is not up. Raises StageError."""
+        """Starts the engines that are not up. Raises StageError for one that cannot start."""
         with self._placing:
             for role, engine in self._engines.items():
                 if role not in self._up:
@@ -54,25 +55,26 @@ class Engines:
                     self._up[role] = engine
 
     def stop(self) -> None:
-        """End what is up."""
+        """Stops the engines that are up."""
         self._stop(list(self._engines))
 
     def free_resources_for(self, part: str) -> None:
-        """End the engines with a claim if `resources.<part>` has no place next to them on the nodes that are up.
+        """Stops the engines with a claim if `resources.<part>` does not fit next to them on the live nodes.
 
-        Those that an autoscaler may add may never come, and Ray would wait for them while there is a place to be had.
+        Nodes that an autoscaler may add do not count: they may never come, and Ray would wait for them although the
+        engines could make room at once.
         """
         claiming = [role for role, engine in self._up.items() if engine.claims() is not None]
         if claiming and not fits_with_servers(self._config, part, live_nodes()):
             self._stop(claiming)
 
     def worker_options(self) -> dict[str, Any]:
-        """Ray options of a worker that must reach those that are up."""
+        """Returns Ray options for a worker that sends requests to the engines that are up."""
         return {name: value for engine in self._up.values() for name, value in engine.worker_options().items()}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raises StageError in the main thread if one has failed for good."""
+        """Context manager that raises StageError in the main thread if an engine fails permanently."""
         with ExitStack() as stack:
             for engine in self._engines.values():
                 stack.enter_context(engine.watched())

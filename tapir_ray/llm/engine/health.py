@@ -1,4 +1,4 @@
-"""Engines that keep dying: Ray would start them again for ever.
+"""Ends a run whose engines die again and again, because Ray restarts them without limit.
 
 with stopped_if_dying(run.uri_of(PROCESSES), replicas=2, rows_done=lambda: progress.rows("rounds/01/scored")):
     ...                                                  # the pipeline that holds the engines
@@ -22,25 +22,26 @@ from tapir_ray.data.storage import Storage
 from tapir_ray.errors import StageError, last_line
 
 PROCESSES = "processes"
-"""Folder of a run in which the processes of its engines are recorded: the student's, and by role those that serve."""
+"""Folder of a run for records of engine processes: the student's, and in subfolders by role those of model servers."""
 STARTS = 3
-"""How often each engine may be started without a row being finished in between."""
+"""Starts of each engine without a finished row between them, before the run ends."""
 CHECK_S = 2.0
 LOG_LINES, LINE_CHARACTERS = 20, 400
 CRASH, FRAME = "*** SIGABRT received", re.compile(r"\[0x[0-9a-f]+\]")
-"""Where Ray begins its report of a worker that it ends, and a line of a native stack: long, and of no use here."""
+"""First line of Ray's report of a worker that it ends, and a line of a native stack. Both are left out: they are long
+and hide the error."""
 CAUSE, CAUSES = re.compile(r"ERROR .*\] (\w*(?:Error|Exception): .*)"), 3
-"""The line of vLLM's log that names an exception, and how many of them are shown."""
+"""A line of vLLM's log that names an exception, and the number of them in a message."""
 ENGINE = "vLLMEngineStageUDF"
-"""What Ray calls the worker that holds an engine."""
+"""Name of the engine's worker in Ray's errors."""
 
 
 @contextmanager
 def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]) -> Iterator[None]:
-    """Raise StageError in the main thread, with the end of the engine's log, where engines cannot be started, or die
-    again and again.
+    """Context manager that raises StageError in the main thread if engines cannot start, or die again and again.
 
-    `processes` is the folder in which they are recorded (see `llm/engine/watchdog.py`).
+    The message has the end of the engine's log. `processes` is the folder with the records of their processes (see
+    `llm/engine/watchdog.py`).
     """
     storage = Storage.at(processes)
     before = _names(storage)
@@ -58,6 +59,7 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
             starts.extend([entry] if entry is not None and entry["worker"] else [])
         if len(starts) <= STARTS * replicas:
             return None
+        # The log of the last start is left out: that engine may still be loading.
         return StageError(
             f"the student's engine was started {len(starts)} times and no row was finished; the end of its log:\n"
             f"{last_lines(starts[:-1])}"
@@ -81,7 +83,7 @@ def _names(storage: Storage) -> set[str]:
 
 
 def last_lines(entries: list[dict[str, Any]]) -> str:
-    """The end of the last log that can be read, of engines that have died."""
+    """Returns the end of the latest readable log of dead engines, as one text."""
     for entry in reversed(entries):
         if lines := _read(entry):
             return "\n".join(lines)
@@ -96,16 +98,18 @@ def _read(entry: dict[str, Any]) -> list[str]:
     try:
         lines: list[str] = ray.get(task.remote(entry["log"]), timeout=20)
     except (ray.exceptions.RayError, ValueError):
-        return []  # the machine is gone, and its log with it
+        return []  # the node was lost, and its log with it
     return lines
 
 
 def tail(path: str) -> list[str]:
-    """The last lines of a worker's log of errors that say something, after the first errors that its output names, as
-    vLLM logs the cause there; none where it cannot be read."""
+    """Returns the first exceptions in a worker's output and the last lines of its error log; empty if unreadable.
+
+    vLLM logs the cause to the output (`.out`), and Python's traceback goes to the error log (`.err`).
+    """
     errors, output = Path(path), Path(path).with_suffix(".out")
     if not errors.exists():
-        # Where Ray keeps the logs of workers that have ended.
+        # Ray moves the logs of ended workers to this folder.
         errors, output = (log.parent / "old" / log.name for log in (errors, output))
     said = itertools.takewhile(lambda line: CRASH not in line, _lines(errors))
     causes = [found[1] for line in _lines(output) if (found := CAUSE.search(line))]

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible URL."""
+"""Engine for a model behind an OpenAI-compatible URL."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tapir_ray.llm.client.target import Secret, Target
 from tapir_ray.llm.engine.base import Engine, Setting
 
 NO_RESULT = {"log", "latency_s", "max_requests_per_minute"}
-"""Keys of the simulator that change no reply."""
+"""Keys of the simulator that do not change replies, so they are not part of the cache key."""
 
 
 class OpenAI(Engine):
-    """A provider's model, one of the user's own behind the protocol, or the run's simulator."""
+    """A provider's model, the user's own server, or the simulator of the run."""
 
     spec = OPENAI
 
     def __init__(self, setting: Setting) -> None:
-        """Raises InputError for a `base_url` that is `simulator`, if no simulator runs."""
+        """Raises InputError for the `base_url` `simulator` if no simulator runs."""
         super().__init__(setting)
         if self._simulated and setting.simulator_url is None:
             raise InputError(f"{setting.role}.base_url is '{SIMULATOR}' but no simulator runs: add a simulator section")
@@ -38,7 +38,7 @@ class OpenAI(Engine):
         return self.setting.endpoint.base_url == SIMULATOR
 
     def check(self) -> None:
-        """The key is there and taken, the URL is that of an API and serves the model. Raises InputError."""
+        """Raises InputError if the key is missing or refused, or if the URL is not an API that serves the model."""
         asyncio.run(check(self.target()))
 
     def url(self) -> str | None:

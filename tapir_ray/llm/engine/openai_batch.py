@@ -1,4 +1,4 @@
-"""A model behind the batch API of a provider: half the price, for replies within a day."""
+"""Engine for the batch API of a provider: half the price, for replies within a day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tapir_ray.llm.engine.openai import OpenAI
 
 
 class OpenAIBatch(OpenAI):
-    """As `OpenAI`, with requests that wait for their batch."""
+    """A provider's model, as `OpenAI`, with requests that wait for their batch."""
 
     spec = OPENAI_BATCH
 
@@ -21,5 +21,5 @@ class OpenAIBatch(OpenAI):
     def client(
         cls, target: Target, meter: Meter, in_flight: InFlight, cache: Cache | None = None, folder: str | None = None
     ) -> Client:
-        # As many requests wait as a batch takes, whatever may be in flight one by one.
+        # Without `in_flight`: as many requests may wait as fit into a batch.
         return BatchClient(target, meter, folder, cache=cache)

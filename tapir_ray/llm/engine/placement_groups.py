@@ -1,7 +1,7 @@
-"""Placement groups that engines leave behind, which would hold their GPUs until the driver ends (ray#64035).
+"""Removes the placement groups that engines leave behind, which hold their GPUs until the driver ends (ray#64035).
 
 with left_overs_removed():
-    ...                    # a pipeline with engines of `tensor_parallel` 2 or more: each makes a group of its own
+    ...                    # a pipeline with engines of `tensor_parallel` 2 or more: each creates a group
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 @contextmanager
 def left_overs_removed() -> Iterator[None]:
-    """Remove, at the end, the placement groups of this job that were made inside; whatever still runs in them dies.
+    """Context manager that removes, on exit, the placement groups that this job has created in it.
 
-    After an error they stay: the driver ends by it, and they with the driver.
-    Nothing else of this driver may make groups meanwhile, such as a training in another thread.
+    Actors and tasks in these groups are killed. After an error the groups stay, because the driver ends and Ray removes
+    them with it. Nothing else in the driver may create groups meanwhile, such as a training in another thread.
     """
     before = own_groups()
     yield
@@ -27,10 +27,11 @@ def left_overs_removed() -> Iterator[None]:
 
 
 def own_groups() -> set[str]:
-    """Ids, in hex, of the placement groups that this job has made and not removed, by its driver or by its workers.
+    """Returns the ids, in hex, of this job's placement groups, created by its driver or its workers and not removed.
 
-    Detached ones are not among them: of such are the replicas of Ray Serve.
+    Detached groups are left out, since the replicas of Ray Serve use them.
     """
+    # Private, because `ray.util.placement_group_table` does not give the job that created a group.
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
 

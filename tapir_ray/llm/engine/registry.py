@@ -20,4 +20,4 @@ def engine_class(name: str) -> type[Engine]:
     found = resolve(name, ENGINES, what="engine")
     if isinstance(found, type) and issubclass(found, Engine):
         return found
-    raise InputError(f"engine: {name} is no subclass of tapir_ray.llm.engine.base.Engine")
+    raise InputError(f"engine: {name} is not a subclass of tapir_ray.llm.engine.base.Engine; make it one")

@@ -1,4 +1,4 @@
-"""A model that the run holds with vLLM: a teacher or judge behind a server, a student inside its pipeline."""
+"""Engine for local models with vLLM: a server for the teacher or the judge, a pipeline stage for the student."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from tapir_ray.llm.serve import application, proxies
 
 
 class Vllm(Engine):
-    """One application of Ray Serve while it is up; the student's engines are those of `vllm_stage`."""
+    """A local model: an application of Ray Serve, or for the student the engines of `vllm_stage`."""
 
     spec = VLLM
 
     def __init__(self, setting: Setting) -> None:
         super().__init__(setting)
         self._up: dict[str, application.Application] = {}
-        """By role: one, or none."""
+        """The application by its role; empty while it is down."""
 
     def check(self) -> None:
-        """A local model folder is whole. Raises InputError."""
+        """Raises InputError for a local model folder that is incomplete."""
         application.check_model(self.setting.endpoint.model, f"{self.setting.role}.model")
 
     def start(self) -> None:
         setting, claim = self.setting, self.claims()
-        assert claim is not None, "the spec says that this engine is local"
+        assert claim is not None, "a local engine claims resources"
         self._up[setting.role] = application.start(
             setting.endpoint,
             claim,
@@ -47,19 +47,19 @@ class Vllm(Engine):
         )
 
     def stop(self) -> None:
-        # Taken out first: `watched` must not mistake it for one that failed.
+        # Removed first, else `watched` could report it as failed.
         application.stop(self._up.pop(self.setting.role))
 
     def url(self) -> str:
         return self._up[self.setting.role].url
 
     def worker_options(self) -> dict[str, Any]:
-        """Ray options of a worker on a node where Ray Serve listens."""
-        return proxies.beside(self._up)
+        """Returns Ray options that place a worker on a node with a proxy of Ray Serve."""
+        return proxies.worker_options(self._up)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Raises StageError in the main thread if the server has failed for good, or can be asked from nowhere."""
+        """Context manager that raises StageError in the main thread if the server fails, or no node can reach it."""
         with application.stopped_if_dead(self._up), proxies.stopped_if_stranded():
             yield
 

@@ -1,9 +1,9 @@
-"""The student as a batched vLLM engine inside a Ray Data pipeline (`ray.data.llm`).
+"""Batched vLLM engine for the student inside a Ray Data pipeline (`ray.data.llm`).
 
-    rows = generate(rows, model="runs/demo/checkpoints/01", student=config.student, resources=config.resources)
+    rows = generate(rows, "runs/demo/checkpoints/01", config.student, config.resources.student, ...)
 
-The prompt is rendered and tokenised by the same function that training uses, so the student is asked with exactly the
-tokens it was trained on. The engine lives as long as the pipeline: it is gone when the table is written.
+Prompts are rendered and tokenised by the function that training uses, so the student gets exactly the tokens that it
+was trained on. The engine lives as long as the pipeline: it ends when the table is written.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from tapir_ray.train.control_tokens import RowRefused
 
 TOO_LONG = "prompt_too_long"
 MOST_AT_ONCE = 1024
-"""Sequences that an engine answers at once at most, where `max_num_seqs` does not say: vLLM's choice for large GPUs."""
+"""Most sequences that an engine answers at once if `max_num_seqs` is not set: vLLM's own number for large GPUs."""
 ON_CPUS = "tapir_ray.llm.engine.cpu_executor.OneProcess"
-"""A class, by its name: this process does not load vLLM."""
+"""Class of the executor, by its name because this process does not import vLLM."""
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
-"""Engine arguments on CPUs: vLLM 0.29 dies there of a sampled answer with a seed whose prompt is read in two steps."""
+"""Engine arguments on CPUs: there vLLM 0.29 crashes if a prompt with a seed and a temperature is read in two steps."""
 
 
 def tokenised(
     row: dict[str, Any], model: str, student: Student, random_seed: int, samples: int = 0, temperature: float = 1.0
 ) -> dict[str, Any]:
-    """The row with `tokenized_prompt`, `sampling_params`, `max_tokens` and `stop_token_ids`, as the engine takes them.
+    """Returns the row with `tokenized_prompt`, `sampling_params`, `max_tokens` and `stop_token_ids` for the engine.
 
-    `samples` and `sample_temperature` of the row ask for further answers; a row of the holdout has 0 samples.
+    The columns `samples` and `sample_temperature` ask for further answers; a row of the holdout has 0 samples.
 
-    A row that cannot be asked has its reason in `unasked` (else "") and one token in place of its prompt, since every
-    row passes through the engine.
+    A row that cannot be answered has its reason in `unasked` (else ""). Its prompt is one token, since every row passes
+    through the engine.
     """
     sampling, tokenizer = student.sampling, shared_tokenizer(model, student)
     row["unasked"] = ""
@@ -59,7 +59,7 @@ def tokenised(
         prompt = [tokenizer.eos_token_id]
     row["tokenized_prompt"] = prompt
     row["max_tokens"] = 1 if row["unasked"] else min(sampling.max_tokens, student.max_model_len - len(prompt))
-    # The model's own generation config knows nothing of the end of another's template.
+    # With a chat template from another model, the end of its turns is not in the model's own generation config.
     row["stop_token_ids"] = shared_stop_token_ids(model, student)
     row["samples"] = 0 if row["unasked"] or row.get("split") == HOLDOUT else samples
     row["sample_temperature"] = temperature
@@ -74,14 +74,13 @@ def tokenised(
 
 
 def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[str, Any]:
-    """vLLM's engine arguments for this model of the student: the config's `engine_kwargs` win over what is derived
-    here."""
+    """Returns vLLM's engine arguments for a model of the student; `engine_kwargs` of the config take precedence."""
     arguments: dict[str, Any] = {
         "max_model_len": student.max_model_len,
         "dtype": student.dtype,
         "trust_remote_code": student.trust_remote_code,
         "tensor_parallel_size": replicas.tensor_parallel,
-        # Nobody reads them, and they are counted for every token.
+        # Nothing reads these statistics, and counting them costs time for every token.
         "disable_log_stats": True,
     }
     if model == student.model and student.revision:
@@ -106,38 +105,43 @@ def generate(
     samples: int = 0,
     temperature: float = 1.0,
 ) -> ray.data.Dataset:
-    """The rows with `student_response` and `finish_reason` (`stop` or `length`).
+    """Returns the rows with `student_response` and `finish_reason` (`stop` or `length`): a lazy dataset.
 
-    With `samples`, rows that are not of the holdout also have as many sampled answers at `temperature` in
-    `student_samples`, asked for together with the first.
+    With `samples`, rows outside the holdout also get this number of answers, sampled at `temperature`, in
+    `student_samples`. They are requested together with the first answer.
 
-    Thoughts before an answer are left out by `student.thinking_marks`; a row whose thoughts were not finished fails.
+    The processes of the engine end with their worker. They are recorded in the folder `processes` in case they do not.
+    With `keep`, which each worker calls, an answer is stored as soon as it is finished, before the rest of its batch.
+    The workers report the state of their engines to `board`, an actor of `EngineBoard`.
 
-    The engine's processes end with their worker, and are recorded in the folder `processes` in case they do not. With
-    `keep`, called by each worker, an answer is kept when it is made, before the others of its batch are. The workers
-    tell `board`, an actor of `EngineBoard`, how their engines start and answer.
+    Rows without an answer:
 
-    A prompt that leaves no room for an answer is filtered as `prompt_too_long`, a conversation that the chat template
-    does not take as `template_refused: …`, a control token that cannot be text as `special_token`; an error of the
-    engine on one row is a failed row with the engine's message.
+    - filtered as `prompt_too_long`: the prompt leaves no room for an answer
+    - filtered as `template_refused: …`: the chat template does not accept the conversation
+    - filtered as `special_token`: a text has a control token that cannot be encoded as text
+    - failed as `unfinished_thinking`: the thoughts (by `student.thinking_marks`, never part of an answer) did not end
+    - failed with the engine's message: an error of the engine on this row
+
+    Raises ValueError for a dataset without columns.
     """
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
         bundle["GPU"] = replicas.gpus
-    # As many as it can answer at once wait in the worker: where all end together, the next ones begin together.
+    # Twice the sequences of the engine, so that the next prompts are in the worker when all answers end together.
     in_hand = 2 * student.engine_kwargs.get("max_num_seqs", MOST_AT_ONCE)
     batches = max(2, math.ceil(in_hand / student.batch_size))
-    # A task for each engine keeps it busy, and every further one would load a tokenizer with all that it imports.
+    # One task per engine keeps it busy. Every further one would load the tokenizer and import transformers again.
     few: dict[str, Any] = {"num_cpus": transform_cpus, "concurrency": replicas.replicas}
     config = vLLMEngineProcessorConfig(
-        # A path that is here too: Ray reads the model's config in this process.
+        # A local path, because Ray reads the model's config in the driver too.
         model_source=local(model),
         engine_kwargs=engine_arguments(model, student, replicas),
         concurrency=(replicas.fewest, replicas.replicas),
         batch_size=student.batch_size,
         max_concurrent_batches=batches,
-        # All of them wait in the engine: by default Ray keeps back what is above 1.1 times what it answers at once.
+        # All prompts in the worker go to the engine. By default Ray holds back those above 1.1 times its sequences.
         max_pending_requests=batches * student.batch_size,
+        # An error of one row makes a failed row; without this it would end the pipeline.
         should_continue_on_error=True,
         log_engine_metrics=False,
         chat_template_stage=False,
@@ -164,16 +168,18 @@ def generate(
         "replicas": replicas,
         "board": board,
     }
-    # A copy is not validated; to set the fields would derive the GPUs again, from what is no longer there.
+    # `model_copy` does not validate. Assigned fields would, and derive the GPUs again from arguments already removed.
     processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": engine, "fn_constructor_kwargs": arguments})
-    # The engine's worker gives the rows as they shall be.
+    # `Asking` already returns the final rows.
     processor.postprocess = None
     return processor(rows)
 
 
 def engine_environment(replicas: Replicas, processes: str | None, model: str) -> dict[str, str]:
+    """Returns the environment variables of an engine's worker."""
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
+        # GiB. Without it vLLM takes a third of the memory of the node.
         environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
     if is_remote(model):
         environment |= {MODEL: model, FOLDER: str(folder())}

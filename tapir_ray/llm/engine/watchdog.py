@@ -1,10 +1,9 @@
-"""Engine processes that die with their worker, and the record of those that might not.
+"""Ends the processes of an engine with their worker, and records them so that the next start can end orphans.
 
     python -m tapir_ray.llm.engine.watchdog PID STARTED FOLDER         # the watcher of one worker; ends with it
 
-vLLM loads `watch_engine` as a plugin (`vllm.general_plugins`) in the Ray worker that holds an engine. A killed worker
-would otherwise leave the engine's own processes behind, with the memory they hold: those that were just starting wait
-for it for minutes.
+vLLM loads `watch_engine` as a plugin (`vllm.general_plugins`) in the Ray worker of an engine. Without a watcher, a
+killed worker leaves the engine's processes and their memory behind; those that are just starting wait minutes for it.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError
 
 PROCESSES = "TAPIR_ENGINE_PROCESSES"
-"""Environment variable that turns the watch on: the folder (path or URI) where the engine's processes are recorded."""
+"""Environment variable that turns the watcher on: the folder (path or URI) for records of the engine's processes."""
 WORKER = "TAPIR_ENGINE_WORKER"
-"""Environment variable by which the processes of a worker's engine are known: the worker, as `PID-STARTED`."""
+"""Environment variable with the worker as `PID-STARTED`. The processes of its engine are found by it."""
 ENGINE_CORE = "EngineCore"
-"""In the title of the process that computes: the first of an engine's."""
+"""Part of the title of an engine's main process, which runs the model."""
 CHECK_S, NOTICE_S = 0.5, 15.0
-"""How often a watcher looks, and how long a worker has to notice that its engine is dead."""
+"""Seconds between two looks of a watcher, and seconds for a worker to notice that its engine is dead."""
 
 
 def watch_engine() -> None:
-    """Record this worker and start its watcher; does nothing outside a run, and in the engine's other processes."""
+    """Records this worker and starts its watcher. Does nothing outside a run, and in other processes of the engine."""
     folder = os.environ.get(PROCESSES)
     if folder is None or WORKER in os.environ:
         return
@@ -44,21 +43,23 @@ def watch_engine() -> None:
     os.environ[WORKER] = _name(me)
     command = [sys.executable, "-m", "tapir_ray.llm.engine.watchdog", str(me["pid"]), json.dumps(me["started"]), folder]
     quiet = subprocess.DEVNULL
+    # A session of its own, so that signals to the worker's process group do not end the watcher.
     subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True)
     import ray
 
     node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
-    with suppress(OSError, InputError):  # the record is the second line of defence; the engine must not end for it
+    with suppress(OSError, InputError):  # the record is only the second line of defence: a failed write ends no engine
         record(folder, {**me, "worker": True, "node": node, "log": os.readlink("/proc/self/fd/2")})
 
 
 def watch(worker: dict[str, Any], folder: str) -> None:
-    """Wait for the end of a worker (an `identity`), then end what its engine has left; record it while it lives.
+    """Records the processes of a worker's engine while the worker lives, then kills those that are left.
 
-    Only what is seen to have ended counts as dead: whatever keeps the watcher from looking ends nothing.
+    `worker` is an `identity`. A process counts as dead only if it was seen to have ended: an error while looking kills
+    nothing.
 
-    A worker whose engine has died ends itself, so that Ray starts another. Now and then it misses the death and would
-    wait for answers for ever: it is ended after NOTICE_S.
+    A worker whose engine has died ends itself, so that Ray starts another. Sometimes it does not notice and would wait
+    for answers for ever; then it is killed after NOTICE_S.
     """
     family: dict[str, dict[str, Any]] = {}
     engines: dict[str, dict[str, Any]] = {}
@@ -75,11 +76,11 @@ def watch(worker: dict[str, Any], folder: str) -> None:
         if not engines or any(seen(engine) is not False for engine in engines.values()):
             last_seen = time.monotonic()
         elif time.monotonic() - last_seen > NOTICE_S:
-            _say(worker, f"EngineDeadError: EngineCore is gone, unnoticed for {NOTICE_S:g} s; its worker is ended\n")
+            _log(worker, f"EngineDeadError: EngineCore ended {NOTICE_S:g} s ago without notice; its worker is killed\n")
             _end(worker)
         time.sleep(CHECK_S)
     for process in psutil.process_iter():
-        # Also what was started since the last look.
+        # Processes that were started since the last look: they have inherited the variable.
         with suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(WORKER) == _name(worker):
                 child = identity(process.pid)
@@ -89,17 +90,17 @@ def watch(worker: dict[str, Any], folder: str) -> None:
 
 
 def record(folder: str, entry: dict[str, Any]) -> None:
-    """Write `HOST-PID.json` with a process of this machine into a folder (path or URI)."""
+    """Writes the record `HOST-PID.json` of a process on this machine to a folder (path or URI)."""
     host = socket.gethostname()
     Storage.at(folder).write_json(f"{host}-{entry['pid']}.json", {"host": host, **entry})
 
 
 def end_orphans(folder: str) -> list[int]:
-    """End the recorded processes of this machine that are still alive; returns their pids and removes the records."""
+    """Kills recorded processes of this machine that are still alive and deletes the records. Returns their pids."""
     storage, ended = Storage.at(folder), []
     for name in storage.children(""):
         entry = storage.find_json(name) if name.endswith(".json") else None
-        # What cannot be seen from here belongs to the machine or container that can.
+        # Processes in another container or on another machine cannot be seen here; a start over there ends them.
         if entry is None or entry.get("host") != socket.gethostname() or ("boot" in entry and seen(entry) is None):
             continue
         if _end(entry):
@@ -109,7 +110,7 @@ def end_orphans(folder: str) -> list[int]:
 
 
 def _end(entry: dict[str, Any]) -> bool:
-    """Kill a process; False if it had ended."""
+    """Kills a process; returns False if it has already ended."""
     if not is_alive(entry):
         return False
     with suppress(ProcessLookupError):
@@ -117,8 +118,8 @@ def _end(entry: dict[str, Any]) -> bool:
     return True
 
 
-def _say(worker: dict[str, Any], line: str) -> None:
-    """Add a line to a worker's log, which is what the run shows of an engine that keeps dying."""
+def _log(worker: dict[str, Any], line: str) -> None:
+    """Adds a line to a worker's log. The run shows the end of this log if an engine dies again and again."""
     with suppress(OSError), open(os.readlink(f"/proc/{worker['pid']}/fd/2"), "a") as log:
         log.write(line)
 

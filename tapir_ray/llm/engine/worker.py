@@ -1,6 +1,6 @@
-"""What the student's engine does in its Ray worker: how it is started, asked, and its answers kept.
+"""Mixins for the Ray worker of the student's engine: start the engine, ask it, keep its answers.
 
-engine = type(name, (Keeping, stage.fn), {})     (by `vllm_stage.py`, of the stage's class in `ray.data.llm`)
+engine = type(name, (Keeping, stage.fn), {})     # in `vllm_stage.py`; `stage.fn` is the class of `ray.data.llm`
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from tapir_ray.llm.engine.board import Teller
 from tapir_ray.run.answer_log import AnswerLog
 
 CUT = -1
-"""In the place of each token of an answer that was cut, where the tokens are not known any more."""
+"""Stands for each token of a cut-off answer from the log, whose tokens are no longer known."""
 KEPT = "__kept__"
-"""Marks an answer that was collected before."""
+"""Column that marks an answer from the log."""
 
 
 class Asking:
-    """To be mixed into Ray's engine worker: takes an answer when it is whole, and ends with its engine.
+    """Mixin for Ray's engine worker that takes whole answers only, and ends the worker with its engine.
 
-    It answers as many sequences at once as `vllm.LLM` would, and on CPUs with its share of the node's cores. What it
-    gives are rows as `collect` makes them of the engine's, which hold every token beside.
+    The engine answers as many sequences at once as `vllm.LLM` would, on CPUs with its share of the node's cores. The
+    output rows are those of `collect`, without the lists of tokens that Ray's worker returns.
     """
 
     llm: Any
@@ -56,6 +56,7 @@ class Asking:
         super().__init__(*args, **kwargs)
         self.teller.ready()
         self.collect = collect
+        # Ray's worker calls `llm.generate_async` for each row; there is no other hook around a request.
         self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
 
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[pa.Table]:
@@ -65,13 +66,14 @@ class Asking:
             yield pa.table({name: [row.get(name) for row in rows] for name in names})
 
     async def _ask_or_end(self, row: dict[str, Any]) -> Any:
-        """The engine's answer; ends this worker where the engine is dead, with the error's name in its log.
+        """Returns the engine's answer. If the engine is dead, logs the class of the error and ends this worker.
 
-        Ray's worker ends itself too, but leaves the name out, and does not see the CancelledError by which an engine
-        ends the requests that it was just being sent when it died. It would also be told of every token.
+        Ray's worker ends itself too, but it does not log the class. It also misses the CancelledError of a request that
+        was being sent when the engine died.
         """
         from vllm.sampling_params import RequestOutputKind
 
+        # By default vLLM sends an output for every token.
         row["sampling_params"]["output_kind"] = RequestOutputKind.FINAL_ONLY
         # `n` of vLLM would sample the first answer too, which is greedy.
         samples = [_sample(row, number) for number in range(row["samples"])]
@@ -80,7 +82,7 @@ class Asking:
         try:
             (request, output, seconds), *sampled = await asyncio.gather(self.ask(row), *map(self.ask, samples))
             output["sampled_texts"] = [one["generated_text"] for _, one, _ in sampled]
-            # A row that cannot be asked passes through the engine with a prompt of one token.
+            # An unasked row passes through the engine with a prompt of one token, and its answer does not count.
             if not row.get("unasked"):
                 tokens = sum(one["num_generated_tokens"] for one in (output, *(one for _, one, _ in sampled)))
             return request, output, seconds
@@ -94,7 +96,7 @@ class Asking:
 
 
 class Keeping(Asking):
-    """To be mixed into Ray's engine worker: keeps each answer as it is made, and does not ask for one that is kept."""
+    """Mixin for Ray's engine worker that logs each finished answer, and takes answers from the log if it has them."""
 
     IDX_IN_BATCH_COLUMN: str
 
@@ -103,7 +105,7 @@ class Keeping(Asking):
         self.kept, self.in_hand = keep(), 0
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
-        """What the engine says to each row, in the order it says it, as Ray's worker does."""
+        """Yields the engine's output for each row in the order of completion, as Ray's worker does."""
         asked = {}
         for row in batch:
             answer = self.kept.found(row)
@@ -124,6 +126,7 @@ class Keeping(Asking):
         finally:
             self.in_hand -= len(asked)
         if not self.in_hand:
+            # The engine is idle: nothing will fill up the block, so it is written as it is.
             await asyncio.to_thread(self.kept.write, self.kept.rest())
 
 
@@ -135,35 +138,39 @@ def _sample(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def threads(replicas: Replicas, node_cpus: float, cores: int) -> int:
-    """Cores of a node for each of the engines that may be on it: Ray's CPUs, which they claim, are logical ones."""
-    beside = min(replicas.replicas, max(1, int(node_cpus // replicas.cpus)))
-    return max(1, cores // beside)
+    """Returns the cores of a node for each of the engines that fit on it. Their claims are logical CPUs of Ray.
+
+    threads(Replicas(replicas=2, cpus=1), node_cpus=4, cores=16)  # 8
+    """
+    engines = min(replicas.replicas, max(1, int(node_cpus // replicas.cpus)))
+    return max(1, cores // engines)
 
 
 def _node_cpus() -> float:
-    """Ray's CPUs of this worker's node."""
+    """Returns the logical CPUs of this worker's node."""
     here = ray.get_runtime_context().get_node_id()
     return next(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeID"] == here)
 
 
 def _batch_sizes(replicas: Replicas, engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
-    """What `vllm.LLM` chooses for this node's device; for an engine of Ray's vLLM would take a fraction of it."""
+    """Returns the batch sizes of `vllm.LLM` for the device of this node."""
+    # vLLM takes Ray's engine for a server, with a fraction of these sizes.
     from vllm.engine.arg_utils import EngineArgs
     from vllm.usage.usage_lib import UsageContext
 
     tokens, sequences = EngineArgs.get_batch_defaults(replicas.tensor_parallel)
     most = engine_kwargs.get("max_num_batched_tokens", math.inf)
-    # A prompt that is read at once must fit.
+    # Without chunked prefill a whole prompt must fit into one step.
     fits = 0 if engine_kwargs.get("enable_chunked_prefill", True) else engine_kwargs["max_model_len"]
     return {
         "max_num_batched_tokens": max(tokens[UsageContext.LLM_CLASS], fits),
-        # vLLM refuses more sequences than tokens a step.
+        # vLLM refuses more sequences than tokens per step.
         "max_num_seqs": min(sequences[UsageContext.LLM_CLASS], most),
     }
 
 
 def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    """A kept answer in the engine's words, for `collect`."""
+    """Returns an answer from the log in the format of the engine's output, for `collect`."""
     cut = answer["finish_reason"] == "length"
     return {
         "generated_text": answer["student_response"] or "",
@@ -175,9 +182,11 @@ def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 
 def collect(row: dict[str, Any], columns: list[str], marks: Sequence[Mark] = DEFAULT_MARKS) -> dict[str, Any]:
-    """The input's columns and the answer without the student's thoughts; a row of which the thoughts were not finished
-    fails. Rows of an engine error come back ragged and are made whole here.
+    """Returns the input columns and the answer without the student's thoughts.
+
+    A row fails after an error of the engine, or if its thoughts have no end.
     """
+    # All columns are filled in: rows with an error come back without some of them.
     answered = {name: row.get(name) for name in columns}
     error = row.get("__inference_error__")
     if error:

@@ -1,11 +1,11 @@
-"""A model of the run's own behind the OpenAI protocol: an application of Ray Serve LLM, for as long as it is needed.
+"""Serves a local model behind the OpenAI protocol, as an application of Ray Serve LLM.
 
     application = start(endpoint, Replicas(gpus=1, replicas=2), "tapir-RUN-teacher", processes)
-    application.url                                      # on loopback, on each node that holds a part of it
+    application.url                                      # on loopback, on each node with a proxy of Serve
     stop(application)
 
-Its replicas are placed on any nodes that have what they claim; to start a dead one again is left to Serve.
-The application ends with the driver that started it, however that ends (`llm/serve/guard.py`).
+Ray places the replicas on any nodes with free resources, and Serve restarts dead ones. The application ends with the
+driver that started it, even if that is killed (`llm/serve/guard.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tapir_ray.run.model_store import local
 from tapir_ray.train.model_files import file_problems
 
 START_TIMEOUT_S = 1800.0
-"""From a place to the first answer, with the weights' way to their node."""
+"""Seconds from the placement of a replica to the first answer, including the download of the weights to its node."""
 CHECK_S = 5.0
 
 
@@ -47,20 +47,22 @@ class Application:
     beacon: Any
     """An actor that dies with this driver."""
     processes: Storage | None
-    """The folder in which the processes of its engines are recorded (see `llm/engine/watchdog.py`)."""
+    """Folder with the records of its engine processes (see `llm/engine/watchdog.py`)."""
     earlier: frozenset[str]
-    """Records of that folder that are not its own."""
+    """Records in this folder that are older than the application."""
     patience_s: float
-    """Until its replicas have their place: an autoscaler may have to start nodes for them."""
+    """Seconds until its replicas must be placed: an autoscaler may have to start nodes for them."""
 
 
 def check_model(model: str, key: str) -> None:
-    """Raises InputError if `model` is a local folder that vLLM cannot serve, such as one with a shard that is lost or
-    cut short; a hub name is not looked up."""
+    """Raises InputError if `model` is a local folder that vLLM cannot serve, such as one with a missing or torn shard.
+
+    The name of a model on a hub is not looked up.
+    """
     folder = Path(local(model))
     if not folder.is_dir():
         if folder.is_absolute() or model.startswith("."):
-            raise InputError(f"{key} {model} is not a folder")
+            raise InputError(f"{key} {model} is not a folder; correct the path, or give the name of a model on the hub")
         return
     if not (folder / "config.json").is_file():
         raise InputError(f"{key} {model} has no config.json: name a folder that save_pretrained wrote")
@@ -71,7 +73,7 @@ def check_model(model: str, key: str) -> None:
 
 
 def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> dict[str, Any]:
-    """The arguments of `ray.serve.llm.LLMConfig`; the endpoint's `engine_kwargs` win over what is derived here."""
+    """Returns the arguments of `ray.serve.llm.LLMConfig`; the endpoint's `engine_kwargs` take precedence."""
     bundle, replica = {"CPU": claim.cpus}, {"num_cpus": 0.0}
     on_cpus = not claim.gpus or _computes_on_cpus()
     if claim.gpus and on_cpus:
@@ -100,14 +102,18 @@ def deployment(endpoint: Endpoint, claim: Replicas, processes: str | None) -> di
                 "max_replicas": claim.replicas,
                 "target_ongoing_requests": max(1, endpoint.limits.in_flight // claim.replicas),
             },
+            # An engine that fails at its start fails again; by default Serve tries three times for each replica.
             "max_constructor_retry_count": 1,
         },
     }
 
 
 def _computes_on_cpus() -> bool:
-    """Whether this is vLLM's build for CPUs: its replicas claim GPUs themselves. An engine with GPUs in its bundles is
-    run by Ray, which that build cannot be."""
+    """Whether this is vLLM's build for CPUs.
+
+    Its replicas then claim (logical) GPUs themselves. With GPUs in its bundles the engine would use Ray for its
+    workers, which this build does not support.
+    """
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
@@ -116,11 +122,10 @@ def _computes_on_cpus() -> bool:
 def start(
     endpoint: Endpoint, claim: Replicas, name: str, processes: str | None = None, patience_s: float = 900.0
 ) -> Application:
-    """The application NAME, once it answers; `name` ends in `-ROLE`.
+    """Deploys the application `name`, which ends in `-ROLE`, and returns it once it answers.
 
-    The processes of its engines are recorded in the folder `processes`, and end with their worker. Raises StageError
-    where its resources are not to be had in `patience_s`, and where no replica starts, with the end of the
-    engine's log.
+    The processes of its engines are recorded in the folder `processes`, and end with their worker. Raises StageError if
+    its resources are not free within `patience_s`, or, with the end of the engine's log, if no replica starts.
     """
     from ray import serve
 
@@ -129,6 +134,7 @@ def start(
     url = f"http://127.0.0.1:{proxies.port()}/{name}/v1"
     storage = None if processes is None else Storage.at(processes)
     earlier = frozenset() if storage is None else frozenset(storage.children(""))
+    # Not waited for here: `_wait` tells replicas without free resources from engines that cannot start.
     application = Application(name, role, url, guard.guarded(name), storage, earlier, patience_s)
     try:
         serve.run_many(
@@ -145,7 +151,7 @@ def start(
 
 
 def _app(endpoint: Endpoint, claim: Replicas, role: str, processes: str | None) -> Any:
-    """What Serve deploys. Raises StageError where the engine does not know an argument."""
+    """Returns the application for Serve to deploy. Raises StageError for an unknown engine argument."""
     from ray.serve.llm import LLMConfig, build_openai_app
 
     try:
@@ -165,7 +171,7 @@ def _app(endpoint: Endpoint, claim: Replicas, role: str, processes: str | None) 
 
 
 def stop(application: Application) -> None:
-    """End an application and its engines; also one that is gone already."""
+    """Stops an application and its engines. An application that has already ended is no error."""
     guard.delete(application.name)
     guard.end(application.name)
     ray.kill(application.beacon)
@@ -173,12 +179,13 @@ def stop(application: Application) -> None:
 
 @contextmanager
 def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
-    """Raise StageError in the main thread, with the end of the log, where one of these has failed for good: its engines
-    die at each start, or none has come in the time that a first one has.
+    """Context manager that raises StageError in the main thread if one of the applications fails permanently.
 
-    The mapping may change: an application that is taken out of it may end.
+    That is the case if its engines die at every start, or if none starts in `patience_s` and START_TIMEOUT_S. The
+    message has the end of the log. An application may be stopped once it is removed from the mapping.
     """
     down: dict[str, tuple[float, int]] = {}
+    """By role: when the application was first seen down, and the number of engine starts at that time."""
 
     def look() -> Exception | None:
         for role, application in list(applications.items()):
@@ -192,7 +199,7 @@ def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
             entries = _entries(application)
             since, before = down.setdefault(role, (time.monotonic(), len(entries)))
             if len(entries) - before > health.STARTS:
-                lost, entries = True, entries[:-1]  # the last has just been started: the one before has failed
+                lost, entries = True, entries[:-1]  # the last engine has just started, so its log has no error yet
             else:
                 lost = time.monotonic() - since > application.patience_s + START_TIMEOUT_S
             if lost and applications.get(role) is application:
@@ -204,13 +211,13 @@ def stopped_if_dead(applications: Mapping[str, Application]) -> Iterator[None]:
 
 
 def _status(application: Application) -> tuple[bool, str]:
-    """(whether it runs, what Serve says of it)."""
+    """Returns (whether the application runs, Serve's messages). Raises StageError after a failed deployment."""
     from ray import serve
     from ray.serve.schema import ApplicationStatus
 
     status = serve.status().applications.get(application.name)
     if status is None:
-        return False, "the application is gone"
+        return False, "Ray Serve no longer has the application"
     said = [status.message, *(deployment.message for deployment in status.deployments.values())]
     message = "\n".join(filter(None, said))
     if status.status == ApplicationStatus.DEPLOY_FAILED:
@@ -219,9 +226,9 @@ def _status(application: Application) -> tuple[bool, str]:
 
 
 def _wait(application: Application, claim: Replicas) -> None:
-    """Until the application runs. Raises StageError."""
+    """Waits until the application runs. Raises StageError if it does not."""
     began = time.monotonic()
-    # Where nothing is recorded, it is not known when there was a place.
+    # Without records the time of the placement is not known: the time to start counts from now.
     placed = None if application.processes else began
     running, message = False, ""
     while not (running and proxies.listening()):
@@ -244,7 +251,7 @@ def _records(application: Application) -> list[str]:
 
 
 def _entries(application: Application) -> list[dict[str, Any]]:
-    """What is recorded of the workers of its engines, in the order of their starts."""
+    """Returns the records of the workers of its engines, in the order of their starts."""
     entries = [application.processes.find_json(name) for name in _records(application) if application.processes]
     return sorted((entry for entry in entries if entry and entry["worker"]), key=lambda entry: entry["started"])
 
@@ -253,14 +260,14 @@ def _no_place(application: Application, claim: Replicas) -> StageError:
     role, gpus, cpus = application.role, claim.gpus * claim.tensor_parallel, claim.cpus * claim.tensor_parallel
     kind = f" of type {claim.accelerator_type}" if claim.accelerator_type else ""
     return StageError(
-        f"the vLLM server of the {role} found no place in {application.patience_s:g} s "
+        f"the vLLM server of the {role} found no free resources in {application.patience_s:g} s "
         f"(resources.no_progress_timeout_s): it claims {cpus:g} CPUs and {gpus:g} GPUs{kind}; lower "
-        f"resources.{role}.cpus, gpus or tensor_parallel, or end what else holds them"
+        f"resources.{role}.cpus, gpus or tensor_parallel, or end other work on the cluster"
     )
 
 
 def _broken(application: Application, message: str, entries: list[dict[str, Any]] | None = None) -> StageError:
-    """With the end of the log of the last of `entries`, which are by default all of the application's."""
+    """Returns an error with the end of the latest readable log of `entries` (by default all of the application's)."""
     shown = _entries(application) if entries is None else entries
     return StageError(
         f"the vLLM server of the {application.role} cannot be used: {message}\n"
@@ -269,7 +276,8 @@ def _broken(application: Application, message: str, entries: list[dict[str, Any]
 
 
 def _first_answer(application: Application, model: str) -> None:
-    """An engine can fail at its first token only, after it has said that it is up. Raises StageError."""
+    """Asks for one token. Raises StageError if none comes."""
+    # An engine can report that it is up, and fail at its first token.
     hello = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     try:
         _request(f"{application.url}/chat/completions", hello, timeout_s=START_TIMEOUT_S)
@@ -282,6 +290,7 @@ def _first_answer(application: Application, model: str) -> None:
 
 def _request(url: str, body: dict[str, Any], timeout_s: float) -> None:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    # Without the proxies of the environment: the server is on loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=timeout_s) as reply:
         reply.read()

@@ -1,6 +1,6 @@
-"""Applications of Ray Serve that end with the driver that started them, also when it is killed.
+"""Ends applications of Ray Serve with the driver that started them, even if it is killed.
 
-beacon = guarded("RUN-teacher")       # this driver's; to be kept while the application is
+beacon = guarded("RUN-teacher")       # keep the handle as long as the application: without it the actor ends
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ NAMESPACE = "tapir"
 
 
 def guarded(name: str) -> Any:
-    """An actor that dies with this driver, upon which the application NAME is ended: Serve itself would keep it, and
-    its GPUs, for ever."""
+    """Returns an actor that dies with this driver. A detached guard then ends the application `name`.
+
+    Serve itself would keep the application and its GPUs for ever.
+    """
     beacon: Any = ray.remote(_Beacon).options(num_cpus=0, **with_driver()).remote()
-    end(name)  # of a driver that is gone
+    end(name)  # the guard of an earlier driver
     guard: Any = ray.remote(_Guard)
     named = {"namespace": NAMESPACE, "name": f"guard-{name}"}
     guard.options(num_cpus=0, lifetime="detached", **named, **with_driver()).remote(name, beacon)
@@ -30,7 +32,7 @@ def guarded(name: str) -> Any:
 
 
 def delete(name: str) -> None:
-    """End an application of Ray Serve; also one that is gone already."""
+    """Deletes an application of Ray Serve. An application that does not exist is no error."""
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
@@ -39,17 +41,17 @@ def delete(name: str) -> None:
 
 
 def end(name: str) -> None:
-    """End the guard of an application, if it has one."""
+    """Kills the guard of an application, if it has one."""
     with suppress(ValueError):
         ray.kill(ray.get_actor(f"guard-{name}", namespace=NAMESPACE))
 
 
 class _Beacon:
-    """Lives as long as the driver that made it."""
+    """Actor that lives as long as the driver that created it."""
 
 
 class _Guard:
-    """Ends an application once its driver's beacon is dead, and then itself."""
+    """Actor that ends an application once the beacon of its driver is dead, and then itself."""
 
     def __init__(self, name: str, beacon: Any) -> None:
         self._name, self._beacon = name, beacon
@@ -63,6 +65,6 @@ class _Guard:
             except ray.exceptions.RayActorError:
                 break
             except ray.exceptions.RayError:
-                continue
+                continue  # a timeout of a busy cluster does not show that the driver has ended
         delete(self._name)
         end(self._name)

@@ -125,4 +125,4 @@ def test_a_worker_that_misses_the_death_of_its_engine_is_ended(tmp_path: Path, m
     assert worker.wait(20) == -9
     watcher.join(20)
     assert not watcher.is_alive()
-    assert "EngineCore is gone" in log.read_text()
+    assert "EngineCore ended" in log.read_text()

@@ -20,15 +20,17 @@ from tests.cluster.test_pipeline_monitor import Held
 def test_a_worker_goes_to_a_node_where_serve_listens_as_soon_as_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([[], [], ["aa", "bb"]])
     monkeypatch.setattr(proxies, "listening", lambda: next(answers))
-    assert proxies.beside(["teacher"]) == {"label_selector": {"ray.io/node-id": "in(aa,bb)"}}
-    assert proxies.beside([]) == {}
+    assert proxies.worker_options(["teacher"]) == {"label_selector": {"ray.io/node-id": "in(aa,bb)"}}
+    assert proxies.worker_options([]) == {}
 
 
 def test_that_serve_listens_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxies, "TIMEOUT_S", 0.1)
     monkeypatch.setattr(proxies, "listening", list)
-    with pytest.raises(StageError, match=r"listened on no node with CPUs for 0\.1 s, so the judge and teacher cannot"):
-        proxies.beside(["teacher", "judge"])
+    with pytest.raises(
+        StageError, match=r"no healthy proxy on a node with CPUs for 0\.1 s, so no requests reach the judge and teacher"
+    ):
+        proxies.worker_options(["teacher", "judge"])
 
 
 def test_workers_whose_nodes_are_all_lost_end_the_run(
@@ -55,7 +57,7 @@ def test_workers_whose_nodes_are_all_lost_end_the_run(
             lost.setattr(ray, "nodes", lambda: [{**node, "Alive": False}, {**node, "NodeID": "another"}])
             lost.setattr(proxies, "CHECK_S", 0.05)
             with (
-                pytest.raises(StageError, match="every node from which the local models were asked is lost"),
+                pytest.raises(StageError, match="every node that could send requests to the local models is lost"),
                 interruptible(),
                 proxies.stopped_if_stranded(),
             ):

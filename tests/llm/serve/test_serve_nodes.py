@@ -40,7 +40,7 @@ class Asker:
 for line in sys.stdin:
     nodes = set(proxies.listening())
     selectors = [{"label_selector": {"ray.io/node-id": f"in({node})"}} for node in nodes]
-    selectors.append(proxies.beside(["teacher"]))
+    selectors.append(proxies.worker_options(["teacher"]))
     askers = [ray.remote(Asker).options(num_cpus=0, **options).remote() for options in selectors]
     asked = [ray.get(asker.ask.remote()) for asker in askers]
     assert set(asked) == set(asked[:-1]) == nodes, (asked, nodes)
