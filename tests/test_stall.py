@@ -39,7 +39,7 @@ def test_the_stage_and_the_operator_that_waits_are_named(tmp_path: Path) -> None
     assert "Asker" in found["last_event"]["waits"] and found["last_event"]["stage"] == "classify"
 
     assert process.wait(180) == 1, driver.said()
-    assert "seed/instructions: nothing has happened for resources.no_progress_timeout_s" in driver.said()
+    assert "seed/instructions: no progress for resources.no_progress_timeout_s" in driver.said()
     found = status(driver.run.uri, layout_of)
     assert found["status"] == "failed" and "Asker" in found["reason"]
     assert found["stages"][0]["label"] == "classify"

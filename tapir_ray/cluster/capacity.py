@@ -1,8 +1,8 @@
-"""Whether a cluster has room for a run: at its start, and when nodes are lost on the way.
+"""Capacity of a cluster for a run, checked at its start and when nodes are lost.
 
 if short := shortage(config, possible_nodes()): raise InputError(short)
 with stopped_by_lost_nodes(config): ...
-if not fits_with_servers(config, "train", live_nodes()): ...      # the local teacher makes room first
+if not fits_with_servers(config, "train", live_nodes()): ...      # stop the local teacher first
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from tapir_ray.errors import StageError
 
 CHECK_S = 2.0
 MOST_NODES = 1000
-"""Nodes of a group that are counted at most."""
+"""Most nodes of a group that count; keeps the search short for a group without a limit."""
 MOST_LOOKED_AT = 5_000
-"""Nodes by numbers of engines on them that are looked through to see what is left."""
+"""Most steps of the search for placements (nodes times combinations of engines), which takes well under a second."""
 
 KIND = "accelerator_type:"
-"""Begins the name of the resource by which a node says of what kind its GPUs are."""
+"""Prefix of Ray's resource for the type of a node's GPUs, such as `accelerator_type:H100`."""
 
 Node = dict[str, float]
-"""What a node has: `CPU`, `GPU`, and KIND with a name."""
+"""Resources of a node: `CPU`, `GPU`, and KIND with the type of its GPUs."""
 
 
 @contextmanager
 def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
-    """Raise StageError in the main thread once the cluster has had too little for the run for
-    `resources.lost_node_patience_s`; a new node in that time is as good as the lost one.
+    """Context manager that raises StageError in the main thread if lost nodes leave too little for the run.
 
-    Ray itself would wait for ever for a place.
+    Waits `resources.lost_node_patience_s` for new nodes. Ray itself would wait for ever.
     """
     patience = config.resources.lost_node_patience_s
     since: float | None = None
@@ -50,15 +49,15 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
         since = (since or time.monotonic()) if short else None
         if since is None or time.monotonic() - since <= patience:
             return None
-        sentence = f"nodes were lost: {short}, or give the cluster nodes again and start the same command"
-        return StageError(f"{sentence}; what is finished is kept")
+        sentence = f"nodes were lost: {short}, or add nodes to the cluster and start the same command again"
+        return StageError(f"{sentence}; finished rows are kept")
 
     with watched(look, CHECK_S, "room"):
         yield
 
 
 def possible_nodes() -> list[Node]:
-    """CPUs and GPUs of each node of the cluster, and of those that its autoscaler may add where it has one."""
+    """Returns the resources of each node of the cluster, and of each node that its autoscaler may add."""
     alive = _alive()
     nodes = [node["Resources"] for node in alive]
     there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
@@ -68,7 +67,7 @@ def possible_nodes() -> list[Node]:
 
 
 def live_nodes() -> list[Node]:
-    """CPUs and GPUs of each node that the cluster has now."""
+    """Returns the resources of each node that the cluster has now."""
     return [_node(node["Resources"]) for node in _alive()]
 
 
@@ -84,13 +83,13 @@ def _node(resources: Mapping[str, float]) -> Node:
 
 
 def model_servers(config: Config) -> dict[str, Replicas]:
-    """The resources of the models that the run serves itself, by role."""
+    """Returns the resources of the models that the run serves itself, by role."""
     claims = {role: one.spec.claims(config.resources, role) for role, one in config.endpoints.items()}
     return {role: claim for role, claim in claims.items() if claim is not None}
 
 
 def claimed(config: Config) -> dict[str, Replicas]:
-    """The resources of everything that the run places, by their key in `resources`."""
+    """Returns all claims of the run by their key in `resources`."""
     resources = config.resources
     claims = model_servers(config)
     if config.regenerate is None:
@@ -103,15 +102,16 @@ def claimed(config: Config) -> dict[str, Replicas]:
 
 
 def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
-    """Which claims of the run can never be placed on the cluster's nodes, and the keys to change; None where all
-    can."""
+    """Returns a message with the claims that can never be placed on these nodes and the keys to change; None if all
+    fit.
+    """
     found = []
     cpus, stages = sum(node["CPU"] for node in nodes), _of_stages(config)
     if cpus < stages:
         found.append(f"the stages need {stages:g} CPUs but the cluster has {cpus:g}; lower resources.transform_cpus")
     for name, claim in claimed(config).items():
-        # Student and training wait until a local teacher and judge have made room; the classifier works beside them,
-        # but in a regeneration, which has labelled all rows before it asks the first of them.
+        # A local teacher and judge are stopped for the student and for training. The classifier works at the same time
+        # as they do, except in a regeneration, which labels all rows before it sends the first request.
         alone = name in ("student", "train") or (name == "classifier" and config.regenerate is not None)
         others = {} if alone else {key: one for key, one in model_servers(config).items() if key != name}
         if short := _short(config, name, claim, others, nodes):
@@ -120,8 +120,10 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
 
 
 def fits_with_servers(config: Config, name: str, nodes: Sequence[Node]) -> bool:
-    """Whether the local teacher and judge, with as many replicas as they may have and wherever Ray has put them, can
-    stay while `resources.<name>` is placed."""
+    """Whether `resources.<name>` fits next to the local teacher and judge.
+
+    They count with their highest number of replicas, in the worst placement that Ray may have chosen.
+    """
     grown = {role: claim.model_copy(update={"min_replicas": None}) for role, claim in model_servers(config).items()}
     return _short(config, name, getattr(config.resources, name), grown, nodes, worst=True) is None
 
@@ -134,8 +136,10 @@ def _short(
     nodes: Sequence[Node],
     worst: bool = False,
 ) -> str | None:
-    """As `shortage`, for one claim next to the `others`, which lie where that claim needs it least, or most
-    (`worst`)."""
+    """Returns a message as `shortage` does, for one claim next to the `others`; None if it fits.
+
+    The others are placed where they leave the most workers for the claim, or with `worst` the fewest.
+    """
     ranks = claim.tensor_parallel
     size = f"{ranks * claim.cpus:g} CPUs and {ranks * claim.gpus:g} GPUs{_of_kind(claim)}"
     places = _fitting_with(claim, list(others.values()), nodes, worst)
@@ -145,13 +149,13 @@ def _short(
     needed = claim.fewest * ranks * claim.cpus + beside
     if needed > cpus:
         return (
-            f"resources.{name} needs {needed:g} CPUs ({claim.fewest} x {ranks * claim.cpus:g}, and {beside:g} for what "
-            f"runs beside it) but the cluster has {cpus:g}; lower resources.{name}.{_number(claim)} or .cpus"
+            f"resources.{name} needs {needed:g} CPUs ({claim.fewest} x {ranks * claim.cpus:g}, and {beside:g} for "
+            f"other work) but the cluster has {cpus:g}; lower resources.{name}.{_number(claim)} or .cpus"
         )
     held = sum(other.fewest * other.tensor_parallel * other.gpus for other in others.values())
     asked = claim.fewest * ranks * claim.gpus
     if asked + held > gpus:
-        kept = f" beside {held:g} for {_and(others)}" if held else ""
+        kept = f" next to {held:g} for {_and(others)}" if held else ""
         return (
             f"resources.{name} asks for {asked:g} GPUs{kept} but the cluster has {gpus:g}; "
             f"lower resources.{name}.gpus, .tensor_parallel or .{_number(claim)}"
@@ -160,28 +164,34 @@ def _short(
         kinds = sorted({key.removeprefix(KIND) for node in nodes for key in node if key.startswith(KIND)})
         return (
             f"resources.{name}.accelerator_type is {claim.accelerator_type}, which no node of the cluster has; "
-            f"set it to one of theirs ({', '.join(kinds) or 'none names its kind'}), or to null for any"
+            f"set it to one of theirs ({', '.join(kinds) or 'none of them names a type'}), or to null for any"
         )
     if places < claim.fewest:
         spread = ", .tensor_parallel" if ranks > 1 else ""
         return (
             f"resources.{name} needs {claim.fewest} workers of {size}, each on one node, and the nodes have room for "
-            f"{places}{f' beside {_and(others)}' if others else ''}; "
+            f"{places}{f' next to {_and(others)}' if others else ''}; "
             f"lower resources.{name}.cpus, .gpus{spread} or .{_number(claim)}"
         )
     return None
 
 
 def fitting(claim: Replicas, nodes: Sequence[Node]) -> int:
-    """How many workers, or engines with all their ranks on one node, fit on these nodes where they are empty."""
+    """Returns the workers, or engines with all their ranks on one node, that fit on these nodes if they are empty.
+
+    fitting(Replicas(cpus=2), [{"CPU": 5, "GPU": 0}, {"CPU": 3, "GPU": 0}])  # 3
+    """
     return sum(_fitting(node, claim) for node in nodes)
 
 
 def _fitting_with(claim: Replicas, others: Sequence[Replicas], nodes: Sequence[Node], worst: bool) -> int:
-    """How many of `claim` fit beside the engines of `others`, where those lie best for it, or worst.
+    """Returns the workers of `claim` that fit next to the engines of `others`, in their best (or worst) placement.
 
-    Exact, node by node: of every number of engines of each that were placed so far, the best (worst) that is left. In
-    clusters where that is too much to look through the others count as nowhere.
+    An exact search, node by node: for each combination of engines placed so far it keeps the best (worst) number
+    of workers. Example: two nodes of 4 GPUs, two teachers of 2 GPUs each and workers of 4 GPUs. At best both teachers
+    share a node and 1 worker fits; at worst each has a node of its own and none fits.
+
+    In clusters that need more than MOST_LOOKED_AT steps the others are ignored.
     """
     wanted = [other.fewest for other in others]
     if len(nodes) * math.prod(number + 1 for number in wanted) > MOST_LOOKED_AT:
@@ -197,13 +207,13 @@ def _fitting_with(claim: Replicas, others: Sequence[Replicas], nodes: Sequence[N
                     here = places + sign * _fitting(left, claim)
                     after[total] = max(after.get(total, here), here)
         found = after
-    # What has no place anywhere is not there.
+    # Engines that fit nowhere are left out: only the combinations with the most placed engines count.
     most = max(map(sum, found))
     return sign * max(places for placed, places in found.items() if sum(placed) == most)
 
 
 def _ways(node: Node, others: Sequence[Replicas], wanted: Sequence[int]) -> Iterator[tuple[tuple[int, ...], Node]]:
-    """(engines of each that are on a node, what it has left), for all numbers that fit."""
+    """Yields (engines of each of `others` on a node, its free resources) for all combinations that fit."""
     most = [min(number, _fitting(node, other)) for other, number in zip(others, wanted, strict=True)]
     for held in itertools.product(*(range(number + 1) for number in most)):
         cpus, gpus = (
@@ -231,7 +241,8 @@ def _of_kind(claim: Replicas) -> str:
 
 
 def _of_stages(config: Config) -> float:
-    """CPUs of the plain stages of a pipeline, which run beside its engine: read, prompt, judge, collect, write."""
+    """Returns the CPUs of the plain stages of a pipeline, which run at the same time as its engine."""
+    # Read, repartition, prompt, judge, collect and write.
     return 6 * config.resources.transform_cpus
 
 

@@ -1,9 +1,9 @@
-"""Rows kept as an engine finishes them one by one, though its pipeline passes on whole blocks.
+"""Log of the rows that an engine finishes, stored one by one although its pipeline passes on whole blocks.
 
 kept = AnswerLog(folder, fs, schema, ("instruction_id",), 64)
-row = kept.found(row) or answer(row)   # what an engine that died had finished is not asked again
-kept.write(kept.add(row))              # a part once there are 64
-kept.write(kept.rest())                # the engine has nothing in hand
+row = kept.found(row) or answer(row)   # rows that a dead engine had finished are not asked again
+kept.write(kept.add(row))              # writes a block once there are 64 rows
+kept.write(kept.rest())                # writes the others when the engine is idle
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tapir_ray.run import blocks
 
 
 class AnswerLog:
-    """The finished rows of one engine, in parts of `rows_per_block`: fewer than that are lost where it is killed.
+    """Finished rows of one engine in blocks of `rows_per_block`. A killed engine loses fewer rows than that.
 
-    What the folder holds when an engine starts is what engines before it have finished. `write` may run in a thread of
-    its own; the rest belongs to the thread that asks.
+    At the start, the folder holds the rows that earlier engines have finished. `write` may run in another thread; all
+    other methods belong to the thread of the engine.
     """
 
     def __init__(
@@ -35,23 +35,23 @@ class AnswerLog:
         self._waiting: list[dict[str, Any]] = []
 
     def found(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        """The finished row with this row's key, where an engine before this one has finished it."""
+        """Returns the finished row with the key of this row; None if no earlier engine has finished it."""
         key = blocks.key_of(row, self.key)
         file = self._file_of.get(key)
         return None if file is None else self._rows_of(file)[key]
 
     def add(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """A row is finished; returns the rows that are to be written now, often none."""
+        """Adds a finished row. Returns the rows that the caller has to write now, often none."""
         self._waiting.append(row)
         return self.rest() if len(self._waiting) >= self.rows_per_block else []
 
     def rest(self) -> list[dict[str, Any]]:
-        """The rows that waited to be written, which the caller now writes."""
+        """Returns the rows that are not written yet. The caller has to write them."""
         rows, self._waiting = self._waiting, []
         return rows
 
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows as one part."""
+        """Writes rows as one block."""
         if rows:
             blocks.write_block(conform(rows, self.schema), self.folder, self.fs, self.key)
 

@@ -1,11 +1,11 @@
-"""A table while it is being written: a file for each block, so that what a killed stage had finished stays.
+"""Unfinished tables: one file per block, so that the finished rows of a killed stage are kept.
 
     write = functools.partial(write_block, folder=folder, fs=fs, key=("instruction_id",))
     for block in written(rows, write, 64, transform_cpus): ...
-    files = compact(folder, fs, ("instruction_id",))         # few files where there were many
+    files = compact(folder, fs, ("instruction_id",))         # merges many small files into few
 
-A block is written whole or not at all, under a name that is a hash of its keys: written again by a task that Ray had to
-repeat, it replaces its file. The files hold the rows themselves, so there is no second record that could disagree.
+A block is written completely or not at all. Its name is a hash of its keys, so a task that Ray repeats replaces its own
+file. The files hold the rows themselves: no second record of finished rows can disagree with them.
 """
 
 from __future__ import annotations
@@ -31,33 +31,38 @@ from tapir_ray.data.schemas import BUDGET_USED_UP, FAILED, conform
 from tapir_ray.run.table_removal import FILES_AT_ONCE
 
 BLOCK, FILE, UNFINISHED = "block-", "rows-", atomic_files.WRITING
-"""Prefixes of a block's file, of a finished table's file, and of one that is not written to its end."""
+"""Prefixes of the files of blocks, of finished tables, and of incomplete writes."""
 ROWS_PER_FILE = 2_000
-"""Rows of a finished file at least, where there are as many: every file costs later reads."""
+"""Fewest rows of a finished file, except the last: every file costs later reads a few round trips."""
 
 Key = tuple[str, ...]
 WRITTEN = pa.schema([("rows", pa.int64()), ("failed", pa.int64()), ("unasked", pa.int64()), ("error", pa.string())])
-"""What became of a block; `error` is the reason of one of its failed rows."""
+"""Summary of a written block; `error` is the reason of one of its failed rows."""
 
 
 def written(
     rows: ray.data.Dataset, write: Callable[[pa.Table], pa.Table], rows_per_block: int | None, transform_cpus: float
 ) -> Generator[dict[str, Any], None, None]:
-    """`write` (such as `write_block`) of the rows as they come, and its rows; at most `rows_per_block` wait for it.
+    """Runs the pipeline behind `rows` with `write` as its last step. Yields the summaries (WRITTEN) as they come.
 
-    To be closed where its end is not waited for: a pipeline that is left open is stopped only when it is collected,
-    which may be after Ray itself, and would then start it anew.
+    `write` is a function such as `write_block`; it gets blocks of `rows_per_block` rows. Close the generator if you
+    leave it early: an open pipeline stops only when it is garbage collected. If Ray has ended by then, this starts Ray
+    again.
     """
     summaries = rows.map_batches(
         write, batch_format="pyarrow", batch_size=rows_per_block, num_cpus=unfused(transform_cpus)
     )
+    # Without prefetching, since a summary that waits in the driver is not counted yet.
     blocks: Any = summaries.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0)
     for batch in blocks:
         yield from batch.to_pylist()
 
 
 def write_block(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> pa.Table:
-    """Write a block's rows, but for those that were not asked, as one file; returns a WRITTEN row."""
+    """Writes the rows of a block as one file and returns its summary, a table of one row (WRITTEN).
+
+    Rows that were not asked because the budget is used up are left out, so that the next start asks them.
+    """
     unasked, error = 0, None
     failed = pa.array([False] * len(block))
     if "status" in block.column_names:
@@ -75,7 +80,7 @@ def write_block(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> 
 
 
 def found(folder: str, fs: pafs.FileSystem, transform_cpus: float) -> ray.data.Dataset:
-    """The rows of all blocks in the folder, which must hold some; lazy."""
+    """Returns the rows of all blocks in the folder (at least one): a lazy dataset."""
     files = [f"{folder}/{name}" for name in names_of(folder, fs, BLOCK)]
     return ray.data.read_parquet(
         files, filesystem=fs, num_cpus=transform_cpus, partitioning=None, override_num_blocks=1 + len(files) // 32
@@ -83,14 +88,15 @@ def found(folder: str, fs: pafs.FileSystem, transform_cpus: float) -> ray.data.D
 
 
 def compact(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1) -> list[str]:
-    """Names of the table's files: the blocks, or where they are small the fewer ones made of them.
+    """Returns the names of a table's files: its blocks, or larger files if the blocks are small.
 
-    A row that is in two blocks, since an attempt that was overtaken still wrote, is kept once. The blocks stay until
-    `tidy`, so that a table can be compacted again.
+    A row in two blocks, which an overtaken attempt can write, is kept once. The blocks stay until `tidy`, so that
+    compacting can be repeated after a crash.
     """
     block_files = names_of(folder, fs, BLOCK)
     if not block_files:
         return []
+    # As tasks, because the driver may be far from the storage, and all keys of a table in memory.
     counts = ray.get(ray.remote(num_cpus=transform_cpus)(_counts).remote(folder, fs, block_files, key))
     if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(block_files) - 1):
         return block_files
@@ -98,7 +104,7 @@ def compact(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: float = 
 
 
 def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
-    """Remove what is not of the finished table."""
+    """Deletes blocks and other files that do not belong to the finished table."""
     for prefix in (BLOCK, FILE, UNFINISHED):
         for name in names_of(folder, fs, prefix):
             if name not in files:
@@ -106,19 +112,18 @@ def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
 
 
 def keys_of(table: pa.Table, key: Key) -> Any:
-    """The rows' keys as strings; a missing value counts as empty."""
+    """Returns the keys of the rows as strings; a missing value counts as empty."""
     columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
 
 
 def key_of(row: dict[str, Any], key: Key) -> str:
-    """A row's key, as `keys_of` gives it."""
+    """Returns the key of a row, equal to its entry in `keys_of`."""
     return "\x1f".join("" if row[name] is None else str(row[name]) for name in key)
 
 
 def files_of(folder: str, fs: pafs.FileSystem, key: Key) -> dict[str, str]:
-    """The name of the block that holds a row, by the row's key; failed rows count as not there, and so do torn
-    blocks."""
+    """Returns the name of a row's block by the key of the row, without failed rows and torn blocks."""
     files: dict[str, str] = {}
     for name in names_of(folder, fs, BLOCK):
         if is_torn(f"{folder}/{name}", fs):
@@ -131,6 +136,7 @@ def files_of(folder: str, fs: pafs.FileSystem, key: Key) -> dict[str, str]:
 
 
 def name_of(block: pa.Table, key: Key) -> str:
+    """Returns a name for a block: a hash of its keys, sorted as Ray keeps no order; without a key, of its content."""
     digest = hashlib.blake2b(digest_size=12)
     if key:
         for value in sorted(keys_of(block, key).to_pylist()):
@@ -144,30 +150,31 @@ def name_of(block: pa.Table, key: Key) -> str:
 
 
 def write_whole(table: pa.Table, name: str, folder: str, fs: pafs.FileSystem) -> None:
-    """A file is there whole or not at all (see `atomic.py`)."""
+    """Writes a Parquet file completely or not at all (see `data/atomic_files.py`)."""
     atomic_files.write_parquet(fs, f"{folder}/{name}", table)
 
 
 def is_torn(path: str, fs: pafs.FileSystem) -> bool:
-    """Whether a Parquet file is empty or cut short, as by a crash of its machine: it has no footer."""
+    """Whether a Parquet file is empty or truncated, as after a crash of the machine: it has no footer."""
     try:
         pq.read_metadata(path, filesystem=fs)
     except pa.ArrowInvalid:
         return True
     except OSError as error:
         if error.errno is not None:
-            raise  # the storage's own
+            raise  # an error of the storage; pyarrow's own about the format have no errno
         return True
     return False
 
 
 def names_of(folder: str, fs: pafs.FileSystem, prefix: str) -> list[str]:
+    """Returns the names of the files in a folder with this prefix, sorted; empty for a missing folder."""
     found = fs.get_file_info(pafs.FileSelector(folder, allow_not_found=True))
     return sorted(info.base_name for info in found if info.base_name.startswith(prefix))
 
 
 def first_of_each(table: pa.Table, key: Key, seen: set[str]) -> pa.Table:
-    """The rows whose key is not in `seen`, which gets their keys."""
+    """Returns the first row of each key that is not in `seen`, and adds these keys to `seen`."""
     fresh = [value not in seen and not seen.add(value) for value in keys_of(table, key).to_pylist()]  # type: ignore[func-returns-value]
     return table.filter(pa.array(fresh, pa.bool_()))
 
@@ -182,7 +189,7 @@ def _counts(folder: str, fs: pafs.FileSystem, block_files: Sequence[str], key: K
 
 
 def _read_in_turn(folder: str, fs: pafs.FileSystem, names: Sequence[str]) -> Iterator[pa.Table]:
-    """The tables of the files in this order, FILES_AT_ONCE of them read together."""
+    """Yields the tables of the files in this order. Reads FILES_AT_ONCE at once."""
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for at in range(0, len(names), FILES_AT_ONCE):
             paths = [f"{folder}/{name}" for name in names[at : at + FILES_AT_ONCE]]
@@ -190,9 +197,10 @@ def _read_in_turn(folder: str, fs: pafs.FileSystem, names: Sequence[str]) -> Ite
 
 
 def _rewrite(folder: str, fs: pafs.FileSystem, block_files: Sequence[str], key: Key) -> list[str]:
-    """The blocks' rows in files of ROWS_PER_FILE rows or a few more; in memory are one of them and a few blocks.
+    """Writes the rows of the blocks to files of at least ROWS_PER_FILE rows. Returns the names of the files.
 
-    Failed rows come last: of a row that one attempt answered and another did not, the answer stays.
+    Memory holds one such file, FILES_AT_ONCE blocks and the failed rows. Failed rows come last, so that an answer wins
+    over a failure of the same row in another attempt.
     """
     seen: set[str] = set()
     names: list[str] = []

@@ -1,6 +1,6 @@
-"""`tapir run --fork OLD`: a new run that takes over what a changed config leaves valid of an older one.
+"""`tapir run --fork OLD`: starts a new run with the outputs of an older one that are valid for a changed config.
 
-fork("runs/a", "runs/b", config, layout)     # runs/b holds the outputs of runs/a that `config` would make again
+fork("runs/a", "runs/b", config, layout)     # copies the outputs of runs/a that do not depend on changed keys to runs/b
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.run import Run
 
 BEGUN, DONE = "fork_begun", "fork"
-"""Events: a new run with the first and without the second was stopped while it was filled."""
+"""Events at the begin and the end of copying. A new run with the first event only was interrupted, and copies again."""
 
 
 def fork(old_uri: str, new_uri: str, config: Config, layout: Layout) -> list[str]:
-    """Copy the outputs of the run at `old_uri` that `config` leaves valid into a new run; returns their paths.
+    """Copies the outputs of the run at `old_uri` that are valid for `config` to a new run. Returns their paths.
 
-    `layout` is that of the config's method.
-    Does nothing if the new run exists and is whole: it is continued. The cached replies are copied too, and the records
-    of batches under way. Raises InputError where there is no old run, or where somebody works on it.
+    `layout` is the layout of the config's method. Cached replies and records of open batches are copied too. Returns []
+    for a new run that was already copied, which is then continued. Raises InputError if there is no old run, or if
+    another process works on it.
     """
     old, new = Run.at(old_uri), Run.at(new_uri)
     begun = new.exists("attempts") or new.exists("events.jsonl")
     if begun and (not new.events(BEGUN) or new.events(DONE)):
         return []
     if not old.exists("config.yaml"):
-        raise InputError(f"--fork {old_uri}: there is no run (no config.yaml)")
+        raise InputError(f"--fork {old_uri}: there is no run (no config.yaml); give the folder of a run")
     refuse_beside_another(old)
     before = old.stored_config()
     stale = following(changed_by(differences(before, config), layout), layout)
@@ -54,7 +54,7 @@ def fork(old_uri: str, new_uri: str, config: Config, layout: Layout) -> list[str
 
 
 def _copy(old: Run, new: Run, folder: str) -> None:
-    """Copy a folder, its manifest (or the classifier's report) last: an output without one does not exist."""
+    """Copies a folder, its manifest (or the classifier's report) last: an output without one does not exist."""
     found = old.fs.get_file_info(pafs.FileSelector(old.path(folder), recursive=True))
     files = [info.path.removeprefix(f"{old.root}/") for info in found if info.type == pafs.FileType.File]
     files = [name for name in files if not posixpath.basename(name).startswith(WRITING)]

@@ -1,12 +1,12 @@
-"""The outputs of a run, declared once: where each lies, its schema and key, its inputs, and the stage that makes it.
+"""Outputs of a run, declared once: path, schema, key, inputs and stage of each.
 
     layout = method_of(config).layout(config)
     layout.read.path                                    # "seed/read"
     layout.round(1).scored.inputs                       # its candidates, and the student before the round
-    [table.path for table in layout.all()]              # in the order in which they are made
+    [table.path for table in layout.all()]              # in the order of their making
 
-A method builds its layout from its config (`methods/tapir.py`). The steps name tables by their fields; `lineage.py`,
-`fork.py`, `retry.py`, the reports, `--from` and `--until` follow the layout.
+A method builds its layout from its config (`methods/tapir.py`). The steps name tables by their fields. `lineage.py`,
+`fork.py`, `retry.py`, the reports, `--from` and `--until` use the layout too, so no path is written anywhere else.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import pyarrow as pa
 
 SHARDS, IMPORTED, CLASSIFIER = "shards", "imported", "classifier"
 SEED_FILE, STATE = "seed_data.jsonl", "state"
-"""The rows that a simulator wrote for the run, and the folder of the curriculum's state."""
+"""File of rows that a simulator wrote for the run, and folder of the curriculum's state."""
 BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, SEED_FILE, STATE})
-"""Entries of a run's folder that a config has made, and that another config makes again."""
+"""Entries in the folder of a run that depend on its config, and are made again for another config."""
 DATASET, DATASET_ROWS = "dataset", "dataset/data"
-"""What a regeneration leaves: the folder with the card, and its Parquet files."""
+"""Result of a regeneration: the folder with the card, and the folder of its Parquet files."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """How a user's own table begins a stage: `--from STAGE=PATH`, with the columns that its rows must have."""
+    """Start of a run at `stage` with a user's own table (`--from STAGE=PATH`), which must have these columns."""
 
     stage: str
     columns: tuple[str, ...]
@@ -37,9 +37,9 @@ class Begin:
 
 @dataclass(frozen=True)
 class Table:
-    """A folder that a run publishes: a table of rows, or without a schema a model or an index.
+    """Output folder of a run: a table of rows, or a model or an index if it has no schema.
 
-    Two tables are equal if they lie at the same path.
+    Two tables with the same path are equal.
     """
 
     path: str
@@ -48,47 +48,47 @@ class Table:
     """Columns whose values together are unique."""
     inputs: tuple[Table, ...] = field(default=(), compare=False, repr=False)
     stage: str = field(default="", compare=False)
-    """The stage that makes it, as `--until` names it; empty if it is made when it is first needed."""
+    """Stage that makes the table, by its name for `--until`; empty if it is made when it is first needed."""
     begins_with: Begin | None = field(default=None, compare=False)
     files: tuple[str, ...] = field(default=(), compare=False)
-    """Files of the run that belong to it and lie outside its folder."""
+    """Files of the run that belong to the table and are stored outside its folder."""
 
     def __str__(self) -> str:
         return self.path
 
     @property
     def name(self) -> str:
-        """The last part of the path: `scored`."""
+        """The last part of the path, such as `scored`."""
         return posixpath.basename(self.path)
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The columns that a user's rows must have to begin a stage."""
+        """Columns that a user's rows must have to begin a stage with this table."""
         return () if self.begins_with is None else self.begins_with.columns
 
     @property
     def row_schema(self) -> pa.Schema:
-        """The schema of a table that has one."""
+        """The schema of a table of rows."""
         assert self.schema is not None, self.path
         return self.schema
 
     def beside(self, name: str) -> Table:
-        """A table of the same schema and key in the same folder."""
+        """Returns a table with another name and the same folder, schema and key."""
         return Table(f"{posixpath.dirname(self.path)}/{name}", self.schema, self.key)
 
     def of(self, shard: str) -> Table:
-        """The table of this name in the folder of a shard."""
+        """Returns the table of this name in the folder of a shard."""
         return replace(self, path=f"{shard}/{self.name}")
 
 
 def shard_dir(number: int) -> str:
-    """Folder of a shard inside the run."""
+    """Returns the folder of a shard inside the run: `shards/00003` for 3."""
     return f"{SHARDS}/{number:05d}"
 
 
 @dataclass(frozen=True)
 class Round:
-    """The outputs of a round."""
+    """Outputs of a round."""
 
     candidates: Table
     scored: Table
@@ -107,10 +107,10 @@ class Round:
 
 @dataclass(frozen=True)
 class Layout:
-    """The outputs of a run by name; of these fields every method makes its own."""
+    """Outputs of a run by name. Every method has these; each adds its own in a subclass."""
 
     verb: ClassVar[str]
-    """The command that makes them: `tapir VERB CONFIG`."""
+    """Command that makes the outputs: `tapir VERB CONFIG`."""
     read: Table
     evaluation_sets: Table
     common_ngrams: Table
@@ -119,7 +119,7 @@ class Layout:
     seed_bands: Table
 
     def all(self) -> list[Table]:
-        """Every output in the order in which they are made: the inputs of each come before it."""
+        """Returns all outputs in the order of their making: the inputs of a table come before it."""
         found: dict[str, Table] = {}
 
         def add(table: Table) -> None:
@@ -133,31 +133,31 @@ class Layout:
         return list(found.values())
 
     def items(self) -> Iterator[tuple[str, Table]]:
-        """(name of the field, output), for each field, and for those of each round."""
+        """Yields (name of the field, output) for all fields, including those of each round."""
         yield from _tables(self)
 
     def named(self, name: str) -> list[Table]:
-        """The outputs of a field, one of each round; empty for a name that the method does not have."""
+        """Returns the outputs of a field, one for each round; empty for a name that the method does not have."""
         return [table for known, table in self.items() if known == name]
 
     @property
     def stages(self) -> list[str]:
-        """The stages that make the outputs, in order."""
+        """Names of the stages that make the outputs, in order."""
         return list(dict.fromkeys(table.stage for table in self.all() if table.stage))
 
     @property
     def begins(self) -> dict[str, Table]:
-        """By the stage that `--from` may name: the table that it begins with."""
+        """First tables by the stages that `--from` accepts."""
         return {table.begins_with.stage: table for table in self.all() if table.begins_with is not None}
 
     def imported(self, stage: str, schema: pa.Schema) -> Table:
-        """A user's rows as they were read, before they become the table that `stage` begins with."""
+        """Returns the table of a user's rows as they were read, before they become the first table of `stage`."""
         return Table(f"{IMPORTED}/{stage}", schema)
 
 
 @dataclass(frozen=True)
 class LoopLayout(Layout):
-    """The outputs of a method that trains a student in rounds; round 0 is the initial SFT on the seed data."""
+    """Outputs of a method that trains a student in rounds; round 0 is the initial SFT on the seed data."""
 
     verb = "run"
     split: Table
@@ -176,7 +176,7 @@ class LoopLayout(Layout):
     suites: tuple[Table, ...]
     """The results of each of `evaluate.suites`, the holdout's among them, without the suites' own columns."""
     answers: Table | None = None
-    """The table in which the teacher's answers to the seed data are; None if the data has its own."""
+    """Table with the teacher's answers to the seed data; None if the data has answers of its own."""
 
     def items(self) -> Iterator[tuple[str, Table]]:
         yield from super().items()
@@ -185,41 +185,44 @@ class LoopLayout(Layout):
         yield from (("evaluation", table) for table in self.suites if table != self.evaluation)
 
     def round(self, number: int) -> Round:
-        """A round from 1 on."""
+        """Returns the outputs of a round, counted from 1."""
         return self.rounds[number - 1]
 
     def bands(self, number: int) -> Table:
-        """The near-duplicate bands of a round's rows; of round 0 those of the seed data."""
+        """Returns the near-duplicate bands of a round's rows; for round 0 those of the seed data."""
         return self.seed_bands if number == 0 else self.round(number).bands
 
     def training(self, number: int) -> Table:
+        """Returns the training rows of a round; for round 0 those of the initial SFT."""
         return self.sft_training if number == 0 else self.round(number).training
 
     def packed(self, number: int) -> Table:
+        """Returns the packed training sequences of a round; for round 0 those of the initial SFT."""
         return self.sft_packed if number == 0 else self.round(number).packed
 
     def checkpoint(self, number: int) -> Table:
-        """The student after a round."""
+        """Returns the student after a round."""
         return self.sft_checkpoint if number == 0 else self.round(number).checkpoint
 
     def judged_holdout(self, number: int) -> Table:
-        """The table with the judge's scores of the holdout for the student after a round."""
+        """Returns the table with the judge's scores of the holdout for the student after a round."""
+        # The next round scores the same student, so its table has these rows too. The last one is scored on its own.
         return self.evaluation if number == len(self.rounds) else self.round(number + 1).scored
 
 
 @dataclass(frozen=True)
 class ShardLayout(Layout):
-    """The outputs of a method that makes a dataset shard by shard."""
+    """Outputs of a method that makes a dataset shard by shard."""
 
     verb = "regenerate"
     checked: Table
     labelled: Table
-    """`labelled.of(shard)` is that of a shard; so is `regenerated`."""
+    """Name, schema and key for all shards: `labelled.of(shard)` is the table of one, as with `regenerated`."""
     regenerated: Table
 
 
 def _tables(group: Any) -> Iterator[tuple[str, Table]]:
-    """(name, output) of the fields of a dataclass that are outputs."""
+    """Yields (name, output) for the fields of a dataclass that are outputs."""
     for one in fields(group):
         value = getattr(group, one.name)
         if isinstance(value, Table):
@@ -227,7 +230,7 @@ def _tables(group: Any) -> Iterator[tuple[str, Table]]:
 
 
 def tree(layout: Layout) -> str:
-    """The outputs by the stages that make them, a line each, such as `mix  rounds/01/{pool,training}`."""
+    """Returns the outputs by stage, one line each, such as `mix  rounds/01/{pool,training}`."""
     made: dict[str, dict[str, list[str]]] = {stage: {} for stage in [*layout.stages, ""]}
     for table in layout.all():
         made[table.stage].setdefault(posixpath.dirname(table.path), []).append(table.name)

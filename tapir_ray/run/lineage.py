@@ -1,6 +1,6 @@
-"""What follows from what in a run, over the layout of its method.
+"""Outputs that depend on a changed output or config key, by the layout of the method.
 
-stale = following([layout.round(1).scored], layout)               # what must be made again
+stale = following([layout.round(1).scored], layout)               # these outputs must be made again
 stale = following(changed_by(["judge.mode"], layout), layout)
 """
 
@@ -14,7 +14,7 @@ from tapir_ray.run.layout import Layout, Table
 
 
 def following(changed: Collection[Table], layout: Layout) -> list[Table]:
-    """The changed outputs and all that is made from them, in the order in which they are made."""
+    """Returns the changed outputs and all outputs that depend on them, in the order of their making."""
     stale: list[Table] = []
     for table in layout.all():
         if table in changed or any(one in stale for one in table.inputs):
@@ -23,5 +23,5 @@ def following(changed: Collection[Table], layout: Layout) -> list[Table]:
 
 
 def changed_by(keys: Iterable[str], layout: Layout) -> set[Table]:
-    """The outputs that the values of these config keys (`a.b.c`) enter directly, as the keys' fields declare them."""
+    """Returns the outputs that directly depend on these config keys (`a.b.c`), as the config's fields declare."""
     return {table for key in keys for name in invalidated_by(key, Config) for table in layout.named(name)}

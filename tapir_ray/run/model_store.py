@@ -1,10 +1,11 @@
-"""Model folders on storage: a machine that loads one copies it to its own disk first, once.
+"""Model folders on storage: each machine copies a model to its own disk once, before it loads it.
 
     folder = local("s3://bucket/runs/a/checkpoints/01")        # a HF name or a folder of this machine stays as it is
     with written(run, "checkpoints/base") as folder:
         model.save_pretrained(folder)
 
-The copy's place is the same on every machine: a hash of where the model is, and of its files' names, sizes and times.
+The path of a copy is the same on every machine: a hash of the model's URI and of the names, sizes and times of its
+files. So the driver can name the path to a worker, and a model that was replaced gets a new copy.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from tapir_ray.errors import InputError
 from tapir_ray.run import table_removal
 
 FOLDER = "TAPIR_MODELS"
-"""Environment variable: where the copies lie; unset, in the user's private folder for temporary files."""
+"""Environment variable with the folder for copies. Without it they are in the user's private temporary folder."""
 MODEL = "TAPIR_MODEL"
-"""Environment variable of an engine's processes: the URI of the model that has to be here before it is loaded."""
+"""Environment variable with the URI of a model that an engine's process has to copy before it loads it."""
 COPIES, UNUSED_S = 2, 3600.0
-"""Of the models of one folder, such as the checkpoints of a run, so many copies stay, and those used within an hour."""
+"""Copies that stay for the models of one folder (the checkpoints of a run), besides those used in the last hour."""
 
 
 def folder() -> Path:
-    """Where this machine keeps its copies, created if it is missing.
+    """Returns the folder of this machine for copies; creates it if it is missing.
 
-    Raises InputError for a folder to which another user could write: whoever can replace a model decides what is learnt
-    from it, and with `trust_remote_code` what runs.
+    Raises InputError for a folder that other users can write to: a replaced model changes the results, and with
+    `trust_remote_code` it runs code.
     """
     if named := os.environ.get(FOLDER):
         return trusted(Path(named).absolute(), FOLDER)
@@ -51,9 +52,9 @@ def folder() -> Path:
 
 
 def local(model: str) -> str:
-    """A HF name or local folder as it is; of a URI the folder of this machine's copy, made if there is none.
+    """Returns the local folder for a model. A URI is copied first if needed; a HF name or local path is returned as is.
 
-    Raises InputError where a URI has no files.
+    Raises InputError for a URI without files.
     """
     if not is_remote(model):
         return model
@@ -61,13 +62,14 @@ def local(model: str) -> str:
     found = storage.fs.get_file_info(pafs.FileSelector(storage.root, recursive=True, allow_not_found=True))
     files = sorted((info.path, info.size, info.mtime_ns) for info in found if info.type == pafs.FileType.File)
     if not files:
-        raise InputError(f"{model}: there is no model folder")
+        raise InputError(f"{model}: there is no model folder; correct the URI")
     siblings = folder() / _hash(posixpath.dirname(storage.root))
     copy = siblings / _hash(json.dumps(files))
     siblings.mkdir(parents=True, exist_ok=True)
+    # Several workers of a machine load the same model at once; one copies, the others wait.
     with FileLock(f"{copy}.lock"):
         if copy.is_dir():
-            os.utime(copy)
+            os.utime(copy)  # the time of the last use, for `_drop_others`
         else:
             part = tempfile.mkdtemp(dir=siblings, prefix="part-")
             pafs.copy_files(storage.root, part, source_filesystem=storage.fs)
@@ -78,18 +80,18 @@ def local(model: str) -> str:
 
 
 def fetch_for_engine() -> None:
-    """A vLLM plugin (`vllm.general_plugins`), loaded before the engine's model: the copy of the model it will load."""
+    """Copies the model of an engine: a vLLM plugin (`vllm.general_plugins`), which vLLM loads before the model."""
     if (model := os.environ.get(MODEL)) is not None:
         local(model)
 
 
 @contextmanager
 def written(storage: Storage, name: str) -> Iterator[str]:
-    """A local folder (or the place of a file) to write to; on a remote storage it is copied there at the end."""
+    """Context manager with a local path to write a folder or file to; copied on exit if the storage is remote."""
     if isinstance(storage.fs, pafs.LocalFileSystem):
         place = storage.path(name)
         os.makedirs(os.path.dirname(place), exist_ok=True)
-        # A file is there whole or not at all; a folder is whole when its table is published.
+        # A file must be written completely or not at all. A folder counts only once its table is published.
         with writing(place) if posixpath.splitext(name)[1] else nullcontext(place) as part:
             yield part
         return
@@ -100,7 +102,7 @@ def written(storage: Storage, name: str) -> Iterator[str]:
 
 
 def replace(source: str, source_fs: pafs.FileSystem, target: str, target_fs: pafs.FileSystem) -> None:
-    """Copy a folder or file over what is at the target."""
+    """Copies a folder or file and replaces the target."""
     if source_fs.get_file_info(source).type == pafs.FileType.Directory:
         table_removal.remove(target_fs, target)
         target_fs.create_dir(target, recursive=True)

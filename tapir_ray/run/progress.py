@@ -1,4 +1,4 @@
-"""Live progress of a run: one line a stage, its numbers for trackers and heartbeat, and a word when nothing moves.
+"""Live progress of a run: a line for each stage, numbers for trackers and heartbeat, and a message about a stall.
 
 progress = Progress(roles.usage, stall_after_s=300, note=run.event)
 with progress.stage("round 1 score", "rounds/01/scored", expected=1000):
@@ -19,26 +19,26 @@ from typing import Any
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 ASKER = "Asker"
-"""In the name of every operator that sends requests (see `Roles.ask`)."""
+"""Part of the name of every operator that sends requests (see `Roles.ask`)."""
 
 _span: ContextVar[tuple[str | None, int | None]] = ContextVar("span", default=(None, None))
-"""The stage of the method and the round that a thread works on."""
+"""Stage of the method and round that a thread works on."""
 
 
 @dataclass
 class Stage:
-    """What is known of one stage of this attempt; times are those of `time.monotonic`."""
+    """State of one stage of this attempt; times are those of `time.monotonic`."""
 
     label: str
     table: str
     expected: int | None
     started: float
     moved: float
-    """When a row was last written, or the stage last said something new."""
+    """Time of the last written row, or of the last change of the facts."""
     span: tuple[str | None, int | None] = (None, None)
     rows: int = 0
     kept: int = 0
-    """Rows that were there from before, which `rows` counts too."""
+    """Rows from earlier attempts; `rows` includes them."""
     failed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
     seen: dict[str, Any] = field(default_factory=dict)
@@ -53,25 +53,25 @@ class Stage:
 
     @property
     def still_s(self) -> float:
-        """Seconds since it moved."""
+        """Seconds since the last row or change."""
         return (self.ended or time.monotonic()) - self.moved
 
     @property
     def rows_per_second(self) -> float:
-        """Of this attempt."""
+        """Rows per second of this attempt, without those from earlier attempts."""
         return (self.rows - self.kept) / max(self.seconds, 1e-6)
 
     @property
     def can_stall(self) -> bool:
-        """Whether something is to move: rows that are still expected, or what a stage without a table says."""
+        """Whether the stage has to move: it has not ended, and expects more rows or has no table."""
         return self.ended is None and (not self.table or self.expected is None or self.rows < self.expected)
 
     def move(self) -> None:
-        """Something was done."""
+        """Notes that a row was written or a fact has changed."""
         self.moved, self.waits, self.stalled = time.monotonic(), None, False
 
     def told(self) -> dict[str, Any]:
-        """The stage for who reads it elsewhere: JSON values, seconds, rows a second."""
+        """Returns the state as JSON values for heartbeat and status: times in seconds, speed in rows per second."""
         return {
             "label": self.label,
             "stage": self.span[0],
@@ -89,7 +89,7 @@ class Stage:
 
 
 class Progress:
-    """Prints a line for each stage: in place on a terminal, every ten seconds and at the end in a log."""
+    """Printer of a line for each stage: in place on a terminal, in a log every LOG_EVERY_S and at the end."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class Progress:
         note: Callable[..., None] | None = None,
         batch_s: float = 0.0,
     ) -> None:
-        """`note` takes the event of a stage in which nothing has moved for `stall_after_s` seconds.
+        """Calls `note` with an event if a stage has not moved for `stall_after_s` seconds.
 
-        Where it is requests that are waited for, they may be in a batch for `batch_s` seconds, and nothing is wrong.
+        A stage that waits for requests may stand still for `batch_s` seconds, the time of a batch at a provider.
         """
         self.usage = usage
         self.started = time.monotonic()
@@ -113,39 +113,39 @@ class Progress:
         self._followed: dict[str, Callable[[], dict[str, Any]]] = {}
 
     def keep(self, table: str, rows: int) -> None:
-        """Add rows of a table that are there from before, which are no speed; of no effect outside of its stage."""
+        """Adds rows from earlier attempts, which do not count as speed. Does nothing outside the table's stage."""
         if stage := self._by_table.get(table):
             stage.rows, stage.kept = stage.rows + rows, stage.kept + rows
             stage.move()
 
     def count(self, table: str, rows: int, failed: int) -> None:
-        """Add what was written to a table; of no effect outside of its stage."""
+        """Adds rows that were written to a table. Does nothing outside the table's stage."""
         if stage := self._by_table.get(table):
             stage.rows, stage.failed = stage.rows + rows, stage.failed + failed
             if rows:
                 stage.move()
 
     def follow(self, table: str, facts: Callable[[], dict[str, Any]]) -> None:
-        """Ask `facts` for what the line of a table shows beside its rows, until its stage ends.
+        """Shows the names and values of `facts` in the line of a table until its stage ends.
 
-        An error of it changes nothing: its last facts stay.
+        If `facts` raises, the last values stay.
         """
         self._followed[table] = facts
 
     def rows(self, table: str) -> int:
-        """Rows of a table that were written so far."""
+        """Returns the rows of a table so far."""
         return self._by_table[table].rows if table in self._by_table else 0
 
     def waits(self, table: str) -> str | None:
-        """What the pipeline of a table waits for, where that was seen since its last row."""
+        """Returns the operator that the pipeline of a table waits for; None if none was seen since the last row."""
         return self._by_table[table].waits if table in self._by_table else None
 
     def told(self) -> list[dict[str, Any]]:
-        """The stages that run, or that an error ended (see `Stage.told`)."""
+        """Returns the stages in progress and those that an error has ended (see `Stage.told`)."""
         return [stage.told() for stage in list(self._stages) if not stage.completed]
 
     def numbers(self) -> list[dict[str, Any]]:
-        """The stages of this attempt that write a table, for trackers (see `Tracker.progress`)."""
+        """Returns the stages of this attempt that write a table, for trackers (see `Tracker.progress`)."""
         return [
             {
                 "stage": stage.label,
@@ -160,7 +160,7 @@ class Progress:
 
     @contextmanager
     def span(self, stage: str, round_number: int) -> Iterator[None]:
-        """The stage of the method and the round that what this thread does is of."""
+        """Context manager that marks the stages of this thread with a stage of the method and a round."""
         token = _span.set((stage, round_number))
         try:
             yield
@@ -169,7 +169,7 @@ class Progress:
 
     @contextmanager
     def stage(self, label: str, table: str = "", expected: int | None = None) -> Iterator[dict[str, Any]]:
-        """Show a stage while it runs; what the caller puts into the yielded dict is shown at the end of the line."""
+        """Context manager that shows a stage while it runs. The dict that it gives is shown at the end of the line."""
         done = threading.Event()
         before = self.usage()
         now = time.monotonic()
@@ -202,15 +202,15 @@ class Progress:
         self.say(self._line(stage, before))
 
     def _ask(self, stage: Stage) -> None:
-        """Replace a stage's facts by those of `follow`."""
+        """Replaces the facts of a stage by those of `follow`."""
         if facts := self._followed.get(stage.table):
-            with suppress(Exception):  # the actor that knows them may be gone already, and nothing depends on it
+            with suppress(Exception):  # the actor with the facts may have ended, and nothing depends on them
                 found = facts()
                 stage.facts.clear()
                 stage.facts |= found
 
     def look(self, stage: Stage) -> None:
-        """Find out whether a stage moves and, where it does not, which operator waits; say so once it is too long."""
+        """Checks whether a stage moves. After too long without a move, prints once which operator it waits for."""
         if stage.facts != stage.seen:
             stage.seen = dict(stage.facts)
             stage.move()
@@ -225,11 +225,11 @@ class Progress:
         where = f": {stage.waits}" if stage.waits else ""
         self.say(f"{stage.label}: {what} for {stage.still_s:.0f} s (resources.stall_after_s){where}")
         if self._note is not None:
-            with suppress(OSError):  # storage that fails for a moment; the line is printed
+            with suppress(OSError):  # storage may fail for a moment, and the line is already printed
                 self._note("stalled", stage=stage.label, seconds=round(stage.still_s), waits=stage.waits)
 
     def say(self, text: str) -> None:
-        """Print a line of its own."""
+        """Prints a line, without mixing it into the progress line."""
         with self._print:
             print(("\r\033[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
 
@@ -237,7 +237,7 @@ class Progress:
         parts = [f"[{time.monotonic() - self.started:6.0f} s] {stage.label:<24}"]
         if stage.table:
             total = f"/{stage.expected}" if stage.expected is not None else ""
-            # No speed before the first row: it would say 0.0 for the minutes in which engines start.
+            # No speed before the first row: it would be 0.0 for the minutes in which engines start.
             speed = f"  {stage.rows_per_second:.1f} rows/s" if stage.rows > stage.kept else ""
             parts.append(f"{stage.rows}{total} rows{speed}  failed {stage.failed}")
             parts += spending(self.usage(), before)
@@ -247,7 +247,7 @@ class Progress:
 
 
 def spending(usage: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> list[str]:
-    """Tokens since `before`, and where anything has a price the dollars of the run so far, by role."""
+    """Returns texts for the line: tokens since `before` and, if anything has a price, dollars of the run by role."""
     tokens = sum(_tokens(role) for role in usage.values()) - sum(_tokens(role) for role in before.values())
     parts = [f"{tokens:,.0f} tokens"] if tokens else []
     costs = {name: role.get("cost", 0.0) for name, role in usage.items()}
@@ -261,6 +261,7 @@ def _tokens(role: dict[str, float]) -> float:
 
 
 def _waiting() -> str | None:
+    # Imported here, because it loads Ray Data.
     from tapir_ray.cluster.pipeline_monitor import waiting
 
     return waiting()

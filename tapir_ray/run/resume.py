@@ -1,11 +1,11 @@
-"""Going on with a table that an earlier attempt began: what it finished stays, what failed is asked again.
+"""Resumes a table that an earlier attempt began: finished rows are kept, failed rows are asked again.
 
-    count, keys = resume_table(folder, fs, ("instruction_id",))            # what an earlier attempt finished
-    rows = without(rows, keys, ("instruction_id",), transform_cpus)      # is not asked again
-    unpublish(folder, fs, manifest.files, ("instruction_id",), MANIFEST)    # a finished table is to be gone on with
+    count, keys = resume_table(folder, fs, ("instruction_id",))             # finished rows of earlier attempts
+    rows = without(rows, keys, ("instruction_id",), transform_cpus)         # the rows still to do
+    unpublish(folder, fs, manifest.files, ("instruction_id",), MANIFEST)    # makes a finished table unfinished
 
-The folders and their files are those of `blocks.py`. A block without a footer is removed and logged: its rows are made
-again. Of a table that lost its manifest the rows stay.
+Folders and files are those of `blocks.py`. A block without a footer is deleted with a warning, and its rows are made
+again. The rows of a table that has lost its manifest are kept.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from tapir_ray.run.blocks import (
 
 
 def resume_table(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1) -> tuple[int, ray.ObjectRef]:
-    """(rows, a reference to their keys, sorted) of what earlier attempts wrote, each once.
+    """Returns (number of finished rows of earlier attempts, reference to their sorted keys in Ray's object store).
 
-    Failed rows are dropped, to be asked again, and so is a row that is there twice, since an engine was lost after it.
+    Deletes failed rows, which are to be asked again, and the second of two equal rows, which a lost engine can cause.
     """
     (found,) = resume_tables([folder], fs, key, transform_cpus)
     return found
@@ -51,7 +51,7 @@ def resume_table(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: flo
 def resume_tables(
     folders: Sequence[str], fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1
 ) -> list[tuple[int, ray.ObjectRef]]:
-    """`resume_table` of several tables at the same time."""
+    """Resumes several tables at once, as `resume_table` does one."""
     task: Any = ray.remote(num_cpus=transform_cpus)(_resume_and_tell).options(num_returns=3)
     found = [task.remote(folder, fs, key) for folder in folders]
     for folder, (_, _, torn) in zip(folders, found, strict=True):
@@ -61,8 +61,9 @@ def resume_tables(
 
 
 def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, transform_cpus: float) -> ray.data.Dataset:
-    """The rows whose key is not among `keys`; lazy."""
+    """Returns the rows whose key is not in `keys`: a lazy dataset."""
     return rows.map_batches(
+        # In a list, as Ray replaces a bare reference by its value: the keys would be copied into the function.
         functools.partial(_without, keys=[keys], key=key),
         batch_format="pyarrow",
         batch_size=None,
@@ -73,22 +74,23 @@ def without(rows: ray.data.Dataset, keys: ray.ObjectRef, key: Key, transform_cpu
 def unpublish(
     folder: str, fs: pafs.FileSystem, files: Sequence[str], key: Key, manifest: str, transform_cpus: float = 0.1
 ) -> None:
-    """A finished table becomes unfinished, without its failed rows; it is always the one or the other."""
+    """Turns a finished table into an unfinished one without its failed rows. A crash leaves one of the two."""
     ray.get(ray.remote(num_cpus=transform_cpus)(_unpublish).remote(folder, fs, list(files), key, manifest))
 
 
 def among(values: Any, keys: pa.Array) -> pa.Array:
-    """Whether each of the strings is among `keys`, which are sorted and not empty.
+    """Returns for each of the strings whether it is in `keys`, which are sorted and not empty.
 
-    By search: `pc.is_in` would make a table of all keys anew for each block.
+    among(["a", "x"], ["a", "b"])  # [True, False]
     """
+    # By binary search: `pc.is_in` would build a hash table of all keys for each block.
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     at = pc.min_element_wise(pc.search_sorted(keys, values), pa.scalar(len(keys) - 1, pa.uint64()))
     return pc.equal(keys.take(at), values)
 
 
 def _resume_and_tell(folder: str, fs: pafs.FileSystem, key: Key) -> tuple[int, pa.Array, list[str]]:
-    """`_resume`, and the names of the files that were torn."""
+    """Returns the result of `_resume` and the names of torn files."""
     torn: list[str] = []
     return (*_resume(folder, fs, key, torn), torn)
 
@@ -105,6 +107,7 @@ def _resume(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None =
     keys_in = functools.partial(_finished, folder=folder, fs=fs, key=key, torn=torn)
     with ThreadPoolExecutor(table_removal.FILES_AT_ONCE) as pool:
         found = list(pool.map(functools.partial(keys_in, others=frozenset(names)), names))
+    # Blocks that had to wait for another one (None) are done now, one after the other.
     finished: list[Any] = [keys_in(name) if keys is None else keys for name, keys in zip(names, found, strict=True)]
     keys = pc.unique(pa.concat_arrays(finished)) if finished else pa.array([], pa.string())
     if len(keys) < sum(map(len, finished)):
@@ -113,7 +116,7 @@ def _resume(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str] | None =
 
 
 def _take_back(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str]) -> None:
-    """Make blocks of the files of a table that was finished and has lost its manifest: its blocks are gone by then."""
+    """Makes blocks from the files of a finished table that has lost its manifest: its own blocks were deleted."""
     for name in names_of(folder, fs, FILE):
         if is_torn(f"{folder}/{name}", fs):
             torn.append(name)
@@ -126,10 +129,10 @@ def _take_back(folder: str, fs: pafs.FileSystem, key: Key, torn: list[str]) -> N
 def _finished(
     name: str, folder: str, fs: pafs.FileSystem, key: Key, torn: list[str], others: Collection[str] = ()
 ) -> pa.Array | None:
-    """The keys of a block's rows without its failed ones, which are dropped. A torn block is removed and put in `torn`.
+    """Returns the keys of a block's finished rows; deletes its failed rows. Deletes a torn block, adds it to `torn`.
 
-    None, and nothing is done, where one of the `others`, which may be dropped at this moment, has the name of what
-    would be left.
+    Returns None and does nothing if the remaining rows would get the name of another block in `others`, because
+    another thread may be deleting that one.
     """
     path = f"{folder}/{name}"
     try:
@@ -149,6 +152,7 @@ def _finished(
             left = f"{BLOCK}{name_of(block, key)}.parquet"
             if left in others:
                 return None
+            # Written before the old block is deleted: a crash in between leaves rows twice, but loses none.
             if len(block):
                 write_whole(block, left, folder, fs)
             fs.delete_file(path)
@@ -160,7 +164,7 @@ def _drop_doubles(folder: str, fs: pafs.FileSystem, key: Key) -> None:
     made: set[str] = set()
     for name in names_of(folder, fs, BLOCK):
         if name in made:
-            continue  # an attempt that was killed here had made it too, and not yet deleted what it replaces
+            continue  # a killed attempt had written it too, without deleting the block that it replaces
         table = pq.read_table(f"{folder}/{name}", filesystem=fs)
         once = first_of_each(table, key, seen)
         if len(once) < len(table):
@@ -178,6 +182,7 @@ def _unpublish(folder: str, fs: pafs.FileSystem, files: list[str], key: Key, man
         if len(table):
             kept.append(f"{BLOCK}{name_of(table, key)}.parquet")
             write_whole(table, kept[-1], folder, fs)
+    # Blocks first, then the manifest, then the old files: a crash leaves the finished table or a whole unfinished one.
     fs.delete_file(f"{folder}/{manifest}")
     for file in files:
         if file not in kept:

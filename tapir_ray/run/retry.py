@@ -1,4 +1,4 @@
-"""`tapir retry RUN`: ask again for the failed rows of a run, and make anew what follows from them."""
+"""`tapir retry RUN`: removes the failed rows of a run and the outputs that depend on them, to be made again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from tapir_ray.run.run import Run
 
 
 def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
-    """Take the first tables with failed rows back to unfinished, without these rows; returns {table: failed rows}.
+    """Turns the first tables with failed rows into unfinished ones without these rows. Returns {table: failed rows}.
 
-    Their other rows stay and are not asked again. What follows from them is removed, to be made again; an answer that
-    was paid for is found in the response cache. Empty where no row failed. Needs a running Ray.
+    The other rows of these tables are kept. All outputs that depend on the tables are deleted; paid answers are found
+    in the cache when they are made again. Empty if no row failed. Needs a running Ray.
 
-    Of a regeneration the tables of its shards, each for itself: only their failed rows are made again. `balance.json`
-    stays as it is, since other rows were answered by it: a row that gets its task only now is in the dataset where its
-    hash is among those that its task keeps, so there may be a few rows more than `balanced_rows`. The replies of
-    finished shards are gone: a row whose judging failed is answered again.
+    In a regeneration each shard is treated on its own, and only its failed rows are made again:
+
+    - `balance.json` does not change, because other rows were answered by it. A row that gets its task only now is in
+      the dataset if its hash is among those that the task keeps, so there may be a few more rows than `balanced_rows`.
+    - The cached replies of finished shards are deleted, so a row whose judging failed is answered again.
     """
     retried: dict[str, int] = {}
     stale: list[Table] = []
@@ -34,7 +35,7 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
             continue
         retried[table.path] = manifest.count(FAILED)
         stale += following([table], layout)
-    # What follows first: whenever this stops, a table that is there was made from those that are there.
+    # Dependent tables first: after a crash at any point, every remaining table was made from the remaining ones.
     for table in reversed(stale):
         if table.path in retried:
             files, cpus = run.manifest(table).files, config.resources.transform_cpus
@@ -47,7 +48,7 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
 def _retry_shards(run: Run, layout: ShardLayout) -> dict[str, int]:
     retried: dict[str, int] = {}
     for shard in run.children(SHARDS):
-        # What follows first, as above; a row that got no label is a failed row of both tables.
+        # The dependent table first, as above. A row without a label has failed in both tables.
         for table in (layout.regenerated.of(f"{SHARDS}/{shard}"), layout.labelled.of(f"{SHARDS}/{shard}")):
             manifest = run.done(table)
             if manifest is None or not manifest.count(FAILED):

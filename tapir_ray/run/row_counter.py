@@ -1,8 +1,8 @@
-"""What becomes of the rows of a pipeline while they are written, and when it is to be given up.
+"""Counts written rows by status, and ends a pipeline when too many fail or the budget is used up.
 
-tally = RowCounter(run, "rounds/01/scored", expected=1000, max_error_rate=0.05, drained=roles.drained)
-for block in tally.counted(parts.written(rows, …)): ...
-tally.check()
+counter = RowCounter(run, "rounds/01/scored", expected=1000, max_error_rate=0.05, drained=roles.drained)
+for block in counter.counted(blocks.written(rows, …)): ...
+counter.check()
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from tapir_ray.run.tables import Tables
 
 LEAST_ERRORS = 10
-"""Failed rows that end a stage before its end, at least: of a few rows the first error says little."""
+"""Fewest failed rows that end a running stage: with few rows, one error is already a high rate."""
 DRAIN_S = 10.0
-"""How long no request may be on its way, after the budget ended, before the pipeline is stopped."""
+"""Seconds without a request in flight, after the end of the budget, before the pipeline is stopped."""
 
 
 class RowCounter:
-    """The blocks of one pipeline, counted for the progress line of its `table`, or of another name in `stage`.
+    """Counter of the rows of one pipeline, shown in the progress line of its `table`, or of `stage` if that is given.
 
-    `carried` rows had failed before and are not held against this pipeline.
+    `carried` is the number of rows that had failed in an earlier table, and do not count as errors of this pipeline.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class RowCounter:
         self._examples: dict[str, str] = {}
 
     def counted(self, blocks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The blocks (rows of `parts.WRITTEN`) as they come.
+        """Yields the blocks (rows of `blocks.WRITTEN`) as they come.
 
-        Ends before them where the budget is used up and for DRAIN_S no request was on its way (`drained`): a local
-        student would answer all the rows that nobody will judge, and rows that need no request would all pass. Raises
-        StageError where too many rows fail, or nothing happens any more; Stopped where its thread is to end.
+        Ends early if the budget is used up and no request was in flight for DRAIN_S (`drained`). Otherwise a local
+        student would go through all remaining rows, although none of them will be judged.
+
+        Raises StageError if too many rows fail or if nothing happens any more, Stopped if its thread was asked to end.
         """
         from ray.data.exceptions import ExecutionTimeoutError
 
@@ -68,14 +69,15 @@ class RowCounter:
         except ExecutionTimeoutError as error:
             waits = self._run.progress.waits(self._stage) if self._run.progress is not None else None
             why = waits or str(error).strip().partition("\n")[0]
-            raise StageError(
-                f"{self._table}: nothing has happened for resources.no_progress_timeout_s; {why}"
-            ) from error
+            raise StageError(f"{self._table}: no progress for resources.no_progress_timeout_s; {why}") from error
 
     def check(self) -> None:
-        """Raises Stopped where rows were not asked because the budget ended; StageError if it cannot be kept."""
+        """Raises Stopped if rows were not asked because the budget is used up.
+
+        Raises StageError if they were not asked because the usage cannot be written to storage.
+        """
         if self._unasked:
-            self._drained()  # raises where it is not the budget's end that kept them from being asked
+            self._drained()  # raises StageError if storage is the cause
             raise Stopped("the budget is used up; raise budget.max_cost or budget.max_tokens and start again")
 
     def _add(self, block: dict[str, Any]) -> None:
@@ -87,7 +89,7 @@ class RowCounter:
             self._examples.setdefault(kind, block["error"])
         if block["rows"] and not self._begun:
             self._begun = True
-            # Where engines or workers have to start, mostly their start.
+            # Mostly the start of engines and workers, which `tapir status` and the report show apart from the speed.
             seconds = round(time.monotonic() - self._started, 2)
             self._run.event("first_rows", table=self._table, seconds=seconds)
         if self._run.progress is not None:
@@ -108,13 +110,15 @@ class RowCounter:
 
 
 def kind_of(reason: str | None) -> str:
-    """The word of a reason before its colon, by which rows are counted."""
+    """Returns the part of a reason before its colon, by which rows are counted: `engine_error` for
+    `engine_error: CUDA out of memory`.
+    """
     return (reason or "unknown").partition(":")[0]
 
 
 def too_many(table: str, failed: int, rows: int, rate: float, example: str) -> str:
-    """The sentence that ends a stage of too many failed rows."""
+    """Returns the message that ends a stage with too many failed rows."""
     return (
-        f"{table}: {failed} of {rows} rows failed, more than max_error_rate {rate:g}, such as with: {example}. "
-        "Mend the cause and start again (failed rows are asked again), or raise max_error_rate"
+        f"{table}: {failed} of {rows} rows failed, more than max_error_rate {rate:g}, for example: {example}. "
+        "Fix the cause and start again (failed rows are asked again), or raise max_error_rate"
     )

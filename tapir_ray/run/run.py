@@ -1,4 +1,4 @@
-"""A run on storage: whose config it is, its events and, by `tables.py`, its tables.
+"""A run on storage: its config, its events and (in `tables.py`) its tables.
 
 run = Run.open(config, "runs/demo")
 if not run.done("rounds/01/scored"):
@@ -27,7 +27,7 @@ from tapir_ray.run.tables import Tables
 
 
 class Run(Tables):
-    """The folder of one run. Paths inside are given as `rounds/01/scored`."""
+    """Folder of one run. Paths in it are relative, such as `rounds/01/scored`."""
 
     def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
         super().__init__(fs, root, uri)
@@ -35,10 +35,10 @@ class Run(Tables):
 
     @classmethod
     def open(cls, config: Config, uri: str) -> Run:
-        """Create the run, or continue the one that is there: decided by its stored config.
+        """Creates a run, or continues the run in the folder if its stored config gives the same results.
 
-        A run that has no finished table yet, such as one that was refused for its input, takes the new config. Raises
-        InputError if the folder belongs to a config that gives other results, naming the keys that differ.
+        A run without a finished table, such as one that was refused for its input, takes over the new config. Raises
+        InputError that names the different keys if the folder belongs to a config with other results.
         """
         run = cls.at(uri)
         run.refuse_another(config)
@@ -54,13 +54,13 @@ class Run(Tables):
                 if full_disk(error) is not None:
                     raise
                 raise InputError(f"{run.uri} cannot be written to: {one_line(error)}") from error
-        # Two runs of one config in two folders may share a cluster, where this names their actors.
+        # With the folder, since two runs of one config may share a cluster, and the id names their actors.
         place = hashlib.blake2b(run.uri.encode(), digest_size=4).hexdigest()
         run.run_id = f"{config.name}-{config.digest()}-{place}"
         return run
 
     def _clear_begun(self) -> None:
-        """Remove the tables that a run without a finished one has begun; what it used and was answered stays."""
+        """Deletes the tables of a run without a finished one. Its usage and its cached replies are kept."""
         for name in set(self.children("")) & BEGUN:
             if self.fs.get_file_info(self.path(name)).type == pafs.FileType.Directory:
                 self.clear(name)
@@ -68,37 +68,37 @@ class Run(Tables):
                 self.fs.delete_file(self.path(name))
 
     def refuse_another(self, config: Config) -> None:
-        """Raises InputError if the folder has other content than a run that `config` may create or continue."""
+        """Raises InputError unless the folder is empty or has a run that `config` can continue."""
         others = [entry for entry in self.children("") if not entry.startswith(".") and entry != "config.yaml"]
         if not self.exists("config.yaml"):
             if others:
-                raise InputError(f"{self.uri} is not empty and holds no run (no config.yaml); use another --run-dir")
+                raise InputError(f"{self.uri} is not empty and has no run (no config.yaml); use another --run-dir")
             return
         stored = self.stored_config()
         if not self._was_started() and (others or stored.digest() != config.digest()):
-            raise InputError(f"{self.uri} is not empty and holds no run that was started; use another --run-dir")
+            raise InputError(f"{self.uri} is not empty and has no run that was started; use another --run-dir")
         if stored.digest() != config.digest() and self._has_table():
             raise InputError(
-                f"{self.uri} holds a run of another config ({in_words(differences(stored, config))}); "
-                "set these keys back to continue it, or branch off with another --run-dir and "
-                f"--fork {self.uri}, which keeps what is still valid"
+                f"{self.uri} has a run with another config ({in_words(differences(stored, config))}); "
+                "set these keys back to continue it, or start a new run with another --run-dir and "
+                f"--fork {self.uri}, which keeps the outputs that are still valid"
             )
 
     def stored_config(self) -> Config:
-        """The config that the run was started with. Raises InputError for a file that is none, or that 0.1 wrote."""
+        """Returns the config of the run. Raises InputError for a file that is not a config, or one of tapir-ray 0.1."""
         try:
             content = read_yaml(self.read_text("config.yaml"), "config.yaml").value
             if old_key(content) is None:
                 return Config.model_validate(content)
         except (ValueError, InputError) as error:
             raise InputError(
-                f"{self.uri_of('config.yaml')} is not the config of a run; put back the one that the run was started "
-                "with, if it was cut short, or use another --run-dir"
+                f"{self.uri_of('config.yaml')} is not the config of a run; if the file is damaged, restore the config "
+                "that the run was started with, or use another --run-dir"
             ) from error
         raise InputError(f"{self.uri} was written by tapir-ray 0.1, which 0.2 cannot continue: use another --run-dir")
 
     def _was_started(self) -> bool:
-        """Whether the folder was made by a run, and its config.yaml is not a user's own."""
+        """Whether a run has written to the folder; without that its config.yaml may be a user's own."""
         return self.exists("attempts") or self.exists("events.jsonl")
 
     def _has_table(self) -> bool:
@@ -107,15 +107,15 @@ class Run(Tables):
         return any(self.done(folder.removeprefix(f"{self.root}/")) is not None for folder in folders)
 
     def under_way(self) -> list[dict[str, Any]]:
-        """The stages that this process is in, or that an error ended, for its heartbeat."""
+        """Returns the stages in progress and those that an error has ended, for the heartbeat."""
         return self.progress.told() if self.progress is not None else []
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """All events of a kind, oldest first, over all attempts."""
+        """Returns the events of a kind from all attempts, oldest first."""
         return [event for event in self.all_events() if event["event"] == kind]
 
     def all_events(self) -> list[dict[str, Any]]:
-        """All events, oldest first, over all attempts. A line that was cut short is left out, which is logged."""
+        """Returns the events of all attempts, oldest first. A truncated line is left out with a warning."""
         if not self.exists("events.jsonl"):
             return []
         found = []
@@ -127,5 +127,5 @@ class Run(Tables):
             if isinstance(event, dict) and "event" in event:
                 found.append(event)
             elif line.strip():
-                self.tell_torn("events.jsonl", "has lines that are left out")
+                self.tell_torn("events.jsonl", "has unreadable lines, which are left out")
         return found

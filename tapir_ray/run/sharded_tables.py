@@ -1,10 +1,10 @@
-"""Tables of many shards that one pipeline writes: each is published as soon as its rows are there.
+"""Tables of many shards, written by one pipeline: each is published as soon as it has all its rows.
 
     tables = ShardedTables(run, layout.labelled, {"shards/00000": 1_000_000, "shards/00001": 1_000_000})
     rows = tables.remaining(rows, transform_cpus)                  # rows have the column `shard`
-    tables.write(rows, rows_per_block=64, …)                    # shards/00000/labelled, shards/00001/labelled
+    tables.write(rows, rows_per_block=64, …)                       # shards/00000/labelled, shards/00001/labelled
 
-A table that is there is left out; of one that was begun the rows that are not in it yet are made.
+Finished tables are left out. An unfinished table is resumed: only its missing rows are made.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     import ray.data
 
 SHARD = pa.field("shard", pa.string())
-"""Column that says which shard a row belongs to."""
+"""Column with the shard of a row, such as `shards/00000`."""
 WRITTEN = pa.schema([*blocks.WRITTEN, SHARD])
 
 
 class ShardedTables:
-    """The tables `table.of(SHARD)` that are not finished; `rows` are the rows of every shard.
+    """The unfinished tables among `table.of(shard)`, with the number of rows of each shard in `rows`.
 
-    Of them `carried` come as failed rows of the table before, and do not count against the error rate of this one.
+    `carried` is the number of rows, by shard, that had failed in an earlier table. They do not count towards the error
+    rate of this one.
     """
 
     def __init__(
@@ -58,15 +59,16 @@ class ShardedTables:
 
     @property
     def label(self) -> str:
-        """What they are called together, in messages."""
+        """Name of all the tables for messages, such as `shards/00000 to shards/00003/labelled`."""
         first, last = min(self.rows), max(self.rows)
         return self.table(first) if first == last else f"{first} to {self.table(last)}"
 
     def table(self, shard: str) -> str:
+        """Returns the path of a shard's table."""
         return self._table.of(shard).path
 
     def remaining(self, rows: ray.data.Dataset, transform_cpus: float) -> ray.data.Dataset:
-        """The rows that no earlier attempt has written; lazy. Failed rows are among them."""
+        """Returns the rows that earlier attempts have not written, or that failed there: a lazy dataset."""
         if not self._keys:
             return rows
         return rows.map_batches(
@@ -85,12 +87,14 @@ class ShardedTables:
         max_error_rate: float,
         drained: Callable[[], bool],
     ) -> None:
-        """Run the pipeline behind `rows` (with the column `shard`) and publish the tables as they become whole.
+        """Runs the pipeline behind `rows`, which have a column `shard`, and publishes each table when it is complete.
 
-        Its rows are counted for the progress line of the tables' name, which may go on over several such pipelines.
-        Blocks of at least `rows_per_block` rows are there for good as soon as they are written. `max_error_rate` is of
-        all rows together: a shard of which more failed is published once all are made, so that after an error its
-        failed rows are asked again. Raises StageError and Stopped as `Tables.write`; what is published by then stays.
+        Rows count for the progress line with the tables' name, which several pipelines may share. Blocks of at least
+        `rows_per_block` rows survive a crash as soon as they are written.
+
+        `max_error_rate` applies to all rows together. A shard with more failed rows is published only after the last
+        one, so that after an error its failed rows are asked again. Raises StageError and Stopped as `Tables.write`
+        does; tables that are published by then stay.
         """
         run, key = self._run, self._key
         folders = {shard: run.path(self.table(shard)) for shard in self.rows}
@@ -118,7 +122,7 @@ class ShardedTables:
                     whole = block["rows"] and self._there[shard] == self.rows[shard]
                     if whole and failed[shard] <= max_error_rate * self.rows[shard]:
                         files = blocks.compact(folders[shard], run.fs, key, transform_cpus)
-                        # A row may have come twice, since an engine was lost after it: then others are still to come.
+                        # If an engine was lost, a row may have come twice, and another one is still missing.
                         if _count(files, folders[shard], run.fs) == self.rows[shard]:
                             self._publish(shard, files)
                             unpublished.remove(shard)
@@ -138,7 +142,7 @@ def _count(files: list[str], folder: str, fs: pafs.FileSystem) -> int:
 
 
 def write_each(block: pa.Table, folders: Mapping[str, str], fs: pafs.FileSystem, key: blocks.Key) -> pa.Table:
-    """Write a block's rows into the folders of their shards; returns a WRITTEN row for each shard."""
+    """Writes the rows of a block to the folders of their shards. Returns a table with one row (WRITTEN) per shard."""
     found: list[dict[str, Any]] = []
     for shard in pc.unique(block[SHARD.name]).to_pylist():
         rows = block.filter(pc.equal(block[SHARD.name], shard)).drop_columns([SHARD.name])
@@ -148,7 +152,7 @@ def write_each(block: pa.Table, folders: Mapping[str, str], fs: pafs.FileSystem,
 
 
 def without_each(block: pa.Table, keys: Mapping[str, list[ray.ObjectRef]], key: blocks.Key) -> pa.Table:
-    """The block's rows whose key is not among those of their shard."""
+    """Returns the rows of a block whose key is not in the `keys` of their shard."""
     for shard in pc.unique(block[SHARD.name]).to_pylist():
         if shard in keys:
             there = among(blocks.keys_of(block, key), ray.get(keys[shard][0]))

@@ -1,10 +1,10 @@
-"""Removing a table so that a crash on the way leaves no half that is taken for a table that was begun.
+"""Deletes a table so that a crash on the way never leaves a half that looks like an unfinished table.
 
-    remove(fs, "/runs/a/rounds/01/generated")     # the mark, the manifest, the rows, and last the mark again
-    finish(fs, folder)                            # before a table is gone on with: what an earlier process had begun
+    remove(fs, "/runs/a/rounds/01/generated")     # writes a mark, deletes the manifest, the rows, and last the mark
+    finish(fs, folder)                            # before a table is resumed: completes the removal of a killed process
 
-A table without a manifest is gone on with: its rows are kept. So a mark says first that these rows go too. Until the
-manifest is gone the table is whole and nothing has happened.
+A table without a manifest is resumed with its rows. The mark says that these rows must be deleted too. As long as the
+manifest exists, the table is finished and the mark has no effect.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tapir_ray.data import atomic_files
 from tapir_ray.run.manifest import MANIFEST
 
 MARK = "_removing"
-"""File of a table that is being removed."""
+"""File in the folder of a table that is being deleted."""
 FILES_AT_ONCE = 16
 """Files that a task has open together, where each costs it some round trips to the storage."""
 
 
 def remove(fs: pafs.FileSystem, folder: str) -> None:
-    """Remove a folder and all tables in it; does nothing if it is not there."""
+    """Deletes a folder and all tables in it. Does nothing if the folder does not exist."""
     found = fs.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
     files = [info.path for info in found if info.type == pafs.FileType.File]
     tables = sorted({folder, *(path.rpartition("/")[0] for path in files if path.endswith(f"/{MANIFEST}"))})
@@ -38,12 +38,12 @@ def remove(fs: pafs.FileSystem, folder: str) -> None:
     others = [path for path in files if path not in {*marks, *manifests}]
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         list(pool.map(fs.delete_file, others))
-    # The outer folder's mark last: while it is there, what is left inside still goes.
+    # The marks go last, with the folder: after a crash before this line, `finish` deletes the rest.
     fs.delete_dir(folder)
 
 
 def finish(fs: pafs.FileSystem, folder: str) -> bool:
-    """Remove what is left of a table whose removal was begun and whose manifest is gone; whether there was any."""
+    """Completes the removal of a table whose manifest is already deleted; returns whether there was one to complete."""
     marked, whole = (fs.get_file_info(f"{folder}/{name}").type != pafs.FileType.NotFound for name in (MARK, MANIFEST))
     if marked and not whole:
         remove(fs, folder)

@@ -1,11 +1,11 @@
-"""The tables of a run on storage: any local, s3 or gs path through pyarrow.fs.
+"""Tables of a run on storage: any local, s3 or gs path through pyarrow.fs.
 
     if not run.done(table):
         run.write(table, dataset, SCORED)
     rows = run.read(table)
 
-A table, given as a `Table` of the layout or by its path, is a folder of Parquet files and a manifest that is written
-last: a table without a manifest does not exist, and what lies in its folder is removed before it is written again.
+A table, named by a `Table` of the layout or by its path, is a folder of Parquet files and a manifest that is written
+last. A table without a manifest is not finished: its rows are resumed (`remaining`), or deleted and made again.
 """
 
 from __future__ import annotations
@@ -41,31 +41,32 @@ if TYPE_CHECKING:
     from tapir_ray.run.progress import Progress
 
 ANSWERS = "answers"
-"""Folder of an unfinished table: what a stage inside its pipeline has made."""
+"""Folder in an unfinished table for the rows that a stage inside its pipeline has finished."""
 FEW_BLOCKS, FEWER_ROWS, ROWS_PER_BLOCK = 8, 2_000, 5_000
-"""A table is read in blocks of ROWS_PER_BLOCK, since each of them costs every stage a task; up to FEW_BLOCKS of
-FEWER_ROWS, so that a small one is worked on in parallel too."""
+"""A table is read in blocks of ROWS_PER_BLOCK, because each block costs a task in every stage. A smaller table is read
+in up to FEW_BLOCKS blocks of FEWER_ROWS, so that it is processed in parallel too."""
 LARGE_ROWS = 200_000
+"""Rows from which Ray chooses the number of blocks itself."""
 
 
 class Tables(Storage):
-    """A run's tables."""
+    """Storage of a run with its tables."""
 
     def __init__(self, fs: pafs.FileSystem, root: str, uri: str) -> None:
         super().__init__(fs, root, uri)
         self.attempt = 0
-        """Given by `ownership.owned`; 0 is a run that is only read."""
+        """Number from `attempts.owned`; 0 for a run that is only read."""
         self.progress: Progress | None = None
         self._kept: dict[str, tuple[int, ray.ObjectRef]] = {}
-        """How many rows of unfinished tables `remaining` found, and their keys."""
+        """By unfinished table: the number of rows that `remaining` has found, and their keys."""
 
     def event(self, kind: str, **fields: Any) -> None:
-        """Add one event with the time and the attempt. Raises StageError if another attempt owns the run."""
+        """Appends an event with the time and the attempt. Raises StageError if another attempt owns the run."""
         check_owner(self, self.attempt)
         self.append("events.jsonl", [{"time": now(), "attempt": self.attempt, "event": kind, **fields}])
 
     def done(self, table: Table | str) -> Manifest | None:
-        """The manifest of a finished table, or None."""
+        """Returns the manifest of a finished table; None for any other."""
         name = f"{table}/{MANIFEST}"
         found = self.find_json(name)
         try:
@@ -75,20 +76,20 @@ class Tables(Storage):
             return None
 
     def manifest(self, table: Table | str) -> Manifest:
-        """Raises StageError if the table is not finished."""
+        """Returns the manifest of a finished table. Raises StageError if it is not finished."""
         manifest = self.done(table)
         if manifest is None:
-            raise StageError(f"{self.uri_of(str(table))} is not there or not finished")
+            raise StageError(f"{self.uri_of(str(table))} does not exist or is not finished")
         return manifest
 
     def files(self, table: Table | str) -> list[str]:
-        """Paths (inside `fs`) of a finished table's Parquet files."""
+        """Returns the paths (inside `fs`) of a finished table's Parquet files."""
         return [self.path(f"{table}/{name}") for name in self.manifest(table).files]
 
     def read(
         self, *tables: Table | str, columns: list[str] | None = None, transform_cpus: float = 0.1
     ) -> ray.data.Dataset:
-        """The rows of finished tables, one after the other."""
+        """Returns the rows of finished tables, one after the other: a lazy dataset. Raises StageError without files."""
         import ray.data
 
         files = [path for table in tables for path in self.files(table)]
@@ -104,32 +105,32 @@ class Tables(Storage):
         )
 
     def scan(self, table: Table | str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Batches of a few columns, streamed to the driver: to count, never to hold."""
+        """Yields batches of a few columns to the driver: for counting, without holding a table in memory."""
         files = self.files(table)
         if files:
             yield from pads.dataset(files, filesystem=self.fs, format="parquet").to_batches(columns=columns)
 
     def clear(self, table: Table | str) -> None:
-        """Remove a table, finished or not: its manifest first, and no half of it is gone on with (see `removal.py`)."""
+        """Deletes a table, finished or not. A crash on the way leaves nothing to resume (see `table_removal.py`)."""
         table_removal.remove(self.fs, self.path(str(table)))
 
     def remaining(
         self, table: Table | str, rows: ray.data.Dataset, key: blocks.Key, transform_cpus: float = 0.1
     ) -> ray.data.Dataset:
-        """`rows` without those that an earlier attempt has written to the unfinished `table`; lazy.
+        """Returns `rows` without those that earlier attempts have written to the unfinished `table`: a lazy dataset.
 
-        `key` names columns whose values together are unique. To be followed by `write` with the same key. Failed rows
-        are among the remaining.
+        `key` names columns whose values together are unique. Failed rows are among the remaining. Call `write` with the
+        same key afterwards.
         """
         count, keys = self._kept[str(table)] = resume_table(self.path(str(table)), self.fs, key, transform_cpus)
         return without(rows, keys, key, transform_cpus) if count else rows
 
     def resumes(self, table: Table | str) -> bool:
-        """Whether `remaining` was asked for the table, which is not written yet."""
+        """Whether `remaining` was called for the table, and `write` not yet."""
         return str(table) in self._kept
 
     def kept(self, table: Table | str) -> int:
-        """How many rows of an unfinished table `remaining` has found."""
+        """Returns the number of rows that `remaining` has found in an unfinished table."""
         return self._kept[str(table)][0]
 
     def answers(
@@ -141,11 +142,11 @@ class Tables(Storage):
         rows_per_block: int,
         transform_cpus: float = 0.1,
     ) -> ray.data.Dataset:
-        """`make(rows, keep)`, which a later stage of the same pipeline needs for `table`; lazy.
+        """Returns `make(rows, keep)` for a later stage of the pipeline of `table`: a lazy dataset.
 
-        Its workers call `keep()` for a `AnswerLog`, which writes what they finish beside the table as soon as it is
-        there. `rows` are what `remaining` left of `expected` rows. What an earlier attempt has kept is read and not
-        made again: `make` is not called where that is all of it. The folder goes with `table`: see `forget_answers`.
+        The workers of `make` call `keep()` for an `AnswerLog`, which stores their finished rows at once in a folder of
+        the table. `rows` are those of `expected` rows that `remaining` has left. Rows in the log of an earlier attempt
+        are read instead of made; if it has all of them, `make` is not called. `forget_answers` deletes the folder.
         """
         name = f"{table}/{ANSWERS}"
         self.fs.create_dir(self.path(name), recursive=True)
@@ -158,13 +159,13 @@ class Tables(Storage):
         return made.union(self._earlier(table, name, transform_cpus)) if before else made
 
     def _earlier(self, table: Table, name: str, transform_cpus: float) -> ray.data.Dataset:
-        """What was kept for a table and is not in it."""
+        """Returns the rows in the log of a table that are not in the table yet."""
         done, keys = self._kept[table.path]
         rows = blocks.found(self.path(name), self.fs, transform_cpus)
         return without(rows, keys, table.key, transform_cpus) if done else rows
 
     def forget_answers(self, table: Table | str) -> None:
-        """Remove what `answers` has kept for a table that is finished."""
+        """Deletes the log of `answers` for a finished table."""
         if self.exists(f"{table}/{ANSWERS}"):
             self.fs.delete_dir(self.path(f"{table}/{ANSWERS}"))
 
@@ -182,12 +183,13 @@ class Tables(Storage):
         extra: dict[str, Any] | None = None,
         drained: Callable[[], bool] = lambda: True,
     ) -> Manifest:
-        """Run the pipeline behind `rows` into a table and publish it, with `extra` in its manifest.
+        """Runs the pipeline behind `rows`, writes and publishes the table, with `extra` in its manifest.
 
-        With a `key` what `remaining` found stays, and blocks of at least `rows_per_block` rows are there for good as
-        soon as they are written; without one the table is written anew. Raises StageError as `publish` does, already
-        while the pipeline runs where too many rows fail; Stopped where rows were not asked because the budget ended
-        (see `row_counter.py`, also for `drained`).
+        With a `key`, the rows that `remaining` has found are kept, and blocks of at least `rows_per_block` rows survive
+        a crash as soon as they are written. Without a key the table is written from the start.
+
+        Raises StageError as `publish` does, and during the pipeline if too many rows fail. Raises Stopped if rows were
+        not asked because the budget is used up (see `row_counter.py`, also for `drained`).
         """
         started, table = time.monotonic(), str(table)
         kept = self._kept.pop(table)[0] if key and table in self._kept else 0
@@ -214,7 +216,7 @@ class Tables(Storage):
         return manifest
 
     def write_rows(self, table: Table | str, rows: pa.Table) -> Manifest:
-        """Publish a small table that is already here."""
+        """Writes and publishes a small table that is in memory."""
         table = str(table)
         self.clear(table)
         self.fs.create_dir(self.path(table), recursive=True)
@@ -231,10 +233,10 @@ class Tables(Storage):
         max_error_rate: float = 1.0,
         extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Count a table's files (all of its folder, if none are named) and write its manifest.
+        """Counts the rows in a table's files (by default all in its folder) and writes its manifest.
 
-        Raises StageError, and publishes nothing, if a later attempt owns the run, other than `expected` rows are there,
-        or more than `max_error_rate` of them failed.
+        Raises StageError, without publishing, if another attempt owns the run, if the number of rows is not `expected`,
+        or if more than `max_error_rate` of them have failed.
         """
         table = str(table)
         files = [name for name in self.children(table) if name.endswith(".parquet")] if files is None else files
@@ -274,9 +276,9 @@ class Tables(Storage):
 
 
 def counted(batch: pa.RecordBatch) -> Iterator[tuple[str, str | None, int]]:
-    """Rows of a batch by status and kind of reason: (status, one of the reasons, rows)."""
+    """Yields (status, an example of the reasons, number of rows) for each status and kind of reason in a batch."""
     rows = pa.table({"status": batch["status"], "reason": batch["reason"].cast(pa.string())})
-    # What follows the colon differs from row to row; failed rows keep it, to show one.
+    # The text after the colon differs from row to row, so it is no part of the group; one of them is shown.
     kind = pc.extract_regex(rows["reason"], r"(?s)^(?P<kind>[^:]*:?)").combine_chunks().field("kind")
     grouped = rows.append_column("kind", kind).group_by(["status", "kind"], use_threads=False)
     found = grouped.aggregate([("reason", "first"), ([], "count_all")])
@@ -284,6 +286,11 @@ def counted(batch: pa.RecordBatch) -> Iterator[tuple[str, str | None, int]]:
 
 
 def _read_blocks(rows: int) -> int | None:
-    """Read tasks for a table: few for a small one, as every task at once is a process; None leaves it to Ray."""
+    """Returns the number of read tasks for a table; None leaves it to Ray.
+
+    A small table gets few, because every task that runs at the same time is a process.
+
+    _read_blocks(1_000), _read_blocks(12_000), _read_blocks(100_000)  # 1, 6, 20
+    """
     few = min(FEW_BLOCKS, rows // FEWER_ROWS)
     return max(1, few, rows // ROWS_PER_BLOCK) if rows < LARGE_ROWS else None

@@ -8,7 +8,7 @@ PACKAGES = ("tapir-ray", "ray", "torch", "transformers", "deepspeed", "vllm", "v
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that results depend on, those that are installed."""
+    """Returns the versions of those PACKAGES that are installed, by name."""
     found = {}
     for package in PACKAGES:
         try:

@@ -45,11 +45,11 @@ def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
     two_models = judge.model_copy(
         update={"resources": both.resources.model_copy(update={"judge": both.resources.train})}
     )
-    assert "resources.teacher asks for 1 GPUs beside 1 for judge" in (shortage(two_models, one) or "")
+    assert "resources.teacher asks for 1 GPUs next to 1 for judge" in (shortage(two_models, one) or "")
     labels = parse(
         {**local, "classify": {"model": "m"}, "resources": {"teacher": {"gpus": 1}, "classifier": {"gpus": 1}}}
     )
-    assert "resources.classifier asks for 1 GPUs beside 1 for teacher" in (shortage(labels, one) or "")
+    assert "resources.classifier asks for 1 GPUs next to 1 for teacher" in (shortage(labels, one) or "")
     # A regeneration has labelled its rows before it asks the teacher.
     anew = {"regenerate": {"operations": ["classify", "answer"]}, "seed_data": {"path": "s", "responses": "fill"}}
     assert shortage(parse({**labels.model_dump(exclude_unset=True), **anew}), one) is None

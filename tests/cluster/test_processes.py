@@ -124,7 +124,7 @@ def test_a_second_container_with_the_same_host_name_waits_for_beats(
         # There its process number may be that of another process, or of none.
         there = {**storage.read_json("attempts/00001.json"), **other, "pid": 2**22 + 1}
         storage.write_json("attempts/00001.json", there)
-        with pytest.raises(InputError, match="being worked on by attempt 1"):
+        with pytest.raises(InputError, match="in use by attempt 1"):
             claim(storage)
     (tmp_path / "attempts/00001.ended.json").unlink()
     assert claim(storage) == 2, "it beats no more"

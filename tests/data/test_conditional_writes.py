@@ -37,7 +37,7 @@ def starts(uri: str, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[St
         try:
             claim(storage)
         except InputError as error:
-            assert "in the same moment" in str(error)
+            assert "at the same moment" in str(error)
             return None
         return storage
 
@@ -106,7 +106,7 @@ def test_a_late_conditional_put_changes_nothing(bucket: str, monkeypatch: pytest
         monkeypatch.setattr(attempts, "refuse_beside_another", lambda storage: 0)
         first, second = (Storage.at(f"{bucket}/late") for _ in range(2))
         claim(first)
-        with pytest.raises(InputError, match="in the same moment"):
+        with pytest.raises(InputError, match="at the same moment"):
             claim(second)
         check_owner(first, 1)
 

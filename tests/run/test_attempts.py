@@ -48,7 +48,7 @@ def test_of_two_starts_in_the_same_moment_one_owns_the_run(tmp_path: Path, monke
     storage = Storage.at(str(tmp_path))
     monkeypatch.setattr(attempts, "latest", lambda _: 0)  # both have looked before either has written
     assert claim(storage) == 1
-    with pytest.raises(InputError, match="in the same moment"):
+    with pytest.raises(InputError, match="at the same moment"):
         claim(storage)
     assert storage.children("attempts") == ["00001.json"]
 
@@ -62,7 +62,7 @@ def test_who_came_in_between_is_not_passed_over(tmp_path: Path, monkeypatch: pyt
         storage.write_json("attempts/00002.json", {"attempt": "of the other", "token": ""})
 
     monkeypatch.setattr(attempts, "_alive", looked_at)
-    with pytest.raises(InputError, match="in the same moment"):
+    with pytest.raises(InputError, match="at the same moment"):
         claim(storage)
     assert storage.children("attempts") == ["00001.json", "00002.json"]
 
@@ -97,7 +97,7 @@ def test_an_owner_on_another_machine_is_alive_while_it_beats(tmp_path: Path, mon
         (Stopped("the budget is used up"), 3, "the budget is used up"),
         (KeyboardInterrupt(), 3, "interrupted"),
         (StageError("t: 5 rows went in\nFailed to apply UDF transform at x"), 1, "t: 5 rows went in"),
-        (ValueError("sk-123"), 1, "ValueError, an error that is not tapir's own: its output says more"),
+        (ValueError("sk-123"), 1, "ValueError, an error that is not tapir's own: see the traceback in its output"),
     ],
 )
 def test_why_and_where_an_attempt_ended_is_on_storage(

@@ -83,7 +83,7 @@ def test_a_record_without_its_fields_is_as_absent_as_a_torn_one(
 def test_a_torn_config_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     Run.open(CONFIG, str(tmp_path))
     (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(InputError, match="put back the one that the run was started with"):
+    with pytest.raises(InputError, match="restore the config that the run was started with"):
         Run.open(CONFIG, str(tmp_path))
 
 
@@ -107,7 +107,7 @@ def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path, caplog: pytes
         file.write('{"event": "sec')
     run.event("third")
     assert [event["event"] for event in run.all_events()] == ["first", "third"]
-    assert "events.jsonl is empty or torn and has lines that are left out" in caplog.text
+    assert "events.jsonl is empty or torn and has unreadable lines, which are left out" in caplog.text
 
 
 def test_torn_parts_are_removed_named_and_made_again(tmp_path: Path) -> None:

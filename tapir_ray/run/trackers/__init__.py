@@ -1,4 +1,4 @@
-"""Trackers of a run, one a file, and the one place that numbers go to all of them from.
+"""Trackers of a run, and the object that passes numbers on to all of them.
 
 with tracked(run, config, kinds=ROUND_EVENTS) as trackers:
     trackers.log("plan", {"alpha": 0.3}, round_number=1)
@@ -21,14 +21,14 @@ from tapir_ray.run.trackers.ray_metrics import RayMetrics
 __all__ = ["COMPLETED", "FAILED", "PROGRESS_S", "STOPPED", "Events", "RunInfo", "Tracker", "Trackers", "tracked"]
 
 PROGRESS_S = 2.0
-"""How often trackers are told how far the run is. Ray forgets a metric after its interval of reports, 10 s."""
+"""Seconds between two calls of `progress`; below Ray's interval of reports, 10 s, after which it drops a metric."""
 OF_THE_EVENT = ("time", "attempt", "event", "round")
-"""Fields of an event that are no numbers of its kind."""
+"""Fields of an event that do not belong to its numbers."""
 COMPLETED, STOPPED, FAILED = "completed", "stopped", "failed"
 
 
 class Trackers(Tracker):
-    """Several trackers as one: what is logged goes to each of them, in order."""
+    """Several trackers as one: passes each call on to all of them, in order."""
 
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
@@ -56,10 +56,10 @@ class Trackers(Tracker):
 
 @contextmanager
 def tracked(run: Run, config: Config, kinds: Collection[str]) -> Iterator[Trackers]:
-    """The trackers of a run: its events, Ray's metrics, and those of the key `trackers`; all of them end with it.
+    """Context manager with the trackers of a run: its events, Ray's metrics, and those of the config key `trackers`.
 
-    `kinds` are the events of earlier attempts that trackers are told of at the start. Raises InputError for an unknown
-    tracker.
+    `kinds` are the kinds of events from earlier attempts that trackers get at the start. All trackers end on exit.
+    Raises InputError for an unknown tracker.
     """
     trackers = Trackers(Events(run), RayMetrics(), *users_trackers(config))
     trackers.start(_info(run, config, kinds))

@@ -1,4 +1,4 @@
-"""A tracker of the user's in a thread of its own, so that nothing it raises or waits for holds up a run.
+"""Runs a user's tracker in a background thread, so that its errors and waits do not affect the run.
 
 trackers = users_trackers(config)            # of the key `trackers`
 """
@@ -19,21 +19,21 @@ from tapir_ray.errors.redaction import redacted
 from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
 
 MOST_WAITING = 10_000
-"""Calls that a slow tracker may be behind; what comes then is left out. A training of 10,000 steps is as many."""
+"""Calls that wait for a slow tracker before further ones are dropped; a training of 10,000 steps makes as many."""
 END_S = 10.0
-"""How long the end of a run waits for a tracker that is behind."""
+"""Seconds that the end of a run waits for a slow tracker."""
 
 
 def users_trackers(config: Config) -> list[Background]:
-    """The trackers of the key `trackers`, not started. Raises InputError for what is no Tracker class."""
+    """Returns the trackers of the config key `trackers`, not started. Raises InputError for any other class."""
     return [Background(spec, _tracker_class(spec)) for spec in config.trackers]
 
 
 class Background(Tracker):
-    """Calls another tracker in order, in a thread that ends with `end`. Its first error is logged, no other."""
+    """Tracker that calls another one in order, in a thread that ends with `end`. Only its first error is logged."""
 
     def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
-        """`make` is called in the thread too: it may open a connection."""
+        """Calls `make` in the thread too, because it may open a connection."""
         self._name, self._make = name, make
         self._calls: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(MOST_WAITING)
         self._told = False
@@ -50,7 +50,7 @@ class Background(Tracker):
         self._hand_over("log_steps", kind, without_secrets(steps), round_number)
 
     def progress(self, stages: Sequence[Numbers], usage: Mapping[str, Mapping[str, Numbers]]) -> None:
-        # The next call has newer numbers: none waits behind another.
+        # Dropped while the tracker is busy: the next call has newer numbers.
         if self._calls.empty():
             self._hand_over("progress", without_secrets(stages), usage)
 
@@ -59,19 +59,19 @@ class Background(Tracker):
         self._hand_over_last()
         self._thread.join(END_S)
         if self._thread.is_alive():
-            self._tell(f"it is not done {END_S:.0f} s after the end of the run; what it has not taken is lost")
+            self._tell(f"it is still busy {END_S:.0f} s after the end of the run; its remaining calls are lost")
 
     def _hand_over(self, method: str, *arguments: Any) -> None:
         try:
             self._calls.put_nowait((method, arguments))
         except queue.Full:
-            self._tell(f"it is {MOST_WAITING:,} calls behind, and what comes is left out")
+            self._tell(f"it is {MOST_WAITING:,} calls behind, and new calls are dropped")
 
     def _hand_over_last(self) -> None:
         try:
             self._calls.put(None, timeout=END_S)
         except queue.Full:
-            self._tell(f"it is {MOST_WAITING:,} calls behind at the end of the run; what it has not taken is lost")
+            self._tell(f"it is {MOST_WAITING:,} calls behind at the end of the run; its remaining calls are lost")
 
     def _work(self) -> None:
         tracker: Tracker | None = None
@@ -86,11 +86,11 @@ class Background(Tracker):
     def _tell(self, problem: str) -> None:
         if not self._told:
             self._told = True
-            logging.getLogger(__name__).warning("trackers %s: %s; the run goes on without it", self._name, problem)
+            logging.getLogger(__name__).warning("trackers %s: %s; the run continues", self._name, problem)
 
 
 def without_secrets(value: Any) -> Any:
-    """JSON values with keys and passwords starred in every text."""
+    """Returns JSON values with stars in place of keys and passwords in every text."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, Mapping):
@@ -101,5 +101,5 @@ def without_secrets(value: Any) -> Any:
 def _tracker_class(spec: str) -> Callable[[], Tracker]:
     found = resolve(spec, {}, what="trackers")
     if not (isinstance(found, type) and issubclass(found, Tracker)):
-        raise InputError(f"trackers: {spec!r} is no subclass of tapir_ray.run.trackers.Tracker")
+        raise InputError(f"trackers: {spec!r} is not a subclass of tapir_ray.run.trackers.Tracker; make it one")
     return found

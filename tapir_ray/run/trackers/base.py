@@ -1,4 +1,4 @@
-"""The interface of a tracker: a place that the numbers of a run go to while it runs."""
+"""Interface of trackers, which receive the numbers of a run while it runs."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from dataclasses import dataclass
 from typing import Any
 
 Numbers = Mapping[str, Any]
-"""Values by name; most are numbers, some are words, such as the name of a stage."""
+"""Values by name: mostly numbers, and some texts such as the name of a stage."""
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker is told of a run; keys and passwords in it are starred."""
+    """A run, described for a tracker. Keys and passwords are replaced by stars."""
 
     run_id: str
-    """Names the run and its folder: the same for every start of it."""
+    """Identifies the run and its folder; the same for all attempts."""
     name: str
     uri: str
     attempt: int
-    """Counts the starts of the run, from 1."""
+    """Number of this start of the run, from 1."""
     config: Mapping[str, Any]
     earlier: Sequence[tuple[str, Numbers, int]]
-    """What earlier attempts logged of their rounds, oldest first: the kind, its numbers, the round."""
+    """Numbers that earlier attempts have logged for their rounds, oldest first, as (kind, numbers, round)."""
 
 
 class Tracker:
-    """Takes the numbers of a run. Each method does nothing until a tracker overrides it."""
+    """Receiver of the numbers of a run. The methods do nothing unless a tracker overrides them."""
 
     def start(self, run: RunInfo) -> None:
-        """The run starts, or goes on."""
+        """Receives the run when it starts or continues."""
 
     def log(self, kind: str, numbers: Numbers, round_number: int | None = None, step: int | None = None) -> None:
-        """Something was done, once: `kind` says what, and docs/trackers.md lists the kinds with their numbers."""
+        """Receives the numbers of an event. docs/trackers.md lists the kinds and their numbers."""
 
     def log_steps(self, kind: str, steps: Sequence[Numbers], round_number: int) -> None:
-        """The numbers of all steps of a round's training, from step 0 on; logs them one by one."""
+        """Receives the numbers of all steps of a round's training, from step 0 on. Logs them one by one."""
         for step, numbers in enumerate(steps):
             self.log(kind, numbers, round_number, step)
 
     def progress(self, stages: Sequence[Numbers], usage: Mapping[str, Mapping[str, Numbers]]) -> None:
-        """How far the run is, every few seconds and at its end.
+        """Receives the progress of the run every few seconds and at its end.
 
-        `stages` are those of this attempt that write a table: `stage`, `rows`, `expected`, `failed`, and
-        `seconds_without_row` (None once it has all its rows). `usage` is by role and kind of request, of all attempts:
-        `requests`, `failed`, `tokens`, `cost` (US dollars), and the tokens by what they are.
+        `stages` are the stages of this attempt that write a table: `stage`, `rows`, `expected`, `failed`, and
+        `seconds_without_row` (None once the stage has all its rows). `usage` covers all attempts, by role and kind of
+        request: `requests`, `failed`, `tokens`, `cost` (US dollars), and tokens by type such as `cached_tokens`.
         """
 
     def end(self, status: str) -> None:
-        """The start ends as `completed`, `stopped` (it can be continued) or `failed`."""
+        """Receives the end of the attempt: `completed`, `stopped` (the run can be continued) or `failed`."""

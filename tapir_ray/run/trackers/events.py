@@ -1,4 +1,4 @@
-"""The run's own record: a line of `events.jsonl` for what is done, of `metrics.jsonl` for a step of a training."""
+"""Tracker that writes a run's own files: `events.jsonl`, and `metrics.jsonl` with a line for each training step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tapir_ray.run.trackers.base import Numbers, Tracker
 
 
 class Events(Tracker):
-    """Writes into the folder of the run. An error ends the run, which reads these events when it is continued."""
+    """Tracker that writes to the folder of the run. An error ends the run, because a continued run needs the events."""
 
     def __init__(self, run: Tables) -> None:
         self._run = run
@@ -18,6 +18,6 @@ class Events(Tracker):
         self._run.event(kind, round=round_number, **numbers)
 
     def log_steps(self, kind: str, steps: Sequence[Numbers], round_number: int) -> None:
-        # At once: each append writes the file again.
+        # In one call, because each append writes the whole file again.
         lines = [{"round": round_number, "step": step, **numbers} for step, numbers in enumerate(steps)]
         self._run.append("metrics.jsonl", lines)

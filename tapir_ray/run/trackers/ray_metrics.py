@@ -1,11 +1,11 @@
-"""The numbers of a run as Ray metrics: every name, its meaning and the tags by which its series differ.
+"""Tracker that exports the numbers of a run as Ray metrics, with the name, meaning and tags of each metric.
 
     metrics = RayMetrics()
     metrics.start(run)
-    metrics.progress(stages, usage)          # again and again
+    metrics.progress(stages, usage)          # every PROGRESS_S
 
-Ray reports the value of a gauge once and then forgets it, so `progress` says all of them each time. On the metrics
-port of a node a name begins with `ray_`. The dashboard for them is `cluster/grafana/tapir.json`.
+Ray reports the value of a gauge once and then drops it, so `progress` sets all values each time. On the metrics port of
+a node the names begin with `ray_`. The dashboard is `cluster/grafana/tapir.json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
 
 RUN = "run"
-"""The tag that every metric has."""
+"""Tag of every metric."""
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tapir_rows": ("Rows of a stage's table, all attempts.", ("stage",)),
@@ -37,24 +37,24 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tapir_score": ("Mean judge score of a role's answers to a round's candidates, 1 to 10.", ("round", "role")),
     "tapir_holdout_score": ("Mean judge score of the student on the holdout after a round, 1 to 10.", ("round",)),
 }
-"""Name: (meaning, tags beside `run`). `stage` is the stage's name on the progress line."""
+"""Meaning and tags (besides `run`) by name. `stage` is the name of the stage in the progress line."""
 
 OF_ROUND = ("alpha", "threshold", "difficulty", "holdout_score")
-"""Numbers of a round that its events have under the same name as the metric."""
+"""Numbers of a round with the same name in its events and, after `tapir_`, as a metric."""
 
 
 class Metrics:
-    """The values of one process of a run; a value stays until it is set to None or the process ends."""
+    """Values of the metrics of one process. A value stays until it is set to None or the process ends."""
 
     def __init__(self, run_id: str, gauge: Callable[..., Any] | None = None) -> None:
-        """`gauge` takes the place of Ray's Gauge."""
+        """Uses `gauge` in place of Ray's Gauge if it is given."""
         self._run_id = run_id
         self._gauge = gauge
         self._gauges: dict[str, Any] = {}
         self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def set(self, name: str, value: float | None, **tags: object) -> None:
-        """The value of the series with these tags; None ends it. Raises ValueError for other tags than METRICS has."""
+        """Sets the value of the series with these tags; None ends it. Raises ValueError for wrong tags."""
         if set(tags) != set(METRICS[name][1]):
             raise ValueError(f"{name} has the tags {METRICS[name][1]}, not {tuple(tags)}")
         key = (name, tuple((tag, str(tags[tag])) for tag in METRICS[name][1]))
@@ -64,7 +64,7 @@ class Metrics:
             self._values[key] = float(value)
 
     def show(self) -> None:
-        """Say every value to Ray, which must be running."""
+        """Sends all values to Ray, which must be running."""
         for (name, tags), value in list(self._values.items()):
             if name not in self._gauges:
                 self._gauges[name] = self._made(name)
@@ -78,7 +78,7 @@ class Metrics:
 
 
 class RayMetrics(Tracker):
-    """Shows the numbers of rounds, the rows of stages, and what each role has used. Ray must be running."""
+    """Tracker for the numbers of rounds, the rows of stages, and the usage of each role. Ray must be running."""
 
     def __init__(self, gauge: Callable[..., Any] | None = None) -> None:
         self._gauge = gauge
@@ -90,7 +90,7 @@ class RayMetrics(Tracker):
             self.log(kind, numbers, round_number)
 
     def log(self, kind: str, numbers: Numbers, round_number: int | None = None, step: int | None = None) -> None:
-        """Numbers that are not logged again stay as they are."""
+        """Sets the metrics of a round. Numbers that are missing here keep their last value."""
         for name in OF_ROUND:
             if numbers.get(name) is not None:
                 self._metrics.set(f"tapir_{name}", numbers[name], round=round_number)

@@ -182,7 +182,7 @@ def test_what_is_no_engine_is_refused(engine: Any, sentence: str) -> None:
 
 
 def test_an_engine_that_only_looks_like_one() -> None:
-    with pytest.raises(InputError, match="is no subclass"):
+    with pytest.raises(InputError, match="is not a subclass"):
         engine_class(f"{__name__}:Mouth")
     with pytest.raises(TypeError, match="needs the method generate"):
         type("Silent", (Engine,), {"spec": Echo.spec})

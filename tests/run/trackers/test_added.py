@@ -157,9 +157,9 @@ def test_an_error_ends_no_run_and_is_logged_once_by_name(tmp_path: Path, caplog:
     assert TOLD[-1] == ("end", "completed"), "the others go on"
     broken, unbuilt = sorted(record.getMessage() for record in caplog.records)
     assert broken == (
-        f"trackers {HERE}:Broken: log: RuntimeError: no route to host, token=***, for plan; the run goes on without it"
+        f"trackers {HERE}:Broken: log: RuntimeError: no route to host, token=***, for plan; the run continues"
     )
-    assert unbuilt == f"trackers {HERE}:Unbuilt: start: ConnectionError: log in first; the run goes on without it"
+    assert unbuilt == f"trackers {HERE}:Unbuilt: start: ConnectionError: log in first; the run continues"
 
 
 def test_a_tracker_that_hangs_holds_up_nothing(
@@ -171,7 +171,7 @@ def test_a_tracker_that_hangs_holds_up_nothing(
         run = run_some(tmp_path, config("Slow"))
     assert [event["event"] for event in run.all_events()] == ["plan", "stage"]
     (told,) = caplog.records
-    assert "Slow: it is 2 calls behind, and what comes is left out" in told.getMessage()
+    assert "Slow: it is 2 calls behind, and new calls are dropped" in told.getMessage()
 
 
 def test_progress_does_not_queue_up_behind_a_slow_tracker() -> None:
@@ -201,7 +201,7 @@ def test_nothing_secret_is_handed_over(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_what_is_no_tracker_is_refused() -> None:
     for spec, words in {
-        "tests.run.trackers.test_added:config": r"trackers: '.*:config' is no subclass of tapir_ray\.run\.trackers",
+        "tests.run.trackers.test_added:config": r"trackers: '.*:config' is not a subclass of tapir_ray\.run\.trackers",
         "tests.run.trackers.test_added:Mien": r"trackers: module .* has no 'Mien'",
         "wandb": r"trackers: there is no 'wandb'",
     }.items():
