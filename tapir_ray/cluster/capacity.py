@@ -124,6 +124,7 @@ def fits_with_servers(config: Config, name: str, nodes: Sequence[Node]) -> bool:
 
     They count with their highest number of replicas, in the worst placement that Ray may have chosen.
     """
+    # Ray Serve may have scaled them up to this number.
     grown = {role: claim.model_copy(update={"min_replicas": None}) for role, claim in model_servers(config).items()}
     return _short(config, name, getattr(config.resources, name), grown, nodes, worst=True) is None
 
@@ -221,7 +222,7 @@ def _ways(node: Node, others: Sequence[Replicas], wanted: Sequence[int]) -> Iter
             for claims in ([other.cpus for other in others], [other.gpus for other in others])
         )
         left = {**node, "CPU": node["CPU"] - cpus, "GPU": node["GPU"] - gpus}
-        if min(left["CPU"], left["GPU"]) > -1e-6:
+        if min(left["CPU"], left["GPU"]) > -1e-6:  # sums of fractions such as 0.1 are not exact
             yield held, left
 
 

@@ -46,6 +46,7 @@ class Asker:
         for target in targets:
             engine, in_flight = engine_class(target.endpoint.engine), groups[target.group]
             self._clients[target.role] = engine.client(target, self._meter, in_flight, self._cache, batch_dir)
+        # One loop for all blocks: clients and meter belong to a loop, and Ray calls this object from several threads.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -64,6 +65,7 @@ class Asker:
 
     async def _ask(self, rows: list[Row]) -> pa.Table:
         answered = await asyncio.gather(*(self._ask_row(row) for row in rows))
+        # Before the block is passed on: a row that is on storage must be in the usage and in the cache.
         await asyncio.gather(self._meter.flush(), *([self._cache.flush()] if self._cache else []))
         try:
             return schemas.conform(list(answered), self._schema)

@@ -81,6 +81,7 @@ def owned(storage: Storage, tell: Tell = list) -> Iterator[int]:
     """
     attempt = claim(storage)
     ended = threading.Event()
+    # A thread, so that the heartbeat continues while the main thread waits for Ray.
     beat = threading.Thread(target=_beat, args=(storage, attempt, ended, tell), daemon=True, name="tapir-heartbeat")
     beat.start()
     exit_status, reason = 0, None
@@ -169,6 +170,7 @@ def claim(storage: Storage) -> int:
     if not _create(storage, f"{FOLDER}/{attempt:05d}.json", mine):
         raise InputError(f"{storage.uri} was taken by another start at the same moment; use another --run-dir")
     storage.token = token
+    # Only now, since before the claim another attempt may still be writing its files.
     sweep(storage.fs, storage.root, storage.path(f"{FOLDER}/{attempt:05d}.json"))
     return attempt
 

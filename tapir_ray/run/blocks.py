@@ -49,6 +49,7 @@ def written(
     leave it early: an open pipeline stops only when it is garbage collected. If Ray has ended by then, this starts Ray
     again.
     """
+    # Not fused with the operators before it, which continue while a block is written.
     summaries = rows.map_batches(
         write, batch_format="pyarrow", batch_size=rows_per_block, num_cpus=unfused(transform_cpus)
     )
@@ -82,6 +83,7 @@ def write_block(block: pa.Table, folder: str, fs: pafs.FileSystem, key: Key) -> 
 def found(folder: str, fs: pafs.FileSystem, transform_cpus: float) -> ray.data.Dataset:
     """Returns the rows of all blocks in the folder (at least one): a lazy dataset."""
     files = [f"{folder}/{name}" for name in names_of(folder, fs, BLOCK)]
+    # One read task for each 32 files, since a task costs more than reading a small block.
     return ray.data.read_parquet(
         files, filesystem=fs, num_cpus=transform_cpus, partitioning=None, override_num_blocks=1 + len(files) // 32
     )
@@ -98,6 +100,7 @@ def compact(folder: str, fs: pafs.FileSystem, key: Key, transform_cpus: float = 
         return []
     # As tasks, because the driver may be far from the storage, and all keys of a table in memory.
     counts = ray.get(ray.remote(num_cpus=transform_cpus)(_counts).remote(folder, fs, block_files, key))
+    # Blocks that are large enough on average and have no row twice are the files of the table as they are.
     if counts["unique"] == counts["rows"] and counts["rows"] >= ROWS_PER_FILE * (len(block_files) - 1):
         return block_files
     return ray.get(ray.remote(num_cpus=transform_cpus)(_rewrite).remote(folder, fs, block_files, key))
@@ -114,6 +117,7 @@ def tidy(folder: str, fs: pafs.FileSystem, files: Sequence[str]) -> None:
 def keys_of(table: pa.Table, key: Key) -> Any:
     """Returns the keys of the rows as strings; a missing value counts as empty."""
     columns = [pc.fill_null(table[name].cast(pa.string()), "") for name in key]
+    # Joined with the unit separator of ASCII, which no id contains.
     return columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\x1f")
 
 

@@ -36,6 +36,7 @@ def fork(old_uri: str, new_uri: str, config: Config, layout: Layout) -> list[str
         return []
     if not old.exists("config.yaml"):
         raise InputError(f"--fork {old_uri}: there is no run (no config.yaml); give the folder of a run")
+    # A run that still writes could be copied in the middle of a table.
     refuse_beside_another(old)
     before = old.stored_config()
     stale = following(changed_by(differences(before, config), layout), layout)

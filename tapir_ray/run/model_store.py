@@ -71,6 +71,7 @@ def local(model: str) -> str:
         if copy.is_dir():
             os.utime(copy)  # the time of the last use, for `_drop_others`
         else:
+            # Copied next to its place and renamed, so that a killed process leaves no half of a model.
             part = tempfile.mkdtemp(dir=siblings, prefix="part-")
             pafs.copy_files(storage.root, part, source_filesystem=storage.fs)
             os.rename(part, copy)

@@ -185,6 +185,7 @@ class Progress:
                 self.look(stage)
                 with self._print:
                     line = self._line(stage, before)
+                    # On a terminal the code moves the cursor to the begin of the line and erases it.
                     print(("\r\033[K" if terminal else "") + line, end="" if terminal else "\n", file=sys.stderr)
                     sys.stderr.flush()
 
@@ -198,6 +199,7 @@ class Progress:
             watcher.join()
             self._ask(stage)
             self._followed.pop(table, None)
+        # Not after an error: the heartbeat then still names the stage in which the run ended.
         stage.completed = True
         self.say(self._line(stage, before))
 

@@ -52,6 +52,7 @@ def resume_tables(
     folders: Sequence[str], fs: pafs.FileSystem, key: Key, transform_cpus: float = 0.1
 ) -> list[tuple[int, ray.ObjectRef]]:
     """Resumes several tables at once, as `resume_table` does one."""
+    # Three results, so that the keys stay in the object store and only their number comes to the driver.
     task: Any = ray.remote(num_cpus=transform_cpus)(_resume_and_tell).options(num_returns=3)
     found = [task.remote(folder, fs, key) for folder in folders]
     for folder, (_, _, torn) in zip(folders, found, strict=True):
@@ -145,6 +146,7 @@ def _finished(
         return pa.array([], pa.string())
     with opened as file:
         status = ["status"] if "status" in file.schema_arrow.names else []
+        # The whole block is read only if it has failed rows.
         block = file.read(columns=[*key, *status])
         if status and pc.any(pc.equal(block["status"], FAILED)).as_py():
             whole = file.read()

@@ -25,6 +25,7 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
     """
     retried: dict[str, int] = {}
     stale: list[Table] = []
+    # The summary belongs to a complete run.
     if run.exists("summary.json"):
         run.fs.delete_file(run.path("summary.json"))
     if isinstance(layout, ShardLayout):

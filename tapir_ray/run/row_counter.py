@@ -57,6 +57,7 @@ class RowCounter:
 
         Raises StageError if too many rows fail or if nothing happens any more, Stopped if its thread was asked to end.
         """
+        # Imported here, because it loads Ray Data.
         from ray.data.exceptions import ExecutionTimeoutError
 
         try:
@@ -67,6 +68,7 @@ class RowCounter:
                     break
                 yield block
         except ExecutionTimeoutError as error:
+            # Ray names the timeout only; the operator that the pipeline waited for says more.
             waits = self._run.progress.waits(self._stage) if self._run.progress is not None else None
             why = waits or str(error).strip().partition("\n")[0]
             raise StageError(f"{self._table}: no progress for resources.no_progress_timeout_s; {why}") from error

@@ -112,6 +112,7 @@ class ShardedTables:
             num_cpus=transform_cpus,
         )
         unpublished = set(self.rows)
+        # A pipeline with nothing left to do would still start its workers.
         if any(self._there[shard] < count for shard, count in self.rows.items()):
             write = functools.partial(write_each, folders=folders, fs=run.fs, key=key)
             with closing(blocks.written(rows, write, rows_per_block, transform_cpus)) as written:

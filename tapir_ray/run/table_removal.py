@@ -31,6 +31,7 @@ def remove(fs: pafs.FileSystem, folder: str) -> None:
         return
     marks = [f"{table}/{MARK}" for table in tables]
     manifests = [path for path in files if path.endswith(f"/{MANIFEST}")]
+    # Marks before manifests: without one, the rows of a folder that lost its manifest would be resumed.
     for mark in marks:
         atomic_files.write_bytes(fs, mark, b"{}\n")
     for path in manifests:

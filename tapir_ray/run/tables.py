@@ -71,7 +71,7 @@ class Tables(Storage):
         found = self.find_json(name)
         try:
             return Manifest(**found) if found is not None else None
-        except TypeError:
+        except TypeError:  # JSON with other fields than a manifest
             self.tell_torn(name)
             return None
 
@@ -100,6 +100,7 @@ class Tables(Storage):
             filesystem=self.fs,
             columns=columns,
             num_cpus=transform_cpus,
+            # Ray's default takes folders such as `a=b` in the path of a run for columns.
             partitioning=None,
             override_num_blocks=_read_blocks(sum(self.manifest(table).rows for table in tables)),
         )
@@ -202,6 +203,7 @@ class Tables(Storage):
         rows = rows.map_batches(
             functools.partial(conform, schema=schema), batch_format="pyarrow", batch_size=None, num_cpus=transform_cpus
         )
+        # A pipeline with nothing left to do would still start its engines.
         if expected is None or kept < expected:
             write = functools.partial(blocks.write_block, folder=self.path(table), fs=self.fs, key=key)
             with closing(blocks.written(rows, write, rows_per_block, transform_cpus)) as written:
@@ -212,6 +214,7 @@ class Tables(Storage):
         manifest = self.publish(
             table, files, seconds=seconds, expected=expected, max_error_rate=max_error_rate, extra=extra
         )
+        # After the manifest: until then the blocks are the only record of finished rows.
         blocks.tidy(self.path(table), self.fs, files)
         return manifest
 
@@ -259,6 +262,7 @@ class Tables(Storage):
         if statuses[FAILED] > max_error_rate * rows:
             (kind, _), *_ = reasons[FAILED].most_common(1)
             raise StageError(too_many(table, statuses[FAILED], rows, max_error_rate, examples[kind]))
+        # As late as possible: counting takes time, in which a suspended attempt can be overtaken.
         check_owner(self, self.attempt)
         manifest = Manifest(
             table=table,
@@ -277,9 +281,11 @@ class Tables(Storage):
 
 def counted(batch: pa.RecordBatch) -> Iterator[tuple[str, str | None, int]]:
     """Yields (status, an example of the reasons, number of rows) for each status and kind of reason in a batch."""
+    # Cast, because a column of nulls only may have no type.
     rows = pa.table({"status": batch["status"], "reason": batch["reason"].cast(pa.string())})
     # The text after the colon differs from row to row, so it is no part of the group; one of them is shown.
     kind = pc.extract_regex(rows["reason"], r"(?s)^(?P<kind>[^:]*:?)").combine_chunks().field("kind")
+    # Without threads: pyarrow refuses `first` with them.
     grouped = rows.append_column("kind", kind).group_by(["status", "kind"], use_threads=False)
     found = grouped.aggregate([("reason", "first"), ([], "count_all")])
     return zip(*(found[name].to_pylist() for name in ("status", "reason_first", "count_all")), strict=True)

@@ -36,7 +36,7 @@ class UsageActor(Ledger):
     def _save_again_and_again(self) -> None:
         while True:
             time.sleep(SAVE_S)
-            with self._lock:
+            with self._lock:  # calls of the actor's own thread change the counts meanwhile
                 self._kept()  # a failed write is tried again by the next one
 
     def close(self) -> tuple[dict[str, dict[str, float]], str | None]:

@@ -39,6 +39,7 @@ class UsageFiles:
                 states = {name: one for name, one in found.items() if one is not None and self._whole(name, one)}
                 return states.pop(self._mine, None), list(states.values())
             except OSError:
+                # Raised in the end: without the earlier usage, the budget could be exceeded.
                 if attempt == LOAD_ATTEMPTS:
                     raise
                 time.sleep(AGAIN_S)

@@ -56,7 +56,7 @@ class Ledger:
         self._has_budget = budget.max_cost is not None or budget.max_tokens is not None
         self._files = files
         self._clock = clock
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # re-entered by `save`, which runs inside `lease` too
         self._changed = self._used_up = False
         self._before: dict[str, dict[str, Count]] = defaultdict(dict)
         """Counts of earlier attempts, by role and kind."""
@@ -328,6 +328,7 @@ class Ledger:
         for role, count in unsettled_in(state):
             self._unsettled[role] += count
         for role, lease in state["reserved"]:
+            # From now on, since monotonic clocks of two processes cannot be compared.
             until = self._clock() + self._accounts[role].patience_s
             self._reserved[lease["id"]] = Reserved(role, Lease(**lease), until)
         self._resolved = state["resolved"]

@@ -47,6 +47,7 @@ def request_body(
 def request_key(scope: str, body: dict[str, Any]) -> str:
     """Returns the key of a request: a 128-bit hash of its body and of the engine's `scope`, as 32 hex digits."""
     content = json.dumps([scope, body], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    # `person` has a version: raise it when equal requests must not share their replies any more.
     return hashlib.blake2b(content.encode(), digest_size=16, person=b"tapir cache 2").hexdigest()
 
 

@@ -93,6 +93,7 @@ def _number(value: Any) -> int | None:
             value = float(value)
         except ValueError:
             return None
+    # In Python, True is an int.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST or math.isnan(value):
         return None
     return math.ceil(value)

@@ -66,6 +66,7 @@ def tracked(run: Run, config: Config, kinds: Collection[str]) -> Iterator[Tracke
     try:
         yield trackers
     except BaseException as error:
+        # `--until STAGE` ends by an error too, but it has done all that it was asked to.
         status, _ = why_ended(error)
         trackers.end({Reached.exit_status: COMPLETED, Stopped.exit_status: STOPPED}.get(status, FAILED))
         raise

@@ -37,6 +37,7 @@ class Background(Tracker):
         self._name, self._make = name, make
         self._calls: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(MOST_WAITING)
         self._told = False
+        # A daemon: a tracker that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, daemon=True, name=f"tapir-tracker-{name}")
 
     def start(self, run: RunInfo) -> None:
@@ -75,7 +76,7 @@ class Background(Tracker):
 
     def _work(self) -> None:
         tracker: Tracker | None = None
-        while (call := self._calls.get()) is not None:
+        while (call := self._calls.get()) is not None:  # None is the last one, from `_hand_over_last`
             method, arguments = call
             try:
                 tracker = self._make() if tracker is None else tracker

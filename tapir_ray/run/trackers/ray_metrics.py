@@ -65,6 +65,7 @@ class Metrics:
 
     def show(self) -> None:
         """Sends all values to Ray, which must be running."""
+        # A copy, because other threads set values meanwhile.
         for (name, tags), value in list(self._values.items()):
             if name not in self._gauges:
                 self._gauges[name] = self._made(name)
