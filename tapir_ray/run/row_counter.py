@@ -91,7 +91,7 @@ class RowCounter:
             self._examples.setdefault(kind, block["error"])
         if block["rows"] and not self._begun:
             self._begun = True
-            # Mostly the start of engines and workers, which `tapir status` and the report show apart from the speed.
+            # The time to the first rows is mostly the start of engines and workers.
             seconds = round(time.monotonic() - self._started, 2)
             self._run.event("first_rows", table=self._table, seconds=seconds)
         if self._run.progress is not None:
