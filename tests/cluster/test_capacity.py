@@ -174,7 +174,7 @@ def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
     both = {**local, "judge": {"engine": "vllm", "model": "j"}, "resources": {"teacher": kind, "judge": kind}}
     short = shortage(parse(both), nodes) or ""
     assert "resources.teacher needs 1 workers of 1 CPUs and 1 GPUs of type H100" in short
-    assert "room for 0 beside judge" in short
+    assert "room for 0 next to judge" in short
     assert shortage(parse(both), [*nodes, dict(H100)]) is None
     either = parse({**both, "resources": {"teacher": kind, "judge": {"gpus": 1}}})
     assert shortage(either, nodes) is None, "the judge takes the L4"
