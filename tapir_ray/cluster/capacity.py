@@ -62,6 +62,7 @@ def possible_nodes() -> list[Node]:
     nodes = [node["Resources"] for node in alive]
     there = Counter(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
     for group in groups():
+        # Only those that are not up yet: a node that is counts once.
         nodes += [group.resources] * (min(group.most, MOST_NODES) - there[group.name])
     return [_node(resources) for resources in nodes]
 
@@ -230,6 +231,7 @@ def _fitting(node: Node, claim: Replicas) -> int:
     if claim.accelerator_type and KIND + claim.accelerator_type not in node:
         return 0
     claims = ((node["CPU"], claim.cpus), (node["GPU"], claim.gpus))
+    # 1e-6, because 0.3 / 0.1 is a little less than 3.
     return min((int(has / (each * claim.tensor_parallel) + 1e-6) for has, each in claims if each), default=MOST_NODES)
 
 

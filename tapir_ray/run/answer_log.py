@@ -31,6 +31,7 @@ class AnswerLog:
     ) -> None:
         self.folder, self.fs, self.schema, self.key, self.rows_per_block = folder, fs, schema, key, rows_per_block
         self._file_of = blocks.files_of(folder, fs, key)
+        # A few blocks at a time: the log of a whole table may not fit into memory.
         self._rows_of = functools.lru_cache(maxsize=32)(self._read)
         self._waiting: list[dict[str, Any]] = []
 

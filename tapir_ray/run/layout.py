@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 SHARDS, IMPORTED, CLASSIFIER = "shards", "imported", "classifier"
+"""Folders of a run."""
 SEED_FILE, STATE = "seed_data.jsonl", "state"
 """File of rows that a simulator wrote for the run, and folder of the curriculum's state."""
 BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, SEED_FILE, STATE})

@@ -49,6 +49,7 @@ class Stage:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start of the stage, or its duration once it has ended."""
         return (self.ended or time.monotonic()) - self.started
 
     @property

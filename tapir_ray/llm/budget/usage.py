@@ -56,6 +56,7 @@ class Count:
 
     @property
     def tokens(self) -> int:
+        """Input and output tokens."""
         return self.input_tokens + self.output_tokens
 
     def numbers(self) -> dict[str, int]:

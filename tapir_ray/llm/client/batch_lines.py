@@ -21,6 +21,7 @@ class LineError(RequestFailed):
 def line_of(key: str, body: dict[str, Any]) -> bytes:
     """Returns a request as one line of the input file of a batch."""
     line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    # As UTF-8, since escapes would make texts in other scripts up to three times as long (`batch.max_bytes`).
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
@@ -28,7 +29,7 @@ def results_in(text: str) -> dict[str, dict[str, Any]]:
     """Returns the results in an output file by the key of their request. Unreadable lines are skipped: asked again."""
     results = {}
     for line in text.split("\n"):
-        with suppress(ValueError, RecursionError):
+        with suppress(ValueError, RecursionError):  # json raises RecursionError for deeply nested lists
             found = json.loads(line)
             if isinstance(found, dict) and isinstance(found.get("custom_id"), str):
                 results[found["custom_id"]] = found

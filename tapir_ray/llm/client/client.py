@@ -45,6 +45,8 @@ class Pause:
     until: float = field(default=0.0)
 
     async def over(self) -> None:
+        """Waits for the end of the pause."""
+        # A loop, because another reply may extend the pause meanwhile.
         while (left := self.until - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
@@ -108,6 +110,7 @@ class Client(ABC):
     ) -> Reply:
         endpoint = self.target.endpoint
         body = request_body(endpoint, messages, sampling or endpoint.sampling, seed, response_format)
+        # Without a seed, each sampled reply is meant to be a new one.
         if self._cache is None or (seed is None and body["temperature"]):
             return await self._ask(body, kind)
         key = request_key(self.target.scope, body)
@@ -163,6 +166,7 @@ class Client(ABC):
             if pause is not None and not self.target.limited:
                 # With known limits the ledger paces requests, and only this one waits.
                 self._pause.until = max(self._pause.until, time.monotonic() + pause)
+            # Jitter spreads the requests that failed at the same moment.
             backoff = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (attempt - 1))
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
         raise AssertionError("the last attempt returns")

@@ -35,6 +35,7 @@ class Fault:
 
     @property
     def overloaded(self) -> bool:
+        """Whether fewer requests in flight might have prevented this error."""
         return self.status in (429, 503)
 
 

@@ -39,6 +39,7 @@ class Said:
 
     @property
     def text(self) -> str:
+        """The texts of all parts, joined."""
         return "".join(self.texts)
 
 

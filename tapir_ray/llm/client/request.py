@@ -34,6 +34,7 @@ def request_body(
     if endpoint.max_completion_tokens is None:
         body["max_tokens"] = sampling.max_tokens
     else:
+        # OpenAI's reasoning models refuse `max_tokens`.
         body["max_completion_tokens"] = endpoint.max_completion_tokens
     if sampling.top_p < 1.0:
         body["top_p"] = sampling.top_p

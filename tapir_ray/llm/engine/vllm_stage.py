@@ -56,7 +56,7 @@ def tokenised(
     except RowRefused as refused:
         row["unasked"] = refused.reason
     if row["unasked"]:
-        prompt = [tokenizer.eos_token_id]
+        prompt = [tokenizer.eos_token_id]  # vLLM refuses an empty prompt
     row["tokenized_prompt"] = prompt
     row["max_tokens"] = 1 if row["unasked"] else min(sampling.max_tokens, student.max_model_len - len(prompt))
     # With a chat template from another model, the end of its turns is not in the model's own generation config.

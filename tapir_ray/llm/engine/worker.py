@@ -62,6 +62,7 @@ class Asking:
     async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[pa.Table]:
         async for said in super().__call__(batch):  # type: ignore[misc]
             rows = [self.collect(row) for row in said.get(self.data_column, ())]
+            # Rows differ in their columns, and `pa.Table.from_pylist` takes those of the first row only.
             names = dict.fromkeys(name for row in rows for name in row)
             yield pa.table({name: [row.get(name) for row in rows] for name in names})
 
@@ -131,7 +132,8 @@ class Keeping(Asking):
 
 
 def _sample(row: dict[str, Any], number: int) -> dict[str, Any]:
-    """The row as asked for its sampled answer of this number."""
+    """Returns the row as the request for its sampled answer of this number, counted from 0."""
+    # A seed for each: with equal seeds all samples would be the same.
     params = row["sampling_params"]
     sampled = {**params, "temperature": row["sample_temperature"], "seed": params["seed"] + 1 + number}
     return {**row, "sampling_params": sampled}
@@ -210,6 +212,6 @@ def collect(row: dict[str, Any], columns: list[str], marks: Sequence[Mark] = DEF
 
 
 def _without_thoughts(text: str, marks: Sequence[Mark]) -> str | None:
-    """The answer in a text; None if its thoughts did not end, or nothing follows them."""
+    """Returns the answer in a text; None if its thoughts did not end, or nothing follows them."""
     thoughts, answer, complete = split_thoughts(text, marks)
     return answer.strip() if complete and (answer.strip() or not thoughts) else None
