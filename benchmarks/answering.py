@@ -24,7 +24,7 @@ import ray.data
 
 from tapir_ray.config import CreateModel, Replicas, Student
 from tapir_ray.data import schemas
-from tapir_ray.llm.engine import vllm as student_stage
+from tapir_ray.llm.engine import vllm_stage as student_stage
 from tapir_ray.train.create_student import create_student
 
 TRANSFORM_CPUS = 0.1
