@@ -1,4 +1,4 @@
-"""The methods by name. A config's method decides its outputs, its loop, its report and its cost."""
+"""Methods by name: `METHODS["tapir"]`. `config.method` selects one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ METHODS: dict[str, Method] = {"tapir": TAPIR, "regenerate": REGENERATE}
 
 
 def method_of(config: Config) -> Method:
-    """The method that a config runs."""
+    """Returns the method that a config runs."""
     return METHODS[config.method]
 
 
 def layout_of(config: Config) -> Layout:
-    """The outputs of a run of the config."""
+    """Returns the tables that a run of the config writes."""
     return method_of(config).layout(config)

@@ -1,4 +1,4 @@
-"""What the commands need to know of a method."""
+"""Interface of a method: everything that the commands (`run`, `check`, `estimate`, `status`) ask of it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from tapir_ray.steps.stop import StopAfter
 
 @dataclass(frozen=True)
 class Method:
-    """A method: its outputs, the loop that makes them, its report and its cost."""
+    """A method: its tables, the loop that writes them, its report and its cost."""
 
     layout: Callable[[Config], Layout]
+    """Returns the tables of a run."""
     run: Callable[[Context, StopAfter], object]
-    """Makes the outputs that are not there. Raises Reached after the stage that StopAfter names."""
+    """Writes the tables that are missing. Raises Reached after the stage that StopAfter names."""
     summarise: Callable[[Context], dict[str, Any]]
-    """Returns what is in `summary.json` at the end of a run."""
+    """Returns the content of `summary.json`."""
     show: Callable[[dict[str, Any], Run, TextIO], None]
-    """Prints that summary for a person."""
+    """Prints that summary."""
     estimate: Callable[[Config, Seed, Taxonomy, Sizes], Estimate]
-    """Returns the requests of a whole run."""
+    """Returns the requests of a whole run, with their tokens and price."""
     assumes: tuple[str, ...]
-    """What the estimate takes for granted."""
+    """Assumptions of the estimate, printed below it."""
     asks: Callable[[Config], bool]
-    """Whether anything is asked of the teacher or the judge."""
+    """True if the run sends requests to the teacher or the judge."""
     trains: bool
-    """Whether a student is trained, which is checked before anything is spent."""
+    """True if a student is trained; its model and resources are then checked before the start."""
     needs_tasks: bool
-    """Whether every row needs a task with a weight."""
+    """True if every row needs a task with a mixture weight."""

@@ -1,7 +1,7 @@
-"""A dataset produced anew, without training: filtered, labelled, rebalanced, answered and judged, shard by shard.
+"""Regenerates a dataset without training: rows are filtered, labelled, rebalanced, answered and judged.
 
-What depends on all rows (repeats, the tasks' quotas) is done over all shards, the rest in shards of their own tables.
-As in `tapir.py` a table that is there is not made again, and a shard that was begun goes on at its rows.
+Repeats and task quotas depend on all rows, so those steps read the whole dataset. All other steps work shard by shard.
+A finished table is never written again. A started shard continues at its missing rows.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from tapir_ray.transforms.ingest import PARSED
 
 
 def regenerate(context: Context) -> dict[str, Any]:
-    """Do the operations of `config.regenerate`; returns the summary.
+    """Runs the operations of `config.regenerate` and returns the summary.
 
-    Leaves `shards/NNNNN/regenerated`, every row read with what has become of it, and `dataset/`, the rows that are ok,
-    with a card. Raises InputError for data that cannot be used, StageError and Stopped as the steps do.
+    Writes `shards/NNNNN/regenerated` (every row that was read, with its status and reason) and `dataset/` (the ok rows
+    and a dataset card). Raises InputError for unusable data, and StageError and Stopped as the steps do.
     """
     settings, tables = context.config.regenerate, context.shards
     assert settings is not None
-    clean(context)  # all rows: repeats, near-duplicates and overlaps filtered
+    clean(context)  # filters repeats, near-duplicates and contaminated rows over the whole dataset
     with context.progress.stage("cut into shards"):
         shards, labelled = cut_table(context.run, tables.ingested, settings.shards.rows), [tables.ingested]
     if settings.does("classify"):
         shards = reanswer.label_shards(context, shards)
         labelled = [tables.labelled.of(shard.name) for shard in shards]
-    chosen = balance(context, labelled)  # how many of each task, and by hash which
-    reanswer.reanswer(context, shards, chosen)  # answered, rewritten, and the better answer kept
+    chosen = balance(context, labelled)  # a quota for each task; its rows are drawn by hash
+    reanswer.reanswer(context, shards, chosen)  # answers, rewrites and keeps the better answer
     return dataset.publish(context, shards)
 
 
 def layout(config: Config) -> ShardLayout:
-    """The outputs of a regeneration: the rows read and cleaned, and two tables of each shard."""
+    """Returns the tables of a regeneration: those of the whole dataset in `seed/`, and two for each shard."""
     read = Table("seed/read", PARSED, SOURCE_AND_ID, stage="clean", files=(SEED_FILE,))
     evaluation_sets = Table("seed/evaluation_sets", PARSED, SOURCE_AND_ID, (read,), "clean")
     common_ngrams = Table("seed/common_ngrams", pa.schema([("hash", pa.uint64())]), inputs=(read,))
@@ -73,11 +73,11 @@ def _asks(config: Config) -> bool:
 REGENERATE = Method(
     layout=layout,
     run=lambda context, _: regenerate(context),
-    # Written with the dataset, whose card has the same numbers.
+    # `publish` has written it with the dataset card, so that both show the same numbers.
     summarise=lambda context: context.run.read_json("summary.json"),
     show=lambda made, _, file: print_made(made, file),
     estimate=estimated_regeneration,
-    assumes=("no row is filtered but by regenerate.balanced_rows, and answers are missing in each task alike",),
+    assumes=("only regenerate.balanced_rows filters rows, and the same share of answers is missing in every task",),
     asks=_asks,
     trains=False,
     needs_tasks=False,

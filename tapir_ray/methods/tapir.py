@@ -1,7 +1,7 @@
-"""The method: TAPIR (arXiv 2405.13448), task-aware curriculum planning for instruction refinement, in one screen.
+"""TAPIR (arXiv 2405.13448), task-aware curriculum planning for instruction refinement, in one screen.
 
-Every step reads tables of the run and publishes one; a step whose table is there is not done again. So a run that was
-stopped continues by being started again.
+Every step reads tables of the run and publishes one. A step is skipped if its table is finished, so a stopped run
+continues when it is started again.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PAIR = ("pair_id",)
 
 
 def distill(context: Context, stop: StopAfter) -> None:
-    """Move the teacher's instruction following into the student, hard tasks first.
+    """Distils the teacher into the student in rounds, with a growing share of hard instructions.
 
-    Leaves `rounds/NN/{scored,generated,training}`, `checkpoints/NN` and `evaluation/` in the run. Raises StageError
-    where a step cannot be completed, Reached after the stage that `stop` names.
+    Writes `rounds/NN/{scored,generated,training}`, `checkpoints/NN` and `evaluation/` into the run. Raises StageError
+    if a step cannot be completed, and Reached after the stage that `stop` names.
     """
     round_zero.ingest(context)
     stop.after("ingest")
@@ -47,12 +47,13 @@ def distill(context: Context, stop: StopAfter) -> None:
 
     for round_number in range(1, context.config.curriculum.rounds + 1):
         if not mix.done(context, round_number):
-            score.score(context, round_number)  # the student answers, the judge compares: MFD
+            score.score(context, round_number)  # the student answers, the judge compares: difficulty (MFD)
             stop.after("score")
-            plan = score.plan(context, round_number)  # δ, α and the expansions by task
+            plan = score.plan(context, round_number)  # δ, α and the number of expansions by task
             generate.generate(context, round_number, plan)  # new instructions like the hard ones, answered in style
             stop.after("generate")
-            mix.mix(context, round_number, plan)  # hard and easy at α, tasks by weight
+            mix.mix(context, round_number, plan)  # α hard and 1 − α easy, tasks by weight
+        # An existing training set skips the stages above, so `--until` has to stop for them here.
         stop.after("score", "generate", "mix")
         train.train(context, round_number)
         stop.after("train")
@@ -62,10 +63,11 @@ def distill(context: Context, stop: StopAfter) -> None:
 
 
 def layout(config: Config) -> LoopLayout:
-    """The outputs of a run: the seed data and the initial SFT, the rounds, and the evaluation of the last student."""
+    """Returns the tables of a run: seed data and initial SFT, every round, and the evaluation of the last student."""
     read = Table("seed/read", PARSED, SOURCE_AND_ID, stage="ingest", files=(SEED_FILE,))
     split = Table("seed/split", INSTRUCTIONS, SOURCE_AND_ID, (read,), "ingest")
-    # Their rows come from files of their own; with the seed data as an input another one leaves nothing of a run.
+    # Evaluation sets have files of their own. `read` is their input all the same, because changed seed data makes
+    # every table of the run stale.
     evaluation_sets = Table("seed/evaluation_sets", PARSED, SOURCE_AND_ID, (read,), "ingest")
     common_ngrams = Table("seed/common_ngrams", pa.schema([("hash", pa.uint64())]), inputs=(split,))
     ingested = Table(
@@ -137,7 +139,7 @@ def _round(
     generated_before: tuple[Table, ...],
     student: Table,
 ) -> Round:
-    """The outputs of a round, which begins with the student of the round before."""
+    """Returns the tables of a round; `student` is the checkpoint that it starts from."""
     folder, first = f"rounds/{number:02d}", number == 1
 
     def begins(stage: str, *columns: str) -> Begin | None:
@@ -174,7 +176,7 @@ TAPIR = Method(
     summarise=summarise,
     show=print_table,
     estimate=estimated,
-    assumes=("seed rows that overlap with the holdout, and tasks without a weight, are not known before the run",),
+    assumes=("seed rows that overlap with the holdout, and tasks without a weight, cannot be counted before the run",),
     asks=lambda config: True,
     trains=True,
     needs_tasks=True,
