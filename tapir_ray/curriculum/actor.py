@@ -6,10 +6,10 @@
     mix = curriculum.plan_mix(1, capacities)
     remove(curriculum)
 
-The files are the truth and the actor a cache of them: every change is a new object RUN/state/ATTEMPT-VERSION.json,
-never renamed nor written twice, of which the last readable one holds. So the actor may die at any moment, and an object
-cut short by that is passed over. A driver has an attempt number; as soon as a later one has started, on this cluster
-or another, the calls of an earlier one are refused. Every operation may be repeated without harm.
+The files are the truth and the actor is a cache of them. Every change is a new object RUN/state/ATTEMPT-VERSION.json,
+which is never renamed or overwritten; the last readable object is the state. So the actor may die at any moment: an
+object that was cut short is skipped. Every driver has an attempt number. Once a later attempt has started, on this
+cluster or another, calls of an earlier one are refused. Every operation is idempotent.
 """
 
 from __future__ import annotations
@@ -37,43 +37,47 @@ NAMESPACE = "tapir"
 
 
 class StateFiles:
-    """The versions of a run's state as immutable objects in one folder (a path or a URI)."""
+    """Versions of a run's state, as immutable objects in one folder (a path or a URI)."""
 
     def __init__(self, run_uri: str) -> None:
         self._storage = Storage.at(run_uri)
 
     def versions(self) -> list[tuple[int, int]]:
-        """(attempt, version) of every object, rising."""
+        """Returns (attempt, version) of every object, in rising order."""
         found = (_OBJECT.fullmatch(name) for name in self._storage.children(STATE))
         return sorted((int(match[1]), int(match[2])) for match in found if match)
 
     def latest(self) -> dict[str, Any] | None:
-        """The content of the last object that was written to its end; None where there is none.
+        """Returns the content of the last complete object; None for a run without any.
 
-        Raises StageError if there are objects and none can be read: rounds would be planned again without a word.
+        Raises StageError if objects exist but none can be read: every round would silently be planned again.
         """
         versions = self.versions()
         for attempt, version in reversed(versions):
-            # One that is cut short by the death of its writer is one that nobody has seen.
-            found = self._storage.find_json(_name(attempt, version), "is passed over: the one before it holds")
+            # The writer of a cut-short object died before it returned, so no caller has acted on that version.
+            found = self._storage.find_json(_name(attempt, version), "is skipped: the version before it is used")
             if found is not None:
                 return found
         if versions:
             raise StageError(
-                f"{self._storage.uri_of(STATE)}: none of its {len(versions)} objects can be read; put them back from "
-                "a copy, or remove the folder to have every round planned again from its stored scores"
+                f"{self._storage.uri_of(STATE)}: none of its {len(versions)} objects can be read; restore them from "
+                "a backup, or remove the folder to plan every round again from its stored scores"
             )
         return None
 
     def write(self, attempt: int, content: Mapping[str, Any]) -> None:
-        """A new version. Raises StageError where a later attempt, or another process of this one, has written one."""
+        """Writes a new version.
+
+        Raises StageError if a later attempt, or another process of the same attempt, has written one.
+        """
         versions = self.versions()
         if versions and versions[-1][0] > attempt:
             raise StageError(_refusal(attempt, versions[-1][0]))
         version = versions[-1][1] + 1 if versions and versions[-1][0] == attempt else 0
         name = _name(attempt, version)
         made = self._storage.create_json(name, content)
-        if made is None:  # storage without conditional writes
+        if made is None:
+            # The storage has no conditional writes. Reading first detects an earlier writer, but not a simultaneous one.
             if self._storage.find_json(name) not in (None, content):
                 made = False
             else:
@@ -81,7 +85,7 @@ class StateFiles:
         if made is False:
             raise StageError(
                 f"{self._storage.uri_of(name)} was written by another process of attempt {attempt} at the same moment; "
-                "this one must stop"
+                "this process must stop"
             )
 
 
@@ -92,11 +96,12 @@ def _name(attempt: int, version: int) -> str:
     return f"{STATE}/{attempt:05d}-{version:06d}.json"
 
 
+# No CPU: it must never wait for one behind engines. Restarts and retries are safe since every operation is idempotent.
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Curriculum:
-    """State: {"config": hash, "seed_counts": {task: n}, "rounds": {round: {"stats", "plan", "mix"}}}.
+    """Actor with the state {"config": hash, "seed_counts": {task: n}, "rounds": {round: {"stats", "plan", "mix"}}}.
 
-    Every method takes the caller's attempt first; StageError for one that a later attempt has overtaken.
+    Every method takes the caller's attempt number first and raises StageError if a later attempt has started.
     """
 
     def __init__(self, run_uri: str, config_json: str) -> None:
@@ -108,20 +113,21 @@ class Curriculum:
         new: dict[str, Any] = {"config": self.config.digest(), "seed_counts": {}, "rounds": {}}
         try:
             self.state = self.files.latest() or new
-        except StageError as error:  # an actor that cannot be made would be made again and again
+        except StageError as error:
+            # Kept for `claim`: Ray would restart an actor whose constructor raises, again and again.
             self.state, self.unreadable = new, error
 
     def claim(self, attempt: int, config_hash: str) -> None:
-        """Makes `attempt` the one that is served.
+        """Serves `attempt` from now on.
 
-        Raises InputError for another configuration than the run's, StageError where its state cannot be read.
+        Raises InputError if the configuration is not the run's, and StageError if the state cannot be read.
         """
         if self.unreadable is not None:
             raise self.unreadable
         if config_hash != self.state["config"]:
             raise InputError(
                 f"the run's curriculum state belongs to another config (hash {self.state['config']}, now "
-                f"{config_hash}); use the config it was started with, or another run_dir"
+                f"{config_hash}); use the config that the run was started with, or another run_dir"
             )
         self._check(attempt)
         if attempt > self.attempt:
@@ -196,7 +202,8 @@ class Curriculum:
         return entry
 
     def _save(self, state: dict[str, Any]) -> None:
-        """Storage first: what a caller has seen is never lost."""
+        """Writes the state to storage, then serves it: a state that a caller has seen is never lost."""
+        # The JSON round trip makes the served state equal to the one read after a restart (keys become strings).
         content = json.loads(json.dumps(state))
         self.files.write(self.attempt, content)
         self.state = content
@@ -208,61 +215,65 @@ class Curriculum:
 
 @dataclass(frozen=True)
 class Handle:
-    """A driver's way to the actor, with its attempt number; may be pickled. Calls wait for their answer.
+    """A driver's client of the actor, with its attempt number; can be pickled.
 
-    Every call raises StageError once a later attempt has started.
+    Calls block until they are answered. Every call raises StageError once a later attempt has started.
     """
 
     actor: Any
     attempt: int
 
     def set_seed_counts(self, counts: Mapping[str, int]) -> None:
-        """Rows of the seed data by task: the weights of `curriculum.tasks: seed`; without use for another taxonomy."""
+        """Stores the seed rows by task, the weights of `curriculum.tasks: seed`. Other taxonomies do not use them."""
         _call(self.actor.set_seed_counts, self.attempt, dict(counts))
 
     def observe(self, round_number: int, stats: ScoreStats) -> None:
-        """Stores a round's scores. The same again changes nothing; others replace them and the round's plan and mix."""
+        """Stores a round's scores. Different scores replace the stored ones and remove the round's plan and mix."""
         _call(self.actor.observe, self.attempt, round_number, stats.model_dump_json())
 
     def plan(self, round_number: int) -> Plan:
-        """The round's plan: made once, then the stored one. Raises StageError as `make_plan`, or without scores."""
+        """Returns the round's plan, which is made once and stored.
+
+        Raises StageError as `make_plan` does, and for a round without scores.
+        """
         return Plan.model_validate_json(_call(self.actor.plan, self.attempt, round_number))
 
     def plan_mix(self, round_number: int, capacities: Mapping[Cell, tuple[int, int]]) -> Mix:
-        """The round's quota table under `sampling.Counts.capacities`; the stored one for the same capacities."""
+        """Returns the round's quota table under `sampling.Counts.capacities`; stored until the capacities change."""
         cells = [(pool, task, rows, size) for (pool, task), (rows, size) in sorted(capacities.items())]
         return Mix.model_validate_json(_call(self.actor.plan_mix, self.attempt, round_number, cells))
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state, of JSON values."""
+        """Returns the whole state, as JSON values."""
         found: dict[str, Any] = _call(self.actor.state_dict, self.attempt)
         return found
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Replaces the whole state. Raises InputError for the state of another configuration."""
+        """Replaces the whole state. Raises InputError if it belongs to another configuration."""
         _call(self.actor.load_state_dict, self.attempt, dict(state))
 
     def metrics(self) -> dict[str, float]:
-        """Numbers by name, such as `round_1/alpha`."""
+        """Returns numbers by name: `{"rounds_planned": 1, "round_1/alpha": 0.3, …}`."""
         found: dict[str, float] = _call(self.actor.metrics, self.attempt)
         return found
 
 
 def start(run_uri: str, run_id: str, config_json: str, attempt: int) -> Handle:
-    """The run's actor, started or found, serving `attempt` from now on.
+    """Starts the run's actor, or finds the running one, and has it serve `attempt`.
 
-    Raises InputError where the run belongs to another configuration, StageError where a later attempt has started.
+    Raises InputError if the run belongs to another configuration, and StageError if a later attempt has started.
     """
     name = f"curriculum-{run_id}"
     actor = Curriculum.options(  # type: ignore[attr-defined]
         name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **with_driver()
     ).remote(Storage.at(run_uri).uri, config_json)
+    # `get_if_exists` ignores the arguments of an actor that runs already, so the config is compared in `claim`.
     _call(actor.claim, attempt, Config.model_validate_json(config_json).digest())
     return Handle(actor, attempt)
 
 
 def remove(handle: Handle) -> None:
-    """Ends the actor for good; the state stays in the run's storage."""
+    """Kills the actor without a restart. The state stays in the run's storage."""
     ray.kill(handle.actor, no_restart=True)
 
 

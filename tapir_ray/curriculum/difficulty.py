@@ -1,9 +1,9 @@
-"""The difficulty of scored rows by the configured measure, and the pool that each row falls into.
+"""Difficulty of scored rows by the configured measure, and the pool of each row.
 
     rows = with_difficulty(rows, "mfd")
     rows = with_pool(rows, delta=plan.threshold, min_teacher_score=config.judge.min_teacher_score)
 
-Hard means difficulty ≥ δ; the measures themselves are in `measures/`.
+A row is hard if its difficulty is at least δ. The measures are in `measures/`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tapir_ray.data.schemas import OK, with_columns
 
 HARD, EASY, UNRELIABLE = "hard", "easy", "unreliable"
 DIGITS = 2
-"""A difficulty counts to this many decimals, so that the pools hold exactly what the plan's histogram counted."""
+"""Decimals of a difficulty. Pools and the plan's histogram round alike, so a pool has as many rows as were planned."""
 
 
 def with_difficulty(rows: pa.Table, spec: str) -> pa.Table:
-    """`rows` with the column `difficulty` of the measure `spec`, as float64 rounded to 0.01; higher is harder.
+    """Returns `rows` with the column `difficulty` by the measure `spec`: float64, rounded to 0.01, higher is harder.
 
-    The measure's own columns are in the table as well.
+    The measure's own columns are added as well.
     """
     measure = load_measure(spec)
-    # Answers that were stored before they were measured have them empty.
+    # Stored answers already have the measure's columns, all null; a measure must not find them in its input.
     measured = measure(rows.drop_columns([one.name for one in measure.columns if one.name in rows.column_names]))
     if isinstance(measured, pa.Table):
         rows, measured = measured, measured["difficulty"]
@@ -33,15 +33,16 @@ def with_difficulty(rows: pa.Table, spec: str) -> pa.Table:
 
 
 def rounded(values: Column) -> Column:
-    """Difficulties to 0.01, without a negative zero."""
+    """Returns difficulties rounded to 0.01."""
+    # Adding 0.0 turns −0.0 into 0.0, which would otherwise be a group of its own in `group_by`.
     return pc.add(pc.round(values, DIGITS), 0.0)
 
 
 def pool_of(difficulty: Column, teacher_score: Column, delta: float, min_teacher_score: float) -> Column:
-    """`hard`, `easy` or `unreliable` for each row, as strings; null where there is no difficulty (never judged).
+    """Returns `hard`, `easy` or `unreliable` for each row, as strings; null for a row without a difficulty.
 
-    A row whose teacher answer scored below `min_teacher_score` is in neither pool: two bad answers are not easy.
-    A measure that needs no judge leaves `teacher_score` null, and its rows are reliable.
+    A row is unreliable if its teacher's answer scored below `min_teacher_score`: two bad answers do not make it easy.
+    Rows without a `teacher_score`, as of a measure without a judge, are reliable.
     """
     unreliable = pc.fill_null(pc.less(teacher_score, min_teacher_score), False)
     hard = pc.greater_equal(rounded(difficulty), delta)
@@ -50,7 +51,7 @@ def pool_of(difficulty: Column, teacher_score: Column, delta: float, min_teacher
 
 
 def with_pool(rows: pa.Table, delta: float, min_teacher_score: float) -> pa.Table:
-    """Scored rows with the column `pool` (see `pool_of`); null where the status is not ok."""
+    """Returns scored rows with the column `pool` (see `pool_of`), null for rows that are not ok."""
     pool = pool_of(rows["difficulty"], rows["teacher_score"], delta, min_teacher_score)
     pool = pc.if_else(pc.equal(rows["status"], OK), pool, pa.scalar(None, pa.string()))
     return with_columns(rows, pool=pool)

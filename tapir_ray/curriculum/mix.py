@@ -1,4 +1,4 @@
-"""From a plan and the pools' sizes to the quota table of a training set: a pure function of counts.
+"""Quota table of a training set, from a plan and the sizes of the pools: a pure function of counts.
 
 mix = make_mix(plan, capacities, config, taxonomy)   # quota by pool and task
 """
@@ -17,7 +17,7 @@ from tapir_ray.errors import StageError
 
 
 class Mix(Record):
-    """The quota table of a training set, in `unit`s."""
+    """Quota table of a training set, in `unit`s (`tokens` or `pairs`)."""
 
     round: int
     unit: str
@@ -25,26 +25,28 @@ class Mix(Record):
     size: int
     alpha_asked: float
     alpha: float
-    """What the plan gave, moved where a pool was empty or too small and it may be moved."""
+    """`alpha_asked`, moved if a pool was empty or too small and `on_small_pool` allows it."""
     share: float
-    """Hard share of the table: α to within one unit."""
+    """Hard share of the quotas: α to within one unit."""
     quota: dict[str, dict[str, int]]
-    """By pool, then task."""
+    """By pool, then by task."""
     capacity: dict[str, dict[str, int]]
+    """Upper bounds of the quotas, repeats included."""
     weights: dict[str, float]
     absent_tasks: list[str]
     warnings: list[str]
 
     @property
     def table(self) -> dict[Cell, int]:
-        """The quotas by (pool, task)."""
+        """Quotas by (pool, task)."""
         return {(pool, task): size for pool, tasks in self.quota.items() for task, size in tasks.items()}
 
 
 def make_mix(plan: Plan, capacities: Mapping[Cell, tuple[int, int]], config: Config, taxonomy: Taxonomy) -> Mix:
-    """The quota table of a round's training set, under (rows, size) × mix.max_repeat of every hard and easy cell.
+    """Returns the quota table of a round's training set.
 
-    Raises StageError where no cell has a row, or a pool is empty or too small and on_small_pool is `stop`.
+    `capacities` are (rows, size) of every cell; a quota is at most `mix.max_repeat` times that. Raises StageError if no
+    cell has a row, and if a pool is empty or too small while `on_small_pool` is `stop`.
     """
     policy = config.curriculum.difficulty.on_small_pool
     unit = 1 if config.mix.unit == "tokens" else 0
@@ -63,6 +65,7 @@ def make_mix(plan: Plan, capacities: Mapping[Cell, tuple[int, int]], config: Con
     if empty or size == 0 or (asked is not None and size < asked):
         if policy == "stop":
             raise StageError(f"round {plan.round}: {shortfall}, too few for mix.size at α = {alpha:g}; lower mix.size")
+        # An empty pool moves α under every policy but `stop`: with the old α next to no row could be drawn.
         if empty or size == 0 or policy == "move_alpha":
             target = min(room[HARD] + room[EASY], asked or room[HARD] + room[EASY])
             if target == 0:

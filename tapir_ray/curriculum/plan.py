@@ -1,17 +1,22 @@
-"""From a round's scores to its plan: a pure function of counts.
+"""Plan of a round, from its scores: a pure function of counts.
 
     plan = make_plan(1, stats, config, taxonomy)         # δ, α, draws by task
 
-What may move where a pool is too small is this project's decision. With n reliable rows, the plan wants to be able to
-mix as many rows as were scored (or `mix.size` pairs), each at most `mix.max_repeat` times:
+The paper does not say what to do if a pool is too small; these rules are this project's. With n reliable rows, the plan
+aims at a mix of as many rows as were scored (or `mix.size` pairs), each at most `mix.max_repeat` times:
 
 - easy · max_repeat ≥ (1 − α) · n;
 - hard · max_repeat + expand.size ≥ α · n, since expansions add to the hard pool, and
   hard ≥ curriculum.difficulty.min_hard_share · n (at least 1), since expansions need sources.
 
-`move_threshold` takes the value of the histogram nearest to δ that satisfies both (or comes closest to it). For a
-`positive` measure such as `mfd` it takes none at or below 0: a student that is not worse has nothing to learn there.
-`move_alpha` leaves δ. `stop` ends the run. An empty hard pool after all that is an error.
+If one of them fails, `curriculum.difficulty.on_small_pool` decides:
+
+- `move_threshold` moves δ to the nearest value of the histogram that satisfies both, or comes closest to it. For a
+  `positive` measure such as `mfd` that value is above 0: where the student is as good, it has nothing to learn.
+- `move_alpha` keeps δ and moves α.
+- `stop` ends the run.
+
+A hard pool that is still empty is an error.
 """
 
 from __future__ import annotations
@@ -38,7 +43,7 @@ class PoolCounts(Record):
 
 
 class Plan(Record):
-    """What a round does; `*_asked` is what the configuration says, beside it what is done."""
+    """Decisions of a round. `alpha_asked` is what the configuration says, `alpha` what is done; likewise for δ."""
 
     round: int
     alpha_asked: float
@@ -51,7 +56,7 @@ class Plan(Record):
     unreliable: int
     failed: int
     filtered: int
-    """Rows that the judge refused."""
+    """Rows that the judge refused to score."""
     unscored: int
     by_task: dict[str, PoolCounts]
     weights: dict[str, float]
@@ -60,10 +65,11 @@ class Plan(Record):
     expand: dict[str, int]
     """Draws from the hard rows of each task; they sum to expand.size."""
     noise: float | None
-    """σ of a single MFD; None is not measured."""
+    """σ of a single MFD; None if it was not measured."""
     mean_seen: float | None
+    """Mean difficulty of rows that were trained on before; it measures memory."""
     mean_unseen: float | None
-    """Mean difficulty of rows that were trained on before, which measures memory, and of the others."""
+    """Mean difficulty of all other rows."""
     length_correlation: float | None
     teacher_score: float | None
     student_score: float | None
@@ -76,7 +82,11 @@ class Plan(Record):
 
 
 def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Taxonomy) -> Plan:
-    """The plan of a round. Raises StageError, saying what to change, where nothing is hard or a pool is too small."""
+    """Returns the plan of a round.
+
+    Raises StageError, which says what to change, if no row is hard or reliable, or if a pool is too small and
+    `on_small_pool` is `stop`.
+    """
     rules = config.curriculum.difficulty
     alpha_asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
     histogram = stats.histogram
@@ -153,7 +163,7 @@ def _hard(histogram: Mapping[float, int], delta: float) -> int:
 
 
 def _needs(n: int, alpha: float, config: Config) -> tuple[int, int]:
-    """The least (hard, easy) rows a round can work with, as the head of this file says."""
+    """Returns the fewest (hard, easy) rows that a round needs, by the rules at the top of this file."""
     rows = n if config.mix.size is None or config.mix.unit == "tokens" else min(n, config.mix.size)
     repeat, share = config.mix.max_repeat, exact(alpha)
     hard = max(
@@ -165,15 +175,15 @@ def _needs(n: int, alpha: float, config: Config) -> tuple[int, int]:
 
 
 def _quantile(histogram: Mapping[float, int], fraction: float) -> float:
-    """The value from which on the rows are nearest to `fraction` of all; of two as near, the harder."""
+    """Returns the threshold whose hard rows are nearest to `fraction` of all; of two equally near, the higher one."""
     target = round_half_up(exact(fraction) * sum(histogram.values()))
     return min(histogram, key=lambda value: (abs(_hard(histogram, value) - target), -value))
 
 
 def _moved(histogram: Mapping[float, int], asked: float, hard_need: int, easy_need: int, positive: bool) -> float:
-    """The value of the histogram that lacks the fewest rows in both pools, nearest to `asked`.
+    """Returns the value of the histogram with the fewest rows missing in both pools; of equals, the nearest to `asked`.
 
-    `asked` itself is among them where it leaves a hard row, and is the answer where no other may be.
+    `asked` itself is a candidate if it leaves a hard row, and the result if there is no candidate.
     """
     n = sum(histogram.values())
     allowed = [value for value in histogram if value > 0.0 or not positive]
@@ -188,22 +198,23 @@ def _moved(histogram: Mapping[float, int], asked: float, hard_need: int, easy_ne
 
 
 def _moved_alpha(hard: int, n: int, alpha: float, config: Config) -> float:
-    """The α nearest to `alpha` that a mix of all n rows can have, the expansions counted as hard."""
+    """Returns the α nearest to `alpha` that a mix of all n rows can have; expansions count as hard."""
     repeat = config.mix.max_repeat
     least = 1 - Fraction((n - hard) * repeat, n)
     most = Fraction(hard * repeat + config.expand.size, n)
+    # 12 digits as in `schedule.alpha`, so that moved and scheduled values compare equal.
     return float(round(min(max(exact(alpha), least, Fraction(0)), most, Fraction(1)), 12))
 
 
 def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
-    """Why the difficulties of this round may not be what they seem."""
+    """Returns the reasons to distrust the difficulties of this round."""
     warnings = []
     if stats.noise is not None and delta < 2 * stats.noise:
         warnings.append(
             f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
         )
     if stats.noise is None and (why := _unmeasured(stats, config)):
-        warnings.append(f"σ of the judge is not measured, so nothing is known of δ < 2σ: {why}")
+        warnings.append(f"σ of the judge is not measured, so δ cannot be compared with 2σ: {why}")
     length = stats.length_correlation
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
         warnings.append(f"scores follow the length of answers (correlation {length:.2f})")
@@ -211,7 +222,7 @@ def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
 
 
 def _unmeasured(stats: ScoreStats, config: Config) -> str | None:
-    """Why a second judging that was asked for says nothing of the noise; None where few rows were judged."""
+    """Returns why the requested second judging does not measure noise; None if it was not requested or had few rows."""
     if not config.judge.repeat_share or not config.measure_needs_judge:
         return None
     if config.judge.repeated_at(config.judge_endpoint) == 0.0:

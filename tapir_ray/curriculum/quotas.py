@@ -1,9 +1,10 @@
-"""The quota table: how many rows (or tokens) of each pool and task make up a set. Integers, exact, and in an order of
-precedence: the challenge share α first, then the task weights, under what the cells hold.
+"""Quota table: the number of rows (or tokens) that each pool and task gives to a set. Exact integer arithmetic.
 
     quotas({("hard", "Math"): 40, ("easy", "Math"): 10}, total=None, alpha=0.5, weights={"Math": 1.0})
+    # {("hard", "Math"): 10, ("easy", "Math"): 10}: 20 is the largest total at α = 0.5
 
-The rule is a decision of this project (the paper states the shares, not what happens where a cell runs out).
+The challenge share α takes precedence over the task weights, and no cell gives more than it holds. The paper states the
+shares, but not what to do if a cell runs out; that rule is this project's.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ Cell = tuple[str, str]
 
 
 def round_half_up(value: Fraction) -> int:
-    """The nearest integer; halves go up."""
+    """Returns the nearest integer; halves are rounded up."""
     return math.floor(value + Fraction(1, 2))
 
 
 def quotas(
     capacity: Mapping[Cell, int], total: int | None, alpha: float, weights: Mapping[str, float]
 ) -> dict[Cell, int]:
-    """The quota of every cell of `capacity`, hard cells summing to round_half_up(α·T) and easy ones to the rest.
+    """Returns the quota of every cell of `capacity`; hard cells sum to round_half_up(α·T), easy cells to the rest.
 
-    T is the largest total, at most `total`, for which both pools can give their part. Within a pool of N the quotas
-    minimise Σ_t (q_t − w_t·N)² / w_t under 0 ≤ q_t ≤ capacity, w being the weights of the pool's tasks scaled to sum
-    to 1; ties go to the task first by name. A task without a weight gets nothing and its capacity counts for nothing:
-    a weight of 0 means never. Raises ValueError for a negative capacity or an α outside 0..1.
+    T is the largest total, at most `total`, for which both pools can give their share. Within a pool of N units the
+    quotas minimise Σ_t (q_t − w_t·N)² / w_t under 0 ≤ q_t ≤ capacity; w are the weights of the pool's tasks, scaled to
+    sum to 1. Ties go to the task that comes first by name. A task without a weight, or of weight 0, gets 0 and its
+    capacity is ignored. Raises ValueError for a negative capacity or an α outside 0..1.
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha is {alpha}, not within 0..1")
@@ -51,10 +52,8 @@ def quotas(
 
 
 def largest_total(hard: int, easy: int, total: int | None, alpha: float) -> int:
-    """The largest T ≤ `total` (None: no limit) with round_half_up(α·T) ≤ `hard` and the rest ≤ `easy`.
-
-    Both parts grow with T, since α ≤ 1, so it is found by halving.
-    """
+    """Returns the largest T ≤ `total` (None: no limit) with round_half_up(α·T) ≤ `hard` and the rest ≤ `easy`."""
+    # Binary search: neither part falls as T grows, since α ≤ 1.
     share = exact(alpha)
     low, high = 0, hard + easy if total is None else min(total, hard + easy)
     while low < high:
@@ -68,12 +67,13 @@ def largest_total(hard: int, easy: int, total: int | None, alpha: float) -> int:
 
 
 def apportion(total: int, capacity: Mapping[str, int], weights: Mapping[str, float]) -> dict[str, int]:
-    """`total` split over the tasks of `capacity` (all of positive weight), as `quotas` says.
+    """Splits `total` over the tasks of `capacity` (all of positive weight) by the rule of `quotas`.
 
-    The real-valued optimum is min(capacity, λ·w) (water-filling). The objective is separable and convex, so the
-    integer optimum lies less than the number of tasks from it, and adding units one by one to the task of the
-    smallest increment (2q + 1)/w reaches it exactly, at any size of `total`. Raises ValueError where `total` does not
-    fit.
+    The real-valued optimum is min(capacity, λ·w) (water-filling). The objective is separable and convex, so every
+    integer quota is within the number of tasks of it. From that far below, adding units one by one to the task of the
+    smallest increment (2q + 1)/w reaches the optimum exactly, in a time that does not grow with `total`.
+
+    Raises ValueError if `total` is more than the capacities hold.
     """
     if total > sum(capacity.values()):
         raise ValueError(f"{total} does not fit into {sum(capacity.values())}")
@@ -94,12 +94,12 @@ def apportion(total: int, capacity: Mapping[str, int], weights: Mapping[str, flo
 
 
 def exact(value: float) -> Fraction:
-    """The decimal number that a float is written as: 0.3 is 3/10."""
+    """Returns the decimal number that a float is written as: `exact(0.3)  # 3/10`."""
     return Fraction(repr(float(value)))
 
 
 def _water_level(total: int, capacity: Mapping[str, int], share: Mapping[str, Fraction]) -> Fraction:
-    """λ with Σ min(capacity, λ·w) = total."""
+    """Returns λ with Σ min(capacity, λ·w) = total."""
     filled, open_share = 0, sum(share.values(), Fraction(0))
     for task in sorted(capacity, key=lambda task: capacity[task] / share[task]):
         level = (total - filled) / open_share

@@ -1,4 +1,4 @@
-"""What the curriculum decided, as a file that a person reads."""
+"""Base of the curriculum's decisions (`Plan`, `Mix`), which are written to `rounds/NN/plan.json`."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """One decision, whole: what was asked, what is done, and the warnings."""
+    """A decision: what the configuration asks for, what is done, and the warnings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> str:
-        """The record as indented JSON, for a file that a person reads."""
+        """Returns the record as indented JSON."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def shared_out(absent: list[str]) -> list[str]:
-    """The warning that tasks have no rows, if any has none."""
+    """Returns a warning about tasks without rows; empty if every task has some."""
     if not absent:
         return []
     shown = ", ".join(absent[:3]) + (f" and {len(absent) - 3} more tasks" if len(absent) > 3 else "")

@@ -1,13 +1,14 @@
-"""Drawing the rows of a quota table from a table of any length, as a stream and in no order.
+"""Draws the rows of a quota table from a table of any length, as a stream and in any order.
 
-    found = count_cells(rows, random_seed=0, salt=(1, "mix"))     # a pass; a quota is made under found.capacities
-    chosen = cutoffs(rows, found, quota)                          # another
-    sample = take(rows, chosen)                                   # lazy; + column `copy`
+    found = count_cells(rows, random_seed=0, salt=(1, "mix"))     # first pass; found.capacities bounds the quota
+    chosen = cutoffs(rows, found, quota)                          # second pass
+    sample = take(rows, chosen)                                   # lazy; adds the column `copy`
 
-Each row has a key, a uniform 128-bit hash of (instruction_id, random seed, salt); of a cell the rows with the smallest
-keys are taken. So the same plan gives the same rows, whatever the order of arrival and the number of blocks. Rows need
-unique ids and the columns `instruction_id`, `pool` and `task`; a row without pool or task is in no cell.
-The driver holds counts by cell and key prefix, and the keys of one prefix in 256 of a cell.
+Each row has a key, a uniform 128-bit hash of (instruction_id, random seed, salt). Every cell gives its rows with the
+smallest keys, so the same plan gives the same rows, whatever their order and the number of blocks.
+
+Rows need unique ids and the columns `instruction_id`, `pool` and `task`; a row without pool or task is in no cell. The
+driver holds the counts by cell and key prefix, and the keys of one of the 256 prefixes of each cell.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
 
 @dataclass(frozen=True)
 class Counts:
-    """The rows of a table by cell and key prefix, and what the keys were hashed with."""
+    """Number and size of a table's rows by cell and key prefix, with the seed and salt of the keys."""
 
     cells: Mapping[Cell, np.ndarray]
-    """By (pool, task) the rows and their sizes by prefix, int64 of shape (2, prefixes)."""
+    """By (pool, task): number of rows and sum of their sizes by prefix, int64 of shape (2, prefixes)."""
     random_seed: int
     salt: tuple[object, ...]
     size_column: str | None
-    """What sizes are sums of; a row has size 1 for None."""
+    """Column of a row's size; with None every row has size 1."""
 
     @property
     def capacities(self) -> dict[Cell, tuple[int, int]]:
-        """(rows, size) of every cell."""
+        """Number of rows and their size, of every cell."""
         return {cell: (int(rows.sum()), int(sizes.sum())) for cell, (rows, sizes) in self.cells.items()}
 
     def histogram(self, cell: Cell, unit: Literal["rows", "size"]) -> np.ndarray:
-        """Rows or sizes of a cell by prefix; zeros for a cell that has no row."""
+        """Returns the rows or sizes of a cell by prefix, int64 of shape (prefixes,); zeros for a cell without rows."""
         rows, sizes = self.cells.get(cell, np.zeros((2, 1 << PREFIX_BITS), np.int64))
         return rows if unit == "rows" else sizes
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a cell gives: every row `copies` times, and the rows with a key of at most `last` once more."""
+    """Draw of a cell: every row `copies` times, and the rows with a key of at most `last` once more."""
 
     copies: int
     last: bytes | None
@@ -63,7 +64,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """A drawn sample: cells by (pool, task), and what the keys were hashed with."""
+    """Drawn sample: the cut of every (pool, task), with the seed and salt of the keys."""
 
     cells: Mapping[Cell, Cut]
     random_seed: int
@@ -71,11 +72,9 @@ class Cutoffs:
 
 
 def keys(ids: pa.Array | pa.ChunkedArray, random_seed: int, salt: tuple[object, ...]) -> np.ndarray:
-    """The rows' 128-bit keys as an array of KEY, whose order is the order of the bytes.
-
-    The hash state after seed and salt is copied for each id: 1.8 million ids a second, against 0.3 million of
-    `records.order_key`, which hashes the id before the salt.
-    """
+    """Returns the 128-bit keys of the rows, as an array of KEY. Big-endian, so keys sort as their bytes do."""
+    # Copying the hash state after seed and salt gives 1.8 million ids a second. `schemas.order_key`, which hashes the
+    # id before the salt, gives 0.3 million.
     state = hashlib.blake2b(digest_size=16)
     for part in ("sample", str(random_seed), *map(str, salt)):
         state.update(len(part.encode()).to_bytes(8, "big") + part.encode())
@@ -95,9 +94,9 @@ def count_cells(
     size_column: str | None = None,
     transform_cpus: float = 0.1,
 ) -> Counts:
-    """The rows of every cell by key prefix, and their sizes: sums of `size_column` (such as response tokens).
+    """Counts the rows of every cell by key prefix, and sums their `size_column` (such as response tokens).
 
-    `random_seed` and `salt` are those of the draw.
+    `random_seed` and `salt` are those of the later draw.
     """
     counts: dict[Cell, np.ndarray] = defaultdict(lambda: np.zeros((2, 1 << PREFIX_BITS), np.int64))
     hashing = {"random_seed": random_seed, "salt": salt, "size_column": size_column}
@@ -114,11 +113,13 @@ def cutoffs(
     unit: Literal["rows", "size"] = "size",
     transform_cpus: float = 0.1,
 ) -> Cutoffs:
-    """The cut of every cell with a quota above 0, in rows or in units of their size, with the fewest repeats.
+    """Returns the cut of every cell with a quota above 0, with the fewest repeats of a row.
 
-    `found` is what `count_cells` gives for the same rows. Of a cell of total size S every row is taken quota // S
-    times. Rows are then added by rising key until their size reaches the rest; the last one is left out unless with it
-    the sum lands closer to the quota (a tie leaves it out). Raises ValueError for a quota of a cell that has no row.
+    `found` is the result of `count_cells` for the same rows; quotas are in rows, or in units of size. In a cell of
+    total size S every row is taken quota // S times. Rows are then added by rising key until their size reaches the
+    remainder. The last row is kept only if the sum is closer to the quota with it than without.
+
+    Raises ValueError for a quota of a cell without rows.
     """
     boundaries = {cell: boundary(found.histogram(cell, unit), size, cell) for cell, size in quota.items() if size > 0}
     split = {cell: cut.prefix for cell, cut in boundaries.items() if cut.prefix is not None}
@@ -134,7 +135,7 @@ def cutoffs(
 
 
 def take(rows: ray.data.Dataset, chosen: Cutoffs, transform_cpus: float = 0.1) -> ray.data.Dataset:
-    """The drawn rows, lazily, each as often as it is drawn, with `copy` = 0, 1, … telling the repeats apart."""
+    """Returns the drawn rows, each as often as it is drawn; `copy` = 0, 1, … numbers the repeats of a row. Lazy."""
     return rows.map_batches(
         functools.partial(take_table, chosen=chosen), batch_format="pyarrow", batch_size=None, num_cpus=transform_cpus
     )
@@ -142,17 +143,20 @@ def take(rows: ray.data.Dataset, chosen: Cutoffs, transform_cpus: float = 0.1) -
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where a cell's cut falls: full `copies`, then whole prefixes below `prefix`, then `rest` by key within it."""
+    """Position of a cell's cut: full `copies`, then whole prefixes below `prefix`, then `rest` by key within it."""
 
     copies: int
     prefix: int | None
     rest: int
     below: bytes | None
-    """The greatest key of all prefixes below."""
+    """Greatest possible key of the prefixes below `prefix`; None for the first prefix."""
 
 
 def boundary(histogram: np.ndarray, quota: int, cell: Cell) -> Boundary:
-    """The boundary for `quota` in a cell whose sizes by key prefix are `histogram`."""
+    """Returns the boundary for `quota` in a cell whose sizes by key prefix are `histogram`.
+
+    Raises ValueError for a cell without rows.
+    """
     total = int(histogram.sum())
     if total == 0:
         raise ValueError(f"{quota} asked of {cell}, which has no row of any size")
@@ -167,7 +171,7 @@ def boundary(histogram: np.ndarray, quota: int, cell: Cell) -> Boundary:
 
 
 def cut_within(found: Boundary, candidates: list[tuple[bytes, int]]) -> Cut:
-    """The exact cut, given the keys and sizes of the rows at the boundary's prefix."""
+    """Returns the exact cut, from the keys and sizes of the rows at the boundary's prefix."""
     last, filled = found.below, 0
     for key, size in sorted(candidates):
         if abs(filled + size - found.rest) >= abs(filled - found.rest) and filled + size > found.rest:
@@ -179,7 +183,7 @@ def cut_within(found: Boundary, candidates: list[tuple[bytes, int]]) -> Cut:
 
 
 def count_prefixes(rows: pa.Table, random_seed: int, salt: tuple[object, ...], size_column: str | None) -> pa.Table:
-    """Rows and sizes by cell and key prefix of one block: pool, task, prefix, rows, size."""
+    """Counts one block by cell and key prefix. Columns: pool, task, prefix, number of rows, sum of sizes."""
     cells = _cells(rows, size_column)
     prefix = _prefix(keys(cells["instruction_id"], random_seed, salt))
     grouped = cells.append_column("prefix", pa.array(prefix, pa.int64())).group_by(["pool", "task", "prefix"])
@@ -194,7 +198,7 @@ def keys_at(
     salt: tuple[object, ...],
     size_column: str | None,
 ) -> pa.Table:
-    """The rows of one block at their cell's boundary prefix: pool, task, key (16 bytes), size."""
+    """Returns the rows of one block that have their cell's boundary prefix: pool, task, key (16 bytes), size."""
     cells = _cells(rows, size_column)
     found = keys(cells["instruction_id"], random_seed, salt)
     code, names = _cell_codes(cells)
@@ -210,7 +214,7 @@ def keys_at(
 
 
 def take_table(rows: pa.Table, chosen: Cutoffs) -> pa.Table:
-    """The drawn rows of one block, repeated, with the column `copy`."""
+    """Returns the drawn rows of one block, repeated, with the column `copy`."""
     valid = pc.and_(pc.is_valid(rows["pool"]), pc.is_valid(rows["task"]))
     kept = rows.filter(valid)
     found = keys(kept["instruction_id"], chosen.random_seed, chosen.salt)
@@ -233,7 +237,8 @@ def _cells(rows: pa.Table, size_column: str | None) -> pa.Table:
 
 
 def _cell_codes(rows: pa.Table) -> tuple[np.ndarray, list[Cell]]:
-    """Each row's cell as an index into the list of cells."""
+    """Returns the cell of each row as an index, and the list of cells that it points into."""
+    # Every chunk of a ChunkedArray has a dictionary of its own: without `unify_dictionaries` their indices differ.
     pool = pc.dictionary_encode(rows["pool"]).unify_dictionaries().combine_chunks()
     task = pc.dictionary_encode(rows["task"]).unify_dictionaries().combine_chunks()
     pools, tasks = pool.dictionary.to_pylist(), task.dictionary.to_pylist()
@@ -248,7 +253,7 @@ def _prefix(found: np.ndarray) -> np.ndarray:
 def _stream(
     rows: ray.data.Dataset, function: Callable[..., pa.Table], transform_cpus: float, **kwargs: Any
 ) -> Iterator[pa.Table]:
-    """`function` over the blocks, without the columns it does not need, as a stream of small tables."""
+    """Maps `function` over the columns that it needs, and streams its small tables to the driver."""
     columns = ["instruction_id", "pool", "task", *([kwargs["size_column"]] if kwargs["size_column"] else [])]
     small = rows.select_columns(columns).map_batches(
         functools.partial(function, **kwargs), batch_format="pyarrow", batch_size=BATCH_ROWS, num_cpus=transform_cpus

@@ -1,9 +1,9 @@
-"""What a round's scores say, as counts: small, exact, mergeable in any order, and written to the run's state.
+"""Statistics of a round's scores as counts: small, exact, mergeable in any order, and stored in the run's state.
 
     stats = score_stats(scored_rows, min_teacher_score=4.0)     # one streaming pass over a Ray Dataset
     stats.noise, stats.by_task["Math"].histogram                # σ of the MFD; {2.5: 17, …}
 
-Sums are kept as integers (scores in thousandths), so that the same rows give equal statistics in any order.
+Sums are integers (scores in thousandths): float sums would depend on the order of the rows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MILLI = 1000
 
 
 class Counts(BaseModel):
-    """Base of the statistics: adding two adds every number."""
+    """Base of the statistics: merging two adds every number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def merged(self, other: Any) -> Any:
-        """The statistics of both sets of rows together."""
+        """Returns the statistics of both sets of rows together."""
         return type(self)(**{name: _add(getattr(self, name), getattr(other, name)) for name in type(self).model_fields})
 
 
@@ -46,7 +46,7 @@ class Moments(Counts):
 
     @property
     def correlation(self) -> float | None:
-        """Pearson's r; None with fewer than 3 pairs or where one of the two does not vary."""
+        """Pearson's r; None for fewer than 3 pairs, or if x or y does not vary."""
         spread = (self.n * self.xx - self.x**2) * (self.n * self.yy - self.y**2)
         if self.n < 3 or spread <= 0:
             return None
@@ -54,18 +54,18 @@ class Moments(Counts):
 
     @property
     def mean(self) -> float | None:
-        """Mean of x in units (x is in thousandths); None of nothing."""
+        """Mean of x in units (x is in thousandths); None without pairs."""
         return self.x / MILLI / self.n if self.n else None
 
 
 class TaskStats(Counts):
-    """The scored rows of one task."""
+    """Statistics of the scored rows of one task."""
 
     histogram: dict[float, int] = {}
     """Reliable rows by difficulty, rounded to 0.01."""
     unreliable: int = 0
     judged: int = 0
-    """Rows with both scores; the sums below are over them."""
+    """Rows with both scores. The sums below are over these rows."""
     teacher_milli: int = 0
     student_milli: int = 0
 
@@ -86,7 +86,7 @@ class TaskStats(Counts):
 
 
 class ScoreStats(Counts):
-    """A round's scores. rows = reliable and unreliable rows of all tasks + failed + filtered + unscored."""
+    """Statistics of a round. rows = reliable + unreliable (both summed over tasks) + failed + filtered + unscored."""
 
     rows: int = 0
     failed: int = 0
@@ -94,25 +94,27 @@ class ScoreStats(Counts):
     unscored: int = 0
     """Rows of status ok without a difficulty or a task, such as those beyond `score.max_rows`."""
     tokens: int = 0
-    """Sum of the column `tokens`, where there is one."""
+    """Sum of the column `tokens`; 0 without such a column."""
     by_task: dict[str, TaskStats] = {}
     repeats: Moments = Moments()
-    """x = difference of the two judgings' score gaps in thousandths, of the rows judged twice."""
+    """Rows judged twice; x = MFD of the first judging − MFD of the second, in thousandths."""
     repeats_same: int = 0
-    """Of these the rows whose second judging repeated the first, word for word."""
+    """Rows judged twice with the same replies, word for word."""
     seen: Moments = Moments()
+    """Rows that were trained on before; x = difficulty in thousandths."""
     unseen: Moments = Moments()
-    """x = difficulty in thousandths, of rows that were trained on before, and of the others."""
+    """All other rows; x = difficulty in thousandths."""
     gaps: int = 0
+    """Rows with a position gap."""
     gap_milli: int = 0
-    """Rows with a position gap, and the sum of its absolute values."""
+    """Sum of the absolute position gaps, in thousandths."""
     teacher_length: Moments = Moments()
     student_length: Moments = Moments()
-    """x = an answer's length in characters, y = its score in thousandths."""
+    """Answers of the teacher and of the student; x = length in characters, y = score in thousandths."""
 
     @property
     def unreliable(self) -> int:
-        """Rows in neither pool, because the teacher's own answer scored too low."""
+        """Rows in neither pool because the teacher's answer scored below `judge.min_teacher_score`."""
         return sum(task.unreliable for task in self.by_task.values())
 
     @property
@@ -122,7 +124,7 @@ class ScoreStats(Counts):
 
     @property
     def histogram(self) -> dict[float, int]:
-        """Reliable rows of all tasks by difficulty, rising."""
+        """Reliable rows of all tasks by difficulty, in rising order."""
         total: dict[float, int] = {}
         for task in self.by_task.values():
             total = _add(total, task.histogram)
@@ -130,15 +132,15 @@ class ScoreStats(Counts):
 
     @property
     def mean_difficulty(self) -> float | None:
-        """Mean difficulty of the reliable rows; None without any."""
+        """Mean difficulty of the reliable rows; None if there are none."""
         return sum(value * n for value, n in self.histogram.items()) / self.reliable if self.reliable else None
 
     @property
     def noise(self) -> float | None:
         """σ of a single MFD: sd(mfd − repeat_difficulty)/√2 over rows judged twice.
 
-        None is not measured: fewer than 2 such rows, or replies that were all the same texts, as of an endpoint that
-        cannot answer otherwise. Where the second judging was the warmer one it is an upper bound for the first.
+        None if it was not measured: with fewer than 2 such rows, or if every second reply repeated the first, as a
+        deterministic endpoint does. If the second judging had a higher temperature, it is an upper bound.
         """
         n = self.repeats.n
         if n < 2 or self.repeats_same == n:
@@ -148,17 +150,17 @@ class ScoreStats(Counts):
 
     @property
     def position_gap(self) -> float | None:
-        """Mean absolute difference between the two orders of judging."""
+        """Mean absolute difference between the MFDs of the two orders of judging; None if only one was asked."""
         return self.gap_milli / MILLI / self.gaps if self.gaps else None
 
     @property
     def length_correlation(self) -> float | None:
-        """Correlation of score and length, within the teacher's or the student's answers: the stronger of the two."""
+        """Stronger of two correlations of score and length: among the teacher's answers, and among the student's."""
         found = [r for r in (self.teacher_length.correlation, self.student_length.correlation) if r is not None]
         return max(found, key=abs, default=None)
 
     def pools(self, delta: float) -> dict[str, tuple[int, int]]:
-        """(hard, easy) rows of every task at the threshold δ."""
+        """Returns the number of (hard, easy) rows of every task at the threshold δ."""
         return {
             name: (hard := sum(n for value, n in task.histogram.items() if value >= delta), task.reliable - hard)
             for name, task in sorted(self.by_task.items())
@@ -166,8 +168,10 @@ class ScoreStats(Counts):
 
 
 def score_stats(rows: ray.data.Dataset, min_teacher_score: float, transform_cpus: float = 0.1) -> ScoreStats:
-    """Statistics of scored rows (schema SCORED, `difficulty` filled), in one streaming pass; the driver sees sums by
-    block."""
+    """Returns the statistics of scored rows (schema SCORED with `difficulty`).
+
+    One streaming pass; the driver receives one set of sums a block.
+    """
     wanted = [name for name in NEEDED + OPTIONAL if name in (rows.columns() or [])]
     partial = rows.select_columns(wanted).map_batches(
         functools.partial(_partial, min_teacher_score=min_teacher_score),
@@ -194,7 +198,7 @@ OPTIONAL = [
 
 
 def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
-    """Statistics of a table; the columns in OPTIONAL may be missing."""
+    """Returns the statistics of a table; the columns in OPTIONAL may be missing."""
     status = pc.value_counts(rows["status"])
     counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in status}
     scored = rows.filter(

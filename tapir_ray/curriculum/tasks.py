@@ -1,4 +1,4 @@
-"""The task taxonomy of a run: labels, mixture weights, answering styles and the words of the heuristic labeller.
+"""Task taxonomy of a run: labels, mixture weights, answering styles and the words of the heuristic labeller.
 
 taxonomy = load(config.curriculum)
 taxonomy.effective_weights({"Math", "Grammar"})      # {"Grammar": 0.092, "Math": 0.908}
@@ -22,26 +22,27 @@ from tapir_ray.errors import InputError, StageError
 SHIPPED = Path(__file__).parent / "tasks.yaml"
 OTHERS, TOXICITY = "Others", "Toxicity"
 PLAIN_STYLE = "Answer clearly, completely and in a fitting order."
-"""The style of a label that a user's seed data brings and no taxonomy describes."""
+"""Style of a label that only the user's seed data has."""
 TOLERANCE = 1e-3
+"""Allowed deviation of the sum of weights from 1."""
 
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Task labels in the file's order; `weights` sum to 1 and hold 0 for a task that is never to be trained on."""
+    """Task labels in the order of their file. `weights` sum to 1; a task of weight 0 is never trained on."""
 
     labels: tuple[str, ...]
     weights: Mapping[str, float]
     styles: Mapping[str, str]
     words: Mapping[str, tuple[str, ...]]
     from_seed: bool = False
-    """The weights are placeholders until `with_seed_counts`."""
+    """True if the weights are placeholders until `with_seed_counts`."""
     toxicity: bool = True
 
     def effective_weights(self, present: Collection[str]) -> dict[str, float]:
-        """The weights over the tasks that are present, by name: those of absent tasks are shared out in proportion.
+        """Returns the weights of the present tasks, scaled to sum to 1, in the order of their names.
 
-        Sums to 1; tasks of weight 0 are left out. Raises StageError where no task present has a weight.
+        Tasks of weight 0 are left out. Raises StageError if no present task has a weight.
         """
         kept = {label: self.weights[label] for label in sorted(present) if self.weights.get(label, 0.0) > 0.0}
         if not kept:
@@ -54,20 +55,23 @@ class Taxonomy:
         return {label: weight / total for label, weight in kept.items()}
 
     def absent(self, present: Collection[str]) -> list[str]:
-        """Tasks that have a weight and no row."""
+        """Returns the tasks with a weight that are not in `present`."""
         return [label for label in self.labels if self.weights[label] > 0.0 and label not in present]
 
     def with_seed_counts(self, counts: Mapping[str, int]) -> Taxonomy:
-        """The taxonomy with the seed data's own shares as weights; a taxonomy that is not `seed` comes back unchanged.
+        """Returns the taxonomy with the shares of the seed rows as weights; unchanged unless it is `seed`.
 
-        Labels that only the seed data has are added, with a plain style. Raises InputError where nothing was counted.
+        Labels that only the seed data has are added with a plain style. Raises InputError if no row was counted.
         """
         if not self.from_seed:
             return self
         allowed = {label: n for label, n in counts.items() if n > 0 and (self.toxicity or label != TOXICITY)}
         total = sum(allowed.values())
         if total == 0:
-            raise InputError("curriculum.tasks: seed needs seed rows with a task; there are none")
+            raise InputError(
+                "curriculum.tasks: seed needs seed rows with a task, and no row has one; name their column in "
+                "seed_data.task_column, or another taxonomy in curriculum.tasks"
+            )
         labels = (*self.labels, *sorted(set(allowed) - set(self.labels)))
         return dataclasses.replace(
             self,
@@ -78,15 +82,15 @@ class Taxonomy:
         )
 
     def check(self, label: str, where: str) -> None:
-        """Raises InputError, naming `where` (a key or file), for a label that is not in the taxonomy."""
+        """Raises InputError, which begins with `where` (a key or file), for a label that is not in the taxonomy."""
         if label not in self.labels:
             raise InputError(f"{where}: unknown task {label!r}; the tasks are {', '.join(self.labels)}")
 
     def label_by_words(self, text: str) -> str:
-        """The label most of whose words and phrases occur in `text`: a heuristic for the `recorded` simulator only.
+        """Returns the label whose words and phrases occur most in `text`: a heuristic of the `recorded` simulator.
 
-        A phrase counts as many times as it has words; a tie goes to the label of higher weight, then to the one named
-        first. A text that matches nothing is `Others`, or the first label of a taxonomy without it.
+        A phrase of n words counts n times. A tie goes to the label of higher weight, then to the first in the file. A
+        text without any match is `Others`, or the first label of a taxonomy without `Others`.
         """
         tokens = f" {' '.join(units(text))} "
         scores = {
@@ -100,17 +104,19 @@ class Taxonomy:
 
 
 def load(curriculum: Curriculum) -> Taxonomy:
-    """The taxonomy that `curriculum.tasks` names (`tapir`, `seed`, or a YAML file of the shape of tasks.yaml).
+    """Returns the taxonomy that `curriculum.tasks` names: `tapir`, `seed`, or a YAML file of the form of tasks.yaml.
 
-    `curriculum.weights` replaces the weights; Toxicity gets none unless `curriculum.toxicity`, and its share goes to
-    the other tasks in proportion. Raises InputError that names the key or the file, and what to change.
+    `curriculum.weights` replaces the weights. Unless `curriculum.toxicity` is set, Toxicity gets weight 0 and its share
+    goes to the other tasks in proportion. Raises InputError, which names the key or file and what to change.
     """
     shipped = curriculum.tasks in ("tapir", "seed")
     where = "curriculum.tasks" if shipped else f"curriculum.tasks {curriculum.tasks}"
     taxonomy = _parse(_shipped() if shipped else _read(Path(curriculum.tasks)), where)
     if curriculum.tasks == "seed":
         if curriculum.weights:
-            raise InputError("curriculum.weights: leave it out with curriculum.tasks: seed, which counts them")
+            raise InputError(
+                "curriculum.weights: leave it out; curriculum.tasks: seed takes the weights from the seed data"
+            )
         return dataclasses.replace(taxonomy, from_seed=True, toxicity=curriculum.toxicity)
     weights = dict(taxonomy.weights)
     if curriculum.weights:
@@ -158,7 +164,9 @@ def _parse(content: Any, where: str) -> Taxonomy:
     for label, entry in tasks.items():
         name = one_line(label)
         if not name or name in weights:
-            raise InputError(f"{where}: the task {str(label)!r} has no name, or that of another task, on one line")
+            raise InputError(
+                f"{where}: the task {str(label)!r} has an empty name, or the name of another task (white space aside)"
+            )
         if not isinstance(entry, dict):
             raise InputError(f"{where}: task {name} is not a mapping with `weight`, `style` and `words`")
         if unknown := sorted(set(map(str, entry)) - {"weight", "style", "words"}):

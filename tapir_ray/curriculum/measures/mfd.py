@@ -1,7 +1,7 @@
 """MFD, the Model Fitting Difficulty of TAPIR (arXiv 2405.13448).
 
-It is J(teacher) − J(student) here: public texts print the difference the other way round, against their own stated
-intent. A negative MFD (the student is better) is kept.
+Defined here as J(teacher) − J(student). Public texts print the opposite sign, which contradicts their stated intent.
+A negative MFD means that the student is better; it is kept.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from tapir_ray.curriculum.measures import Column, measure
 
 @measure(judge=True, positive=True)
 def mfd(rows: pa.Table) -> Column:
-    """MFD of each row, teacher_score − student_score (−9..9); null where a score is missing."""
+    """Returns teacher_score − student_score of each row, −9 to 9; null for a row without both scores."""
     return pc.subtract(rows["teacher_score"], rows["student_score"])
