@@ -77,7 +77,7 @@ class StateFiles:
         name = _name(attempt, version)
         made = self._storage.create_json(name, content)
         if made is None:
-            # The storage has no conditional writes. Reading first detects an earlier writer, but not a simultaneous one.
+            # The storage has no conditional writes. Reading first finds an earlier writer, but not a simultaneous one.
             if self._storage.find_json(name) not in (None, content):
                 made = False
             else:

@@ -1,1 +1,1 @@
-"""Evaluation suites of a student. A suite is one file: its items, and how answers are scored."""
+"""Evaluation suites of a student. Each suite is one file with its items and its scoring."""

@@ -1,4 +1,4 @@
-"""The suite `holdout`: the seed data's held-out rows, scored by the judge against the teacher's answers."""
+"""Suite `holdout`: held-out rows of the seed data, scored by the judge against the teacher's answers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tapir_ray.transforms.answer import with_lengths
 from tapir_ray.transforms.judge import judge
 
 HELD = ["split", "status", "response"]
-"""Columns that tell a held-out row with an answer to compare with."""
+"""Columns that decide whether a row is an item of the suite."""
 
 
 class HoldoutSuite(Suite):
-    """Held-out rows with a teacher's answer. The summary is over the half that does not choose the round."""
+    """Held-out rows with a teacher's answer. The summary covers the half that does not select the best round."""
 
     def items(self) -> ray.data.Dataset:
         cpus = self.config.resources.transform_cpus
@@ -31,7 +31,7 @@ class HoldoutSuite(Suite):
         return sum(len(_held(pa.Table.from_batches([batch]))) for batch in batches)
 
     def results(self, rows: ray.data.Dataset, model: EvaluatedModel) -> ray.data.Dataset:
-        """The answers and the judge's scores, or what the run's difficulty measure needs of the two."""
+        """Returns the rows with what the run's difficulty measure needs: answers and judge's scores, or neither."""
         return super().results(rows, model) if self._needs.asks_student else rows
 
     def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:

@@ -1,4 +1,4 @@
-"""The student's loss on the holdout by task, from what each training noted."""
+"""Holdout loss of a student by task, from the losses that each training recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tapir_ray.train.loop import RESULT_FILE
 
 
 def tasks_of_holdout(run: Run, layout: LoopLayout) -> dict[str, str]:
-    """The task of each pair of the holdout, by its id."""
+    """Returns the task of each holdout pair by pair id; `(no task)` for a pair without one."""
     tasks: dict[str, str] = {}
     columns = ["instruction_id", "split", "task"]
     labelled = layout.instructions
@@ -25,13 +25,13 @@ def tasks_of_holdout(run: Run, layout: LoopLayout) -> dict[str, str]:
 
 
 def holdout_loss_by_task(run: Run, student: Table, tasks: dict[str, str], before: bool = False) -> dict[str, float]:
-    """The holdout's loss of a trained student, or of it `before` its training (nats a response token), by task.
+    """Returns the holdout loss of a student by task, in nats a response token; empty if it was not trained.
 
-    `tasks` are those of `tasks_of_holdout`. Empty if it was not trained.
+    With `before` it is the loss before the training of that round. `tasks` is the result of `tasks_of_holdout`.
     """
     result = f"{student}/{RESULT_FILE}"
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
-    # A round that was trained before pairs were noted has none.
+    # Results of older trainings have no losses by pair.
     noted = run.find_json(result) or {}
     for pair, (loss, tokens) in noted.get("holdout_pairs_before" if before else "holdout_pairs", {}).items():
         sums[tasks.get(pair, NO_TASK)][0] += loss

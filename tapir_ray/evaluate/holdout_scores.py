@@ -1,10 +1,10 @@
-"""The judge's scores of the holdout after each round: which round is the best, and what to report of each.
+"""Judge's scores of the holdout after each round: selects the best round and reports the score of every round.
 
     scores = holdout_scores(run, layout, random_seed=0, select_share=0.5)
     scores.best, scores.reported[2]["mean"]
 
-The highest of several noisy means is too high by itself. So the holdout has two halves: the scores of one choose the
-round, the scores of the other are reported. Rounds are compared on the rows that all of them scored.
+The highest of several noisy means overestimates its round. So the holdout has two halves: one selects the best round,
+the other is reported. Rounds are compared on the rows that all of them scored.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
 
 Scores = dict[str, tuple[str, float]]
-"""Of each holdout row, by its id: the task and the judge's score of the student's answer."""
+"""By id of a holdout row: its task and the judge's score of the student's answer."""
 
 
 @dataclass(frozen=True)
 class HoldoutScores:
-    """Scores of the student after round 0 (before any round), 1, …"""
+    """Scores of the student after round 0 (the initial SFT), 1, 2, …"""
 
     reported: list[dict[str, Any]]
     """By round: `mean` (None without rows), `rows` and `by_task` over the reporting half."""
     selecting: list[float | None]
-    """By round: the mean over the selecting half."""
+    """By round: mean over the selecting half."""
     selecting_rows: int
     best: int
-    """The round whose student is the result: the highest selecting mean, the first of equals; the last if none is."""
+    """Round with the highest selecting mean, the first of equals; the last round if none was scored."""
 
 
 def holdout_scores(run: Run, layout: LoopLayout, random_seed: int, select_share: float) -> HoldoutScores:
-    """The scores of every round's student on the rows that all scored rounds have in common.
+    """Returns the scores of every round's student on the rows that all scored rounds have in common.
 
-    A round that began with the user's own training set was not scored and has no rows.
+    A round that began with the user's own training set (`--from train`) was not scored and has no rows.
     """
     rounds = len(layout.rounds)
     found = [read_scores(run, layout.judged_holdout(number)) for number in range(rounds + 1)]
@@ -57,23 +57,24 @@ def holdout_scores(run: Run, layout: LoopLayout, random_seed: int, select_share:
 
 
 def selects(row_id: str, random_seed: int, select_share: float) -> bool:
-    """Whether a holdout row is in the half that chooses the best round: the same rows whatever else was scored."""
+    """Returns True for a row of the half that selects the best round. It depends on id and seed alone."""
+    # 13 hex digits are 52 bits, which a float holds exactly.
     return int(order_key(row_id, random_seed, "select")[:13], 16) / 16**13 < select_share
 
 
 def reported_score(run: Run, table: Table, random_seed: int, select_share: float) -> dict[str, Any]:
-    """`mean`, `rows` and `by_task` over the reporting half of one table, before other rounds are there to compare."""
+    """Returns `mean`, `rows` and `by_task` over the reporting half of one table, without comparing rounds."""
     return mean_scores(reported_scores(run, table, random_seed, select_share))
 
 
 def reported_scores(run: Run, table: Table, random_seed: int, select_share: float) -> list[tuple[str, float]]:
-    """Task and score of the rows of a table's reporting half; empty if the table is not finished."""
+    """Returns (task, score) of the rows in a table's reporting half; empty if the table is not finished."""
     scores = read_scores(run, table)
     return [score for row_id, score in scores.items() if not selects(row_id, random_seed, select_share)]
 
 
 def read_scores(run: Run, table: Table) -> Scores:
-    """The scores in a table of the holdout rows that have one; empty if the table is not finished."""
+    """Returns the scores of a table's holdout rows; empty if the table is not finished."""
     scores: Scores = {}
     columns = ["instruction_id", "split", "task", "status", "student_score"]
     for batch in run.scan(table, columns) if run.done(table) else ():
@@ -84,6 +85,6 @@ def read_scores(run: Run, table: Table) -> Scores:
 
 
 def mean_scores(scores: Iterable[tuple[str, float]]) -> dict[str, Any]:
-    """`mean` (None without rows), `rows`, and the means `by_task`."""
+    """Returns `mean` (None without rows), `rows`, and the means `by_task`."""
     found = summarised(scores)
     return {"mean": found.mean, "rows": found.rows, "by_task": found.by_category}

@@ -1,4 +1,4 @@
-"""The suites of a config by name.
+"""Evaluation suites of a config, by name.
 
 suites(run, config, layout, roles)[layout.evaluation].summary(layout.evaluation).mean
 """
@@ -18,7 +18,10 @@ SUITES: dict[str, type[Suite]] = {"holdout": HoldoutSuite}
 
 
 def suite_class(spec: str) -> type[Suite]:
-    """The suite of SUITES, or of `package.module:Class`. Raises InputError for what is neither."""
+    """Returns the suite that `evaluate.suites` names: one of SUITES or `package.module:Class`.
+
+    Raises InputError for a name that cannot be resolved, or that is not a suite.
+    """
     found = resolve(spec, SUITES, what="evaluate.suites")
     if not (isinstance(found, type) and issubclass(found, Suite)):
         raise InputError(f"evaluate.suites: {spec!r} is not a subclass of tapir_ray.evaluate.suite.Suite")
@@ -26,6 +29,6 @@ def suite_class(spec: str) -> type[Suite]:
 
 
 def suites(run: Run, config: Config, layout: LoopLayout, roles: Roles) -> dict[Table, Suite]:
-    """The suites of `evaluate.suites` by the tables of their results."""
+    """Returns the suites of `evaluate.suites`, by the table of their results."""
     classes = map(suite_class, config.evaluate.suites)
     return {table: found(run, config, layout, roles) for table, found in zip(layout.suites, classes, strict=True)}

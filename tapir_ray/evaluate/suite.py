@@ -1,4 +1,4 @@
-"""The interface of an evaluation suite: items, the student's answers, a score of each, and a summary.
+"""Interface of an evaluation suite: items, the student's answers, their scores, and a summary.
 
     class Capitals(Suite):
         def items(self): return self.run.read("capitals")     # rows with instruction_id, messages, response, task
@@ -27,69 +27,70 @@ from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
 
 FOLLOW_UPS = "follow_ups"
-"""Column of a suite with several turns: the user's later turns of an item, list<string>."""
+"""Column of a suite with several turns: the user turns of an item after the first, list<string>."""
 NO_TASK = "(no task)"
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """The model that a suite measures."""
+    """Model that a suite measures."""
 
     path: str
     """HF folder or name."""
     answer: Callable[[ray.data.Dataset], ray.data.Dataset]
-    """Rows with `messages` in; the same rows with `student_response` and `finish_reason` of every turn out; lazy."""
+    """Takes rows with `messages`; returns them with `student_response` and `finish_reason` of every turn. Lazy."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The scores of a suite for one student."""
+    """Scores of a suite for one student."""
 
     mean: float | None
-    """Over all scored items, rounded to 3 digits; None without any."""
+    """Mean of all scored items, rounded to 3 digits; None without any."""
     rows: int
-    """Scored items."""
+    """Number of scored items."""
     by_category: dict[str, float]
-    """Means by the column `task`."""
+    """Means by the column `task`, rounded to 3 digits."""
     missing: dict[str, int]
-    """Items without a score, by reason."""
+    """Number of items without a score, by reason."""
 
 
 class Suite(ABC):
-    """An evaluation suite on a run."""
+    """Evaluation suite of a run."""
 
     schema: ClassVar[pa.Schema] = SCORED
-    """Columns of the results: those of SCORED, and of FOLLOW_UPS with several turns. Others may be added."""
+    """Columns of the results: those of SCORED, plus FOLLOW_UPS for several turns, plus any of the suite's own."""
     turns: ClassVar[int] = 1
-    """User turns of an item that the student answers, each with its earlier answers in `messages`."""
+    """Most user turns of an item. The student answers them one after the other, with its earlier answers as context."""
 
     def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> None:
         self.run, self.config, self.layout, self.roles = run, config, layout, roles
 
     @abstractmethod
     def items(self) -> ray.data.Dataset:
-        """The items, one row each: a unique `instruction_id`, `messages`, `status` ok, and what scoring needs.
+        """Returns the items, one a row: unique `instruction_id`, `messages`, `status` ok, and what scoring needs.
 
-        `response` is a reference answer and `task` the category, where there are any.
+        `response` is an optional reference answer and `task` an optional category.
         """
 
     @abstractmethod
     def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
-        """Answered rows with `student_score`; lazy. An item that cannot be scored has `status` failed and a `reason`.
+        """Returns the answered rows with `student_score`; lazy.
 
-        `self.roles.ask` asks the judge; its requests go through the run's limits, cache and budget.
+        An item that cannot be scored gets `status` failed and a `reason`. Ask the judge by `self.roles.ask`, so that
+        its requests keep the run's limits, cache and budget.
         """
 
     def count(self) -> int:
-        """The number of items; with 0 the suite is an empty table and asks nothing."""
+        """Returns the number of items. With 0 the results are an empty table and no model is asked."""
         return int(self.items().count())
 
     def results(self, rows: ray.data.Dataset, model: EvaluatedModel) -> ray.data.Dataset:
-        """The results of `rows`, some of the items; lazy. A suite with a harness of its own overrides this."""
+        """Returns the results of `rows`, a subset of the items; lazy. A suite with its own harness overrides this."""
         return self.scored(model.answer(rows))
 
     def summary(self, table: Table) -> Summary:
-        """The summary of a finished table of results. Raises StageError for one that is not finished."""
+        """Returns the summary of a table of results. Raises StageError if the table is not finished."""
         scores: list[tuple[str, float]] = []
         for batch in self.run.scan(table, ["task", "status", "student_score"]):
             kept = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["student_score"])))
@@ -99,7 +100,7 @@ class Suite(ABC):
 
 
 def summarised(scores: Iterable[tuple[str, float]], missing: dict[str, int] | None = None) -> Summary:
-    """The summary of (category, score) pairs."""
+    """Returns the summary of (category, score) pairs."""
     by_category: dict[str, list[float]] = defaultdict(list)
     for category, score in scores:
         by_category[category].append(score)
