@@ -1,1 +1,1 @@
-"""The steps of the method over a run: each reads tables, runs a pipeline of stages, publishes a table."""
+"""Steps of the methods. Each step reads tables of a run, streams them through transforms and publishes a table."""

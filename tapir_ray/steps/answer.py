@@ -1,6 +1,6 @@
-"""The student answers a table's rows and the judge scores the answers: one streaming pipeline where both fit.
+"""Student's answers and the judge's scores of a table's rows, in one streaming pipeline if both models fit.
 
-Where a local judge and the student's engine want the same GPUs, one comes after the other, with a table between.
+If a local judge and the student's engine need the same GPUs, they run one after the other, with a table in between.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from tapir_ray.transforms.answer import student_answer, with_lengths
 from tapir_ray.transforms.judge import judge
 
 FACTS_S = 5.0
-"""How long the progress line waits for the engines' board, whose process starts with the pipeline."""
+"""Seconds that the progress line waits for the engines' board, an actor that starts with the pipeline."""
 
 
 @contextmanager
 def answering(context: Context, table: Table) -> Iterator[None]:
-    """To be around the writing of a `table` of answers: stops the run where the student's engines keep dying.
+    """Context manager for writing a `table` of answers: aborts if the student's engines crash-loop.
 
-    What they claimed is free at its end.
+    Releases the resources of the engines on exit, and removes the stored answers once the table is written.
     """
     student, needs = context.config.student, load_measure(context.config.curriculum.difficulty.measure)
     if not (student.spec.local and needs.asks_student):
@@ -52,7 +52,7 @@ def answering(context: Context, table: Table) -> Iterator[None]:
 def answer_and_judge(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, needs: Measure
 ) -> ray.data.Dataset:
-    """The rows with what the measure `needs`: the answers of `model` and the judge's scores, or neither; lazy."""
+    """Returns the rows with what the measure needs: answers of `model`, judge's scores, both or neither. Lazy."""
     if not needs.asks_student:
         return rows
     rows = answer(context, rows, model, table, expected, needs.samples, needs.temperature)
@@ -70,13 +70,15 @@ def answer(
     samples: int = 0,
     temperature: float = 1.0,
 ) -> ray.data.Dataset:
-    """The rows with the answers of `model`, and `samples` more at `temperature`, in the columns of `table`; lazy.
+    """Returns the rows with answers of `model`, and `samples` more at `temperature`, in the columns of `table`. Lazy.
 
-    `rows` are what is `remaining` of `table`, which gets `expected` rows in all. The next stage starts with the first
-    answered block, unless a local judge does not fit next to the student's engine: then all answers are made before
-    this returns. Answers are kept as they are made: one that a killed run had is judged by the next, not made again. An
-    engine lives while the pipeline runs; a student behind an endpoint is asked there (its replies are in the response
-    cache) and `model` is not used.
+    `rows` are the `remaining` rows of `table`, which will have `expected` rows. The next stage starts with the first
+    answered block. Only if a local judge does not fit next to the student's engine are all answers made before this
+    function returns.
+
+    Answers are stored as they are made, so an answer of a killed run is judged by the next attempt and not made again.
+    The engine runs as long as the pipeline. A student behind an endpoint is asked there, with replies in the response
+    cache, and `model` is not used.
     """
     config = context.config
     if not config.student.spec.local:
@@ -90,7 +92,7 @@ def answer(
 def _answered_before(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, samples: int, temperature: float
 ) -> ray.data.Dataset:
-    """The rows with their answers from a table of their own, written before the judge's server is started again."""
+    """Writes the answers to a table of their own, before the judge's server starts; returns its remaining rows."""
     run, answered = context.run, answered_of(table)
     left = expected - run.kept(table)
     if left and not run.done(answered):
@@ -110,7 +112,7 @@ def _answers(
 
 
 def answered_of(table: Table) -> Table:
-    """The table of a scored table's answers, where they had to be made before the judge came."""
+    """Returns the table of a scored table's answers, written if they cannot be made while the judge runs."""
     return table.beside(f"{table.name}_answered")
 
 

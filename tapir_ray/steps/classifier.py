@@ -1,4 +1,4 @@
-"""Task labels of the seed data: the teacher labels a sample, DeBERTa learns from it and labels every row."""
+"""Task labels of the seed data: the teacher labels a sample, DeBERTa is fine-tuned on it and labels every row."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
 
 REPORT = "report.json"
-"""File in the classifier's folder that says it is trained."""
+"""File in the classifier's folder that marks a finished training; written last."""
 SAMPLE = "sample"
-"""The one cell that the sample to label is drawn from."""
+"""Pool and task of the single cell that the sample is drawn from."""
 
 
 def train(context: Context) -> None:
-    """`seed/labels` (a sample labelled by the teacher) and `classifier/model`, where the config has one trained."""
+    """Writes `seed/labels` (a sample labelled by the teacher) and `classifier/model`.
+
+    Does nothing if the config takes its labels from elsewhere, or if the classifier is trained.
+    """
     from tapir_ray.train.classifier import train_classifier
     from tapir_ray.train.create_classifier import create_classifier
 
@@ -56,7 +59,7 @@ def train(context: Context) -> None:
 
 
 def label_sample(context: Context) -> None:
-    """`seed/labels`: `classify.label_rows` seed rows, drawn by hash, with the teacher's label as their task."""
+    """Writes `seed/labels`: `classify.label_rows` seed rows, drawn by hash, with the teacher's label as their task."""
     from tapir_ray.transforms.label import label
 
     config, table = context.config, context.loop.labels
@@ -71,7 +74,10 @@ def label_sample(context: Context) -> None:
 
 
 def classify_seed(context: Context) -> None:
-    """`seed/instructions`: every seed and holdout row with its task, and with the teacher's answer where asked for."""
+    """Writes `seed/instructions`: every seed and holdout row with its task.
+
+    Unless `seed_data.responses` is `keep`, the teacher answers as well.
+    """
     from tapir_ray.transforms.classify import classify
     from tapir_ray.transforms.label import label
     from tapir_ray.transforms.respond import respond
@@ -95,7 +101,7 @@ def classify_seed(context: Context) -> None:
 
 
 def model(context: Context) -> str:
-    """The fine-tuned classifier: the run's own, or the one that the config names."""
+    """Returns the folder, URI or HF name of the classifier: the run's own, or the one that the config names."""
     settings = context.config.classify
     if settings.label_rows:
         return context.run.uri_of(f"{context.loop.classifier}/model")

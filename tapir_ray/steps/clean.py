@@ -1,4 +1,4 @@
-"""Clean: a dataset read, and filtered over all of its parts: repeats, near-duplicates, overlap with evaluation sets."""
+"""Clean: reads a dataset and filters repeats, near-duplicates and contaminated rows over all of its files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tapir_ray.transforms.filters.duplicates import mark_repeats
 
 
 def clean(context: Context) -> None:
-    """`seed/read`, and `seed/ingested`: the same rows, those filtered that are not to be in the new dataset.
+    """Writes `seed/read`, and `seed/ingested` with the rows marked that the new dataset must not have.
 
-    Of equal instructions one stays as `seed.without_repeats` says, of similar ones that of the lowest id. Raises
-    InputError as `seed.read`, and where more than `filter.max_share` of the rows is filtered for one reason.
+    Of equal instructions one is kept by the rule of `seed.without_repeats`; of similar ones the one of lowest id.
+    Raises InputError as `seed.read` does, and if more than `filter.max_share` of the rows is filtered for one reason.
     """
     run, layout, settings = context.run, context.shards, context.config.regenerate
     assert settings is not None
     if not run.done(layout.ingested):
         with context.stage("clean", 0):
             _clean(context, settings.does("filter"))
-    # A killed attempt may have left them.
+    # Only needed to make `seed/ingested`; a killed attempt may have left them.
     for needless in (layout.seed_bands, layout.checked):
         run.clear(needless)
     list_contamination(context, layout.ingested, layout.contamination, decontaminate.of_evaluation_sets)
@@ -39,7 +39,7 @@ def _clean(context: Context, similar: bool) -> None:
     if similar:
         if not run.done(layout.checked):
             context.write(layout.checked, rows, "check", expected)
-        # Near-duplicates are looked for among what passed all else, so that none is lost to a row that goes itself.
+        # Last, among the rows that passed everything else: a row that is filtered itself must not displace another.
         with context.progress.stage("find near-duplicates"):
             boilerplate = decontaminate.boilerplate(context)
             rows = mark_repeats(
@@ -49,7 +49,7 @@ def _clean(context: Context, similar: bool) -> None:
 
 
 def _checked(context: Context) -> ray.data.Dataset:
-    """The rows read, with those filtered that repeat another, fail a filter of their own or overlap; lazy."""
+    """Returns the rows of `seed/read`; repeats, rows that fail a filter and contaminated rows are marked. Lazy."""
     settings, config = context.config.regenerate, context.config
     assert settings is not None
     rows = seed.without_repeats(context)

@@ -1,5 +1,4 @@
-"""The list of contaminated rows: each row that was filtered for it, the item that it is like and the text they
-share."""
+"""List of contaminated rows: each with the holdout or evaluation item that it matches, and the text they share."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from tapir_ray.steps import decontaminate
 from tapir_ray.steps.context import Context
 
 PREFIX = "contamination_"
-"""Begins the reason of a contaminated row; the name of the index, a colon and the rule follow."""
+"""Prefix of a contaminated row's reason, as in `contamination_holdout: near_duplicate`."""
 READ = ("instruction_id", "draw_id", "source", "messages", "status", "reason")
 CONTAMINATION = pa.schema(
     [
@@ -33,8 +32,9 @@ CONTAMINATION = pa.schema(
         ("shared_text", pa.string()),
     ]
 )
-"""A row and its place, `holdout` or `evaluation`, the item there and its place, the rule (exact, near_duplicate or
-ngram), and the longest text that both have, in the form in which it is compared."""
+"""A contaminated row and the item that it matches. `contaminated_by` is `holdout` or `evaluation`, `rule` is `exact`,
+`near_duplicate` or `ngram`. `shared_text` is the longest text that both have, in the normalised form of the comparison.
+"""
 
 
 def list_contamination(
@@ -43,9 +43,9 @@ def list_contamination(
     listed: Table,
     indexes: Callable[[Context], dict[str, ray.ObjectRef]] = decontaminate.indexes,
 ) -> None:
-    """Write the table `listed` of the rows of a finished table that were filtered for contamination; empty without any.
+    """Writes `listed`: the rows of a finished table that were filtered as contaminated; empty if there are none.
 
-    `indexes` gives the indexes that they were found by.
+    `indexes` returns the indexes that the rows were compared with.
     """
     run = context.run
     if run.done(listed):
@@ -62,7 +62,7 @@ def list_contamination(
 
 
 def explained(batch: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table:
-    """The rows of CONTAMINATION for those of the batch that were filtered for contamination with an index."""
+    """Returns rows of CONTAMINATION for the contaminated rows of a batch."""
     reason = pc.fill_null(batch["reason"], "")
     hit = pc.and_(pc.equal(batch["status"], FILTERED), pc.starts_with(reason, PREFIX))
     found = []
@@ -80,7 +80,7 @@ def explained(batch: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table
 
 
 def counts(run: Tables, listed: Table) -> dict[str, dict[str, int]]:
-    """How many rows are contaminated, by what with and by rule; empty without a list."""
+    """Returns contaminated rows by index and rule, as `{"holdout": {"ngram": 3}}`; empty without a list."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     if run.done(listed):
         for batch in run.scan(listed, ["contaminated_by", "rule"]):

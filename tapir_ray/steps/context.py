@@ -1,4 +1,4 @@
-"""What every step of a run works with: its storage, config and layout, the roles, the tasks and the curriculum."""
+"""Context of a run's steps: storage, config, layout, roles, taxonomy, curriculum, progress and trackers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tapir_ray.run.trackers import Trackers
 
 @dataclass
 class Context:
-    """Opened once by the command, passed to every step."""
+    """Context that the command opens once and passes to every step."""
 
     run: Run
     config: Config
@@ -40,13 +40,13 @@ class Context:
 
     @property
     def loop(self) -> LoopLayout:
-        """The layout of a method that trains in rounds."""
+        """Layout of a method that trains in rounds."""
         assert isinstance(self.layout, LoopLayout)
         return self.layout
 
     @property
     def shards(self) -> ShardLayout:
-        """The layout of a method that makes a dataset shard by shard."""
+        """Layout of a method that writes a dataset shard by shard."""
         assert isinstance(self.layout, ShardLayout)
         return self.layout
 
@@ -58,11 +58,11 @@ class Context:
         expected: int | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Manifest:
-        """Run a pipeline into a table with live progress; returns the manifest, which holds `extra`.
+        """Runs a pipeline into a table with live progress; returns the manifest, with `extra` in it.
 
-        After `remaining` the rows of earlier attempts stay, and a stop loses at most `resources.rows_per_block` rows;
-        otherwise the table is written from the start. Raises StageError and Stopped as `Run.write` does: the table is
-        then not published.
+        After `remaining`, the rows of earlier attempts stay, and a stop loses at most `resources.rows_per_block` rows.
+        Without it the table is written from the start. Raises StageError and Stopped as `Run.write` does, and does not
+        publish the table then.
         """
         key = table.key if self.run.resumes(table) else ()
         with self.progress.stage(label, table.path, expected):
@@ -80,25 +80,25 @@ class Context:
             )
         for role in self.roles.found_plain():
             self.run.event(PLAIN_TEXT, role=role)
-            self.progress.say(f"{role}: its endpoint refuses response_format, so it is asked in plain text from now on")
+            self.progress.say(f"{role}: its endpoint refuses response_format; from now on requests are plain text")
         return written
 
     def remaining(self, table: Table, rows: ray.data.Dataset) -> ray.data.Dataset:
-        """The rows that an earlier attempt has not written to `table`; to be followed by `write`."""
+        """Returns the rows that no earlier attempt has written to `table`. Call `write` on the result."""
         return self.run.remaining(table, rows, table.key, self.transform_cpus)
 
     def read(self, *tables: Table, columns: list[str] | None = None) -> ray.data.Dataset:
         return self.run.read(*tables, columns=columns, transform_cpus=self.transform_cpus)
 
     def map(self, rows: ray.data.Dataset, function: Any, **arguments: Any) -> ray.data.Dataset:
-        """A plain Arrow function over the rows' blocks."""
+        """Maps a function of Arrow tables over the blocks; lazy."""
         return rows.map_batches(
             function, fn_kwargs=arguments, batch_format="pyarrow", batch_size=None, num_cpus=self.transform_cpus
         )
 
     @contextmanager
     def stage(self, name: str, round_number: int) -> Iterator[None]:
-        """Time a stage of a round. The seconds go to all trackers, and from the run's events to `summary.json`."""
+        """Times a stage of a round. The seconds go to all trackers, and from the run's events to `summary.json`."""
         started = time.monotonic()
         with self.progress.span(name, round_number):
             yield
@@ -106,13 +106,13 @@ class Context:
         self.trackers.log("stage", {"stage": name, "seconds": seconds}, round_number)
 
     def note_round(self, kind: str, round_number: int, **numbers: Any) -> None:
-        """Log numbers of a round to all trackers; `kind` is one of ROUND_EVENTS."""
+        """Logs numbers of a round to all trackers; `kind` is one of ROUND_EVENTS."""
         self.trackers.log(kind, numbers, round_number)
 
 
 ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")
-"""Events with numbers of a round; of a kind the last one of a round holds."""
+"""Events with numbers of a round. The last event of a kind and round is the valid one."""
 
 
 PLAIN_TEXT = "plain_text"
-"""Event of a role whose endpoint refuses a `response_format`."""
+"""Event of a role whose endpoint refuses `response_format`."""

@@ -1,4 +1,4 @@
-"""The dataset that a regeneration leaves: the ok rows of each shard as one file, and the card."""
+"""Dataset of a regeneration: the ok rows of each shard in one file, and a dataset card."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ COLUMNS = (
     "teacher_model", "sampling", "prompt_hash", "style", "answer_score", "other_response", "new_score", "old_score",
     "preferred",
 )  # fmt: skip
-"""Of REGENERATED, what the dataset has; the answer is the last of the `messages`."""
+"""Columns of REGENERATED in the dataset. The answer is the last turn of `messages`."""
 SCHEMA = pa.schema([REGENERATED.field(name) for name in COLUMNS])
 COUNTED = ("task", "preferred", "teacher_model")
 BATCH_ROWS = 5_000
-"""Rows that are in memory at a time."""
+"""Rows in memory at a time."""
 
 
 def publish(context: Context, shards: Sequence[Shard]) -> dict[str, Any]:
-    """`dataset/data/SHARD.parquet` and `dataset/README.md`; returns the summary, which is in `summary.json` as well.
+    """Writes `dataset/data/SHARD.parquet`, `dataset/README.md` and `summary.json`; returns the summary.
 
-    Raises StageError where other rows came out than went in, and where a shard cannot be written.
+    Raises StageError if the number of rows differs from the number read, and if a shard cannot be written.
     """
     run, config, layout = context.run, context.config, context.shards
     tables = {shard.number: run.manifest(layout.regenerated.of(shard.name)) for shard in shards}
@@ -66,10 +66,13 @@ def publish(context: Context, shards: Sequence[Shard]) -> dict[str, Any]:
 
 
 def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[str, Counter[str]]]:
-    """`export_shard` of the tables, by their shards' numbers, as they are done. Raises StageError for one that
-    fails."""
+    """Exports the tables, given by shard number, and yields their counts in the order of completion.
+
+    Raises StageError if a shard cannot be written.
+    """
     run = context.run
-    # A whole CPU may never be free beside engines: so few tasks instead, spread over the nodes, for their memory.
+    # A whole CPU may never be free next to engines, so each task claims a fraction. To bound memory, at most one task a
+    # CPU of the cluster runs, and tasks are spread over the nodes.
     export = ray.remote(export_shard).options(num_cpus=context.transform_cpus, scheduling_strategy="SPREAD")
     left, running = list(tables.items()), dict[ray.ObjectRef, str]()
     while left or running:
@@ -84,15 +87,15 @@ def _export(context: Context, tables: Mapping[str, Manifest]) -> Iterator[dict[s
         except RayError as error:
             if (full := full_disk(error)) is not None:
                 raise full from error
-            raise StageError(f"{target} was not written: {last_line(error)}; mend that and start again") from error
+            raise StageError(f"{target} was not written: {last_line(error)}; fix that and start again") from error
 
 
 def export_shard(files: Sequence[str], fs: pafs.FileSystem, target: str, expected: int) -> dict[str, Counter[str]]:
-    """Write the `expected` ok rows of some files as `target`, where it does not have them yet.
+    """Writes the `expected` ok rows of some files to `target`, unless it already has them.
 
-    Returns its rows by the values of COUNTED.
+    Returns its number of rows by each value of the columns COUNTED.
     """
-    # A writer that meets an error closes its file, which then is there with fewer rows on an object store.
+    # A ParquetWriter closes its file on an error, so an object store may hold a valid file with too few rows.
     there = fs.get_file_info(target).type != pafs.FileType.NotFound
     if not there or is_torn(target, fs) or pq.read_metadata(target, filesystem=fs).num_rows != expected:
         local = isinstance(fs, pafs.LocalFileSystem)
@@ -111,27 +114,27 @@ def export_shard(files: Sequence[str], fs: pafs.FileSystem, target: str, expecte
 
 
 def counted(values: pa.Array | pa.ChunkedArray) -> Counter[str]:
-    """How often each value is there, null left out."""
+    """Counts each value; nulls are left out."""
     found = pc.value_counts(values.drop_null())
     return Counter(dict(zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True)))
 
 
 def batches(file: str, fs: pafs.FileSystem, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, BATCH_ROWS at a time."""
+    """Yields the rows of a Parquet file, BATCH_ROWS at a time."""
     with pq.ParquetFile(file, filesystem=fs) as opened:
         for batch in opened.iter_batches(BATCH_ROWS, columns=columns):
             yield pa.Table.from_batches([batch])
 
 
 def exported(table: pa.Table) -> pa.Table:
-    """The ok rows of a table of REGENERATED, as SCHEMA: each a whole conversation."""
+    """Returns the ok rows of a table of REGENERATED as SCHEMA, each with its whole conversation."""
     rows = table.filter(pc.equal(table["status"], OK)).combine_chunks()
     at, field = rows.schema.get_field_index("messages"), SCHEMA.field("messages")
     return rows.set_column(at, field, with_answers(rows["messages"], rows["response"])).select(COLUMNS)
 
 
 def with_answers(messages: pa.ChunkedArray, answers: pa.ChunkedArray) -> pa.Array:
-    """Each conversation with its answer as the last turn."""
+    """Returns each conversation with its answer as the last turn, as list<struct<role, content>>."""
     turn = SCHEMA.field("messages").type.value_type
     turns, contents = pa.array(messages.combine_chunks()), pa.array(answers.combine_chunks())
     last = pa.StructArray.from_arrays([pa.repeat("assistant", len(contents)), contents], fields=list(turn))

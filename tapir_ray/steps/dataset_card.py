@@ -1,4 +1,4 @@
-"""The card of a regenerated dataset: `README.md` with the YAML front matter that the hub reads.
+"""Dataset card of a regenerated dataset: `README.md` with the YAML front matter that the hub reads.
 
 count = counts(run.manifest("seed/read").rows, manifests)
 text = card(config, Report(count, held, usage, versions))
@@ -22,12 +22,12 @@ from tapir_ray.errors import StageError
 from tapir_ray.run.manifest import Manifest
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
-"""The hub's names for sizes, by powers of ten from 1,000 on."""
+"""The hub's size categories, one a power of ten."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What has become of the rows read; `ok` and the counts of both reasons sum to `rows`."""
+    """Counts of the rows read, by status. `filtered` and `failed` are by reason; all counts sum to `rows`."""
 
     rows: int
     ok: int
@@ -37,21 +37,23 @@ class Counts:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the card tells. `held` are the dataset's rows by the values of some columns, `usage` is by role."""
+    """Numbers of the card."""
 
     counts: Counts
     held: Mapping[str, Mapping[str, int]]
+    """By column, then by value: rows of the dataset."""
     usage: Mapping[str, Mapping[str, float]]
+    """By role: requests, tokens and cost."""
     versions: Mapping[str, str]
 
     @property
     def cost(self) -> float:
-        """US dollars."""
+        """Cost of all roles, in US dollars."""
         return round(sum(role["cost"] for role in self.usage.values()), 6)
 
 
 def counts(rows: int, shards: Iterable[Manifest]) -> Counts:
-    """What has become of `rows` rows by the manifests of all shards. Raises StageError where the sums differ."""
+    """Returns the counts of `rows` rows, from the manifests of all shards. Raises StageError if their sums differ."""
     statuses: Counter[str] = Counter()
     filtered: Counter[str] = Counter()
     failed: Counter[str] = Counter()
@@ -66,7 +68,7 @@ def counts(rows: int, shards: Iterable[Manifest]) -> Counts:
 
 
 def card(config: Config, report: Report) -> str:
-    """The text of `README.md`, for a folder that has its rows in `data/`."""
+    """Returns the text of `README.md`, for a folder with its rows in `data/`."""
     settings, found, listed = config.regenerate, report.counts, priced_by(config)
     assert settings is not None
     front: dict[str, Any] = {
@@ -80,10 +82,10 @@ def card(config: Config, report: Report) -> str:
     lines = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {config.name}",
-        f"{found.ok:,} instructions with their answers, made anew from {found.rows:,} rows of "
+        f"{found.ok:,} instructions with their answers, regenerated from {found.rows:,} rows of "
         f"`{_source(config)}` by tapir-ray: {', '.join(settings.operations)}.",
-        "`messages` is the whole conversation, its last turn the answer. Where there were two answers `other_response` "
-        "is the one that was left out: that of the source, or if `preferred` says `old` that of the teacher.",
+        "`messages` is the whole conversation; its last turn is the answer. If a row had two answers, `other_response` "
+        "is the one left out: the source's, or the teacher's if `preferred` is `old`.",
         "## Rows",
         _table(("rows", "number"), [("read", found.rows), ("in this dataset", found.ok), *left_out(found)]),
         *(f"## By {title}\n\n{_table((title, 'rows'), sorted(values.items()))}" for title, values in _held(report)),
@@ -101,7 +103,7 @@ def card(config: Config, report: Report) -> str:
 
 
 def summary(config: Config, report: Report, shards: int, dataset: str) -> dict[str, Any]:
-    """`summary.json` of a regeneration that is done; `dataset` is the place of its card."""
+    """Returns the content of `summary.json` for a finished regeneration; `dataset` is the URI of its folder."""
     assert config.regenerate is not None
     return {
         "name": config.name,
@@ -119,12 +121,12 @@ def summary(config: Config, report: Report, shards: int, dataset: str) -> dict[s
 
 
 def size_category(rows: int) -> str:
-    """The hub's name for a size: `n<1K`, `1K<n<10K` …"""
+    """Returns the hub's category of a number of rows: `size_category(2_000)  # "1K<n<10K"`."""
     return SIZES[min(len(SIZES) - 1, max(0, len(str(rows)) - 3))]
 
 
 def _source(config: Config) -> str:
-    """The last part of the source's path: where it lies on a machine is nobody's business."""
+    """Returns the id of a hub dataset, or the file name of a local path: a card must not publish local folders."""
     path = (config.seed_data.path or config.name).partition("?")[0].rstrip("/")
     return path if path.count("/") == 1 and not path.startswith("/") else path.rpartition("/")[2]
 
@@ -150,5 +152,5 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text of a user's rows as Markdown shows it: a task named `<b>` or `a|b` is no markup."""
+    """Escapes text of a user's rows for Markdown: a task named `<b>` or `a|b` must not become markup."""
     return html.escape(one_line(text), quote=False).replace("|", "\\|").replace("`", "\\`").replace("[", "\\[")

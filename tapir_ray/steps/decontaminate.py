@@ -1,6 +1,6 @@
-"""What must not be trained on: indexes of the holdout and of evaluation sets, and the near-duplicate bands of a run.
+"""Decontamination: indexes of the holdout and of evaluation sets, and the near-duplicate bands of a run.
 
-Contaminated rows are listed by `contamination_list.py`.
+`contamination_list.py` lists the contaminated rows.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ ITEM_COLUMNS = ["instruction_id", "source", "messages", "status"]
 
 
 def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
-    """The rows with those filtered that overlap with the holdout or an evaluation set; lazy.
+    """Marks rows that overlap with the holdout or an evaluation set; lazy.
 
-    Rows that `split` says are the holdout's own pass untouched.
+    Rows of the holdout itself (column `split`) pass unchanged.
     """
     hidden = context.map(rows, _hide_holdout)
     return context.map(mark_contaminated(hidden, indexes(context), context.config), _shown)
 
 
 def indexes(context: Context) -> dict[str, ray.ObjectRef]:
-    """By name, a reference to the contamination index of the holdout's rows, and of `filter.evaluation_sets`."""
+    """Returns references to the contamination indexes: `holdout`, and `evaluation` for `filter.evaluation_sets`."""
     config = context.config
     found = {}
     if config.holdout.rows:
@@ -51,8 +51,7 @@ def indexes(context: Context) -> dict[str, ray.ObjectRef]:
 
 
 def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
-    """By the name `evaluation`, a reference to the contamination index of `filter.evaluation_sets`; empty without
-    any."""
+    """Returns `{"evaluation": reference}` to the contamination index of `filter.evaluation_sets`; empty without any."""
     if not context.config.filter.evaluation_sets:
         return {}
     read_evaluation_sets(context)
@@ -61,9 +60,9 @@ def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
 
 
 def boilerplate(context: Context) -> Boilerplate:
-    """The n-grams that more than `filter.common_ngram_rows` of the training rows have: `seed/common_ngrams`.
+    """Returns the n-grams that more than `filter.common_ngram_rows` training rows share.
 
-    They are counted when first asked for, in the table that the layout makes them from.
+    The first call counts them in the table that the layout names, and writes `seed/common_ngrams`.
     """
     settings, run, counted = context.config.filter, context.run, context.layout.common_ngrams
     if settings.common_ngram_rows is None:
@@ -82,9 +81,9 @@ def boilerplate(context: Context) -> Boilerplate:
 
 
 def read_evaluation_sets(context: Context) -> None:
-    """`seed/evaluation_sets`: the rows of `filter.evaluation_sets`, those filtered that cannot be read.
+    """Writes `seed/evaluation_sets`, the rows of `filter.evaluation_sets`; unreadable rows are marked and reported.
 
-    Says how many these are. Raises InputError for a file without a row that can be used.
+    Raises InputError for a file without a usable row.
     """
     run, table = context.run, context.layout.evaluation_sets
     if run.done(table):
@@ -105,17 +104,17 @@ def read_evaluation_sets(context: Context) -> None:
         if not usable[number]:
             run.clear(table)
             why = f"no row can be used ({reasons[number]})" if number in reasons else "it has no row"
-            raise InputError(f"filter.evaluation_sets {file}: {why}; mend the file or leave it out")
+            raise InputError(f"filter.evaluation_sets {file}: {why}; fix the file or leave it out")
     left_out = manifest.rows - manifest.count(OK)
     if left_out:
         context.progress.say(
-            f"filter.evaluation_sets: {left_out} of {manifest.rows} rows cannot be read and are not looked for "
-            f"({reasons[min(reasons)]})"
+            f"filter.evaluation_sets: {left_out} of {manifest.rows} rows cannot be read, so no training row is "
+            f"compared with them ({reasons[min(reasons)]})"
         )
 
 
 def bands_of(context: Context, round_number: int) -> str:
-    """Folder of the near-duplicate bands of a round's rows; those of the seed data are written when first asked for."""
+    """Returns the folder of the near-duplicate bands of a round; the first call for round 0 writes the seed data's."""
     bands = context.loop.bands(round_number)
     path = context.run.uri_of(bands.path)
     if round_number == 0 and not context.run.done(bands):
@@ -128,7 +127,7 @@ def bands_of(context: Context, round_number: int) -> str:
 
 
 def _labelled(context: Context) -> Table | None:
-    """`seed/instructions`, where the seed data is labelled already."""
+    """Returns `seed/instructions` if the seed data is labelled already."""
     table = context.loop.instructions
     return table if context.run.done(table) else None
 
@@ -141,7 +140,7 @@ HIDDEN = "hidden"
 
 
 def _hide_holdout(batch: pa.Table) -> pa.Table:
-    """The filters look at ok rows: those of the holdout are given another status for as long."""
+    """Gives holdout rows another status, since filters look at ok rows; `_shown` restores it."""
     if "split" not in batch.column_names:
         return batch
     hide = pc.and_(pc.equal(batch["split"], HOLDOUT), pc.equal(batch["status"], OK))

@@ -1,4 +1,4 @@
-"""Evaluate: the last student on every suite of `evaluate.suites`."""
+"""Evaluate: runs every suite of `evaluate.suites` on the last student."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tapir_ray.steps.train import student_after
 
 
 def evaluate(context: Context) -> None:
-    """`evaluation/NAME` for every suite of `evaluate.suites`: the last student's answers and scores."""
+    """Writes `evaluation/NAME` for every suite of `evaluate.suites`: the last student's answers and scores."""
     last, loop = context.config.curriculum.rounds, context.loop
     for table, suite in suites(context.run, context.config, loop, context.roles).items():
         if context.run.done(table):
@@ -33,9 +33,10 @@ def evaluate(context: Context) -> None:
 
 
 def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: dict[str, Any] | None = None) -> None:
-    """Write the results of a suite for the student `model`, an HF folder or name; `extra` goes to the manifest.
+    """Writes the results of a suite for the student `model` (HF folder or name); `extra` goes into the manifest.
 
-    A suite without items gives an empty table. Raises StageError if results are missing or too many failed.
+    The results of a suite without items are an empty table. Raises StageError if results are missing or too many items
+    failed.
     """
     table = replace(table, schema=suite.schema)
     count = suite.count()
@@ -51,14 +52,17 @@ def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: d
 
 
 def _of_turn(table: Table, turn: int) -> Table:
-    """The table of the answers to a turn that is not the last."""
+    """Returns the table of the answers to a turn that is not the last."""
     return table.beside(f"{table.name}_turn_{turn}")
 
 
 def _answer_turns(
     context: Context, suite: Suite, model: str, table: Table, count: int, rows: ray.data.Dataset
 ) -> ray.data.Dataset:
-    """The rows with the student's answer to each of their turns; lazy. All turns but the last have a table first."""
+    """Returns the rows with the student's answer to each of their turns; lazy for the last turn only.
+
+    Every other turn is first written to a table of its own.
+    """
     left = count - context.run.kept(table)
     for turn in range(1, suite.turns):
         answered = _of_turn(table, turn)
@@ -73,7 +77,7 @@ def _answer_turns(
 def _answer_turn(
     context: Context, model: str, turn: int, table: Table, expected: int, rows: ray.data.Dataset
 ) -> ray.data.Dataset:
-    """The rows with the answer to a turn; after the first, failed rows and those without a further turn pass."""
+    """Returns the rows with the answer to a turn. After turn 1, failed rows and those without a further turn pass."""
     if turn == 1:
         return answer(context, rows, model, table, expected)
     asked = answer(context, context.map(rows, _next_turn), model, table, expected)
@@ -83,7 +87,7 @@ def _answer_turn(
 
 
 def _next_turn(batch: pa.Table) -> pa.Table:
-    """The rows that have a further turn, with the student's answer and that turn at the end of `messages`."""
+    """Returns the rows with a further turn; the student's answer and that turn are appended to `messages`."""
     rows = batch.filter(_has_next_turn(batch)).to_pylist()
     for row in rows:
         question, *row[FOLLOW_UPS] = row[FOLLOW_UPS]
@@ -102,7 +106,7 @@ def _has_next_turn(batch: pa.Table) -> pa.ChunkedArray:
 
 
 def note_holdout(context: Context, table: Table, round_number: int) -> None:
-    """Note the score on the reporting half of the holdout of the student as it is after a round."""
+    """Logs the student's score after a round, over the reporting half of the holdout; nothing without scored rows."""
     config = context.config
     score = reported_score(context.run, table, config.random_seed, config.holdout.select_share)
     if score["rows"]:

@@ -1,4 +1,4 @@
-"""Says what is not read of a path: files of other kinds, hidden or empty ones, splits."""
+"""Reports the files of a path that are not read: other formats, hidden or empty files, other splits."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from tapir_ray.data.readers import hub_note
 from tapir_ray.steps.context import Context
 
 LEFT_OUT = "left_out"
-"""An event with `key`, `path` and `what`."""
+"""Event with `key`, `path` and `what` (list of strings)."""
 
 
 def files(context: Context, path: str, key: str, use: Use) -> list[str]:
-    """The files at a path; what is left out of it is printed and becomes an event. Raises InputError as `find` does."""
+    """Returns the files at a path, and reports those left out. Raises InputError as `find` does."""
     found = find(path, key, use)
     say(context, found, path, key)
     return found.files
 
 
 def say(context: Context, found: Found, path: str, key: str) -> None:
-    """Print what was left out of a path, each kind on a line, and add it to the events of the run."""
+    """Prints what was left out of a path, one line a kind, and adds an event to the run."""
     for note in found.left_out:
         context.progress.say(f"{key} {path}: {note}")
     if found.left_out:
@@ -27,7 +27,7 @@ def say(context: Context, found: Found, path: str, key: str) -> None:
 
 
 def seed_files(context: Context) -> list[str]:
-    """The files of the seed data; what is left out is told, and of a hub dataset its other splits."""
+    """Returns the files of the seed data, and reports those left out and the other splits of a hub dataset."""
     seed_data = context.config.seed_data
     found = find_seed(seed_data)
     if found.files and is_hub_id(found.files[0]) and (note := hub_note(found.files[0], seed_data.revision)):

@@ -1,4 +1,4 @@
-"""Generate: the teacher writes instructions like the hard ones and answers those that pass the filters, in style."""
+"""Generate: the teacher writes instructions like the hard ones, then answers those that pass the filters."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tapir_ray.transforms.expand import expand
 from tapir_ray.transforms.filters import filter_generated
 
 CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
-"""Expanded rows with the classifier's label beside the task that was asked for."""
+"""Expanded rows, with the classifier's label in `task_predicted` and the requested task in `task`."""
 
 
 def generate(context: Context, round_number: int, plan: Plan) -> None:
-    """`rounds/NN/expanded` (one row a draw), `checked` (the same rows, filtered) and `generated` (answered as well).
+    """Writes `rounds/NN/expanded` (one row a draw), `checked` (filtered) and `generated` (answered).
 
-    Raises StageError where the filters drop more than `filter.max_share` for one reason, before an answer is paid for.
+    Raises StageError if more than `filter.max_share` of the rows is filtered for one reason, before any answer is paid.
     """
     run, tables = context.run, context.loop.round(round_number)
     expanded, checked, generated = tables.expanded, tables.checked, tables.generated
@@ -43,7 +43,7 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
                     classifier.model(context),
                     context.config,
                     columns=("task_predicted", "task_prob"),
-                    # What the teacher wrote must not wait for a thousand others before it is stored.
+                    # A stop loses at most one window: the default of 1,024 rows would be many paid replies.
                     window=context.config.resources.rows_per_block,
                 )
             context.write(expanded, rows, f"{label} expand", expected)
@@ -66,7 +66,7 @@ def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ra
 
 
 def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
-    """Draws from the hard rows, each task as often as the plan says, with the fewest repeats of a row; lazy."""
+    """Returns draws from the hard rows, by the plan's number for each task, with the fewest repeats of a row. Lazy."""
     seed, cpus = context.config.random_seed, context.transform_cpus
     cells = _with_pools(context, round_number, plan, CELLS)
     found = count_cells(cells, seed, (round_number, "expand"), transform_cpus=cpus)
@@ -76,7 +76,7 @@ def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
 
 
 CELLS = ["instruction_id", "task", "split", "difficulty", "teacher_score", "status"]
-"""Columns of a scored table that say which cell a row is in."""
+"""Columns of a scored table that decide the cell of a row."""
 
 
 def _with_pools(context: Context, round_number: int, plan: Plan, columns: list[str] | None = None) -> ray.data.Dataset:

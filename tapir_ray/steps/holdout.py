@@ -1,6 +1,7 @@
-"""The holdout: split off by hash before anything else, equal numbers from each stratum; only it says what is better.
+"""Holdout: rows split off by hash before anything else, in equal numbers from each stratum.
 
-The hash is that of `conversation_id`, so that all turns of a conversation are on the same side.
+Only the holdout measures whether a student is better. The hash is of `conversation_id`, so that all turns of a
+conversation are on the same side.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ CELL = "holdout"
 
 
 def split_off(context: Context) -> None:
-    """`seed/split`, then `seed/ingested`: rows of the holdout marked, seed rows that overlap with them filtered.
+    """Writes `seed/split` (holdout rows marked) and `seed/ingested` (seed rows that overlap with them filtered).
 
     Raises InputError for a stratum column that the seed data does not have.
     """
@@ -36,7 +37,7 @@ def split_off(context: Context) -> None:
 
 
 def with_holdout(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
-    """The rows with those of the holdout marked in `split`; lazy but for counting the strata.
+    """Marks the rows of the holdout in `split`; lazy, except that the strata are counted at once.
 
     Raises InputError for a stratum column that the rows do not have.
     """
@@ -51,7 +52,7 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
     found = counts.capacities
     if not found and columns:
         raise InputError(
-            f"holdout.stratify_by {columns}: no row of the seed data has these columns; name others, or []"
+            f"holdout.stratify_by {columns}: no row of the seed data has these columns; name other columns, or set []"
         )
     if not found:
         raise InputError(f"holdout: every row of the seed data is filtered; the counts of {context.loop.read} say why")
@@ -61,9 +62,9 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
 
 
 def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:
-    """The batch with `pool` and `task` naming the stratum of every ok row, null for the others, to be drawn from.
+    """Returns the batch with the stratum of every ok row in `pool` and `task`; null for rows that cannot be drawn.
 
-    `instruction_id` is that of the conversation, where the batch has the column `conversation_id`.
+    If the batch has the column `conversation_id`, it replaces `instruction_id`.
     """
     usable = pc.equal(batch["status"], OK)
     names = []
@@ -78,6 +79,7 @@ def with_strata(batch: pa.Table, columns: list[str]) -> pa.Table:
 
 
 def _mark(batch: pa.Table, columns: list[str], chosen: Cutoffs) -> pa.Table:
+    # The column `row` carries each row's place through the draw: the turns of a conversation are drawn by the same id.
     rows = np.arange(len(batch))
     drawn = take_table(with_columns(with_strata(batch, columns), row=pa.array(rows)), chosen)["row"]
     return with_columns(batch, split=pc.if_else(pa.array(np.isin(rows, drawn)), HOLDOUT, batch["split"]))

@@ -1,4 +1,4 @@
-"""`--from STAGE=PATH`: a table of the user's own in the place of the one that a stage of round 1 begins with."""
+"""`--from STAGE=PATH`: a table of the user's replaces the one that a stage of round 1 begins with."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from tapir_ray.transforms.ingest import duplicate_positions, mark_duplicates
 from tapir_ray.transforms.user_rows import HAS_SPLIT, read_own_rows, with_places
 
 FROM = "imported_from"
-"""In the manifest of an imported table: the absolute path it came from."""
+"""Key in the manifest of an imported table: the absolute path or URI of its rows."""
 
 
 def is_seed(table: Table) -> bool:
-    """Whether the rows take the place of the seed data, with or without tasks."""
+    """Returns True if the rows replace the seed data, with or without tasks."""
     return table.schema is INSTRUCTIONS
 
 
 def own_table(start: str, layout: Layout) -> tuple[str, str] | None:
-    """(stage, path) of `STAGE=PATH` by the stages that the layout begins with a table; None for an empty string.
+    """Returns (stage, path) of `STAGE=PATH`; None for an empty string.
 
-    Raises InputError for anything else, and for rows without a column that the stage needs.
+    Raises InputError for a stage that cannot begin with a table, a missing path, or rows without a column that the
+    stage needs.
     """
     if not start:
         return None
     stage, _, path = start.partition("=")
     if stage not in layout.begins or not path:
-        raise InputError(f"--from {start}: write it as STAGE=PATH, with a stage of {', '.join(layout.begins)}")
+        raise InputError(f"--from {start}: write STAGE=PATH; the stages are {', '.join(layout.begins)}")
     if not is_remote(path) and not Path(path).exists():
         raise InputError(f"--from {start}: there is no file or folder {path}")
     needed = layout.begins[stage].needed
@@ -53,20 +54,20 @@ def own_table(start: str, layout: Layout) -> tuple[str, str] | None:
 
 
 def import_rows(context: Context, stage: str, path: str) -> None:
-    """Publish the user's rows as the table that `stage` begins with, filtered as the run's own would be.
+    """Publishes the user's rows as the table that `stage` begins with, filtered like the run's own rows.
 
-    Repeated ids are filtered, and what overlaps with the holdout or an evaluation set; rows for `mix` pass the filters
-    of generated rows. Seed data without the column `split` is split here; the tables of round 1 are checked against the
-    holdout of the seed data, which is ingested first. A run that imported the same path before goes on.
+    Repeated ids and contaminated rows are filtered; rows for `mix` pass the filters of generated rows. Seed data
+    without the column `split` is split here. Tables of round 1 are compared with the holdout of the seed data, which
+    is ingested first. A run that imported the same path before continues.
 
-    Raises InputError for a run that already has the table, and for rows that cannot be used.
+    Raises InputError if the run already has the table, and for rows that cannot be used.
     """
     table, where = context.layout.begins[stage], f"--from {stage}={path}"
     run, source = context.run, path if is_remote(path) else str(Path(path).resolve())
     there = run.done(table)
     if there is not None:
         if there.extra.get(FROM) == source:
-            _look_into(context, stage)
+            _check_filtered(context, stage)
             return
         raise InputError(f"{where}: the run {run.uri} already has a table {table}; use another --run-dir")
     if not is_seed(table):
@@ -87,11 +88,11 @@ def import_rows(context: Context, stage: str, path: str) -> None:
     except InputError:
         run.clear(table)
         raise
-    _look_into(context, stage)
+    _check_filtered(context, stage)
 
 
-def _look_into(context: Context, stage: str) -> None:
-    """List what listed; raise InputError where more than `filter.max_share` is filtered for one reason."""
+def _check_filtered(context: Context, stage: str) -> None:
+    """Lists the contaminated rows; raises InputError if more than `filter.max_share` is filtered for one reason."""
     layout = context.layout
     table = layout.begins[stage]
     listed = layout.contamination if is_seed(table) else layout.imported(f"{stage}_contamination", CONTAMINATION)
@@ -100,14 +101,14 @@ def _look_into(context: Context, stage: str) -> None:
 
 
 def _as_read(context: Context, stage: str) -> Table:
-    """`imported/STAGE`: the user's rows before they are filtered."""
+    """Returns the table `imported/STAGE`, the user's rows before they are filtered."""
     return context.layout.imported(stage, with_places(context.layout.begins[stage].row_schema))
 
 
 def _read(context: Context, stage: str, path: str, where: str) -> tuple[ray.data.Dataset, int]:
-    """The rows of `imported/STAGE`, lazily, each with its split and those filtered that repeat an id; and their number.
+    """Writes `imported/STAGE`; returns its rows (lazy), with their split and repeated ids marked, and their number.
 
-    Raises InputError where they cannot be used.
+    Raises InputError if they cannot be used.
     """
     begin, run, config = context.layout.begins[stage], context.run, context.config
     table, files = _as_read(context, stage), files_left_out.files(context, path, f"--from {stage}:", "all")

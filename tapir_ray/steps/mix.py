@@ -1,4 +1,4 @@
-"""Mix: a round's training set, hard and easy rows at α (of response tokens) and tasks by their weights."""
+"""Mix: draws a round's training set, with the share α of hard response tokens (or pairs) and tasks by their weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from tapir_ray.transforms.count_tokens import count_tokens
 
 
 def done(context: Context, round_number: int) -> bool:
-    """Whether the round's training set is there, mixed by an earlier attempt or brought by the user."""
+    """Returns True if the round has its training set, mixed by an earlier attempt or imported."""
     return context.run.done(context.loop.training(round_number)) is not None
 
 
 def mix(context: Context, round_number: int, plan: Plan) -> None:
-    """`rounds/NN/pool` (every row that could be trained on) and `rounds/NN/training` (the ones drawn).
+    """Writes `rounds/NN/pool` (every usable row) and `rounds/NN/training` (the drawn rows).
 
-    Generated rows count as hard; scored rows are hard from δ on, easy below, and in neither pool where the teacher's
-    own answer is unreliable.
+    Generated rows count as hard. Scored rows are hard from δ on and easy below it; unreliable rows are in neither pool.
     """
     run, config, cpus = context.run, context.config, context.transform_cpus
     tables = context.loop.round(round_number)
@@ -41,7 +40,7 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
         rows = context.map(context.read(tables.pool), _ok)
         rows = context.map(take(rows, chosen, cpus), _pairs)
         context.note_round(MIXED, round_number, alpha=quota.alpha)
-        # Before the table, whose presence says that the round is mixed.
+        # Before the table, which marks the round as mixed: a killed attempt must not leave a mix without its plan.
         run.write_json(tables.plan, {"plan": plan.model_dump(mode="json"), "mix": quota.model_dump(mode="json")})
         context.write(tables.training, rows, f"round {round_number} mix")
         for warning in quota.warnings:
@@ -49,11 +48,11 @@ def mix(context: Context, round_number: int, plan: Plan) -> None:
 
 
 CELLS = ["instruction_id", "pool", "task", "tokens", "status", "copy"]
-"""Columns of a pool that say which cell a row is in, and how much of it."""
+"""Columns of a pool that decide the cell of a row and its size."""
 
 
 def pools(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
-    """The rows of both pools, of the table `pool` but without their tokens; lazy."""
+    """Returns the rows of both pools as the table `pool` has them, before their tokens are counted. Lazy."""
     tables = context.loop.round(round_number)
     scored = context.map(context.read(tables.scored), without_holdout)
     scored = context.map(

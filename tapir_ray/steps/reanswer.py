@@ -1,4 +1,4 @@
-"""Renew: the shards of a dataset labelled, and answered, rewritten and judged, many shards in one pipeline."""
+"""Reanswer: labels the shards of a dataset, then answers, rewrites and judges them, many shards in one pipeline."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ REGENERATED = pa.schema(
         ("preferred", pa.string()),
     ]
 )
-"""`other_response` is the file's answer where the teacher gave another; where `preferred` is `old`, the teacher's."""
+"""`other_response` is the answer left out: the file's, or the teacher's if `preferred` is `old`."""
 
 
 def label_shards(context: Context, shards: Sequence[Shard]) -> list[Shard]:
-    """`labelled` of each shard: the rows of the shards with their tasks; returns the shards as they lie there."""
+    """Writes `SHARD/labelled`, the rows of each shard with their tasks; returns the shards over these tables."""
     from tapir_ray.transforms.classify import classify
     from tapir_ray.transforms.label import label
 
@@ -47,14 +47,14 @@ def label_shards(context: Context, shards: Sequence[Shard]) -> list[Shard]:
             else:
                 rows = label(rows, config, context.roles, list(context.taxonomy.labels), with_shard)
             _write(context, tables, rows, asks=True)
-    with context.progress.stage("look into the labelled shards"):
+    with context.progress.stage("count the labelled shards"):
         return [own_table(run, shard, table) for shard in shards]
 
 
 def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) -> None:
-    """`SHARD/regenerated`: the rows of the shards with what has become of them, schema REGENERATED.
+    """Writes `SHARD/regenerated`: every row of the shards with its answers, status and reason, schema REGENERATED.
 
-    Of a task those stay that are `chosen`, all of them for None.
+    `chosen` are the rows that rebalancing keeps; None keeps all.
     """
     config, table = context.config, context.shards.regenerated
     settings = config.regenerate
@@ -76,9 +76,9 @@ def reanswer(context: Context, shards: Sequence[Shard], chosen: Cutoffs | None) 
 
 
 def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Table:
-    """The batch with the answers that the teacher is to replace in `other_response`, of ok rows alone.
+    """Moves the answers that the teacher will replace from `response` to `other_response`; ok rows only.
 
-    It replaces all of them, or rewrites those to tasks that are `styled`.
+    These are all answers if `replaces`, else the answers to tasks in `styled`, which are rewritten.
     """
     redone = pc.equal(batch["status"], OK)
     if not replaces:
@@ -93,7 +93,7 @@ def set_aside(batch: pa.Table, replaces: bool, styled: Sequence[str]) -> pa.Tabl
 
 @contextmanager
 def _shown(context: Context, shards: Sequence[Shard], table: Table, label: str) -> Iterator[list[Shard]]:
-    """One progress line for the tables of all shards; the context gives the shards that lack theirs."""
+    """Context manager with one progress line for all shards; yields the shards whose table is not finished."""
     live, name = [shard for shard in shards if not context.run.done(table.of(shard.name))], table.name
     rows = sum(shard.rows for shard in shards)
     with context.progress.stage(label, name, rows), context.roles.replies.kept_apart(name):
@@ -104,9 +104,9 @@ def _shown(context: Context, shards: Sequence[Shard], table: Table, label: str) 
 def _unfinished(
     context: Context, live: Sequence[Shard], table: Table
 ) -> Iterator[tuple[ShardedTables, ray.data.Dataset]]:
-    """The tables of the shards that are to be written together, and the rows that they lack.
+    """Yields groups of shards to write together: their tables, and the rows that these lack.
 
-    Once they are written their replies are removed: else the workers of every group would read those of all before.
+    The replies of a group are removed once it is written, or the workers of every later group would read them.
     """
     run, settings, cpus = context.run, context.config.regenerate, context.transform_cpus
     assert settings is not None
@@ -118,14 +118,14 @@ def _unfinished(
         with context.progress.stage(f"open {group[0].name} to {group[-1].name}"):
             tables = ShardedTables(run, table, {shard.name: shard.rows for shard in group}, carried)
         yield tables, tables.remaining(read(run.fs, group, cpus), cpus)
-        # A shard that was begun may be in a later group than it was: its replies are still needed.
+        # Groups may differ from those of a killed attempt: replies of a started shard may be needed in a later group.
         begun -= {shard.name for shard in group}
         if not begun:
             context.roles.replies.forget()
 
 
 def _write(context: Context, tables: ShardedTables, rows: ray.data.Dataset, asks: bool) -> None:
-    """Run the pipeline into its tables; rows that were asked for are there for good a few at a time."""
+    """Runs the pipeline into its tables. Rows that cost requests (`asks`) are stored in small blocks."""
     config = context.config
     tables.write(
         rows,

@@ -1,6 +1,6 @@
-"""Rebalance: so many rows of each task, over all shards; counts first, then the rows of lowest hash of each task.
+"""Rebalance: counts the tasks over all shards, then keeps a quota of each task, the rows of lowest hash.
 
-A row's hash is of its id and the random seed alone, so the same rows stay in whatever order, and nothing is shuffled.
+The hash depends on a row's id and the random seed alone. So the same rows are kept in any order, without a shuffle.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tapir_ray.steps.context import Context
 
 FILE = "balance.json"
 REBALANCED, NO_TASK, NO_WEIGHT = "rebalanced", "no_task", "no_weight"
-"""Reasons of the rows that a task has too many of (also the pool that all rows are drawn from), and of the rows without
-a task or with one that has no weight."""
+"""Reasons of filtered rows: beyond the quota of their task, without a task, with a task without a weight. `rebalanced`
+is also the name of the pool that rows are drawn from."""
 SALT = ("rebalance",)
 
 
 def balance(context: Context, tables: Sequence[Table]) -> Cutoffs | None:
-    """Which rows of the tables stay: made once, then as `balance.json` says; None without the operation.
+    """Returns the rows of the tables to keep; None if rebalancing is off. Decided once, then read from `balance.json`.
 
-    Raises StageError where no task of the rows has a weight.
+    Raises StageError if no task of the rows has a weight.
     """
     run, config, cpus = context.run, context.config, context.transform_cpus
     if config.regenerate is None or config.regenerate.balanced_rows is None:
@@ -46,19 +46,25 @@ def balance(context: Context, tables: Sequence[Table]) -> Cutoffs | None:
             last = {task: cut.last.hex() for (_, task), cut in chosen.cells.items() if cut.last is not None}
             run.write_json(FILE, {"rows": found, "quota": quota, "last": last})
             if (left := sum(quota.values())) < config.regenerate.balanced_rows:
-                context.progress.say(f"rebalance: {left} rows have a task with a weight, no more are there")
+                context.progress.say(
+                    f"rebalance: only {left} rows have a task with a weight, fewer than the "
+                    f"{config.regenerate.balanced_rows} asked for"
+                )
     return stored(run.read_json(FILE), config.random_seed)
 
 
 def shares(found: Mapping[str, int], rows: int, taxonomy: Taxonomy) -> dict[str, int]:
-    """Rows by task: at most `rows`, by the weights of the tasks, under what there is. Raises StageError without any."""
+    """Returns the quota of each task: `rows` or fewer in all, by the weights, at most the rows `found`.
+
+    Raises StageError if no task has a weight.
+    """
     weights = taxonomy.effective_weights(found)
     room = {task: found[task] for task in weights}
     return apportion(min(rows, sum(room.values())), room, weights)
 
 
 def stored(made: Mapping[str, Mapping[str, object]], random_seed: int) -> Cutoffs:
-    """The cut of every task by what `balance.json` holds: all of its rows, or those up to a hash."""
+    """Returns the cut of every task from the content of `balance.json`: all of its rows, or those up to a hash."""
     cells = {}
     for task, count in made["quota"].items():
         last = made["last"].get(task)
@@ -67,13 +73,13 @@ def stored(made: Mapping[str, Mapping[str, object]], random_seed: int) -> Cutoff
 
 
 def with_cells(batch: pa.Table) -> pa.Table:
-    """The batch with the column `pool`, null for the rows that are not ok or have no task."""
+    """Returns the batch with the column `pool`, null for rows that are not ok or have no task."""
     drawn_from = pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["task"]))
     return with_columns(batch, pool=pc.if_else(drawn_from, REBALANCED, None))
 
 
 def mark_rest(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
-    """The batch with the ok rows that are not drawn filtered: as `no_task`, `no_weight`, or `rebalanced`."""
+    """Marks the ok rows that are not drawn as filtered: `no_task`, `no_weight` or `rebalanced`."""
     rows = np.arange(len(batch))
     drawn = take_table(with_columns(with_cells(batch), row=pa.array(rows)), chosen)["row"]
     weighed = pa.array([task for _, task in chosen.cells], pa.string())

@@ -1,4 +1,4 @@
-"""Round 0: seed data in, holdout split off, tasks labelled, classifier and student fine-tuned for the first time."""
+"""Round 0: reads the seed data, splits off the holdout, labels tasks, trains the classifier and the first student."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tapir_ray.steps.context import Context
 
 
 def ingest(context: Context) -> None:
-    """`seed/read`, `seed/split`, `seed/ingested`: every row read; duplicates and overlap with the holdout filtered.
+    """Writes `seed/read`, `seed/split` and `seed/ingested`; duplicates and overlaps with the holdout are marked.
 
-    `seed/contamination` lists the contaminated rows. Raises InputError as `seed.read`, and where more than
+    `seed/contamination` lists the contaminated rows. Raises InputError as `seed.read` does, and if more than
     `filter.max_share` of the rows is filtered for one reason.
     """
     run, layout = context.run, context.loop
@@ -26,15 +26,17 @@ def ingest(context: Context) -> None:
         with context.stage("ingest", 0):
             seed.read(context)
             holdout.split_off(context)
-    if run.done(layout.read) and run.done(layout.ingested):  # and no table of the user's own
+    # Both are missing in a run that began with an imported table, which `import_rows` has checked.
+    if run.done(layout.read) and run.done(layout.ingested):
         list_contamination(context, layout.ingested, layout.contamination)
         shares.judge(context, layout.ingested, before=layout.read, contaminated=layout.contamination, error=InputError)
 
 
 def classify_and_initial_sft(context: Context) -> None:
-    """`seed/instructions` (every row with its task and an answer) and `checkpoints/00`.
+    """Writes `seed/instructions` (every row with its task and answer) and `checkpoints/00`.
 
-    The classifier is trained beside the initial SFT where the seed data has its answers and the cluster has room.
+    The classifier and the initial SFT train at the same time if the seed data has its answers and both fit into the
+    cluster.
     """
     layout = context.loop
     labelled = context.run.done(layout.instructions)
@@ -51,7 +53,7 @@ def classify_and_initial_sft(context: Context) -> None:
 
 
 def weigh_seed_tasks(context: Context) -> None:
-    """Gives the tasks the seed data's own shares as their weights, where `curriculum.tasks` is `seed`."""
+    """Sets the weights of `curriculum.tasks: seed` to the shares of the seed rows; no effect on other taxonomies."""
     if not context.taxonomy.from_seed:
         return
     counts: Counter[str] = Counter()

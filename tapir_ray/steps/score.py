@@ -1,4 +1,4 @@
-"""Score: the difficulty of each candidate, from what its measure needs; plan: what the round does."""
+"""Score: measures the difficulty of each candidate. Plan: decides δ, α and the expansions of the round."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ CANDIDATE = "candidate"
 COUNTED = ["split", *NEEDED, *(name for name in OPTIONAL if name in SCORED.names)]
 """Columns of a scored table that a plan needs."""
 SHOWN = {"alpha", "threshold", "hard", "easy", "teacher_score", "student_score"}
-"""Of a plan, what its event says."""
+"""Fields of a plan in its event."""
 
 
 def score(context: Context, round_number: int) -> None:
-    """`rounds/NN/candidates` and `rounds/NN/scored`: the difficulty of every candidate, and what its measure needs.
+    """Writes `rounds/NN/candidates` and `rounds/NN/scored`, with the difficulty of every candidate.
 
-    The holdout rides along, so that one engine start a round gives the student's score before the round as well.
+    The holdout is scored in the same pipeline, so that one engine start a round also gives the student's score before
+    the round.
     """
     run, spec = context.run, context.config.curriculum.difficulty.measure
     scored, candidates = context.loop.round(round_number).scored, context.loop.round(round_number).candidates
@@ -52,7 +53,7 @@ def score(context: Context, round_number: int) -> None:
 
 
 def plan(context: Context, round_number: int) -> Plan:
-    """The round's plan, from the scores of the candidates (never of the holdout); `rounds/NN/plan.json` shows it."""
+    """Returns the round's plan, from the scores of the candidates without the holdout; writes `rounds/NN/plan.json`."""
     tables = context.loop.round(round_number)
     rows = context.map(context.read(tables.scored, columns=COUNTED), without_holdout)
     stats = score_stats(rows, context.config.judge.min_teacher_score, context.transform_cpus)
@@ -72,12 +73,12 @@ def plan(context: Context, round_number: int) -> Plan:
 
 
 def without_holdout(batch: pa.Table) -> pa.Table:
-    """The rows that may be planned with and trained on."""
+    """Returns the rows that are not of the holdout: those that may be planned with and trained on."""
     return batch.filter(pc.not_equal(batch["split"], HOLDOUT))
 
 
 def _select(context: Context, round_number: int, table: Table) -> None:
-    """Candidates: the seed data and all generated before, by task up to `score.max_rows`; beside them the holdout."""
+    """Writes the candidates: up to `score.max_rows` seed and generated rows by task weights, and all of the holdout."""
     config, cpus = context.config, context.transform_cpus
     instructions, *generated = table.inputs
     tables = [instructions, *(made for made in generated if context.run.done(made))]
@@ -94,7 +95,7 @@ def _select(context: Context, round_number: int, table: Table) -> None:
 
 
 def _scorable(batch: pa.Table) -> pa.Table:
-    """The ok rows with an answer to compare with, in cells by task; the rows of the holdout are in none."""
+    """Returns the ok rows with an answer to compare with, in cells by task; holdout rows are in no cell."""
     batch = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["response"])))
     pool = pc.if_else(pc.equal(batch["split"], HOLDOUT), None, CANDIDATE)
     return with_columns(batch, pool=pool)
@@ -106,7 +107,7 @@ def _candidates(batch: pa.Table, chosen: Cutoffs) -> pa.Table:
 
 
 def _times_trained(context: Context, round_number: int, candidates: Table) -> Counter[str]:
-    """How often each candidate has been in a training set; the driver holds at most `score.max_rows` ids."""
+    """Returns how often each candidate has been in a training set; the driver holds the ids of the candidates."""
     run = context.run
     tables = [context.loop.training(before) for before in range(round_number)]
     files = [path for table in tables if run.done(table) for path in run.files(table)]

@@ -1,4 +1,4 @@
-"""Reading the seed data into the run, and refusing it, before anything is spent, where it cannot be used."""
+"""Reads the seed data into the run, and refuses unusable data before anything is spent."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tapir_ray.transforms.ingest import COLUMNS, duplicate_positions, mark_dupli
 
 COLUMNS_SHOWN = 10
 UNUSED = "unused_columns"
-"""Event with the columns of the seed data that are used for nothing, and how many of its rows have them."""
+"""Event with the unused columns of the seed data (`columns`, rows by name) and its number of `rows`."""
 
 
 def read(context: Context) -> None:
-    """`seed/read`: every row of the seed data with its id and place.
+    """Writes `seed/read`: every row of the seed data with its id and place. Reports unused text columns once.
 
-    Raises InputError for malformed rows (the first with file and line), for tasks that are unknown or missing, and
-    where no row can be used. Says once which columns with text are used for nothing.
+    Raises InputError for malformed rows (naming file and line of the first), for unknown or missing tasks, and if no
+    row can be used.
     """
     seed_data = context.config.seed_data
     table = context.layout.read
@@ -55,9 +55,9 @@ def read(context: Context) -> None:
 
 
 def without_repeats(context: Context) -> ray.data.Dataset:
-    """The rows of `seed/read`, lazily, with those filtered that repeat another row or have no answer to keep.
+    """Returns the rows of `seed/read`; repeats, and rows without the answer to keep, are marked. Lazy.
 
-    Of equal rows the first stays, and where answers of the file are used the first that has one.
+    Of equal rows the first is kept, or the first with an answer unless `seed_data.responses` is `replace`.
     """
     run, table = context.run, context.layout.read
     answer = None if context.config.seed_data.responses == "replace" else "response"
@@ -69,14 +69,15 @@ def without_repeats(context: Context) -> ray.data.Dataset:
 
 
 def check_rows(context: Context, table: Table, where: str) -> None:
-    """Raises InputError, which begins with `where`, for a broken file, a malformed row, or where no row can be used.
+    """Raises InputError, which begins with `where`, for a broken file, a malformed row, or if no row can be used.
 
     `table` has the columns `position`, `status` and `reason`.
     """
     manifest = context.run.manifest(table)
     if manifest.reasons.get(Unreadable.reason):
         why = _first_reason(context, table, Unreadable.reason)
-        raise InputError(f"{where}: {why}{'' if 'seed_data.split' in why else '; mend the file'}")
+        # The reason may already name its remedy, seed_data.split.
+        raise InputError(f"{where}: {why}{'' if 'seed_data.split' in why else '; fix the file'}")
     if manifest.reasons.get(Ambiguous.reason):
         raise InputError(f"{where}: {_first_reason(context, table, Ambiguous.reason)}")
     malformed = manifest.reasons.get(Malformed.reason, 0)
@@ -84,7 +85,7 @@ def check_rows(context: Context, table: Table, where: str) -> None:
         raise InputError(
             f"{where}: {_first_reason(context, table, Malformed.reason)}"
             f"{f' (and {malformed - 1} more malformed rows)' if malformed > 1 else ''}; "
-            "mend the file, or set seed_data.skip_malformed: true to leave such rows out"
+            "fix the file, or set seed_data.skip_malformed: true to leave such rows out"
         )
     if manifest.count(OK) == 0:
         reasons = ", ".join(f"{kind} {n}" for kind, n in manifest.reasons.items())
@@ -96,10 +97,9 @@ def check_rows(context: Context, table: Table, where: str) -> None:
 
 
 def note_columns(context: Context, table: Table, where: str) -> ColumnNotes:
-    """Says in one line which columns with text are used for nothing, also as an event. `table` is of PARSED.
+    """Reports unused text columns in one line and an event; returns the counts. `table` has the schema PARSED.
 
-    Returns what was counted. Raises InputError, which begins with `where`, if no row has a column of
-    `seed_data.columns`.
+    Raises InputError, which begins with `where`, for a column of `seed_data.columns` that no row has.
     """
     notes = counted(context.run.scan(table, [COLUMNS.name]))
     refuse_missing(notes, context.config.seed_data, where)
@@ -111,9 +111,9 @@ def note_columns(context: Context, table: Table, where: str) -> ColumnNotes:
 
 
 def check_responses(context: Context, table: Table, where: str, notes: ColumnNotes | None = None) -> None:
-    """Raises InputError where the responses of the file are to be kept and no ok row has one.
+    """Raises InputError if `seed_data.responses` is `keep` and no ok row has a response.
 
-    It names the columns that nothing uses, by `notes`: one of them may be the answer.
+    The message names the unused columns of `notes`: one of them may hold the answers.
     """
     if context.config.seed_data.responses != "keep":
         return
@@ -124,7 +124,7 @@ def check_responses(context: Context, table: Table, where: str, notes: ColumnNot
 
 
 def check_tasks(context: Context, table: Table, where: str) -> None:
-    """Raises InputError for a task that is not in the taxonomy; `curriculum.tasks: seed` takes any."""
+    """Raises InputError for a task that is not in the taxonomy; `curriculum.tasks: seed` accepts any task."""
     if context.taxonomy.from_seed:
         return
     for batch in context.run.scan(table, ["task", "status"]):
@@ -134,17 +134,17 @@ def check_tasks(context: Context, table: Table, where: str) -> None:
 
 
 def check_task_column(context: Context, table: Table, where: str) -> None:
-    """Raises InputError, which begins with `where`, if no ok row has a task; it names the columns that there are."""
+    """Raises InputError, which begins with `where` and names the other columns, if no ok row has a task."""
     if any(row["task"] is not None for row in _ok_rows(context, table, "task")):
         return
     columns = {name: None for row in islice(_ok_rows(context, table, "meta"), 100) for name in json.loads(row["meta"])}
     names = ", ".join(one_line(name) for name in list(columns)[:COLUMNS_SHOWN])
-    others = f"; the columns beside the text are {names}" if columns else ""
+    others = f"; the other columns are {names}" if columns else ""
     raise InputError(f"{where}: no row has a value in this column{others}")
 
 
 def _first_reason(context: Context, table: Table, kind: str) -> str:
-    """The reason of the earliest row with one of this kind, without the kind."""
+    """Returns the reason of the earliest row of a kind, without the kind: `a.jsonl:3: no user turn`."""
     found: list[tuple[int, str]] = []
     for batch in context.run.scan(table, ["position", "reason"]):
         bad = batch.filter(pc.starts_with(pc.fill_null(batch["reason"], ""), f"{kind}:"))
@@ -158,6 +158,6 @@ def _ok_rows(context: Context, table: Table, column: str) -> Iterator[dict[str, 
 
 
 def unused_columns(run: Run) -> dict[str, int]:
-    """Columns of the seed data with text that nothing uses, with the rows that have them."""
+    """Returns the unused text columns of the seed data, with the number of rows that have them."""
     found = [event["columns"] for event in run.events(UNUSED)]
     return found[-1] if found else {}

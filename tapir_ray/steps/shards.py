@@ -1,7 +1,7 @@
-"""A dataset cut into shards: ranges of rows in the files of one table, or a table of each shard's own.
+"""Shards of a dataset: ranges of rows in the files of one table, or one table a shard.
 
 for group in groups(cut_table(run, layout.ingested, 1_000_000), at_once=16):
-    rows = read(run.fs, group, transform_cpus)          # one pipeline, the column `shard` in its rows
+    rows = read(run.fs, group, transform_cpus)          # one pipeline; the column `shard` names the shard of a row
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOOTERS_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Span:
-    """The rows `start` to `stop` (which is not in it) of a file."""
+    """Rows `start` to `stop` − 1 of a file."""
 
     file: str
     start: int
@@ -36,14 +36,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard of the dataset; `name` is its folder in the run."""
+    """Shard of a dataset; `name` is its folder in the run, such as `shards/00000`."""
 
     name: str
     spans: tuple[Span, ...]
 
     @property
     def number(self) -> str:
-        """The last part of its name: `00000`."""
+        """Last part of the name: `00000`."""
         return posixpath.basename(self.name)
 
     @property
@@ -52,7 +52,7 @@ class Shard:
 
 
 def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Shard]:
-    """Shards of `rows` rows, the last one of what is left, of files (path, rows) in their order."""
+    """Cuts files, given as (path, rows), into shards of `rows` rows; the last shard may have fewer."""
     shards: list[Shard] = []
     spans: list[Span] = []
     room = rows
@@ -77,23 +77,23 @@ def cut(files: Iterable[tuple[str, int]], rows: int) -> list[Shard]:
 
 
 def cut_table(run: Tables, table: Table, rows: int) -> list[Shard]:
-    """The shards of a finished table, the same each time."""
+    """Returns the shards of a finished table; deterministic."""
     return cut(_counted(run, table), rows)
 
 
 def own_table(run: Tables, shard: Shard, table: Table) -> Shard:
-    """The same shard with the rows of its own finished table."""
+    """Returns the shard over the rows of its own finished table."""
     return Shard(shard.name, tuple(Span(file, 0, count) for file, count in _counted(run, table.of(shard.name))))
 
 
 def groups(shards: Sequence[Shard], at_once: int) -> Iterator[Sequence[Shard]]:
-    """The shards, `at_once` at a time."""
+    """Yields the shards, `at_once` at a time."""
     for first in range(0, len(shards), at_once):
         yield shards[first : first + at_once]
 
 
 def read(fs: pafs.FileSystem, shards: Iterable[Shard], transform_cpus: float) -> ray.data.Dataset:
-    """The rows of the shards, one shard after the other, with the column `shard`; lazy."""
+    """Returns the rows of the shards, one shard after the other, with the column `shard`. Lazy."""
     items = [
         {"shard": shard.name, "file": span.file, "start": span.start, "stop": span.stop}
         for shard in shards
@@ -105,14 +105,14 @@ def read(fs: pafs.FileSystem, shards: Iterable[Shard], transform_cpus: float) ->
 
 
 def read_span(batch: pa.Table, fs: pafs.FileSystem) -> pa.Table:
-    """The rows of the one span (shard, file, start, stop) in the batch, with the column `shard`."""
+    """Returns the rows of the single span (shard, file, start, stop) in the batch, with the column `shard`."""
     (span,) = batch.to_pylist()
     rows = pq.read_table(span["file"], filesystem=fs).slice(span["start"], span["stop"] - span["start"])
     return with_columns(rows, **{SHARD.name: span["shard"]})
 
 
 def _counted(run: Tables, table: Table) -> list[tuple[str, int]]:
-    """A table's files with their rows, which their footers say."""
+    """Returns a table's files with their number of rows, from the Parquet footers."""
     files = run.files(table)
 
     def count(file: str) -> int:

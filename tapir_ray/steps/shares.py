@@ -1,4 +1,4 @@
-"""How much of a table the filters drop for one reason: reported with examples, and stopped if it is too much."""
+"""Shares of a table that the filters drop, by reason: reported with examples; too large a share stops the run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapir_ray.steps.context import Context
 from tapir_ray.transforms.filters import advice_on
 
 LEAST_ROWS = 20
-"""A table of fewer rows is not judged by shares."""
+"""Tables with fewer rows are not checked: one row would be more than 5 %."""
 EXAMPLES, EXAMPLE_CHARS = 3, 80
 SHOWN = ("draw_id", "instruction_id", "source", "messages", "reason")
 EVENT = "filter_share"
@@ -24,11 +24,11 @@ EVENT = "filter_share"
 def judge(
     context: Context, table: Table, before: Table, contaminated: Table, error: type[TapirError] = StageError
 ) -> dict[str, float]:
-    """Report every reason for which more than `filter.warn_share` was filtered; returns {reason: share} of them.
+    """Reports every reason with a share above `filter.warn_share`, once; returns {reason: share} of them.
 
-    The share is of the rows that `table` got from `before` as ok, but for the holdout's. What was filtered before, and
-    what failed, does not count. Examples of contaminated are explained by the table `contaminated`. A report is made
-    once, in an event of the run as well. Raises `error` if a share is above `filter.max_share`; the tables stay.
+    A share is of the ok rows of `before` without the holdout. Rows that were filtered in `before`, and failed rows, do
+    not count. The table `contaminated` explains the examples of contaminated rows. Each report is an event of the run
+    as well. Raises `error` if a share is above `filter.max_share`; the tables stay.
     """
     run, settings = context.run, context.config.filter
     was, made = run.manifest(before), run.manifest(table)
@@ -51,13 +51,13 @@ def judge(
                 f"{table}: {dropped[reason]:,} of {rows:,} rows ({share:.0%}) are filtered as {reason}, more than "
                 f"filter.max_share {settings.max_share:g}, such as "
                 f"{examples(context, table, reason, contaminated)[0]}; "
-                f"{advice_on(reason)}, or set filter.max_share: 1 to go on without them"
+                f"{advice_on(reason)}, or set filter.max_share: 1 to continue without them"
             )
     return shares
 
 
 def examples(context: Context, table: Table, reason: str, contaminated: Table) -> list[str]:
-    """Three rows that were filtered for the reason: their place, how they begin, and what they match."""
+    """Returns up to three rows filtered for the reason, each with its place, first words and match."""
     run = context.run
     rows = pads.dataset(run.files(table), filesystem=run.fs, format="parquet")
     wanted = (pads.field("status") == FILTERED) & _is(reason)
@@ -86,7 +86,7 @@ def _example(row: dict[str, Any], match: dict[str, Any] | None) -> str:
 
 
 def _held(context: Context, table: Table) -> int:
-    """The ok rows of the holdout, which no filter looks at."""
+    """Returns the number of ok holdout rows, which the filters skip."""
     run, held = context.run, 0
     names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names
     for batch in run.scan(table, ["split", "status"]) if "split" in names else ():

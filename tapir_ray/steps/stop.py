@@ -1,4 +1,4 @@
-"""`--until STAGE`: the run ends after a stage with its table ready for any other tool."""
+"""`--until STAGE`: ends the run after a stage, with its table ready for other tools."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class StopAfter:
     stage: str = ""
 
     def after(self, *stages: str) -> None:
-        """Raises Reached if the run is to end after one of the stages just finished."""
+        """Raises Reached if the run should end after one of the stages just finished."""
         if self.stage in stages:
             raise Reached(f"stopped after {self.stage}, as asked")

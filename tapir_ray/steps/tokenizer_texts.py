@@ -1,4 +1,4 @@
-"""Texts of the seed data, streamed, to train the tokenizer of a model that is made on the spot."""
+"""Texts of the seed data for training the tokenizer of a new model (`student.create`, `classify.create`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ MOST_ROWS = 50_000
 
 
 def seed_table(context: Context) -> Table:
-    """`seed/ingested`, or `seed/instructions` where the run began with the user's own labelled rows."""
+    """Returns `seed/ingested`, or `seed/instructions` if the run began with imported labelled rows."""
     ingested = context.loop.ingested
     return ingested if context.run.done(ingested) else context.loop.instructions
 
 
 def of_seed(context: Context, responses: bool = False) -> Iterator[str]:
-    """Instructions (and responses) of up to MOST_ROWS ok seed rows; never of the holdout."""
+    """Yields instructions (and responses) of up to MOST_ROWS ok seed rows, without the holdout."""
     seen = 0
     for batch in context.run.scan(seed_table(context), ["messages", "response", "status", "split"]):
         for row in batch.to_pylist():

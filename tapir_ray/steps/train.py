@@ -1,4 +1,4 @@
-"""Fine-tuning steps: the initial SFT on the seed data, and each round's training on its mix."""
+"""Fine-tuning: the initial SFT on the seed data, and the training of each round on its mix."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tapir_ray.transforms.pack import pack
 from tapir_ray.transforms.pack_stats import PackStats
 
 RAY_TRAIN = "ray_train"
-"""Where Ray Train keeps the checkpoints of a training that is not done."""
+"""Folder of Ray Train's checkpoints, kept until a training is finished."""
 POOL_OF_SEED = "seed"
 
 
 def base_student(context: Context) -> str:
-    """The student before any training: the model the config names, or one made on the spot."""
+    """Returns the folder, URI or HF name of the untrained student: `student.model`, or one made by `student.create`."""
     run, student, made = context.run, context.config.student, context.loop.base
     if student.create is None:
         assert student.model is not None
@@ -43,15 +43,15 @@ def base_student(context: Context) -> str:
 
 
 def student_after(context: Context, round_number: int) -> str:
-    """The HF folder (or name) of the student as it is after a round. Raises StageError if that is not trained yet."""
+    """Returns the HF folder (or name) of the student after a round. Raises StageError if it is not trained yet."""
     checkpoint = context.loop.checkpoint(round_number)
     return context.run.manifest(checkpoint).extra.get("model") or context.run.uri_of(checkpoint.path)
 
 
 def initial_sft(context: Context, source: Table) -> None:
-    """`seed/training`, `seed/packed` and `checkpoints/00`: the student fine-tuned on the seed data.
+    """Writes `seed/training`, `seed/packed` and `checkpoints/00`, the student fine-tuned on the seed data.
 
-    Where the initial SFT is off (`auto`: a model that brings a chat template) `checkpoints/00` names the model itself.
+    If the initial SFT is off (`auto`: for a model with a chat template), `checkpoints/00` only names the model.
     """
     run, config, layout = context.run, context.config, context.loop
     if run.done(layout.sft_checkpoint):
@@ -69,7 +69,7 @@ def initial_sft(context: Context, source: Table) -> None:
 
 
 def train(context: Context, round_number: int) -> None:
-    """`rounds/NN/packed` and `checkpoints/NN`, from the round's training set (or all rounds' so far)."""
+    """Writes `rounds/NN/packed` and `checkpoints/NN`, from this round's training set or those of all rounds so far."""
     run, settings, layout = context.run, context.config.train, context.loop
     if run.done(layout.checkpoint(round_number)):
         return
@@ -84,7 +84,10 @@ def train(context: Context, round_number: int) -> None:
 
 
 def _packed_holdout(context: Context, source: Table, model: str) -> str | None:
-    """`seed/holdout` and `seed/holdout_packed`: the holdout's pairs as training would see them; None without any."""
+    """Writes `seed/holdout` and `seed/holdout_packed`, the holdout packed like a training set.
+
+    Returns the folder of the packed holdout; None if it is empty.
+    """
     run, config, layout = context.run, context.config, context.loop
     packed = layout.holdout_packed
     if not run.done(packed):
@@ -127,7 +130,7 @@ def _fit(
             _say_left_out(context, label, stats)
         if run.manifest(packed).extra["sequences"] == 0:
             raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(map(str, tables))}")
-        # A stopped training goes on from its checkpoint: of this very table, and of as many workers.
+        # The name decides whether a stopped training continues from its checkpoint: same packed table, same workers.
         table = hashlib.blake2b(run.read_text(f"{packed}/{MANIFEST}").encode(), digest_size=6).hexdigest()
         training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
         _refuse_other_workers(run, training)
@@ -169,7 +172,8 @@ def _say_left_out(context: Context, label: str, stats: PackStats) -> None:
 
 
 def _refuse_other_workers(run: Run, training: str) -> None:
-    """Raises InputError where another number of workers has begun this training: DeepSpeed's state is cut by it."""
+    """Raises InputError if this training was started with another number of workers."""
+    # A DeepSpeed checkpoint is split by worker and cannot be loaded by another number of them.
     stem, _, workers = training.rpartition("-")
     for name in run.children(RAY_TRAIN):
         others = name.removeprefix(f"{stem}-")
@@ -177,13 +181,13 @@ def _refuse_other_workers(run: Run, training: str) -> None:
         if begun and others != workers:
             raise InputError(
                 f"resources.train.replicas is {workers}, but {run.uri_of(f'{RAY_TRAIN}/{name}')} holds a training "
-                f"begun with {others}: set it to {others} to go on from its checkpoint, or remove that folder to train "
-                "anew"
+                f"started with {others}: set it to {others} to continue from its checkpoint, or remove that folder to "
+                "start the training again"
             )
 
 
 def _base_of_adapter(context: Context, round_number: int) -> str | None:
-    """The model under the adapter that the round before has kept and that goes on; None where a new one begins."""
+    """Returns the model under the adapter that this round continues to train; None if it starts with a new adapter."""
     lora = context.config.train.lora
     if lora is None or lora.between_rounds == "merge" or round_number == 0:
         return None
@@ -192,14 +196,14 @@ def _base_of_adapter(context: Context, round_number: int) -> str | None:
 
 
 def _remove_trainings(run: Run, round_number: int, but: str = "") -> None:
-    """Remove what Ray Train kept of a round's trainings."""
+    """Removes Ray Train's folders of a round, except `but`."""
     for name in run.children(RAY_TRAIN):
         if name.startswith(f"round-{round_number:02d}-") and name != but:
             run.fs.delete_dir(run.path(f"{RAY_TRAIN}/{name}"))
 
 
 def _shown(at: dict[str, Any]) -> dict[str, str]:
-    """A training's progress for the progress line."""
+    """Formats the progress of a training for the progress line."""
     return {
         "step": f"{at['step']}/{at['steps']}",
         "loss": f"{at['loss']:.2f}",
@@ -208,7 +212,7 @@ def _shown(at: dict[str, Any]) -> dict[str, str]:
 
 
 def _wanted(context: Context, base: str) -> bool:
-    """Whether there is an initial SFT: `auto` is on for a base model, one that has no chat template of its own."""
+    """Returns True if an initial SFT is wanted; `auto` wants it for a base model, which has no chat template."""
     setting = context.config.train.initial_sft
     if setting != "auto":
         return setting == "on"
@@ -216,7 +220,7 @@ def _wanted(context: Context, base: str) -> bool:
 
 
 def _pairs(batch: pa.Table, split: str = SEED) -> pa.Table:
-    """Training rows of the ok rows of a split, each once."""
+    """Returns the ok rows of a split as training rows, each once."""
     keep = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], split))
     batch = batch.filter(pc.and_(keep, pc.is_valid(batch["response"])))
     ids = [pair_id(row_id, 0) for row_id in batch["instruction_id"].to_pylist()]

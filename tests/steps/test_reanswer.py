@@ -87,7 +87,7 @@ def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, 
         context.run.write_rows(table, rows)
     (file,) = context.run.files("shards/00000/regenerated")
     Path(file).write_bytes(b"cut short")
-    with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; mend that") as error:
+    with pytest.raises(StageError, match=r"^dataset/data/00000\.parquet was not written: .+; fix that") as error:
         dataset.publish(context, [Shard("shards/00000", (Span(file, 0, 2),))])
     assert "\n" not in str(error.value)
 

@@ -32,7 +32,7 @@ GOOD = {"instruction": "i", "output": "o", "kind": "Math"}
         (
             [GOOD],
             {"seed_data": {"task_column": "task"}, "classify": {"by": "column"}},
-            "seed_data.task_column task: no row has a value in this column; the columns beside the text are kind",
+            "seed_data.task_column task: no row has a value in this column; the other columns are kind",
         ),
         ([GOOD, {**GOOD, "kind": "Maths"}], {"seed_data": {"task_column": "kind"}}, "unknown task 'Maths'"),
     ],

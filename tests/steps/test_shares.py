@@ -80,7 +80,7 @@ def test_too_large_a_share_stops_and_says_what_to_change(tmp_path: Path, reason:
     context = tables(tmp_path, [reason] * 85 + [None] * 15)
     kind = reason.partition(":")[0]
     with pytest.raises(
-        StageError, match=rf"85 of 100 rows \(85%\) are filtered as {kind}.*filter\.max_share: 1 to go on"
+        StageError, match=rf"85 of 100 rows \(85%\) are filtered as {kind}.*filter\.max_share: 1 to continue"
     ):
         judged(context)
     assert context.run.manifest(TABLE).reasons == {kind: 85}, "the record stays"

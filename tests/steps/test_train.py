@@ -62,7 +62,7 @@ def test_a_training_of_another_number_of_workers_is_refused_with_what_to_do(tmp_
     run.fs.create_dir(run.path(f"{begun}/checkpoint_000001"), recursive=True)
     _refuse_other_workers(run, "round-01-abc-4")
     _refuse_other_workers(run, "round-01-def-2")
-    with pytest.raises(InputError, match=r"replicas is 2, but .*round-01-abc-4 .* begun with 4: set it to 4"):
+    with pytest.raises(InputError, match=r"replicas is 2, but .*round-01-abc-4 .* started with 4: set it to 4"):
         _refuse_other_workers(run, "round-01-abc-2")
 
 
