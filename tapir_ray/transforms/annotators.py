@@ -1,4 +1,4 @@
-"""How a new instruction gets its answer: named functions, of which a run chooses one (`expand.annotation`).
+"""Annotators: functions that answer new instructions. `expand.annotation` names the one of a run.
 
 annotate = annotation(config.expand.annotation)
 answered = annotate(rows, config, roles, styles)
@@ -18,15 +18,16 @@ from tapir_ray.transforms.filters import filter_answers
 from tapir_ray.transforms.respond import respond
 
 Annotation = Callable[[ray.data.Dataset, Config, Roles, Mapping[str, str]], ray.data.Dataset]
-"""Rows of records.GENERATED_ROWS in and out; fills `response` of the ok rows that have none."""
+"""Takes and returns rows of schemas.GENERATED_ROWS; fills `response` of the ok rows that have none."""
 
 ANNOTATIONS: dict[str, Annotation] = {"respond": respond}
 
 
 def annotation(name: str) -> Annotation:
-    """The registered annotation of that name, or the function that `package:function` names. Raises InputError.
+    """Returns the registered annotation of that name, or the function `package.module:function`.
 
-    The answers of a function of the user's pass the `filter.functions` that run after answering.
+    Answers of a user's function pass the `filter.functions` that run after answering. Raises InputError for a name that
+    cannot be resolved.
     """
     found = resolve(name, ANNOTATIONS, what="expand.annotation")
     return found if found in ANNOTATIONS.values() else functools.partial(_filtered, found)

@@ -1,4 +1,4 @@
-"""The student's answers where the student is behind an OpenAI-compatible endpoint (`student.endpoint`).
+"""Answers of a student behind an OpenAI-compatible endpoint (`student.endpoint`).
 
 answered = roles.ask(rows, student_answer, schemas.SCORED)
 answered = roles.ask(rows, partial(student_answer, samples=4, temperature=1.0), measure.schema)
@@ -19,10 +19,10 @@ from tapir_ray.transforms.judge import seed_of, together
 
 
 async def student_answer(clients: Mapping[str, Client], row: Row, samples: int = 0, temperature: float = 1.0) -> Row:
-    """The row with student_response, finish_reason and, with `samples`, as many student_samples.
+    """Returns the row with `student_response`, `finish_reason` and `samples` texts in `student_samples`.
 
-    An empty, refused or cut-off answer is kept as it is. Rows that are not ok pass; a request that failed fails the
-    row. Rows of the holdout are not sampled.
+    Empty, refused and cut-off answers are kept as they are. Rows that are not ok pass unchanged. A failed request fails
+    the row. Holdout rows are not sampled.
     """
     if row["status"] != schemas.OK:
         return row
@@ -43,7 +43,7 @@ async def student_answer(clients: Mapping[str, Client], row: Row, samples: int =
 
 
 def with_lengths(rows: pa.Table) -> pa.Table:
-    """The rows with the lengths of both answers in characters, as a judge's rows have them."""
+    """Adds the lengths of both answers in characters, the same columns that `judge` adds."""
     return with_columns(
         rows,
         response_chars=pc.cast(pc.utf8_length(rows["response"]), pa.int64()),

@@ -1,4 +1,4 @@
-"""The n-grams that many rows of a dataset share, counted without holding its rows.
+"""Boilerplate: n-grams that many rows of a dataset share, counted without holding its rows.
 
 common = common_ngrams(rows, share=1.0, words=13, most=10, transform_cpus=0.1)       # sorted hashes
 """
@@ -18,20 +18,20 @@ from tapir_ray.data.ngrams import countable, turns_of
 from tapir_ray.data.schemas import HOLDOUT, OK
 
 SAMPLED_ROWS = 100_000
-"""Rows that are counted at most; of more rows those of lowest id, so that the same ones are each time."""
+"""Most rows that are counted. Of a larger dataset these are the rows of lowest id: the same rows each time."""
 ROWS_PER_RANGE = 20_000
-"""Counted rows for each task that counts, which has about 100 n-grams of 12 bytes in memory of each of them."""
+"""Counted rows for each counting task. A row has about 100 n-grams of 12 bytes, so a task holds about 24 MB."""
 
 
 def share_of(rows: int) -> float:
-    """The share of so many rows that is counted."""
+    """Returns the share of `rows` rows that is counted: `share_of(400_000)  # 0.25`."""
     return min(1.0, SAMPLED_ROWS / max(1, rows))
 
 
 def common_ngrams(rows: ray.data.Dataset, share: float, words: int, most: int, transform_cpus: float) -> np.ndarray:
-    """Sorted hashes (`ngrams.countable`) of the n-grams that more than `most` of the rows have.
+    """Returns the sorted hashes (`ngrams.countable`) of the n-grams that more than `most` counted rows have, uint64.
 
-    Counted are a `share` of the rows by their ids: those that are ok and not of the holdout.
+    The counted rows are a `share` of the ok rows outside the holdout, chosen by id.
     """
     counted = rows.map_batches(
         functools.partial(count_block, share=share, words=words),
@@ -47,13 +47,14 @@ def common_ngrams(rows: ray.data.Dataset, share: float, words: int, most: int, t
 
 
 def count_block(rows: pa.Table, share: float, words: int) -> pa.Table:
-    """The n-grams of a block's rows (`hash`), each with the rows that have it (`rows`)."""
+    """Returns the n-grams of a block: `hash`, and the number of `rows` that have it."""
     usable = pc.equal(rows["status"], OK)
     if "split" in rows.column_names:
         usable = pc.and_(usable, pc.not_equal(pc.fill_null(rows["split"], ""), HOLDOUT))
     chosen = rows.filter(usable).select(["instruction_id", "messages"])
     found = [np.zeros(0, np.uint64)]
     for row_id, messages in zip(chosen["instruction_id"].to_pylist(), chosen["messages"].to_pylist(), strict=True):
+        # An id is a uniform hash in hex, so its first 32 bits select a share of the rows.
         if int(row_id[:8], 16) < share * (1 << 32):
             found.append(countable(turns_of(messages), words))
     hashes, count = np.unique(np.concatenate(found), return_counts=True)
@@ -61,7 +62,7 @@ def count_block(rows: pa.Table, share: float, words: int) -> pa.Table:
 
 
 def _common(number: int, ranges: int, most: int, *blocks: pa.Table) -> np.ndarray:
-    """The hashes in the `number`-th of so many equal ranges that more than `most` rows have."""
+    """Returns the hashes in the `number`-th of `ranges` equal ranges that more than `most` rows have."""
     first, last = (number << 64) // ranges, ((number + 1) << 64) // ranges - 1
     hashes, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint32)]
     for block in blocks:

@@ -1,9 +1,9 @@
-"""Classify: give every row the task label of a sequence classification model.
+"""Classify: labels every row with a task, by a sequence classification model.
 
     rows = classify(rows, "microsoft/deberta-v3-base-tasks", config)                          # task, task_prob
-    rows = classify(rows, model, config, columns=("task_predicted", "task_prob"))             # beside the asked task
+    rows = classify(rows, model, config, columns=("task_predicted", "task_prob"))             # keeps the column task
 
-An actor pool of Ray Data; inside each of its batches rows of like length run together.
+Runs in an actor pool of Ray Data. Rows of similar length run together, which saves padding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 WINDOW = 1024
-"""Rows sorted by length together: many times the batch, so that a batch's rows differ little."""
+"""Rows that are sorted by length together: many batches, so that the rows of a batch differ little in length."""
 
 
 def classify(
@@ -39,11 +39,13 @@ def classify(
     columns: tuple[str, str] = ("task", "task_prob"),
     window: int = WINDOW,
 ) -> Dataset:
-    """The same rows with a label (string) and its probability (0..1) in the two named columns.
+    """Returns the rows with a label (string) and its probability (0..1) in the two named columns. Lazy.
 
-    Only rows that are `ok` or have no status are labelled; the others keep what they had in these columns, or null.
-    A worker waits for `window` rows, at least `classify.batch_size`: few let rows that come slowly go on, many leave
-    less padding to compute. `model` is a HF name or folder; texts are cut to their first `classify.max_length` tokens.
+    Only rows that are `ok` or have no status are labelled; others keep their values in these columns, or get null.
+    `model` is an HF name or folder. Texts are truncated to `classify.max_length` tokens.
+
+    A worker waits for `window` rows, or `classify.batch_size` if that is more. A small window passes slowly arriving
+    rows on sooner; a large one needs less padding.
     """
     import ray.data
 
@@ -62,7 +64,7 @@ def classify(
 
 
 class _Labeller:
-    """The worker: holds the model, labels a table at a time."""
+    """Worker of the actor pool: holds the model and labels one table a call."""
 
     def __init__(self, model: str, settings: Classify, columns: tuple[str, str], threads: int, gpu: bool) -> None:
         from tapir_ray.train.sequence_classifier import SequenceClassifier
@@ -90,7 +92,7 @@ class _Labeller:
 
 
 def _fill(table: pa.Table, column: str, kind: pa.DataType, positions: Sequence[int], values: Sequence) -> pa.Table:
-    """`table` with `values` at `positions` of `column`, which is made where it is missing."""
+    """Returns `table` with `values` at `positions` of `column`; a missing column is added."""
     present = column in table.column_names
     filled = table[column].to_pylist() if present else [None] * len(table)
     for position, value in zip(positions, values, strict=True):
@@ -102,9 +104,9 @@ def _fill(table: pa.Table, column: str, kind: pa.DataType, positions: Sequence[i
 
 
 def load_labels(model: str, trust_remote_code: bool = False) -> list[str]:
-    """The labels of a classification model (HF name, folder or URI), in the order of its outputs.
+    """Returns the labels of a classification model (HF name, folder or URI), in the order of its outputs.
 
-    Raises InputError where `model` is not there or has no labels.
+    Raises InputError if `model` does not exist or has no labels.
     """
     file = Path(local(model)) / "config.json"
     if file.is_file():
@@ -124,12 +126,12 @@ def load_labels(model: str, trust_remote_code: bool = False) -> list[str]:
 
 
 def check_labels(model_labels: Sequence[str], taxonomy_labels: Sequence[str]) -> None:
-    """Raise InputError where the classifier can give a label that the taxonomy does not have."""
+    """Raises InputError if the classifier has a label that is not in the taxonomy."""
     unknown = [label for label in model_labels if label not in set(taxonomy_labels)]
     if unknown:
         raise InputError(
             f"classify.model gives the label {unknown[0]!r}{f' (and {len(unknown) - 1} more)' if unknown[1:] else ''}, "
-            "which is not in curriculum.tasks: name a taxonomy that has it, fine-tune the model on this taxonomy by "
+            "which is not in curriculum.tasks: name a taxonomy that has it, fine-tune the model on this taxonomy with "
             "classify.label_rows, or correct id2label in its config.json"
         )
 
@@ -137,9 +139,9 @@ def check_labels(model_labels: Sequence[str], taxonomy_labels: Sequence[str]) ->
 def score_classifier(
     rows: str | Sequence[str], model: str, config: Config, fs: pafs.FileSystem | None = None
 ) -> ClassifierReport:
-    """How well `model` gives the labels that are in the `task` column of Parquet files (a folder or a list of them).
+    """Measures `model` against the column `task` of Parquet files (a folder or a list of files); returns the report.
 
-    All rows that are `ok` and have a task are scored. Raises InputError where there are no files.
+    All ok rows with a task are scored. Raises InputError if there are no files.
     """
     import ray.data
 
@@ -168,7 +170,7 @@ def score_classifier(
 
 
 def _count_pairs(table: pa.Table) -> pa.Table:
-    """{task, task_predicted, rows}: one row for each pair of labels in the batch."""
+    """Returns one row for each pair of labels in the batch: task, task_predicted, rows."""
     pairs = Counter(
         (true, predicted)
         for true, predicted in zip(table["task"].to_pylist(), table["task_predicted"].to_pylist(), strict=True)

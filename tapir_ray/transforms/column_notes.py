@@ -1,4 +1,4 @@
-"""What became of the columns of a file, counted over its rows from the column `columns` of the table PARSED."""
+"""Notes on unused and missing columns of a file, counted over the column `columns` of the table PARSED."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from tapir_ray.data.values import one_line, to_json
 from tapir_ray.errors import InputError
 
 NOT_READ = "{}"
-"""The notes of a row that is no conversation."""
+"""Notes of a row that is not a conversation."""
 SHOWN = 8
 
 
 def note(row: Mapping[str, Any], unused: Sequence[str], seed_data: SeedData) -> str:
-    """JSON of a row's columns with text that nothing uses, and of those that the config names and it does not have."""
+    """Returns JSON with a row's `unused` text columns, and the columns of `seed_data.columns` that are `missing`."""
     named = [name for names in seed_data.columns.given.values() for name in names]
     return to_json({"unused": unused, "missing": [name for name in named if name not in row]})
 
 
 @dataclass
 class ColumnNotes:
-    """`unused`: rows by column with text that nothing uses; `missing`: rows without a column that the config names."""
+    """Counts of the notes of many rows."""
 
     rows: int = 0
     read: int = 0
     """Rows that are a conversation."""
     unused: Counter[str] = field(default_factory=Counter)
+    """By text column that nothing uses: rows that have it."""
     missing: Counter[str] = field(default_factory=Counter)
+    """By column of `seed_data.columns`: rows that lack it."""
 
     def add(self, notes: str, rows: int = 1) -> None:
-        """Counts `rows` rows of the same notes, which are those of a row of PARSED."""
+        """Counts `rows` rows with the same `notes`, as returned by `note`."""
         found: dict[str, Any] = json.loads(notes)
         self.rows += rows
         self.read += rows if found else 0
@@ -47,7 +49,7 @@ class ColumnNotes:
             self.missing[name] += rows
 
     def sentence(self, where: str) -> str | None:
-        """One line about all columns that are used for nothing; None if there is none."""
+        """Returns one line about all unused columns; None if there is none."""
         if not self.unused:
             return None
         each = [f"`{one_line(name)}` ({rows:,} of {self.rows:,} rows)" for name, rows in self.unused.most_common()]
@@ -56,14 +58,14 @@ class ColumnNotes:
         return f"{where}: {what} kept in meta: {names}; map one with seed_data.columns, or name it in columns.meta"
 
     def forget(self, names: Iterable[str | None]) -> None:
-        """Leaves out columns that something else uses: the tasks', the strata's."""
+        """Removes columns that have another use: the task column, the columns of strata."""
         for name in names:
             if name is not None:
                 self.unused.pop(name, None)
 
 
 def no_response(notes: ColumnNotes) -> str:
-    """What to do if no row has an answer: it may be in a column that is not used."""
+    """Returns the advice for a file in which no row has a response; it names the unused columns, which may hold it."""
     others = ", ".join(f"`{one_line(name)}`" for name, _ in notes.unused.most_common(SHOWN))
     named = f"if {others} has the answers, set seed_data.columns: {{response: NAME}}; otherwise " if others else ""
     return f"no row has a response; {named}set seed_data.responses: fill to have the teacher write them"
@@ -80,7 +82,7 @@ def refuse_missing(notes: ColumnNotes, seed_data: SeedData, where: str) -> None:
 
 
 def counted(batches: Iterable[pa.RecordBatch]) -> ColumnNotes:
-    """The notes of all rows."""
+    """Counts the notes of all rows."""
     notes = ColumnNotes()
     for batch in batches:
         for value in pc.value_counts(batch["columns"].drop_null()).to_pylist():

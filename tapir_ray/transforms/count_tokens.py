@@ -1,4 +1,4 @@
-"""Training pairs with their response tokens: the `training` table in and out.
+"""Counts the response tokens of training pairs: the table `training` in and out.
 
 rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.transform_cpus)
 """
@@ -25,11 +25,11 @@ OVER_LENGTH = "over_length"
 
 
 def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) -> pa.Table:
-    """The same rows with `tokens`; pairs that cannot be trained on become filtered: `over_length`, `template_refused`,
+    """Returns the rows with `tokens`; unusable pairs are filtered as `over_length`, `template_refused` or
     `special_token`.
 
-    Those that the chat template refuses, with its sentence in the reason, and those with a control token that cannot be
-    text have no `tokens`.
+    `tokens` is null for pairs that the chat template refuses (its message is in the reason), and for pairs with a
+    control token that cannot be written as text.
     """
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
@@ -43,6 +43,7 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
             except RowRefused as refused:
                 status, reason = FILTERED, refused.reason
             else:
+                # A pair that does not fit gets the tokens that it would have in the loss without truncation.
                 count = pair.in_loss or pair.uncut
                 if not pair.in_loss:
                     status, reason = FILTERED, OVER_LENGTH
@@ -58,10 +59,10 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
 def count_tokens(
     rows: ray.data.Dataset, model_dir: str, student: Student, train: Train, transform_cpus: float
 ) -> ray.data.Dataset:
-    """Training rows with `tokens` (those in the loss, by `train.loss_mask`); pairs that cannot be used are filtered.
+    """Returns training rows with `tokens`, the number in the loss by `train.loss_mask`; unusable pairs are filtered.
 
-    Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) where
-    the student has no tokenizer or chat template.
+    Columns other than `tokens`, `status` and `reason` pass unchanged. Raises InputError (inside Ray's own error) if the
+    student has no tokenizer or chat template.
     """
     return rows.map_batches(
         functools.partial(count_table, model_dir=model_dir, student=student, train=train),

@@ -1,4 +1,4 @@
-"""New instructions like the hard ones: a draw asks the teacher for one (TAPIR, arXiv 2405.13448, step 5 in docs).
+"""Expand: the teacher writes a new instruction for each draw of a hard row (TAPIR, arXiv 2405.13448).
 
 generated = expand(draws, config, roles)
 """
@@ -22,21 +22,20 @@ from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.judge import seed_of
 
 NO_INSTRUCTION, SOURCE_USED_UP = "no_new_instruction", "source_used_up"
-"""Reasons of filtered draws; the others are those of a reply."""
+"""Reasons of filtered draws, next to those of a reply (`llm/client/reply.py`)."""
 
 USED_UP_PHRASE = "no recorded rows left"
-"""What the recorded simulator says in place of an instruction when it has handed out all of its rows."""
+"""Reply of the `recorded` simulator once it has handed out all of its rows."""
 
 _TAGGED = re.compile(r"<new_instruction>((?:(?!<new_instruction>).)*?)</new_instruction>", re.DOTALL)
 
 
 def expand(draws: ray.data.Dataset, config: Config, roles: Roles) -> ray.data.Dataset:
-    """`draws` (schemas.GENERATED_ROWS with the messages of their parent) as rows with a new instruction.
+    """Returns `draws` (schemas.GENERATED_ROWS with the messages of their parent) with new instructions.
 
-    A new row has its own instruction_id, source and split `generated`, no response, and one user turn after the
-    parent's system message. Where no instruction came of a draw its messages and instruction_id are null and the
-    reason says why: `no_new_instruction`, `empty`, `source_used_up`, `cut_off`, `refused` (filtered) or an error
-    (failed).
+    A new row has an instruction_id of its own, source and split `generated`, no response, and one user turn after the
+    parent's system message. A draw without a new instruction has null messages and instruction_id. It is filtered as
+    `no_new_instruction`, `empty`, `source_used_up`, `cut_off` or `refused`, or failed with the error of its request.
     """
     sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
     function = ExpandRow(Prompts(config.prompts.dir), sampling)
@@ -81,9 +80,9 @@ class ExpandRow:
 
 
 def parse_instruction(text: str) -> tuple[str | None, str | None]:
-    """(instruction, None) of the last tagged text of a reply, or (None, reason).
+    """Returns (instruction, None) from the last tagged text of a reply, or (None, reason).
 
-    Texts before it are drafts, or the prompt repeated: `between <new_instruction> and </new_instruction>`.
+    Earlier tagged texts are drafts, or the prompt repeated: `between <new_instruction> and </new_instruction>`.
     """
     found = _TAGGED.findall(text)
     instruction = next((one.strip() for one in reversed(found) if one.strip()), None)

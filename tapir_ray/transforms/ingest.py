@@ -1,4 +1,4 @@
-"""Source files → conversations with ids: one row for every row read, whatever became of it.
+"""Ingest: turns source files into conversations with ids. Every row of a file gives at least one row.
 
 rows = parse_sources(list_files("alpaca_9k.jsonl", "seed_data.path"), config.seed_data, transform_cpus=0.1)
 rows = mark_duplicates(rows, duplicate_positions(files, fs))
@@ -29,35 +29,36 @@ POSITION = pa.field("position", pa.int64())
 CONVERSATION_ID = pa.field("conversation_id", pa.string())
 COLUMNS = pa.field("columns", pa.string())
 PARSED = pa.schema([*INSTRUCTIONS, POSITION, CONVERSATION_ID, COLUMNS])
-"""`position` orders rows as they were read, which says which of two equal rows stays; `conversation_id` is the same
-for all turns of a conversation: the instruction_id of the longest. `columns` is JSON, on the first row that comes of a
-row of a file: which columns with text were used for nothing, and which that the config names were not there."""
+"""`position` orders rows as they were read; of equal rows the first is kept. `conversation_id` is the same for all
+turns of a conversation: the instruction_id of the longest one. `columns` is JSON by `column_notes.note`; if a row of a
+file gives several rows, only the first has it."""
 
 FILE_BITS = 40
-"""A position is a file's number, shifted by as many bits, plus the number of a row in it."""
+"""A position is the number of a file, shifted left by FILE_BITS, plus the number of a row in it."""
 ParseRow = Callable[[Any], list[Conversation]]
 ROWS_PER_BLOCK = 2048
 LONGEST_REASON = 500
 IDS_PER_TASK = 2_000_000
-"""Ids whose hashes and positions, 24 bytes each, one task holds."""
+"""Ids that one task holds, as 24 bytes each: 48 MB."""
 PLACED = np.dtype([("high", np.uint64), ("low", np.uint64), ("rank", np.int64)])
-"""The 128-bit hash of an id, and the position of its row, plus LACKING where equal rows are preferred to it."""
+"""128-bit hash of an id, and its rank: the position of its row, plus LACKING if the preferred column is null."""
 LACKING = 1 << 62
+"""Above every position, so that a row with a value in the preferred column always ranks first."""
 
 
 def parse_sources(
     files: Sequence[str], seed_data: SeedData, transform_cpus: float, parse_row: ParseRow | None = None
 ) -> ray.data.Dataset:
-    """The conversations of all files, schema PARSED; by `parse_row` in the place of `conversations.parse`.
+    """Returns the conversations of all files, schema PARSED. Lazy. `parse_row` replaces `formats.parse`.
 
-    A row that is not of its format is `filtered` with the reason `malformed: file:line: what`, one that cannot be
-    represented with `unsupported: …`, the end of a broken file with `unreadable: …`; an instruction without an answer
-    keeps a null response.
+    Unusable rows are filtered. The reason is `malformed: file:line: …` for a row that violates its format,
+    `unsupported: …` for one that cannot be represented, and `unreadable: …` for the end of a broken file. An
+    instruction without an answer has a null response.
     """
     parse_row = parse_row or functools.partial(
         parse, format=seed_data.format, turns=seed_data.turns, columns=seed_data.mapped
     )
-    # With a limit the files are read in order by one task; without, each by its own.
+    # With a limit one task reads the files in order, since the limit counts rows over all of them.
     groups = [list(files)] if seed_data.limit else [[file] for file in files]
     items = [{"files": group, "start": index << FILE_BITS} for index, group in enumerate(groups)]
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -87,7 +88,7 @@ def _parse_group(batch: pa.Table, seed_data: SeedData, parse_row: ParseRow) -> I
 
 
 def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow = parse) -> list[dict[str, Any]]:
-    """The rows (PARSED but for `position`) that come of one row of a file: at least one, whatever it holds."""
+    """Returns the rows (PARSED without `position`) of one row of a file: at least one, even if it is unusable."""
     base = {"split": SEED, "source": place, "license": seed_data.license, "round": 0, "status": OK}
     try:
         conversations = parse_row(raw)
@@ -112,7 +113,7 @@ def parsed_rows(raw: Any, place: str, seed_data: SeedData, parse_row: ParseRow =
 
 
 def _raw_meta(raw: Any) -> str | None:
-    """All columns of a row that cannot be used, as far as they are JSON's."""
+    """Returns the columns of an unusable row as JSON; None if they are not JSON values."""
     try:
         return to_json(plain(raw)) if isinstance(raw, dict) else None
     except ValueError:
@@ -120,14 +121,14 @@ def _raw_meta(raw: Any) -> str | None:
 
 
 def unread(place: str, error: Malformed | Unsupported | Unreadable) -> dict[str, Any]:
-    """What a row has instead of messages where it cannot be used: an id of its place, and the reason."""
+    """Returns the fields of an unusable row: an id made from its place, and the reason."""
     row_id = instruction_id([{"role": "source", "content": place}])
     reason = f"{error.reason}: {one_line(place)}: {one_line(error)[:LONGEST_REASON]}"
     return {"instruction_id": row_id, "conversation_id": row_id, "status": FILTERED, "reason": reason}
 
 
 def _task(meta: dict[str, Any], column: str | None) -> str | None:
-    """The value of the tasks' column on one line: it is shown in tables and asked for in prompts."""
+    """Returns the task of a row, on one line since it is printed in tables and in prompts; None without a value."""
     value = meta.get(column) if column else None
     return None if value is None else one_line(value) or None
 
@@ -139,10 +140,10 @@ def duplicate_positions(
     key: str = "instruction_id",
     preferred: str | None = None,
 ) -> np.ndarray:
-    """Positions, sorted, of all ok rows of the same `key` but one: the first that has a value in the column
-    `preferred`, else the first.
+    """Returns the sorted positions (int64) of all ok rows that repeat the `key` of another.
 
-    Every file is read once, its ids go by hash to bounded parts, and a task looks for repeats in one part.
+    Of equal rows the first with a value in the column `preferred` is kept, else the first. Every file is read once; its
+    ids are partitioned by hash, and one task looks for repeats in each partition.
     """
     rows = pads.dataset(list(files), filesystem=fs, format="parquet").count_rows()
     tasks = 1 + rows // IDS_PER_TASK
@@ -154,7 +155,8 @@ def duplicate_positions(
 
 
 def _placed(files: list[str], fs: pafs.FileSystem, key: str, preferred: str | None, parts: int) -> list[np.ndarray]:
-    """PLACED of the files' ok rows, by part; none at the end (a task of one return gives no list)."""
+    """Returns PLACED of the files' ok rows by partition, and an empty array at the end."""
+    # The empty array keeps `num_returns` above 1: with 1 Ray returns one reference and not a list.
     dataset = pads.dataset(files, filesystem=fs, format="parquet")
     found = [np.zeros(0, PLACED)]
     columns = {name: pads.field(name) for name in (key, "position")}
@@ -176,7 +178,7 @@ def _placed(files: list[str], fs: pafs.FileSystem, key: str, preferred: str | No
 
 
 def _repeated(*shares: np.ndarray) -> np.ndarray:
-    """Positions of all rows of each hash but that of the lowest rank."""
+    """Returns the positions of all rows except the one of lowest rank for each hash."""
     whole = np.concatenate(shares)
     whole = whole[np.lexsort((whole["rank"], whole["low"], whole["high"]))]
     repeats = (whole["high"][1:] == whole["high"][:-1]) & (whole["low"][1:] == whole["low"][:-1])
@@ -184,8 +186,8 @@ def _repeated(*shares: np.ndarray) -> np.ndarray:
 
 
 def mark_duplicates(batch: pa.Table, positions: np.ndarray) -> pa.Table:
-    """The batch with every row at one of `positions`, which are sorted, filtered as `duplicate`."""
+    """Marks every row at one of the sorted `positions` as `duplicate`."""
     mine = batch["position"].to_numpy()
-    # By search: `np.isin` would go through all positions for each batch.
+    # Binary search, because `np.isin` would scan all positions for each batch.
     hit = np.searchsorted(positions, mine, "left") < np.searchsorted(positions, mine, "right")
     return marked(batch, pa.array(hit), "duplicate")

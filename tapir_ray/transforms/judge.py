@@ -1,9 +1,9 @@
-"""The judge's scores of the teacher's and the student's answer, and their difference, the MFD.
+"""Judge: scores the teacher's and the student's answer; their difference is the MFD.
 
     scored = judge(answered, config, roles, random_seed)
 
-MFD(x) = J(x, teacher) − J(x, student) on a scale of 1 to 10 (our reading of TAPIR, arXiv 2405.13448).
-Pairwise scores are asked for in both orders and averaged, which cancels a bias for the first answer.
+MFD(x) = J(x, teacher) − J(x, student) on a scale of 1 to 10 (our reading of TAPIR, arXiv 2405.13448). Pairwise scores
+are asked in both orders and averaged, which cancels a bias for the first answer.
 """
 
 from __future__ import annotations
@@ -28,33 +28,34 @@ from tapir_ray.transforms.verdict import parse_scores
 from tapir_ray.transforms.verifiers import Verifier, load_verifiers, verify
 
 JUDGE = "judge"
-"""In `scored_by`."""
+"""Value of `scored_by` for rows that the judge scored."""
 UNPARSEABLE = "unparseable_scores"
 RETRY_TEMPERATURE = 0.7
-"""Lowest temperature of a question asked again: at 0 an endpoint would repeat its reply whatever the seed."""
+"""Lowest temperature of a repeated question: at 0 an endpoint would repeat its reply whatever the seed."""
 
 
 @dataclass(frozen=True)
 class Judging:
-    """One judging of a row: both scores, and how far apart the MFDs of the two orders are, where both were asked."""
+    """One judging of a row."""
 
     teacher_score: float
     student_score: float
     position_gap: float | None
+    """Absolute difference of the MFDs of the two orders; None if only one was asked."""
     texts: tuple[str, ...]
-    """The judge's replies, of which the scores were read."""
+    """Replies that the scores were read from."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of one reply of the judge, and its text."""
+    """Scores of one reply of the judge, and its text."""
 
     scores: tuple[float, ...]
     text: str
 
 
 class NotJudged(Exception):
-    """No scores could be had; `status` and `reason` are the row's."""
+    """Raised if the judge gives no scores; `status` and `reason` are for the row."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -64,13 +65,13 @@ class NotJudged(Exception):
 def judge(
     rows: ray.data.Dataset, config: Config, roles: Roles, random_seed: int, schema: pa.Schema = schemas.SCORED
 ) -> ray.data.Dataset:
-    """`rows` as `schema` with scores, difficulty, position_gap, the repeat's columns and the lengths of both answers.
+    """Returns `rows` as `schema` with scores, difficulty, position_gap, the repeat's columns and both answer lengths.
 
-    A row of which a verifier (`judge.verifiers`) grades both answers gets its scores without a request. Rows that are
-    not ok, or have no response to compare with, pass as they are. `judge.repeat_share` of the rows, chosen by a hash of
-    their id, are judged a second time, with other seeds and at `judge.repeat_temperature`; none are if that is 0, since
-    the replies could not differ. A judge whose replies hold no scores in `judge.parse_attempts` attempts, or are cut
-    off, fails the row (`unparseable_scores`).
+    - A row whose answers are both graded by a verifier (`judge.verifiers`) gets its scores without a request.
+    - Rows that are not ok, or have no response to compare with, pass unchanged.
+    - A share `judge.repeat_share` of the rows, chosen by a hash of their id, is judged twice, the second time with
+      other seeds and at `judge.repeat_temperature`. At 0 nothing is repeated, since the replies could not differ.
+    - A row fails as `unparseable_scores` after `judge.parse_attempts` replies that hold no scores or are cut off.
     """
     return roles.ask(rows, JudgeRow.of(config, random_seed), schema)
 
@@ -86,7 +87,7 @@ class JudgeRow:
 
     @classmethod
     def of(cls, config: Config, random_seed: int) -> JudgeRow:
-        """Raises InputError for a verifier that cannot be found."""
+        """Returns the AskRow of a config. Raises InputError for a verifier that cannot be found."""
         return cls(Prompts(config.prompts.dir), config.judge, random_seed, load_verifiers(config.judge.verifiers))
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
@@ -111,7 +112,7 @@ class JudgeRow:
         judged = await asyncio.gather(*judgings, return_exceptions=True)
         first, *repeat = judged
         for one in judged:
-            # What the budget cut off in its midst is asked again as a whole: what did come is in the response cache.
+            # A row that the budget interrupted is asked again as a whole; finished replies are in the response cache.
             if isinstance(one, NotJudged) and one.reason == schemas.BUDGET_USED_UP:
                 first = one
         if isinstance(first, NotJudged):
@@ -168,10 +169,8 @@ class JudgeRow:
 
 
 async def together(*calls: Awaitable[Any]) -> list[Any]:
-    """The results of all calls; raises the first error once every call has ended.
-
-    A request must not outlive its row: what it used would be counted too late.
-    """
+    """Returns the results of all calls; raises the first error once every call has ended."""
+    # `gather` alone would raise at once and leave requests running, whose usage would be counted too late.
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -182,7 +181,7 @@ async def together(*calls: Awaitable[Any]) -> list[Any]:
 async def score_answer(
     client: Client, prompts: Prompts, settings: Judge, instruction: str, answer: str, seed: tuple[str, ...]
 ) -> float:
-    """The judge's score of one answer, 1 to 10. Raises NotJudged."""
+    """Returns the judge's score of one answer, 1 to 10. Raises NotJudged."""
     prompt = prompts.render("judge_pointwise", instruction=instruction, answer=answer)
     return (await ask_scores(client, prompt, 1, settings, seed))[0]
 
@@ -190,16 +189,17 @@ async def score_answer(
 async def ask_scores(
     client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...]
 ) -> tuple[float, ...]:
-    """`count` scores for a rendered prompt, as `ask_verdict` has them. Raises NotJudged."""
+    """Returns `count` scores for a rendered prompt, as `ask_verdict` does. Raises NotJudged."""
     return (await ask_verdict(client, prompt, count, settings, seed)).scores
 
 
 async def ask_verdict(
     client: Client, prompt: str, count: int, settings: Judge, seed: tuple[str, ...], lowest: float = 0.0
 ) -> Verdict:
-    """`count` scores for a rendered prompt, asked at a temperature of `lowest` or above. Raises NotJudged.
+    """Returns `count` scores for a rendered prompt, asked at a temperature of at least `lowest`. Raises NotJudged.
 
-    A reply without scores, or one that is not whole, is asked for again, less greedily.
+    After a reply without scores, or a cut-off reply, the prompt is asked again at a temperature of at least
+    RETRY_TEMPERATURE.
     """
     reason = UNPARSEABLE
     for attempt in range(settings.parse_attempts):
@@ -213,7 +213,7 @@ async def ask_verdict(
         )
         if reply.status == schemas.FAILED or reply.reason == REFUSED:
             raise NotJudged(reply.status, f"judge_{reply.reason}" if reply.reason == REFUSED else str(reply.reason))
-        # What is cut off has no verdict, only a draft of one: `Score: 1` may have become a 10.
+        # A cut-off reply may end in the middle of a score: `Score: 1` could have become a 10.
         scores = parse_scores(reply.text or "", count) if reply.status == schemas.OK else None
         if scores is not None:
             return Verdict(scores, reply.text or "")
@@ -223,18 +223,18 @@ async def ask_verdict(
 
 
 def sampling_of(client: Client, attempt: int, lowest: float = 0.0) -> Sampling:
-    """The endpoint's own sampling at a temperature of `lowest` or above; later attempts than 0 also of
-    RETRY_TEMPERATURE or above."""
+    """Returns the endpoint's sampling with a temperature of at least `lowest`; after attempt 0 also of at least
+    RETRY_TEMPERATURE."""
     own = client.target.endpoint.sampling
     temperature = max(own.temperature, lowest, RETRY_TEMPERATURE if attempt else 0.0)
     return own.model_copy(update={"temperature": temperature})
 
 
 def seed_of(*parts: str) -> int:
-    """A request's seed, 0 ≤ seed < 2³¹: a hash of the ids and the attempt it belongs to."""
+    """Returns the seed of a request, 0 ≤ seed < 2³¹: a hash of its ids and attempt."""
     return int(schemas.order_key(parts[0], 0, *parts[1:])[:8], 16) >> 1
 
 
 def share_of(key: str) -> float:
-    """A hash key as a number in [0, 1): rows below p are a p-th share of all."""
+    """Returns a hash key as a number in [0, 1): a share p of all keys is below p."""
     return int(key[:13], 16) / 16**13

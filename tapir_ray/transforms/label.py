@@ -1,8 +1,8 @@
-"""Task labels by the teacher.
+"""Label: the teacher names the task of each row.
 
     labelled = label(rows, config, roles, labels)
 
-A reply counts if it is one of the labels but for case, space and punctuation.
+A reply counts if it equals a label; case, white space and punctuation are ignored.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def label(
     labels: Sequence[str],
     schema: pa.Schema = schemas.INSTRUCTIONS,
 ) -> ray.data.Dataset:
-    """`rows` as `schema`, each ok row with the `task` that the teacher names.
+    """Returns `rows` as `schema`, with the teacher's label in the `task` of every ok row.
 
-    A reply that is no label is asked for again with a new seed and some temperature, `classify.label_attempts` times in
-    all, then the row fails (`unknown_label`, with the last reply). Rows that are not ok pass as they are.
+    A row is asked up to `classify.label_attempts` times, each time with a new seed and, after the first, a higher
+    temperature. Then it fails as `unknown_label`, with the last reply. Rows that are not ok pass unchanged.
     """
     function = LabelRow(Prompts(config.prompts.dir), tuple(labels), config.classify.label_attempts)
     return roles.ask(rows, function, schema)
@@ -67,7 +67,7 @@ class LabelRow:
             if reply.status == schemas.FAILED or reply.reason == REFUSED:
                 return {**row, "status": reply.status, "reason": reply.reason}
             text = reply.text or ""
-            # What is cut off may be the beginning of another label.
+            # A cut-off reply may be the beginning of another, longer label.
             task = parse_label(text, self.labels) if reply.status == schemas.OK else None
             if task is not None:
                 return {**row, "task": task}
@@ -76,7 +76,7 @@ class LabelRow:
 
 
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that `text` is, whatever its case, spaces and punctuation; None if it is none of them."""
+    """Returns the label that `text` equals, ignoring case, spaces and punctuation; None if it equals none."""
     return {_bare(name): name for name in labels}.get(_bare(text))
 
 

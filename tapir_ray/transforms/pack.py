@@ -1,11 +1,11 @@
-"""Training pairs to packed token sequences: the `training` table in, the `packed` table out.
+"""Pack: turns training pairs into packed token sequences, the table `training` into the table `packed`.
 
     rows = count_tokens(rows, model_dir, config.student, config.train, config.resources.transform_cpus)
     stats = pack([files], "runs/x/rounds/01/packed", fs, model_dir, config.student, config.train, 0, epochs=1)
 
-The order is a function of (pair id, random seed, epoch) alone, and pairs are packed in chunks cut at fixed values of
-that hash, so the sequences are the same however many files, blocks or workers there were. Of several tables, the
-number of each but the first is in the hash too: pairs that two of them hold would else lie side by side.
+Pairs are ordered by a hash of (pair id, random seed, epoch), and packed in chunks cut at fixed values of that hash. So
+the sequences do not depend on the number of files, blocks or workers. The hash of every table but the first also takes
+the number of the table, or a pair that is in two tables would follow its own copy.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ _ENCODED = pa.schema(
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Positions of `lengths` by sequence, each at most `capacity` in sum (as each length is); every position once.
+    """Returns the positions of `lengths` by sequence: `best_fit([3, 4, 1], 4)  # [[0, 2], [1]]`.
 
-    Best-fit: a pair goes to the fullest sequence that still has room, the oldest of equals, else opens a new one.
+    Best fit: a pair goes to the fullest sequence with enough room, the oldest of equals, or else opens a new one. Every
+    length must be at most `capacity`.
     """
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []
@@ -71,11 +72,11 @@ def pack(
     transform_cpus: float = 0.1,
     pairs_per_chunk: int = PAIRS_PER_CHUNK,
 ) -> PackStats:
-    """Write the `ok` rows of training tables as packed sequences to `target_dir`, replacing what is there.
+    """Writes the ok rows of training tables as packed sequences to `target_dir`, and replaces its content.
 
-    Each table is given by its files. The packed files are `packed-EPOCH-CHUNK.parquet` in the order of `seq_index`; the
-    sequences of epoch e follow those of epoch e − 1. Without `train.packing` each pair is a sequence. Paths are paths
-    on `fs`. Raises InputError (inside Ray's own error) for a student without tokenizer.
+    Each table is given by its files; all paths are paths on `fs`. The packed files `packed-EPOCH-CHUNK.parquet` are in
+    the order of `seq_index`; the sequences of epoch e follow those of epoch e − 1. Without `train.packing` each pair is
+    a sequence. Returns the counts. Raises InputError (inside Ray's own error) for a student without a tokenizer.
     """
     import ray
 
@@ -119,12 +120,13 @@ _ONCE = ("cut", "over_length", "template_refused", "special_token", "last_turn_o
 
 
 def _encoded_file(encoded_dir: str, number: int, epoch: int) -> str:
-    """A file of encoded pairs: those of one task in one epoch, in a row group for each range of chunks."""
+    """Returns the file of one task's encoded pairs in one epoch, with one row group for each range of chunks."""
     return f"{encoded_dir}/{number:06d}-{epoch:03d}.parquet"
 
 
 def _run_all(task: Any, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Results in the order of `arguments`, with no more tasks at work than the cluster has CPUs."""
+    """Returns the results in the order of `arguments`; at most as many tasks run as the cluster has CPUs."""
+    # A task claims a fraction of a CPU, so Ray alone would start many more at once, each with its rows in memory.
     import ray
 
     at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -145,7 +147,7 @@ def _ok_rows(fs: pafs.FileSystem, path: str) -> int:
 
 
 def _grouped(sources: Sequence[tuple[str, int]], sizes: Sequence[int], most: int) -> Iterator[list[tuple[str, int]]]:
-    """The sources in groups of at most so many rows, one that has more alone."""
+    """Yields the sources in groups of at most `most` rows; a larger source is a group of its own."""
     group: list[tuple[str, int]] = []
     rows = 0
     for source, size in zip(sources, sizes, strict=True):
@@ -170,7 +172,7 @@ def _encode(
     epochs: int,
     cut: Cut,
 ) -> dict[str, int]:
-    """Tokenise the `ok` rows of the files (each with the number of its table), write them to files and count them."""
+    """Tokenises the ok rows of the files (each with the number of its table), writes them by epoch, returns counts."""
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     encoded: list[dict[str, Any]] = []
@@ -209,7 +211,7 @@ def _encode(
             key = order_key(row["pair_id"], random_seed, *salt)
             by_range[cut.range_of(key)].append({**row, "key": key})
         with pq.ParquetWriter(_encoded_file(encoded_dir, number, epoch), _ENCODED, filesystem=fs) as writer:
-            for group in by_range:  # also without rows: the number of a row group is that of its range
+            for group in by_range:  # empty ranges too, since a row group is found by the number of its range
                 writer.write_table(pa.Table.from_pylist(group, schema=_ENCODED), row_group_size=max(1, len(group)))
     return counts
 
@@ -223,7 +225,7 @@ def _chunks(
     number: int,
     columns: list[str] | None = None,
 ) -> Iterator[tuple[int, pa.Table]]:
-    """The chunks of range `number` that have pairs, each with its pairs in order."""
+    """Yields the chunks of range `number` that have pairs, each with its pairs in order."""
     tables = [_ENCODED.empty_table() if columns is None else _ENCODED.empty_table().select(columns)]
     for index in range(files):
         with pq.ParquetFile(_encoded_file(encoded_dir, index, epoch), filesystem=fs) as file:
@@ -235,7 +237,7 @@ def _chunks(
 
 
 def _bins(chunk: pa.Table, capacity: int | None) -> list[list[int]]:
-    """The pairs of each sequence; without a capacity one each."""
+    """Returns the positions of the pairs of each sequence; without a capacity one pair each."""
     if capacity is None:
         return [[position] for position in range(len(chunk))]
     return best_fit(pc.list_value_length(chunk["input_ids"]).to_pylist(), capacity)
@@ -244,7 +246,7 @@ def _bins(chunk: pa.Table, capacity: int | None) -> list[list[int]]:
 def _count_sequences(
     fs: pafs.FileSystem, encoded_dir: str, files: int, cut: Cut, capacity: int | None, epoch: int, number: int
 ) -> int:
-    """How many sequences a range makes."""
+    """Returns the number of sequences of a range."""
     chunks = _chunks(fs, encoded_dir, files, cut, epoch, number, ["key", "input_ids"])
     return sum(len(_bins(pairs, capacity)) for _, pairs in chunks)
 
@@ -260,7 +262,7 @@ def _write_sequences(
     start: int,
     target_dir: str,
 ) -> None:
-    """Write the sequences of a range, the first with index `start`; a file for each chunk."""
+    """Writes the sequences of a range, a file for each chunk; the first sequence has index `start`."""
     for chunk, pairs in _chunks(fs, encoded_dir, files, cut, epoch, number):
         ids, labels, pair_ids = (pairs[name].to_pylist() for name in ("input_ids", "labels", "pair_id"))
         sequences = [

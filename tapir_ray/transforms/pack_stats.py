@@ -1,4 +1,4 @@
-"""What came of packing a table: counts, and a sentence for whatever was left out, cut or not trained on as asked.
+"""Counts of packing a table, and warnings about pairs that were left out, cut or not trained on as configured.
 
 stats = PackStats(**run.manifest("seed/packed").extra)
 for sentence in stats.warnings(): print(sentence)
@@ -11,30 +11,30 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PackStats:
-    """What was packed. Sequences, tokens and pairs are counted in each epoch, all that follow `pairs` once."""
+    """Counts of packing. Sequences, tokens and pairs are sums over epochs; those after `pairs` are of one epoch."""
 
     sequences: int
     tokens: int
     response_tokens: int
-    """The ones in the loss."""
+    """Tokens in the loss."""
     hard_tokens: int
     """Response tokens of the pool `hard`."""
     pairs: int
     cut: int
-    """Pairs whose end was left out (`train.over_length: truncate`)."""
+    """Pairs that lost their end (`train.over_length: truncate`)."""
     over_length: int
     """Pairs left out because they do not fit `train.sequence_length`."""
     template_refused: int
-    """Pairs left out because the chat template does not take their roles, or loses part of their text."""
+    """Pairs left out because the chat template refuses their roles, or drops part of their text."""
     last_turn_only: int
-    """Pairs with the response alone in the loss though `train.loss_mask` is `all`: the template rewrites an earlier
-    one."""
+    """Pairs with only the last response in the loss although `train.loss_mask` is `all`, because the chat template
+    rewrites an earlier one."""
     epochs: int
     special_token: int = 0
     """Pairs left out because they hold a control token that the tokenizer cannot write as text."""
 
     def once(self) -> dict[str, int]:
-        """The pairs that were packed, and those left out or changed by reason, all counted once."""
+        """Returns the packed pairs, and the pairs left out or changed by reason, all of one epoch."""
         return {
             "pairs": self.pairs // self.epochs,
             "cut": self.cut,
@@ -45,7 +45,7 @@ class PackStats:
         }
 
     def warnings(self) -> list[str]:
-        """A sentence for each reason that any pair was left out or changed for."""
+        """Returns a sentence for each reason for which pairs were left out or changed."""
         given = self.pairs // self.epochs + self.over_length + self.template_refused + self.special_token
         found = (
             (self.over_length, "do not fit train.sequence_length and are left out"),

@@ -1,9 +1,9 @@
-"""Of two answers to an instruction the better: the judge compares the file's own with the teacher's new one.
+"""Prefer: keeps the better of two answers, the file's and the teacher's new one, by the judge's scores.
 
     chosen = prefer(rows, config, roles, REGENERATED)
 
-A new answer has to be scored higher: on a tie, where the teacher gave none that can be used, and where the request was
-too long for it, the old one stays.
+The new answer must score higher. The old one is kept on a tie, if the teacher gave no usable answer, and if the request
+was too long for the teacher.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from tapir_ray.transforms.judge import JudgeRow
 
 OLD, NEW = "old", "new"
 NOT_OF_THE_OLD = ("reasoning", "teacher_model", "prompt_hash", "sampling", "style", "answer_score")
-"""Columns that tell of the new answer."""
+"""Columns that describe the new answer."""
 
 
 def prefer(rows: ray.data.Dataset, config: Config, roles: Roles, schema: pa.Schema) -> ray.data.Dataset:
-    """`rows` as `schema`: each with the better of `response` and `other_response` as its response.
+    """Returns `rows` as `schema`, with the better of `response` and `other_response` in `response`.
 
-    Sets new_score, old_score and `preferred` (`old` or `new`); `other_response` is then the answer that lost. Rows with
-    one answer pass as they are, and so do failed ones, to be asked again; twice the same is one. A row that is filtered
-    and has an old answer was filtered for its new one, and is ok again; so is one that failed as too long for a model,
-    which it would be again. Judging fails a row as in `judge`.
+    Sets new_score, old_score and `preferred` (`old` or `new`); `other_response` is then the worse answer.
+
+    - Rows with one answer pass unchanged; two equal answers count as one.
+    - A filtered row with an old answer was filtered for its new one: it keeps the old one and is ok again.
+    - A failed row passes unchanged, to be asked again. If its request was too long it would only fail again, so it
+      keeps the old answer and is ok.
+    - Judging fails a row as in `judge`.
     """
     judge = replace(
         JudgeRow.of(config, config.random_seed), settings=config.judge.model_copy(update={"repeat_share": 0.0})
@@ -64,6 +67,6 @@ class PreferRow:
 
 
 def kept_old(row: Row) -> Row:
-    """The row with its answers exchanged, and nothing of how the new one came about."""
+    """Returns the row with its answers swapped, and without the columns that describe the new one."""
     answers = {"response": row["other_response"], "other_response": row["response"], "preferred": OLD}
     return {**row, **dict.fromkeys(NOT_OF_THE_OLD), **answers}

@@ -1,11 +1,11 @@
-"""The teacher's answers in the style of the task (TAPIR, arXiv 2405.13448; the styles beyond its two are ours).
+"""Respond: the teacher answers in the style of the task. TAPIR (arXiv 2405.13448) names two styles; the rest are ours.
 
-    answered = respond(rows, config, roles, styles)                                    # of generated rows
+    answered = respond(rows, config, roles, styles)                                    # generated rows
     filled = respond(rows, config, roles, styles, schema=schemas.INSTRUCTIONS)         # seed data without responses
-    rewritten = respond(rows, config, roles, styles, schema, draft="other_response")   # of answers that there are
+    rewritten = respond(rows, config, roles, styles, schema, draft="other_response")   # existing answers
 
-`rewrite.mode: combined` asks once with the style in the system message; `second_pass` asks for an answer and then for
-its rewriting.
+`rewrite.mode: combined` asks once, with the style in the system message. `second_pass` asks for an answer and then for
+a rewritten version of it.
 """
 
 from __future__ import annotations
@@ -40,22 +40,24 @@ def respond(
     schema: pa.Schema = schemas.GENERATED_ROWS,
     draft: str | None = None,
 ) -> ray.data.Dataset:
-    """`rows` as `schema`, each ok row without a response answered by the teacher; all others pass as they are.
+    """Returns `rows` as `schema`; the teacher answers every ok row without a response, other rows pass unchanged.
 
-    An answer in the column `draft` is rewritten in the style of the task, and not asked for.
+    Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style.
 
-    Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style; a task without an entry in
-    `styles` is answered plainly. An answer is usable if its reply is whole and no filter of answers applies
-    (`transforms/filters`: `refused`, functions of the user's). A row without a usable answer has the status and reason
-    of its first (`cut_off`, `refused`, `empty`, or an error). Of `respond.samples` answers the best of those that the
-    judge scored is kept, with its `answer_score`; below `respond.min_score` the row is filtered (`below_min_score`).
+    - A task without an entry in `styles` is answered without a style.
+    - With `draft`, the answer in that column is rewritten in the style of the task; no new answer is asked for.
+    - An answer is usable if its reply is complete and no filter of answers applies (`transforms/filters`: `refused`,
+      the user's functions). A row without a usable answer gets the status and reason of its first one: `cut_off`,
+      `refused`, `empty` or an error.
+    - Of `respond.samples` answers the one with the best judge's score is kept, with its `answer_score`. Below
+      `respond.min_score` the row is filtered as `below_min_score`.
     """
     return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles), draft), schema)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A candidate: the reply, and the messages and seed it was asked with."""
+    """Candidate answer: the reply, with the messages and the seed of its request."""
 
     reply: Reply
     messages: list[Message]
@@ -81,7 +83,7 @@ class RespondRow:
             *(self._answer(clients["teacher"], row, style, str(sample)) for sample in range(settings.samples))
         )
         if any(answer.reply.reason == schemas.BUDGET_USED_UP for answer in answers):
-            # Some may have come, and are in the response cache: the row is asked again as a whole.
+            # The row is asked again as a whole; answers that did arrive are in the response cache.
             return {**row, "style": style, "status": schemas.FAILED, "reason": schemas.BUDGET_USED_UP}
         usable = [answer for answer in answers if answer.reply.status == schemas.OK]
         if not usable:
@@ -136,7 +138,7 @@ class RespondRow:
         return [{"role": "system", "content": system}, *turns]
 
     async def _scored(self, judge: Client, row: Row, answers: list[Answer]) -> list[Answer]:
-        """The answers that the judge could score, with their scores. Raises NotJudged where there are none."""
+        """Returns the answers that the judge could score, with their scores. Raises NotJudged if there are none."""
         results = await asyncio.gather(*(self._score(judge, row, answer) for answer in answers), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException) and not isinstance(result, NotJudged):
@@ -167,7 +169,7 @@ class RespondRow:
         return row_filters(self.config, SCORED)
 
     def _filtered(self, row: Row, reply: Reply, is_draft: bool = False) -> Reply:
-        """The reply, filtered if the row with its text as the response does not pass the filters of answers."""
+        """Returns the reply, with status filtered if a filter of answers applies to it."""
         if reply.status != schemas.OK:
             return reply
         response = {"response": (reply.text or "").strip(), "reasoning": reply.reasoning, "teacher_model": reply.model}

@@ -1,4 +1,4 @@
-"""Scores in JSON: the schema that a judge is asked to follow, and what a reply in JSON says.
+"""Scores in JSON: the schema that a judge is asked to follow, and the parser of such replies.
 
 scores_format(2)                                       # response_format of a request for two scores
 of_json({"answer_1": 8, "answer_2": 6}, 2)             # (8.0, 6.0)
@@ -19,7 +19,7 @@ NUMBER = (
     r"(?<![\w./+\-])(\d{1,2}(?:\.\d+)?)(?![\w.]*\d|[A-Za-z])"
     r"(?:\s*(?:/|\bout\s+of\b)\s*10(?:\.0+)?(?![\w.]*\d)|\s*(?:points?\b|pts?\b|分|点|點|점))?"
 )
-"""A score in a text, with the points that it is out of."""
+"""Pattern of a score in a text, with an optional scale or unit: `8`, `7.5/10`, `8 out of 10`, `8 points`."""
 _NAME_IN_JSON = re.compile(
     r"(?:scores?_(?:of_|for_)?)?(?:answer|assistant|response|model|score|rating)_?(?P<name>[12ab])(?:_(?:score|rating))?"
 )
@@ -28,7 +28,8 @@ PLACES = {"1": 0, "a": 0, "first": 0, "2": 1, "b": 1, "second": 1}
 
 
 def scores_format(count: int) -> dict[str, Any]:
-    """The `response_format` of a reply with `count` scores: the reasons first, then whole numbers from 1 to 10."""
+    """Returns the `response_format` of a reply with `count` scores: the reasoning, then whole numbers from 1 to 10."""
+    # The reasoning comes first because a model writes the keys in this order: scores should follow from it.
     names = ["score"] if count == 1 else [f"answer_{number}" for number in range(1, count + 1)]
     score = {"type": "integer", "enum": list(range(int(LOWEST), int(HIGHEST) + 1))}
     schema = {
@@ -41,11 +42,11 @@ def scores_format(count: int) -> dict[str, Any]:
 
 
 class _Twice(ValueError):
-    """A key that stands twice in a JSON object."""
+    """Raised for a key that occurs twice in a JSON object."""
 
 
 def decoder() -> json.JSONDecoder:
-    """Decodes JSON whose texts may have line breaks; ValueError for a key that stands twice."""
+    """Returns a decoder that allows line breaks in strings and raises ValueError for a repeated key."""
     return json.JSONDecoder(strict=False, object_pairs_hook=_once, parse_constant=_no_number)
 
 
@@ -56,13 +57,14 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> None:
-    """NaN and Infinity are no scores."""
+    """Decodes NaN and Infinity, which are not scores, as None."""
 
 
 def of_json(found: Any, count: int, inside: bool = False) -> Scores | None:
-    """The scores in a JSON object: by the names of the answers, or a list under `scores`; `score` for one.
+    """Returns the scores in a JSON object; None if one is missing or in doubt.
 
-    They may stand in an object under `scores`, which is then `inside`. None where they are not all there, or in doubt.
+    They are keyed by answer (`answer_1`), in a list under `scores`, or under `score` for a single one. They may be
+    nested in an object under `scores`; `inside` is True for that object.
     """
     if not isinstance(found, dict):
         return None
@@ -89,13 +91,13 @@ def _json_score(value: Any) -> float | None:
 
 
 def in_range(scores: Sequence[str | float | None]) -> Scores | None:
-    """The scores as numbers, if each is there and from 1 to 10."""
+    """Returns the scores as numbers; None unless all are present and from 1 to 10."""
     found = tuple(float(score) for score in scores if score is not None)
     return found if len(found) == len(scores) and all(LOWEST <= score <= HIGHEST for score in found) else None
 
 
 def complete(named: Sequence[tuple[int, float | None]], count: int) -> Scores | None:
-    """The scores in order where each answer has exactly one."""
+    """Returns the scores in the order of their answers; None unless each answer has exactly one."""
     scores = dict(named)
     if len(named) != count or sorted(scores) != list(range(count)):
         return None

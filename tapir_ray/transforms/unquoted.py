@@ -1,4 +1,4 @@
-"""A judge's reply by lines, with what the judge does not say itself taken out: thoughts, quotations, shown text.
+"""Lines of a judge's reply, with thoughts removed and text that is not the judge's own words marked.
 
 lines = lines_of("The answer says:\n> Scores: 10 10\nScores: 3 8")     # the second line is QUOTED
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PLAIN, CODE, BLOCK, QUOTED, FENCE = "plain", "code", "block", "quoted", "fence"
-"""What a line is: the judge's own words; a line shown as code; a line of the code block that ends the reply, which may
-be its verdict; somebody else's words; the edge of a code block."""
+"""Kinds of lines. PLAIN: the judge's own words. CODE: shown as code. BLOCK: in the code block that ends the reply,
+which may be the verdict. QUOTED: somebody else's words. FENCE: the edge of a code block."""
 
 _OPENED = r"<(?:think|thinking|thoughts?|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|channel\|>analysis<\|message\|>"
 _CLOSED = (
@@ -22,7 +22,7 @@ _CLOSED = (
 _THOUGHT_TAG = re.compile(f"(?P<closed>{_CLOSED})|(?:{_OPENED})", re.IGNORECASE)
 _QUOTED_TAG = re.compile(r"<(answer_[12]|answer(?= id=)|instruction|blockquote|quote|q)\b[^<>]{0,99}>", re.IGNORECASE)
 _ANSWER = re.compile(r"\s*<answer>((?:(?!<answer>).)*)</answer>\s*", re.DOTALL)
-"""A whole reply in the tag that some reasoning models were taught; the prompts' own tags carry an id."""
+"""Matches a whole reply in the tag that some reasoning models are trained to use; tags of our prompts carry an id."""
 _FENCE = re.compile(r"\s*(?P<mark>`{3,}|~{3,})(?P<rest>.*)$")
 _CODE_LINE = re.compile(r"(?: {4}|\t|\s*`+[^`]+`+\W*$)")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+")
@@ -39,21 +39,21 @@ _QUOTING = re.compile(
 )
 
 _OWN = re.compile(r"\b(?:my|I|therefore|thus|here (?:is|are))\b", re.IGNORECASE)
-"""`Answer 2 adds nothing, so my scores are:` quotes nobody."""
+"""Marks a sentence as the judge's own: `Answer 2 adds nothing, so my scores are:` is no quotation."""
 
 _LEAD_CHARS = 400
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a reply, and whose words it holds."""
+    """Line of a reply, and its kind."""
 
     text: str
     kind: str = PLAIN
 
 
 def lines_of(text: str) -> list[Line]:
-    """The lines of a reply without its thoughts; each as PLAIN, CODE, BLOCK, QUOTED or FENCE."""
+    """Returns the lines of a reply without its thoughts, each as PLAIN, CODE, BLOCK, QUOTED or FENCE."""
     text = without_thoughts(text)
     wrapped = _ANSWER.fullmatch(text)
     lines = _outside_fences(textwrap.dedent(_without_tagged(wrapped[1] if wrapped else text)).splitlines())
@@ -61,8 +61,8 @@ def lines_of(text: str) -> list[Line]:
 
 
 def without_thoughts(text: str) -> str:
-    """The reply without its thoughts: what stands between their tags, before a closing tag that nothing opened, and
-    after an opening tag that nothing closes."""
+    """Removes the thoughts of a reply: text between their tags, before an unmatched closing tag, and after an unmatched
+    opening tag."""
     kept: list[str] = []
     depth = end = 0
     for tag in _THOUGHT_TAG.finditer(text):
@@ -79,7 +79,7 @@ def without_thoughts(text: str) -> str:
 
 
 def _without_tagged(text: str) -> str:
-    """The text without what stands between the tags of the prompts, or of quotations."""
+    """Removes text between tags of our prompts or of quotations."""
     kept: list[str] = []
     lowered, end = text.lower(), 0
     never_closed: set[str] = set()
@@ -90,7 +90,7 @@ def _without_tagged(text: str) -> str:
         closing = lowered.find(f"</{name}", tag.end())
         if closing < 0:
             if " id=" in tag[0] and _alone(text, tag):
-                # A prompt's own tag begins a quotation; where that ends is not said.
+                # Such a tag of our prompt, never closed, begins a quotation of unknown length: drop all that follows.
                 kept.append(text[end : tag.start()])
                 return "\n\n".join(kept)
             never_closed.add(name)
@@ -102,22 +102,22 @@ def _without_tagged(text: str) -> str:
 
 
 def _alone(text: str, tag: re.Match[str]) -> bool:
-    """Whether a tag is a line of its own."""
+    """Returns True if a tag is the only text of its line."""
     return not (text[: tag.start()].rpartition("\n")[2] + text[tag.end() :].partition("\n")[0]).strip()
 
 
 def before(lines: Sequence[Line], at: int) -> str:
-    """The text of the nearest line before `at` that says something."""
+    """Returns the text of the nearest line before `at` that is not blank; empty if there is none."""
     return next((line.text.strip() for line in reversed(lines[:at]) if line.text.strip()), "")
 
 
 def ends_reply(lines: Sequence[Line], at: int) -> bool:
-    """Whether nothing but marks follows the line `at`."""
+    """Returns True if no letter or digit follows the line `at`."""
     return not any(re.search(r"\w", line.text) for line in lines[at + 1 :])
 
 
 def quotes(text: str) -> bool:
-    """Whether a line says, in its last sentence, that somebody else's words follow, or words that do not count."""
+    """Returns True if the last sentence of a line announces somebody else's words, or words that do not count."""
     bare = text[-_LEAD_CHARS:].rstrip("*_`\"')] ")
     if not bare or bare[-1] in ".!?。！？":
         return False
@@ -126,12 +126,12 @@ def quotes(text: str) -> bool:
 
 
 def announces(text: str) -> bool:
-    """Whether a line leads up to the next one, as `Answer 1 ends with:` does."""
+    """Returns True if a line leads up to the next one, as `Answer 1 ends with:` does."""
     return text.rstrip("*_`\"' ").endswith((":", ","))
 
 
 def _outside_fences(texts: Sequence[str]) -> list[Line]:
-    """Lines with the insides of code blocks marked: one at the end of the reply is a BLOCK, others are QUOTED."""
+    """Marks the lines inside code blocks: BLOCK in the block that ends the reply, QUOTED in any other."""
     lines: list[Line] = []
     mark, opened, closed = "", 0, False
     for text in texts:
@@ -155,7 +155,7 @@ def _outside_fences(texts: Sequence[str]) -> list[Line]:
 
 
 def _outside_quotation_marks(lines: Sequence[Line]) -> list[Line]:
-    """Lines with those marked QUOTED that lie inside a quotation which opens before them and closes after them."""
+    """Marks lines as QUOTED that are inside a quotation which opens before them and closes after them."""
     texts = [line.text for line in lines]
     inside = [False] * len(lines)
     for opening, closing in (('"', '"'), ("“", "”"), ("«", "»"), ("「", "」"), ("『", "』")):

@@ -1,4 +1,4 @@
-"""A user's own rows as rows of a table of the run: what can be derived is, what cannot be used is filtered.
+"""Reads a user's rows as rows of a table of the run: derives missing columns and filters unusable rows.
 
 rows = read_own_rows(files, SCORED, needed=("messages", "response"), generated=False, transform_cpus=0.1)
 """
@@ -43,7 +43,7 @@ LARGEST = 1 << 63
 def read_own_rows(
     files: Sequence[str], schema: pa.Schema, needed: Sequence[str], generated: bool, transform_cpus: float
 ) -> ray.data.Dataset:
-    """The rows of all files by `completed`, as `schema` with `position`, `conversation_id` and `has_split`."""
+    """Returns the rows of all files by `completed`, as `with_places(schema)`. Lazy."""
     items = [
         {"file": file if is_remote(file) else os.path.join(os.getcwd(), file), "start": at << FILE_BITS}
         for at, file in enumerate(files)
@@ -55,7 +55,7 @@ def read_own_rows(
 
 
 def with_places(schema: pa.Schema) -> pa.Schema:
-    """The schema with the columns that the rows have as they are read, and no table of a stage has."""
+    """Returns the schema with `position`, `conversation_id` and `has_split`, which only rows as read have."""
     return pa.schema([*schema, POSITION, CONVERSATION_ID, HAS_SPLIT])
 
 
@@ -71,11 +71,14 @@ def _read(batch: pa.Table, schema: pa.Schema, needed: tuple[str, ...], generated
 
 
 def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], generated: bool) -> dict[str, Any]:
-    """A row of the user's as a row of `schema`: with its ids, status, split, round, mfd, copy and pool.
+    """Returns a user's row as a row of `schema`, with ids, status, split, round, difficulty, copy and pool derived.
 
-    `instruction_id` is always that of the messages, and `source` the place; a source that is given goes to `meta`.
-    An ok row is filtered: as `malformed` or `unsupported`, with its place, where it cannot be used, as `no_COLUMN`
-    where one of the columns in `needed` is empty, as `holdout` where a table to train on has a row of that split.
+    `instruction_id` is always that of the messages, and `source` the place; a given source goes to `meta`. An ok row is
+    filtered for one of three reasons:
+
+    - `malformed` or `unsupported`, with its place, if it cannot be used;
+    - `no_COLUMN`, if a column in `needed` is empty;
+    - `holdout`, if it is of that split in a table to train on.
     """
     turns: list[Turn] | None = None
     try:
@@ -114,14 +117,16 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
 
 
 def _typed(raw: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
-    """The plain columns of the schema; NaN and a blank response are null. Raises Malformed for another type."""
+    """Returns the scalar columns of the schema; NaN and a blank response become null. Raises Malformed for a wrong
+    type."""
     row: dict[str, Any] = {}
     for column in schema:
         value = raw.get(column.name)
         if column.type not in PYTHON or column.name == "meta":
             continue
-        if isinstance(value, float) and value != value:
+        if isinstance(value, float) and value != value:  # NaN, as pandas writes a missing value
             value = None
+        # pandas turns integers with a missing value into floats.
         if column.type == pa.int64() and isinstance(value, float) and value.is_integer():
             value = int(value)
         fits = isinstance(value, PYTHON[column.type]) and not isinstance(value, bool)
@@ -139,7 +144,7 @@ def _typed(raw: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
 
 
 def _turns(raw: dict[str, Any], status: str) -> list[Turn] | None:
-    """The context; of a row that is not ok whatever messages it has."""
+    """Returns the turns before the answer. A row that is not ok may have any messages; None if they are no turns."""
     if status == OK:
         turns = read_turns(raw.get("messages"), "messages")
         if all(turn.role != USER for turn in turns):
@@ -156,7 +161,7 @@ def _turns(raw: dict[str, Any], status: str) -> list[Turn] | None:
 
 
 def _no_loss(raw: dict[str, Any], turns: Sequence[Turn]) -> list[int] | None:
-    """Positions of the answers that are in no loss: by the column `masked_turns`, or of weight 0."""
+    """Returns positions of the answers to mask from the loss: those in `masked_turns`, and those of weight 0."""
     given = raw.get(NO_LOSS)
     places = given if isinstance(given, list) else []
     return [at for at, turn in enumerate(turns) if turn.role == ASSISTANT and (not turn.learn or at in places)] or None
@@ -174,7 +179,7 @@ def _ids(row: dict[str, Any], place: str) -> dict[str, str]:
 
 
 def _meta(raw: Any, schema: pa.Schema, turns: Sequence[Turn]) -> str | None:
-    """The column `meta` if it is JSON or an object, with all columns that the schema does not have, and `source`."""
+    """Returns JSON of the column `meta`, of `source`, and of all columns that the schema does not have."""
     if not isinstance(raw, dict):
         return None
     try:
@@ -196,7 +201,7 @@ def _meta(raw: Any, schema: pa.Schema, turns: Sequence[Turn]) -> str | None:
 
 
 def _loaded(text: str) -> Any:
-    """The JSON object of a text, else the text. Raises ValueError for one that is nested too deep."""
+    """Returns the JSON object in a text, or the text itself. Raises ValueError for one that is nested too deeply."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

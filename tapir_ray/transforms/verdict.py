@@ -1,11 +1,11 @@
-"""The scores in a judge's reply, however it writes them; none where they are in doubt.
+"""Parser of the scores in a judge's free-text reply; no scores if they are in doubt.
 
     parse_scores("Both are right.\nScores: 8 6", 2)     # (8.0, 6.0)
     parse_scores("Score: 7-8", 1)                       # None: the judge is asked again
 
-A wrong score does more harm than a question asked twice, so every doubt gives None. A reply may repeat text that wants
-a good score. Thoughts, quotations and code blocks therefore never hold the verdict while there is another one, and of
-several verdicts the one at the end counts, which is the place that the prompts ask for.
+A wrong score does more harm than a repeated question, so every doubt gives None. An answer may try to inject scores,
+and a reply may quote it. So thoughts and quotations never hold the verdict, and a code block only if nothing else does.
+Of several verdicts the last one counts, because the prompts ask for it at the end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _DRAFT = re.compile(
     r"|\b(?:draft|initial(?:ly)?|tentative(?:ly)?|provisional(?:ly)?|preliminary|at first)\b",
     re.IGNORECASE,
 )
-"""What follows the numbers of a score line that may be no verdict: `Scores: 10 10 would be too much`."""
+"""Words that make a score line a draft: `Scores: 10 10 would be too much`."""
 _TAKEN_BACK = re.compile(
     r"^\W*(?:actually|wait|hm+|oops|correction|edit|on (?:second|further|closer|reflection)|i (?:take|swapped|mixed)"
     r"|i (?:must|should|would|need to|have to|want to) (?:revise|correct|change|lower|raise|amend)"
@@ -55,9 +55,9 @@ _TAKEN_BACK = re.compile(
     r"|\b(?:new|revised|updated|corrected|adjusted|amended) (?:scores?|ratings?|verdict)\b",
     re.IGNORECASE,
 )
-"""What begins a line after the verdict by which the judge thinks better of it: `Wait, I swapped the answers.`."""
+"""Beginning of a line that takes back the verdict above it: `Wait, I swapped the answers.`"""
 _LISTED = re.compile(r"^[^(\[]*\d\s*[)\]]|[(\[]\s*\d+\s*[)\]][\s:=.]*\d")
-"""Brackets around the numbers of answers, and not around scores: `1) 8`, `(1) 8`."""
+"""Brackets around the number of an answer, not around a score: `1) 8`, `(1) 8`."""
 _ASIDE = re.compile(r"\((?![^()]*(?:draft|initial|tentative|provisional|preliminary|at first))[^()]*\)", re.IGNORECASE)
 _ITEM = re.compile(
     r"(?:\b(?:score|rating)s?\s+(?:of|for)\s+)?(?:\bthe\s+)?"
@@ -74,25 +74,25 @@ _JSON_TRIES = 20
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Scores that a reply may mean, and the first and last line that they stand on."""
+    """Candidate for the scores of a reply, with its first and last line."""
 
     scores: Scores | None
-    """None for a verdict that cannot be read."""
+    """None if they cannot be read."""
     first: int
     last: int
     labelled: bool = False
-    """On a line that begins with `Scores:`, in the judge's own words. Only such a one counts before the end."""
+    """True on a line of the judge's own words that begins with `Scores:`. Only these count before the last line."""
     certain: bool = False
-    """Without that label, but nothing else than scores."""
+    """True for lines without that label which hold nothing but scores."""
 
 
 def parse_scores(text: str, count: int) -> Scores | None:
-    """The `count` (1 or 2) scores of a reply, each from 1 to 10; None where there are none, or where they are in doubt.
+    """Returns the `count` (1 or 2) scores of a reply, each from 1 to 10; None if there are none or they are in doubt.
 
     Reads a line `Scores: a b` (also `Rating`, `評分` and others), `[[a]] [[b]]`, `a/10 and b/10`, lines or table rows
     such as `Assistant 1: a`, and JSON, all with full-width digits and colons as well. In doubt are ranges, decimal
-    commas, more or fewer numbers than `count`, a score outside of 1 to 10, and verdicts that disagree if none of them
-    is clearly the last.
+    commas, more or fewer numbers than `count`, a score outside 1 to 10, and verdicts that disagree without a clear last
+    one.
     """
     lines = lines_of(_plain_digits(text))
     rest = "\n".join(line.text for line in lines if line.kind not in (FENCE, QUOTED)).strip()
@@ -113,7 +113,7 @@ def parse_scores(text: str, count: int) -> Scores | None:
 
 
 def _plain_digits(text: str) -> str:
-    """The text with the digits of every script and full-width punctuation as ASCII."""
+    """Returns the text with digits of every script and full-width punctuation as ASCII."""
     if text.isascii():
         return text
     return "".join(map(_plain, text))
@@ -132,7 +132,7 @@ def _plain(sign: str) -> str:
 
 
 def _decided(verdicts: Sequence[_Verdict], lines: Sequence[Line]) -> Scores | None:
-    """What the reply means by these verdicts, in the order of their lines."""
+    """Returns the scores that the candidates, in the order of their lines, leave no doubt about; None otherwise."""
     labelled = [one for one in verdicts if one.labelled]
     others = [one for one in verdicts if not one.labelled and (one.certain or ends_reply(lines, one.last))]
     if verdicts and _is_taken_back(lines[verdicts[-1].last + 1 :]):
@@ -153,7 +153,7 @@ def _decided(verdicts: Sequence[_Verdict], lines: Sequence[Line]) -> Scores | No
 
 
 def _is_taken_back(lines: Sequence[Line]) -> bool:
-    """Whether the judge thinks better of its verdict in the lines that follow it."""
+    """Returns True if the judge takes its verdict back in the `lines` after it."""
     return any(line.kind == PLAIN and _TAKEN_BACK.search(line.text) for line in lines)
 
 
@@ -166,7 +166,7 @@ def _verdicts(lines: Sequence[Line], count: int) -> list[_Verdict]:
 
 
 def _lines_of_scores(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
-    """Verdicts on a line: with a label, or of nothing but `[[a]]` or `a/10`."""
+    """Yields verdicts on one line: with a label, or of nothing but `[[a]]` or `a/10`."""
     for at, line in enumerate(lines):
         text = _row(line.text)
         if line.kind in (QUOTED, FENCE) or not text.strip():
@@ -190,7 +190,7 @@ def _lines_of_scores(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
 
 
 def _continued(lines: Sequence[Line], at: int, count: int) -> tuple[str, int]:
-    """What stands under a label of its own line, on as many lines as hold `count` scores; and the last of them."""
+    """Returns the text below a label that is alone on its line, up to `count` scores, and its last line."""
     shown = list(islice((below for below in range(at + 1, len(lines)) if lines[below].text.strip()), count + 1))
     texts: list[str] = []
     for number, below in enumerate(shown[:count], start=1):
@@ -206,7 +206,7 @@ def _continued(lines: Sequence[Line], at: int, count: int) -> tuple[str, int]:
 
 
 def _in_row(rest: str, count: int) -> Scores | None:
-    """`count` scores in a row at the beginning of a text that has no other number; or by name, as `answer 1: 8`."""
+    """Returns `count` scores at the beginning of a text without other numbers, or by name as in `answer 1: 8`."""
     if count > 1 and (named := _named(rest)):
         return complete(named, count)
     if _DECIMAL_COMMA.search(rest) or (count > 1 and _LISTED.search(rest)):
@@ -218,9 +218,9 @@ def _in_row(rest: str, count: int) -> Scores | None:
 
 
 def _harmless(after: str) -> bool:
-    """Whether the text behind a score leaves it as it is: no number, no `%`, `+`, fraction or `-ish`.
+    """Returns True if the text after a score does not change it: no number, `%`, `+`, fraction or `-ish`.
 
-    `= perfect` and `means perfect` tell what such a score would mean.
+    `= perfect` and `means perfect` only explain the scale.
     """
     if re.match(
         r"\s*[%‰+^°~=]|[-–—/]\S|\s*(?:or|to|minus|plus|less|(?:would )?(?:mean|indicate|denote|represent)s?)\b",
@@ -232,7 +232,7 @@ def _harmless(after: str) -> bool:
 
 
 def _bare(text: str, count: int) -> Scores | None:
-    """The scores of a line of nothing but `[[8]]` or `8/10`, as many as `count`."""
+    """Returns the `count` scores of a line that holds nothing but `[[8]]` or `8/10`."""
     for one, kept in ((r"\[\[\s*(\d{1,2}(?:\.\d+)?)\s*\]\]", text), (_OF_TEN, text.translate(_MARKS))):
         found = re.fullmatch(r"[\s*_#\-•]*" + _BETWEEN.join([one] * count) + r"[\s*_.]*", kept, re.A | re.I)
         if found and not _DECIMAL_COMMA.search(text):
@@ -241,7 +241,7 @@ def _bare(text: str, count: int) -> Scores | None:
 
 
 def _items(lines: Sequence[Line], count: int) -> list[_Verdict]:
-    """The verdict of lines such as `Assistant 1: 8`, each answer on one; none where an answer has two scores."""
+    """Returns the verdict of lines such as `Assistant 1: 8`; its scores are None unless each answer has exactly one."""
     if count < 2:
         return []
     named: dict[int, set[float | None]] = {}
@@ -258,15 +258,15 @@ def _items(lines: Sequence[Line], count: int) -> list[_Verdict]:
     if not named:
         return []
     scores = complete([(place, score) for place, of in named.items() for score in of], count)
-    said = [at for at, line in enumerate(lines) if re.search(r"\w", line.text)]
+    filled = [at for at, line in enumerate(lines) if re.search(r"\w", line.text)]
     names_assistants = all(re.search("assistant|model", lines[at].text, re.IGNORECASE) for at in places)
-    if not certain and not names_assistants and said != places:
+    if not certain and not names_assistants and filled != places:
         return []  # `Answer 1: 8` may as well repeat what the answer says
     return [_Verdict(scores, places[0], places[-1], certain=certain)]
 
 
 def _named(text: str) -> list[tuple[int, float | None]]:
-    """(place of the answer, its score or None) for each name of a line that is followed by a number; [] for prose."""
+    """Returns (place of the answer, its score or None) for each name followed by a number in a line; [] for prose."""
     text = text.translate(_SOME_MARKS)
     found: list[tuple[int, float | None]] = []
     end = 0
@@ -283,7 +283,7 @@ def _named(text: str) -> list[tuple[int, float | None]]:
 
 
 def _row(text: str) -> str:
-    """A row of a table as a line: `| Assistant 1 | 8 |` is `Assistant 1: 8`."""
+    """Returns a row of a table as a line: `_row("| Assistant 1 | 8 |")  # "Assistant 1: 8"`."""
     bare = text.strip()
     if not (bare.startswith("|") and bare.endswith("|") and len(bare) > 1):
         return text
@@ -292,13 +292,13 @@ def _row(text: str) -> str:
 
 
 def _only_scores(lines: Sequence[Line]) -> bool:
-    """Whether a code block at the end, if there is one, holds nothing but lines of scores."""
+    """Returns True unless a code block at the end holds anything but lines of scores."""
     texts = [_row(line.text) for line in lines if line.kind == BLOCK and line.text.strip()]
     return all(_LABEL.match(text) or _ITEM.search(text) or _bare(text, 1) or _bare(text, 2) for text in texts)
 
 
 def _json_at_the_end(lines: Sequence[Line], count: int) -> Iterator[_Verdict]:
-    """The verdict of a JSON object that ends the reply."""
+    """Yields the verdict of a JSON object that ends the reply."""
     shown = [at for at, line in enumerate(lines) if line.kind not in (FENCE, QUOTED) and line.text.strip()]
     begins = [at for at in shown if lines[at].text.lstrip().startswith("{")]
     for at in reversed(begins[-_JSON_TRIES:]):

@@ -1,4 +1,4 @@
-"""Difficulty measures: how hard a row is for the current student, and what a run must produce to measure it.
+"""Difficulty measures: how hard a row is for the current student, and the columns that a run must produce for it.
 
     @measure(answers=True)
     def answer_length(rows: pa.Table) -> pa.ChunkedArray:

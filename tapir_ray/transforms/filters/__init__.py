@@ -1,4 +1,4 @@
-"""Filters of rows, one a file: of instructions before an answer is paid for, and of answers.
+"""Filters of rows, one a file: of instructions before their answers are paid for, and of answers.
 
     marked = filter_generated(rows, config, {"holdout": index}, work_dir, earlier=[bands])     # of a round
     marked = check_rows(rows, config)                                                          # each row alone
@@ -60,17 +60,17 @@ FILTERS: tuple[type[Filter], ...] = (
     Duplicates,
     BelowMinScore,
 )
-"""In the order in which they apply. Those that look at a row alone are cheap, so they stand before Contamination and
-Duplicates; a function of the user's never sees what one of ours has filtered."""
+"""Filters in the order in which they apply. Filters of single rows are cheap, so they come before Contamination and
+Duplicates. A user's function never sees a row that a filter before it has marked."""
 
 
 def row_filters(config: Config, when: When) -> list[RowFilter]:
-    """The filters of a config that look at a row alone at that time, in order. Raises InputError for bad settings."""
+    """Returns the filters of single rows that run at that time, in order. Raises InputError for bad settings."""
     return [one for one in _filters(config, when) if isinstance(one, RowFilter)]
 
 
 def filter_read(rows: ray.data.Dataset, config: Config) -> ray.data.Dataset:
-    """The rows of a file of the user's, those marked that cannot be used as the config says; lazy."""
+    """Marks the rows of a user's file that the config cannot use; lazy."""
     return _tables_marked(rows, config, READING, Compared())
 
 
@@ -82,40 +82,39 @@ def filter_generated(
     earlier: Sequence[str],
     boilerplate: Boilerplate = NO_BOILERPLATE,
 ) -> ray.data.Dataset:
-    """All filters of a round's generated rows before they are answered; every row comes out.
+    """Applies all filters before answering to a round's generated rows; every row comes out.
 
-    `rows` need `draw_id`, `round`, `instruction_id`, `messages`, `task`, `status` and `reason`; with the classifier's
-    columns `task_predicted` and `task_prob` the task is checked. `indexes` are by the name `holdout` or `evaluation`.
-    `work_dir` receives the bands of the rows that pass all filters but the one of duplicates; `earlier` are the folders
-    of the seed data and of earlier rounds. Runs at once up to the join of Duplicates. Raises InputError for an unknown
-    function.
+    `rows` need the columns draw_id, round, instruction_id, messages, task, status and reason; with `task_predicted`
+    and `task_prob` the task is checked as well. `indexes` are named `holdout` and `evaluation`. `work_dir` receives the
+    near-duplicate bands of the rows that pass all other filters; `earlier` are the folders of the seed data's bands and
+    of earlier rounds. Runs at once up to the join of Duplicates. Raises InputError for an unknown function.
     """
     compared = Compared(indexes, work_dir, earlier, boilerplate)
     return _tables_marked(check_rows(rows, config), config, BEFORE, compared)
 
 
 def check_rows(rows: ray.data.Dataset, config: Config) -> ray.data.Dataset:
-    """The rows marked by the filters that look at an instruction alone; lazy."""
+    """Marks rows by the filters of single instructions; lazy."""
     return mapped(rows, functools.partial(mark_rows, filters=row_filters(config, BEFORE)), config)
 
 
 def filter_answers(rows: ray.data.Dataset, config: Config) -> ray.data.Dataset:
-    """Answered rows, those marked that a function of `filter.functions` drops after answering; lazy.
+    """Marks answered rows by the `filter.functions` that run after answering; lazy.
 
-    For answers of an `expand.annotation` of the user's; `respond` applies all filters of answers itself.
+    Only for a user's own `expand.annotation`: `respond` applies all filters of answers itself.
     """
     functions = [one for one in UserFunction.of(config) if one.when == AFTER]
     return mapped(rows, functools.partial(mark_rows, filters=functions), config) if functions else rows
 
 
 def mark_rows(rows: pa.Table, filters: Sequence[RowFilter]) -> pa.Table:
-    """A table with the ok rows marked to which one of the filters applies."""
+    """Marks the ok rows of a table to which one of the filters applies."""
     reasons = [first_reason(row, filters) if row["status"] == OK else None for row in rows.to_pylist()]
     return with_reasons(rows, reasons)
 
 
 def advice_on(reason: str) -> str:
-    """What to change if too many rows are filtered for a reason (without what follows a colon)."""
+    """Returns the advice for too many rows filtered for a reason, given without its part after the colon."""
     return next((kind.reasons[reason] for kind in FILTERS if reason in kind.reasons), ADVICE)
 
 

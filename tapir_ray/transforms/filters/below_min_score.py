@@ -14,7 +14,7 @@ from tapir_ray.transforms.filters.base import SCORED, Row, RowFilter
 class BelowMinScore(RowFilter):
     """Filters rows whose `answer_score` (1 to 10) is below `least`."""
 
-    reasons: ClassVar = {"below_min_score": "lower respond.min_score, or take another teacher"}
+    reasons: ClassVar = {"below_min_score": "lower respond.min_score, or use another teacher"}
     keys = ("respond.min_score",)
     when = SCORED
     least: float

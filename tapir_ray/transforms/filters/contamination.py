@@ -23,12 +23,12 @@ from tapir_ray.data.schemas import OK
 from tapir_ray.transforms.filters.base import Compared, TableFilter, mapped, with_reasons
 
 ITEM_ORDER = ("source", "instruction_id")
-"""Of the items of an index."""
-ADVICE = "lower filter.common_ngram_rows if what they share is boilerplate, or look for other rows"
+"""Sort order of the items of an index, which makes it the same in every run."""
+ADVICE = "lower filter.common_ngram_rows if the shared text is boilerplate, or use other rows"
 
 
 class Contamination(TableFilter):
-    """Filters rows that overlap with an item of an index of `compared`."""
+    """Filters rows that overlap with an item of `compared.indexes`."""
 
     reasons: ClassVar = {"contamination_holdout": ADVICE, "contamination_evaluation": ADVICE}
     keys = (
@@ -46,9 +46,9 @@ class Contamination(TableFilter):
 def contamination_index(
     rows: ray.data.Dataset, config: Config, boilerplate: Boilerplate = NO_BOILERPLATE
 ) -> ray.ObjectRef:
-    """A reference to the ContaminationIndex of the ok rows' `messages` (of a holdout, an evaluation set); one Ray task.
+    """Returns a reference to the ContaminationIndex of the ok rows' `messages`, built in one Ray task.
 
-    Its items are these rows, by rising `source` and `instruction_id` if they have these columns.
+    Its items are these rows, sorted by `source` and `instruction_id` if they have these columns.
     """
     build = ray.remote(_build_index).options(num_cpus=config.resources.transform_cpus)
     blocks = mapped(rows, _index_columns, config).to_arrow_refs()
@@ -57,9 +57,9 @@ def contamination_index(
 
 
 def mark_contaminated(rows: ray.data.Dataset, indexes: Mapping[str, ray.ObjectRef], config: Config) -> ray.data.Dataset:
-    """`rows` with what overlaps an index marked `contamination_NAME: RULE`; NAME is its key, `holdout` or `evaluation`.
+    """Marks rows that overlap with an index as `contamination_NAME: RULE`; NAME is `holdout` or `evaluation`.
 
-    For any rows with `messages`, `status` and `reason`: the seed data against the holdout as well.
+    Works on any rows with `messages`, `status` and `reason`, generated or seed.
     """
     return mapped(rows, functools.partial(_mark_contaminated, indexes=dict(indexes)), config)
 

@@ -1,6 +1,6 @@
-"""`duplicate: ID`, `near_duplicate: ID`: an instruction like the one of the row ID, which came before it.
+"""`duplicate: ID`, `near_duplicate: ID`: an instruction equal or similar to that of the earlier row ID.
 
-seed_bands(seed_rows, config, "seed/bands")                    # for the filter of the rounds
+seed_bands(seed_rows, config, "seed/bands")                    # compared with in every round
 marked = mark_repeats(stored_rows, config, "seed/bands")
 """
 
@@ -20,15 +20,15 @@ from tapir_ray.transforms.filters.base import Compared, TableFilter, mapped
 
 
 class Duplicates(TableFilter):
-    """Filters rows that are like a row of lower (round, draw id), of the table or of an earlier one.
+    """Filters rows that are similar to a row of lower (round, draw id), in this table or an earlier one.
 
-    Runs at once up to the join, with the rows in the object store, so that the filters before see each row once.
+    Runs at once up to the join. The rows are kept in the object store, so that earlier filters run once a row.
     """
 
     reasons: ClassVar = {
-        "duplicate": "the rows repeat one another: look for other rows (of a round: raise expand.temperature)",
-        "near_duplicate": "the rows are much alike: look for other rows (of a round: raise expand.temperature), or "
-        "raise filter.near_duplicate",
+        "duplicate": "the rows repeat one another: use other rows (in a round: raise expand.temperature)",
+        "near_duplicate": "the rows are very similar: use other rows (in a round: raise expand.temperature), or raise "
+        "filter.near_duplicate",
     }
     keys = ("filter.near_duplicate", "filter.common_ngram_rows")
 
@@ -40,21 +40,21 @@ class Duplicates(TableFilter):
 def mark_repeats(
     rows: ray.data.Dataset, config: Config, work_dir: str, boilerplate: Boilerplate = NO_BOILERPLATE
 ) -> ray.data.Dataset:
-    """Instruction rows (which must be stored) with those filtered that are like one of a lower id; all else stays.
+    """Marks stored instruction rows that are similar to a row of lower id.
 
-    `work_dir` receives the bands. Runs at once up to the join.
+    `work_dir` receives the near-duplicate bands. Runs at once up to the join.
     """
     return _marked(mapped(rows, with_order, config), config, work_dir, [], boilerplate)
 
 
 def seed_bands(rows: ray.data.Dataset, config: Config, out_dir: str, boilerplate: Boilerplate = NO_BOILERPLATE) -> str:
-    """Writes the bands of instruction rows (the seed data), which come before every round; returns `out_dir`."""
+    """Writes the near-duplicate bands of the seed data, which precedes every round; returns `out_dir`."""
     ordered = mapped(rows.select_columns(["instruction_id", "messages", "status"]), with_order, config)
     return dedup.bands(ordered, out_dir, config.filter.near_duplicate, config.resources.transform_cpus, boilerplate)
 
 
 def with_order(rows: pa.Table) -> pa.Table:
-    """`rows` with the unique string `order`: round and draw id; rows without a draw id, the seed data, come first."""
+    """Adds the unique string `order`, round and draw id. Seed data, which has no draw id, comes first."""
     if "draw_id" not in rows.column_names:
         return rows.append_column("order", pc.binary_join_element_wise("0000", rows["instruction_id"], "-"))
     number = pc.utf8_lpad(rows["round"].cast(pa.string()), 4, "0")

@@ -8,11 +8,11 @@ from tapir_ray.transforms.filters.base import Row, RowFilter
 
 
 class Empty(RowFilter):
-    """Filters rows without messages, and rows with a user turn of white space."""
+    """Filters rows without messages, and rows with a blank user turn."""
 
-    reasons: ClassVar = {"empty": "the rows have no text: look at the source"}
+    reasons: ClassVar = {"empty": "the rows have no text: check the source"}
 
     def reason(self, row: Row) -> str | None:
         messages = row["messages"] or []
-        said = all(message["content"].strip() for message in messages if message["role"] == "user")
-        return None if messages and said else "empty"
+        filled = all(message["content"].strip() for message in messages if message["role"] == "user")
+        return None if messages and filled else "empty"

@@ -1,4 +1,4 @@
-"""`no_response`: a row of the seed data without an answer, if its own answers are to be kept."""
+"""`no_response`: a seed row without an answer, if `seed_data.responses` is `keep`."""
 
 from __future__ import annotations
 

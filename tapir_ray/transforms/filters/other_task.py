@@ -1,4 +1,4 @@
-"""`other_task: LABEL`: an instruction that the classifier is sure is of another task than the one asked for."""
+"""`other_task: LABEL`: an instruction that the classifier gives another task than the requested one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tapir_ray.transforms.filters.base import Row, RowFilter
 
 @dataclass(frozen=True)
 class OtherTask(RowFilter):
-    """Filters rows whose `task_predicted` differs from `task`, from a `task_prob` of `least_prob` on.
+    """Filters rows whose `task_predicted` differs from `task`, if `task_prob` is at least `least_prob`.
 
     Rows without the classifier's columns pass.
     """
 
     reasons: ClassVar = {
-        "other_task": "the classifier disagrees with the tasks: look at classifier/report.json, or set "
+        "other_task": "the classifier disagrees with the tasks: check classifier/report.json, or set "
         "filter.other_task: false"
     }
     keys = ("filter.other_task", "classify.min_task_prob")

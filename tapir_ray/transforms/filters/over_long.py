@@ -13,7 +13,7 @@ from tapir_ray.transforms.filters.base import Row, RowFilter
 
 @dataclass(frozen=True)
 class OverLong(RowFilter):
-    """Filters rows whose turns have more than `max_chars` characters together."""
+    """Filters rows whose turns together have more than `max_chars` characters."""
 
     reasons: ClassVar = {"over_long": "raise filter.max_chars"}
     keys = ("filter.max_chars",)

@@ -13,8 +13,8 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.filters.base import Row, RowFilter
 
 LEAK_CHARS = 30
-"""Least width of a fixed part of the expansion prompt (half as many Chinese characters) that gives the prompt away if
-an instruction has it. Shorter parts stand in honest instructions too."""
+"""Least width of a fixed part of the expansion prompt that proves a leak; 30 Latin or 15 Chinese characters. Ordinary
+instructions may contain shorter parts."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PromptLeakage(RowFilter):
     """Filters rows with one of `lines`, or with a tag of the prompt's answer format."""
 
     reasons: ClassVar = {
-        "prompt_leakage": "the teacher repeats its prompt: change prompts.dir/expand.jinja, or take another teacher"
+        "prompt_leakage": "the teacher repeats its prompt: change prompts.dir/expand.jinja, or use another teacher"
     }
     keys = ("prompts.dir",)
     lines: Sequence[str]
@@ -38,6 +38,6 @@ class PromptLeakage(RowFilter):
 
 
 def prompt_lines(prompts: Prompts) -> list[str]:
-    """The fixed parts of the expansion prompt's lines that give it away, lower-case."""
+    """Returns the fixed parts of the expansion prompt that are at least LEAK_CHARS wide, in lower case."""
     lines = prompts.render("expand", task="\0", instruction="\0", text_id="\0").lower().splitlines()
     return [part.strip() for line in lines for part in line.split("\0") if width(part.strip()) >= LEAK_CHARS]

@@ -1,4 +1,4 @@
-"""`refused`: an answer that only says that the teacher will not answer."""
+"""`refused`: an answer in which the teacher only declines to answer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tapir_ray.transforms.filters.base import AFTER, Row, RowFilter
 
 
 class Refused(RowFilter):
-    """Filters answers that are refusals by their text, which a student must not learn as answers.
+    """Filters answers whose text is a refusal: a student must not learn to refuse.
 
-    To the task Toxicity a refusal is an answer: its style is to decline.
+    The task Toxicity is exempt: declining is the style of its answers.
     """
 
-    reasons: ClassVar = {REFUSED: "the teacher refuses to answer: look at the instructions, or take another teacher"}
+    reasons: ClassVar = {REFUSED: "the teacher refuses to answer: check the instructions, or use another teacher"}
     when = AFTER
     of_drafts = True
 

@@ -1,4 +1,4 @@
-"""Functions of `filter.functions`: a row in, a reason to filter it or None out."""
+"""Functions of `filter.functions`: they take a row, and return a reason to filter it or None."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from tapir_ray.config import Config
 from tapir_ray.config.registry import resolve
 from tapir_ray.transforms.filters.base import BEFORE, Row, RowFilter
 
-ADVICE = "look at filter.functions"
-"""What to change if too many rows are filtered for a reason that no filter of ours gives."""
+ADVICE = "check the functions in filter.functions"
+"""Advice for a reason that no built-in filter gives."""
 
 
 class UserFunction(RowFilter):
-    """Filters rows for what the function returns, a short snake_case word; it runs BEFORE or as it is decorated."""
+    """Filters rows for the reason that the function returns, a short snake_case word.
+
+    It runs BEFORE answering, or AFTER if it is decorated by `after_answering`.
+    """
 
     keys = ("filter.functions",)
 

@@ -1,9 +1,9 @@
-"""Verifiers: functions that score an answer without a judge, if they can (`judge.verifiers`).
+"""Verifiers: functions that score an answer without a judge (`judge.verifiers`).
 
     def one_word(row: Mapping[str, Any], answer: str) -> float | None:
         return None if row["task"] != "Spelling" else 10.0 if len(answer.split()) == 1 else 1.0
 
-A row is scored by the first verifier that grades both its answers, the teacher's and the student's; the judge gets the
+The first verifier that grades both answers of a row, the teacher's and the student's, scores it. The judge scores all
 other rows.
 """
 
@@ -18,15 +18,15 @@ from tapir_ray.transforms.scores_json import HIGHEST, LOWEST
 
 
 class Verifier(Protocol):
-    """A function of a row (schema INSTRUCTIONS: `messages`, `task`, `meta` …) and an answer to it."""
+    """Function of a row (schema INSTRUCTIONS: `messages`, `task`, `meta` …) and an answer to it."""
 
     def __call__(self, row: Mapping[str, Any], answer: str) -> float | None:
-        """The answer's score, 1 to 10; None for a row or an answer that this verifier cannot grade."""
+        """Returns the answer's score, 1 to 10; None for a row or an answer that the verifier cannot grade."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """The scores of one row, and the verifier as the config names it."""
+    """Scores of one row, and the name of its verifier in the config."""
 
     verifier: str
     teacher_score: float
@@ -34,16 +34,16 @@ class Verified:
 
 
 def load_verifiers(specs: Sequence[str]) -> dict[str, Verifier]:
-    """The verifiers by their names in the config. Raises InputError for one that cannot be found."""
+    """Returns the verifiers by their names in the config. Raises InputError for one that cannot be found."""
     return {spec: resolve(spec, VERIFIERS, what="judge.verifiers") for spec in specs}
 
 
 def verify(
     verifiers: Mapping[str, Verifier], row: Mapping[str, Any], teacher_answer: str, student_answer: str
 ) -> Verified | None:
-    """The scores by the first verifier that grades both answers; None if none does.
+    """Returns the scores of the first verifier that grades both answers; None if none does.
 
-    Raises ValueError for a score that is not within 1 to 10.
+    Raises ValueError for a score outside 1 to 10.
     """
     for name, verifier in verifiers.items():
         scores = [_checked(name, verifier(row, answer)) for answer in (teacher_answer, student_answer)]

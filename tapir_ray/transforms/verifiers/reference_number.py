@@ -1,7 +1,7 @@
-r"""Final numbers against a reference: for rows with a column `reference` that holds a number (`42`, `#### 42`).
+r"""Verifier of final numbers: for rows with a column `reference` that holds a number (`42`, `#### 42`).
 
-The number of an answer is in its last `\boxed{…}`, after its last `####`, or it is the whole answer. An answer without
-such a place has no number that is certainly the final one, and goes to the judge.
+The final number of an answer is in its last `\boxed{…}`, after its last `####`, or it is the whole answer. Any other
+answer may hold several numbers, so it goes to the judge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 def reference_number(row: Mapping[str, Any], answer: str) -> float | None:
-    """10 if the answer's final number equals the reference, 1 if it is another one; None if either is not a number.
+    """Returns 10 if the answer's final number equals the reference, 1 if not; None if either is not a number.
 
     42, 42.0, $42 and 1,042 (for 1042) are numbers; 42 apples and 1/2 are not.
     """
@@ -31,11 +31,12 @@ def reference_number(row: Mapping[str, Any], answer: str) -> float | None:
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number in the last marked place of a text, or the text itself as a number; None if that is none."""
+    """Returns the number in the last marked place of a text, or the text itself as a number; None if it is not one."""
     marked = [boxed or line for boxed, line in _MARKED.findall(text)]
     written = (marked[-1] if marked else text).strip().strip("$").removesuffix(".").strip()
     try:
         number = Decimal(_THOUSANDS.sub("", written))
     except InvalidOperation:
         return None
+    # Decimal accepts `NaN` and `Infinity`.
     return number if number.is_finite() else None
