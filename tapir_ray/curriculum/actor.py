@@ -263,6 +263,7 @@ def start(run_uri: str, run_id: str, config_json: str, attempt: int) -> Handle:
 
     Raises InputError if the run belongs to another configuration, and StageError if a later attempt has started.
     """
+    # Detached and named: the actor outlives a driver that dies, and the next attempt finds it.
     name = f"curriculum-{run_id}"
     actor = Curriculum.options(  # type: ignore[attr-defined]
         name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **with_driver()
@@ -281,6 +282,7 @@ def _call(method: Any, *arguments: Any) -> Any:
     try:
         return ray.get(method.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
+        # Ray wraps an actor's exception; callers expect InputError and StageError themselves.
         raise error.cause from None
 
 

@@ -44,6 +44,7 @@ def pool_of(difficulty: Column, teacher_score: Column, delta: float, min_teacher
     A row is unreliable if its teacher's answer scored below `min_teacher_score`: two bad answers do not make it easy.
     Rows without a `teacher_score`, as of a measure without a judge, are reliable.
     """
+    # A comparison with a null score is null, and null is neither true nor false for `if_else`.
     unreliable = pc.fill_null(pc.less(teacher_score, min_teacher_score), False)
     hard = pc.greater_equal(rounded(difficulty), delta)
     pool = pc.if_else(unreliable, UNRELIABLE, pc.if_else(hard, HARD, EASY))

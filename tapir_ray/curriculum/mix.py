@@ -70,6 +70,7 @@ def make_mix(plan: Plan, capacities: Mapping[Cell, tuple[int, int]], config: Con
             target = min(room[HARD] + room[EASY], asked or room[HARD] + room[EASY])
             if target == 0:
                 raise StageError(f"round {plan.round}: nothing to train on, {shortfall}; see the filters' reasons")
+            # The nearest α that both pools can serve: the easy pool bounds it from below, the hard pool from above.
             alpha = min(max(alpha, 1 - room[EASY] / target), room[HARD] / target)
             table = quotas(capacity, asked, alpha, weights)
             size = sum(table.values())

@@ -200,6 +200,7 @@ def _moved(histogram: Mapping[float, int], asked: float, hard_need: int, easy_ne
 def _moved_alpha(hard: int, n: int, alpha: float, config: Config) -> float:
     """Returns the α nearest to `alpha` that a mix of all n rows can have; expansions count as hard."""
     repeat = config.mix.max_repeat
+    # Exact fractions, so that only the last line rounds.
     least = 1 - Fraction((n - hard) * repeat, n)
     most = Fraction(hard * repeat + config.expand.size, n)
     # 12 digits as in `schedule.alpha`, so that moved and scheduled values compare equal.

@@ -83,6 +83,7 @@ def apportion(total: int, capacity: Mapping[str, int], weights: Mapping[str, flo
         task: max(0, math.floor(min(Fraction(size), level * share[task])) - len(capacity))
         for task, size in capacity.items()
     }
+    # (2q + 1)/w is the increase of (q − w·N)²/w by one more unit, apart from a constant that all tasks share.
     queue = [((2 * quota[task] + 1) / share[task], task) for task in capacity if quota[task] < capacity[task]]
     heapq.heapify(queue)
     for _ in range(total - sum(quota.values())):

@@ -77,6 +77,7 @@ def keys(ids: pa.Array | pa.ChunkedArray, random_seed: int, salt: tuple[object, 
     # id before the salt, gives 0.3 million.
     state = hashlib.blake2b(digest_size=16)
     for part in ("sample", str(random_seed), *map(str, salt)):
+        # The length prefix keeps ("ab", "c") apart from ("a", "bc").
         state.update(len(part.encode()).to_bytes(8, "big") + part.encode())
 
     def digest(row_id: str) -> bytes:
@@ -123,6 +124,7 @@ def cutoffs(
     """
     boundaries = {cell: boundary(found.histogram(cell, unit), size, cell) for cell, size in quota.items() if size > 0}
     split = {cell: cut.prefix for cell, cut in boundaries.items() if cut.prefix is not None}
+    # Only keys of the boundary's prefix come to the driver: 1 of 256 of a cell's rows.
     candidates: dict[Cell, list[tuple[bytes, int]]] = {cell: [] for cell in split}
     if split:
         column = found.size_column if unit == "size" else None
@@ -221,11 +223,13 @@ def take_table(rows: pa.Table, chosen: Cutoffs) -> pa.Table:
     code, names = _cell_codes(kept)
     cuts = [chosen.cells.get(name, Cut(0, None)) for name in names]
     copies = np.array([cut.copies for cut in cuts], np.int64)[code]
+    # numpy has no 128-bit integer, so keys are compared as two halves. Zero bytes mean "no cut"; `partial` masks them.
     last = np.frombuffer(b"".join(cut.last or bytes(16) for cut in cuts), dtype=KEY)[code]
     partial = np.array([cut.last is not None for cut in cuts], bool)[code]
     smaller = (found["high"] < last["high"]) | ((found["high"] == last["high"]) & (found["low"] <= last["low"]))
     times = copies + (partial & smaller)
     index = np.repeat(np.arange(len(kept)), times)
+    # A running index within each run of repeats: 0, 1, … for every row.
     copy = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
     return kept.take(pa.array(index)).append_column("copy", pa.array(copy, pa.int64()))
 

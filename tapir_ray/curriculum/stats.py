@@ -48,6 +48,7 @@ class Moments(Counts):
     def correlation(self) -> float | None:
         """Pearson's r; None for fewer than 3 pairs, or if x or y does not vary."""
         spread = (self.n * self.xx - self.x**2) * (self.n * self.yy - self.y**2)
+        # Any two pairs lie on a line, so r of fewer than 3 says nothing.
         if self.n < 3 or spread <= 0:
             return None
         return (self.n * self.xy - self.x * self.y) / math.sqrt(spread)
@@ -145,6 +146,7 @@ class ScoreStats(Counts):
         n = self.repeats.n
         if n < 2 or self.repeats_same == n:
             return None
+        # Two judgings of one row differ by √2·σ, hence the division by 2.
         variance = (self.repeats.xx - self.repeats.x**2 / n) / (n - 1)
         return math.sqrt(max(0.0, variance) / 2) / MILLI
 
@@ -204,6 +206,7 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
     scored = rows.filter(
         pc.and_(pc.equal(rows["status"], OK), pc.and_(pc.is_valid(rows["difficulty"]), pc.is_valid(rows["task"])))
     )
+    # δ is decided later from these counts. Here 0.0 serves only to separate the unreliable rows.
     pools = pool_of(scored["difficulty"], scored["teacher_score"], 0.0, min_teacher_score)
     histograms: dict[str, Counter[float]] = defaultdict(Counter)
     unreliable: Counter[str] = Counter()
@@ -229,6 +232,7 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
             TaskStats(judged=entry["count_all"], teacher_milli=entry["teacher_sum"], student_milli=entry["student_sum"])
         )
     gap = pc.subtract(scored["teacher_score"], scored["student_score"])
+    # `repeat_difficulty` is the second judging's gap, so this is the difference of two measurements of one row.
     repeat = _pairs(pc.subtract(gap, scored["repeat_difficulty"])) if _has(rows, "repeat_difficulty") else Moments()
     same = (
         pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_difficulty"])) if _has(rows, "repeat_same") else None

@@ -92,6 +92,7 @@ class Taxonomy:
         A phrase of n words counts n times. A tie goes to the label of higher weight, then to the first in the file. A
         text without any match is `Others`, or the first label of a taxonomy without `Others`.
         """
+        # Spaces at both ends, so that a word is found whole and "art" does not match "start".
         tokens = f" {' '.join(units(text))} "
         scores = {
             label: sum(word.count(" ") + 1 for word in self.words[label] if f" {word} " in tokens)
@@ -172,6 +173,7 @@ def _parse(content: Any, where: str) -> Taxonomy:
         if unknown := sorted(set(map(str, entry)) - {"weight", "style", "words"}):
             raise InputError(f"{where}: task {name} has the unknown key {unknown[0]}")
         weight = entry.get("weight")
+        # `weight: true` is a bool, which is an int in Python.
         if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
             raise InputError(f"{where}: task {name} needs a `weight` of 0 or more (it is {weight!r})")
         listed = entry.get("words") or []

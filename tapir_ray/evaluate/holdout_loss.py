@@ -36,4 +36,5 @@ def holdout_loss_by_task(run: Run, student: Table, tasks: dict[str, str], before
     for pair, (loss, tokens) in noted.get("holdout_pairs_before" if before else "holdout_pairs", {}).items():
         sums[tasks.get(pair, NO_TASK)][0] += loss
         sums[tasks.get(pair, NO_TASK)][1] += tokens
+    # Sums over tokens, not a mean of means: a long response counts for all of its tokens.
     return {task: round(loss / tokens, 4) for task, (loss, tokens) in sorted(sums.items()) if tokens}

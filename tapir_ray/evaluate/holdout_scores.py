@@ -46,11 +46,13 @@ def holdout_scores(run: Run, layout: LoopLayout, random_seed: int, select_share:
     rounds = len(layout.rounds)
     found = [read_scores(run, layout.judged_holdout(number)) for number in range(rounds + 1)]
     scored = [scores for scores in found if scores]
+    # A row that one judge call failed on would otherwise be in the mean of some rounds only.
     common = set.intersection(*(set(scores) for scores in scored)) if scored else set()
     choosing = {row_id for row_id in common if selects(row_id, random_seed, select_share)}
     reporting = common - choosing
     selecting = [fmean(scores[row_id][1] for row_id in choosing) if scores and choosing else None for scores in found]
     numbers = [number for number, mean in enumerate(selecting) if mean is not None]
+    # `max` returns the first of equal means, so a tie goes to the earlier round.
     best = max(numbers, key=lambda number: selecting[number] or 0.0, default=rounds)
     reported = [mean_scores(scores[row_id] for row_id in sorted(reporting) if scores) for scores in found]
     return HoldoutScores(reported, selecting, len(choosing), best)

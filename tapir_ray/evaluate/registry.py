@@ -23,6 +23,7 @@ def suite_class(spec: str) -> type[Suite]:
     Raises InputError for a name that cannot be resolved, or that is not a suite.
     """
     found = resolve(spec, SUITES, what="evaluate.suites")
+    # `resolve` returns any object of that name, also a function or an instance.
     if not (isinstance(found, type) and issubclass(found, Suite)):
         raise InputError(f"evaluate.suites: {spec!r} is not a subclass of tapir_ray.evaluate.suite.Suite")
     return found

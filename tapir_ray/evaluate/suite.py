@@ -95,6 +95,7 @@ class Suite(ABC):
         for batch in self.run.scan(table, ["task", "status", "student_score"]):
             kept = batch.filter(pc.and_(pc.equal(batch["status"], OK), pc.is_valid(batch["student_score"])))
             scores += [(row["task"] or NO_TASK, row["student_score"]) for row in kept.to_pylist()]
+        # Filtered items (`reasons`) and failed items (`errors`) both lack a score.
         manifest = self.run.manifest(table)
         return summarised(scores, {**manifest.reasons, **manifest.errors})
 

@@ -127,6 +127,7 @@ def _generate(
 ) -> ray.data.Dataset:
     config = context.config
     processes = context.run.uri_of(PROCESSES)
+    # No CPU: next to an engine that holds all of them the board would never start.
     board: Any = ray.remote(num_cpus=0)(EngineBoard).options(**with_driver()).remote()
     context.progress.follow(table.path, lambda: ray.get(board.facts.remote(), timeout=FACTS_S))
     work = StudentWork(

@@ -94,6 +94,7 @@ def classify_seed(context: Context) -> None:
         elif config.classify.by == "none":
             rows = context.map(rows, _one_task)
         if config.seed_data.responses != "keep":
+            # `respond` answers rows without a response, so existing ones are removed first.
             replace = config.seed_data.responses == "replace"
             rows = context.map(rows, _without_response) if replace else rows
             rows = respond(rows, config, context.roles, context.taxonomy.styles, schema=INSTRUCTIONS)

@@ -55,6 +55,7 @@ def list_contamination(
     if not hits:
         run.write_rows(listed, listed.row_schema.empty_table())
         return
+    # Tables of seed data have no `draw_id`.
     names = pads.dataset(run.files(table), filesystem=run.fs, format="parquet").schema.names
     rows = context.read(table, columns=[name for name in READ if name in names])
     rows = context.map(rows, explained, indexes=indexes(context))
@@ -69,6 +70,7 @@ def explained(batch: pa.Table, indexes: Mapping[str, ray.ObjectRef]) -> pa.Table
     for row in batch.filter(hit).to_pylist():
         name, _, rule = row["reason"].removeprefix(PREFIX).partition(": ")
         index: ContaminationIndex = ray.get(indexes[name])
+        # The filter stored only the rule; item and shared text are found again, for the contaminated rows alone.
         (match,) = index.find([row["messages"]])
         item = match and {
             "item_source": index.sources[match.item],

@@ -64,6 +64,7 @@ class Context:
         Without it the table is written from the start. Raises StageError and Stopped as `Run.write` does, and does not
         publish the table then.
         """
+        # Only resumed tables need small blocks: a block is the unit that a stop keeps.
         key = table.key if self.run.resumes(table) else ()
         with self.progress.stage(label, table.path, expected):
             written = self.run.write(

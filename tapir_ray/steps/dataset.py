@@ -98,6 +98,7 @@ def export_shard(files: Sequence[str], fs: pafs.FileSystem, target: str, expecte
     # A ParquetWriter closes its file on an error, so an object store may hold a valid file with too few rows.
     there = fs.get_file_info(target).type != pafs.FileType.NotFound
     if not there or is_torn(target, fs) or pq.read_metadata(target, filesystem=fs).num_rows != expected:
+        # A local file has a temporary name while it is written. An object store shows an object once it is closed.
         local = isinstance(fs, pafs.LocalFileSystem)
         with (
             writing(target) if local else nullcontext(target) as place,
@@ -140,6 +141,7 @@ def with_answers(messages: pa.ChunkedArray, answers: pa.ChunkedArray) -> pa.Arra
     last = pa.StructArray.from_arrays([pa.repeat("assistant", len(contents)), contents], fields=list(turn))
     lengths = pc.list_value_length(turns).to_numpy(zero_copy_only=False)
     ends = np.cumsum(lengths, dtype=np.int64)
+    # Interleaves the answers: conversation i takes its turns, then answer i, which is at lengths.sum() + i of `every`.
     places = np.insert(np.arange(lengths.sum()), ends, lengths.sum() + np.arange(len(contents)))
     every = pa.concat_arrays([turns.flatten(), last]).take(pa.array(places))
     return pa.ListArray.from_arrays(

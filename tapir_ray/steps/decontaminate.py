@@ -96,12 +96,14 @@ def read_evaluation_sets(context: Context) -> None:
     reasons: dict[int, str] = {}
     for batch in run.scan(table, ["position", "status", "reason"]):
         for row in batch.to_pylist():
+            # The upper bits of a position are the number of the file.
             number = row["position"] >> FILE_BITS
             usable[number] += row["status"] == OK
             if row["reason"] is not None:
                 reasons.setdefault(number, row["reason"])
     for number, file in enumerate(files):
         if not usable[number]:
+            # A finished table would let the next start pass without this check.
             run.clear(table)
             why = f"no row can be used ({reasons[number]})" if number in reasons else "it has no row"
             raise InputError(f"filter.evaluation_sets {file}: {why}; fix the file or leave it out")

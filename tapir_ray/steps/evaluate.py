@@ -38,6 +38,7 @@ def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: d
     The results of a suite without items are an empty table. Raises StageError if results are missing or too many items
     failed.
     """
+    # The layout knows the table but not the columns of a suite of the user's own.
     table = replace(table, schema=suite.schema)
     count = suite.count()
     if not count:
@@ -82,6 +83,7 @@ def _answer_turn(
         return answer(context, rows, model, table, expected)
     asked = answer(context, context.map(rows, _next_turn), model, table, expected)
     passed = context.map(rows, _without_next_turn)
+    # `union` needs equal schemas.
     asked, passed = (context.map(part, conform, schema=table.row_schema) for part in (asked, passed))
     return asked.union(passed)
 

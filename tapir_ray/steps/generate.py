@@ -37,6 +37,7 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
             rows = context.remaining(expanded, draws(context, round_number, plan))
             rows = expand(rows, context.config, context.roles)
             if context.config.classify.by == "deberta" and context.config.filter.other_task:
+                # Adds the column `task_predicted`, for `classify` to fill at its place in the schema.
                 rows = context.map(rows, conform, schema=CHECKED)
                 rows = classify(
                     rows,

@@ -56,6 +56,7 @@ def _choose(context: Context, rows: ray.data.Dataset) -> Cutoffs:
         )
     if not found:
         raise InputError(f"holdout: every row of the seed data is filtered; the counts of {context.loop.read} say why")
+    # Rounded up, so that strata which are large enough together give at least `holdout.rows`.
     wanted = -(-settings.rows // len(found))
     quota = {cell: min(wanted, int(rows * settings.max_share)) for cell, (rows, _) in found.items()}
     return cutoffs(strata, counts, quota, transform_cpus=context.transform_cpus)

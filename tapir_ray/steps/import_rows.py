@@ -43,6 +43,7 @@ def own_table(start: str, layout: Layout) -> tuple[str, str] | None:
         raise InputError(f"--from {start}: write STAGE=PATH; the stages are {', '.join(layout.begins)}")
     if not is_remote(path) and not Path(path).exists():
         raise InputError(f"--from {start}: there is no file or folder {path}")
+    # The first row is read before Ray starts, so that a missing column is reported at once.
     needed = layout.begins[stage].needed
     for _, row in islice(read_raw(list_files(path, f"--from {stage}:", "all")[0]), 1):
         missing = [name for name in needed if isinstance(row, dict) and name not in row]

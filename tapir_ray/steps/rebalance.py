@@ -68,6 +68,7 @@ def stored(made: Mapping[str, Mapping[str, object]], random_seed: int) -> Cutoff
     cells = {}
     for task, count in made["quota"].items():
         last = made["last"].get(task)
+        # A quota of all rows is one full copy; a smaller one is the rows up to the hash `last`.
         cells[REBALANCED, task] = Cut(int(count == made["rows"][task]), bytes.fromhex(str(last)) if last else None)
     return Cutoffs(cells, random_seed, SALT)
 

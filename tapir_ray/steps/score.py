@@ -59,6 +59,7 @@ def plan(context: Context, round_number: int) -> Plan:
     stats = score_stats(rows, context.config.judge.min_teacher_score, context.transform_cpus)
     context.curriculum.observe(round_number, stats)
     made = context.curriculum.plan(round_number)
+    # A restarted run gets the stored plan and must not log it twice.
     if context.run.find_json(tables.plan) is None:
         note_holdout(context, tables.scored, round_number - 1)
         numbers = made.model_dump(include=SHOWN)
@@ -81,6 +82,7 @@ def _select(context: Context, round_number: int, table: Table) -> None:
     """Writes the candidates: up to `score.max_rows` seed and generated rows by task weights, and all of the holdout."""
     config, cpus = context.config, context.transform_cpus
     instructions, *generated = table.inputs
+    # A round that began with an imported training set has no generated rows.
     tables = [instructions, *(made for made in generated if context.run.done(made))]
     rows = context.map(context.read(*tables), _scorable)
     counts = count_cells(rows, config.random_seed, (round_number, "score"), transform_cpus=cpus)
@@ -115,6 +117,7 @@ def _times_trained(context: Context, round_number: int, candidates: Table) -> Co
     times: Counter[str] = Counter()
     if files:
         dataset = pads.dataset(files, filesystem=run.fs, format="parquet")
+        # The filter runs while scanning, so the training sets never come into memory whole.
         mine = (pads.field("status") == OK) & pads.field("instruction_id").isin(ids)
         for batch in dataset.to_batches(columns=["instruction_id"], filter=mine):
             times.update(batch["instruction_id"].to_pylist())

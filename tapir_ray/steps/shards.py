@@ -99,6 +99,7 @@ def read(fs: pafs.FileSystem, shards: Iterable[Shard], transform_cpus: float) ->
         for shard in shards
         for span in shard.spans
     ]
+    # One block a span: a span is read by one task.
     return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         functools.partial(read_span, fs=fs), batch_size=1, batch_format="pyarrow", num_cpus=transform_cpus
     )
@@ -119,5 +120,6 @@ def _counted(run: Tables, table: Table) -> list[tuple[str, int]]:
         rows: int = pq.read_metadata(file, filesystem=run.fs).num_rows
         return rows
 
+    # On an object store every footer costs a round trip.
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
         return list(zip(files, pool.map(count, files), strict=True))

@@ -38,6 +38,7 @@ def judge(
         return {}
     shares = {reason: count / rows for reason, count in dropped.items() if count > settings.warn_share * rows}
     shares |= {reason: count / rows for reason, count in dropped.items() if count > settings.max_share * rows}
+    # A restart must not report the same share again.
     told = {event["reason"] for event in run.events(EVENT) if event["table"] == table.path}
     for reason, share in shares.items():
         if reason not in told:
@@ -62,6 +63,7 @@ def examples(context: Context, table: Table, reason: str, contaminated: Table) -
     rows = pads.dataset(run.files(table), filesystem=run.fs, format="parquet")
     wanted = (pads.field("status") == FILTERED) & _is(reason)
     columns = [name for name in SHOWN if name in rows.schema.names]
+    # Small batches without read-ahead: `head` needs three rows of a table that may have millions.
     found = rows.scanner(columns=columns, filter=wanted, batch_size=1024, batch_readahead=1).head(EXAMPLES).to_pylist()
     matches: dict[str, Any] = {}
     if run.done(contaminated):

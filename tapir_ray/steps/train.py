@@ -122,6 +122,7 @@ def _fit(
                 start,
                 config.student,
                 config.train,
+                # Another order every round, since `train.data: all` repeats the pairs of earlier rounds.
                 config.random_seed + round_number,
                 epochs,
                 context.transform_cpus,
@@ -135,6 +136,7 @@ def _fit(
         training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
         _refuse_other_workers(run, training)
         _remove_trainings(run, round_number, but=training)
+        # A local teacher or judge may hold the GPUs that training needs.
         context.roles.free_resources_for("train")
         result = train_student(
             run.path(packed.path),
@@ -159,6 +161,7 @@ def _fit(
         if result.holdout_losses:
             facts["holdout loss"] = f"{result.holdout_losses[0][1]:.2f} → {result.holdout_losses[-1][1]:.2f}"
         facts["tokens"] = f"{result.tokens:,}"
+    # Entries for each step or pair would bloat the manifest; the result file in the checkpoint has them.
     apart = ("losses", "holdout_pairs_before", "holdout_pairs", "checkpoint")
     summary = {key: value for key, value in asdict(result).items() if key not in apart}
     run.publish(checkpoint, extra=summary)

@@ -29,6 +29,7 @@ async def student_answer(clients: Mapping[str, Client], row: Row, samples: int =
     student, row_id = clients["student"], row["instruction_id"]
     sampling = student.target.endpoint.sampling.model_copy(update={"temperature": temperature})
     reply, *sampled = await together(
+        # Seeds derive from the row's id, so a rerun sends the same requests and finds them in the cache.
         student.chat(row["messages"], seed=seed_of(row_id, "answer"), kind="answer"),
         *(
             student.chat(row["messages"], sampling=sampling, seed=seed_of(row_id, "sample", str(number)), kind="answer")

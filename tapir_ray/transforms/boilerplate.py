@@ -40,6 +40,7 @@ def common_ngrams(rows: ray.data.Dataset, share: float, words: int, most: int, t
         num_cpus=transform_cpus,
     )
     blocks = counted.to_arrow_refs()
+    # A task counts one range of hashes over all blocks, so no task holds all n-grams.
     ranges = 1 + SAMPLED_ROWS // ROWS_PER_RANGE if len(blocks) > 1 else 1
     count: Any = ray.remote(num_cpus=transform_cpus)(_common)
     found = ray.get([count.remote(number, ranges, most, *blocks) for number in range(ranges)])

@@ -54,6 +54,7 @@ def classify(
     return rows.map_batches(
         _Labeller,
         fn_constructor_args=(model, config.classify, columns, max(1, int(workers.cpus)), workers.gpus > 0),
+        # Actors, because every worker loads the model once.
         compute=ray.data.ActorPoolStrategy(min_size=workers.fewest, max_size=workers.replicas),
         batch_size=max(window, config.classify.batch_size),
         batch_format="pyarrow",
@@ -110,6 +111,7 @@ def load_labels(model: str, trust_remote_code: bool = False) -> list[str]:
     """
     file = Path(local(model)) / "config.json"
     if file.is_file():
+        # Read without transformers: its import takes seconds, and a config.json is enough.
         names = json.loads(file.read_text()).get("id2label") or {}
     else:
         from transformers import AutoConfig
@@ -122,6 +124,7 @@ def load_labels(model: str, trust_remote_code: bool = False) -> list[str]:
             ) from error
     if not names:
         raise InputError(f"classify.model {model} has no id2label in its config.json: give a fine-tuned classifier")
+    # Keys are strings in config.json and integers in an AutoConfig; "10" must sort after "9".
     return [names[key] for key in sorted(names, key=int)]
 
 

@@ -85,6 +85,7 @@ def counted(batches: Iterable[pa.RecordBatch]) -> ColumnNotes:
     """Counts the notes of all rows."""
     notes = ColumnNotes()
     for batch in batches:
+        # Most rows of a file have the same notes: each distinct JSON text is parsed once a batch.
         for value in pc.value_counts(batch["columns"].drop_null()).to_pylist():
             notes.add(value["values"], value["counts"])
     return notes

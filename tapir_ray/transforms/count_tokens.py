@@ -31,6 +31,7 @@ def count_table(rows: pa.Table, model_dir: str, student: Student, train: Train) 
     `tokens` is null for pairs that the chat template refuses (its message is in the reason), and for pairs with a
     control token that cannot be written as text.
     """
+    # Loaded once in a worker process, for all of its batches.
     tokenizer = shared_tokenizer(model_dir, student)
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     tokens, statuses, reasons = [], [], []

@@ -53,6 +53,7 @@ class ExpandRow:
         if row["status"] != schemas.OK:
             return row
         system = [message for message in row["messages"] if message["role"] == "system"][:1]
+        # The system message is kept for the new row, but the teacher should vary the user's request alone.
         turns = [message for message in row["messages"] if message["role"] != "system"]
         prompt = self.prompts.render("expand", task=row["task"], instruction=schemas.text_of(turns))
         reply = await clients["teacher"].chat(

@@ -164,6 +164,7 @@ def _placed(files: list[str], fs: pafs.FileSystem, key: str, preferred: str | No
         columns["lacks"] = pads.field(preferred).is_null()
     for batch in dataset.to_batches(columns=columns, filter=pads.field("status") == OK):
         placed = np.zeros(len(batch), PLACED)
+        # 128 bits, so that different ids practically never collide and no row is lost by a collision.
         digests = b"".join([xxhash.xxh3_128_digest(value.encode()) for value in batch[key].to_pylist()])
         placed["high"], placed["low"] = np.frombuffer(digests, np.uint64).reshape(-1, 2).T
         placed["rank"] = batch["position"].to_numpy()
@@ -180,6 +181,7 @@ def _placed(files: list[str], fs: pafs.FileSystem, key: str, preferred: str | No
 def _repeated(*shares: np.ndarray) -> np.ndarray:
     """Returns the positions of all rows except the one of lowest rank for each hash."""
     whole = np.concatenate(shares)
+    # `lexsort` takes its last key as the primary one.
     whole = whole[np.lexsort((whole["rank"], whole["low"], whole["high"]))]
     repeats = (whole["high"][1:] == whole["high"][:-1]) & (whole["low"][1:] == whole["low"][:-1])
     return whole["rank"][1:][repeats] & ~LACKING

@@ -158,6 +158,7 @@ class JudgeRow:
         if not swapped:
             return Judging(teacher_1, student_1, None, texts)
         student_2, teacher_2 = swapped[0]
+        # In the swapped prompt the student's answer is the first, so the scores come in the other order.
         gap = abs((teacher_1 - student_1) - (teacher_2 - student_2))
         return Judging((teacher_1 + teacher_2) / 2, (student_1 + student_2) / 2, gap, texts)
 
@@ -217,6 +218,7 @@ async def ask_verdict(
         scores = parse_scores(reply.text or "", count) if reply.status == schemas.OK else None
         if scores is not None:
             return Verdict(scores, reply.text or "")
+        # Else the response cache would serve the same useless reply to the next attempt of the run.
         client.reject(reply)
         reason = f"{UNPARSEABLE}: {CUT_OFF}" if reply.reason == CUT_OFF else UNPARSEABLE
     raise NotJudged(schemas.FAILED, reason)
@@ -237,4 +239,5 @@ def seed_of(*parts: str) -> int:
 
 def share_of(key: str) -> float:
     """Returns a hash key as a number in [0, 1): a share p of all keys is below p."""
+    # 13 hex digits are 52 bits, which a float holds exactly.
     return int(key[:13], 16) / 16**13

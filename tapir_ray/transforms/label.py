@@ -77,6 +77,7 @@ class LabelRow:
 
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """Returns the label that `text` equals, ignoring case, spaces and punctuation; None if it equals none."""
+    # Only the whole reply counts: a sentence that mentions a label may reject it.
     return {_bare(name): name for name in labels}.get(_bare(text))
 
 

@@ -82,6 +82,7 @@ def pack(
 
     target_dir = target_dir.rstrip("/")
     encoded_dir = f"{target_dir}.encoded"
+    # A killed attempt may have left files, which would be read as part of this packing.
     for folder in (target_dir, encoded_dir):
         fs.create_dir(folder, recursive=True)
         fs.delete_dir_contents(folder)
@@ -133,6 +134,7 @@ def _run_all(task: Any, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
     running: list[Any] = []
     results = []
     for number, args in enumerate(arguments):
+        # `ray.wait` returns once enough of the earlier tasks are done for one more to start.
         if number >= at_once:
             ray.wait(running, num_returns=number - at_once + 1)
         running.append(task.remote(*args))

@@ -38,6 +38,7 @@ class Cut:
 
     def chunk_of(self, key: str) -> int:
         """Returns the chunk of a key (hex of a uniform hash); it rises with the key."""
+        # 12 hex digits are 48 bits: scales the key to 0 … chunks − 1 in integers.
         return int(key[:12], 16) * self.chunks >> 48
 
     def range_of(self, key: str) -> int:

@@ -59,6 +59,7 @@ class PreferRow:
             return {**row, "other_response": None}
         if row["status"] != schemas.OK:
             return {**kept_old(row), "status": schemas.OK, "reason": None}
+        # The judge compares `response` with `student_response`, so the old answer takes the student's place.
         judged = await self.judge(clients, {**row, "student_response": old})
         if judged["status"] != schemas.OK:
             return {**row, "status": judged["status"], "reason": judged["reason"]}

@@ -93,6 +93,7 @@ class RespondRow:
                 usable = await self._scored(clients["judge"], row, usable)
             except NotJudged as error:
                 return {**row, "style": style, "status": error.status, "reason": error.reason}
+        # `max` returns the first of equal scores, so the choice is the same in every run.
         best = max(usable, key=lambda answer: answer.score or 0.0)
         answered = {
             **row,
@@ -132,6 +133,7 @@ class RespondRow:
         return Answer(self._filtered(row, await client.chat(rewriting, seed=seed, kind="rewrite")), rewriting, seed)
 
     def _styled(self, row: Row, style: str | None) -> list[Message]:
+        # One system message, because some chat templates refuse a second one.
         own = [message["content"] for message in row["messages"] if message["role"] == "system"]
         turns = [message for message in row["messages"] if message["role"] != "system"]
         system = "\n\n".join([self.prompts.render("respond", task=row["task"], style=style), *own])
@@ -173,6 +175,7 @@ class RespondRow:
         if reply.status != schemas.OK:
             return reply
         response = {"response": (reply.text or "").strip(), "reasoning": reply.reasoning, "teacher_model": reply.model}
+        # A draft is not the final answer; only filters that make a rewriting pointless apply to it.
         filters = [one for one in self._filters if one.of_drafts or not is_draft]
         reason = first_reason({**row, **response}, filters)
         return reply if reason is None else replace(reply, status=schemas.FILTERED, reason=reason)

@@ -83,9 +83,11 @@ def of_json(found: Any, count: int, inside: bool = False) -> Scores | None:
 
 
 def _json_score(value: Any) -> float | None:
+    # Judges also write "8/10" as a string.
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(?:" + NUMBER + r")\s*", value, re.A | re.I)
         return float(found[1]) if found else None
+    # `true` is a bool, which is an int in Python.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if number and LOWEST <= value <= HIGHEST else None
 

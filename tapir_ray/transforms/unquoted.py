@@ -56,6 +56,7 @@ def lines_of(text: str) -> list[Line]:
     """Returns the lines of a reply without its thoughts, each as PLAIN, CODE, BLOCK, QUOTED or FENCE."""
     text = without_thoughts(text)
     wrapped = _ANSWER.fullmatch(text)
+    # Dedented, because four spaces of indentation would mark every line as code.
     lines = _outside_fences(textwrap.dedent(_without_tagged(wrapped[1] if wrapped else text)).splitlines())
     return _outside_quotation_marks(lines)
 

@@ -45,6 +45,7 @@ def read_own_rows(
 ) -> ray.data.Dataset:
     """Returns the rows of all files by `completed`, as `with_places(schema)`. Lazy."""
     items = [
+        # Workers have another working directory than the driver.
         {"file": file if is_remote(file) else os.path.join(os.getcwd(), file), "start": at << FILE_BITS}
         for at, file in enumerate(files)
     ]
@@ -67,6 +68,7 @@ def _read(batch: pa.Table, schema: pa.Schema, needed: tuple[str, ...], generated
             numbered = [{**row, "position": at} for at, row in enumerate(made, start=position)]
             yield pa.Table.from_pylist(numbered, schema=schema)
             position += len(block)
+    # A file without rows must still give a block with the schema.
     yield schema.empty_table()
 
 

@@ -80,6 +80,7 @@ def _index_columns(rows: pa.Table) -> pa.Table:
 
 
 def _build_index(ngram: int, threshold: float, boilerplate: Boilerplate, *blocks: pa.Table) -> ContaminationIndex:
+    # An empty block may have no columns, and would not concatenate.
     kept = [block for block in blocks if len(block)]
     rows = pa.concat_tables(kept) if kept else pa.table({"messages": []})
     if set(ITEM_ORDER) <= set(rows.column_names):

@@ -57,6 +57,7 @@ def with_order(rows: pa.Table) -> pa.Table:
     """Adds the unique string `order`, round and draw id. Seed data, which has no draw id, comes first."""
     if "draw_id" not in rows.column_names:
         return rows.append_column("order", pc.binary_join_element_wise("0000", rows["instruction_id"], "-"))
+    # Padded, since `order` is compared as a string: round 10 comes after round 9.
     number = pc.utf8_lpad(rows["round"].cast(pa.string()), 4, "0")
     return rows.append_column("order", pc.binary_join_element_wise(number, rows["draw_id"], "-"))
 

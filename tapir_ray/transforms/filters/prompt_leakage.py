@@ -39,5 +39,6 @@ class PromptLeakage(RowFilter):
 
 def prompt_lines(prompts: Prompts) -> list[str]:
     """Returns the fixed parts of the expansion prompt that are at least LEAK_CHARS wide, in lower case."""
+    # Rendered with NUL for every variable, so that splitting at NUL leaves the fixed parts.
     lines = prompts.render("expand", task="\0", instruction="\0", text_id="\0").lower().splitlines()
     return [part.strip() for line in lines for part in line.split("\0") if width(part.strip()) >= LEAK_CHARS]

@@ -46,6 +46,7 @@ def verify(
     Raises ValueError for a score outside 1 to 10.
     """
     for name, verifier in verifiers.items():
+        # Both answers by the same verifier: scores of two scales cannot be subtracted.
         scores = [_checked(name, verifier(row, answer)) for answer in (teacher_answer, student_answer)]
         teacher, student = scores
         if teacher is not None and student is not None:

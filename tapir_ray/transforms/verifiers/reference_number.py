@@ -32,6 +32,7 @@ def reference_number(row: Mapping[str, Any], answer: str) -> float | None:
 
 def final_number(text: str) -> Decimal | None:
     """Returns the number in the last marked place of a text, or the text itself as a number; None if it is not one."""
+    # The last mark counts: earlier ones may be intermediate results.
     marked = [boxed or line for boxed, line in _MARKED.findall(text)]
     written = (marked[-1] if marked else text).strip().strip("$").removesuffix(".").strip()
     try:
