@@ -122,7 +122,7 @@ def _fit(
                 start,
                 config.student,
                 config.train,
-                # Another order every round, since `train.data: all` repeats the pairs of earlier rounds.
+                # Another order every round, since `train.data: cumulative` repeats the pairs of earlier rounds.
                 config.random_seed + round_number,
                 epochs,
                 context.transform_cpus,
