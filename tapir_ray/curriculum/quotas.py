@@ -1,7 +1,7 @@
 """Quota table: the number of rows (or tokens) that each pool and task gives to a set. Exact integer arithmetic.
 
     quotas({("hard", "Math"): 40, ("easy", "Math"): 10}, total=None, alpha=0.5, weights={"Math": 1.0})
-    # {("hard", "Math"): 10, ("easy", "Math"): 10}: 20 is the largest total at α = 0.5
+    # {("hard", "Math"): 11, ("easy", "Math"): 10}: 21 is the largest total, round_half_up(0.5 · 21) = 11
 
 The challenge share α takes precedence over the task weights, and no cell gives more than it holds. The paper states the
 shares, but not what to do if a cell runs out; that rule is this project's.
