@@ -71,7 +71,7 @@ def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on(disk: Path, capsys:
     others: list[Path] = []
     assert status_of(work) == 1
     said = capsys.readouterr().err
-    assert said.startswith("tapir: no space is left in ") and "start the same command again, which continues" in said
+    assert said.startswith("tapir: no space is left in ") and "start the same command again to continue" in said
     assert f"{disk}/run/" in said and said.count("\n") == 1, said
     before = {number: run.done(f"seed/{number}") for number in range(2)}
     assert None not in before.values(), "what was finished stays"

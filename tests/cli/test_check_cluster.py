@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("RAY_ADDRESS", "unset")
     monkeypatch.setattr(module, "session", session)
+    monkeypatch.setattr(module, "worker_beside", nullcontext)
     monkeypatch.setattr(module, "possible_nodes", lambda: NODES)
     monkeypatch.setattr(module, "check_storage", lambda run, config: ["one", "two"])
     monkeypatch.setattr(module, "model_problems", lambda config: [])

@@ -95,7 +95,7 @@ def test_a_stop_by_the_budget_is_the_scripts_exit_status(
 def test_the_job_that_looks_is_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("tapir_ray.report.status.status", lambda uri: {"run": uri})
+    monkeypatch.setattr("tapir_ray.report.status.status", lambda uri, layout_of: {"run": uri})
     assert run(monkeypatch, "status", "s3://b/r", "--json") == 0
     assert capsys.readouterr().out == '{"run": "s3://b/r"}\n'
 

@@ -113,7 +113,7 @@ def engine_in(folder: Path, **engine_kwargs: Any) -> KeepingEngine:
 
 
 def batch(row_ids: range) -> list[dict[str, Any]]:
-    made = {"unasked": "", "max_tokens": 8, "stop_token_ids": [1], "status": "ok", "reason": None}
+    made = {"unasked": "", "samples": 0, "max_tokens": 8, "stop_token_ids": [1], "status": "ok", "reason": None}
     return [
         {"instruction_id": str(n), "__idx_in_batch": i, "sampling_params": {}, **made} for i, n in enumerate(row_ids)
     ]
