@@ -15,7 +15,7 @@ import ray.data
 
 from tapir_ray.cluster.capacity import fits_with_servers, model_servers, possible_nodes
 from tapir_ray.cluster.placement import with_driver
-from tapir_ray.curriculum.measures import Measure, load_measure
+from tapir_ray.curriculum.measures import Measure
 from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.health import PROCESSES
@@ -36,8 +36,8 @@ def answering(context: Context, table: Table) -> Iterator[None]:
 
     Releases the resources of the engines on exit, and removes the stored answers once the table is written.
     """
-    student, needs = context.config.student, load_measure(context.config.curriculum.difficulty.measure)
-    if not (student.spec.local and needs.asks_student):
+    student = context.config.student
+    if not student.spec.local:
         yield
         return
     replicas, progress = context.config.resources.student.replicas, context.progress

@@ -127,7 +127,7 @@ def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, 
     assert max(row["difficulty"] or 0 for row in rows) > 1, "the samples of random weights differ"
 
     context.run.publish(context.loop.checkpoint(1), extra={"model": model})
-    evaluate.holdout(context)
+    evaluate.evaluate(context)
     held = rows_of(context, context.loop.evaluation)
     greedy = {row["instruction_id"]: row["student_response"] for row in rows}
     assert len(held) == HELD and all(row["student_response"] == greedy[row["instruction_id"]] for row in held)
