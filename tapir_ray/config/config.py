@@ -1,4 +1,4 @@
-"""The whole configuration of a run, with what must fit together in it."""
+"""The configuration of a run, and the checks across its sections."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tapir_ray.errors import InputError
 
 
 class Config(Section):
-    """One run."""
+    """Configuration of one run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = key(invalidates=())
     run_dir: str | None = key(None, invalidates=())
-    """Folder or URI of the run; empty is `runs/NAME`."""
+    """Folder or URI of the run; `null` is `runs/NAME`."""
     random_seed: int = key(0, invalidates=("read",))
     seed_data: SeedData = key(SeedData(), invalidates=("read",))
     holdout: Holdout = key(Holdout(), invalidates=("split",))
     student: Student = key(Student(), invalidates=("base",))
-    """Left out where a dataset is regenerated, which needs none."""
+    """Not needed by `tapir regenerate`, which trains nothing."""
     teacher: Endpoint = key(Endpoint(), invalidates=("labels", "instructions", "expanded", "generated"))
     judge: Judge = key(Judge.model_validate({}), invalidates=("answers", "scored", "generated", "evaluation"))
     classify: Classify = key(Classify(by="none"), invalidates=("labels", "instructions"))
@@ -54,8 +54,9 @@ class Config(Section):
     cache: Cache = key(Cache(), invalidates=())
     simulator: Simulator | None = key(None, invalidates=("read",))
     trackers: list[str] = key(default_factory=list, invalidates=())
-    """`package:Class` of more places for the run's numbers (docs/trackers.md)."""
+    """`package:Class` of more trackers of the run's metrics (docs/trackers.md)."""
     max_error_rate: Share = key(0.05, invalidates=())
+    """A stage ends the run if a larger share of its rows has failed."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -71,24 +72,24 @@ class Config(Section):
                 raise ValueError(f"{where}.base_url is 'simulator' but the config has no simulator section")
             if self.budget.max_cost is not None and endpoint.known_price is None:
                 raise ValueError(
-                    f"budget.max_cost cannot be kept without {where}.price, as {endpoint.model} is not in our list "
-                    "(genai-prices) for its provider; set it, or use budget.max_tokens"
+                    f"budget.max_cost needs {where}.price: {endpoint.model} is not in the price list (genai-prices) of "
+                    "its provider; set the price, or use budget.max_tokens"
                 )
         if self.respond.samples > 1 and self.teacher.sampling.temperature == 0.0:
             raise ValueError(
-                f"respond.samples {self.respond.samples} would be the same answer: set teacher.sampling.temperature"
+                f"respond.samples {self.respond.samples} would give one answer several times: set "
+                "teacher.sampling.temperature above 0"
             )
         for role in ("classifier", "train"):
             if getattr(self.resources, role).tensor_parallel > 1:
                 raise ValueError(f"resources.{role}.tensor_parallel has no effect; use resources.{role}.replicas")
         if self.resources.train.min_replicas is not None:
-            raise ValueError("resources.train.min_replicas has no effect: a training has the same workers to its end")
+            raise ValueError("resources.train.min_replicas has no effect: training keeps its number of workers")
         if self.classify.by == "column" and self.seed_data.task_column is None:
             raise ValueError("classify.by column needs seed_data.task_column")
         if self.holdout.rows and "holdout" not in self.evaluate.suites:
             raise ValueError(
-                "evaluate.suites lacks holdout, whose scores choose the round that is the result: add it, or set "
-                "holdout.rows 0"
+                "evaluate.suites lacks holdout, whose scores choose the best round: add it, or set holdout.rows 0"
             )
         if self.train.sequence_length > self.student.max_model_len:
             raise ValueError(
@@ -98,11 +99,13 @@ class Config(Section):
         self._refuse_engines()
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
-                f"resources.train.gpus {self.resources.train.gpus:g}: workers of one training cannot share a GPU; give "
-                "each a whole one, or set resources.train.replicas 1"
+                f"resources.train.gpus {self.resources.train.gpus:g}: training workers cannot share a GPU; set "
+                "resources.train.gpus 1, or resources.train.replicas 1"
             )
         if self.train.attention == "flash_attention_2" and not self.resources.train.gpus:
-            raise ValueError("train.attention flash_attention_2 needs GPUs: set resources.train.gpus, or sdpa")
+            raise ValueError(
+                "train.attention flash_attention_2 needs GPUs: set resources.train.gpus, or train.attention sdpa"
+            )
         workers = self.resources.train.replicas
         if self.train.global_batch_size % workers:
             raise ValueError(
@@ -112,7 +115,7 @@ class Config(Section):
         return self
 
     def _refuse_engines(self) -> None:
-        """Raises ValueError for what an engine cannot start with."""
+        """Raises ValueError for settings that an engine cannot start with."""
         engines: dict[str, Student | Endpoint] = {"student": self.student, **self.endpoints}
         for section, settings in engines.items():
             claim = settings.spec.claims(self.resources, section)
@@ -121,12 +124,12 @@ class Config(Section):
 
     @property
     def method(self) -> str:
-        """The name of the method that the config runs, in `METHODS`."""
+        """Name of the method, a key of `METHODS`."""
         return "tapir" if self.regenerate is None else "regenerate"
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
-        """The endpoints that requests go to, by the key that describes them."""
+        """Endpoints that requests go to, by config key: `teacher`, `judge`, `student.endpoint`."""
         found: dict[str, Endpoint] = {"teacher": self.teacher}
         if self.judge.same_as is None and self.judges:
             found["judge"] = self.judge
@@ -136,7 +139,7 @@ class Config(Section):
 
     @property
     def judges(self) -> bool:
-        """Whether anything is asked of the judge: not by every regeneration, nor for every difficulty measure."""
+        """Whether the run asks the judge at all. Some regenerations and difficulty measures do not."""
         made = self.regenerate
         if made is None:
             return self.measure_needs_judge or self.respond.scores
@@ -157,20 +160,21 @@ class Config(Section):
 
     @property
     def judge_endpoint(self) -> Endpoint:
-        """The endpoint the judge's requests go to: its own, or the teacher's with the judge's sampling."""
+        """Endpoint of the judge's requests: its own, or the teacher's with the judge's sampling."""
         if self.judge.same_as == "teacher":
             return self.teacher.model_copy(update={"sampling": self.judge.sampling})
         return self.judge
 
     def dump(self) -> str:
-        """The whole configuration as YAML, every default written out."""
+        """Returns the configuration as YAML, with every default."""
         return yaml.dump(self.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
     def results(self) -> dict[str, Any]:
-        """The values that results depend on, as nested mappings: not those of fields with `invalidates=()`."""
+        """Returns the values that results depend on, as nested mappings, without fields of `invalidates=()`."""
         content = without_neutral(self)
         for endpoint in (content["teacher"], content["judge"], content["student"]["endpoint"] or {}):
-            if endpoint and (unbatched := spec_of(endpoint["engine"]).unbatched):  # the same model, by another door
+            # A batch API answers with the same model: a run may switch to it and back.
+            if endpoint and (unbatched := spec_of(endpoint["engine"]).unbatched):
                 endpoint["engine"] = unbatched
         for engine in (content["teacher"], content["judge"], content["student"]):
             for speed in spec_of(engine["engine"]).speed:
@@ -178,9 +182,10 @@ class Config(Section):
         if self.regenerate is None:
             content.pop("regenerate")
         if self.simulator is not None and self.simulator.seed_rows:
-            content["seed_data"].pop("path")  # inside the run's folder, which may be moved
+            # The generated seed file is inside the run's folder, which may be moved.
+            content["seed_data"].pop("path")
         return content
 
     def digest(self) -> str:
-        """Hash of `results`; 16 hex digits."""
+        """Returns the first 16 hex digits of the SHA-256 of `results`."""
         return hashlib.sha256(json.dumps(self.results(), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,10 +1,10 @@
-"""Keys that another key silences: what a user wrote and what would have no effect is refused.
+"""Refuses keys that a user wrote and that another key leaves without effect.
 
     refuse_contradictions(config, in_file={"cache.enabled", "cache.dir"}, in_overrides=set())
 
-What `--set` gives wins over the file: a key of the file that an override silences is no mistake. A key that an override
-gives, and a key of the file silences, is refused, as is a pair within the file or within the overrides. A section in
-which every key is written out is taken for one that a run wrote (`config.yaml`): there a default is no user's wish.
+- `--set` wins over the file: a key of the file that an override silences is ignored, not refused.
+- A key of an override that a key of the file silences is refused. So is a pair within the file or the overrides.
+- A section with every key comes from a run's own `config.yaml`: a default value in it was not the user's choice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
 
 @dataclass(frozen=True)
 class Silence:
-    """`keys` have no effect while `when` holds, which the key or section `by` decides; `because` ends the sentence."""
+    """Rule: `keys` have no effect if `when` is true, which the key or section `by` decides.
+
+    The message is "KEY has no effect " and `because`.
+    """
 
     keys: tuple[str, ...]
     by: str
@@ -35,7 +38,7 @@ class Silence:
 
 
 def _engine(place: str) -> tuple[Silence, ...]:
-    """What the engine of an endpoint makes of the other keys of its section."""
+    """Rules for the keys of an endpoint's section that its engine does not read."""
 
     def unread(keys: tuple[str, ...], because: str) -> list[Silence]:
         return [Silence((f"{place}.{key}",), f"{place}.engine", partial(_unread, place, key), because) for key in keys]
@@ -45,13 +48,13 @@ def _engine(place: str) -> tuple[Silence, ...]:
             MODEL_KEYS,
             f"on a model that this run does not serve: set {place}.engine {readers(MODEL_KEYS[0])}, or take it out",
         ),
-        *unread(URL_KEYS, f"with this {place}.engine, which needs no address and no key: take one of them out"),
+        *unread(URL_KEYS, f"with this {place}.engine, which needs no URL and no API key: take one of them out"),
         *unread(BATCH_KEYS, f"without {place}.engine {readers(BATCH_KEYS[0])}: set it, or take this out"),
         Silence(
             (f"{place}.sampling.max_tokens",),
             f"{place}.max_completion_tokens",
             lambda config: _value(config, f"{place}.max_completion_tokens") is not None,
-            f"with {place}.max_completion_tokens, which is sent instead: take one of them out",
+            f"with {place}.max_completion_tokens, which replaces it: take one of them out",
         ),
     )
 
@@ -66,7 +69,7 @@ SILENCES: tuple[Silence, ...] = (
         ("curriculum.difficulty.threshold",),
         "curriculum.difficulty.top_fraction",
         lambda config: config.curriculum.difficulty.top_fraction is not None,
-        "with curriculum.difficulty.top_fraction, which finds the threshold: take one of them out (or set "
+        "with curriculum.difficulty.top_fraction, which sets the threshold: take one of them out (or set "
         "curriculum.difficulty.top_fraction=null)",
     ),
     Silence(
@@ -141,7 +144,7 @@ SILENCES: tuple[Silence, ...] = (
         tuple(f"seed_data.columns.{role}" for role in ("prompt", "context", "choices", "history")),
         "seed_data.format",
         lambda config: config.seed_data.format in ("messages", "sharegpt"),
-        "with seed_data.format messages or sharegpt, whose turns are the prompt: take one of them out",
+        "with seed_data.format messages or sharegpt, which read the prompt from the turns: take one of them out",
     ),
     Silence(
         ("seed_data.format",),
@@ -153,13 +156,13 @@ SILENCES: tuple[Silence, ...] = (
         ("student.engine_kwargs", "student.batch_size"),
         "student.engine",
         lambda config: not config.student.spec.local,
-        "with this student.engine, which starts no engine here: take it out",
+        "with this student.engine, as the run starts no engine for the student: take it out",
     ),
     Silence(
         ("student.endpoint.sampling",),
         "student.endpoint",
         lambda config: config.student.endpoint is not None,
-        "as the student answers by student.sampling: set that instead",
+        "on the student: set student.sampling instead",
     ),
     Silence(
         ("student.revision", "student.trust_remote_code"),
@@ -171,7 +174,7 @@ SILENCES: tuple[Silence, ...] = (
         ("student.revision",),
         "student.model",
         lambda config: _is_folder(config.student.model),
-        "on a folder: take it out, or give student.model the name of a model on the hub",
+        "on a folder: take it out, or name a model of the Hugging Face hub in student.model",
     ),
     *_engine("teacher"),
     *_engine("judge"),
@@ -180,9 +183,9 @@ SILENCES: tuple[Silence, ...] = (
 
 
 def refuse_contradictions(config: Config, in_file: Collection[str], in_overrides: Collection[str]) -> None:
-    """Raises ValueError, which names the key, if a key that a user gave has no effect (see the module).
+    """Raises ValueError, naming the key, if a key that the user gave has no effect.
 
-    `in_file` and `in_overrides` are the keys (`a.b`) that the file and `--set` give.
+    `in_file` and `in_overrides` are the keys (`a.b`) of the file and of `--set`.
     """
     for silence in SILENCES:
         for key in silence.keys:
@@ -198,7 +201,7 @@ def refuse_contradictions(config: Config, in_file: Collection[str], in_overrides
 
 
 def without_generated_seed(content: dict[str, Any], in_overrides: Collection[str]) -> dict[str, Any]:
-    """The content without `simulator.seed_rows` if an override names `seed_data.path`: the user's file wins."""
+    """Returns the content without `simulator.seed_rows` if an override gives `seed_data.path`: the user's file wins."""
     simulator, seed_data = content.get("simulator"), content.get("seed_data")
     if not isinstance(simulator, dict) or not isinstance(seed_data, dict):
         return content
@@ -208,10 +211,11 @@ def without_generated_seed(content: dict[str, Any], in_overrides: Collection[str
 
 
 def _is_wish(config: Config, key: str) -> bool:
-    """Whether a key holds more than nothing, and its section was not written by a program with all its defaults."""
+    """Whether the user chose the value of a key: not an empty one, nor a default in a section that a run wrote."""
     value, section = _value(config, key), _value(config, key.rpartition(".")[0])
     if value in (None, {}, [], False):
         return False
+    # `Config.dump` writes every key, users hardly ever do.
     whole = isinstance(section, Section) and section.model_fields_set == section.__class__.model_fields.keys()
     return not whole or value != _default(key)
 
@@ -223,7 +227,7 @@ def _default(key: str) -> Any:
 
 
 def _value(config: Config, key: str) -> Any:
-    """The value at a key, None below a section that is not there."""
+    """Returns the value of a key; None below a section that is null."""
     return reduce(lambda section, name: None if section is None else getattr(section, name), key.split("."), config)
 
 

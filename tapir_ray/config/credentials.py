@@ -1,6 +1,6 @@
-"""Keys are refused in configs and command lines, where files and messages would show them.
+"""Refuses credentials in configs and command lines, since files and messages would show them.
 
-refuse_secrets(content)                           # of a whole config, naming the key that holds one
+refuse_secrets(content)               # InputError that names the key, such as teacher.extra_body.token
 refuse_words(sys.argv[1:])
 """
 
@@ -20,15 +20,15 @@ _INSTEAD = "set an environment variable instead, and name it in api_key_env"
 
 
 def refuse_words(words: Sequence[str]) -> None:
-    """Raises InputError for a command line that holds a key: in a URI, or as `--set a.api_key=VALUE`.
+    """Raises InputError for a command line with a credential: in a URI, or as `--set a.api_key=VALUE`.
 
-    Other users of the machine see it, and the run's `attempts/` keep it.
+    Other users of the machine see command lines, and the run stores them in `attempts/`.
     """
     option = ""
     for word in words:
         option = word.partition("=")[0] if word.startswith("--") else option
         refuse_secret(word, option)
-        if option != "--rows":  # TASK=FILE, and a task may be called Passwords
+        if option != "--rows":  # takes TASK=FILE, and a task may be called Passwords
             _refuse_value(word)
 
 
@@ -37,29 +37,31 @@ def _refuse_value(word: str) -> None:
     name = name.lstrip("-")
     if sign and value not in ("", "null", "~") and re.fullmatch(r"[\w.-]+", name):
         if names_a_key(name) and value.lower() not in ("true", "false"):
-            raise InputError(f"{name} holds a key, which other users see in a command: {_INSTEAD}")
+            raise InputError(f"{name} holds a key, which other users can read in the list of processes: {_INSTEAD}")
         refuse_secrets(_content(value), name)
         if is_key(value):
-            raise InputError(f"the value of {name} is a key, which other users see in a command: {_INSTEAD}")
+            raise InputError(
+                f"the value of {name} is a key, which other users can read in the list of processes: {_INSTEAD}"
+            )
 
 
 def _content(value: str) -> Any:
-    with suppress(InputError):  # which `load` raises too, and says
+    with suppress(InputError):  # `load` reads the value again and reports the error
         return read_yaml(value, "").value
     return value
 
 
 def refuse_secrets(content: Any, place: str = "") -> None:
-    """Raises InputError, naming the key, for a config whose values hold credentials; the value is not repeated."""
+    """Raises InputError for a config that holds a credential. The message names the key and hides the value."""
     for key, value in _leaves(content, place):
         name = key.rpartition(".")[2]
         if not isinstance(value, str) or not value:
             continue
         refuse_secret(value if name != "base_url" or "://" in value else f"https://{value.lstrip('/')}", key)
-        # `image_token: <image>` is a mark in a text.
+        # `image_token: <image>` is a special token of a tokenizer, not a credential.
         named = names_a_key(name) and not (name.lower().endswith("token") and value[0] in "<[|")
         if named or BEARER.match(value) or is_key(value) or holds_key(value):
-            raise InputError(f"{key} holds a key, which files of the run would show: {_INSTEAD}")
+            raise InputError(f"{key} holds a key, which the run's files would show: {_INSTEAD}")
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""What differs between two configs.
+"""Differences between two configs, and a sentence about them.
 
 changed = differences(stored, given)        # {"score.max_rows": (400, 200)}
 in_words(changed)                           # "score.max_rows: 400 → 200"
@@ -12,7 +12,7 @@ from tapir_ray.config.config import Config
 
 
 def differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any]]:
-    """By key (`a.b`), the stored and the given value of every key that differs and changes results."""
+    """Returns (stored value, given value) by key (`a.b`), for keys that differ and change results."""
     found: dict[str, tuple[Any, Any]] = {}
 
     def walk(path: str, old: Any, new: Any) -> None:
@@ -27,6 +27,6 @@ def differences(stored: Config, given: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def in_words(changed: dict[str, tuple[Any, Any]]) -> str:
-    """The first of the differences, as `a.b: old → new`."""
+    """Returns the first four differences as `a.b: old → new`, and the number of the others."""
     shown = [f"{key}: {old!r} → {new!r}" for key, (old, new) in list(changed.items())[:4]]
     return "; ".join(shown) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")

@@ -1,9 +1,9 @@
-"""Facts about engines, by name: what the config and the cluster ask without loading one.
+"""Specs of engines, by name: facts that the config and the cluster need without loading an engine.
 
-    spec_of("vllm").local                       # True: the run holds the model
-    spec_of("my_package.echo:Echo")             # the `spec` of a class of the user's own
+    spec_of("vllm").local                       # True: the run loads the model
+    spec_of("my_package.echo:Echo")             # attribute `spec` of a user's class
 
-The class of each engine is in `tapir_ray/llm/engine/` (docs/engines.md).
+Engine classes are in `tapir_ray/llm/engine/` (docs/engines.md).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tapir_ray.config.resources import Replicas, Resources
 from tapir_ray.errors import InputError
 
 MODEL_KEYS = ("engine_kwargs", "max_model_len", "trust_remote_code")
-"""Keys of an endpoint's section that say how a model is loaded."""
+"""Keys of an endpoint's section about loading a model."""
 URL_KEYS = ("base_url", "api_key_env")
-"""Keys that say where a model is, and who asks."""
+"""Keys about the address of a model and its API key."""
 BATCH_KEYS = ("batch",)
 
 
 class Settings(Protocol):
-    """The section that an engine is set by: `student`, or an endpoint's."""
+    """Section that sets up an engine: `student`, or an endpoint's."""
 
     @property
     def max_model_len(self) -> int: ...
@@ -43,41 +43,44 @@ def _takes_all(section: str, settings: Settings, claim: Replicas) -> None:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """An engine, as far as the config and the cluster must know it."""
+    """Facts about an engine that the config and the cluster need."""
 
     name: str
     reads: tuple[str, ...]
-    """Those of MODEL_KEYS, URL_KEYS and BATCH_KEYS that have an effect. Every engine reads the rest of its section."""
+    """Keys of MODEL_KEYS, URL_KEYS and BATCH_KEYS that have an effect. Every engine reads the rest of its section."""
     local: bool = False
-    """The run holds the model: the engine claims `resources.ROLE` and loads `model`, a folder or a name on the hub."""
+    """Whether the run loads the model: the engine claims `resources.ROLE`, and `model` is a folder or a hub name."""
     paid: bool = True
-    """A provider charges for tokens and may change the model behind its name."""
+    """Whether a provider charges for tokens and may change the model behind its name."""
     student: bool = False
-    """The student can have it too, not the teacher and the judge alone."""
+    """Whether the student can use it, not only the teacher and the judge."""
     batch_s: float = 0.0
-    """Seconds that a request may wait for the batch that it goes in; 0 answers each by itself."""
+    """Seconds that a request may wait for its batch to be answered; 0: requests are answered one by one."""
     unbatched: str | None = None
-    """The engine that gives the same replies without batches: it has the same results, and a pilot uses it."""
+    """Name of the engine that gives the same replies without batches. A pilot uses it, as a batch may take a day."""
     speed: tuple[str, ...] = ()
-    """Those of `engine_kwargs` that make an engine fit its machine and change no answer."""
+    """Arguments in `engine_kwargs` that fit an engine to its machine and do not change answers."""
     refuse: Callable[[str, Settings, Replicas], None] = _takes_all
-    """Raises ValueError for settings (of this section, with these resources) that the engine cannot start with."""
+    """Raises ValueError if the engine cannot start with the settings of a section and its resources."""
 
     def claims(self, resources: Resources, role: str) -> Replicas | None:
-        """Returns the resources that the engine of a role holds while it is up; None for none."""
+        """Returns the resources that the engine of a role holds while it runs; None if it needs none."""
         claim: Replicas | None = getattr(resources, role) if self.local else None
         return claim
 
 
 def _refuse_short_steps(section: str, settings: Settings, claim: Replicas) -> None:
-    """On CPUs a prompt is read in one step (`llm/engine/vllm_stage.py` says why), which must have room for it."""
+    """Raises ValueError if a step of vLLM on CPUs is too short for a whole prompt.
+
+    Prompts are not read in chunks on CPUs; `llm/engine/vllm_stage.py` gives the reason.
+    """
     tokens = settings.engine_kwargs.get("max_num_batched_tokens", settings.max_model_len)
     short = isinstance(tokens, int) and tokens < settings.max_model_len
     if not claim.gpus and short and not settings.engine_kwargs.get("enable_chunked_prefill"):
         raise ValueError(
             f"{section}.engine_kwargs.max_num_batched_tokens {tokens} is below {section}.max_model_len "
-            f"{settings.max_model_len}, and an engine on CPUs reads a prompt at once: raise it, or give greedy "
-            "answers enable_chunked_prefill"
+            f"{settings.max_model_len}, but an engine on CPUs reads a prompt in one step: raise it, or set "
+            f"{section}.engine_kwargs.enable_chunked_prefill if answers are greedy"
         )
 
 
@@ -85,7 +88,7 @@ OPENAI = EngineSpec("openai", URL_KEYS, student=True)
 OPENAI_BATCH = EngineSpec(
     "openai_batch",
     (*URL_KEYS, *BATCH_KEYS),
-    # A batch may take a day, and its results may be fetched late.
+    # A provider may take 24 hours for a batch. Two more leave time to fetch its results.
     batch_s=26 * 3600.0,
     unbatched=OPENAI.name,
 )
@@ -118,8 +121,8 @@ def spec_of(name: str) -> EngineSpec:
     if ":" in name:
         return _own(name)
     near = difflib.get_close_matches(name, SPECS, n=1)
-    known = f"did you mean {near[0]}?" if near else f"the engines are {', '.join(SPECS)}, or package.module:Class"
-    raise ValueError(f"there is no engine {name}; {known}")
+    known = f"did you mean {near[0]}?" if near else f"use {', '.join(SPECS)}, or package.module:Class"
+    raise ValueError(f"unknown engine {name}; {known}")
 
 
 @cache
@@ -130,12 +133,12 @@ def _own(name: str) -> EngineSpec:
         raise ValueError(str(error).removeprefix("engine: ")) from error
     spec = getattr(found, "spec", None)
     if not isinstance(spec, EngineSpec):
-        raise ValueError(f"{name} is no engine: its class needs a `spec`, an EngineSpec (docs/engines.md)")
+        raise ValueError(f"{name} is not an engine: give its class a `spec`, an EngineSpec (docs/engines.md)")
     return spec
 
 
 def readers(key: str) -> str:
-    """The names of the shipped engines that read a key, for a message."""
+    """Returns the names of the shipped engines that read a key, joined by "or", for a message."""
     return " or ".join(name for name, spec in SPECS.items() if key in spec.reads)
 
 
@@ -145,4 +148,4 @@ def _known(name: str) -> str:
 
 
 EngineName = Annotated[str, AfterValidator(_known)]
-"""A shipped engine, or `package.module:Class`."""
+"""Name of a shipped engine, or `package.module:Class`."""

@@ -1,4 +1,4 @@
-"""What a key of the configuration makes stale, by the metadata of its field (`section.key`).
+"""Outputs that a config key makes stale, from the metadata of its field (`section.key`).
 
 invalidated_by("train.epochs", Config)          # ("packed",): the training sets of the rounds are packed again
 without_neutral(config)                         # nested mappings of the values that results depend on
@@ -14,10 +14,10 @@ from tapir_ray.config.section import INVALIDATES, Section
 
 
 def invalidated_by(key: str, section: type[Section]) -> tuple[str, ...]:
-    """The outputs that the value of a key (`a.b.c`) enters directly, by the deepest field on its path that names any.
+    """Returns the outputs that depend directly on a key (`a.b.c`); the deepest field on its path that names any wins.
 
-    Keys below a mapping, such as `curriculum.weights.Math`, are those of its field. Raises KeyError for a key that is
-    not in the section, and for one on whose path no field names its outputs.
+    A key inside a mapping, such as `curriculum.weights.Math`, has the outputs of the mapping's field. Raises KeyError
+    for an unknown key, and if no field on its path names outputs.
     """
     found: list[str] | None = None
     inside: type[Section] | None = section
@@ -25,8 +25,8 @@ def invalidated_by(key: str, section: type[Section]) -> tuple[str, ...]:
         if inside is None:
             break
         field = inside.model_fields[name]
-        said = _declared(field)
-        found = found if said is None else said
+        declared = _declared(field)
+        found = found if declared is None else declared
         inside = section_of(field)
     if found is None:
         raise KeyError(key)
@@ -34,7 +34,7 @@ def invalidated_by(key: str, section: type[Section]) -> tuple[str, ...]:
 
 
 def without_neutral(section: Section) -> dict[str, Any]:
-    """The values of a section as JSON values, without the keys on which no result depends."""
+    """Returns a section as JSON values, without the keys on which no result depends."""
     content = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -46,13 +46,13 @@ def without_neutral(section: Section) -> dict[str, Any]:
 
 
 def _declared(field: FieldInfo) -> list[str] | None:
-    """What a field names by `section.key`; None if it names nothing."""
+    """Returns the outputs that a field declares by `section.key`; None if it declares none."""
     extra: Any = field.json_schema_extra or {}
     found: list[str] | None = extra.get(INVALIDATES)
     return found
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, also if it may be null."""
+    """Returns the section class of a field, also of an optional one; None for a plain value."""
     kinds = [field.annotation, *get_args(field.annotation)]
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)

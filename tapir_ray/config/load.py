@@ -1,4 +1,8 @@
-"""Reading a configuration: a YAML file, `--set a.b=c`, and one sentence for each mistake."""
+"""Reads a configuration from a YAML file and `--set a.b=c`; each mistake gets one sentence.
+
+config = load("configs/demo.yaml", ["curriculum.rounds=3"])
+load("configs/demo.yaml", ["curriculum.round=3"])       # InputError: … unknown key; did you mean rounds?
+"""
 
 from __future__ import annotations
 
@@ -19,14 +23,14 @@ from tapir_ray.config.yaml_files import Read, read_yaml
 from tapir_ray.errors import InputError
 
 SECRETIVE = (("base_url",), ("api_key_env",))
-"""Keys whose wrong value may be a secret that no pattern knows, and is not repeated."""
+"""Keys whose wrong value is not shown in errors: it may be a secret that no pattern recognises."""
 LONGEST_VALUE = 80
-"""Characters of a wrong value that an error repeats."""
+"""Characters of a wrong value that an error shows."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `--set`: the key's parts, and the value read as YAML."""
+    """One `--set`: the parts of the key, the value read as YAML, and the text as written."""
 
     path: tuple[str, ...]
     value: Any
@@ -34,9 +38,9 @@ class Override:
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """The configuration in `path` with `a.b=c` overrides applied (values are YAML).
+    """Returns the configuration in `path` with `a.b=c` overrides applied; values are YAML.
 
-    An override wins over the file. Raises InputError with one sentence that names the file and the key.
+    An override wins over the file. Raises InputError, one sentence that names the file and the key.
     """
     try:
         data = Path(path).read_bytes()
@@ -51,28 +55,26 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def changed(config: Config, overrides: list[str]) -> Config:
-    """A config with `a.b=c` overrides applied. Raises InputError as `load` does."""
+    """Returns a config with `a.b=c` overrides applied. Raises InputError as `load` does."""
+    # Defaults are left out, so that validators see only keys that were given.
     content = config.model_dump(mode="json", exclude_unset=True)
     return _parsed(content, [read_override(override) for override in overrides], "config", whole=True)
 
 
 def parse(content: dict[str, Any], where: str = "config") -> Config:
-    """Validate a mapping. Raises InputError that names the first bad key and counts the others.
-
-    A value that holds a credential is refused first, so that no other message repeats it.
-    """
+    """Validates a mapping. Raises InputError that names the first bad key and counts the others."""
     return _parsed(content, [], where)
 
 
 def _parsed(content: dict[str, Any], overrides: list[Override], where: str, whole: bool = False) -> Config:
-    """The config of a file's content and overrides; `whole` content has every key, whether a user gave it or not."""
+    """Returns the config of a file's content and overrides; `whole` content holds keys that no user gave."""
     _refuse_repeats(overrides)
     in_file = set() if whole else set(_keys(content, ()))
     for override in overrides:
         _apply(content, override)
     in_overrides = {key for override in overrides for key in _keys_of(override)}
     try:
-        refuse_secrets(content)
+        refuse_secrets(content)  # first, since the errors below show values
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     content = without_generated_seed(content, in_overrides)
@@ -88,21 +90,21 @@ def _parsed(content: dict[str, Any], overrides: list[Override], where: str, whol
 
 
 def read_override(written: str) -> Override:
-    """The key and value of `a.b=c`. Raises InputError, which begins with `--set` and what was written."""
+    """Returns the key and value of `a.b=c`. Raises InputError that begins with `--set a.b=c`."""
     key, separator, text = written.partition("=")
     path = tuple(key.split("."))
     if not separator or not all(path):
         raise InputError(f"--set {written}: write it as key.subkey=value")
     read = read_yaml(text, f"--set {written}: the value")
     if isinstance(read.value, str) and "#" in text and "#" not in read.value:
-        raise InputError(f"--set {written}: the value ends at the #, which begins a comment; put quotes around it")
+        raise InputError(f"--set {written}: the value ends at the #, which begins a comment; put it in quotes")
     if text:
         _refuse_empty_sections(read, path, f"--set {written}")
     return Override(path, read.value, written)
 
 
 def _refuse_repeats(overrides: list[Override]) -> None:
-    """Raises InputError for an override that replaces what an earlier one gave: a key, or the section that has it."""
+    """Raises InputError for an override that replaces an earlier one: of the same key, or of its section."""
     for number, later in enumerate(overrides):
         for earlier in overrides[:number]:
             if ".".join(later.path) in _keys_of(earlier):
@@ -122,7 +124,7 @@ def _apply(content: dict[str, Any], override: Override) -> None:
 
 
 def _keys(content: Any, path: tuple[str, ...]) -> Iterable[str]:
-    """The keys of nested mappings, as `a.b`."""
+    """Yields the keys of nested mappings, as `a.b`."""
     if path:
         yield ".".join(path)
     if isinstance(content, dict):
@@ -136,7 +138,7 @@ def _keys_of(override: Override) -> Iterable[str]:
 
 
 def _refuse_empty_sections(read: Read, inside: tuple[str, ...], where: str) -> None:
-    """Raises InputError for a section with nothing behind its colon: whether its defaults are meant is not clear."""
+    """Raises InputError for a section with nothing after its colon: it may be unfinished, or mean the defaults."""
     for path in read.empty:
         key = (*inside, *path)
         if _section_at(key) is not None:
@@ -147,11 +149,11 @@ def _refuse_empty_sections(read: Read, inside: tuple[str, ...], where: str) -> N
 
 
 def _section_at(path: Iterable[int | str]) -> type[Section] | None:
-    """The section at a key, None where there is none."""
+    """Returns the section class at a key; None if the key is not a section."""
     section: type[Section] = Config
     for part in path:
         if str(part).isdigit():
-            continue  # the place in a list of sections
+            continue  # an index in a list of sections
         if str(part) not in section.model_fields:
             return None
         annotation = section.model_fields[str(part)].annotation
@@ -164,7 +166,7 @@ def _section_at(path: Iterable[int | str]) -> type[Section] | None:
 
 
 def _sentence(error: ValidationError) -> str:
-    # A key that is missing is often the misspelt one.
+    # Unknown keys first: a missing key is often a misspelt one.
     first, *others = sorted(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = first["loc"]
     key = ".".join(str(part) for part in place)
@@ -190,7 +192,7 @@ def _shown(place: tuple[int | str, ...], value: Any) -> str:
 
 
 def _hint(place: tuple[int | str, ...]) -> str:
-    """The key that was probably meant at an unknown one's place, or the keys that there are."""
+    """Suggests a key in place of an unknown one: its new name, a similar one, or the list of keys."""
     if (new := RENAMED.get(".".join(map(str, place)))) is not None:
         return f"since 0.2 it is called {new}"
     section = _section_at(place[:-1])

@@ -1,4 +1,4 @@
-"""What the method does: curriculum, expansion, filters, answers, mix and training."""
+"""Settings of the method: curriculum, expansion, filters, answers, mix and training."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from tapir_ray.config.section import Count, Section, Share, key
 
 
 class Difficulty(Section):
-    """How hard a row is for the current student, and from where on it counts as hard."""
+    """Difficulty of a row for the current student, and the threshold of hard rows."""
 
     measure: str = key("mfd", invalidates=("scored", "evaluation"))
-    """A registered measure or `package:object` (docs/measures.md). The judge scores no answer of the student for a
-    measure that does not need it."""
+    """A registered measure or `package:object` (docs/measures.md). For a measure that needs no judge, the student's
+    answers are not judged."""
     threshold: float = 2.0
     """δ: hard if difficulty ≥ δ, in units of the measure."""
     top_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Instead of δ: this share of the reliable rows, the hardest, is hard."""
+    """Instead of δ: the hardest rows, this share of the reliable ones, are hard."""
     on_small_pool: Literal["move_threshold", "move_alpha", "stop"] = "move_threshold"
-    """What the plan may move where a pool cannot fill its share."""
+    """What the plan changes if a pool cannot fill its share: δ, α, or nothing (`stop`: exit 1)."""
     min_hard_share: Share = 0.05
-    """A hard pool below this share of the reliable rows is too small: expansions need sources."""
+    """A hard pool below this share of the reliable rows is too small to expand from."""
 
 
 class Curriculum(Section):
-    """The plan over rounds: α_{r+1} = min(1, α_r + Δα)."""
+    """Plan over rounds: α_{r+1} = min(1, α_r + Δα). Defaults: 0.3, 0.5, 0.7."""
 
     tasks: str = key("tapir", invalidates=("labels", "instructions"))
     """`tapir` (published weights), `seed` (the seed data's own shares), or a YAML file with a taxonomy."""
     weights: dict[str, Annotated[float, Field(ge=0)]] = key(default_factory=dict, invalidates=("candidates",))
-    """Replaces the weights: tasks that are not named get 0; must sum to 1."""
+    """Replaces the weights of `tasks`; a task that is not named gets 0. Must sum to 1."""
     toxicity: bool = key(False, invalidates=("labels", "instructions", "candidates"))
     rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("evaluation",))
     alpha: Share = 0.3
@@ -42,64 +42,65 @@ class Curriculum(Section):
     @classmethod
     def _sum_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
         if weights and abs(sum(weights.values()) - 1.0) > 1e-3:
-            raise ValueError(f"the weights sum to {sum(weights.values()):.4f}; they must sum to 1")
+            raise ValueError(f"the weights sum to {sum(weights.values()):.4f}, but must sum to 1")
         return weights
 
 
 class Score(Section):
-    """What is answered by the student and judged each round."""
+    """Rows that the student answers and the judge scores."""
 
     max_rows: Count = 10_000
+    """Rows per round."""
 
 
 class Expand(Section):
-    """New instructions like the hard ones."""
+    """New instructions similar to the hard ones."""
 
     size: Count = 10_000
-    """Draws a round; each gives at most one instruction."""
+    """Draws per round; each gives at most one new instruction."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     annotation: str = key("respond", invalidates=("generated",))
-    """How a new instruction gets its answer: a registered annotation or `package:function`."""
+    """Answers new instructions: a registered annotation or `package:function`."""
 
 
 class Filter(Section):
-    """What a row must pass. Texts are compared without the system's turns (docs/filters.md)."""
+    """Filters of rows. Texts are compared without system turns (docs/filters.md)."""
 
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = key(0.7, invalidates=("ingested",))
-    """Jaccard similarity of word 3-grams (of characters, in scripts without spaces) from which two instructions are the
-    same."""
+    """Two instructions are duplicates from this Jaccard similarity of their word 3-grams on; of character 3-grams in
+    scripts without spaces."""
     ngram: Annotated[int, Field(ge=0)] = key(13, invalidates=("common_ngrams",))
-    """A shared word n-gram of this length with a holdout or evaluation row is an overlap; 0 is off."""
+    """A row is contaminated if it shares an n-gram of this many words with a holdout or evaluation row; 0 is off."""
     common_ngram_rows: Count | None = key(10, invalidates=("common_ngrams",))
-    """Boilerplate: an n-gram that more training rows have than this is left out of the comparison; null leaves none
-    out."""
+    """An n-gram of more training rows than this is boilerplate and not compared; `null`: none is boilerplate."""
     warn_share: Share = key(0.2, invalidates=())
-    """More than this share of a table filtered for one reason is reported, with three examples."""
+    """Warns, with three examples, if more of a table than this is filtered for one reason."""
     max_share: Share = key(0.8, invalidates=())
-    """More than this share of a table filtered for one reason stops the run; 1 lets it go on."""
+    """Stops the run if more of a table than this is filtered for one reason; 1 never stops."""
     max_chars: Count = 8000
     other_task: bool = key(True, invalidates=("expanded",))
     evaluation_sets: list[str] = key(default_factory=list, invalidates=("evaluation_sets",))
-    """Files whose instructions must not be trained on."""
+    """Files with instructions that must not be trained on."""
     functions: list[str] = Field(default_factory=list)
-    """`package:function`, each called with a row; returns a reason to drop it, or None."""
+    """`package:function`, each called with a row; returns a reason to filter it, or None."""
 
     @model_validator(mode="after")
     def _warns_before_it_stops(self) -> Filter:
         if self.warn_share > self.max_share:
             raise ValueError(
-                f"warn_share {self.warn_share:g} is above max_share {self.max_share:g}, which stops the run"
+                f"warn_share {self.warn_share:g} is above max_share {self.max_share:g}, so the run stops before it "
+                "warns: lower warn_share"
             )
         return self
 
 
 class Respond(Section):
-    """The teacher's answers to new instructions."""
+    """Teacher answers to new instructions."""
 
     samples: Count = 1
-    """Answers asked for; with more than one the judge keeps the best."""
+    """Answers per instruction; of several the judge keeps the best."""
     min_score: Annotated[float, Field(ge=1, le=10)] | None = None
-    """The judge gates new answers: below, the row is filtered."""
+    """Lowest judge score of a new answer; below it the row is filtered. `null`: new answers are not judged."""
 
     @property
     def scores(self) -> bool:
@@ -108,40 +109,43 @@ class Respond(Section):
 
 
 class Rewrite(Section):
-    """The task's style: one styled call, or an answer and then its rewriting (the paper's)."""
+    """Style of the task: one request with the style, or an answer and then its rewriting (as in the paper)."""
 
     mode: Literal["combined", "second_pass"] = "combined"
 
 
 class Mix(Section):
-    """The training set of a round."""
+    """Training set of a round."""
 
     unit: Literal["tokens", "pairs"] = "tokens"
+    """Unit of α and `size`; tokens are those of responses."""
     size: Count | None = None
-    """In `unit`s; empty takes as much as the pools give at α, which uses the smaller of them whole, `max_repeat` times:
-    in that pool the tasks are then as its rows are, not as their weights."""
+    """Units of the training set; `null` makes it as large as α allows. The smaller pool is then used whole, each row
+    `max_repeat` times, so its task shares are those of its rows. Example in pairs: 100 hard and 1,000 easy rows, α 0.5,
+    `max_repeat` 2 give 200 hard and 200 easy pairs."""
     max_repeat: Count = 2
+    """Most times that a row may be in the set."""
 
 
 class Lora(Section):
-    """Low-rank adapters (peft) are trained in the place of the weights; a checkpoint is a plain model all the same."""
+    """Low-rank adapters (peft), trained instead of all weights. They are merged on export: a checkpoint is a plain
+    model."""
 
     rank: Count = 16
     alpha: Count = 32
-    """The adapter's product counts `alpha / rank` times."""
+    """The adapter is scaled by `alpha / rank`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
-    """Linear modules that get an adapter, by the ends of their names (`q_proj`); `all-linear` is all but the output."""
+    """Linear modules with an adapter: a list of ends of names (`q_proj`), or all but the output (`all-linear`)."""
     between_rounds: Literal["merge", "continue"] = "merge"
-    """`merge`: each round begins a new adapter on the student of the round before, whose weights were rounded to
-    `train.precision`. `continue`: the adapter of the round before goes on, on the same base (kept in
-    `checkpoints/NN/adapter`)."""
+    """`merge`: each round begins a new adapter on the last student, rounded to `train.precision`. `continue`: rounds
+    train the same adapter on the same base (kept in `checkpoints/NN/adapter`)."""
 
     @field_validator("target_modules")
     @classmethod
     def _names_some(cls, modules: str | list[str]) -> str | list[str]:
         if not modules or not all(modules):
-            raise ValueError("name at least one module, none of them empty, or write all-linear")
+            raise ValueError("name at least one module, without empty names, or write all-linear")
         return modules
 
 
@@ -149,60 +153,62 @@ class Train(Section):
     """Fine-tuning by Ray Train and DeepSpeed."""
 
     initial_sft: Literal["auto", "on", "off"] = key("auto", invalidates=("sft_training", "sft_checkpoint"))
-    """Fine-tune on the seed data first; `auto`: a model without a chat template of its own."""
+    """Fine-tune on the seed data first; `auto` does so for a model without a chat template."""
     init_from: Literal["previous", "base"] = key("previous", invalidates=("packed",))
     data: Literal["current", "cumulative"] = key("current", invalidates=("packed",))
-    """`cumulative`: a round trains on its own mix and on those of all rounds before. The hard share is then that of all
-    these mixes together, not the round's α; a pair that several of them hold is trained on once for each, at places
-    that have nothing to do with one another."""
+    """`cumulative`: a round trains on the mixes of all rounds so far. The hard share is then that of all these mixes
+    together, not the round's α. A pair in several mixes is trained on once for each, at independent places."""
     initial_epochs: Count = key(1, invalidates=("sft_packed",))
     epochs: Count = key(1, invalidates=("packed",))
     sequence_length: Count = 2048
     packing: bool = True
-    """Several pairs a sequence, none of which sees another. False gives each pair a sequence of its own: for students
-    that cannot keep them apart (linear attention, convolutions), which training looks at and refuses."""
+    """Several pairs share a sequence, and none sees another. Training refuses students that cannot keep pairs apart
+    (linear attention, convolutions): set `false` for them, which gives each pair its own sequence."""
     over_length: Literal["filter", "truncate"] = "filter"
+    """What happens to a pair above `sequence_length`."""
     loss_mask: Literal["last", "all"] = "last"
-    """What of a conversation is in the loss: its response, or all answers of the assistant after the first question.
-    A conversation whose earlier answers the chat template rewrites (it drops their thinking) has its response alone."""
+    """Tokens in the loss: the response, or `all` answers of the assistant after the first question. If the chat
+    template rewrites earlier answers (drops their thoughts), the response alone."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
     round_learning_rate: Annotated[float, Field(gt=0)] | None = key(None, invalidates=("packed",))
-    """Peak learning rate of the rounds after the initial SFT; empty is `learning_rate`."""
+    """Peak learning rate of the rounds after the initial SFT; `null` is `learning_rate`."""
     warmup_ratio: Share = 0.03
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 is off."""
     global_batch_size: Count = 64
-    """Sequences an optimizer step, over all workers."""
+    """Sequences per optimizer step, over all workers; a multiple of `resources.train.replicas`."""
     micro_batch_size: Count = key(4, invalidates=())
+    """Sequences per forward pass of one worker."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """In bfloat16 stages 2 and 3 add up the gradients of micro-batches in 32 bits, 0 and 1 in 16."""
+    """DeepSpeed ZeRO stage. In bfloat16, 2 and 3 add up the gradients of micro-batches in 32 bits, 0 and 1 in 16."""
     gradient_checkpointing: bool = key(False, invalidates=())
     checkpoint_minutes: Annotated[float, Field(gt=0)] = key(10.0, invalidates=())
-    """A worker that dies costs at most this much training: the others wait for it and go on from the checkpoint."""
+    """Minutes between checkpoints: the most training time that a dead worker costs."""
     checkpoint_steps: Count | None = key(None, invalidates=())
-    """A checkpoint every so many optimizer steps, instead of by time."""
+    """Optimizer steps between checkpoints, instead of minutes."""
     checkpoints_kept: Count = key(2, invalidates=())
-    """Of a training that is not done: the latest, and beside it those with the lowest loss on the holdout (without one
-    the latest). The students of all rounds stay, in `checkpoints/`."""
+    """Checkpoints kept while a training runs: the latest, and those with the lowest loss on the holdout (without a
+    holdout the latest). The students of all rounds stay, in `checkpoints/`."""
     max_loss_rise: Annotated[float, Field(gt=0)] | None = key(3.0, invalidates=())
-    """Nats by which the mean loss of ten steps may rise above its lowest (before the tenth step: above the first loss)
-    before the run stops; null lets it."""
+    """The run stops if the mean loss of 10 steps rises by more nats above its lowest (before step 10: above the first
+    loss); `null` never stops."""
     max_failures: Annotated[int, Field(ge=0)] = key(3, invalidates=())
-    """Times the workers of one training may die before the run stops."""
+    """Deaths of workers in one training before the run stops."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn where training takes place. `sdpa` would
-    leave out the cap on Gemma 2's attention, for which it is refused; on CPUs it takes each packed conversation by
-    itself, on GPUs a mask hides the others."""
+    """`flash_attention_2` needs GPUs, bfloat16, and the package flash_attn on the workers. `sdpa` is refused for Gemma
+    2, as it would leave out the cap on its attention scores. On CPUs `sdpa` computes packed conversations one by one,
+    on GPUs together under a mask."""
     lora: Lora | None = None
-    """Empty trains every weight."""
+    """`null` trains all weights."""
 
     @model_validator(mode="after")
     def _one_base(self) -> Train:
         if self.lora is not None and self.lora.between_rounds == "continue" and self.init_from == "base":
             raise ValueError(
-                "lora.between_rounds continue has no adapter to go on from where init_from is base: set "
-                "train.init_from previous or train.lora.between_rounds merge"
+                "lora.between_rounds continue has no adapter to continue with init_from base: set train.init_from "
+                "previous or train.lora.between_rounds merge"
             )
         return self
 
@@ -210,7 +216,7 @@ class Train(Section):
     def _attention_takes_the_precision(self) -> Train:
         if self.attention == "flash_attention_2" and self.precision == "float32":
             raise ValueError(
-                "attention flash_attention_2 takes 16-bit floats alone: set train.precision bfloat16 or "
+                "attention flash_attention_2 takes only 16-bit floats: set train.precision bfloat16 or "
                 "train.attention sdpa"
             )
         return self
@@ -218,25 +224,25 @@ class Train(Section):
     @field_validator("initial_sft", mode="before")
     @classmethod
     def _on_and_off_of_yaml(cls, given: Any) -> Any:
-        """YAML reads a bare `on` or `off` as a truth value."""
+        """Turns true and false back into "on" and "off": YAML reads a bare `on` or `off` as a truth value."""
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
 
 
 class Evaluate(Section):
-    """The suites that the last student is measured on. To add one to a finished run, start it again."""
+    """Suites that measure the last student. To add one to a finished run, start the run again."""
 
     suites: list[str] = key(default_factory=lambda: ["holdout"], invalidates=())
-    """Registered suites or `package.module:Class`. No other output depends on them."""
+    """Registered suites or `package.module:Class`."""
 
     @field_validator("suites")
     @classmethod
     def _each_has_its_table(cls, suites: list[str]) -> list[str]:
         names = [name_of(suite) for suite in suites]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two suites have the name {doubled[0]}, which is that of their table: name each once")
+            raise ValueError(f"two suites have the name {doubled[0]}, so their tables would collide: name each once")
         return suites
 
 
 def name_of(suite: str) -> str:
-    """The name of a suite, and of its table: `holdout`, or `Capitals` of `my.suites:Capitals`."""
+    """Returns the name of a suite and of its table: `holdout`, or `Capitals` for `my.suites:Capitals`."""
     return suite.rpartition(":")[2]

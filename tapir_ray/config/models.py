@@ -1,4 +1,4 @@
-"""The models of a run and where they answer: student, teacher and judge."""
+"""Settings of the models of a run and of their engines: student, teacher and judge."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tapir_ray.data.thoughts import DEFAULT_MARKS
 from tapir_ray.errors.redaction import looks_like_a_key, secret_of
 
 SIMULATOR = "simulator"
-"""The `base_url` that names the simulator of the config."""
+"""Value of `base_url` that stands for the simulator of the config."""
 
 
 class Sampling(Section):
-    """Sampling parameters of a role; `null` leaves the engine's default."""
+    """Sampling parameters of a role."""
 
     temperature: Annotated[float, Field(ge=0.0)] = 0.0
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
@@ -28,7 +28,7 @@ class Sampling(Section):
 
 
 class CreateModel(Section):
-    """A small model made from its config on the spot (random weights), with a tokenizer trained on the seed data."""
+    """Small model with random weights, made from its config, and a tokenizer trained on the seed data."""
 
     hidden_size: Count = 128
     intermediate_size: Count = 512
@@ -37,7 +37,7 @@ class CreateModel(Section):
     vocab_size: Count = 2048
     max_length: Count = 512
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
-    """Standard deviation of the random weights; a very small student learns faster from larger ones (0.07)."""
+    """Standard deviation of the random weights; a very small student learns faster with 0.07."""
 
     @model_validator(mode="after")
     def _divisible(self) -> CreateModel:
@@ -47,11 +47,12 @@ class CreateModel(Section):
 
 
 class Limits(Section):
-    """What may be asked of an endpoint, over all workers of the cluster; `null` is no limit."""
+    """Limits of an endpoint, over all workers of the cluster; `null` is no limit."""
 
     requests_per_minute: Count | None = None
     tokens_per_minute: Count | None = None
     in_flight: Count = 64
+    """Most requests at once."""
 
 
 def _two_marks(mark: tuple[str, str]) -> tuple[str, str]:
@@ -61,53 +62,55 @@ def _two_marks(mark: tuple[str, str]) -> tuple[str, str]:
 
 
 Marks = list[Annotated[tuple[str, str], AfterValidator(_two_marks)]]
-"""What opens and what closes thoughts, as `[open, close]`."""
+"""Pairs of texts around thoughts, as `[open, close]`."""
 
 
 class Batch(Section):
-    """How requests become batches of a provider's batch API."""
+    """Batches of requests to a provider's batch API."""
 
     size: Count = 10_000
-    """Requests that may wait at once, over all workers, and that a batch has at most."""
+    """Most requests that may wait at once, over all workers; also the most in a batch."""
     max_requests: Count = 50_000
-    """A batch is submitted as soon as it has so many requests; OpenAI takes 50,000."""
+    """A batch is submitted at this number of requests; OpenAI takes 50,000."""
     max_bytes: Count = 200_000_000
-    """Or as soon as its file would be larger; OpenAI takes 200 MB. A request that is larger by itself fails its row."""
+    """A batch is submitted before its file is larger; OpenAI takes 200 MB. A larger single request fails its row."""
     window_s: Annotated[float, Field(gt=0)] = 10.0
-    """A batch is submitted when no request has come for so long."""
+    """A batch is submitted if no request has come for this many seconds."""
     poll_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between two looks at a submitted batch."""
     price_factor: Annotated[float, Field(ge=0)] = 0.5
+    """Price of a batched request, as a share of the normal price."""
 
 
 class Endpoint(Section):
-    """A model and the engine that answers for it (docs/engines.md)."""
+    """Model and the engine that answers for it (docs/engines.md)."""
 
     engine: EngineName = OPENAI.name
     model: str = "gpt-4.1"
     base_url: str | None = key(None, invalidates=())
-    """`simulator` names the simulator of this config; empty is the client's default."""
+    """URL of the endpoint; `null` is OpenAI, `simulator` the simulator of this config."""
     api_key_env: str | None = key("OPENAI_API_KEY", invalidates=())
-    """Name of the environment variable with the key; null sends none."""
+    """Name of the environment variable with the API key; `null` sends none."""
     sampling: Sampling = Sampling(temperature=0.0, max_tokens=1024)
     max_completion_tokens: Count | None = None
-    """Sent instead of `max_tokens` where a model wants it so (reasoning models)."""
+    """Sent instead of `sampling.max_tokens`, for models that require it (reasoning models)."""
     reasoning: Literal["drop", "keep"] = "drop"
-    """Whether the thoughts before an answer are stored with it."""
+    """`keep` stores the thoughts before an answer in the column `reasoning`."""
     thinking_marks: Marks = Field(default_factory=lambda: list(DEFAULT_MARKS))
-    """What opens and what closes thoughts in a reply, as `[open, close]`; thoughts are cut off at its beginning only.
-    An empty list leaves every reply as it is. Give it where a reply may begin with one of the default marks as part of
-    its answer, or where a model has marks of its own."""
+    """Texts around thoughts, as `[[open, close]]`. Thoughts are removed only from the beginning of a reply. `[]` leaves
+    every reply as it is. Set it for a model with other marks, or if answers may begin with a default mark."""
     finish_reasons: dict[str, Literal["stop", "length", "content_filter", "error"]] = Field(default_factory=dict)
-    """What the endpoint's own words for the end of a reply mean: a whole answer (`stop`), one that is cut off
-    (`length`), filtered (`content_filter`) or to be asked for again (`error`). The key "" is for replies that give no
-    finish_reason. The common words of providers are known."""
+    """Meaning of finish reasons that only this endpoint uses: whole answer (`stop`), cut off (`length`), filtered
+    (`content_filter`) or to be asked again (`error`). The key "" is for replies without a finish_reason. Those of the
+    common providers are known."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Fields to add to every request."""
     timeout_s: Annotated[float, Field(gt=0)] = key(120.0, invalidates=())
     max_attempts: Count = key(6, invalidates=())
+    """Attempts of a request before its row fails."""
     limits: Limits = key(Limits(), invalidates=())
     price: Price | None = key(None, invalidates=())
-    """Empty is the price in the installed version of `genai-prices`, for the providers and models in it; a price of 0
-    is a free endpoint."""
+    """`null` is the list price of the installed version of `genai-prices`; 0 is a free endpoint."""
     batch: Batch = key(Batch(), invalidates=())
     max_model_len: Count = 4096
     trust_remote_code: bool = False
@@ -131,25 +134,25 @@ class Endpoint(Section):
     @classmethod
     def _no_stream(cls, extra_body: dict[str, Any]) -> dict[str, Any]:
         if extra_body.get("stream"):
-            raise ValueError("stream has no use here, as replies are read when they are whole; leave it out")
+            raise ValueError("stream is not supported, as replies are read whole; leave it out")
         return extra_body
 
     @property
     def spec(self) -> EngineSpec:
-        """Returns what is known of the engine."""
+        """Spec of the engine."""
         return spec_of(self.engine)
 
     @property
     def has_provider(self) -> bool:
-        """Whether a provider answers, which may charge for it and change the model; not the run's own engine, nor the
+        """Whether a provider answers, who may charge for it and change the model. Not the run's own engine, nor the
         simulator."""
         return self.spec.paid and self.base_url != SIMULATOR
 
     @property
     def known_price(self) -> Price | None:
-        """What the model costs: as given, nothing where it has no provider, or as listed; else None.
+        """Price of the model: `price` if given, 0 without a provider, else the list price; None if it is not listed.
 
-        A batch has its `price_factor` of that.
+        For a batch API, multiplied by `batch.price_factor`.
         """
         if self.price is None and not self.has_provider:
             return Price()
@@ -164,40 +167,41 @@ class Endpoint(Section):
 
 
 class Student(Section):
-    """The model that learns: a HF name or folder (`model`), or one made on the spot (`create`)."""
+    """Model that is trained: a Hugging Face name or folder (`model`), or one made from its config (`create`)."""
 
     engine: EngineName = key(VLLM.name, invalidates=("scored", "evaluation"))
     model: str | None = None
     revision: str | None = None
     create: CreateModel | None = None
     endpoint: Endpoint | None = key(None, invalidates=("scored", "evaluation"))
-    """Of an engine that is not the run's own (`openai`): where the student answers. It stays the same over the rounds,
-    whatever is trained here."""
+    """Endpoint where the student answers, for an engine outside the run (`openai`). Its model stays the same over the
+    rounds: the run does not update it."""
     chat_template: str | None = None
-    """Name of a shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
+    """Shipped template (`plain`, `chatml`, `llama2`, `vicuna`) or a file, for a model without one."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     trust_remote_code: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: Count = 2048
     sampling: Sampling = key(Sampling(), invalidates=("scored", "evaluation"))
     thinking_marks: Marks = Field(default_factory=lambda: list(DEFAULT_MARKS))
-    """As of the teacher, for a student that is run here. Its thoughts are not judged; if `sampling.max_tokens` ends
-    them the row fails. Many templates let it answer at once by `chat_template_kwargs: {enable_thinking: false}`."""
+    """Texts around thoughts, as for the teacher, for a student that runs here. Thoughts are not judged; a row fails if
+    `sampling.max_tokens` ends them. Many templates turn them off: `chat_template_kwargs: {enable_thinking: false}`."""
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Passed to vLLM as they are; `max_num_seqs` and `max_num_batched_tokens` are those of `vllm.LLM` unless given."""
+    """Passed to vLLM; `max_num_seqs` and `max_num_batched_tokens` default to those of `vllm.LLM`."""
     batch_size: Count = key(64, invalidates=())
+    """Rows that go to the engine together."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Student:
         if self.model is not None and self.create is not None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         if not self.spec.student:
-            raise ValueError(f"student.engine {self.engine} answers for no student; set {_for_students()}")
+            raise ValueError(f"student.engine {self.engine} cannot be used for the student; set {_for_students()}")
         if self.spec.local == (self.endpoint is not None):
-            needed = "runs the student here and needs no" if self.spec.local else "needs"
+            needed = "runs the student here and takes no" if self.spec.local else "needs"
             raise ValueError(f"student.engine {self.engine} {needed} student.endpoint")
         if self.endpoint is not None and self.endpoint.engine != self.engine:
-            raise ValueError(f"student.endpoint.engine must be {self.engine}, as student.engine is")
+            raise ValueError(f"student.endpoint.engine must be {self.engine}, the same as student.engine")
         if self.endpoint is not None and self.thinking_marks != list(DEFAULT_MARKS):
             raise ValueError(
                 "student.thinking_marks has no effect with an endpoint; set student.endpoint.thinking_marks"
@@ -209,7 +213,7 @@ class Student(Section):
 
     @property
     def spec(self) -> EngineSpec:
-        """Returns what is known of the engine."""
+        """Spec of the engine."""
         return spec_of(self.engine)
 
 
@@ -218,38 +222,39 @@ def _for_students() -> str:
 
 
 def _is_default(key: str, value: Any) -> bool:
-    # Compared as YAML and JSON hold them, which know no tuples.
+    # A value from YAML or JSON has lists, a default may have tuples.
     return bool(to_jsonable_python(value) == to_jsonable_python(default_of(Endpoint, key)))
 
 
 class Judge(Endpoint):
-    """Who scores answers; the teacher, unless `model`, `engine` or `base_url` is given."""
+    """Judge of answers; the teacher unless `model`, `engine` or `base_url` is given."""
 
     same_as: Literal["teacher"] | None = None
     """`teacher` shares the teacher's endpoint, limits and price; the judge has its own `sampling`."""
     mode: Literal["pairwise", "pointwise"] = "pairwise"
+    """`pairwise` shows both answers in one request, `pointwise` each in its own."""
     both_orders: bool = True
+    """Ask in both orders of the answers, and average the scores."""
     parse_attempts: Count = 3
-    """Times an unparseable reply is asked for again before the row fails."""
+    """Requests before a row without readable scores fails."""
     structured: Literal["auto", "on", "off"] = "auto"
-    """Whether the judge is asked for JSON by a schema (`response_format`), which leaves few replies without scores.
-    `auto` asks in plain text once the endpoint refuses it; with `on` the row fails then. A `response_format` in
-    `extra_body` takes its place."""
+    """Ask for JSON by a schema (`response_format`), which leaves few replies without scores. If the endpoint refuses
+    it, `auto` asks in plain text from then on and `on` fails the row. A `response_format` in `extra_body` wins."""
     repeat_share: Share = 0.05
-    """Share of the scored rows that is judged twice, to report the noise σ against the threshold."""
+    """Share of the rows that is judged twice, to measure the noise σ."""
     repeat_temperature: Annotated[float, Field(ge=0)] = 0.7
     """Temperature of the second judging, if the judge's own is lower: at 0 an endpoint repeats its reply, whatever the
     seed. σ is then an upper bound of the noise at the judge's own temperature. With 0 for both, σ is not measured."""
     verifiers: list[str] = key(invalidates=("scored", "evaluation"), default_factory=list)
-    """Registered verifiers or `package:function` (docs/measures.md): the first that can grade both answers of a row
-    scores it, and the judge is not asked."""
+    """Registered verifiers or `package:function` (docs/measures.md). The first that grades both answers of a row scores
+    it, and the judge is not asked."""
     min_teacher_score: Annotated[float, Field(ge=1, le=10)] = 4.0
-    """A teacher answer scored below makes the row unreliable: in neither pool."""
+    """A row whose teacher answer scores below is unreliable and in neither pool."""
 
     def repeated_at(self, endpoint: Endpoint) -> float:
-        """The temperature that `endpoint`, the judge's, judges a row a second time at. At 0 its replies cannot differ.
+        """Returns the temperature of the second judging by `endpoint`, the judge's. At 0 the replies cannot differ.
 
-        A temperature in `extra_body` wins; one that is null there leaves the provider's own.
+        A temperature in `extra_body` wins; `null` there is the provider's own, counted as 1.
         """
         asked = endpoint.extra_body.get("temperature", max(self.repeat_temperature, endpoint.sampling.temperature))
         return 1.0 if asked is None else float(asked)
@@ -257,7 +262,7 @@ class Judge(Endpoint):
     @field_validator("structured", mode="before")
     @classmethod
     def _on_and_off_of_yaml(cls, given: Any) -> Any:
-        """YAML reads a bare `on` or `off` as a truth value."""
+        """Turns true and false back into "on" and "off": YAML reads a bare `on` or `off` as a truth value."""
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
 
     @model_validator(mode="before")

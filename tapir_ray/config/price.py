@@ -1,4 +1,4 @@
-"""What the tokens of a model cost."""
+"""Prices of a model's tokens and requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class PriceTier(Section):
-    """US dollars per million tokens of requests with more than `above` input tokens; all their tokens cost this."""
+    """US dollars per million tokens of a request with more than `above` input tokens, for all its tokens."""
 
     above: Count
     input: Dollars
@@ -26,17 +26,17 @@ class Price(Section):
 
     input: Dollars = 0.0
     cached_input: Dollars | None = None
-    """Empty is the price of `input`."""
+    """`null` is the price of `input`."""
     output: Dollars = 0.0
     reasoning: Dollars | None = None
-    """Empty is the price of `output`."""
+    """`null` is the price of `output`."""
     request: Dollars = 0.0
     """US dollars for each request."""
     tiers: list[PriceTier] = Field(default_factory=list)
-    """Other prices of long requests, such as above 200,000 input tokens; the tier with the highest `above` counts."""
+    """Other prices of long requests, such as above 200,000 input tokens. The highest `above` that is passed counts."""
 
     def at(self, input_tokens: int) -> Price:
-        """The price of a request of so many input tokens, without tiers."""
+        """Returns the price, without tiers, of a request with this number of input tokens."""
         tier = max(
             (tier for tier in self.tiers if input_tokens > tier.above), key=lambda tier: tier.above, default=None
         )
@@ -45,8 +45,10 @@ class Price(Section):
         return Price(**tier.model_dump(exclude={"above"}), request=self.request)
 
     def dearest(self, input_tokens: int = 0) -> Price:
-        """The most that a token can cost in a request of up to so many input tokens; neither a cache nor reasoning is
-        known beforehand."""
+        """Returns the highest price in a request of up to this number of input tokens.
+
+        Whether tokens are cached or reasoning is not known beforehand, so the dearest kind counts.
+        """
         possible = [self.at(0), *(self.at(tier.above + 1) for tier in self.tiers if input_tokens > tier.above)]
         return Price(
             input=max(max(price.input, price.cached_input or 0.0) for price in possible),
@@ -55,7 +57,7 @@ class Price(Section):
         )
 
     def times(self, factor: float) -> Price:
-        """A share of the price, such as that of a batch."""
+        """Returns all prices multiplied by `factor`, such as 0.5 for a batch."""
 
         def scaled(prices: dict[str, Any]) -> dict[str, Any]:
             return {

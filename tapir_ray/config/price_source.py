@@ -1,4 +1,4 @@
-"""Where the prices of a run come from, in a sentence for `tapir check` and the card of a dataset."""
+"""Names the source of a run's prices, in a phrase for `tapir check` and the card of a dataset."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from tapir_ray.config import Config, prices
 
 
 def priced_by(config: Config) -> str | None:
-    """Which roles have a list price, of which list and day; None if the config prices all of them or none has a price.
+    """Returns the roles with a list price, and the list with its date; None if no role has a list price.
 
-    Models that are served here or simulated cost nothing.
+    Models that the run serves or simulates cost nothing and need none.
     """
     listed = [
         key

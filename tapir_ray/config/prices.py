@@ -1,8 +1,8 @@
-"""What models cost at their providers, for a config that names no price: the list of the package `genai-prices`.
+"""List prices of models at their providers, from the package `genai-prices`, for a config without a price.
 
 known = listed_price("gpt-4.1-2025-04-14", base_url=None)        # {"input": 2.0, "cached_input": 0.5, "output": 8.0}
 
-The list is the one that is installed; nothing is fetched.
+Reads the installed list and fetches nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice
 
 _DATE = re.compile(r"[-@_](?:20\d\d-?[01]\d-?[0-3]\d|2[0-9](?:0[1-9]|1[0-2])|(?:0[1-9]|1[0-2])[0-3]\d)(?=$|[-_:])")
-"""2025-04-14, 20250414, 2411 (a year and a month) or 0613 (a month and a day), as the providers write them."""
+"""Dates in model names as providers write them: 2025-04-14, 20250414, 2411 (year, month) or 0613 (month, day)."""
 DEFAULT_URL = "https://api.openai.com/v1"
 _NAMES = {
     "input": "input_mtok",
@@ -25,19 +25,20 @@ _NAMES = {
     "output": "output_mtok",
     "reasoning": "output_reasoning_mtok",
 }
-"""Our names of prices for a million tokens, and the package's."""
+"""Names of `config.Price` to the names in the package; both are prices of a million tokens."""
 
 
 @functools.cache
 def listed_price(model: str, base_url: str | None) -> dict[str, Any] | None:
-    """The list price of a model at its provider today, as the fields of `config.Price`; None for what is not listed.
+    """Returns today's list price of a model as the fields of `config.Price`; None if it is not listed.
 
-    The provider is that of `base_url`. A model may be written with the provider before it (`openai/gpt-4o`) and with
-    its date. Of prices that change over the day the highest counts.
+    `base_url` decides the provider. A model may have its provider in front (`openai/gpt-4o`) and a date at its end. Of
+    prices that change over the day the highest counts.
     """
     found = _find(model, base_url or DEFAULT_URL)
     if found is None:
         return None
+    # Some providers are cheaper at night. A budget must also hold for a run by day.
     hours = [found.get_prices(datetime.combine(_today(), time(hour), UTC)) for hour in range(24)]
     prices = [_fields(price) for price in hours]
     known = [price for price in prices if price is not None]
@@ -47,13 +48,13 @@ def listed_price(model: str, base_url: str | None) -> dict[str, Any] | None:
 
 
 def source() -> str:
-    """The list's name, version and newest price, for a message."""
-    return f"genai-prices {version('genai-prices')}, whose newest price is of {newest().isoformat()}"
+    """Returns the name and version of the list and the date of its newest price, for a message."""
+    return f"genai-prices {version('genai-prices')} (newest price {newest().isoformat()})"
 
 
 @functools.cache
 def newest() -> date:
-    """The latest day up to today on which a price of the list began to hold."""
+    """Returns the latest day, up to today, from which a price of the list is valid."""
     from genai_prices import data_snapshot
 
     starts = (
@@ -67,12 +68,12 @@ def newest() -> date:
 
 
 def is_pinned(model: str) -> bool:
-    """Whether a model's name has a date, so that its provider does not put another model behind it."""
+    """Whether a model's name has a date, so that its provider does not replace the model behind it."""
     return _DATE.search(model) is not None
 
 
 def _find(model: str, base_url: str) -> ModelInfo | None:
-    # The import takes a third of a second, which most configs need not wait for.
+    # The import takes a third of a second, and most configs do not need it.
     from genai_prices import data_snapshot
 
     snapshot = data_snapshot.get_snapshot()
@@ -86,7 +87,7 @@ def _find(model: str, base_url: str) -> ModelInfo | None:
 
 
 def _fields(price: ModelPrice) -> dict[str, Any] | None:
-    """A price of the package as the fields of `config.Price`; None if text has no price for input or for output."""
+    """Returns a price of the package as the fields of `config.Price`; None without a price of input or output text."""
     values = {name: value for name, key in _NAMES.items() if (value := getattr(price, key, None)) is not None}
     if not {"input", "output"} <= values.keys():
         return None
@@ -102,7 +103,7 @@ def _fields(price: ModelPrice) -> dict[str, Any] | None:
 
 
 def _at(price: Any, input_tokens: int) -> float:
-    """The price of a token in a request of so many input tokens."""
+    """Returns the price of a million tokens in a request with this number of input tokens."""
     value = getattr(price, "base", price)
     for tier in getattr(price, "tiers", []):
         if input_tokens > tier.start:

@@ -1,4 +1,4 @@
-"""What `tapir regenerate` does to a dataset, and which of it does not go together."""
+"""Settings of `tapir regenerate`, and the combinations that are refused."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from tapir_ray.config.section import Count, Section, key
 
 Operation = Literal["filter", "decontaminate", "classify", "rebalance", "answer", "rewrite", "judge"]
 MOST_ROWS = 1_000_000
-"""Of a shard: the keys of its finished rows lie in one task's memory when it is continued."""
+"""Most rows of a shard: a task that continues a shard holds the keys of its finished rows in memory."""
 
 
 class Shards(Section):
-    """How the dataset is cut. A shard is a table of its own: there, or continued where it was stopped."""
+    """Shards of the dataset. Each is a table of its own, and a stopped one is continued."""
 
     rows: Annotated[int, Field(ge=1, le=MOST_ROWS)] = MOST_ROWS
-    """Rows of a shard at most; all but the last have as many."""
+    """Rows of a shard; the last one may have fewer."""
     at_once: Count = key(4, invalidates=())
-    """Shards that go through one pipeline, so that its workers and engines start once for all of them; each worker that
-    asks has 200 bytes in memory of each of their replies."""
+    """Shards of one pipeline, which share its workers and engines. Each worker that sends requests holds 200 bytes of
+    memory for each reply."""
 
 
 class Regenerate(Section):
-    """A dataset produced anew, without training; always done in the order of the operations below.
+    """Regeneration of a dataset, without training. Operations run in this order, whatever their order in the config:
 
-    `filter`: the rows that fail the section `filter`, and near-duplicates. `decontaminate`: what overlaps with
-    `filter.evaluation_sets`. `classify`: a task for every row, by `classify`. `rebalance`: `balanced_rows` rows, by the
-    task weights of `curriculum`. `answer`: the teacher writes answers, which ones says `seed_data.responses` (`fill` or
-    `replace`). `rewrite`: answers in the style of the task, new ones as `rewrite.mode` says, the file's own rewritten.
-    `judge`: of the file's answer and the teacher's the better is kept.
+    - `filter`: removes rows that fail the section `filter`, and near-duplicates.
+    - `decontaminate`: removes rows that share text with `filter.evaluation_sets`.
+    - `classify`: gives each row a task, by the section `classify`.
+    - `rebalance`: keeps `balanced_rows` rows, by the task weights of `curriculum`.
+    - `answer`: the teacher answers rows without an answer, or all (`seed_data.responses`: `fill` or `replace`).
+    - `rewrite`: gives answers the style of the task: new ones by `rewrite.mode`, the file's own by a rewriting.
+    - `judge`: keeps the better of the file's answer and the teacher's.
     """
 
     operations: Annotated[list[Operation], Field(min_length=1)]
     balanced_rows: Count | None = None
-    """Rows that `rebalance` leaves; tasks that have too few for their weight give all they have."""
+    """Rows that `rebalance` keeps; a task with too few rows for its weight gives all it has."""
     shards: Shards = Shards()
 
     @model_validator(mode="after")
@@ -49,10 +51,11 @@ class Regenerate(Section):
         return self
 
     def does(self, operation: Operation) -> bool:
+        """Whether an operation is configured."""
         return operation in self.operations
 
     def asks(self, classify: Classify) -> bool:
-        """Whether anything is asked of the teacher or the judge."""
+        """Whether the teacher or the judge gets requests."""
         by_teacher = self.does("classify") and classify.by == "teacher"
         return by_teacher or self.answers or self.does("judge")
 
@@ -62,7 +65,7 @@ class Regenerate(Section):
         return self.does("answer") or self.does("rewrite")
 
     def refuse(self, seed_data: SeedData, classify: Classify, curriculum: Curriculum, filter: Filter) -> None:
-        """Raises ValueError, which names the keys, where the operations do not go with the other sections."""
+        """Raises ValueError, naming the keys, if the operations contradict other sections."""
         self._refuse_tasks(classify, curriculum)
         if self.does("answer") == (seed_data.responses == "keep"):
             raise ValueError(
@@ -77,7 +80,7 @@ class Regenerate(Section):
             )
         if self.does("decontaminate") != bool(filter.evaluation_sets):
             raise ValueError(
-                "the operation decontaminate needs filter.evaluation_sets, files whose instructions are left out"
+                "the operation decontaminate needs filter.evaluation_sets: files with the instructions to remove"
                 if self.does("decontaminate")
                 else "filter.evaluation_sets has no effect without the operation decontaminate"
             )
@@ -92,16 +95,18 @@ class Regenerate(Section):
             )
         if classify.by == "deberta" and classify.label_rows:
             raise ValueError(
-                "regenerate trains no classifier: make one by `tapir classifier train`, name it in classify.model and "
+                "regenerate trains no classifier: train one by `tapir classifier train`, name it in classify.model and "
                 "set classify.label_rows: 0"
             )
         for operation in self.operations:
             if operation in ("rebalance", "rewrite") and not labels and classify.by != "column":
                 raise ValueError(
-                    f"the operation {operation} needs the tasks: add the operation classify, or name "
-                    "seed_data.task_column with classify.by column"
+                    f"the operation {operation} needs the task of each row: add the operation classify, or set "
+                    "seed_data.task_column and classify.by column"
                 )
         if self.does("rebalance") != (self.balanced_rows is not None):
             raise ValueError("regenerate.balanced_rows and the operation rebalance go together: give both or neither")
         if self.does("rebalance") and curriculum.tasks == "seed":
-            raise ValueError("curriculum.tasks seed weighs the tasks as they are: name other weights, or no rebalance")
+            raise ValueError(
+                "curriculum.tasks seed keeps the task shares as they are: set other weights, or remove rebalance"
+            )

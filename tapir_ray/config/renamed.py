@@ -1,4 +1,4 @@
-"""Names that config keys had in 0.1, for the errors that name the new ones.
+"""Config keys of 0.1 that have a new name, for error messages.
 
 RENAMED["train.warmup_share"]                        # "train.warmup_ratio"
 old_key({"resources": {"stage_cpus": 0.1}})          # "resources.stage_cpus"
@@ -20,11 +20,11 @@ RENAMED = {
     "train.turns": "train.loss_mask",
     "train.warmup_share": "train.warmup_ratio",
 }
-"""Old key to new key. The value `train.over_length: cut` became `truncate`."""
+"""New key by old key. The value `train.over_length: cut` became `truncate`."""
 
 
 def old_key(content: Any) -> str | None:
-    """Returns the first key of 0.1 that the nested mappings of a config hold, or None."""
+    """Returns the first key of 0.1 in the nested mappings of a config, or None."""
     for key in RENAMED:
         section, name = key.split(".")
         if isinstance(content, dict) and isinstance(content.get(section), dict) and name in content[section]:

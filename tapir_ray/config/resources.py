@@ -1,4 +1,4 @@
-"""What a run may use: machines, prompts, the cache of replies, money."""
+"""Settings of resources: CPUs and GPUs, prompts, the cache of replies, the budget."""
 
 from __future__ import annotations
 
@@ -10,72 +10,80 @@ from tapir_ray.config.section import Count, Section
 
 
 class Replicas(Section):
-    """Resources of one kind of worker."""
+    """Resources of the engines or workers of one role."""
 
     replicas: Count = 1
-    """Workers, or engines, at most."""
+    """Most engines, or workers."""
     min_replicas: Count | None = None
-    """Of engines and classifier: they begin with so many, more come while there is work and room; empty is
-    `replicas`."""
+    """Engines to begin with; more start while there is work and capacity. `null` is `replicas`. Not for `train`."""
     cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs of each."""
     gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of each; below 1, several share a GPU."""
     tensor_parallel: Count = 1
-    """GPUs over which an engine is spread, all on one node; each has `cpus` and `gpus`."""
+    """GPUs of one engine, all on one node; each claims `cpus` and `gpus`. Not for `classifier` and `train`."""
     accelerator_type: str | None = None
-    """Ray's name of a kind of GPU, such as L4 or A100; empty is any."""
+    """GPU type by Ray's name, such as L4 or A100; `null` is any."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Replicas:
         if self.fewest > self.replicas:
             raise ValueError(f"min_replicas {self.min_replicas} is above replicas {self.replicas}")
         if self.accelerator_type is not None and not self.gpus:
-            raise ValueError(f"accelerator_type {self.accelerator_type} needs gpus, which are 0")
+            raise ValueError(f"accelerator_type {self.accelerator_type} needs gpus above 0")
         return self
 
     @property
     def fewest(self) -> int:
-        """Replicas without which a stage does not begin."""
+        """Replicas that a stage needs to begin."""
         return self.replicas if self.min_replicas is None else self.min_replicas
 
 
 class Resources(Section):
-    """What each part claims of the cluster. The same file with other `resources` runs elsewhere."""
+    """Resources that the parts of a run claim. The same config with other `resources` runs on other machines."""
 
     cpus: Count | None = None
-    """CPUs Ray is told of when it is started here; empty is what the machine has."""
+    """CPUs of a Ray that the run starts; `null` is the number of the machine."""
     object_store_gb: Annotated[float, Field(gt=0)] | None = None
+    """Object store of that Ray, in GB."""
     transform_cpus: Annotated[float, Field(gt=0)] = 0.1
-    """CPUs each plain stage task claims; small, so that a pipeline fits a small machine."""
+    """CPUs of each task of a plain transform; small, so that a pipeline fits on a small machine."""
     rows_per_block: Count = 64
-    """Rows that are written together by the stages that ask models: what a stop can lose of each."""
+    """Rows that stages with models write together: a stop loses at most these of each stage."""
     request_workers: Count = 1
-    """Actors that send requests to endpoints."""
+    """Actors that send requests."""
     student: Replicas = Replicas()
     teacher: Replicas = Replicas()
     judge: Replicas = Replicas()
     classifier: Replicas = Replicas(cpus=0.5)
     train: Replicas = Replicas()
     stall_after_s: Annotated[float, Field(gt=0)] = 300.0
-    """After so long without a row it is said which stage that is, and which operator of its pipeline waits."""
+    """Seconds without a row before the run reports the stage and the operator of its pipeline that waits."""
     no_progress_timeout_s: Annotated[float, Field(gt=0)] = 900.0
-    """A stage in which nothing has happened for so long is given up."""
+    """Seconds without any progress before the stage ends the run."""
     lost_node_patience_s: Annotated[float, Field(ge=0)] = 60.0
-    """How long a cluster may have too little for the run, after it lost nodes, before the run stops."""
+    """Seconds that a cluster may have too few resources, after it lost nodes, before the run stops."""
 
 
 class Prompts(Section):
+    """Prompts of the user."""
+
     dir: str | None = None
-    """A folder whose files replace the shipped prompts of the same name."""
+    """Folder whose files replace the shipped prompts of the same name."""
 
 
 class Cache(Section):
-    """Replies are kept, and the same request is not paid for twice."""
+    """Cache of replies, so that no request is paid for twice."""
 
     enabled: bool = True
     dir: str | None = None
-    """Folder or URI that several runs may share; empty is `cache` in the run's own."""
+    """Folder or URI that several runs may share; `null` is `RUN/cache`."""
 
 
 class Budget(Section):
+    """Limits of spending, over all starts of the run; `null` is no limit."""
+
     max_cost: Annotated[float, Field(gt=0)] | None = None
+    """US dollars."""
     max_tokens: Count | None = None
+    """Input and output tokens."""

@@ -1,7 +1,7 @@
-"""The base class of every part of the configuration, and how a field declares what its value enters.
+"""Base class of config sections, and fields that declare the outputs their values change.
 
 class Filter(Section):
-    max_chars: Count = key(8000, invalidates=("checked",))      # changed, `checked` is made again with what follows
+    max_chars: Count = key(8000, invalidates=("checked",))      # a change makes `checked` and later outputs stale
     warn_share: Share = key(0.2, invalidates=())                # only speed or messages: no result depends on it
 """
 
@@ -21,26 +21,27 @@ INVALIDATES = "invalidates"
 
 
 def key(default: Any = ..., *, invalidates: Iterable[str], **arguments: Any) -> Any:
-    """A field of a section, with the outputs of a run that its value enters directly.
+    """Field of a section, with the outputs of a run that depend directly on its value.
 
-    `invalidates` names fields of the method's layout (`run/layout.py`), or `summary` for the summary alone, which every
-    start writes again; () says that no result depends on the value. A field without any has those of the field that
-    holds its section, so that `Endpoint` has others as `teacher` than as `judge`. `arguments` are those of pydantic's
-    `Field`.
+    `invalidates` names fields of the method's layout (`run/layout.py`), or `summary`, which every start writes again.
+    () means that no result depends on the value. A field without `key` takes the outputs of the field that holds its
+    section, so keys of `Endpoint` invalidate other outputs in `teacher` than in `judge`. `arguments` are those of
+    pydantic's `Field`.
     """
+    # Pydantic refuses a default next to a default_factory.
     given = () if "default_factory" in arguments else (default,)
     return Field(*given, json_schema_extra={INVALIDATES: list(invalidates)}, **arguments)
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused and nothing changes after loading."""
+    """Section of the configuration: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Pydantic takes `true` for 1, and YAML takes `on` and `yes` for `true`."""
+        """Refuses true and false for a number: pydantic reads `true` as 1, and YAML reads `on` and `yes` as `true`."""
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if any(isinstance(one, bool) for one in values) and _is_number(
             cls.model_fields[str(info.field_name)].annotation
@@ -50,13 +51,13 @@ class Section(BaseModel):
 
 
 def default_of(section: type[Section], key: str) -> Any:
-    """A key's default as plain values."""
+    """Returns the default of a key as plain JSON values."""
     value = section.model_fields[key].get_default(call_default_factory=True)
     return value.model_dump(mode="json") if isinstance(value, Section) else value
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether an annotation, or what its mapping or list holds, takes numbers and no truth values."""
+    """Whether an annotation, or the values of its mapping or list, takes numbers but no truth values."""
     kinds, found = [annotation], set()
     while kinds:
         kind = kinds.pop()

@@ -1,10 +1,10 @@
-"""Strict reading of YAML: one UTF-8 document, no key twice, no value that means something else than it looks like.
+"""Reads YAML strictly: one UTF-8 document, no key twice, no value that does not mean what it looks like.
 
     content = read_yaml(Path("mine.yaml").read_bytes(), "mine.yaml").value
 
 Differs from YAML 1.1, which PyYAML follows, in these points:
 
-- `1e-2`, `5E3` and `0o17` are numbers (YAML 1.1 takes them for text).
+- `1e-2`, `5E3` and `0o17` are numbers (YAML 1.1 reads them as text).
 - `2024-01-01` is text (not a date), and so is every key (`yes: 1` has the key "yes").
 - `0777` (octal), `12:30` (750, base 60), `.inf` and `.nan` are refused.
 - A key that is given twice, an explicit tag such as `!!binary`, and an alias inside its own anchor are refused.
@@ -27,7 +27,7 @@ NULL, BOOL, INT, FLOAT, TEXT, MERGE = (f"{_TAG}{name}" for name in ("null", "boo
 SEQUENCE, MAPPING = f"{_TAG}seq", f"{_TAG}map"
 AMBIGUOUS = "!ambiguous"
 MOST_VALUES = 200_000
-"""Values of a file; aliases of aliases could otherwise fill the memory from a few lines."""
+"""Most values of a document: aliases of aliases could otherwise fill the memory from a few lines."""
 
 _INT = r"[-+]?(?:0|[1-9][0-9]*(?:_[0-9]+)*|0b[01]+|0o[0-7]+|0x[0-9a-fA-F]+)"
 _DIGITS = r"[0-9]+(?:_[0-9]+)*"
@@ -39,16 +39,16 @@ _TRUE = ("yes", "true", "on")
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes, with the tags of the plain values as this module has them."""
+    """Composes nodes; the patterns below give plain values their tags."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - as PyYAML declares it
 
 
 class Dumper(yaml.SafeDumper):
-    """Puts quotes around text that `read_yaml` would take for something else."""
+    """Writes YAML, with quotes around text that `read_yaml` would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal sections out instead of as aliases, which are harder to edit."""
+        """Writes equal sections out in full: aliases are harder to edit."""
         return True
 
 
@@ -66,14 +66,14 @@ for _tag, _pattern, _first in (
 
 @dataclass
 class Read:
-    """The content of a document, and the keys that have nothing behind their colon (not even `null`)."""
+    """Content of a document, and the keys with nothing after their colon (not even `null`)."""
 
     value: Any
     empty: list[tuple[str, ...]] = field(default_factory=list)
 
 
 def text_of(data: bytes, where: str) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Raises InputError, which begins with `where`."""
+    """Returns the text of a UTF-8 file without its byte order mark. Raises InputError that begins with `where`."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -82,7 +82,7 @@ def text_of(data: bytes, where: str) -> str:
 
 
 def read_yaml(source: bytes | str, where: str) -> Read:
-    """The values of one YAML document: mappings with text as keys, lists, text, finite numbers, truth values, None.
+    """Returns the values of one YAML document: mappings with text keys, lists, text, finite numbers, booleans, None.
 
     Each alias becomes a copy of its own. Raises InputError, one sentence that begins with `where` and names the line.
     """
@@ -92,16 +92,16 @@ def read_yaml(source: bytes | str, where: str) -> Read:
         return _Reader(where).read(node)
     except yaml.MarkedYAMLError as error:
         place = f" (line {error.problem_mark.line + 1})" if error.problem_mark is not None else ""
-        said = " ".join(part for part in (error.context, error.problem) if part)
-        raise InputError(f"{where} is not valid YAML: {said}{place}") from error
+        problem = " ".join(part for part in (error.context, error.problem) if part)
+        raise InputError(f"{where} is not valid YAML: {problem}{place}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{where} is not valid YAML: {one_line(error)}") from error
     except RecursionError as error:
-        raise InputError(f"{where} is nested too deeply to be read") from error
+        raise InputError(f"{where} is nested too deeply to read: use fewer levels") from error
 
 
 class _Reader:
-    """Makes values of nodes."""
+    """Turns nodes of PyYAML into values."""
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -127,7 +127,7 @@ class _Reader:
             return [self._value(child, (*path, str(at)), inside) for at, child in enumerate(node.value)]
         if isinstance(node, MappingNode) and node.tag == MAPPING:
             return self._mapping(node, path, inside)
-        self._refuse(node, f"the tag {node.tag.replace(_TAG, '!!')} is not known here: leave it out")
+        self._refuse(node, f"the tag {node.tag.replace(_TAG, '!!')} is not supported: leave it out")
 
     def _mapping(self, node: MappingNode, path: tuple[str, ...], inside: tuple[int, ...]) -> dict[str, Any]:
         lines: dict[str, int] = {}
@@ -139,7 +139,7 @@ class _Reader:
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in lines:
                 name = ".".join((*path, key))
-                self._refuse(key_node, f"the key {name} was given on line {lines[key]} already: keep one of the two")
+                self._refuse(key_node, f"the key {name} is already on line {lines[key]}: keep one of the two")
             lines[key] = line
             if key_node.tag == MERGE:
                 merged = self._merged(value_node, path, inside)
@@ -148,7 +148,7 @@ class _Reader:
         return {**merged, **own}
 
     def _merged(self, node: Node, path: tuple[str, ...], inside: tuple[int, ...]) -> dict[str, Any]:
-        """What `<<` adds; of several mappings the first that has a key gives its value."""
+        """Returns the values that `<<` adds; if several mappings have a key, the first one wins."""
         found: dict[str, Any] = {}
         for part in node.value if isinstance(node, SequenceNode) else [node]:
             if not isinstance(part, MappingNode):
@@ -172,9 +172,9 @@ class _Reader:
         if node.tag in (FLOAT, INT) and re.fullmatch(f"{_FLOAT}|{_INT}", text):
             return self._number(node, lambda: float(text.replace("_", "")))
         if node.tag == AMBIGUOUS and re.fullmatch(_OCTAL, text):
-            self._refuse(node, f"{text} is octal to YAML: leave out the leading 0, or put it in quotes to have text")
+            self._refuse(node, f"{text} is octal in YAML: leave out the leading 0, or put it in quotes for text")
         if node.tag == AMBIGUOUS and re.fullmatch(_BASE_60, text):
-            self._refuse(node, f"{text} is a number of base 60 to YAML: put it in quotes to have text")
+            self._refuse(node, f"{text} is a base-60 number in YAML: put it in quotes for text")
         if node.tag == AMBIGUOUS:
             self._refuse(node, f"{text} is not a finite number")
         self._refuse(node, f"{text!r} is not of the tag {node.tag.replace(_TAG, '!!')}")

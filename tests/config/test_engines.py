@@ -54,11 +54,11 @@ def test_what_an_engine_costs(given: dict[str, Any], provider: bool, price: floa
     ("student", "sentence"),
     [
         ({"engine": "openai"}, "student.engine openai needs student.endpoint"),
-        ({"engine": "vllm", "endpoint": {"model": "s"}}, "runs the student here and needs no student.endpoint"),
-        ({"engine": "openai_batch"}, "student.engine openai_batch answers for no student; set openai or vllm"),
+        ({"engine": "vllm", "endpoint": {"model": "s"}}, "runs the student here and takes no student.endpoint"),
+        ({"engine": "openai_batch"}, "student.engine openai_batch cannot be used for the student; set openai or vllm"),
         (
             {"engine": "openai", "endpoint": {"model": "s", "engine": "openai_batch"}},
-            "student.endpoint.engine must be openai, as student.engine is",
+            "student.endpoint.engine must be openai, the same as student.engine",
         ),
     ],
 )

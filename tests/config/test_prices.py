@@ -74,7 +74,7 @@ def test_the_list_says_of_which_day_it_is_and_opens_no_connection(monkeypatch: p
     prices.listed_price.cache_clear()
     prices.newest.cache_clear()
     assert prices.listed_price("gpt-4.1", None) is not None
-    assert re.fullmatch(r"genai-prices [\d.]+, whose newest price is of 20\d\d-\d\d-\d\d", prices.source())
+    assert re.fullmatch(r"genai-prices [\d.]+ \(newest price 20\d\d-\d\d-\d\d\)", prices.source())
 
 
 def test_check_and_the_card_name_the_list_of_the_roles_that_it_prices() -> None:
@@ -101,7 +101,7 @@ def test_a_budget_in_dollars_needs_a_price_that_is_given_or_listed() -> None:
     assert own.teacher.known_price == Price(), "a free endpoint"
     given = config(teacher={"model": "gpt-4.1-2025-04-14", "price": {"input": 1.0}})
     assert given.teacher.known_price == Price(input=1.0)
-    with pytest.raises(InputError, match=r"teacher\.price, as mine is not in our list"):
+    with pytest.raises(InputError, match=r"needs teacher\.price: mine is not in the price list"):
         config(budget={"max_cost": 5}, teacher={"model": "mine"})
     assert parse(config().model_dump(mode="json")) == config(), "the config stored in a run is read again"
 

@@ -41,12 +41,12 @@ def test_a_plain_value(written: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("a: 1\nb: 2\na: 3", "c.yaml, line 3: the key a was given on line 1 already"),
-        ("a:\n  b: 1\n  c: {d: 1, d: 2}", "line 3: the key a.c.d was given on line 3 already"),
+        ("a: 1\nb: 2\na: 3", "c.yaml, line 3: the key a is already on line 1"),
+        ("a:\n  b: 1\n  c: {d: 1, d: 2}", "line 3: the key a.c.d is already on line 3"),
         ("a: [{b: 1,\n b: 1}]", "the key a.0.b"),
-        ("a: 1\n'a': 2", "the key a was given"),
-        ("a: 0777", "octal to YAML"),
-        ("a: 12:30", "base 60"),
+        ("a: 1\n'a': 2", "the key a is already"),
+        ("a: 0777", "octal in YAML"),
+        ("a: 12:30", "base-60"),
         ("a: .inf", "not a finite number"),
         ("a: -.INF", "not a finite number"),
         ("a: .nan", "not a finite number"),
@@ -112,7 +112,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("teacher: {model: a}\nteacher: {model: b}\n", "line 5: the key teacher was given on line 4 already"),
+        ("teacher: {model: a}\nteacher: {model: b}\n", "line 5: the key teacher is already on line 4"),
         ("train: {lora: }\n", "the section train.lora is empty"),
         ("simulator:\n", "the section simulator is empty"),
         ("teacher:\n", "the section teacher is empty"),

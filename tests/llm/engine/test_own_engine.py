@@ -168,10 +168,10 @@ def test_settings_of_an_own_engine() -> None:
 @pytest.mark.parametrize(
     ("engine", "sentence"),
     [
-        ("vlm", r"teacher\.engine: there is no engine vlm; did you mean vllm\?"),
-        ("gpt", r"the engines are openai, openai_batch, vllm, or package\.module:Class"),
+        ("vlm", r"teacher\.engine: unknown engine vlm; did you mean vllm\?"),
+        ("gpt", r"use openai, openai_batch, vllm, or package\.module:Class"),
         ("no_such_package:Echo", r"teacher\.engine: cannot import 'no_such_package'.*PYTHONPATH"),
-        (f"{__name__}:Mouth", "is no engine: its class needs a `spec`"),
+        (f"{__name__}:Mouth", "is not an engine: give its class a `spec`"),
         (7, r"teacher\.engine: .*string"),
     ],
 )
