@@ -18,14 +18,18 @@ from tapir_ray.config.credentials import refuse_words
 from tapir_ray.errors import InputError, Stopped, own_error, sentence
 from tapir_ray.errors.redaction import redacted
 
+SET = "change keys of the config, such as curriculum.rounds=2"
+RUN_DIR = "folder or URI of the run; a folder that holds this run already is continued"
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status; an error that is not tapir-ray's own comes through."""
+    """Runs one command and returns its exit status. Raises errors that are not tapir-ray's own."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["simulate"]:
         from tapir_ray.simulator.__main__ import main as simulate
 
         return simulate(arguments[1:])
+    # argparse would read options after -- that belong to the job.
     for_job: list[str] = []
     if arguments[:1] == ["submit"] and "--" in arguments:
         end = arguments.index("--")
@@ -41,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """The exit status with which a command ends, its error printed if that is tapir-ray's own."""
+    """Runs a command and returns its exit status; prints an error of tapir-ray's own as one sentence."""
     set_environment(here=not getattr(options, "address", None))
     try:
         return verb(options)
@@ -58,7 +62,7 @@ def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace
 
 
 def _show_redacted(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print a traceback without the keys that a library's error may quote."""
+    """Prints a traceback without credentials, which errors of libraries may quote."""
     sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
 
 
@@ -100,7 +104,7 @@ def _check_cluster(options: argparse.Namespace) -> int:
 
     config, run_dir = configured(options)
     if options.pilot:
-        raise InputError("--pilot sends rows from here and --address looks at a cluster: give one of them")
+        raise InputError("--pilot sends rows from this machine and --address checks a cluster: give only one of them")
     if "://" in options.address:
         submission = Submission(config, options.config, run_dir, "check", tuple(options.set))
         found = check_by_job(submission, options.address, options.env)
@@ -155,15 +159,15 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def configured(options: argparse.Namespace) -> tuple[Config, str]:
-    """The config of a command's options, and the folder or URI of its run."""
+    """Returns the config of a command's options, and the folder or URI of its run."""
     config = load(options.config, options.set)
     return config, options.run_dir or config.run_dir or f"runs/{config.name}"
 
 
 def takes_config(command: argparse.ArgumentParser, run_dir: str) -> None:
-    """Give a command the options that `configured` reads; `run_dir` is the help text of that option."""
+    """Adds the options that `configured` reads to a command; `run_dir` is the help text of `--run-dir`."""
     command.add_argument("config", help="YAML file")
-    command.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    command.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=SET)
     command.add_argument("--run-dir", help=run_dir)
 
 
@@ -179,65 +183,77 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     run = verb("run", _run, "run or continue the whole loop")
-    takes_config(run, "folder or URI of the run; one that holds this run continues it")
+    takes_config(run, RUN_DIR)
     run.add_argument(
-        "--until", default="", metavar="STAGE", help="stop after this stage of the first round that has it"
+        "--until", default="", metavar="STAGE", help="stop after this stage, in the first round that has it"
     )
-
     run.add_argument("--from", dest="start", default="", metavar="STAGE=PATH", help="begin a stage with your own table")
+    run.add_argument("--fork", default="", metavar="RUN", help="begin a new run with the still valid tables of RUN")
 
-    run.add_argument(
-        "--fork", default="", metavar="RUN", help="begin a new run with what the config leaves valid of an older one"
-    )
+    regenerate = verb("regenerate", _regenerate, "regenerate a dataset, shard by shard, without training")
+    takes_config(regenerate, RUN_DIR)
 
-    anew = verb("regenerate", _regenerate, "produce a dataset anew, part by part, without training")
-    takes_config(anew, "folder or URI of the run; one that holds this run continues it")
-
-    again = verb("retry", _retry, "ask again for a run's failed rows, and make anew what follows from them")
+    again = verb("retry", _retry, "ask again for the failed rows of a run, and redo the stages that follow")
     again.add_argument("run", help="folder or URI of the run")
-    again.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE")
+    again.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=SET)
 
-    check = verb("check", _check, "check a config and print what its run will need: calls, tokens, cost")
-    takes_config(check, "folder or URI of the run; a pilot gets one of its own beside it")
+    check = verb("check", _check, "check a config and estimate the requests, tokens and cost of its run")
+    takes_config(check, "folder or URI of the run; a pilot gets its own folder next to it")
     check.add_argument("--pilot", type=_rows, default=0, metavar="N", help="send N real rows through every stage first")
     check.add_argument(
-        "--address", metavar="URL", help="look instead whether this cluster has the places, models and storage of a run"
+        "--address", metavar="URL", help="check the capacity, models and storage of this cluster instead"
     )
     check.add_argument(
-        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="variables that workers need for that"
+        "--env",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="with --address: environment variables to pass on to the workers",
     )
     check.add_argument("--json", action="store_true", help="print JSON")
 
     labels = verb("classifier", _classifier, "label rows by the teacher, train the task classifier on them, score it")
     labels.add_argument("action", choices=("label", "train", "score"))
-    takes_config(labels, "folder or URI of the run that holds labels and classifier")
+    takes_config(labels, "folder or URI of the run that holds the labels and the classifier")
     labels.add_argument(
         "--rows",
         nargs="+",
         default=[],
         metavar="[TASK=]FILE",
-        help="files whose rows have a task, in the column seed_data.task_column or for a whole file: to train on, or "
-        "to score on",
+        help="files to train or score on, with a task for each row (column seed_data.task_column) or for a whole file",
     )
-    labels.add_argument("--model", help="score: a fine-tuned HF name or folder instead of the run's own")
+    labels.add_argument(
+        "--model", help="score: Hugging Face name or folder of a fine-tuned classifier, not the run's own"
+    )
 
-    submit = verb("submit", _submit, "send a job of this folder to a cluster, follow it, return its exit status")
+    submit = verb("submit", _submit, "submit a job with this folder to a cluster, follow it, return its exit status")
     takes_config(submit, "URI of the run, or an absolute folder that all nodes share")
     submit.add_argument("--job", required=True, metavar="NAME", help="jobs/NAME.py; its own arguments follow after --")
-    submit.add_argument("--address", required=True, metavar="URL", help="of the head's dashboard, http://HEAD:8265")
     submit.add_argument(
-        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="environment variables to take along"
+        "--address", required=True, metavar="URL", help="dashboard of the cluster's head, http://HEAD:8265"
     )
-    submit.add_argument("--stop", action="store_true", help="end the job that works on this run")
+    submit.add_argument(
+        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="environment variables to pass on"
+    )
+    submit.add_argument("--stop", action="store_true", help="stop the job that works on this run")
 
-    status = verb("status", _status, "say where a run is, what it has spent, and how it goes on")
+    status = verb("status", _status, "show the progress of a run, its spending, and how to continue it")
     status.add_argument("run", help="folder or URI of the run")
-    status.add_argument("--address", metavar="URL", help="let a job on this cluster look: the head's dashboard")
     status.add_argument(
-        "--env", action="extend", nargs="+", default=[], metavar="NAME", help="variables that job needs for the storage"
+        "--address", metavar="URL", help="ask by a job on this cluster: dashboard of its head, http://HEAD:8265"
+    )
+    status.add_argument(
+        "--env",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="with --address: environment variables that the job needs for the storage",
     )
     status.add_argument("--json", action="store_true", help="print JSON")
 
+    # `main` hands this verb over before parsing; it is here for --help.
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")
 
     return parser

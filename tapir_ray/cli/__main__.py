@@ -1,4 +1,4 @@
-"""`python -m tapir_ray.cli`: what the command `tapir` does."""
+"""`python -m tapir_ray.cli`: the command `tapir`, for machines without its script on the PATH."""
 
 import sys
 

@@ -1,8 +1,8 @@
-"""`tapir check CONFIG`: everything that `run` checks before it spends, and what the whole run will need.
+"""`tapir check CONFIG`: the checks of `tapir run` before it spends anything, and an estimate of the whole run.
 
     check(load("configs/demo.yaml"), "runs/demo", pilot=50, as_json=False)
 
-Without a pilot the numbers are guesses from the config and the seed file; with one they come from real requests.
+Without a pilot the numbers are guesses from the config and the seed file. With a pilot they come from real requests.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ from tapir_ray.methods import method_of
 from tapir_ray.report.console import console
 from tapir_ray.run.run import Run
 
-ASSUMED = "requests that are tried again after an error are not counted"
+ASSUMED = "retries after errors are not counted"
 GUESSED = (
-    "whether the cluster has the resources is seen with --pilot, and by run",
-    "a token for every 4 bytes of the prompts and of the seed data",
-    "a judge's reply has 120 tokens, a label 4, a new instruction the length of a seed instruction, a new answer 1.3 "
-    "times that of a seed answer, a student's answer that of the teacher's up to student.sampling.max_tokens",
-    "no new instruction is filtered; `at most` is a token for every byte, every attempt and every token that "
+    "the resources of the cluster are not checked here; --pilot and run check them",
+    "one token for every 4 bytes of the prompts and of the seed data",
+    "120 tokens for a judge's reply and 4 for a label; a new instruction is as long as a seed instruction, a new answer"
+    " 1.3 times a seed answer, and a student's answer as long as the teacher's, up to student.sampling.max_tokens",
+    "no new instruction is filtered; `at most` counts one token for every byte, all attempts and all tokens that "
     "max_tokens allows: a budget of that size never stops the run",
 )
 PILOT = (
-    "the run's rows are like the pilot's of the same task; the interval is of 95 % and of chance alone",
-    "a part of the teacher's answer stood in for that of a student that is not trained yet",
-    "generated rows repeat others as often as the pilot's did the seed data, and no classifier filtered them",
+    "the run's rows are like the pilot's rows of the same task; the 95 % interval covers chance only",
+    "a part of the teacher's answer replaced the answer of the student, which is not trained yet",
+    "generated rows repeat other rows as often as the pilot's repeated the seed data, and no classifier filters them",
 )
 
 
 def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -> dict[str, Any]:
-    """Check a config, print what its run will need (a table, or JSON) to stdout, and return it as JSON values.
+    """Checks a config, prints the estimate of its run to stdout (a table, or JSON), and returns it as JSON values.
 
-    With `pilot` that many rows are sent through every stage, in a run directory of their own beside `run_dir`. Raises
-    InputError as `run` would, before anything is printed; resources are looked for only with a pilot, which needs Ray.
+    `pilot` rows are sent through every stage, in a run directory of their own next to `run_dir`. Raises InputError as
+    `run` does, before anything is printed. Resources are checked only with a pilot, which needs Ray.
     """
     method = method_of(config)
     if pilot and not method.trains:
         raise InputError(
-            "--pilot goes through the stages of a training, and the config has a section regenerate: leave --pilot out "
-            "for a guess, or regenerate a few rows with seed_data.limit and another --run-dir"
+            "--pilot needs a config that trains, and this one has a section regenerate: leave --pilot out for a guess, "
+            "or regenerate a few rows with seed_data.limit and another --run-dir"
         )
     taxonomy = launch.check_offline(config)
     if method.asks(config):
@@ -113,8 +113,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
 
 
 def _now(config: Config) -> Config:
-    """The config with batches sent, and paid for, as single requests: a pilot does not wait a day. It is not tracked as
-    a run of the user's."""
+    """Returns the config of a pilot: single requests instead of batches, which may take a day, and no trackers."""
     sections = {**config.model_dump(), "trackers": []}
     for role in ("teacher", "judge"):
         if (unbatched := spec_of(sections[role]["engine"]).unbatched) is not None:
@@ -123,7 +122,7 @@ def _now(config: Config) -> Config:
 
 
 def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
-    """Print the table, the total, the budget where it is too small, and what is assumed."""
+    """Prints the table, the total, a warning if the budget is too small, and the assumptions."""
     out = console(file)
     pilot = report["pilot_rows"]
     table = Table(title=f"{report['name']}: the whole run, by {f'a pilot of {pilot} rows' if pilot else 'a guess'}")
@@ -166,10 +165,10 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         used = report["pilot_usage"].values()
         tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used)
         cost = sum(role["cost"] for role in used)
-        out.print(f"pilots so far used {tokens:,.0f} tokens, {_dollars(cost)} dollars: {report['pilot_dir']}")
+        out.print(f"pilots have used {tokens:,.0f} tokens, {_dollars(cost)} dollars so far: {report['pilot_dir']}")
     if (share := report["over_length_share"]) is not None:
-        what = "cut" if report["over_length"] == "truncate" else "left out"
-        out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {what}")
+        fate = "truncated" if report["over_length"] == "truncate" else "filtered"
+        out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {fate}")
     for sentence in report["assumes"]:
         out.print(f"- {sentence}")
 

@@ -1,9 +1,9 @@
-"""`tapir check CONFIG --address ADDRESS`: whether a cluster has the places, the models and the storage of a run.
+"""`tapir check CONFIG --address ADDRESS`: checks that a cluster has the capacity, models and storage of a run.
 
     found = check_cluster(config, "s3://bucket/runs/mine", "10.0.0.1:6379")          # joins the cluster
-    found = check_by_job(submission, "http://HEAD:8265", ["HF_TOKEN"])               # sends a job that does
+    found = check_by_job(submission, "http://HEAD:8265", ["HF_TOKEN"])               # submits a job that does
 
-Models and storage are tried by a worker: where the cluster has none yet, its autoscaler starts one.
+A worker tries the models and the storage. If the cluster has no worker yet, its autoscaler starts one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tapir_ray.errors import InputError, last_line
 from tapir_ray.run.run import Run
 
 HERE = "auto"
-"""The address of the cluster that this process is in, as a job is."""
+"""Address of the cluster that runs this process, for a job."""
 JOB = "check"
 PATIENCE_S = 900.0
-"""How long a job may look at least: the first worker may have to be started."""
+"""Shortest time limit of the job: the autoscaler may have to start the first worker."""
 
 
 def check_by_job(submission: Submission, address: str, names: Iterable[str] = ()) -> dict[str, Any]:
-    """As `check_cluster`, by a job on the cluster whose dashboard is at the URL `address`.
+    """Runs `check_cluster` as a job on the cluster whose dashboard has the URL `address`, and returns its result.
 
-    The environment variables `names` go along. Raises StageError where the job does not answer.
+    The job gets the environment variables `names`. Raises StageError if the job does not answer.
     """
     submission = replace(submission, job=JOB, arguments=("--json",))
     errand = Errand(submission.script, submission.words, names)
@@ -44,11 +44,12 @@ def check_by_job(submission: Submission, address: str, names: Iterable[str] = ()
 
 
 def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
-    """What the cluster at `address` (HOST:PORT or HERE) has for a run, as JSON values for `show`.
+    """Returns the nodes, places, models and storage of the cluster at `address` (HOST:PORT or HERE), for `show`.
 
-    Raises InputError, naming the keys to change, where a claim of the run will never find a place, where a model is
-    gated or not there, and where workers do not share the run's folder.
+    Raises InputError, naming the keys to change, if a claim of the run never fits, a model is gated or missing, or
+    workers do not share the run's folder.
     """
+    # `session` starts a Ray of its own unless this variable names one.
     if address != HERE:
         os.environ["RAY_ADDRESS"] = address
     os.environ.setdefault("RAY_ADDRESS", HERE)
@@ -79,25 +80,25 @@ def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
             }
     except ConnectionError as error:
         raise InputError(
-            f"--address {address}: no Ray of that cluster runs on this machine ({last_line(error)}): "
-            "call it on the head, or give its dashboard's URL, http://HEAD:8265"
+            f"--address {address}: this machine is not a node of that cluster ({last_line(error)}): "
+            "run the command on the head, or give the URL of its dashboard, http://HEAD:8265"
         ) from error
 
 
 def show(found: dict[str, Any], file: TextIO) -> None:
-    """Print what `check_cluster` found, a line for each claim."""
+    """Prints the result of `check_cluster`: nodes, a line for each claim, models and storage."""
     for node in found["nodes"]:
         has = ", ".join(f"{value:g} {name}" for name, value in sorted(node.items()) if name != "count")
-        print(f"nodes, with those that may be added: {node['count']} with {has}", file=file)
+        print(f"nodes, present or to be added: {node['count']} with {has}", file=file)
     for claim in found["claims"]:
         ranks, places = claim["tensor_parallel"], min(claim["places"], claim["replicas"])
         print(
             f"resources.{claim['name']}: {places} of {claim['replicas']} with {ranks * claim['cpus']:g} CPUs and "
-            f"{ranks * claim['gpus']:g} GPUs have a place at once",
+            f"{ranks * claim['gpus']:g} GPUs fit at once",
             file=file,
         )
     for name in found["stops_for"]:
-        print(f"local models are stopped while resources.{name} is placed, and started again", file=file)
+        print(f"local models stop while resources.{name} is in use, and start again afterwards", file=file)
     place = f"workers on {', '.join(found['seen_by'])}" if found["seen_by"] else "this machine, the only one"
     for model in found["models"]:
         print(f"model {model}: can be loaded", file=file)

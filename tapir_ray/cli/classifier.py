@@ -1,12 +1,12 @@
-"""`tapir classifier label|train|score`: the task classifier on its own, in the folder of a run.
+"""`tapir classifier label|train|score`: labels for the task classifier, its training and its scores.
 
     tapir classifier label CONFIG --run-dir RUN                    # the teacher labels a sample of the seed data
     tapir classifier train CONFIG --run-dir RUN                    # fine-tune on it; accuracy, macro-F1, confusion
-    tapir classifier train CONFIG --rows Math=gsm8k.jsonl own.jsonl          # on rows whose task is known instead
-    tapir classifier score CONFIG --rows FILE                      # of rows whose task is known
+    tapir classifier train CONFIG --rows Math=gsm8k.jsonl own.jsonl          # on rows with known tasks instead
+    tapir classifier score CONFIG --rows FILE                      # score on rows with known tasks
 
-`--rows` takes files with a task in the column `seed_data.task_column`, or TASK=FILE where all rows of a file have one
-task. A run in the same folder goes on from what these leave.
+`--rows` takes files with a task in the column `seed_data.task_column`, or TASK=FILE if all rows of a file have the same
+task. `tapir run` in the same folder uses the labels and the classifier.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ SCORED_ROWS = RunTable(f"{CLASSIFIER}/scored_rows", PARSED)
 
 
 def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ()) -> None:
-    """Ingest and label a sample; with `train` fine-tune the classifier too, and print how well it labels.
+    """Ingests the seed data and labels a sample; with `train` fine-tunes the classifier and prints its scores.
 
-    With `rows` their tasks are the labels, and the teacher is not asked. Raises InputError where the config has no
-    classifier to train, a row cannot be used, or the run has its labels already.
+    With `rows` their tasks are the labels, and the teacher is not asked. Raises InputError if the config has no
+    classifier to train, a row cannot be used, or `rows` are given and the run already has labels.
     """
     if config.classify.by != "deberta" or config.classify.label_rows == 0:
         raise InputError("classify.by must be deberta and classify.label_rows above 0 to label rows and train on them")
@@ -52,7 +52,7 @@ def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ())
     with started(config, run_dir) as context:
         labels, folder = context.loop.labels, context.loop.classifier
         if rows and context.run.done(labels):
-            raise InputError(f"{context.run.uri} has its labelled rows already: give another --run-dir to use --rows")
+            raise InputError(f"{context.run.uri} already has labelled rows: give another --run-dir to use --rows")
         ingest(context)
         if rows:
             read_rows(context, files, READ_ROWS)
@@ -68,12 +68,13 @@ def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ())
 
 
 def score(config: Config, run_dir: str, rows: Sequence[str], model: str | None) -> None:
-    """Print how well a classifier labels the rows of files whose task is known.
+    """Prints the scores of a classifier on the rows of files with known tasks.
 
-    Raises InputError where a file, the column or a classifier is not named or not there, or a row cannot be used.
+    `model` is None for the run's own classifier. Raises InputError if a file, the column or the classifier is missing,
+    or a row cannot be used.
     """
     if not rows:
-        raise InputError("tapir classifier score needs --rows, files whose task is known")
+        raise InputError("tapir classifier score needs --rows: files with the task of each row")
     if model is None and config.classify.by != "deberta":
         raise InputError("tapir classifier score needs --model, or classify.by: deberta to score the run's classifier")
     if model is not None:
@@ -91,19 +92,21 @@ def score(config: Config, run_dir: str, rows: Sequence[str], model: str | None) 
 
 
 def task_files(rows: Sequence[str], config: Config, taxonomy: Taxonomy) -> dict[str | None, list[str]]:
-    """The files that `--rows` names, by the task of all their rows; None: each row has its own.
+    """Returns the files of `--rows` by the task of all their rows; by None if each row has its own.
 
-    Raises InputError for a file that is not there, a task that is not in the taxonomy, and where no column is named.
+    Raises InputError for a missing file, a task outside the taxonomy, and rows with their own tasks without
+    `seed_data.task_column`.
     """
     found: dict[str | None, list[str]] = {}
     for source in rows:
         task, sign, path = source.partition("=")
+        # A path or URI may contain an equals sign too.
         whole = bool(sign) and not is_remote(source) and not Path(source).exists()
         if whole:
             taxonomy.check(task, f"--rows {source}")
         elif config.seed_data.task_column is None:
             raise InputError(
-                f"--rows {source}: name the column of its tasks in seed_data.task_column, or write TASK=FILE"
+                f"--rows {source}: name the column with the tasks in seed_data.task_column, or write TASK=FILE"
             )
         there = find(path if whole else source, "--rows", "all")
         for note in there.left_out:
@@ -113,7 +116,7 @@ def task_files(rows: Sequence[str], config: Config, taxonomy: Taxonomy) -> dict[
 
 
 def read_rows(context: Context, files: dict[str | None, list[str]], table: RunTable) -> None:
-    """`table`: the rows of `task_files` with their tasks. Raises InputError for what cannot be used."""
+    """Writes the rows of `task_files` with their tasks to `table`. Raises InputError for rows that cannot be used."""
     settings = context.config.seed_data.model_copy(update={"limit": None})
     parsed = []
     for task, paths in files.items():
@@ -132,7 +135,7 @@ def _of_task(batch: pa.Table, task: str) -> pa.Table:
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print accuracy, macro-F1 and the confusion table (true tasks down, predicted across)."""
+    """Prints accuracy, macro-F1 and the confusion table (true tasks down, predicted across)."""
     out = console(sys.stdout)
     if report["accuracy"] is None:
         out.print("no held-out rows to score on")

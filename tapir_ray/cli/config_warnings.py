@@ -1,6 +1,7 @@
-"""What is likely to be regretted in a config that is not wrong; said once, before a run begins.
+"""Warnings about valid but risky configs, printed before a run begins.
 
-for sentence in warnings_about(config): print(sentence)
+for sentence in warnings_about(config):
+    print(sentence)        # the judge is the teacher: it may prefer its own answers; …
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from tapir_ray.llm.client.check import is_own
 
 
 def warnings_about(config: Config) -> list[str]:
-    """Sentences: models whose name has no date, a judge that is the teacher, noise that cannot be measured, prices that
-    come from a list, a simulated teacher that does not know the seed data, answers that are trained on several times.
+    """Returns a sentence for each risk:
+
+    - a model name without a date, and a price from the list
+    - a judge that is the teacher, and noise that cannot be measured
+    - a simulated teacher that does not know the seed data
+    - answers that are trained on several times
     """
     found = []
     for key, endpoint in config.endpoints.items():
@@ -20,13 +25,13 @@ def warnings_about(config: Config) -> list[str]:
             continue
         if not prices.is_pinned(endpoint.model) and not is_own(endpoint.base_url):
             found.append(
-                f"{key}.model {endpoint.model} has no date: its provider may put another model behind the name, "
-                "and the run then mixes both"
+                f"{key}.model {endpoint.model} has no date: if its provider changes the model behind the name, the run "
+                "mixes both; name a model with a date"
             )
         if endpoint.price is None and (listed := endpoint.known_price) is not None:
             found.append(
                 f"{key}.price is not set: counting {listed.input:g} dollars for a million input tokens and "
-                f"{listed.output:g} for output, by {prices.source()}; check it, or set {key}.price"
+                f"{listed.output:g} for output, by {prices.source()}; check these prices, or set {key}.price"
             )
     judge, teacher = config.judge_endpoint, config.teacher
     simulated = teacher.base_url == SIMULATOR
@@ -40,13 +45,12 @@ def warnings_about(config: Config) -> list[str]:
         )
     if simulated and config.simulator is not None and config.seed_data.path and config.simulator.scenario == TASKS:
         found.append(
-            "the simulated teacher (simulator.scenario tasks) knows only instructions that simulator.seed_rows writes, "
-            "and gives the rows of seed_data.path the answer that it does not know: name a real teacher, or set "
-            "simulator.scenario: recorded"
+            "the simulated teacher (simulator.scenario tasks) knows only the instructions of simulator.seed_rows and "
+            "cannot answer the rows of seed_data.path: name a real teacher, or set simulator.scenario: recorded"
         )
     if config.seed_data.turns == config.train.loss_mask == "all":
         found.append(
-            "seed_data.turns and train.loss_mask are both all: a conversation is a row for each of its answers, and "
-            "each row trains on the earlier ones again; one of them is enough"
+            "seed_data.turns and train.loss_mask are both all: a conversation becomes a row for each of its answers, "
+            "and each row trains on the earlier answers again; set one of them to last"
         )
     return found

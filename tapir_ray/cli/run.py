@@ -1,8 +1,8 @@
-"""Open everything a run needs, in the order in which it costs, run the method, close everything again.
+"""Opens what a run needs, cheapest first, runs its method, and closes everything again.
 
     launch(load("configs/demo.yaml"), "runs/demo")
 
-What can be wrong is found first: config, prompts, seed file and endpoints are checked before any model is loaded.
+Mistakes are found early: config, prompts, seed file and endpoints are checked before any model is loaded.
 """
 
 from __future__ import annotations
@@ -56,16 +56,17 @@ from tapir_ray.transforms.verifiers import load_verifiers
 
 
 def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_of: str = "") -> None:
-    """Run or continue the loop in `run_dir`; progress goes to stderr, the final table to stdout.
+    """Runs or continues the loop in `run_dir`; progress goes to stderr, the final table to stdout.
 
-    `until` names a stage to stop after; `start` (`STAGE=PATH`) brings the table that a stage begins with; `fork_of` is
-    an older run of which a new one takes over what is still valid.
+    - `until`: a stage to stop after.
+    - `start` (`STAGE=PATH`): the user's own table, with which the stage begins.
+    - `fork_of`: an older run, whose still valid tables a new run takes over.
 
-    Raises InputError for what can be seen to be wrong beforehand, Stopped and StageError as `distill` does.
+    Raises InputError for mistakes that can be found beforehand, and Stopped and StageError as the method does.
     """
     method, layout = method_of(config), loop_of(config)
     if until and until not in layout.stages:
-        raise InputError(f"--until {until}: there is no such stage; the stages are {', '.join(layout.stages)}")
+        raise InputError(f"--until {until}: no such stage; the stages are {', '.join(layout.stages)}")
     own = own_table(start, layout)
     with stopped_by_signals():
         if fork_of:
@@ -79,10 +80,10 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
 
 
 def retry(run_dir: str, overrides: list[str] | None = None) -> None:
-    """Ask again for the failed rows of a run, and make anew what follows from them.
+    """Asks again for the failed rows of a run, and redoes the stages that follow.
 
     The config is that of the last start, with `overrides` (`a.b=c`) of keys that change no results. Raises InputError
-    where there is no run, otherwise as `launch`.
+    if `run_dir` holds no run, and as `launch` does.
     """
     run = Run.at(run_dir)
     if not run.exists("config.yaml"):
@@ -94,18 +95,18 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
         for table, rows in retried.items():
             context.progress.say(f"{table}: {rows} failed rows are asked again")
         if not retried:
-            context.progress.say("no row failed: there is nothing to ask again")
+            context.progress.say("no row failed: nothing to ask again")
         method.run(context, StopAfter())
     method.show(method.summarise(context), context.run, sys.stdout)
 
 
 def regenerate(config: Config, run_dir: str) -> None:
-    """Produce the config's dataset anew in `run_dir`, or go on with it; as `launch`, but nothing is trained.
+    """Regenerates the config's dataset in `run_dir`, or continues; as `launch`, but without training.
 
     Raises InputError for a config without the section `regenerate`.
     """
     if config.regenerate is None:
-        raise InputError("the config has no section regenerate: write which operations it is to do")
+        raise InputError("the config has no section regenerate: add it, with its operations")
     method = method_of(config)
     with stopped_by_signals():
         if method.asks(config):
@@ -116,7 +117,7 @@ def regenerate(config: Config, run_dir: str) -> None:
 
 
 def loop_of(config: Config) -> LoopLayout:
-    """The layout of a method that trains. Raises InputError for the section `regenerate`, of which none is trained."""
+    """Returns the layout of a method that trains. Raises InputError for a config with the section `regenerate`."""
     layout = layout_of(config)
     if not isinstance(layout, LoopLayout):
         raise InputError("the config has a section regenerate: use tapir regenerate, or take the section out")
@@ -124,9 +125,9 @@ def loop_of(config: Config) -> LoopLayout:
 
 
 def evaluate(config: Config, run_dir: str) -> None:
-    """Run the suites of `evaluate.suites` on the last student of a run; as `launch`, but nothing is trained.
+    """Runs the suites of `evaluate.suites` on the last student of a run; as `launch`, but without training.
 
-    Raises InputError where the run's rounds are not all trained.
+    Raises InputError if a round of the run is not trained yet.
     """
     last = loop_of(config).checkpoint(config.curriculum.rounds)
     if Run.at(run_dir).done(last) is None:
@@ -135,24 +136,25 @@ def evaluate(config: Config, run_dir: str) -> None:
 
 
 def warn(config: Config) -> None:
-    """Print what is likely to be regretted in the config."""
+    """Prints the warnings about a config to stderr."""
     found = warnings_about(config)
     if method_of(config).trains:
         found += filter(None, [check_here(config.train), dated(config.student)])
-    for doubt in found:
-        print(f"warning: {doubt}", file=sys.stderr)
+    for sentence in found:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 @contextmanager
 def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Context]:
-    """A run with all it needs: checked, its simulator and Ray started, roles and curriculum open; gone at the end.
+    """Context manager of a run: checks it, starts simulator and Ray, opens roles and curriculum; closes all on exit.
 
-    `labelled` says that the rows to begin with have their tasks already.
+    `labelled` means that the rows to begin with already have their tasks.
     """
     taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
         run = Run.open(config, run_dir)
         run.attempt = stack.enter_context(owned(run, run.under_way))
+        # Engines outlive a killed driver and would keep the memory that the new ones need.
         for folder in (PROCESSES, *(f"{PROCESSES}/{role}" for role in config.endpoints)):
             end_orphans(run.uri_of(folder))
         config = with_seed_file(config, run)
@@ -164,20 +166,20 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
         stack.enter_context(storage_watched(run, config))
         if simulator_url is not None:
             refuse_other_machines()
-        if doubt := check_on_worker(config.train, config.resources.train):
-            print(f"warning: {doubt}", file=sys.stderr)
+        if warning := check_on_worker(config.train, config.resources.train):
+            print(f"warning: {warning}", file=sys.stderr)
         context = stack.enter_context(opened(run, config, taxonomy, simulator_url))
         try:
             yield context
         except TapirError as error:
-            with suppress(OSError, RayError):
+            with suppress(OSError, RayError):  # storage or Ray may be the reason; the first error counts
                 summarise_stopped(context, error)
             raise
 
 
 @contextmanager
 def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: str | None) -> Iterator[Context]:
-    """The context of a run on a running Ray: roles open, curriculum actor started; all of it gone at the end."""
+    """Context manager that opens the roles and the curriculum actor of a run on a running Ray; closes them on exit."""
     with Roles(config, run.run_id, simulator_url, run.uri, run.attempt) as roles:
         curriculum = actor.start(run.uri, run.run_id, config.model_dump_json(), run.attempt)
         stall_after_s = config.resources.stall_after_s
@@ -191,17 +193,18 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
 
                 with roles.watched(), watched(tell, PROGRESS_S, "trackers"):
                     yield Context(run, config, layout_of(config), roles, taxonomy, curriculum, progress, trackers)
-                with suppress(RayError):  # of the last numbers, after all is done
+                with suppress(RayError):  # the last metrics are not worth an error after all work is done
                     tell()
         finally:
+            # If another attempt has taken over the run, the actor serves that one.
             if latest(run) == run.attempt:
-                actor.remove(curriculum)  # else it serves the attempt that took over
+                actor.remove(curriculum)
 
 
 def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
-    """The run's taxonomy. Raises InputError for whatever can be found wrong without Ray, a request or a model.
+    """Returns the taxonomy of the run. Raises InputError for all that can be checked without Ray, requests and models.
 
-    Rows that are `labelled` already get no tasks by `classify.by`.
+    `labelled` means that the rows already have their tasks, so that `classify.by` is not used.
     """
     method = method_of(config)
     Prompts(config.prompts.dir)
@@ -221,8 +224,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     if config.simulator is not None:
         _check_simulator(config.simulator)
     if method.trains:
-        for doubt in check_student(config.student, config.train):
-            print(f"warning: {doubt}", file=sys.stderr)
+        for warning in check_student(config.student, config.train):
+            print(f"warning: {warning}", file=sys.stderr)
         check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
     if (
@@ -234,7 +237,7 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
     ):
         raise InputError(
             f"classify.by: none gives every row the task {tasks.OTHERS}, which has no weight; give it one in "
-            "curriculum.weights (or in the file of curriculum.tasks), or have the rows labelled"
+            "curriculum.weights (or in the file of curriculum.tasks), or set classify.by to label the rows"
         )
     check_classifier(config.classify)
     if config.classify.by == "deberta" and config.classify.label_rows == 0 and config.classify.model:
@@ -250,7 +253,7 @@ def _check_simulator(settings: Simulator) -> None:
 
 
 def with_seed_file(config: Config, run: Run) -> Config:
-    """The config with the simulator's seed data written into the run, where it is to write any."""
+    """Writes the simulator's seed data into the run, if any, and returns the config with its path."""
     if config.simulator is None or config.simulator.seed_rows == 0:
         return config
     path = run.uri_of(SEED_FILE)
@@ -261,7 +264,7 @@ def with_seed_file(config: Config, run: Run) -> Config:
 
 
 def simulator(config: Config) -> AbstractContextManager[str]:
-    """The config's simulated teacher and judge as a child process; the context gives its URL."""
+    """Context manager of the simulated teacher and judge, a child process; gives its URL."""
     settings = config.simulator
     assert settings is not None
     recorded = settings.scenario == RECORDED

@@ -143,7 +143,7 @@ def test_a_regeneration_is_checked_but_has_no_pilot(
 ) -> None:
     one = config(seed_path, regenerate={"operations": ["filter"]})
     assert check(one, str(tmp_path / "run"), as_json=True)["tokens"] == 0, "nobody is asked, so no endpoint is needed"
-    with pytest.raises(InputError, match="--pilot goes through the stages of a training"):
+    with pytest.raises(InputError, match="--pilot needs a config that trains"):
         check(one, str(tmp_path / "run"), pilot=5)
 
 

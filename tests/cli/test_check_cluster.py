@@ -48,8 +48,8 @@ def test_what_fits_is_shown(tmp_path: Path, cluster: None, capsys: pytest.Captur
     command = ["check", path, "--run-dir", run_dir, "--address", "127.0.0.1:6379", "--set", *CLAIMS]
     assert cli.main(command) == 0
     said = capsys.readouterr().out
-    assert "nodes, with those that may be added: 3 with 8 CPU, 1 GPU, 1 accelerator_type:L4" in said
-    assert "resources.student: 3 of 4 with 1 CPUs and 1 GPUs have a place at once" in said
+    assert "nodes, present or to be added: 3 with 8 CPU, 1 GPU, 1 accelerator_type:L4" in said
+    assert "resources.student: 3 of 4 with 1 CPUs and 1 GPUs fit at once" in said
     assert f"run_dir {run_dir}: read, written and deleted by workers on one, two" in said
     assert cli.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -103,7 +103,7 @@ def test_through_the_dashboard_a_job_looks(
     command = ["check", "config.yaml", "--address", "http://HEAD:8265", "--set", "random_seed=7", "--run-dir"]
     assert cli.main([*command, "s3://b/r"]) == 0
     assert head.sent["entrypoint"] == ("python jobs/check.py config.yaml --set random_seed=7 --run-dir s3://b/r --json")
-    assert "local models are stopped while resources.train is placed" in capsys.readouterr().out
+    assert "local models stop while resources.train is in use" in capsys.readouterr().out
     assert cli.main([*command, "runs/mine"]) == 2
     assert "--run-dir runs/mine would be in the job's working folder" in capsys.readouterr().err
     assert cli.main([*command, "s3://b/r", "--pilot", "5"]) == 2

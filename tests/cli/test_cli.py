@@ -77,7 +77,7 @@ def test_another_error_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "words"),
     [
         (["--rows", "r.jsonl"], "needs --model, or classify.by: deberta"),
-        ([], "needs --rows, files whose task is known"),
+        ([], "needs --rows: files with the task of each row"),
         (["--rows", "Maths=r.jsonl", "--model", "MODEL"], "--rows Maths=r.jsonl: unknown task 'Maths'"),
         (["--rows", "r.jsonl", "--model", "MODEL", "--set", "seed_data.task_column=null"], "or write TASK=FILE"),
         (["--rows", "none/r.jsonl", "--model", "MODEL"], "--rows none/r.jsonl: there is no such file"),

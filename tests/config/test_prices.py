@@ -117,7 +117,7 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices
     quiet = {"teacher": simulated, "simulator": {"scenario": "recorded"}}
     assert warnings_about(config(**quiet)) == []
     (unknown,) = warnings_about(config(**{**quiet, "simulator": {"scenario": "tasks"}}))
-    assert "knows only instructions that simulator.seed_rows writes" in unknown
+    assert "knows only the instructions of simulator.seed_rows" in unknown
     unjudged = {"regenerate": {"operations": ["filter"]}, "teacher": pinned}
     assert warnings_about(config(**unjudged)) == []
     assert warnings_about(config(**quiet, train={"loss_mask": "all"})) == []

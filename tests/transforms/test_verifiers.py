@@ -71,7 +71,7 @@ def test_the_first_verifier_that_grades_both_answers_scores_the_row() -> None:
 
 
 def test_a_verifier_that_is_not_there_or_says_11_is_named() -> None:
-    with pytest.raises(InputError, match=r"judge\.verifiers: there is no 'number'; give one of reference_number"):
+    with pytest.raises(InputError, match=r"judge\.verifiers: unknown name 'number'; give one of reference_number"):
         load_verifiers(["number"])
     spec = "tests.transforms.test_verifiers:eleven"
     with pytest.raises(ValueError, match=r"eleven returned 11\.0; return None or a score from 1 to 10"):

@@ -120,7 +120,7 @@ def test_a_job_ends_well_and_its_log_is_seen(tmp_path: Path, head: Head) -> None
 def test_a_failure_has_its_exit_status_and_the_run_continues(tmp_path: Path, head: Head) -> None:
     user = Submitter(tmp_path, head, latency_s=0.02)
     assert user.submit("--", "--until", "nope") == 2, user.said()
-    assert "--until nope: there is no such stage" in user.said() and "-1 FAILED" in user.said()
+    assert "--until nope: no such stage" in user.said() and "-1 FAILED" in user.said()
     assert user.submit("--set", "budget.max_tokens=10000", "--", "--until", "classify") == 3, user.said()
     assert "the budget is used up" in user.said() and "-2 FAILED" in user.said()
     assert user.driver.tokens() <= 10000

@@ -203,7 +203,7 @@ def test_what_is_no_tracker_is_refused() -> None:
     for spec, words in {
         "tests.run.trackers.test_added:config": r"trackers: '.*:config' is not a subclass of tapir_ray\.run\.trackers",
         "tests.run.trackers.test_added:Mien": r"trackers: module .* has no 'Mien'",
-        "wandb": r"trackers: there is no 'wandb'",
+        "wandb": r"trackers: unknown name 'wandb'",
     }.items():
         with pytest.raises(InputError, match=words):
             background.users_trackers(parse({**config().model_dump(), "trackers": [spec]}))
