@@ -1,4 +1,4 @@
-"""The console that tables for a person are printed on: text of the user's rows stays as it is.
+"""Console for tables that people read; text from the user's rows is printed unchanged.
 
 console(sys.stdout).print(table)
 """
@@ -10,9 +10,9 @@ from typing import TextIO
 from rich.console import Console
 
 WIDTH = 140
-"""Columns of a table that goes into a file."""
+"""Width in characters if the output is a file or a pipe."""
 
 
 def console(file: TextIO) -> Console:
-    """A console that takes no text for markup or an emoji: a task may be named `[red]`, `[/]` or `:bug:`."""
+    """Returns a console without markup and emoji, since a task may be named `[red]`, `[/]` or `:bug:`."""
     return Console(file=file, width=None if file.isatty() else WIDTH, highlight=False, markup=False, emoji=False)

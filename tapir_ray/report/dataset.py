@@ -1,4 +1,4 @@
-"""The end of a regeneration for a person."""
+"""Prints the result of a regeneration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tapir_ray.steps.dataset_card import Counts, left_out
 
 
 def print_made(made: dict[str, Any], file: TextIO) -> None:
-    """The end of a regeneration for a person: what became of the rows, what was asked, and where the dataset is."""
+    """Prints the counts of rows, the requests with their cost, and the path of the dataset."""
     out = console(file)
     rows = Table("rows", title=f"{made['name']}: {made['rows']:,} rows read, in {made['shards']} shards")
     rows.add_column("number", justify="right")

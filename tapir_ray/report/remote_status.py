@@ -1,4 +1,4 @@
-"""`tapir status RUN --address URL`: the status as a job on the cluster sees it, for storage that is not seen from here.
+"""`tapir status RUN --address URL`: the status by a job on the cluster, for storage that this machine cannot reach.
 
 found = remote_status("/shared/runs/mine", "http://HEAD:8265")
 """
@@ -17,10 +17,10 @@ from tapir_ray.errors import InputError
 
 
 def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict[str, Any]:
-    """`status.status` of a run as the cluster sees it, and in `jobs` {submission id: status} of those that work on it.
+    """Returns `status.status` of a run from a job on the cluster, and in `jobs` {submission id: status} of its jobs.
 
-    The environment variables `names` go along, such as the keys of its storage. Raises InputError for what the job
-    cannot work with or finds wrong, StageError where it does not answer.
+    The job gets the environment variables `names`, such as the keys of the storage. Raises InputError for a relative
+    `run_dir`, a URI with a credential and mistakes that the job reports, and StageError if the job does not answer.
     """
     if not is_remote(run_dir) and not PurePath(run_dir).is_absolute():
         raise InputError(f"{run_dir}: with --address give the run's URI, or its absolute path on the cluster's nodes")

@@ -1,9 +1,9 @@
-"""`tapir status RUN`: where a run is, what it has spent and how it goes on, from its storage alone.
+"""`tapir status RUN`: progress and spending of a run and how to continue it, read from its storage alone.
 
     found = status("s3://bucket/runs/mine", layout_of)      # JSON values
     print_status(found, sys.stdout)
 
-Nothing is written, and no Ray is needed. What a running stage has done comes from its driver's last heartbeat.
+Writes nothing and needs no Ray. The numbers of a running stage are those of the driver's last heartbeat.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ from tapir_ray.steps.context import ROUND_EVENTS
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 KILLED = "killed"
-"""Its process or machine is gone without a word: no heartbeat, and no reason on storage."""
+"""The process or its machine ended without storing a reason, and there is no heartbeat."""
 NOT_STARTED = "not started"
 SHOWN = (("alpha", "α"), ("threshold", "δ"), ("hard", "hard"), ("easy", "easy"), ("difficulty", "mean difficulty"),
          ("student_score", "student's score"), ("teacher_score", "teacher's score"),
          ("holdout_score", "on the holdout"))  # fmt: skip
-"""Numbers of a round, and their names for a person."""
+"""Keys of a round's numbers, and their names in the output."""
 
 
 def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
-    """What the run's storage says; takes up to `attempts.PATIENCE_S` if its driver is on another machine.
+    """Returns the status of a run as JSON values.
 
-    `layout_of` gives the layout of a config's method.
+    Takes up to `attempts.PATIENCE_S` if the driver is on another machine. `layout_of` gives the layout of a config's
+    method. The main keys:
 
-    `stages` are those under way, or those in which the last attempt ended, with rows, rows a second and what waits;
-    `shards` is of a regeneration (`finished`, and `all` once that is known), which has no rounds, and else None;
-    `rounds` the plans by round, `spend` by role against the budget; `reason` says why it ended and `continue` how it
-    goes on. Raises InputError where there is no run.
+    - `stages`: stages under way, or those in which the last attempt ended, with rows, rows per second and what waits.
+    - `shards`: `finished` and `all` (None until it is known) of a regeneration; None for a run with rounds.
+    - `rounds`: the numbers of each round. `spend`: usage by role, and the budget.
+    - `reason`: why the last attempt ended. `continue`: the command that continues the run.
+
+    Raises InputError if `uri` holds no run.
     """
     run = Run.at(uri)
     if not run.exists("config.yaml"):
@@ -70,8 +73,7 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
 
 
 def shards_of(run: Run, layout: ShardLayout, config: Config) -> dict[str, int | None]:
-    """How many shards of a regeneration are finished, and `all` there are; None before its rows are read and
-    cleaned."""
+    """Counts the shards of a regeneration: `finished`, and `all`, which is None until the rows are read and cleaned."""
     assert config.regenerate is not None
     cleaned = run.done(layout.ingested)
     finished = [name for name in run.children(SHARDS) if run.done(layout.regenerated.of(f"{SHARDS}/{name}"))]
@@ -82,7 +84,7 @@ def shards_of(run: Run, layout: ShardLayout, config: Config) -> dict[str, int | 
 
 
 def rounds_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The numbers of each round that its events have; of several the last. Round 0 is the initial SFT."""
+    """Returns the numbers of each round from its events; later events win. Round 0 is the initial SFT."""
     rounds: dict[int, dict[str, Any]] = {}
     names = {name for name, _ in SHOWN}
     for event in events:
@@ -93,7 +95,7 @@ def rounds_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def spend(run: Run, config: Config) -> dict[str, Any]:
-    """What all attempts have used by role, and the budget; `unsettled_*` is at most used by what is on its way."""
+    """Returns the usage of all attempts by role, and the budget. `unsettled_*` bounds requests without a reply yet."""
     used = Ledger(accounts_of(config), config.budget, UsageFiles(run.uri, attempt=0)).snapshot()
     return {
         "roles": used,
@@ -126,14 +128,15 @@ def _how_to_continue(run: Run, last: Owner | None, state: str, verb: str) -> str
     if state == NOT_STARTED:
         return whole
     if state == KILLED:
-        return f"the same command takes it over, and what is finished is kept: {command}"
+        return f"start the same command again, which keeps what is finished: {command}"
     if last is not None and last.exit_status == 0:
+        # A reason at exit 0 is that of --until. Without one another command ran here, such as `tapir classifier`.
         return f"{command}, without --until" if last.reason is not None else whole
-    return f"the same command, once the reason is seen to: {command}"
+    return f"fix the reason, then start the same command again: {command}"
 
 
 def print_status(found: dict[str, Any], file: TextIO) -> None:
-    """The status for a person."""
+    """Prints the status for people."""
 
     def say(line: str) -> None:
         print(line, file=file)
@@ -151,11 +154,7 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
     if (shards := found["shards"]) is None:
         say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}")
     else:
-        of = (
-            "; how many there are is seen once the rows are cleaned"
-            if shards["all"] is None
-            else f" of {shards['all']}"
-        )
+        of = "; their number is known once the rows are cleaned" if shards["all"] is None else f" of {shards['all']}"
         say(f"shards finished: {shards['finished']}{of}")
     for entry in found["rounds"]:
         numbers = [f"{word} {entry[name]:.4g}" for name, word in SHOWN if entry.get(name) is not None]
@@ -172,7 +171,7 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
 
 
 def in_words(stage: dict[str, Any]) -> str:
-    """A stage of `Progress.told` in a line."""
+    """Returns a stage of `Progress.told` as one line."""
     parts = [stage["label"]]
     if stage["table"] is not None:
         expected = f" of {stage['expected']:,}" if stage["expected"] is not None else ""
@@ -196,6 +195,7 @@ def _spend_in_words(spent: dict[str, Any]) -> list[str]:
     unknown = ""
     if spent["unsettled_tokens"]:
         unknown = (
-            f"; on its way or unknown at most ${spent['unsettled_cost']:,.4f}, {spent['unsettled_tokens']:,.0f} tokens"
+            f"; requests without a reply cost at most ${spent['unsettled_cost']:,.4f}, "
+            f"{spent['unsettled_tokens']:,.0f} tokens"
         )
     return [*lines, f"spent: {cost}, {tokens} tokens{unknown}"]

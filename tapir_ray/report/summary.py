@@ -1,4 +1,4 @@
-"""What a run came to: `summary.json`, and the table printed at its end."""
+"""Summary of a run: `summary.json`, and the tables printed at its end."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tapir_ray.transforms.pack_stats import PackStats
 PLANNED = (
     "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise", "mean_seen", "mean_unseen"
 )  # fmt: skip
-"""What `summary.json` shows of a round's plan."""
+"""Keys of a round's plan that `summary.json` shows."""
 COLUMNS = (
     "round", "α", "δ", "hard", "easy", "generated", "filtered", "failed", "tokens", "score", "loss", "seconds"
 )  # fmt: skip
 
 
 def summarise(context: Context) -> dict[str, Any]:
-    """Write `summary.json` from the run's manifests, plans, events and usage, and return it."""
+    """Writes `summary.json` from the run's manifests, plans, events and usage, and returns it."""
     run, config, layout = context.run, context.config, context.loop
     rounds = config.curriculum.rounds
     holdout = holdout_scores(run, layout, config.random_seed, config.holdout.select_share)
@@ -75,9 +75,9 @@ def summarise(context: Context) -> dict[str, Any]:
 
 
 def summarise_stopped(context: Context, error: TapirError) -> None:
-    """Write a `summary.json` of a run that did not come to its end: why, and what it has used.
+    """Writes a `summary.json` of a run that was stopped or failed, with the reason and the usage.
 
-    That of a run that is done, or that another attempt works on, stays.
+    Keeps the summary of a run that is done, or that another attempt works on.
     """
     run = context.run
     if latest(run) > run.attempt or (run.find_json("summary.json") or {}).get("status") == "done":
@@ -98,14 +98,14 @@ def summarise_stopped(context: Context, error: TapirError) -> None:
 
 
 def _is_trained(run: Run, checkpoint: RunTable) -> bool:
-    """Whether a round's student was trained in it; that of round 0 may be the model as it came."""
+    """Whether a round trained its student; the student of round 0 may be the base model."""
     return "model" not in run.manifest(checkpoint).extra
 
 
 def _start(
     context: Context, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
 ) -> dict[str, Any]:
-    """The student before any training: its loss on the holdout and, if the rounds began with it, its score."""
+    """Returns the entry of the untrained student: its holdout loss and, if the rounds began with it, its score."""
     run, layout = context.run, context.loop
     first = 0 if _is_trained(run, layout.sft_checkpoint) else 1
     trained = layout.checkpoint(first) if first <= len(layout.rounds) else None
@@ -121,7 +121,7 @@ def _start(
 def _initial_sft(
     run: Run, layout: LoopLayout, score: dict[str, Any], seconds: dict[int, dict[str, float]], tasks: dict[str, str]
 ) -> dict[str, Any] | None:
-    """The student after the initial SFT; None if there was none."""
+    """Returns the entry of the student after the initial SFT; None if there was none."""
     checkpoint = layout.sft_checkpoint
     if not _is_trained(run, checkpoint):
         return None
@@ -142,7 +142,7 @@ def _round(
     seconds: dict[int, dict[str, float]],
     tasks: dict[str, str],
 ) -> dict[str, Any]:
-    """A round's entry; what a round that began with the user's own training set does not have is null."""
+    """Returns the entry of a round; numbers that a round with the user's own training set lacks are null."""
     run, tables = context.run, context.loop.round(number)
     plan = run.find_json(tables.plan) or {"plan": {}, "mix": {}}
     made, mix = plan["plan"], plan["mix"]
@@ -170,27 +170,27 @@ def _round(
 
 
 def _seed(run: Run, layout: LoopLayout) -> dict[str, Any]:
-    """What became of the seed data's rows before any was labelled, and what overlaps, by what with and by rule."""
+    """Counts the rows of the seed data, those filtered by reason, and contaminated ones by set and rule."""
     made = run.done(layout.ingested) or run.done(layout.instructions)
     found = {"rows": made.rows, "filtered": made.reasons} if made else {"rows": None, "filtered": {}}
     return {**found, "contamination": contamination_list.counts(run, layout.contamination)}
 
 
 def _packed(run: Run, table: RunTable) -> dict[str, Any]:
-    """What was packed of a table's pairs and what was left out, and it in `warnings`; None where none was packed."""
+    """Counts the packed and left-out pairs of a table, with sentences in `warnings`; None if it was not packed."""
     manifest = run.done(table)
     stats = PackStats(**manifest.extra) if manifest else None
     return {"packed": stats and stats.once(), "warnings": stats.warnings() if stats else []}
 
 
 def _holdout_loss(run: Run, checkpoint: RunTable) -> float | None:
-    """A student's loss on the holdout after its training (nats a response token); None without a training."""
+    """Returns a student's loss on the holdout after its training (nats per response token); None without training."""
     losses = run.manifest(checkpoint).extra.get("holdout_losses")
     return round(losses[-1][1], 4) if losses else None
 
 
 def _seconds(run: Run) -> dict[int, dict[str, float]]:
-    """Seconds by round and stage, over all attempts."""
+    """Sums seconds by round and stage, over all attempts."""
     seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for event in run.events("stage"):
         seconds[event["round"]][event["stage"]] += event["seconds"]
@@ -198,7 +198,7 @@ def _seconds(run: Run) -> dict[int, dict[str, float]]:
 
 
 def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
-    """The end of a run for a person: a row for each round, the score by task, and where things are."""
+    """Prints the result of a run: a row for each round, scores and losses by task, usage and paths."""
     out = console(file)
     table = Table(title=f"{summary['name']}: rounds")
     for column in COLUMNS:
@@ -235,7 +235,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     if held:
         out.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
     else:
-        out.print("score of the student on the holdout: not measured, as none of its rows was scored")
+        out.print("score of the student on the holdout: not measured, as no holdout row was scored")
     for name, found in summary["suites"].items():
         if name == HOLDOUT:
             continue  # above, by round
@@ -245,7 +245,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         out.print(_by_task(title, {"score": (found["by_category"], found["mean"])}))
     if any(entry["holdout_loss"] is not None for entry in trained.values()):
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
-        out.print(_by_task("loss on the holdout (nats a response token)", losses))
+        out.print(_by_task("loss on the holdout (nats per response token)", losses))
     for entry in summary["rounds"]:
         if entry["scored"]:
             noise = "not measured" if entry["noise"] is None else f"{entry['noise']:.2f}"
@@ -262,7 +262,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
 
 
 def _by_task(title: str, students: dict[str, tuple[dict[str, float], float | None]]) -> Table:
-    """A line for each task and one for all; a column for each student, with its numbers by task and in all."""
+    """Returns a table with a line for each task and one for all tasks, and a column for each student."""
     table = Table(title=title)
     table.add_column("task")
     for name in students:
@@ -274,7 +274,7 @@ def _by_task(title: str, students: dict[str, tuple[dict[str, float], float | Non
 
 
 def usage_table(usage: dict[str, dict[str, float]]) -> Table:
-    """What was asked of each role, and what it cost, for a person."""
+    """Returns a table of the requests, tokens and cost of each role."""
     table = Table(title="requests of the run, all attempts")
     table.add_column("role")
     for column in ("requests", "failed", "input tokens", "cached", "output tokens", "reasoning", "US dollars"):

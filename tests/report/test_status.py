@@ -99,7 +99,12 @@ def test_a_running_stage_is_seen_by_its_heartbeat(
     ("error", "state", "reason", "how"),
     [
         (Stopped("the budget is used up; raise budget.max_cost"), STOPPED, "the budget is used up", "the same command"),
-        (StageError("too many rows failed"), FAILED, "too many rows failed", "the same command, once"),
+        (
+            StageError("too many rows failed"),
+            FAILED,
+            "too many rows failed",
+            "fix the reason, then start the same command again",
+        ),
         (Reached("stopped after score, as asked"), STOPPED, "stopped after score", ", without --until"),
     ],
 )
@@ -132,7 +137,7 @@ def test_a_killed_run_can_be_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     found = status(context.run.uri, layout_of)
     assert (found["status"], found["reason"], found["owner"]["host"]) == (KILLED, None, "elsewhere")
     assert found["stages"][0]["label"] == "classify" and found["stages"][0]["rows"] == 4
-    assert found["continue"].endswith("takes it over, and what is finished is kept: tapir run c.yaml")
+    assert found["continue"].endswith("start the same command again, which keeps what is finished: tapir run c.yaml")
 
 
 def test_a_done_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,7 +209,7 @@ def test_spending_is_that_of_all_attempts_against_the_budget(
     assert found["unsettled_tokens"] == 300 and found["unsettled_cost"] == pytest.approx(0.0012)
     text = shown(context, capsys)
     assert "teacher: 4 requests, 2 failed, 220,000 tokens, $0.4000" in text
-    assert "spent: $0.4000 of $5.00, 220,000 tokens; on its way or unknown at most $0.0012, 300 tokens" in text
+    assert "spent: $0.4000 of $5.00, 220,000 tokens; requests without a reply cost at most $0.0012, 300 tokens" in text
 
 
 def test_json_is_one_line_and_looking_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,7 +181,7 @@ def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
     ]  # fmt: skip
     print_table(summary, run, shown)
     lines = " ".join(shown.getvalue().split())
-    assert "loss on the holdout (nats a response token)" in lines
+    assert "loss on the holdout (nats per response token)" in lines
     assert "│ Math │ - │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ - │ 1.00 │ - │" in lines
 
 
