@@ -1,12 +1,16 @@
-"""How many calls and tokens a run will need: its rows by stage, times the size of what is asked for a row.
+"""Estimates the requests and tokens of a run: its rows by stage, times the size of a row's requests.
 
     sizes = guessed(config, seed, taxonomy)                # or measured by `pilot.py`
     estimate = method_of(config).estimate(config, seed, taxonomy, sizes)
 
-Sizes are by what is asked of a row: `label`, `fill` (an answer of the seed data), `score_seed`, `score_holdout`,
-`score_new` (a generated row), `expand`, `respond`, and of a regeneration `rewrite` (the file's own answer) and `prefer`
-(two answers compared). The bound takes every attempt, every token that a request may answer
-with, and a token for each byte that is sent; it is what a budget of the same size would never stop.
+Each kind of request has its own size:
+
+- `label`, `fill` (an answer of the seed data), `expand`, `respond`
+- `score_seed`, `score_holdout`, `score_new` (a generated row)
+- in a regeneration `rewrite` (the file's own answer) and `prefer` (two answers compared)
+
+The bound counts all attempts, all tokens that a reply may have, and one token for each byte sent. A budget of that size
+never stops the run.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 
 Z = 1.96
-"""For an interval of 95 %."""
+"""Standard errors on each side of a 95 % interval of a normal distribution."""
 FEWEST = 3
-"""Rows of a task below which its size is that of all tasks."""
+"""Fewest measured rows of a task to use their mean; with fewer, the mean of all tasks is used."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A stage's requests to a role, in the whole run."""
+    """Requests of a stage to a role, in the whole run; costs are US dollars, None without a price."""
 
     stage: str
     role: str
@@ -38,30 +42,32 @@ class Line:
     size: Size
     most: Size
     error: float
-    """Standard error of the tokens; 0 where nothing was measured."""
+    """Standard error of the tokens; 0 without a pilot."""
     cost: float | None
     most_cost: float | None
 
 
 @dataclass(frozen=True)
 class Estimate:
+    """Requests of a run, a line for each stage and role."""
+
     lines: list[Line]
 
     def tokens(self) -> tuple[float, float, float]:
-        """(estimate, low, high): with a pilot an interval of 95 %, else the high end is the bound and the low 0."""
+        """Returns (estimate, low, high) in tokens: a 95 % interval with a pilot, else from 0 to the bound."""
         total = sum(line.size.tokens for line in self.lines)
         most = sum(line.most.tokens for line in self.lines)
         spread = Z * sum(line.error**2 for line in self.lines) ** 0.5
         return (total, max(0.0, total - spread), min(most, total + spread)) if spread else (total, 0.0, most)
 
     def cost(self) -> float | None:
-        """US dollars; None where a role's price is not known."""
+        """Returns the cost in US dollars; None if the price of a role is unknown."""
         costs = [line.cost for line in self.lines]
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
 
 def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
-    """The requests of the whole run, all rounds."""
+    """Returns the requests of a run that trains, over all its rounds."""
     lines: list[Line] = []
     held = sum(seed.held_out(config).values())
     settings, rows = config.classify, seed.usable
@@ -92,9 +98,9 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
 
 
 def estimated_regeneration(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
-    """The requests of a regeneration's operations, for any taxonomy.
+    """Returns the requests of a regeneration; the taxonomy does not matter.
 
-    As if no row were filtered but by `balanced_rows`, and answers were missing in each task alike.
+    Assumes that only `balanced_rows` removes rows, and that all tasks lack the same share of answers.
     """
     settings = config.regenerate
     assert settings is not None
@@ -122,8 +128,11 @@ def _fresh(
     draws: Mapping[str | None, float],
     task: str | None,
 ) -> float:
-    """Share of a task's draws that repeat nothing: if generated rows lie as dense as the seed data, it falls with the
-    rows there are, on average half of the round's own among them.
+    """Returns the share of a task's draws that repeat no other row.
+
+    Assumes that each row is repeated as often as a seed row in the pilot, so the share falls with the number of rows:
+    `sizes.fresh` 0.9 with as many generated as seed rows gives 0.9² = 0.81. Of the round's own rows half count, as on
+    average half of them precede a draw.
     """
     before = sum(old.values())
     rows = before + sum(new.values()) + sizes.expanded * sum(draws.values()) / 2
@@ -131,7 +140,7 @@ def _fresh(
 
 
 def _apportioned(total: float, room: Mapping[str | None, float], taxonomy: Taxonomy) -> dict[str | None, float]:
-    """Rows by task, by the tasks' weights under what there is; a single unnamed task takes what it holds."""
+    """Splits `total` rows over tasks by their weights, at most `room` each; without tasks, in proportion to `room`."""
     counts = {task: round(rows) for task, rows in room.items() if task is not None}
     if not counts or taxonomy.from_seed:
         available = sum(room.values())
@@ -152,7 +161,7 @@ def _add(
     rows: float | None = None,
     drawn: float | None = None,
 ) -> None:
-    """One line for each role that `asked` needs: `by_task` are rows, or shares of `rows`."""
+    """Adds a line for each role that `asked` needs; `by_task` holds rows, or shares of `rows`."""
     by_task = by_task if rows is None else {task: share * rows for task, share in by_task.items()}
     count = sum(by_task.values())
     if count <= 0 and not drawn:
@@ -161,6 +170,7 @@ def _add(
     for role, most in sizes.most[asked].items():
         size, variance = _expected(sizes.rows[asked], role, by_task)
         if drawn and sizes.measured:
+            # The number of rows is uncertain too: a binomial share of the draws, measured on the pilot's rows.
             share = min(1.0, count / drawn)
             variance += (drawn * size.tokens / max(1e-9, count)) ** 2 * share * (1 - share) / sizes.measured
         bound = most.times(drawn or count)
@@ -181,7 +191,7 @@ def _add(
 
 
 def _input_of_one(size: Size) -> int:
-    """The input tokens of a request, on average, by which its tier of a price is chosen."""
+    """Returns the mean input tokens of a request, which select the tier of its price."""
     return round(size.input / max(1.0, size.calls))
 
 
@@ -192,7 +202,10 @@ def _dollars(size: Size, price: Price) -> float:
 def _expected(
     measured: Iterable[tuple[str | None, dict[str, Size]]], role: str, by_task: Mapping[str | None, float]
 ) -> tuple[Size, float]:
-    """(size of the rows of `by_task`, variance of its tokens), each task by its own rows where there are a few."""
+    """Returns (size of the rows of `by_task`, variance of its tokens).
+
+    A task with `FEWEST` measured rows or more is estimated from them, others from the rows of all tasks.
+    """
     everything = [(task, sizes.get(role, Size())) for task, sizes in measured]
     total, variance = Size(), 0.0
     for task, rows in by_task.items():
@@ -207,7 +220,7 @@ def _expected(
 
 
 def _merged(lines: list[Line]) -> list[Line]:
-    """Lines of one stage and role put together."""
+    """Sums the lines of the same stage and role."""
     merged: dict[tuple[str, str], Line] = {}
     for line in lines:
         key = (line.stage, line.role)
@@ -225,11 +238,8 @@ def _sum(one: Line, two: Line) -> Line:
     )
 
 
-# Guesses from the config and the seed file alone
-
-
 def as_json(estimate: Estimate) -> dict[str, Any]:
-    """The estimate as JSON values."""
+    """Returns the estimate as JSON values."""
     tokens, low, high = estimate.tokens()
     return {
         "stages": [

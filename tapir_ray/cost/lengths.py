@@ -1,6 +1,6 @@
-"""How many of the seed data's pairs do not fit into a training sequence.
+"""Share of the seed data's pairs that do not fit into a training sequence.
 
-share = over_length(config, seed)        # 0.03; None where there is no tokenizer yet
+share = over_length(config, seed)        # 0.03; None without a tokenizer
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ ROWS = 1_000
 
 
 def over_length(config: Config, seed: Seed) -> float | None:
-    """Share of the answered pairs in the sample that are longer than `train.sequence_length` tokens.
+    """Returns the share of the answered pairs in the sample above `train.sequence_length` tokens.
 
-    None for a student whose tokenizer is not here (one that is made on the spot, a hub name without a network), and
-    where the seed data's own answers are not trained on.
-    Pairs that the chat template refuses count as fitting: they are filtered for that.
+    None without a tokenizer on this machine (a student of `student.create`, a hub name without a network), and if the
+    seed data's own answers are not trained on. Pairs that the chat template refuses count as fitting, as they are
+    filtered for another reason.
     """
     student = config.student
     rows = [row for row in seed.sample if row["response"] is not None][:ROWS]
@@ -33,7 +33,7 @@ def over_length(config: Config, seed: Seed) -> float | None:
     except InputError:
         if Path(student.model).exists() or is_remote(student.model):
             raise
-        return None  # a hub name that this machine cannot look up
+        return None  # a hub name, and this machine has no access to the hub
     end = end_of_turn(tokenizer, student.chat_template_kwargs)
     longer = 0
     for row in rows:

@@ -1,11 +1,11 @@
-"""A few real rows through every stage that asks a model, to measure what a run will need.
+"""Sends a few real rows through every stage that asks a model, to measure the requests and tokens of a run.
 
     with started(config, "runs/demo-pilot-0f3a") as context:
         sizes = measured(context, seed, rows=50)
 
-The stages' own functions ask, each row counted by itself. Nothing is trained: where the student is served by the run,
-a teacher's answer, cut at random to between a half and the whole of it and to the student's `max_tokens`, stands in for
-the student's; a student behind an endpoint is asked. Every row that was scored counts as hard.
+The functions of the stages send the requests, and usage is counted for each row. Nothing is trained. The answer of a
+student that the run serves is replaced by part of the teacher's: a random share from 0.5 to 1, at most the student's
+`max_tokens`. A student at an endpoint is asked. Every scored row counts as hard.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _row_counts: contextvars.ContextVar[dict[str, Count]] = contextvars.ContextVar("
 
 
 class RowMeter(Meter):
-    """Also counts for the row that is being asked, which the request's own task knows."""
+    """Counts usage also for the row of the request; each row has its own asyncio task and so its own context."""
 
     def record(self, role: str, count: Count, lease: Lease | None = None, known: bool = True) -> None:
         counts = _row_counts.get()
@@ -54,14 +54,16 @@ class RowMeter(Meter):
 
 
 def measured(context: Context, seed: Seed, rows: int) -> Sizes:
-    """Sizes by `rows` rows of the seed data through every stage, in about ten requests a row.
+    """Returns sizes measured on `rows` seed rows in every stage, with about ten requests per row.
 
-    Raises Stopped where the budget does not suffice, StageError where no row of a stage came through.
+    Raises Stopped if the budget is too small, StageError if all rows of a stage fail.
     """
     return asyncio.run(_Pilot(context, seed, rows).run())
 
 
 class _Pilot:
+    """Runs the stages one after the other and fills in the sizes."""
+
     def __init__(self, context: Context, seed: Seed, rows: int) -> None:
         self.context, self.config, self.seed, self.rows = context, context.config, seed, rows
         self.prompts = Prompts(self.config.prompts.dir)
@@ -104,7 +106,8 @@ class _Pilot:
         self._keep("generated", answered, schemas.GENERATED_ROWS)
 
     async def _labelled(self, rows: list[Row]) -> list[Row]:
-        """The rows with their task: the teacher's label where the run has any, else the column, else by words."""
+        """Returns the rows with their task: the teacher's label if the run asks for labels, else the column, else a
+        guess by words."""
         config, taxonomy = self.config, self.context.taxonomy
         if config.classify.by == "teacher" or (config.classify.by == "deberta" and config.classify.label_rows):
             label = LabelRow(self.prompts, tuple(taxonomy.labels), config.classify.label_attempts)
@@ -113,7 +116,7 @@ class _Pilot:
         return [{**row, "task": task} for row, task in zip(rows, found, strict=True)]
 
     async def _filled(self, answer: AskRow, rows: list[Row]) -> list[Row]:
-        """The rows that have an answer, those of the teacher included; of `replace` all are the teacher's."""
+        """Returns the rows with an answer, their own or the teacher's; with `replace` all are the teacher's."""
         replace = self.config.seed_data.responses == "replace"
         rows = [{**row, "response": None} for row in rows] if replace else rows
         answered = [row for row in rows if row["response"] is not None]
@@ -121,7 +124,7 @@ class _Pilot:
         return answered + [row for row in filled if row["status"] == OK]
 
     async def _score(self, asked: str, rows: list[Row]) -> list[Row]:
-        """The rows with what the difficulty measure needs."""
+        """Returns the rows with the answers and scores that the difficulty measure needs."""
         measure = load_measure(self.config.curriculum.difficulty.measure)
         judge = JudgeRow.of(self.config, self.config.random_seed)
         is_here = self.config.student.endpoint is None
@@ -134,7 +137,7 @@ class _Pilot:
         return await self._ask(asked, score, [_stand_in(row, self.config) for row in rows] if is_here else rows)
 
     async def _ask(self, asked: str, function: AskRow, rows: Sequence[Row]) -> list[Row]:
-        """What `function` makes of the rows; what each of them used is kept under `asked`."""
+        """Applies `function` to the rows, and stores the usage of each in `sizes.rows[asked]`."""
 
         async def one(row: Row) -> Row:
             counts: dict[str, Count] = {}
@@ -150,9 +153,9 @@ class _Pilot:
             facts["rows"] = len(answered)
         reasons = [str(row["reason"]) for row in answered if row["status"] == FAILED]
         if BUDGET_USED_UP in reasons:
-            raise Stopped("the budget does not suffice for the pilot; raise it, or lower --pilot")
+            raise Stopped("the budget is too small for the pilot; raise it, or lower --pilot")
         if reasons and len(reasons) == len(answered):
-            raise StageError(f"pilot {asked}: all {len(reasons)} rows failed, such as with: {reasons[0]}")
+            raise StageError(f"pilot {asked}: all {len(reasons)} rows failed; the first: {reasons[0]}")
         return answered
 
     def _keep(self, name: str, rows: list[Row], schema: pa.Schema) -> None:
@@ -161,7 +164,7 @@ class _Pilot:
 
 
 def _split(seed: Seed, config: Config, rows: int) -> tuple[list[Row], list[Row]]:
-    """(rows as the holdout takes them, other rows): of each stratum as many as its share of the holdout."""
+    """Returns (holdout rows, other rows); each stratum gives as many holdout rows as its share of the holdout."""
     held = seed.held_out(config)
     wanted = apportion(min(rows, sum(held.values())), held, _weights(held)) if sum(held.values()) else {}
     by_stratum: dict[str, list[Row]] = defaultdict(list)
@@ -178,7 +181,7 @@ def _weights(counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def _stand_in(row: Row, config: Config) -> Row:
-    """The row with a part of its answer as the student's."""
+    """Returns the row with part of its answer as the student's answer."""
     words = (row["response"] or "").encode()[: BYTES_PER_TOKEN * config.student.sampling.max_tokens]
     part = random.Random(row["instruction_id"]).uniform(0.5, 1.0)
     return {
@@ -189,7 +192,7 @@ def _stand_in(row: Row, config: Config) -> Row:
 
 
 def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
-    """`rows` draws from the scored rows, tasks by their weights, each row as seldom as that allows."""
+    """Returns `rows` draws from the scored rows: tasks by their weights, rows of a task in turn."""
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in scored:
         if row["status"] == OK:
@@ -209,7 +212,7 @@ def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
 
 
 def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:
-    """The new instructions that pass the filters of a single row and are not like a row of the seed sample."""
+    """Returns the new instructions that pass the filters of single rows and resemble no row of the seed sample."""
     if not made:
         return []
     table = schemas.conform(made, schemas.GENERATED_ROWS)

@@ -1,6 +1,6 @@
-"""What the seed file holds, read without Ray: counts of all rows and a random sample of them.
+"""Reads the seed file without Ray: counts of all rows, and a random sample.
 
-seed = read_seed(config)        # InputError for malformed rows, as the run would raise it
+seed = read_seed(config)        # InputError for malformed rows, as in the run
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ from tapir_ray.errors import InputError
 from tapir_ray.transforms.column_notes import NOT_READ, ColumnNotes, no_response, note, refuse_missing
 
 SAMPLE = 4_000
+"""Most rows of the sample."""
 
 
 @dataclass
 class Seed:
-    """`usable` rows are well-formed, no repeats, and have an answer where answers are kept."""
+    """Counts and sample of the usable rows: well-formed, distinct, and with an answer if answers are kept."""
 
     usable: int = 0
     unanswered: int = 0
     strata: Counter[str] = field(default_factory=Counter)
     """Usable rows by the values of `holdout.stratify_by`."""
     notes: ColumnNotes = field(default_factory=ColumnNotes)
-    """What became of the columns."""
+    """Columns that nothing uses, and missing ones."""
     sample: list[dict[str, Any]] = field(default_factory=list)
     """Usable rows in random order: instruction_id, messages, response, task, stratum."""
 
     def held_out(self, config: Config) -> dict[str, int]:
-        """Rows that the holdout takes of each stratum."""
+        """Returns the number of holdout rows by stratum."""
         wanted = -(-config.holdout.rows // max(1, len(self.strata)))
         return {name: min(wanted, int(rows * config.holdout.max_share)) for name, rows in self.strata.items()}
 
 
 def read_seed(config: Config) -> Seed:
-    """Counts and sample of the config's seed data. Raises InputError where the run would refuse it."""
+    """Returns counts and sample of the config's seed data. Raises InputError if the run would refuse it."""
     settings, seed = config.seed_data, Seed()
+    # A heap of the SAMPLE smallest hashes: a random sample in one pass, the same in every check.
     heap: list[tuple[int, dict[str, Any]]] = []
     seen: set[bytes] = set()
     first_reason = ""
@@ -67,8 +69,8 @@ def read_seed(config: Config) -> Seed:
                 first_reason = first_reason or f"{place}: {error}"
                 continue
             raise InputError(
-                f"seed_data.path {settings.path}: {place}: {error}; mend the file, or set seed_data.skip_malformed: "
-                "true to leave such rows out"
+                f"seed_data.path {settings.path}: {place}: {error}; fix the file, or set seed_data.skip_malformed: "
+                "true to filter such rows"
             ) from None
         seed.notes.add(note(raw, conversations[0].unused, settings))
         for conversation in conversations:
@@ -97,7 +99,7 @@ def read_seed(config: Config) -> Seed:
     if not seed.usable:
         if seed.notes.read:
             raise InputError(f"seed_data.path {settings.path}: {no_response(seed.notes)}")
-        why = f" among {seed.notes.rows}; the first: {first_reason}" if first_reason else ", as there is no row"
+        why = f" among {seed.notes.rows}; the first: {first_reason}" if first_reason else ", as it has no rows"
         raise InputError(f"seed_data.path {settings.path}: no usable row{why}")
     refuse_missing(seed.notes, settings, f"seed_data.path {settings.path}")
     seed.notes.forget([settings.task_column, *config.holdout.stratify_by])

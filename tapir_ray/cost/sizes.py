@@ -1,8 +1,8 @@
-"""What a row needs: requests and tokens by what is asked, guessed from the config and the seed file alone.
+"""Sizes of a row's requests: number and tokens by kind of request, guessed from the config and the seed file alone.
 
     sizes = guessed(config, seed, taxonomy)                # or measured by `pilot.py`
 
-The bound takes every attempt, every token that a request may answer with, and a token for each byte that is sent.
+The bound counts all attempts, all tokens that a reply may have, and one token for each byte sent.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tapir_ray.transforms.scores_json import scores_format
 BYTES_PER_TOKEN = 4
 GUESSED_ROWS = 300
 LABEL_TOKENS, JUDGE_TOKENS, STYLED = 4, 120, 1.3
-"""Guesses: a label's tokens, a judge's reply, and a styled answer's length against the seed data's."""
+"""Guesses: tokens of a label, tokens of a judge's reply, and length of a styled answer over that of a seed answer."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Requests and tokens, of a row or of many."""
+    """Number of requests, input tokens and output tokens, of one row or several."""
 
     calls: float = 0.0
     input: float = 0.0
@@ -49,25 +49,26 @@ class Size:
 
 @dataclass
 class Sizes:
-    """What a row needs, by (what is asked, role): of each measured row with its task, and at most."""
+    """Sizes of rows by kind of request (`label`, `expand`, …) and role."""
 
     rows: dict[str, list[tuple[str | None, dict[str, Size]]]] = field(default_factory=dict)
-    """By what is asked: (task, size by role) of each row."""
+    """By kind of request: (task, size by role) of each measured row."""
     most: dict[str, dict[str, Size]] = field(default_factory=dict)
+    """By kind of request: upper bound of a row by role."""
     tasks: dict[str | None, float] = field(default_factory=lambda: {None: 1.0})
-    """Shares of the seed data's tasks."""
+    """Shares of the tasks in the seed data."""
     expanded: float = 1.0
-    """Share of the draws that give an instruction."""
+    """Share of the draws that give a new instruction."""
     fresh: float = 1.0
-    """Share of the instructions that are no duplicate of the seed data."""
+    """Share of the new instructions that do not repeat the seed data."""
     accepted: float = 1.0
-    """Share of the instructions that get a usable answer."""
+    """Share of the new instructions that get a usable answer."""
     measured: int = 0
-    """Rows that the pilot sent through each stage; 0 are guesses."""
+    """Rows that the pilot sent through each stage; 0 if the sizes are guesses."""
 
 
 def guessed(config: Config, seed: Seed, taxonomy: Taxonomy) -> Sizes:
-    """Sizes by the length of the prompts and of the seed data's rows, a token for every four bytes."""
+    """Guesses sizes from the length of prompts and seed rows, one token for every four bytes."""
     prompts, sizes = Prompts(config.prompts.dir), Sizes()
     answers = [row["response"] for row in seed.sample if row["response"] is not None]
     unknown = "x" * int(statistics.mean(map(len, answers)) if answers else BYTES_PER_TOKEN * 200)
@@ -79,7 +80,10 @@ def guessed(config: Config, seed: Seed, taxonomy: Taxonomy) -> Sizes:
 
 
 def bounds(config: Config, seed: Seed, taxonomy: Taxonomy) -> dict[str, dict[str, Size]]:
-    """What a row needs at most, on average over the seed data; of generated rows nothing but `max_tokens` is known."""
+    """Returns upper bounds of a row's sizes, averaged over the seed data.
+
+    Generated rows are bounded by `max_tokens`, as nothing else is known of them.
+    """
     prompts = Prompts(config.prompts.dir)
     longest = "x" * _limit(config.teacher)
     written = "x" * (BYTES_PER_TOKEN * config.student.sampling.max_tokens)
@@ -115,7 +119,7 @@ def _of_row(
     size: Any,
     student_text: str | None = None,
 ) -> dict[str, dict[str, Size]]:
-    """Size by what is asked of a row, then by role; `size` is `_guess` or `_bound`."""
+    """Returns the sizes of a row by kind of request and role; `size` is `_guess` or `_bound`."""
     instruction, task = text_of(row["messages"]), row["task"] or taxonomy.labels[0]
     label = prompts.render("label", labels=taxonomy.labels, instruction=instruction)
     teacher, judge, student = config.teacher, config.judge, config.student
@@ -154,7 +158,7 @@ def _of_row(
 def _compared(
     config: Config, prompts: Prompts, instruction: str, answers: tuple[str, str], repeat_share: float, size: Any
 ) -> Size:
-    """The judge's scores of two answers."""
+    """Returns the size of the requests that score two answers."""
     judge = config.judge
     limit = _limit(config.judge_endpoint, judge.sampling.max_tokens)
     if judge.mode == "pairwise":
@@ -180,7 +184,7 @@ def _answers(
     size: Any,
     draft: bool = False,
 ) -> dict[str, Size]:
-    """A new answer, or with `draft` the rewriting of the one that there is."""
+    """Returns the sizes by role of a new answer, or with `draft` of a rewriting of the existing one."""
     style, samples, limit = taxonomy.styles.get(task, ""), config.respond.samples, _limit(config.teacher)
     reply = STYLED * len(answer.encode()) / BYTES_PER_TOKEN
     plain = config.regenerate is not None and not config.regenerate.does("rewrite")
@@ -205,7 +209,7 @@ def _answers(
 
 
 def _schema(judge: Judge, count: int) -> str:
-    """What asks for JSON, and is paid for as a part of the prompt."""
+    """Returns the schema sent with a request for JSON: providers count it as part of the prompt."""
     return "" if judge.structured == "off" else json.dumps(scores_format(count))
 
 

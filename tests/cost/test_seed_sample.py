@@ -16,7 +16,7 @@ from tapir_ray.errors import InputError
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([], "no usable row, as there is no row"),
+        ([], "no usable row, as it has no rows"),
         ([{"prompt": "a", "reply": "b"}], r"`reply` has the answers, set seed_data.columns: \{response: NAME\}"),
         ([{"prompt": "a"}], r"no row has a response; set seed_data\.responses: fill"),
         (
