@@ -1,10 +1,10 @@
-r"""Say whether the cluster fits a config: `tapir check`, which sends this job with `--address http://HEAD:8265`.
+r"""Checks that the cluster fits a config: `tapir check --address http://HEAD:8265` submits this job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/check.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-Compares `resources` with the nodes that are there or can be added, and tries models and storage from a worker. Spends
-nothing. Takes what `tapir check` takes.
+Compares `resources` with the nodes that exist or can be added, and tries models and storage from a worker. Spends
+nothing. Takes the arguments of `tapir check`.
 """
 
 import sys

@@ -1,10 +1,14 @@
-r"""Run or continue the whole loop on a cluster: `tapir run` as a Ray job.
+r"""Runs or continues the whole loop on a cluster: `tapir run` as a Ray job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/distill.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-or, with an attempt's number, its exit status and the keys it needs: `tapir submit configs/mine.yaml --job distill
---address http://HEAD:8265 --run-dir s3://bucket/runs/mine --env OPENAI_API_KEY`. Takes what `tapir run` takes.
+`tapir submit` also numbers the attempts, returns the exit status and passes on keys:
+
+    tapir submit configs/mine.yaml --job distill --address http://HEAD:8265 --run-dir s3://bucket/runs/mine \
+        --env OPENAI_API_KEY
+
+Takes the arguments of `tapir run`.
 """
 
 import sys

@@ -1,10 +1,10 @@
-r"""Run the evaluation suites of a trained run on its last student, as a Ray job.
+r"""Runs the evaluation suites of a trained run on its last student, as a Ray job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/evaluate.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-Leaves `evaluation/NAME` of every suite and `summary.json` in the run and prints its table. Refuses a run whose rounds
-are not all trained: nothing is trained here.
+Writes `evaluation/NAME` of every suite and `summary.json` into the run, and prints the tables. Trains nothing: a run
+with an untrained round is refused.
 """
 
 import argparse

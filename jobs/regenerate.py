@@ -1,10 +1,10 @@
-r"""Produce a dataset anew on a cluster: `tapir regenerate` as a Ray job.
+r"""Regenerates a dataset on a cluster: `tapir regenerate` as a Ray job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/regenerate.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-Leaves `shards/NNNNN/regenerated` and `dataset/` in the run, and goes on where an earlier job of the run was stopped.
-Takes what `tapir regenerate` takes.
+Writes `shards/NNNNN/regenerated` and `dataset/` into the run, and continues a stopped job. Takes the arguments of
+`tapir regenerate`.
 """
 
 import sys

@@ -1,9 +1,9 @@
-r"""Say where a run is, from its storage as the cluster sees it: `tapir status`, which sends this job with `--address`.
+r"""Shows the progress of a run from storage that the cluster reaches: `tapir status --address URL` submits this job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/status.py s3://bucket/runs/mine
 
-Changes nothing. Takes what `tapir status` takes.
+Changes nothing. Takes the arguments of `tapir status`.
 """
 
 import sys

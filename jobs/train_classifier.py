@@ -1,10 +1,10 @@
-r"""Fine-tune the task classifier on the teacher's labels, or on your own: `tapir classifier train` as a Ray job.
+r"""Fine-tunes the task classifier on the teacher's labels, or on your own: `tapir classifier train` as a Ray job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/train_classifier.py configs/mine.yaml --run-dir s3://bucket/runs/mine
 
-Leaves `classifier/model` and `classifier/report.json` in the run, from which `jobs/distill.py` goes on. Takes what
-`tapir classifier train` takes: with `--rows FILE …` the labels are those of the files.
+Writes `classifier/model` and `classifier/report.json` into the run; `jobs/distill.py` continues from them. Takes the
+arguments of `tapir classifier train`: with `--rows FILE …` the labels are those of the files.
 """
 
 import sys
