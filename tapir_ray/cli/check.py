@@ -26,7 +26,7 @@ from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import read_seed
 from tapir_ray.cost.sizes import Sizes, guessed
 from tapir_ray.data.files import find_seed
-from tapir_ray.data.storage import uri_beside
+from tapir_ray.data.storage import sibling_uri
 from tapir_ray.errors import InputError
 from tapir_ray.llm.roles import Roles
 from tapir_ray.methods import method_of
@@ -68,7 +68,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         print(f"seed_data.path {config.seed_data.path}: {note}", file=sys.stderr)
     sizes: Sizes
     if pilot:
-        with launch.started(_now(config), uri_beside(run_dir, f"-pilot-{config.digest()[:8]}")) as context:
+        with launch.started(_now(config), sibling_uri(run_dir, f"-pilot-{config.digest()[:8]}")) as context:
             seed = read_seed(context.config)
             sizes = measured(context, seed, pilot)
             place = context.run.uri

@@ -20,7 +20,7 @@ from tapir_ray.cluster.jobs.remote_query import Errand
 from tapir_ray.cluster.jobs.submit import Submission
 from tapir_ray.cluster.jobs.submit import check as check_submission
 from tapir_ray.cluster.session import session
-from tapir_ray.cluster.workers import check_storage, model_problems, models, worker_beside
+from tapir_ray.cluster.workers import check_storage, model_problems, models, second_worker
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, last_line
 from tapir_ray.run.run import Run
@@ -56,7 +56,7 @@ def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:
     run = Run.at(run_dir)
     run.refuse_another(config)
     try:
-        with session(config), worker_beside(config):
+        with session(config), second_worker(config):
             nodes = possible_nodes()
             if problems := model_problems(config):
                 raise InputError("; ".join(problems))

@@ -146,12 +146,12 @@ def _short(
     size = f"{ranks * claim.cpus:g} CPUs and {ranks * claim.gpus:g} GPUs{_of_kind(claim)}"
     places = _fitting_with(claim, list(others.values()), nodes, worst)
     stages = 0.0 if name == "train" else _of_stages(config)
-    beside = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
+    for_others = stages + sum(other.fewest * other.tensor_parallel * other.cpus for other in others.values())
     cpus, gpus = (sum(node[resource] for node in nodes) for resource in ("CPU", "GPU"))
-    needed = claim.fewest * ranks * claim.cpus + beside
+    needed = claim.fewest * ranks * claim.cpus + for_others
     if needed > cpus:
         return (
-            f"resources.{name} needs {needed:g} CPUs ({claim.fewest} x {ranks * claim.cpus:g}, and {beside:g} for "
+            f"resources.{name} needs {needed:g} CPUs ({claim.fewest} x {ranks * claim.cpus:g}, and {for_others:g} for "
             f"other work) but the cluster has {cpus:g}; lower resources.{name}.{_number(claim)} or .cpus"
         )
     held = sum(other.fewest * other.tensor_parallel * other.gpus for other in others.values())

@@ -3,7 +3,7 @@
 with interruptible():                                    # in the main thread
     for block in pipeline: ...                           # a watcher calls interrupt(StageError("…"))
 
-with beside(work) as done:                               # `work` calls leave_if_asked() now and then
+with in_background(work) as done:                               # `work` calls leave_if_asked() now and then
     ...                                                  # an exception here ends `work` too
     done.result()
 """
@@ -22,7 +22,7 @@ from typing import TypeVar
 from tapir_ray.errors import Stopped
 
 _asked: ContextVar[threading.Event | None] = ContextVar("asked", default=None)
-"""Event in the thread of `beside`, set when the thread has to end."""
+"""Event in the thread of `in_background`, set when the thread has to end."""
 
 JOIN_S = 10.0
 """Longest wait at the end for a watcher, in seconds: it may wait for a cluster that no longer exists."""
@@ -95,7 +95,7 @@ def watched(look: Callable[[], Exception | None], every_s: float, name: str) -> 
 
 
 @contextmanager
-def beside(work: Callable[[], T]) -> Iterator[Future[T]]:
+def in_background(work: Callable[[], T]) -> Iterator[Future[T]]:
     """Runs `work()` in a background thread, which ends with the block. Yields its Future.
 
     If the block raises, the thread ends at its next `leave_if_asked`. A thread that continued after the shutdown of Ray
@@ -116,7 +116,7 @@ def beside(work: Callable[[], T]) -> Iterator[Future[T]]:
 
 
 def leave_if_asked() -> None:
-    """Raises Stopped in a thread of `beside` whose block has ended with an error."""
+    """Raises Stopped in a thread of `in_background` whose block has ended with an error."""
     asked = _asked.get()
     if asked is not None and asked.is_set():
         raise Stopped("the block that started this work has ended with an error")

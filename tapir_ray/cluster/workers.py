@@ -182,7 +182,7 @@ def _try_model(key: str, model: str, revision: str | None) -> str | None:
 
 
 @contextmanager
-def worker_beside(config: Config) -> Iterator[None]:
+def second_worker(config: Config) -> Iterator[None]:
     """Context manager that keeps another node with CPUs in the cluster, if its autoscaler can add one.
 
     Raises StageError if no node comes within `resources.no_progress_timeout_s`.

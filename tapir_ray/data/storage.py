@@ -153,7 +153,7 @@ def uri_in(folder: str, name: str) -> str:
     return f"{place.rstrip('/')}/{name}{mark}{options}"
 
 
-def uri_beside(folder: str, suffix: str) -> str:
+def sibling_uri(folder: str, suffix: str) -> str:
     """The URI or path of a folder with a suffix appended to its name."""
     place, mark, options = folder.partition("?") if is_remote(folder) else (folder, "", "")
     return f"{place.rstrip('/')}{suffix}{mark}{options}"

@@ -164,7 +164,7 @@ def _command() -> str:
 def claim(storage: Storage) -> int:
     """Takes over the run with the next attempt number. Raises InputError while another attempt is alive."""
     # The number after the one that was checked, not after the latest: an attempt that came in between must not lose.
-    attempt, token = refuse_beside_another(storage) + 1, uuid.uuid4().hex
+    attempt, token = refuse_second_owner(storage) + 1, uuid.uuid4().hex
     mine = {"host": socket.gethostname(), "user": getpass.getuser(), "token": token, "time": now()}
     mine |= {"command": _command(), **identity(os.getpid())}
     if not _create(storage, f"{FOLDER}/{attempt:05d}.json", mine):
@@ -206,7 +206,7 @@ def _token(storage: Storage, name: str) -> str | None:
     return (storage.find_json(name) or {}).get("token")
 
 
-def refuse_beside_another(storage: Storage) -> int:
+def refuse_second_owner(storage: Storage) -> int:
     """Returns the number of the last attempt, or 0. Raises InputError that names the owner while one is alive."""
     last = latest(storage)
     if last and (owner := _alive(storage, last)) is not None:

@@ -13,7 +13,7 @@ from tapir_ray.config import Config
 from tapir_ray.config.differences import differences
 from tapir_ray.data.atomic_files import WRITING
 from tapir_ray.errors import InputError
-from tapir_ray.run.attempts import refuse_beside_another
+from tapir_ray.run.attempts import refuse_second_owner
 from tapir_ray.run.layout import Layout
 from tapir_ray.run.lineage import changed_by, following
 from tapir_ray.run.manifest import MANIFEST
@@ -37,7 +37,7 @@ def fork(old_uri: str, new_uri: str, config: Config, layout: Layout) -> list[str
     if not old.exists("config.yaml"):
         raise InputError(f"--fork {old_uri}: there is no run (no config.yaml); give the folder of a run")
     # A run that still writes could be copied in the middle of a table.
-    refuse_beside_another(old)
+    refuse_second_owner(old)
     before = old.stored_config()
     stale = following(changed_by(differences(before, config), layout), layout)
     kept = [table for table in layout.all() if table not in stale and old.exists(table.path)]

@@ -73,7 +73,7 @@ class Table:
         assert self.schema is not None, self.path
         return self.schema
 
-    def beside(self, name: str) -> Table:
+    def sibling(self, name: str) -> Table:
         """Returns a table with another name and the same folder, schema and key."""
         return Table(f"{posixpath.dirname(self.path)}/{name}", self.schema, self.key)
 

@@ -20,7 +20,7 @@ from tapir_ray.config.renamed import old_key
 from tapir_ray.config.yaml_files import read_yaml
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError, full_disk
-from tapir_ray.run.attempts import refuse_beside_another
+from tapir_ray.run.attempts import refuse_second_owner
 from tapir_ray.run.layout import BEGUN
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.tables import Tables
@@ -44,7 +44,7 @@ class Run(Tables):
         run.refuse_another(config)
         stored = run.stored_config() if run.exists("config.yaml") else None
         if stored is not None and stored != config:
-            refuse_beside_another(run)
+            refuse_second_owner(run)
             if stored.digest() != config.digest():
                 run._clear_begun()
         if stored is None or (stored != config and run._was_started()):

@@ -113,7 +113,7 @@ def _answers(
 
 def answered_of(table: Table) -> Table:
     """Returns the table of a scored table's answers, written if they cannot be made while the judge runs."""
-    return table.beside(f"{table.name}_answered")
+    return table.sibling(f"{table.name}_answered")
 
 
 def _generate(

@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow.compute as pc
 
 from tapir_ray.cluster.capacity import model_servers
-from tapir_ray.cluster.interrupt import beside
+from tapir_ray.cluster.interrupt import in_background
 from tapir_ray.data.schemas import OK, SEED
 from tapir_ray.errors import InputError
 from tapir_ray.steps import classifier, holdout, seed, shares, train
@@ -45,7 +45,7 @@ def classify_and_initial_sft(context: Context) -> None:
         classifier.classify_seed(context)
         train.initial_sft(context, layout.instructions)
     else:
-        with beside(lambda: classifier.train(context)) as fitted:
+        with in_background(lambda: classifier.train(context)) as fitted:
             train.initial_sft(context, layout.ingested)
             fitted.result()
         classifier.classify_seed(context)

@@ -205,7 +205,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 weight_grad.addmm_(logits_grad_CV.T, hidden_CH)
             elif weight_grad is not None:
                 weight_grad += logits_grad_CV.T @ hidden_CH
-            del logits_grad_CV  # else there beside the next chunk's
+            del logits_grad_CV  # else it would be held together with the next chunk's
         summed = ((weight_grad, weight_VH), (bias_grad, bias_V))
         ctx.gradients = hidden_grad, *(None if g is None or w is None else g.to(w.dtype) for g, w in summed)
         return loss

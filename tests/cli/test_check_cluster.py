@@ -37,7 +37,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("RAY_ADDRESS", "unset")
     monkeypatch.setattr(module, "session", session)
-    monkeypatch.setattr(module, "worker_beside", nullcontext)
+    monkeypatch.setattr(module, "second_worker", nullcontext)
     monkeypatch.setattr(module, "possible_nodes", lambda: NODES)
     monkeypatch.setattr(module, "check_storage", lambda run, config: ["one", "two"])
     monkeypatch.setattr(module, "model_problems", lambda config: [])

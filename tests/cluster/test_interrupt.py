@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tapir_ray.cluster.interrupt import beside, leave_if_asked
+from tapir_ray.cluster.interrupt import in_background, leave_if_asked
 from tapir_ray.errors import StageError, Stopped
 
 
@@ -24,7 +24,7 @@ def until_asked(seen: list[BaseException]) -> str:
 
 def test_work_beside_a_block_that_fails_ends_with_it() -> None:
     before, seen = threading.active_count(), list[BaseException]()
-    with pytest.raises(StageError, match="the block's"), beside(lambda: until_asked(seen)):
+    with pytest.raises(StageError, match="the block's"), in_background(lambda: until_asked(seen)):
         time.sleep(0.1)
         raise StageError("the block's")
     assert [type(error) for error in seen] == [Stopped]
@@ -32,13 +32,13 @@ def test_work_beside_a_block_that_fails_ends_with_it() -> None:
 
 
 def test_work_beside_a_block_gives_what_it_made_or_raised() -> None:
-    with beside(lambda: 7) as made:
+    with in_background(lambda: 7) as made:
         assert made.result() == 7
 
     def fail() -> None:
         raise ValueError("of the work")
 
-    with pytest.raises(ValueError, match="of the work"), beside(fail) as failed:
+    with pytest.raises(ValueError, match="of the work"), in_background(fail) as failed:
         failed.result()
 
 
@@ -50,8 +50,8 @@ def test_one_block_asks_its_own_work_alone() -> None:
         leave_if_asked()
         return "to its end"
 
-    with beside(waits) as other:
-        with pytest.raises(StageError), beside(leave_if_asked):
+    with in_background(waits) as other:
+        with pytest.raises(StageError), in_background(leave_if_asked):
             raise StageError("of another block")
         leave_if_asked()
         go_on.set()

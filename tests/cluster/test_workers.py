@@ -184,9 +184,9 @@ def test_a_simulator_that_other_machines_do_not_reach_is_refused(
 ) -> None:
     refuse_other_machines()
     (mine,) = ray.nodes()
-    beside = {**mine, "NodeID": "another"}
-    monkeypatch.setattr(ray, "nodes", lambda: [mine, beside, {**beside, "NodeManagerAddress": "x", "Alive": False}])
+    second = {**mine, "NodeID": "another"}
+    monkeypatch.setattr(ray, "nodes", lambda: [mine, second, {**second, "NodeManagerAddress": "x", "Alive": False}])
     refuse_other_machines()
-    monkeypatch.setattr(ray, "nodes", lambda: [mine, {**beside, "NodeManagerAddress": "10.9.9.9"}])
+    monkeypatch.setattr(ray, "nodes", lambda: [mine, {**second, "NodeManagerAddress": "10.9.9.9"}])
     with pytest.raises(InputError, match=r"simulator: .* nodes on 10\.9\.9\.9; give teacher\.base_url"):
         refuse_other_machines()

@@ -28,7 +28,7 @@ def bucket() -> Iterator[str]:
 
 def starts(uri: str, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[Storage]:
     """The storages of the starts that own the run after all have looked before any has written."""
-    monkeypatch.setattr(attempts, "refuse_beside_another", lambda storage: 0)
+    monkeypatch.setattr(attempts, "refuse_second_owner", lambda storage: 0)
     together = threading.Barrier(count)
 
     def start(_: int) -> Storage | None:
@@ -103,7 +103,7 @@ def test_a_late_conditional_put_changes_nothing(bucket: str, monkeypatch: pytest
 
     with s3_proxy.before(os.environ["AWS_ENDPOINT_URL"], s3_proxy.HEEDED, late) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        monkeypatch.setattr(attempts, "refuse_beside_another", lambda storage: 0)
+        monkeypatch.setattr(attempts, "refuse_second_owner", lambda storage: 0)
         first, second = (Storage.at(f"{bucket}/late") for _ in range(2))
         claim(first)
         with pytest.raises(InputError, match="at the same moment"):
@@ -126,7 +126,7 @@ def test_without_conditional_writes_one_start_is_left(
 def test_without_conditional_writes_a_late_put_ends_the_first(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first has waited and read its token back before the write of the second arrives."""
     monkeypatch.setattr(attempts, "SETTLE_S", 0.2)
-    monkeypatch.setattr(attempts, "refuse_beside_another", lambda storage: 0)
+    monkeypatch.setattr(attempts, "refuse_second_owner", lambda storage: 0)
     threads = threading.local()
     written = threading.Event()
 
