@@ -1,10 +1,10 @@
-"""Prompts answered by the student stage and by `vllm.LLM.chat`, in turn and timed: for infer.py and gpu_infer.py.
+"""Times the student stage and `vllm.LLM.chat` in turn on the same prompts, for infer.py and gpu_infer.py.
 
     time_answers()
     ratio, figures = compared(Asked(folder, student, replicas, texts), rounds=2)
 
-The stage counts from the first prompt that its engine got to the last block out, `LLM.chat` from the call to its
-return: engine starts are shown apart.
+The stage is timed from the first prompt in its engine to the last block out, `LLM.chat` from the call to its return.
+Engine starts are reported separately.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from tapir_ray.train.create_student import create_student
 
 TRANSFORM_CPUS = 0.1
 FREE_S = 120
-"""How long a GPU's memory is waited for after an engine on it is gone."""
+"""Seconds to wait for free GPU memory after an engine on it has ended."""
 
 kept, build_processor = student_stage.collect, student_stage.build_processor
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Who is asked, where it runs, and what it is asked."""
+    """Model folder, resources and prompts of a measurement."""
 
     model: str
-    """A folder, as `create` makes it: greedy answers have all the tokens that they may."""
+    """Folder as `create` writes it: greedy answers have the maximum number of tokens."""
     student: Student
     replicas: Replicas
     texts: list[str]
 
 
 def create(size: CreateModel, texts: list[str], folder: str, dtype: str = "float32") -> str:
-    """The folder, with a Llama of random weights that never says its end token."""
+    """Writes a Llama with random weights that never generates its end token, and returns its folder."""
     import torch
     from transformers import AutoModelForCausalLM
 
     create_student(size, texts, folder, None, seed=0)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     with torch.no_grad():
-        # The same weights read tokens and choose them: a logit of 0 is never the largest of thousands.
+        # Embedding and output layer share weights: the end token gets logit 0, never the largest of thousands.
         model.get_input_embeddings().weight[model.config.eos_token_id] = 0.0
     model.save_pretrained(folder)
     return folder
 
 
 def compared(asked: Asked, rounds: int) -> tuple[float, dict[str, Any]]:
-    """(ratio of the median rates in tokens a second, figures); each round has engines of its own."""
+    """Returns (ratio of the median rates in tokens per second, figures); each round starts new engines."""
     measured: dict[str, list[dict[str, Any]]] = {"stage": [], "llm_chat": []}
     for _ in range(rounds):
         measured["stage"].append(by_stage(asked))
@@ -85,7 +85,7 @@ def compared(asked: Asked, rounds: int) -> tuple[float, dict[str, Any]]:
 
 
 def by_stage(asked: Asked) -> dict[str, Any]:
-    """Seconds of engine start and of answering, tokens and answers of the student stage."""
+    """Returns seconds of engine start and of answering, tokens and answers of the student stage."""
     rows = [{"instruction_id": str(n), "messages": [user(text)], "status": "ok"} for n, text in enumerate(asked.texts)]
     answered, start, seconds = answers_of(
         asked.model, asked.student, asked.replicas, schemas.conform(rows, schemas.INSTRUCTIONS)
@@ -101,7 +101,7 @@ def by_stage(asked: Asked) -> dict[str, Any]:
 
 
 def answers_of(model: str, student: Student, replicas: Replicas, table: pa.Table) -> tuple[pa.Table, float, float]:
-    """(the table's rows with answers, seconds of engine start, seconds of answering)."""
+    """Returns (the table's rows with answers, seconds of engine start, seconds of answering)."""
     called, rows = time.time(), ray.data.from_arrow(table)
     answered, ended = consumed(student_stage.generate(rows, model, student, replicas, TRANSFORM_CPUS, random_seed=0))
     began = told(answered)[0]
@@ -109,12 +109,12 @@ def answers_of(model: str, student: Student, replicas: Replicas, table: pa.Table
 
 
 def by_engine(asked: Asked) -> dict[str, Any]:
-    """As `by_stage`, of `vllm.LLM.chat`; to be called in a process of its own, which ends with its engine."""
+    """Measures `vllm.LLM.chat` as `by_stage` does. Call it in a new process, which ends with its engine."""
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     if asked.replicas.gpus:
         wait_for_memory(0.9)
     called = time.time()
-    # Its import is a part of the start, as it is of ours.
+    # The start includes the import, as it does for the stage.
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=asked.model, **student_stage.engine_arguments(asked.model, asked.student, asked.replicas))
@@ -130,7 +130,7 @@ def by_engine(asked: Asked) -> dict[str, Any]:
 
 
 def wait_for_memory(share: float) -> None:
-    """Until so much of the GPU is free: an engine that starts while another's memory goes takes neither for its own."""
+    """Waits until this share of the GPU is free: an engine that starts while another frees memory miscounts its own."""
     import torch
 
     deadline = time.time() + FREE_S
@@ -147,7 +147,7 @@ def user(text: str) -> dict[str, str]:
 
 
 def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
-    """(all rows, when the last of them came out)."""
+    """Returns (all rows, time at which the last came out)."""
     blocks = []
     for block in rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         blocks.append(schemas.conform(block, schemas.SCORED))
@@ -156,24 +156,24 @@ def consumed(rows: ray.data.Dataset) -> tuple[pa.Table, float]:
 
 
 def told(rows: pa.Table) -> tuple[float, int]:
-    """(when the engine got its first prompt, tokens it said)."""
+    """Returns (time of the engine's first prompt, tokens generated)."""
     metas = [json.loads(meta) for meta in rows["meta"].to_pylist()]
     return min(meta["arrived"] for meta in metas), sum(meta["tokens"] for meta in metas)
 
 
 def time_answers() -> None:
-    """From now on `told` can read the student stage's rows."""
+    """Makes the student stage record times and tokens in its rows, for `told`."""
     student_stage.collect, student_stage.build_processor = collect, timed_processor
 
 
 def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    """The stage's row; when the engine was asked and how many tokens it said are in `meta`."""
+    """Returns the stage's row with the time of the request and the number of generated tokens in `meta`."""
     noted = {"arrived": row["metrics"]["arrived"], "tokens": row["num_generated_tokens"]}
     return {**kept(row, columns), "meta": json.dumps(noted)}
 
 
 class Timed:
-    """To be mixed into Ray's engine worker: its answers tell when the engine was asked."""
+    """Mixin for Ray's engine worker that adds the time of the request to its answers."""
 
     async def _generate_with_error_handling(self, row: dict[str, Any], batch_uuid: Any) -> dict[str, Any]:
         arrived = time.time()

@@ -1,18 +1,18 @@
-"""How well a task classifier labels real instructions: held-out rows, other sources, MT-Bench.
+"""Measures how well a task classifier labels real instructions: held-out rows, other sources, MT-Bench.
 
     python benchmarks/classifier.py [--quick]
 
-A row's label is that of its source: gsm8k is Math, codealpaca Code Generation, roleplay Roleplay, some of dolly's
-categories have a label, and the simulator's tasks have theirs. A small DeBERTa made from its config is trained on all
-of them by Ray Train, with the class weights of `classify.class_weight_power`, and judged on
+The label of a row follows from its source: gsm8k is Math, codealpaca Code Generation, roleplay Roleplay; some
+categories of dolly have a label, and so have the simulator's tasks. A small DeBERTa made from its config is trained on
+all of them by Ray Train, with the class weights of `classify.class_weight_power`, and scored on
 
   holdout           rows of the same sources that were held out;
   mt_bench          first turns of the MT-Bench questions whose category has a label (50 of them, and 10 `extraction`);
   without_SOURCE    rows of a source that was left out of training, for the labels that another source gives (2M).
 
-A source's style is easier to learn than its task: that is what the difference between the first and the others shows.
-Accuracy and macro-F1 (over labels that were true or predicted) are beside those of always giving the commonest label of
-the training rows. Writes benchmarks/results/classifier.json.
+The style of a source is easier to learn than its task, as the difference between the first test and the others shows.
+Accuracy and macro-F1 (over labels that were true or predicted) are shown with those of a baseline that always gives the
+commonest training label. Writes benchmarks/results/classifier.json.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ DOLLY = {
     "information_extraction": "Others",
     "closed_qa": "Others",
 }
-"""Our reading of dolly's categories; `open_qa` and `general_qa` are of all subjects and have no label."""
+"""Labels of dolly's categories, our choice; `open_qa` and `general_qa` mix all subjects and have no label."""
 MT_BENCH = {
     "writing": "Writing",
     "roleplay": "Roleplay",
@@ -66,7 +66,7 @@ MT_BENCH = {
     "coding": "Code Generation",
     "extraction": "Others",
 }
-"""`stem` and `humanities` are of several subjects and have no label."""
+"""`stem` and `humanities` mix several subjects and have no label."""
 LEARNING_RATES = {"2M": 1e-3, "14M": 5e-4}
 SIMULATOR_ROWS = 2000
 SETTINGS = {"batch_size": 64, "max_length": 128, "train_batch_size": 16, "holdout_share": 0.15}
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def labelled_sources() -> dict[str, Rows]:
-    """Rows (INSTRUCTIONS) by source, each instruction once, with the label of its source as their task."""
+    """Returns rows (INSTRUCTIONS) by source, each instruction once, with the source's label as their task."""
     seeds = data_folder() / "seeds"
     found = {name: of_file(seeds / f"{file}.jsonl", whole=label) for name, (file, label) in WHOLE.items()}
     found["dolly"] = of_file(seeds / "dolly_3k.jsonl")
@@ -110,7 +110,7 @@ def labelled_sources() -> dict[str, Rows]:
 
 
 def of_file(file: Path, whole: str | None = None) -> Rows:
-    """The rows of an Alpaca file that have a label: that of the `whole` file, or of their category."""
+    """Returns the rows of an Alpaca file with a label: that of the `whole` file, or of their category."""
     rows = map(json.loads, file.read_text().splitlines())
     return unique(
         (f"{row['instruction']}\n{row['input']}".strip(), whole or DOLLY.get(row["category"])) for row in rows
@@ -118,13 +118,13 @@ def of_file(file: Path, whole: str | None = None) -> Rows:
 
 
 def mt_bench() -> Rows:
-    """The first turns of the questions whose category has a label."""
+    """Returns the first turns of the questions whose category has a label."""
     questions = map(json.loads, (data_folder() / "eval" / "mt_bench_questions.jsonl").read_text().splitlines())
     return unique((row["turns"][0], MT_BENCH.get(row["category"])) for row in questions)
 
 
 def unique(pairs: Iterable[tuple[str, str | None]]) -> Rows:
-    """Labelled rows of (text, label), in an order by hash, without repeats and without those that have no label."""
+    """Returns rows of (text, label) in an order by hash, without repeats and unlabelled ones."""
     rows = {}
     for text, label in pairs:
         messages = [{"role": "user", "content": text}]
@@ -135,7 +135,7 @@ def unique(pairs: Iterable[tuple[str, str | None]]) -> Rows:
 
 
 def judged(size: str, sources: dict[str, Rows], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What a model of this size came to: figures of its training, and of each test."""
+    """Returns the figures of a model of this size: of its training, and of each test."""
     report = train(size, sources, "all", options, folder)
     counts = Counter(row["task"] for rows in sources.values() for row in rows)
     common = counts.most_common(1)[0][0]
@@ -159,7 +159,7 @@ def judged(size: str, sources: dict[str, Rows], options: argparse.Namespace, fol
 
 
 def left_out(sources: dict[str, Rows]) -> list[str]:
-    """The sources of which another one gives a label too."""
+    """Returns the sources with a label that another source gives too."""
     labels = {name: {row["task"] for row in rows} for name, rows in sources.items()}
     return [
         name
@@ -169,7 +169,7 @@ def left_out(sources: dict[str, Rows]) -> list[str]:
 
 
 def train(size: str, sources: dict[str, Rows], name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The report of a classifier that learned from these sources, one file each."""
+    """Trains a classifier on these sources, one file each, and returns its report."""
     place = folder / f"{size}-{name}"
     files = [save(rows, place / f"{source}.parquet") for source, rows in sources.items()]
     texts = [schemas.text_of(row["messages"]) for rows in sources.values() for row in rows]
@@ -184,13 +184,13 @@ def train(size: str, sources: dict[str, Rows], name: str, options: argparse.Name
 
 
 def scored(model: str, rows: Rows, common: str, place: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """How well a model labels rows that it has not seen."""
+    """Returns the scores of a model on rows that it has not seen."""
     report = score_classifier([save(rows, place / "rows.parquet")], model, config(options))
     return outcome(report.to_dict(), Counter(row["task"] for row in rows), common)
 
 
 def outcome(report: dict[str, Any], truth: Counter[str], common: str) -> dict[str, Any]:
-    """A test's figures, and those of giving every row the label `common`."""
+    """Returns the figures of a test, and of a baseline that gives every row the label `common`."""
     majority = measure({(label, common): rows for label, rows in truth.items()})
     return {
         "rows": report["holdout_rows"],

@@ -1,15 +1,15 @@
-"""Rows a second of the classification stage against `transformers.pipeline` on the same rows and models.
+"""Compares the classification stage with `transformers.pipeline`: rows per second on the same rows and models.
 
     python benchmarks/classify.py [--quick] [--sizes 2M 14M]
 
-Both label the instructions of alpaca_9k with DeBERTas made from their config: our stage as Ray Data runs it, a worker a
-core, the pipeline in this process with the batch size and the threads (one, or all cores) that are best for it on a
-sample: where other work keeps the cores busy, more threads wait for one another. They run in turn; rates are
-medians over the rounds. The stage's rate counts from the first block in to the last block out: starting its workers is
-not in it. Where a label differs the pipeline is asked for that row alone: float32 rounds differently beside other rows,
-and these models are sharpened, so that of two almost equal labels either can win. How many such rows there are is said
-(`labels_differing`); the script ends with an error where the pipeline alone says another label than we do. Writes
-benchmarks/results/classify.json.
+Both label the instructions of alpaca_9k with DeBERTas made from their config. Our stage runs on Ray Data with one
+worker per core. The pipeline runs in this process, with the batch size and the threads (one, or all cores) that are
+fastest on a sample: threads of a busy machine wait for one another. They run in turn; rates are medians over the
+rounds. The stage is timed from the first block in to the last block out, without the start of its workers.
+
+If a label differs, the pipeline labels that row alone: float32 rounds differently in another batch, and these models
+are sharpened, so that either of two almost equal labels can win. `labels_differing` counts such rows. The script ends
+with an error if the pipeline's label of the row alone differs from ours. Writes benchmarks/results/classify.json.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ SIZES = {
     "14M": CreateModel(hidden_size=384, intermediate_size=1536, layers=6, heads=6, vocab_size=8192, max_length=256),
 }
 BATCH_SIZES = (4, 8, 16, 32)
-"""Of the pipeline; one row at a time, and more rows than these, were slower for both sizes."""
+"""Batch sizes of the pipeline; single rows and larger batches were slower for both models."""
 SAMPLE = 256
-"""Rows to choose the pipeline's batch size and threads on."""
+"""Rows of the sample that selects the pipeline's batch size and threads."""
 SHARPER = 20.0
-"""Factor of a random model's matrices: without it every row would get the same label."""
+"""Factor on the matrices of a random model: without it every row would get the same label."""
 
 
 def main() -> int:
@@ -77,13 +77,13 @@ def main() -> int:
 
 
 def read_texts(rows: int) -> list[str]:
-    """Instruction and input of the first `rows` rows."""
+    """Returns instruction and input of the first `rows` rows."""
     lines = (data_folder() / "seeds" / "alpaca_9k.jsonl").read_text().splitlines()[:rows]
     return [f"{row['instruction']}\n{row['input']}".strip() for row in map(json.loads, lines)]
 
 
 def make(size: str, texts: list[str], folder: Path) -> str:
-    """The folder of a DeBERTa of this size with the shipped labels."""
+    """Writes a DeBERTa of this size with the shipped labels, and returns its folder."""
     path = str(folder / size)
     create_classifier(SIZES[size], texts, load(Curriculum()).labels, path, seed=0)
     network = AutoModelForSequenceClassification.from_pretrained(path)
@@ -95,9 +95,9 @@ def make(size: str, texts: list[str], folder: Path) -> str:
 
 
 def compare(model: str, texts: list[str], rounds: int) -> tuple[float, dict[str, Any]]:
-    """(ratio of the median rates, figures).
+    """Returns (ratio of the median rates, figures).
 
-    Raises AssertionError where a label is neither the pipeline's nor what it says to the row alone.
+    Raises AssertionError if a label differs from the pipeline's, both in a batch and for the row alone.
     """
     cores = os.cpu_count() or 1
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -145,7 +145,7 @@ Labels = list[tuple[str, float]]
 
 
 def by_pipeline(theirs: Any, texts: list[str], batch_size: int, threads: int) -> tuple[float, Labels]:
-    """(rows a second, label and probability of each row) of `transformers.pipeline`."""
+    """Returns (rows per second, label and probability of each row) of `transformers.pipeline`."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
     out = theirs(texts, batch_size=batch_size, truncation=True, max_length=256)
@@ -153,7 +153,7 @@ def by_pipeline(theirs: Any, texts: list[str], batch_size: int, threads: int) ->
 
 
 class Timed(stage._Labeller):
-    """The stage's worker, which notes when it got a block."""
+    """Worker of the stage that records when it gets a block."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         began = time.time()
@@ -162,7 +162,7 @@ class Timed(stage._Labeller):
 
 
 def by_stage(model: str, texts: list[str], cores: int) -> tuple[float, float, Labels]:
-    """(rows a second from the first block in to the last out, seconds before, label and probability of each row)."""
+    """Returns (rows per second from first block in to last out, seconds before, label and probability of each row)."""
     rows = [
         {"instruction_id": str(number), "messages": [{"role": "user", "content": text}]}
         for number, text in enumerate(texts)

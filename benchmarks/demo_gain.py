@@ -1,12 +1,12 @@
-"""Does the demo's student improve? Its gain from the initial SFT to the last round, against plain SFT as long.
+"""Measures the gain of the demo's student from the initial SFT to the last round, against plain SFT of equal length.
 
     python benchmarks/demo_gain.py [--seeds 0 1 2] [--work-dir runs/demo_gain] [--quick]
 
-For each random seed the demo runs as a user runs it. The control continues the same initial SFT student on the seed
-data, for as many training tokens as the rounds took, with the learning rate of the rounds. Scores are the judge's, of
-every holdout row; intervals are paired bootstrap 95 % intervals of the mean difference over rows. All default seeds
-without --set write benchmarks/results/demo_gain.json, anything else demo_gain.json in the work directory. A finished
-run in the work directory is used again.
+For each random seed the demo runs as a user runs it. The control trains the same initial SFT student on the seed data,
+for as many tokens as the rounds took, with the learning rate of the rounds. Scores are the judge's, of every holdout
+row. Intervals are paired bootstrap 95 % intervals of the mean difference over rows. The default seeds without --set
+write benchmarks/results/demo_gain.json, other calls demo_gain.json in the work directory. A finished run in the work
+directory is reused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def figures_of(run_dir: str, seed: int, changes: list[str]) -> dict:
-    """Run the demo (or continue it) and its control in `run_dir`, and compare them."""
+    """Runs (or continues) the demo and its control in `run_dir`, and compares them."""
     overrides = [f"random_seed={seed}", *changes]
     command = [sys.executable, "-m", "tapir_ray.cli", "run", str(CONFIG), "--run-dir", run_dir, "--set", *overrides]
     subprocess.run(command, check=True)
@@ -77,13 +77,13 @@ def figures_of(run_dir: str, seed: int, changes: list[str]) -> dict:
 
 
 def target_of(options: argparse.Namespace) -> Path:
-    """The committed results for the full default set, else a file in the work directory."""
+    """Returns the path of the committed results for the default seeds, else a path in the work directory."""
     full = sorted(options.seeds) == list(SEEDS) and not options.set
     return RESULT if full else Path(options.work_dir) / RESULT.name
 
 
 def write(figures: dict, target: Path) -> None:
-    """Write the figures of all seeds to `target` (JSON)."""
+    """Writes the figures of all seeds to `target` (JSON)."""
     above = sum(entry["gain"]["low"] > 0 for entry in figures.values())
     result = {
         "benchmark": "demo_gain",
@@ -98,7 +98,7 @@ def write(figures: dict, target: Path) -> None:
 
 
 def control(config: Config, run_dir: str, summary: dict) -> int:
-    """Train `control/` from the initial SFT student on the seed data alone and score it; returns its tokens."""
+    """Trains `control/` from the initial SFT student on the seed data alone, scores it, and returns its tokens."""
     from tapir_ray.cli.run import started
     from tapir_ray.data.schemas import ID
     from tapir_ray.evaluate.holdout import HoldoutSuite
@@ -121,7 +121,7 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
         start = student_after(context, 0)
         packed = run.path("control/packed")
         pack([run.files(context.loop.sft_training)], packed, run.fs, start, config.student, config.train, 1, epochs)
-        # The last sequences are left out, so that the control sees as many tokens as the rounds did and no more.
+        # The last sequences are left out, so that the control sees no more tokens than the rounds did.
         keep(packed, share)
         rate = config.train.round_learning_rate or config.train.learning_rate
         out, storage = run.path("control/student"), run.path("ray_train")
@@ -135,7 +135,7 @@ def control(config: Config, run_dir: str, summary: dict) -> int:
 
 
 def keep(packed: str, share: float) -> None:
-    """Leave the first `share` of a packed table's sequences."""
+    """Keeps the first `share` of the sequences of a packed table."""
     import pyarrow.parquet as pq
 
     table = pads.dataset(packed, format="parquet").to_table().sort_by("seq_index")
@@ -145,7 +145,7 @@ def keep(packed: str, share: float) -> None:
 
 
 def scores(table: str) -> dict[str, float]:
-    """The student's score of each holdout row, by id."""
+    """Returns the student's score of each holdout row, by id."""
     rows = pads.dataset(table, format="parquet").to_table(
         columns=["instruction_id", "student_score"],
         filter=(pads.field("split") == HOLDOUT) & (pads.field("status") == OK),
@@ -158,7 +158,7 @@ def mean(values: dict[str, float]) -> float:
 
 
 def interval(before: dict[str, float], after: dict[str, float], seed: int) -> dict[str, float]:
-    """Mean of after − before over the rows both have, with its bootstrap 95 % interval."""
+    """Returns the mean of after − before over the rows of both, with its bootstrap 95 % interval."""
     ids = sorted(before.keys() & after.keys())
     differences = np.array([after[row_id] - before[row_id] for row_id in ids])
     drawn = np.random.default_rng(seed).integers(0, len(ids), (RESAMPLES, len(ids)))

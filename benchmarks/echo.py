@@ -1,9 +1,8 @@
-"""An engine that says back what it is asked, without latency: for benchmarks/scale.py.
+"""Engine that repeats each request without latency, for benchmarks/scale.py.
 
-    install()        # in the driver: the workers of `Roles.ask` then echo, nothing is sent anywhere
+    install()        # in the driver: workers of `Roles.ask` then echo, and send nothing
 
-It stands where a request leaves the process. Before it and after it all is as in a run: prompts, limits, leases, the
-cache of replies, usage.
+It replaces the sending of requests alone. Prompts, limits, leases, the cache of replies and usage work as in a run.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tapir_ray.llm.client import openai
 
 
 class Echo(openai.Client):
-    """A client that answers with the last message."""
+    """Client that answers with the last message."""
 
     async def _send(self, body: dict[str, Any]) -> Any:
         said = body["messages"][-1]["content"]
@@ -28,7 +27,7 @@ class Echo(openai.Client):
 
 
 class EchoAsker(asker.Asker):
-    """A worker whose clients echo."""
+    """Worker whose clients echo."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         asker.Client = Echo  # type: ignore[misc]
@@ -36,5 +35,5 @@ class EchoAsker(asker.Asker):
 
 
 def install() -> None:
-    """Every `Roles.ask` of this process starts such workers."""
+    """Makes every `Roles.ask` of this process start workers that echo."""
     roles.Asker = EchoAsker  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Floating-point operations: how many a training needs, and how many matrix products a device does a second.
+"""Counts the floating-point operations of a training, and measures the matrix rate of a device in FLOP/s.
 
 rates = matrix_rates(torch.device("cuda"))                          # {"8192 x 8192 x 8192": FLOP/s, …}
 needed = Needed.of(model); needed.flops(tokens, response_tokens, lengths)
@@ -15,26 +15,25 @@ from typing import Any
 import torch
 
 SHAPES = ((8192, 8192, 8192), (16384, 8192, 2048), (16384, 2048, 8192), (16384, 16384, 16384))
-"""m, n, k: squares, and the training's own (tokens by width)."""
+"""(m, n, k): squares, and shapes of the training (tokens by width)."""
 SMALL_SHAPES = ((128, 128, 128), (256, 256, 256))
-"""For CPUs."""
+"""Shapes for CPUs."""
 GROUPS, GROUP_S = 10, 0.1
 
 
 @dataclass(frozen=True)
 class Needed:
-    """What a decoder's training takes, by the customary count of model FLOPs.
+    """Model FLOPs of training a decoder (Chowdhery et al. 2022, PaLM, appendix B).
 
-    6 for every weight of a matrix and token it is multiplied with: 2 forward, 4 backward; and for the attention
-    12 · layers · heads · head size for every pair of a token with one it attends to (Chowdhery et al. 2022, PaLM,
-    appendix B). Counted is what the method needs, no more: a conversation of n tokens has n (n + 1) / 2 such pairs,
-    since attention is causal and stays within it, and the output layer is multiplied with tokens in the loss alone.
-    Not counted: norms, activations, the optimizer, what gradient checkpointing computes again, and what an attention
-    kernel computes and masks away.
+    Matrices: 6 per weight and token (2 forward, 4 backward). Attention: 12 · layers · heads · head size per pair of a
+    token with one that it attends to. Only operations that the method needs are counted: a conversation of n tokens has
+    n (n + 1) / 2 pairs, since attention is causal and stays within it, and the output layer processes only tokens in
+    the loss. Not counted: norms, activations, the optimizer, recomputation by gradient checkpointing, and pairs that
+    an attention kernel computes and masks.
     """
 
     layers: int
-    """Weights of the linear layers, the output layer left out."""
+    """Weights of the linear layers, without the output layer."""
     output: int
     """Weights of the output layer."""
     a_pair: int
@@ -42,7 +41,7 @@ class Needed:
 
     @classmethod
     def of(cls, model: Any) -> Needed:
-        """Of a Llama-like model that lies whole in memory."""
+        """Counts the weights of a Llama-like model that is whole in memory."""
         config, head = model.config, model.get_output_embeddings()
         linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -53,13 +52,13 @@ class Needed:
         )
 
     def flops(self, tokens: int, response_tokens: int, lengths: Iterable[int]) -> float:
-        """Of a pass forward and backward over `tokens`, in conversations of `lengths`."""
+        """Returns the FLOPs of a forward and a backward pass over `tokens`, in conversations of `lengths`."""
         pairs = sum(length * (length + 1) // 2 for length in lengths)
         return 6.0 * (self.layers * tokens + self.output * response_tokens) + float(self.a_pair) * pairs
 
 
 def matrix_rates(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> dict[str, float]:
-    """FLOP/s of products of random matrices by shape: the median over `GROUPS` groups of about `GROUP_S` seconds."""
+    """Returns FLOP/s of random matrix products by shape: the median of `GROUPS` groups of about `GROUP_S` seconds."""
     return {
         f"{m} x {n} x {k}": _rate(torch.randn(m, k, device=device, dtype=dtype),
                                   torch.randn(n, k, device=device, dtype=dtype))
@@ -71,7 +70,7 @@ def _rate(left_MK: torch.Tensor, right_NK: torch.Tensor) -> float:
     out_MN = left_MK @ right_NK.T
 
     def seconds(products: int) -> float:
-        """Of so many products, one after the other."""
+        """Times this number of products, one after the other."""
         synchronize(left_MK.device)
         began = time.perf_counter()
         for _ in range(products):
@@ -87,6 +86,6 @@ def _rate(left_MK: torch.Tensor, right_NK: torch.Tensor) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Waits until the device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""Training and inference on one GPU, in pieces of a few minutes each, without a network.
+"""Measures training and inference on one GPU, in pieces of a few minutes, without a network.
 
     python benchmarks/gpu.py matmul                                        # is the card what it says?
     python benchmarks/gpu.py train --out pieces.jsonl                      # once as it is by default, then for example
@@ -8,14 +8,13 @@
     python benchmarks/gpu.py train --device cpu --size tiny                # whether it runs at all
 
 train: a Llama of 1.1B parameters made from its config, bfloat16, packed sequences of 2,048, through our engine and
-step in one process (benchmarks/gpu_train.py): tokens a second, and model FLOPs utilisation, the share of the card's
-matrix rate, measured just before, at which the FLOPs that the method needs were done (benchmarks/flops.py says what is
-counted). infer: the student stage against `vllm.LLM.chat` (benchmarks/gpu_infer.py). Each prints a table, and `--out`
-adds a line to a file. join: `gain SETTING` is a setting's tokens a second over those of the defaults; of pieces
-measured twice the later one counts.
+step in one process (benchmarks/gpu_train.py). Reports tokens per second and model FLOPs utilisation: the needed FLOP/s
+(benchmarks/flops.py defines them) as a share of the card's matrix rate, measured just before. infer: the student stage
+against `vllm.LLM.chat` (benchmarks/gpu_infer.py). Each prints a table, and `--out` adds a line to a file. join:
+`gain SETTING` is a setting's tokens per second over those of the defaults; of pieces measured twice the later counts.
 
-train needs no Ray: beside torch and transformers these packages and what they need: deepspeed, pyarrow, pydantic,
-pyyaml, jinja2, filelock, and for its own settings flash-attn or liger-kernel. infer needs ray and vllm.
+train needs no Ray, but torch, transformers, deepspeed, pyarrow, pydantic, pyyaml, jinja2 and filelock; flash-attn or
+liger-kernel for the settings of that name. infer needs ray and vllm.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ RESULT = Path(__file__).absolute().parent / "results" / "gpu.json"
 BAR = 0.45
 PARTS = ("matmul", "train", "infer")
 NEEDED = {"flash_attention_2": "flash_attn", "liger": "liger_kernel"}
-"""The package of a setting's value."""
+"""Package that a value of a setting needs."""
 NOT_IN_A_CONFIG = {
     "attention=nested", "optimizer=plain", "loss=liger", "loss=full", "layers=liger", "layers=compiled"
 }  # fmt: skip
-"""Settings that were tried and that no run can choose."""
+"""Settings that were tried and that a config cannot set."""
 
 
 def main() -> int:
@@ -78,7 +77,7 @@ def main() -> int:
 
 
 def matmul(options: argparse.Namespace, device: torch.device) -> tuple[str, dict[str, Any], list[str]]:
-    """TFLOP/s by shape; a part gives its name, figures and the packages that it used."""
+    """Measures TFLOP/s by shape. Returns the piece's name, its figures and the packages that it used."""
     from benchmarks.flops import matrix_rates
 
     rates = {shape: rate / 1e12 for shape, rate in matrix_rates(device).items()}
@@ -86,7 +85,7 @@ def matmul(options: argparse.Namespace, device: torch.device) -> tuple[str, dict
 
 
 def train(options: argparse.Namespace, device: torch.device) -> tuple[str, dict[str, Any], list[str]]:
-    """A training in the setting that the options say."""
+    """Measures a training with the settings of the options."""
     needed = [NEEDED[value] for value in (options.attention, options.loss, options.layers) if value in NEEDED]
     require("this setting", *needed, "deepspeed")
     from benchmarks.gpu_train import Setting, measure
@@ -106,7 +105,7 @@ def train(options: argparse.Namespace, device: torch.device) -> tuple[str, dict[
 
 
 def infer(options: argparse.Namespace, device: torch.device) -> tuple[str, dict[str, Any], list[str]]:
-    """The student stage against `LLM.chat`."""
+    """Measures the student stage against `LLM.chat`."""
     require("infer", "ray", "vllm")
     from benchmarks.gpu_infer import measure
 
@@ -114,13 +113,13 @@ def infer(options: argparse.Namespace, device: torch.device) -> tuple[str, dict[
 
 
 def require(who: str, *packages: str) -> None:
-    """Exit with a sentence where a package is not installed."""
+    """Exits with a sentence if a package is not installed."""
     if missing := [package for package in packages if find_spec(package) is None]:
         raise SystemExit(f"{who} needs {' and '.join(missing)}, not installed here")
 
 
 def join(pieces: list[dict[str, Any]], file: Path) -> None:
-    """Write the result of the pieces, all of one device and size."""
+    """Writes the result of the pieces, all of one device and size."""
     if not any(piece["part"] == "train" and piece["name"] == "default" for piece in pieces):
         raise SystemExit("no piece is a `train` with the default settings, which the others are compared with")
     if len(devices := {piece["device"] for piece in pieces}) > 1:
@@ -140,8 +139,8 @@ def join(pieces: list[dict[str, Any]], file: Path) -> None:
 
 
 def ratios_of(trained: Mapping[str, dict[str, Any]], asked: Mapping[str, dict[str, Any]]) -> dict[str, float]:
-    """The utilisation by default, at its best in a setting that a run's config has and in any other, each setting's
-    gain, and the student stage's ratio.
+    """Returns ratios by name: utilisation by default, its best with settings of a run and with any setting, the gain
+    of each setting, and the student stage's ratio.
     """
     default = trained["default"]
     tried = {name for name in trained if set(name.split(",")) & NOT_IN_A_CONFIG}
@@ -177,7 +176,7 @@ def machine(device: torch.device) -> str:
 
 
 def version_of(package: str) -> str:
-    """Of the installed package, or as the module says of itself where it is only a folder on the path."""
+    """Returns the version of the installed package, or of the module if it is only a folder on the path."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,9 +1,9 @@
-"""The student stage against `vllm.LLM.chat` on one device: what `gpu.py infer` measures.
+"""Compares the student stage with `vllm.LLM.chat` on one device, for `gpu.py infer`.
 
     figures = measure("1.1B", torch.device("cuda"), rounds=2)
 
-The same prompts and engine arguments, greedy, in turn, as benchmarks/infer.py does it (`answering.py`). A Llama with
-random weights that never says its end token; prompts of random words.
+Both get the same prompts and engine arguments, greedy, in turn, as in benchmarks/infer.py (`answering.py`). The model
+is a Llama with random weights that never generates its end token; prompts are random words.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tapir_ray.config import CreateModel, Replicas, Student
 
 @dataclass(frozen=True)
 class Job:
-    """A model and what it is asked."""
+    """Model and prompts."""
 
     model: CreateModel
     rows: int
     new_tokens: int
     dtype: str
     engine: dict[str, Any]
-    """Arguments whose defaults differ between the two ways to start an engine, or by what else is on the device."""
+    """Arguments whose defaults differ between the two ways to start an engine, or depend on the free memory."""
 
     def student(self, folder: str) -> Student:
         return Student(
@@ -65,9 +65,9 @@ JOBS = {
 
 
 def measure(size: str, device: torch.device, rounds: int) -> dict[str, Any]:
-    """`ratio` of the median rates in tokens a second, the rates of all rounds, and seconds of engine start."""
+    """Returns the `ratio` of the median rates in tokens per second, all rates, and seconds of engine start."""
     job, root = JOBS[size], str(Path(__file__).absolute().parents[1])
-    # Ray's workers and the engine's process take what is measured from here.
+    # Ray's workers and the engine's process import the measured code from this checkout.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     folder = Path(tempfile.mkdtemp(prefix="gpu-", dir="/tmp"))
@@ -84,7 +84,7 @@ def measure(size: str, device: torch.device, rounds: int) -> dict[str, Any]:
 
 
 def prompts(rows: int) -> list[str]:
-    """Random words, about as many a prompt as Alpaca's instructions have."""
+    """Returns prompts of random words, about as long as Alpaca's instructions."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(5000)]
     return [" ".join(rng.choices(words, k=min(100, max(1, round(rng.lognormvariate(2.9, 0.5)))))) for _ in range(rows)]

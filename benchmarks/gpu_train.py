@@ -1,8 +1,8 @@
-"""One training on one device through our own engine and step: what `gpu.py train` measures.
+"""Measures one training on one device through our engine and step, for `gpu.py train`.
 
     figures = measure("1.1B", Setting(attention="nested", micro=8), torch.device("cuda"), rounds=3)
 
-A Llama made from its config, with random weights that were never anywhere but on the device, bfloat16; packed
+The model is a Llama made from its config, with random bfloat16 weights created on the device. The data are packed
 sequences of conversations of random tokens, with the lengths of Alpaca's.
 """
 
@@ -44,7 +44,7 @@ WARM_UP_STEPS = 3
 
 @dataclass(frozen=True)
 class Size:
-    """A Llama and the batches it is trained with."""
+    """Llama, and the batches that it is trained on."""
 
     hidden_size: int
     intermediate_size: int
@@ -54,12 +54,12 @@ class Size:
     vocab_size: int
     sequence_length: int
     global_batch_size: int
-    """Sequences a step."""
+    """Sequences per step."""
     steps: int
-    """A round."""
+    """Steps per round."""
 
     def model(self, attention: str, device: torch.device) -> Any:
-        """The model in bfloat16, made on the device."""
+        """Creates the model in bfloat16 on the device."""
         from transformers import AutoModelForCausalLM, LlamaConfig
 
         sizes = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)[:6]}
@@ -77,7 +77,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What is varied; the defaults are the product's own, but for `micro`."""
+    """Settings that are varied; the defaults are those of a run, except `micro`."""
 
     zero: Literal[0, 1, 2, 3] = 2
     attention: str = "sdpa"
@@ -90,10 +90,10 @@ class Setting:
     """`plain`, `liger` (its norms, rotary embedding and SwiGLU) or `compiled` (torch.compile, each layer)."""
     checkpointing: bool = False
     micro: int = 4
-    """Sequences a forward pass."""
+    """Sequences per forward pass."""
 
     def changed(self) -> str:
-        """What differs from the defaults, as a name; `default` where nothing does."""
+        """Returns the settings that differ from the defaults, as a name; `default` if none does."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return ",".join(f"{name}={value}" for name, value in named.items() if value != getattr(Setting, name)) or (
             "default"
@@ -108,14 +108,14 @@ LAYERS = ("plain", "liger", "compiled")
 def full_cross_entropy(
     hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor, *_plain: Any
 ) -> torch.Tensor:
-    """As `chunked_cross_entropy`, with the logits of all tokens in the loss at once, kept for the backward pass."""
+    """Computes `chunked_cross_entropy` with the logits of all tokens at once, kept for the backward pass."""
     return functional.cross_entropy((hidden_NH @ weight_VH.T).float(), targets_N, reduction="sum")
 
 
 def liger_cross_entropy(
     hidden_NH: torch.Tensor, weight_VH: torch.Tensor, targets_N: torch.Tensor, *_plain: Any
 ) -> torch.Tensor:
-    """The same by liger-kernel, the output layer's gradient summed in 32 bits as ours is."""
+    """Computes the loss by liger-kernel, with the output layer's gradient summed in 32 bits like ours."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
     inner = LigerFusedLinearCrossEntropyLoss(reduction="sum", accum_dtype=torch.float32)
@@ -131,11 +131,10 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def measure(size: str, setting: Setting, device: torch.device, rounds: int) -> dict[str, Any]:
-    """Figures of a training after `WARM_UP_STEPS`: the median over the rounds, each from its first step's data to the
-    end of its last step.
+    """Returns figures of a training after `WARM_UP_STEPS`, as medians over the rounds.
 
-    `mfu` is the share of the best matrix rate measured just before, on this device, that the needed FLOPs
-    (`flops.Needed`) were done at. To be called once in a process.
+    A round is timed from the data of its first step to the end of its last step. `mfu` is the rate of the needed FLOPs
+    (`flops.Needed`) as a share of the best matrix rate of this device, measured just before. Call it once per process.
     """
     shape = SIZES[size]
     rates = matrix_rates(device)
@@ -183,7 +182,7 @@ def measure(size: str, setting: Setting, device: torch.device, rounds: int) -> d
 
 
 def start_alone(device: torch.device) -> None:
-    """A process group of one, which needs no network, and the environment that DeepSpeed reads."""
+    """Starts a process group of one, which needs no network, and sets the environment that DeepSpeed reads."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     os.environ.update(GLOO_SOCKET_IFNAME="lo", NCCL_SOCKET_IFNAME="lo")
     if device.type == "cuda":
@@ -193,14 +192,14 @@ def start_alone(device: torch.device) -> None:
 
 
 def work_of(shape: Size, setting: Setting, packed_dir: str) -> Work:
-    """The training of a packed table, as a worker would be told of it."""
+    """Returns the description of a training on a packed table, as a worker gets it."""
     train = Train(
         sequence_length=shape.sequence_length,
         global_batch_size=shape.global_batch_size,
         micro_batch_size=setting.micro,
         zero_stage=setting.zero,
         gradient_checkpointing=setting.checkpointing,
-        # The model has its attention by now: this says that all sequences of a forward pass are to lie in one row.
+        # The model has its attention already: this makes training put all sequences of a forward pass into one row.
         attention="sdpa" if setting.attention == "sdpa" else "flash_attention_2",
         checkpoint_minutes=10**6,
     )
@@ -221,7 +220,7 @@ def work_of(shape: Size, setting: Setting, packed_dir: str) -> Work:
 
 
 def write_sequences(folder: str, shape: Size, steps: int, seed: int) -> list[int]:
-    """Write the packed table of `steps` full batches; the token counts of its conversations come back."""
+    """Writes the packed table of `steps` full batches, and returns the token counts of its conversations."""
     Path(folder).mkdir()
     rng = np.random.default_rng(seed)
     sequences, room = steps * shape.global_batch_size, shape.sequence_length

@@ -1,15 +1,18 @@
-"""The student stage against `vllm.LLM.chat`, and whether judging overlaps answering.
+"""Compares the student stage with `vllm.LLM.chat`, and measures the overlap of judging and answering.
 
     python benchmarks/infer.py [--quick] [--only speed|overlap] [--rows 384 …]
 
-speed: tokens a second of the student stage (`tapir_ray/llm/engine/vllm.py`) and of `LLM.chat` on the same prompts and
+speed: tokens per second of the student stage (`tapir_ray/llm/engine/vllm.py`) and of `LLM.chat` on the same prompts and
 engine arguments, 64 new tokens each, greedy, in turn (`answering.py`). Llamas with random weights of 0.4M, 30M and 105M
-parameters; no model ever says its end token. overlap: answering and judging as one pipeline
-(`answer_and_judge`) against each of them alone, the simulator's latency chosen so that both take about equally long;
-each counts from its first prompt or request to its last row. Nothing can be judged before the engine's first answers,
-which come all at once since all are of one length: after the time of 64 rows, so the ratio is at least 1 + 64 / rows.
-Writes benchmarks/results/infer.json; `--only` leaves the figures of the other part as they are, and `--rows` those of
-other numbers of rows, each with its date.
+parameters; none ever generates its end token.
+
+overlap: answering and judging as one pipeline (`answer_and_judge`) against each of them alone. The simulator's latency
+is chosen so that both take about equally long; each is timed from its first prompt or request to its last row. The
+first 64 answers arrive together, as all have one length, and nothing can be judged before. So the ratio is at least
+1 + 64 / rows.
+
+Writes benchmarks/results/infer.json. `--only` keeps the figures of the other part, and `--rows` those of other numbers
+of rows, each with its date.
 """
 
 from __future__ import annotations
@@ -51,12 +54,12 @@ SIZES = {
 }
 NEW_TOKENS, MAX_MODEL_LEN, MAX_NUM_SEQS = 64, 256, 64
 MAX_NUM_BATCHED_TOKENS = 4096
-"""Said, since vLLM's default is another for each way of starting it."""
+"""Set, since vLLM has another default for each way to start it."""
 LONGEST_PROMPT = 500
-"""Characters: below the room that the new tokens leave."""
+"""Characters of a prompt, so that the new tokens still fit."""
 IN_FLIGHT = 32
 REQUESTS_PER_ROW = 2.1
-"""Both orders, and 5 % of the rows judged twice."""
+"""Requests per row: both orders, and 5 % of the rows judged twice."""
 
 
 def main() -> int:
@@ -91,14 +94,14 @@ def main() -> int:
 
 
 def prompts(rows: int) -> list[str]:
-    """Real instructions, short enough."""
+    """Returns real instructions that are short enough."""
     lines = map(json.loads, (data_folder() / "seeds" / "alpaca_9k.jsonl").read_text().splitlines())
     texts = (f"{row['instruction']}\n{row['input']}".strip() for row in lines)
     return [text for text in texts if len(text) <= LONGEST_PROMPT][:rows]
 
 
 def made(size: str, folder: Path) -> str:
-    """The folder of a student of this size that never says its end token."""
+    """Writes a student of this size that never generates its end token, and returns its folder."""
     return create(SIZES[size], prompts(9_000), str(folder / size))
 
 
@@ -118,7 +121,7 @@ def replicas() -> Replicas:
 
 
 def overlap(model: str, rows: int, folder: Path) -> tuple[float, dict[str, Any]]:
-    """(wall time of answering and judging together against the longer of the two, what it comes from)."""
+    """Returns (wall time of answering and judging together over the longer of the two, the times behind it)."""
     seeds = [
         {
             "instruction_id": str(number),

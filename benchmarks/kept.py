@@ -1,4 +1,4 @@
-r"""Parts that a simpler one could replace, measured against it; docs/decisions.md has the figures.
+r"""Measures parts of the code against simpler replacements; docs/decisions.md has the figures.
 
     python benchmarks/kept.py loss [--dtype bfloat16] [--chunk 32]    # our chunked loss and torch's
     python benchmarks/kept.py attention [--length 128]                # packed conversations one by one, or masked
@@ -6,7 +6,7 @@ r"""Parts that a simpler one could replace, measured against it; docs/decisions.
     python benchmarks/kept.py answers                                 # an engine's log of answers
     python benchmarks/kept.py actor                                   # calls of the curriculum actor, on a local Ray
 
-Each figure is from one thread: CPU seconds (median), and the peak of a process of its own above its inputs.
+Each figure is from one thread: median CPU seconds, and the peak memory of a separate process above its inputs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from collections.abc import Callable
 from typing import Any
 
 LOSSES = ("ours", "torch", "torch_accurate", "torch_compact", "all_at_once")
-"""`torch` is as its own options choose; the next two have a policy, and our chunk size."""
+"""`torch` chooses by its default options; the next two set a policy, and our chunk size."""
 TOKENS, VOCABULARY, HIDDEN = 2048, 32_000, 576
 LAYERS = 4
 
 
 def measured(work: Callable[[], Any], times: int) -> tuple[Any, float, float]:
-    """(the last result, median CPU seconds, MiB by which the process's peak rose)."""
+    """Returns (the last result, median CPU seconds, MiB by which the peak of the process rose)."""
     before, seconds = peak(), []
     for _ in range(times):
         began = time.process_time()
@@ -47,7 +47,7 @@ def peak() -> float:
 
 
 def loss_of(kind: str, hidden: Any, weight: Any, targets: Any, chunk: int) -> Any:
-    """The sum of the cross-entropy."""
+    """Returns the sum of the cross-entropy."""
     import torch
     from torch.nn import functional
 
@@ -69,7 +69,7 @@ def loss_of(kind: str, hidden: Any, weight: Any, targets: Any, chunk: int) -> An
 
 
 def loss(kind: str, dtype: str, chunk: int) -> str:
-    """Memory and time of a forward and a backward pass, and how far its gradients are from those in float64."""
+    """Measures memory and time of a forward and a backward pass, and the distance of its gradients from float64."""
     import torch
 
     torch.set_num_threads(1)
@@ -89,7 +89,7 @@ def loss(kind: str, dtype: str, chunk: int) -> str:
 
 
 def attention(kind: str, length: int) -> str:
-    """Memory and time of a training pass over a packed sequence of conversations of `length` tokens."""
+    """Measures memory and time of a training pass over a packed sequence of conversations of `length` tokens."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -116,7 +116,7 @@ def attention(kind: str, length: int) -> str:
 
 
 def capacity() -> None:
-    """Milliseconds of what a run asks of the search: has all a place, and do models stay while others are placed."""
+    """Times the two searches of a run, in milliseconds: for places of all claims, and with models that stay placed."""
     from tapir_ray.cluster import capacity
     from tapir_ray.config import parse
 
@@ -143,7 +143,7 @@ def capacity() -> None:
 
 
 def answers() -> None:
-    """Microseconds an answer of the log costs an engine, and a later one that finds it."""
+    """Times the log of answers, in microseconds per answer: writing it, and finding an answer in a later engine."""
     import pyarrow.fs as pafs
 
     from tapir_ray.data.schemas import ID, SCORED
@@ -171,7 +171,7 @@ def answers() -> None:
 
 
 def actor() -> None:
-    """Milliseconds of the actor's start, of a call that reads, and of one that writes a version of the state."""
+    """Times, in milliseconds, the actor's start, a call that reads, and one that writes a version of the state."""
     import ray
 
     from tapir_ray.config import parse

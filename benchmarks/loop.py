@@ -1,17 +1,17 @@
-"""Where the demo's wall time goes, by stage, and how much of it is waiting for engines and workers to start.
+"""Splits the demo's wall time by stage, and measures the share of waiting for engines and workers to start.
 
     python benchmarks/loop.py [--run DIR] [--quick]
 
-Runs configs/demo.yaml as a user does (5 to 8 minutes on 2 cores), or reads a run that is done. Start-up is
+Runs configs/demo.yaml as a user does (5 to 8 minutes on 2 cores), or reads a finished run. Start-up consists of
 
   ray               from the start of the process to the beginning of the first stage: imports, simulator, Ray, actors;
   student_engine    from the start of a pipeline with the student's engine to its first rows, answered and judged;
   training          from the call to a training's first step;
   classifier        the same of the classifier's training, and of the labelling of the seed data to its first rows.
 
-What overlaps in time is counted once, in the total and in its share of the wall time. The first rows come with work
-done on them, so these are upper bounds; `share_with_all_first_rows` counts that time of all other tables too, where it
-is mostly work. Writes benchmarks/results/loop.json.
+Overlapping times are counted once, in the total and in its share of the wall time. The time to the first rows includes
+the work on them, so the figures are upper bounds. `share_with_all_first_rows` also counts that time of the other
+tables, which is mostly work. Writes benchmarks/results/loop.json.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ QUICK = [
     "curriculum.rounds=1",
 ]
 Span = tuple[float, float]
-"""Beginning and end, in seconds since the epoch."""
+"""(begin, end) in seconds since the epoch."""
 
 
 def main() -> int:
@@ -64,9 +64,9 @@ def main() -> int:
 
 
 def measured(run: Run) -> tuple[dict[str, float], dict[str, Any]]:
-    """Start-up's shares of the wall time of a run that was done in one start, and the seconds behind them.
+    """Returns the shares of start-up in the wall time of a run that was done in one start, and the seconds behind them.
 
-    Raises SystemExit for a run that was stopped, or is older than the events that are needed.
+    Raises SystemExit for a run that was stopped, or one without the events that are needed.
     """
     summary = run.read_json("summary.json") if run.exists("summary.json") else {"status": "not done"}
     if summary["status"] != "done" or run.exists("attempts/00002.json"):
@@ -99,7 +99,7 @@ def measured(run: Run) -> tuple[dict[str, float], dict[str, Any]]:
 def startups(
     run: Run, first_rows: dict[str, float], published: dict[str, dict[str, Any]], process: float, first_stage: float
 ) -> dict[str, list[Span]]:
-    """The spans of time in which something was started, by what it was."""
+    """Returns the time spans of start-up, by what was started."""
     spans: dict[str, list[Span]] = defaultdict(list)
     spans["ray"].append((process, first_stage))
     for table, seconds in first_rows.items():
@@ -110,7 +110,7 @@ def startups(
     number = 0
     while manifest := run.done(f"checkpoints/{number:02d}"):
         if "startup_seconds" in manifest.extra:
-            # A training begins when its packed table is there.
+            # A training begins when its packed table is written.
             folder = f"rounds/{number:02d}" if number else "seed"
             packed = seconds_of(published[f"{folder}/packed"]["time"])
             spans["training"].append((packed, packed + manifest.extra["startup_seconds"]))
@@ -124,13 +124,13 @@ def startups(
 
 
 def first_span(event: dict[str, Any], seconds: float) -> Span:
-    """From the start of a table's pipeline to its first rows."""
+    """Returns the time span from the start of a table's pipeline to its first rows."""
     began = seconds_of(event["time"]) - event["seconds"]
     return began, began + seconds
 
 
 def covered(spans: Iterable[Span]) -> float:
-    """Seconds that are in at least one span."""
+    """Returns the seconds that are in at least one span."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, until))

@@ -1,12 +1,12 @@
-"""Peak memory of a training worker by model size, sequence length and ZeRO stage, with and without chunked logits.
+"""Measures the peak memory of a training worker by model size, sequence length, ZeRO stage and chunking of logits.
 
     python benchmarks/memory.py [--quick]
 
 Each cell is a training of two steps by `train_student` with 2 workers, one sequence at a time, float32, every token in
-the loss: the larger worker's peak of private memory (`RssAnon`, sampled), less what it had before it loaded the model,
-in MiB: `weights` until the model is read, `loading` up to the first step (with the optimizer), `training` over all.
-Mapped files (the weights as they are read) are not in it: the machine may drop them, and its workers share them.
-Writes benchmarks/results/memory.json.
+the loss. The figure is the peak of private memory (`RssAnon`, sampled) of the larger worker in MiB, above the memory
+before it loaded the model: `weights` until the model is read, `loading` up to the first step (with the optimizer),
+`training` over all. Mapped files (the weights while they are read) do not count, as the machine may drop them and its
+workers share them. Writes benchmarks/results/memory.json.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ SIZES = {
     "155M": {"hidden_size": 1024, "intermediate_size": 4096, "layers": 9},
 }
 VOCABULARY = {"15M": 32_000, "60M": 32_000, "155M": 4_000}
-"""With tied embeddings; the tokenizer has no use for so many, the weights have them all. The largest has few: as in a
-large model, no one weight is much of the whole."""
+"""Rows of the tied embeddings, more than the tokenizer uses. The largest model has few, so that no single weight is a
+large part of it, as in real large models."""
 PHASES = ("weights", "loading", "training")
 LOGITS = "BENCHMARK_LOGITS"
 """Environment variable of the workers: `whole` computes the logits of a sequence at once."""
@@ -95,7 +95,7 @@ def main() -> int:
 
 
 def create(folder: Path, size: str) -> float:
-    """A student of that size with a vocabulary of `VOCABULARY`, whatever its tokenizer has; its weights in MiB."""
+    """Writes a student of that size with a vocabulary of `VOCABULARY`; returns the size of its weights in MiB."""
     from transformers import AutoModelForCausalLM
 
     sizes = CreateModel(**SIZES[size], heads=4, max_length=2048)
@@ -107,7 +107,7 @@ def create(folder: Path, size: str) -> float:
 
 
 def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
-    """Peaks of the larger worker in MiB, by what is done by then (PHASES)."""
+    """Returns the peaks of the larger worker in MiB, by phase (PHASES)."""
     packed = folder / f"packed-{size}-{length}"
     if not packed.exists():
         packed.mkdir()
@@ -135,7 +135,7 @@ def peaks(folder: Path, size: str, length: int, stage: int) -> dict[str, float]:
 
 
 def watch() -> None:
-    """In every Ray worker: a training then tells the peaks of its private memory, in a message at its end."""
+    """Makes a training in this Ray worker report the peaks of its private memory, in a message at its end."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     load, train = loop.make_engine, loop._train
 

@@ -1,9 +1,9 @@
-"""Attention of packed conversations by torch alone: nested tensors, whose kernel computes no masked block.
+"""Computes attention of packed conversations by torch's nested tensors, whose kernel skips masked blocks.
 
     model = AutoModelForCausalLM.from_config(config, attn_implementation="nested")    # after the import of this module
     NestedAttention.install(model)
 
-For batches of one row ([1, tokens]) whose positions restart with each conversation.
+Works for batches of one row ([1, tokens]) whose positions restart with each conversation.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 
 class NestedAttention:
-    """Where the conversations of the batch in hand begin: found once a forward pass, used in every layer."""
+    """Starts of the conversations in the current batch, computed once per forward pass and used in every layer."""
 
     offsets_C: torch.Tensor
     shortest = longest = 0
 
     @classmethod
     def install(cls, model: Any) -> None:
-        """Let every forward pass of `model` look at its positions first."""
+        """Makes every forward pass of `model` read its positions first."""
         model.register_forward_pre_hook(cls._look, with_kwargs=True)
 
     @classmethod
@@ -48,7 +48,7 @@ def nested_attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As transformers calls it: [1, heads, tokens, size] in, [1, tokens, heads, size] out."""
+    """Computes attention as transformers calls it: [1, heads, tokens, size] in, [1, tokens, heads, size] out."""
 
     def nested(whole_1HTD: torch.Tensor) -> torch.Tensor:
         values_THD = whole_1HTD[0].transpose(0, 1).contiguous()
@@ -66,7 +66,7 @@ def nested_attention(
     key, value = (repeat_kv(whole, module.num_key_value_groups) for whole in (key, value))
     if query.device.type == "cuda":
         return attended(nested(query), nested(key), nested(value)).transpose(1, 2).values()[None], None
-    # Elsewhere torch has no causal kernel for nested tensors: one conversation after the other.
+    # On other devices torch has no causal kernel for nested tensors: compute one conversation after the other.
     lengths = NestedAttention.offsets_C.diff().tolist()
     parts = zip(*(whole.split(lengths, dim=2) for whole in (query, key, value)), strict=True)
     return torch.cat([attended(*part) for part in parts], dim=2).transpose(1, 2), None

@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from benchmarks/results/*.json: what was measured, on what, and what was aimed at.
+"""Writes docs/benchmarks.md from benchmarks/results/*.json: figures, machines and aims.
 
 python benchmarks/page.py
 """
@@ -63,7 +63,7 @@ AIMS = {
     "loop.startup_share": ("share of the wall time in which engines, workers and Ray start", "below 0.5"),
     "loop.share_with_all_first_rows": ("the same with the wait for the first rows of every other stage", ""),
 }
-"""What a ratio says, and its aim; of a ratio that is not here its name says it."""
+"""Meaning and aim of a ratio; a ratio that is not here has a name that explains it."""
 
 
 def main() -> None:
@@ -71,13 +71,13 @@ def main() -> None:
 
 
 def page(results: Iterable[Mapping[str, Any]]) -> str:
-    """The page of these results, those that TITLES names in its order."""
+    """Returns the page of these results, in the order of TITLES."""
     found = {result["benchmark"]: result for result in results}
     return "\n".join([HEAD, *(section(found[name]) for name in TITLES if name in found)])
 
 
 def section(result: Mapping[str, Any]) -> str:
-    """A result's title, its ratios and, where there are some, its tables of figures."""
+    """Returns the section of a result: title, ratios and any tables of figures."""
     name = result["benchmark"]
     earlier = [
         f"{part} {found['date']}"
@@ -100,7 +100,7 @@ def section(result: Mapping[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table, with an empty line after it."""
+    """Returns a Markdown table, with an empty line after it."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Where the time of a training worker goes, by clocks around what it calls: for benchmarks/train.py."""
+"""Splits the time of a training worker by clocks around its calls, for benchmarks/train.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLLECTIVES = ("all_reduce", "reduce", "broadcast", "all_gather_into_tensor", "a
 
 
 class Phases:
-    """Puts clocks around the parts of a step of `engine` in this process; a part's time is without those inside it."""
+    """Clocks around the parts of a step of `engine` in this process; a part's time excludes the parts inside it."""
 
     def __init__(self, engine: Any) -> None:
         self.seconds: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class Phases:
             self._clock(torch.distributed, collective, "communication")
 
     def shares(self, seconds: float) -> dict[str, float]:
-        """Share of `seconds` by part; `other` is what no clock saw. Waiting for another rank is communication."""
+        """Returns the share of `seconds` by part; `other` is the rest. Waiting for another rank is communication."""
         shares = {part: spent / seconds for part, spent in self.seconds.items()}
         return {**shares, "other": 1 - sum(shares.values())}
 

@@ -1,10 +1,10 @@
-"""How near a pilot's estimate comes to what a run then uses, on the demo and on recorded Alpaca.
+"""Compares a pilot's estimate with the usage of the run, on the demo and on recorded Alpaca.
 
     python benchmarks/pilot.py [--quick] [--only demo|alpaca_recorded] [--rows N] [--keep DIR]
 
 For each config: `tapir check CONFIG --pilot N --json`, then the run itself, as a user does (about 8 minutes each on 2
-cores). A ratio is used against estimated, of all tokens and by role; `inside` says whether the tokens used were within
-the estimate's interval, which covers chance and no more. With `--keep` the runs stay in DIR. Writes
+cores). A ratio is used over estimated tokens, of all roles and of each. `inside` is whether the tokens used were within
+the interval of the estimate, which covers chance only. `--keep` keeps the runs in DIR. Writes
 benchmarks/results/pilot.json.
 """
 
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def compared(name: str, run_dir: Path, rows: int, quick: bool) -> tuple[dict[str, float], dict[str, Any]]:
-    """Used against estimated tokens of one config, and the figures behind them."""
+    """Returns the ratios of used over estimated tokens of one config, and the figures behind them."""
     given = [str(ROOT / "configs" / f"{name}.yaml"), "--run-dir", str(run_dir)]
     if name == "alpaca_recorded":
         path = data_folder() / "seeds" / "alpaca_9k.jsonl"
@@ -80,7 +80,7 @@ def compared(name: str, run_dir: Path, rows: int, quick: bool) -> tuple[dict[str
 
 
 def tapir(*arguments: str) -> str:
-    """What a command prints to stdout; its progress goes where this script's goes."""
+    """Runs a command and returns its stdout; its stderr is that of this script."""
     command = [sys.executable, "-m", "tapir_ray.cli", *arguments]
     return subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout
 

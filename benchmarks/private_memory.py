@@ -1,4 +1,4 @@
-"""The peak of this process's private memory, sampled by a thread: for benchmarks/memory.py."""
+"""Samples the peak of this process's private memory in a thread, for benchmarks/memory.py."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ EVERY_S = 0.005
 
 
 class Sampler:
-    """Samples `RssAnon` from now on: memory of the process's own, without files that are mapped."""
+    """Sampler of `RssAnon`: private memory of the process, without mapped files."""
 
     def __init__(self) -> None:
         self.before = self.peak = private_kib()
         threading.Thread(target=self._sample, daemon=True).start()
 
     def peak_mib(self) -> float:
-        """The most so far above what there was at first, in MiB."""
+        """Returns the peak so far above the first sample, in MiB."""
         return round((self.peak - self.before) / 1024, 1)
 
     def _sample(self) -> None:
@@ -26,6 +26,6 @@ class Sampler:
 
 
 def private_kib() -> int:
-    """`RssAnon` of this process now."""
+    """Returns the current `RssAnon` of this process in KiB."""
     with open("/proc/self/status") as status:
         return int(next(line.split()[1] for line in status if line.startswith("RssAnon")))

@@ -1,4 +1,4 @@
-"""Peaks of the memory of a process and of all that it starts, seen from outside: for benchmarks/scale.py."""
+"""Measures the peak memory of a process and its children from outside, for benchmarks/scale.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import psutil
 
 EVERY_S = 0.5
 WORKER = "ray::"
-"""How the name of a Ray worker begins."""
+"""Prefix of the names of Ray workers."""
 
 
 def peaks(process: subprocess.Popen[bytes]) -> dict[str, float]:
-    """Until the process ends, the most of its own memory (`driver`), of a Ray worker's, of any process's and of all
-    together, in MiB of PSS: memory that several share counts in equal parts.
+    """Samples until the process ends. Returns the peaks of its own memory (`driver`), of a Ray worker, of any process
+    and of all together, in MiB of PSS: shared memory counts in equal parts.
     """
     most: Counter[str] = Counter()
     while process.poll() is None:
@@ -32,7 +32,7 @@ def peaks(process: subprocess.Popen[bytes]) -> dict[str, float]:
 
 
 def pss_mib(pid: int) -> float:
-    """The proportional set size of a process in MiB; 0 where it is gone."""
+    """Returns the proportional set size of a process in MiB; 0 if it has ended."""
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup") as rollup:
         return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
     return 0.0

@@ -1,14 +1,16 @@
-"""Requests under errors and a limit, and what our path costs beside a bare client: a table of ratios.
+"""Measures requests under errors and a limit, and the speed of our path against a bare client.
 
     python benchmarks/requests.py [--quick] [--only errors|speed]
 
-errors: requests at 30 % errors under 3,000 a minute against the simulator: lost, doubled, share of the limit used
-(attempts count), share above it, memory of the worker. speed: errors off, 100 ms latency, 256 in flight, the same
-2,000 requests through `Roles.ask` (usage actor with leases, reply cache, rows in and out) with one worker and with two,
-through a bare `AsyncOpenAI` on aiohttp and through a thread pool of the plain client, in turn in one run; medians of
-the rounds.
-A rate counts from the first request to the last row out: starting the workers is in none of them. All of it, the
-simulator too, shares this machine. Writes benchmarks/results/requests.json.
+errors: requests to the simulator at 30 % errors and a limit of 3,000 per minute. Reports lost and doubled requests, the
+share of the limit that was used (attempts count), the share above it, and the memory of the worker.
+
+speed: 2,000 requests without errors, 100 ms latency, 256 in flight, through `Roles.ask` (usage actor with leases, reply
+cache, rows in and out) with one worker and with two, through a bare `AsyncOpenAI` on aiohttp, and through a thread pool
+of the plain client. All take turns in one run; rates are medians of the rounds.
+
+A rate is timed from the first request to the last row out, without the start of workers. The simulator shares this
+machine. Writes benchmarks/results/requests.json.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ from tapir_ray.simulator import Options, running
 
 LIMIT, ERROR_RATE, IN_FLIGHT, LATENCY_S = 3000, 0.3, 256, 0.1
 ANSWERED = {None, "empty", "refusal", "unparseable_scores"}
-"""Faults (or none) that end a request: each must come once for each row."""
+"""Faults (or none) that end a request: each row must get exactly one."""
 OUT = pa.schema([("id", pa.int64()), ("text", pa.string()), ("status", pa.string()), ("reason", pa.string()),
                  ("began", pa.float64()), ("rss", pa.int64())])  # fmt: skip
 
@@ -78,7 +80,7 @@ def prompt(number: int) -> list[dict[str, str]]:
 
 
 async def ask_one(clients: Mapping[str, Client], row: Row) -> Row:
-    """A stage's row: one request to the teacher."""
+    """Answers a row of a stage by one request to the teacher."""
     began = time.time()
     reply = await clients["teacher"].chat(prompt(row["id"]), seed=row["id"], kind="respond")
     rss = psutil.Process().memory_info().rss if row["id"] % 50 == 0 else None
@@ -88,7 +90,7 @@ async def ask_one(clients: Mapping[str, Client], row: Row) -> Row:
 def ours(
     url: str, rows: int, cache: Path, workers: int = 1, **teacher: Any
 ) -> tuple[list[Row], float, dict[str, float]]:
-    """(rows out, seconds from the first request to the last row, usage) of `Roles.ask`."""
+    """Returns (rows out, seconds from the first request to the last row, usage) of `Roles.ask`."""
     config = parse(
         {
             "name": "requests",
@@ -109,7 +111,7 @@ def ours(
 
 
 def bare(url: str, requests: int) -> float:
-    """Seconds of the same requests by AsyncOpenAI on aiohttp, with a semaphore and nothing else."""
+    """Returns the seconds of the same requests by AsyncOpenAI on aiohttp with a semaphore alone."""
 
     async def run() -> float:
         client = openai.AsyncOpenAI(
@@ -133,7 +135,7 @@ def bare(url: str, requests: int) -> float:
 
 
 def pool(url: str, requests: int) -> float:
-    """Seconds of the same requests by the plain client in as many threads."""
+    """Returns the seconds of the same requests by the plain client in as many threads."""
     client = openai.OpenAI(base_url=url, api_key="-", max_retries=0)
 
     def one(number: int) -> None:
@@ -148,7 +150,7 @@ def pool(url: str, requests: int) -> float:
 
 
 def speed(folder: Path, requests: int, rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Ratios of rates, and requests a second of each by round."""
+    """Returns the ratios of rates, and requests per second of each contender by round."""
     rates: dict[str, list[float]] = {
         name: [] for name in ("ours", "ours_two_workers", "ours_cached", "bare", "thread_pool")
     }
@@ -163,7 +165,7 @@ def speed(folder: Path, requests: int, rounds: int) -> tuple[dict[str, float], d
             rates["thread_pool"].append(requests / pool(url, requests))
             rates["bare"].append(requests / bare(url, requests))
             out, seconds, usage = ours(url, requests, cache, limits=limits)
-            # The folder's usage is that of both calls: the second sent nothing.
+            # The usage of the folder is that of both calls: the second one sent nothing.
             assert len(out) == usage["cached_requests"] == usage["requests"] == requests, usage
             rates["ours_cached"].append(requests / seconds)
             out, seconds, usage = ours(url, requests, folder / f"cache-{number}-two", workers=2, limits=limits)
@@ -186,7 +188,7 @@ def speed(folder: Path, requests: int, rounds: int) -> tuple[dict[str, float], d
 
 
 def errors(folder: Path, rows: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Shares of the limit and of the rows, and the counts behind them."""
+    """Returns shares of the limit and of the rows, and the counts behind them."""
     log = folder / "log.jsonl"
     options = Options(error_rate=ERROR_RATE, max_requests_per_minute=LIMIT, latency_s=LATENCY_S, log=str(log))
     with running(options) as url:
@@ -197,7 +199,7 @@ def errors(folder: Path, rows: int) -> tuple[dict[str, float], dict[str, Any]]:
     firsts: dict[int, float] = {}
     for line in lines:
         firsts[line["seed"]] = min(line["arrived"], firsts.get(line["seed"], line["arrived"]))
-    # Until the last row was asked for the first time there was always something to ask.
+    # Until the first request of the last row, requests were always waiting: only this time counts as use of the limit.
     began, busy_until = arrived[0], max(firsts.values())
     busy_s = busy_until - began
     sent = sum(at <= busy_until for at in arrived)

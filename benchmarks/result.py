@@ -1,4 +1,4 @@
-"""What benchmarks share: a Ray of their own, the data, and results as a table and in benchmarks/results/NAME.json.
+"""Shared code of benchmarks: a local Ray, the data, and results as a table and in benchmarks/results/NAME.json.
 
 start_ray(folder)
 write("classify", {"rows_per_second_14M": 2.1}, figures, ("torch", "ray"))
@@ -23,8 +23,8 @@ FOLDER = Path(__file__).parent / "results"
 
 
 def start_ray(folder: Path, **options: Any) -> None:
-    """Start a Ray of four logical CPUs with its files in `folder`, as quiet as that of a run and as slow to end workers
-    that it may need again; `options` are Ray's."""
+    """Starts a Ray of four logical CPUs with its files in `folder`, as quiet as that of a run. Like a run's, it keeps
+    idle workers for reuse. `options` are Ray's."""
     set_environment()
     import ray
     import ray.data
@@ -47,7 +47,7 @@ def start_ray(folder: Path, **options: Any) -> None:
 
 @contextmanager
 def local_ray(folder: Path, **options: Any) -> Iterator[None]:
-    """`start_ray`, and its end."""
+    """Context manager of `start_ray` that shuts Ray down on exit."""
     import ray
 
     start_ray(folder, **options)
@@ -58,14 +58,14 @@ def local_ray(folder: Path, **options: Any) -> Iterator[None]:
 
 
 def show(ratios: Mapping[str, float], figures: Mapping[str, Any]) -> None:
-    """Print the ratios as a table and the figures as a line of JSON."""
+    """Prints the ratios as a table and the figures as a line of JSON."""
     for name, value in ratios.items():
         print(f"{name:56} {value:8.4f}")
     print(json.dumps(figures))
 
 
 def write(name: str, ratios: Mapping[str, float], figures: Mapping[str, Any], packages: Sequence[str]) -> None:
-    """Write NAME.json with the machine, the versions of `packages` and the date; in quick/ where the figures say so."""
+    """Writes NAME.json with the machine, the versions of `packages` and the date; into quick/ for quick figures."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -81,7 +81,7 @@ def today() -> str:
 
 
 def written(name: str, quick: bool) -> dict[str, Any]:
-    """What NAME.json holds, for a benchmark of several parts that measures one of them again."""
+    """Returns the content of NAME.json, for a benchmark that measures one of its parts again."""
     file = (FOLDER / "quick" if quick else FOLDER) / f"{name}.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"ratios": {}, "figures": {}}
     return found
@@ -95,7 +95,7 @@ def save(
     versions: Mapping[str, str],
     date: str,
 ) -> None:
-    """Write the result of the benchmark that `file` is named after."""
+    """Writes the result of the benchmark that `file` is named after."""
     result = {
         "benchmark": file.stem,
         "ratios": {key: round(value, 4) for key, value in ratios.items()},
@@ -108,7 +108,7 @@ def save(
 
 
 def data_folder() -> Path:
-    """The folder of real data: `TAPIR_DATA`, else `shared/data` beside the checkout. Exits where it is not there."""
+    """Returns the folder of real data: `TAPIR_DATA`, else `shared/data` next to the checkout. Exits without one."""
     folder = Path(os.environ.get("TAPIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         raise SystemExit(f"real data is not there: {folder} (set TAPIR_DATA)")

@@ -1,19 +1,18 @@
-"""What large datasets cost: seconds a row and memory of the driver and the workers, by step, and what that comes to.
+"""Measures the cost of large datasets: seconds per row and memory of driver and workers by step, and totals.
 
     python benchmarks/scale.py [regenerate|curriculum|duplicates|all] [--quick]
 
-regenerate: datasets of 100,000 and 1,000,000 rows, filtered, decontaminated, rebalanced and answered by an engine that
-echoes without latency, by workers that have started (`start_seconds`: a small dataset made before). The driver stays
-under 1.5 GB, a row takes the same time in both to within 15 %, and no step takes more time a row in the larger one
-(STEP_RATIO allows for the clock).
-curriculum: stats, plan, sample and mix of a round of 10,000,000 scored rows in 10 minutes and 4 GB in any process.
-duplicates: near-duplicates of 1,000,000 instructions in 10 minutes and 2 GB in any process.
+- regenerate: datasets of 100,000 and 1,000,000 rows, filtered, decontaminated, rebalanced and answered by an engine
+  that echoes without latency. A small dataset before them starts the workers (`start_seconds`). Bars: the driver stays
+  under 1.5 GB, the time per row of both sizes is equal to within 15 %, and no step takes more time per row in the
+  larger one (STEP_RATIO allows for the clock).
+- curriculum: stats, plan, sample and mix of a round of 10,000,000 scored rows. Bars: 10 minutes, 4 GB in any process.
+- duplicates: near-duplicates of 1,000,000 instructions. Bars: 10 minutes, 2 GB in any process.
 
-Every measurement is a process of its own with a Ray of its own; data is made before the clock starts. A regeneration is
-measured several times, the sizes in turn: seconds are medians (of two: their mean), `rounds` has each. Memory is PSS,
-sampled, the highest of all times. A part writes its figures into benchmarks/results/scale.json beside those of the
-others, and what misses a bar ends the script with status 1. `--quick` is a tenth to a hundredth of it, once,
-without the bars: under 5 minutes in all.
+Each measurement is a new process with its own Ray; data is generated before the clock starts. A regeneration is
+measured several times, the sizes in turn: seconds are medians (of two: their mean), and `rounds` has each. Memory is
+the highest of all PSS samples. A part updates its own figures in benchmarks/results/scale.json. A missed bar ends the
+script with status 1. `--quick` measures a tenth to a hundredth of it, once and without bars, in under 5 minutes.
 """
 
 from __future__ import annotations
@@ -40,16 +39,16 @@ ROOT = Path(__file__).parents[1]
 Figures = dict[str, Any]
 ROWS = {"regenerate": (100_000, 1_000_000), "curriculum": (10_000_000,), "duplicates": (1_000_000,)}
 TIMES = {("regenerate", 100_000): 3, ("regenerate", 1_000_000): 2}
-"""How often a part is measured at a size, where it is more than once."""
+"""Measurements of a part at a size, if more than one."""
 QUICK = {"regenerate": (2_000, 10_000), "curriculum": (200_000,), "duplicates": (20_000,)}
 DRIVER_MIB, CURRICULUM_MIB, DUPLICATES_MIB = 1.5 * 1000**3 / 2**20, 4 * 1000**3 / 2**20, 2 * 1000**3 / 2**20
 SECONDS, ROW_RATIO, STEP_RATIO = 600, 0.15, 1.15
 SHORT_S = 5.0
-"""Steps that take less in the larger dataset have no ratio worth a bar."""
+"""Seconds; steps that take less in the larger dataset have no bar."""
 CORES, NODE_CORES = 2, 16
-"""Of the machine that measures, and of a node in what is foretold."""
+"""Cores of this machine, and of a node in the extrapolation."""
 LARGE = [(10**8, 16), (10**8, 64), (10**9, 16), (10**9, 64)]
-"""Rows and nodes that are foretold."""
+"""Rows and nodes of the extrapolation."""
 
 
 def main() -> int:
@@ -69,7 +68,7 @@ def main() -> int:
 
 
 def in_turn(part: str, sizes: tuple[int, ...]) -> dict[int, Figures]:
-    """The figures by size, of as many measurements as TIMES says."""
+    """Returns the figures by size, of TIMES measurements."""
     found: dict[int, list[Figures]] = {rows: [] for rows in sizes}
     for turn in zip_longest(*([rows] * TIMES.get((part, rows), 1) for rows in sizes)):
         for rows in filter(None, turn):
@@ -79,7 +78,7 @@ def in_turn(part: str, sizes: tuple[int, ...]) -> dict[int, Figures]:
 
 
 def of_rounds(rows: int, rounds: list[Figures]) -> Figures:
-    """One measurement's figures of several: the medians of seconds, the highest peaks, and what each took."""
+    """Combines measurements: medians of seconds, highest peaks, and the seconds of each."""
 
     def median(name: str) -> float:
         return round(statistics.median(each[name] for each in rounds), 2)
@@ -100,7 +99,7 @@ def of_rounds(rows: int, rounds: list[Figures]) -> Figures:
 
 
 def measure(part: str, rows: int) -> Figures:
-    """Seconds, seconds by step, counts, and peaks in MiB of one measurement."""
+    """Returns seconds, seconds by step, counts, and peaks in MiB of one measurement."""
     folder = Path(tempfile.mkdtemp(prefix="scale-", dir="/tmp"))
     try:
         command = [sys.executable, "-m", "benchmarks.scale_work", part, str(rows), str(folder)]
@@ -116,7 +115,7 @@ def measure(part: str, rows: int) -> Figures:
 
 
 def of_regenerate(measured: dict[int, Figures]) -> dict[str, float]:
-    """Ratios of the larger dataset against the smaller, in seconds a row, and what is above 1 missed its bar."""
+    """Returns ratios of the larger dataset to the smaller in seconds per row, and bars; above 1 a bar is missed."""
     (few, small), (many, large) = sorted(measured.items())
     more = many / few
     row = large["seconds"] / small["seconds"] / more
@@ -154,7 +153,7 @@ def _against(part: str, measured: dict[int, Figures], mib: float) -> dict[str, f
 
 
 def hours(measured: dict[int, Figures]) -> dict[str, float]:
-    """Hours of datasets in LARGE on nodes of NODE_CORES, were all of it linear and spread over all cores."""
+    """Extrapolates hours of the datasets in LARGE on nodes of NODE_CORES, as if all work were linear and parallel."""
     rows, found = max(measured.items())
     core_seconds = found["seconds"] * CORES / rows
     return {
@@ -164,7 +163,7 @@ def hours(measured: dict[int, Figures]) -> dict[str, float]:
 
 
 def merge(part: str, ratios: dict[str, float], figures: Figures, quick: bool) -> None:
-    """Write a part's ratios and figures into scale.json, in the place of those it had."""
+    """Writes a part's ratios and figures into scale.json, in place of its old ones."""
     before = written("scale", quick)
     others = {name: value for name, value in before["ratios"].items() if not name.startswith(f"{part}:")}
     write("scale", others | ratios, {**before["figures"], part: figures, "quick": quick}, ("ray", "pyarrow", "rensa"))

@@ -1,7 +1,7 @@
-"""Synthetic data of any number of rows, the same each time: for benchmarks/scale.py.
+"""Synthetic data of any number of rows, the same each time, for benchmarks/scale.py.
 
-Texts have the habits of instructions that cost something: words as rare as in language, openings that thousands share,
-and known shares of repeats and of near-repeats.
+Texts have the costly properties of instructions: word frequencies of natural language, openings that thousands share,
+and known shares of repeats and near-repeats.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ VOCABULARY, OPENINGS = 30_000, 500
 REPEATED, CHANGED, OPENED = 0.02, 0.05, 0.4
 """Shares of the texts that repeat an earlier one, that change a word of it, and that begin with a common opening."""
 SHORTEST, LONGEST = 12, 40
-"""Words of a text, without its opening."""
+"""Words of a text, not counting its opening."""
 HELD_OUT = 0.001
 RESPONSES = 5_000
 
 
 def texts(rows: int, first: int = 0) -> Iterator[list[str]]:
-    """The texts from `first` on, a file's at a time; repeats are of texts of the same file."""
+    """Yields the texts from `first` on, file by file; repeats are within a file."""
     words = np.array([f"w{number:x}" for number in range(VOCABULARY)])
     rarity = 1 / np.arange(1, VOCABULARY + 1)
     share = np.cumsum(rarity / rarity.sum())
@@ -52,7 +52,7 @@ def texts(rows: int, first: int = 0) -> Iterator[list[str]]:
         for at, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
             own = drawn[end - length : end]
             if at and kind[at] < REPEATED + CHANGED:
-                # Half of the file back at most, so that no chain of small changes gets long.
+                # At most half a file back, so that no chain of small changes gets long.
                 earlier = made[int(generator.integers(0, max(1, at // 2)))]
                 made.append(earlier if kind[at] < REPEATED else f"{earlier} {own[0]}")
             elif kind[at] > 1 - OPENED:
@@ -63,7 +63,7 @@ def texts(rows: int, first: int = 0) -> Iterator[list[str]]:
 
 
 def source(folder: Path, rows: int, tasks: Sequence[str], rows_per_file: int = ROWS_PER_FILE) -> None:
-    """Write the source of a dataset, Parquet files of instruction, output and task."""
+    """Writes the source of a dataset: Parquet files of instruction, output and task."""
     folder.mkdir(parents=True)
     for number, made in enumerate(texts(rows)):
         task = [tasks[at % len(tasks)] for at in range(len(made))]
@@ -73,7 +73,7 @@ def source(folder: Path, rows: int, tasks: Sequence[str], rows_per_file: int = R
 
 
 def instructions(folder: Path, rows: int, first: int = 0) -> None:
-    """Write files with `instruction_id`, `messages`, `status` and `reason`, each id once."""
+    """Writes files with `instruction_id`, `messages`, `status` and `reason`, each id once."""
     folder.mkdir(parents=True)
     seen: set[str] = set()
     for number, made in enumerate(texts(rows, first)):
@@ -90,7 +90,7 @@ def instructions(folder: Path, rows: int, first: int = 0) -> None:
 
 
 def scored(folder: Path, rows: int, tasks: Sequence[str]) -> None:
-    """Write the files of a table of SCORED: tasks as skewed as 1 to 9, scores in halves, unique random ids."""
+    """Writes a SCORED table: task shares skewed from 1 to 9, scores in halves, unique random ids."""
     folder.mkdir(parents=True)
     for number, start in enumerate(range(0, rows, 4 * ROWS_PER_FILE)):
         generator, count = np.random.default_rng([13, start]), min(4 * ROWS_PER_FILE, rows - start)
@@ -117,7 +117,7 @@ def scored(folder: Path, rows: int, tasks: Sequence[str]) -> None:
 
 
 def generated(folder: Path, rows: int, tasks: Sequence[str]) -> None:
-    """Write a file of a table of GENERATED_ROWS."""
+    """Writes a file of a GENERATED_ROWS table."""
     folder.mkdir(parents=True)
     generator = np.random.default_rng(17)
     response = _responses().take(pa.array(generator.integers(0, RESPONSES, rows)))
@@ -139,7 +139,7 @@ def _drawn(generator: np.random.Generator, share: np.ndarray, count: int) -> np.
 
 
 def _ids(generator: np.random.Generator, count: int) -> pa.StringArray:
-    """Random ids of 32 hex digits."""
+    """Returns random ids of 32 hex digits."""
     digits = generator.bytes(16 * count).hex().encode()
     offsets = np.arange(0, 32 * count + 1, 32, dtype=np.int32)
     return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(digits))
@@ -151,7 +151,7 @@ def _responses() -> pa.Array:
 
 
 def _conversations(contents: pa.Array) -> pa.Array:
-    """Conversations of one user message each."""
+    """Returns conversations of one user message each."""
     role = pa.array(["user"]).take(pa.array(np.zeros(len(contents), np.int64)))
     turns = pa.StructArray.from_arrays([role, contents], fields=list(MESSAGES.value_type))
     return pa.ListArray.from_arrays(pa.array(np.arange(len(contents) + 1, dtype=np.int32)), turns)

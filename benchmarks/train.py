@@ -1,18 +1,20 @@
-"""Training speed of our worker beside TRL and a bare loop: useful (non-padding) tokens a second, and their ratios.
+"""Compares the training speed of our worker with TRL and a bare loop, in useful (non-padding) tokens per second.
 
     python benchmarks/train.py [--quick] [--data ../shared/data/seeds/alpaca_9k.jsonl] [--rows N] [--rounds N]
 
-A Llama of 17M parameters made from its config, float32, sequences of 512, Alpaca's lengths, loss on responses alone:
-the same token ids for all. Each round runs every contender in turn, those that are compared beside each other, since a
-machine's speed drifts; a rate is the median of the rounds, a ratio that of two such rates.
+A Llama of 17M parameters made from its config, float32, sequences of 512, Alpaca's lengths, loss on responses alone.
+All contenders get the same token ids. Each round runs them in turn, compared ones next to each other, since the speed
+of a machine drifts. A rate is the median of the rounds, a ratio that of two such rates.
+
 - `ours_2`, `ours_1`: `train_student` with 2 workers (ZeRO-2) and with 1
-- `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), its settings but for `packing`
-- `trl_default`: its settings (no packing, 8 pairs a process, padded)
-- `trl_tuned`: packing, and without what of its settings only costs time here: gradient checkpointing
-- `bare`: one process, `model(**batch).loss.backward()` over our packed sequences, nothing else
-TRL trains in float32 as all do, not in its bfloat16. Micro-batches are 2 packed sequences for us (the fastest of 1, 2
-and 4 in one round each), 1 for TRL (its fastest) and the bare loop. A rate counts from the end of the first optimizer
-step to the end of the last; start-up (`startup_s`) is apart. Needs the extra `bench`. Writes
+- `trl_packed`: TRL's SFTTrainer by torchrun, 2 processes (DDP over gloo), its default settings except `packing`
+- `trl_default`: its default settings (no packing, 8 pairs per process, padded)
+- `trl_tuned`: packing, and no gradient checkpointing, which only costs time here
+- `bare`: one process, `model(**batch).loss.backward()` over our packed sequences
+
+TRL trains in float32 like the others, not in its default bfloat16. Micro-batches are 2 packed sequences for us (the
+fastest of 1, 2 and 4 in one round each), 1 for TRL (its fastest) and the bare loop. A rate is timed from the end of the
+first optimizer step to the end of the last; start-up (`startup_s`) is separate. Needs the extra `bench`. Writes
 benchmarks/results/train.json.
 """
 
@@ -63,14 +65,14 @@ COMPARED = {
 
 @dataclass(frozen=True)
 class Material:
-    """What the contenders train: a model's folder, a packed table, and the same pairs one by one."""
+    """Material of all contenders: a model folder, a packed table, and the same pairs one by one."""
 
     folder: Path
     parameters: int
     pairs: int
     sequences: int
     filled: float
-    """Share of the packed sequences' room that holds tokens."""
+    """Share of the packed sequences that is not padding."""
 
     @property
     def model(self) -> str:
@@ -83,7 +85,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Measured:
-    """One contender in one round."""
+    """Measurement of one contender in one round."""
 
     tokens_per_second: float
     startup_s: float
@@ -119,7 +121,7 @@ def main() -> int:
 
 
 def prepared(folder: Path, data: Path, rows: int) -> Material:
-    """The first `rows` pairs of an Alpaca file that fit a sequence; `folder` then holds model/, packed/, pairs.json."""
+    """Writes model/, packed/ and pairs.json into `folder`, of the first `rows` pairs that fit a sequence."""
     source = [json.loads(line) for line in data.read_text().splitlines()]
     prompts = ["\n\n".join(filter(None, (row["instruction"], row["input"]))) for row in source]
     student = Student(model=str(folder / "model"))
@@ -156,7 +158,7 @@ def by_us(material: Material, workers: int, number: int) -> Measured:
 
 
 def ours(material: Material, workers: int, name: str) -> tuple[list[dict[str, Any]], Any]:
-    """(messages of the first worker, result) of a training by `train_student`."""
+    """Returns (messages of the first worker, result) of a training by `train_student`."""
     messages: list[dict[str, Any]] = []
     result = train_student(
         material.packed, FS, material.model, str(material.folder / name), str(material.folder / "ray_train"), name,
@@ -176,10 +178,10 @@ def by_bare_loop(material: Material, number: int) -> Measured:
 
 
 def by_peer(material: Material, command: list[str], processes: int) -> Measured:
-    """A contender in processes of its own, which write [time, tokens so far] of each step."""
+    """Measures a contender in separate processes, which write [time, tokens so far] of each step."""
     out = material.folder / "steps.json"
     called = time.time()
-    # Left alone, torchrun gives each process one thread; ours have their share of the cores.
+    # By default torchrun gives each process one thread; our workers get their share of the cores.
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": threads}
     subprocess.run([sys.executable, *command, str(material.folder), str(out)], check=True, stdout=sys.stderr,
@@ -189,13 +191,13 @@ def by_peer(material: Material, command: list[str], processes: int) -> Measured:
 
 
 def rate(ends: list[tuple[float, float]]) -> float:
-    """Tokens a second from the end of the first step to the end of the last, of (seconds, tokens so far)."""
+    """Returns tokens per second from the end of the first step to the end of the last, of (seconds, tokens so far)."""
     (began, before), (ended, tokens) = ends[0], ends[-1]
     return (tokens - before) / (ended - began)
 
 
 def time_phases() -> None:
-    """In every Ray worker: the training then tells what its time went to, in a message at its end."""
+    """Makes a training in this Ray worker report its time by phase, in a message at its end."""
     inner = loop._train
 
     def timed(engine: Any, device: Any, work: Any, done: Any) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def time_phases() -> None:
 
 
 def phases_of(material: Material) -> dict[str, float]:
-    """Shares of the time of the first of 2 workers."""
+    """Returns the shares of time by phase, of the first of 2 workers."""
     messages, _ = ours(material, 2, "phases")
     return next(message["phases"] for message in messages if "phases" in message)
 

@@ -1,9 +1,9 @@
-"""What benchmarks/train.py compares our worker with, each in processes of its own.
+"""Contenders of benchmarks/train.py, each in separate processes.
 
     python -m torch.distributed.run --standalone --nproc_per_node 2 -m benchmarks.train_peers trl_packed FOLDER OUT
     python -m benchmarks.train_peers bare FOLDER OUT
 
-FOLDER is what `train.prepared` made. OUT becomes {"began": time of the first step, "ends": [[time, tokens so far]]}.
+`train.prepared` writes FOLDER. OUT gets {"began": time of the first step, "ends": [[time, tokens so far]]}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tapir_ray.train.batches import PackedReader
 
 
 def trl(folder: Path, contender: str) -> dict[str, Any]:
-    """SFTTrainer over the pairs: packed, or padded; with its gradient checkpointing or without."""
+    """Trains by SFTTrainer on the pairs: packed or padded, with its gradient checkpointing or without."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -80,7 +80,7 @@ def trl(folder: Path, contender: str) -> dict[str, Any]:
 
 
 def bare(folder: Path) -> dict[str, Any]:
-    """The model's own loss, clipping and AdamW over the packed sequences, one after the other."""
+    """Trains by the model's own loss, clipping and AdamW on the packed sequences, one after the other."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
