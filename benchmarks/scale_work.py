@@ -26,7 +26,7 @@ from tapir_ray.config import Config, Curriculum, parse
 from tapir_ray.curriculum import tasks
 from tapir_ray.data.dedup import bands, mark_near_duplicates
 from tapir_ray.data.schemas import FILTERED, GENERATED_ROWS, TRAINING, conform, with_columns
-from tapir_ray.methods.regenerate import regenerate as make_anew
+from tapir_ray.methods.regenerate import regenerate as run_regenerate
 from tapir_ray.run.attempts import owned
 from tapir_ray.run.layout import Table
 from tapir_ray.run.run import Run
@@ -91,7 +91,7 @@ def regenerate(rows: int, folder: Path) -> dict[str, Any]:
             }
             with _context(settings, folder / f"run-{name}") as context:
                 clock, driver = Clock(), time.process_time()
-                made = make_anew(context)
+                made = run_regenerate(context)
                 clock.step("all")
                 driver = time.process_time() - driver
                 steps = _steps(context.run, clock.total)
