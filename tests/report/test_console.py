@@ -38,5 +38,5 @@ def test_a_task_of_a_taxonomy_is_one_line(tmp_path) -> None:  # type: ignore[no-
     file.write_text('tasks: {"a\\nb\\e[31m": {weight: 0.5}, "[red]": {weight: 0.5}}')
     assert load(Curriculum(tasks=str(file))).labels == ("a b [31m", "[red]")
     file.write_text('tasks: {"a\\nb": {weight: 0.5}, "a b": {weight: 0.5}}')
-    with pytest.raises(InputError, match="one line"):
+    with pytest.raises(InputError, match="the name of another task"):
         load(Curriculum(tasks=str(file)))
