@@ -1,4 +1,4 @@
-"""The scripts in `benchmarks/` as modules."""
+"""Loader of the scripts in `benchmarks/` as modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 def script(name: str) -> ModuleType:
-    """`benchmarks/NAME.py`, loaded under a name of its own."""
+    """Loads `benchmarks/NAME.py` under a name of its own."""
     spec = importlib.util.spec_from_file_location(f"{name}_script", Path(__file__).parents[2] / f"benchmarks/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""The labels that the classifier's benchmark gives to real rows."""
+"""Labels that the classifier's benchmark gives to real rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_sources_have_labels_of_the_taxonomy_and_no_row_is_in_the_test_set(data_
     assert not trained_on & {row["instruction_id"] for row in questions}
 
 
-def test_a_source_is_left_out_only_where_another_gives_its_label() -> None:
+def test_a_source_is_left_out_only_if_another_gives_its_label() -> None:
     def rows(*labels: str) -> list[dict[str, str]]:
         return [{"task": label} for label in labels]
 

@@ -1,4 +1,4 @@
-"""The demo's benchmark: what it may write over the committed figures."""
+"""The demo's benchmark: which runs may overwrite the committed figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "demo_gain.py"
 
 @pytest.fixture()
 def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """The script as a module whose runs take no time and whose committed results are elsewhere."""
+    """The script as a module whose runs take no time; its committed results are in a temporary folder."""
     spec = importlib.util.spec_from_file_location("demo_gain", FILE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -39,7 +39,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
         (["--set", "curriculum.rounds=2"], False),
     ],
 )
-def test_only_the_full_default_set_is_written_over_the_committed_results(
+def test_only_the_full_default_set_overwrites_the_committed_results(
     benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], committed: bool
 ) -> None:
     work = tmp_path / "work"

@@ -1,4 +1,4 @@
-"""What the GPU benchmark counts and joins, and its attention against masked attention."""
+"""The GPU benchmark: its counts of FLOPs, its nested attention against masked attention, and how pieces are joined."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def model(attention: str) -> Any:
     return AutoModelForCausalLM.from_config(CONFIG, attn_implementation=attention)
 
 
-def test_the_needed_flops_are_those_that_torch_counts() -> None:
-    """Of one conversation with every token in the loss; torch counts all pairs of tokens, masked ones too."""
+def test_the_needed_flops_are_those_counted_by_torch() -> None:
+    """One conversation with every token in the loss; torch also counts masked pairs of tokens."""
     tokens, eager = 24, model("eager")
     with FlopCounterMode(display=False) as counter:
         eager(input_ids=torch.arange(tokens)[None], use_cache=False).logits.sum().backward()
@@ -72,7 +72,7 @@ def piece(part: str, name: str, device: str = "a GPU", **figures: float) -> dict
 
 
 def test_pieces_are_joined_to_ratios_with_the_gain_of_each_setting(tmp_path: Path) -> None:
-    """A setting measured again counts as it was the second time."""
+    """The second measurement of a setting replaces the first."""
     gpu = script("gpu")
     pieces = [
         piece("train", "default", mfu=0.4, tokens_per_second=100.0),
@@ -102,7 +102,7 @@ def test_pieces_are_joined_to_ratios_with_the_gain_of_each_setting(tmp_path: Pat
         ([piece("train", "default", "cpu", mfu=0.4)], "without a GPU"),
     ],
 )
-def test_pieces_that_do_not_compare_are_not_joined(pieces: list[dict[str, Any]], sentence: str) -> None:
+def test_pieces_that_cannot_be_compared_are_not_joined(pieces: list[dict[str, Any]], sentence: str) -> None:
     gpu = script("gpu")
     with pytest.raises(SystemExit, match=sentence):
         gpu.join(pieces, gpu.RESULT)

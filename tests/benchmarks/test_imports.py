@@ -1,4 +1,4 @@
-"""Every benchmark and job names modules and functions that exist: it is imported, not run."""
+"""Benchmarks and jobs name modules and functions that exist: each is imported, not run."""
 
 from __future__ import annotations
 

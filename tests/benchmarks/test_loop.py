@@ -1,4 +1,4 @@
-"""What the benchmark of the loop counts as start-up."""
+"""The loop's benchmark: which seconds count as start-up."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def at(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
 
 
-def test_start_up_that_overlaps_is_counted_once_and_work_is_not(tmp_path: Path) -> None:
-    """100 seconds: 10 until the first stage, two trainings' starts side by side, an engine's start, and work."""
+def test_overlapping_start_up_is_counted_once_and_work_is_not_counted(tmp_path: Path) -> None:
+    """100 seconds: 10 until the first stage, two trainings that start in parallel, an engine's start, and work."""
     run = Run.at(str(tmp_path / "run"))
     run.write_json("summary.json", {"status": "done"})
     run.write_json("attempts/00001.json", {"started": 0.0})

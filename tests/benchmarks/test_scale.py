@@ -1,4 +1,4 @@
-"""What the benchmark of large datasets makes, watches and writes."""
+"""The benchmark of large datasets: the texts it generates, the memory it watches and the results it writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measured(seconds: float, steps: dict[str, float], driver: float) -> dict[str
     return {"seconds": seconds, "steps": steps, "peak_mib": {"driver": driver, "any": driver}}
 
 
-def test_what_grows_faster_than_the_rows_misses_its_bar() -> None:
+def test_a_step_that_grows_faster_than_the_rows_misses_its_bar() -> None:
     small = measured(100.0, {"linear": 60.0, "square": 1.0, "short": 0.01}, 400.0)
     large = measured(1100.0, {"linear": 590.0, "square": 100.0, "short": 4.0}, 800.0)
     ratios = scale.of_regenerate({1_000_000: large, 100_000: small})
@@ -60,7 +60,7 @@ def test_a_part_keeps_the_figures_of_the_others(tmp_path: Path, monkeypatch: pyt
     assert result["figures"]["curriculum"] == {"10": {}} and result["figures"]["duplicates"] == {"20": {}}
 
 
-def test_the_memory_of_a_process_and_its_children_is_seen() -> None:
+def test_the_memory_of_a_process_and_its_children_is_measured() -> None:
     held = "import time; held = bytearray(60 << 20); time.sleep(1.5)"
     code = f"import subprocess, sys; held = bytearray(30 << 20); subprocess.run([sys.executable, '-c', '{held}'])"
     found = peaks(subprocess.Popen([sys.executable, "-c", code]))
@@ -68,7 +68,7 @@ def test_the_memory_of_a_process_and_its_children_is_seen() -> None:
     assert found["worker"] == 0
 
 
-def test_texts_repeat_and_change_as_often_as_they_say() -> None:
+def test_texts_repeat_and_change_at_the_given_rates() -> None:
     rows = 2_000
     made = list(chain(*scale_data.texts(rows)))
     assert made == list(chain(*scale_data.texts(rows))) and len(made) == rows
