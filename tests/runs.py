@@ -83,9 +83,9 @@ class Driver:
 
     def finish(self) -> None:
         """Start, and see it end well."""
-        assert self.start().wait(500) == 0, self.said()
+        assert self.start().wait(500) == 0, self.printed()
 
-    def said(self) -> str:
+    def printed(self) -> str:
         """The end of what was printed."""
         return self.output.read_text()[-4000:]
 

@@ -44,8 +44,8 @@ def seconds_until(
     """How long it took until something was so, while a process ran."""
     began = time.monotonic()
     while not what():
-        assert process is None or process.poll() is None, user.said()
-        assert time.monotonic() - began < patience_s, user.said()
+        assert process is None or process.poll() is None, user.printed()
+        assert time.monotonic() - began < patience_s, user.printed()
         time.sleep(0.2)
     return time.monotonic() - began
 
@@ -67,7 +67,7 @@ def test_nodes_come_and_go_and_a_lost_one_changes_nothing(tmp_path: Path, heads:
     first = seconds_until(lambda: len(head.nodes()) == 1, submitted, alone)
     second = seconds_until(lambda: len(head.nodes()) == 2, submitted, alone)
     ended = seconds_until(lambda: submitted.poll() is not None, None, alone)
-    assert submitted.poll() == 0, alone.said()
+    assert submitted.poll() == 0, alone.printed()
     gone = seconds_until(lambda: not head.nodes(), None, alone, 10 * IDLE_S)
     print(
         f"first node after {first:.1f} s, second {second:.1f} s later, end {ended:.1f} s later, none after {gone:.1f} s"
@@ -76,13 +76,13 @@ def test_nodes_come_and_go_and_a_lost_one_changes_nothing(tmp_path: Path, heads:
 
     lossy = Submitter(tmp_path / "lossy", head, latency_s=0.3)
     submitted = lossy.start(*TWO_NODES)
-    assert lossy.driver.wait_for("rounds/01/scored", submitted), lossy.said()
+    assert lossy.driver.wait_for("rounds/01/scored", submitted), lossy.printed()
     seconds_until(lambda: bool(head.nodes()), submitted, lossy)
     time.sleep(3.0)
     before = head.nodes()
     lose(before[-1])
     again = seconds_until(lambda: any(node not in before for node in head.nodes()), submitted, lossy)
-    assert submitted.wait(900) == 0, lossy.said()
+    assert submitted.wait(900) == 0, lossy.printed()
     print(f"another node came {again:.1f} s after one was lost")
     for table in TABLES:
         assert lossy.driver.rows(table) == alone.driver.rows(table), table
@@ -92,16 +92,16 @@ def test_a_lost_head_is_replaced_and_the_run_goes_on_from_storage(tmp_path: Path
     head = heads()
     user = Submitter(tmp_path, head, latency_s=0.3)
     submitted = user.start(*TWO_NODES)
-    assert user.driver.wait_for("rounds/01/scored", submitted), user.said()
+    assert user.driver.wait_for("rounds/01/scored", submitted), user.printed()
     time.sleep(3.0)
     head.stop()
-    assert submitted.wait(300) == 1, user.said()
-    assert "start the same command again once the head answers" in user.said()
+    assert submitted.wait(300) == 1, user.printed()
+    assert "start the same command again once the head answers" in user.printed()
     answered = sum(user.driver.requests().values())
 
     began = time.monotonic()
     user.head = heads()
-    assert user.start(*TWO_NODES).wait(900) == 0, user.said()
+    assert user.start(*TWO_NODES).wait(900) == 0, user.printed()
     print(f"a new head finished the run in {time.monotonic() - began:.1f} s, {answered} requests were answered before")
     user.driver.check_keys()
     requests = user.driver.requests()

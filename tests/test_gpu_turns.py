@@ -78,7 +78,7 @@ def test_two_rounds_in_which_one_gpu_changes_hands(tmp_path: Path, cluster: Any)
                 turns += there
             time.sleep(0.3)
         print(f"who had the GPU: {turns[1:]}")
-        assert process.poll() == 0, driver.said()
+        assert process.poll() == 0, driver.printed()
     assert turns[1:] == [*["judge", "training", "engine"] * 3, "judge"]
     for table in ("rounds/01/scored", "rounds/02/scored", "evaluation/holdout"):
         manifest = driver.run.read_json(f"{table}/_manifest.json")

@@ -88,7 +88,7 @@ def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) 
     lossy = driver(tmp_path / "lossy", cluster, simulator, resources=resources)
     process = lossy.start()
     for table in ("rounds/01/scored", "rounds/01/generated"):
-        assert lossy.wait_for(table, process), lossy.said()
+        assert lossy.wait_for(table, process), lossy.printed()
         deadline = time.monotonic() + 60
         while not any("Asker" in worker for worker in workers_of(second)) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -96,7 +96,7 @@ def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) 
         assert any("Asker" in worker for worker in workers_of(second)), "the node had no part in it"
         cluster.remove_node(second, allow_graceful=False)
         second = cluster.add_node(num_cpus=2)
-    assert process.wait(500) == 0, lossy.said()
+    assert process.wait(500) == 0, lossy.printed()
     for table in TABLES:
         assert lossy.keys(table) == alone.keys(table), table
 
@@ -107,10 +107,10 @@ def test_too_little_left_is_said_within_two_minutes(tmp_path: Path, cluster: Any
     second = cluster.add_node(num_cpus=2)
     short = driver(tmp_path, cluster, simulator, resources=resources)
     process = short.start()
-    assert short.wait_for("rounds/01/scored", process), short.said()
+    assert short.wait_for("rounds/01/scored", process), short.printed()
     cluster.remove_node(second, allow_graceful=False)
-    assert process.wait(120) == 1, short.said()
-    assert "nodes were lost: resources.train needs 4 CPUs" in short.said()
+    assert process.wait(120) == 1, short.printed()
+    assert "nodes were lost: resources.train needs 4 CPUs" in short.printed()
     cluster.add_node(num_cpus=2)
     short.finish()
     short.check_keys()
@@ -130,7 +130,7 @@ def test_a_head_without_cpus_does_no_work(tmp_path: Path, head_without_cpus: Any
             re.split(r"[.(:-]", title.removeprefix("ray::"))[0] for title in titles if title.startswith("ray::")
         }
         time.sleep(0.05)
-    assert process.returncode == 0, run.said()
+    assert process.returncode == 0, run.printed()
     run.check_keys()
     print(f"on the head: {sorted(on_head)}")
     assert on_head & {"Curriculum", "curriculum"} and on_head & {"UsageActor", "usage"} and "Mailbox" in on_head

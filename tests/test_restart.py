@@ -51,7 +51,7 @@ def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) ->
         while killed.files(folder) <= before and process.poll() is None:
             time.sleep(0.05)
         time.sleep(moments.uniform(0, 0.3 if folder == "ray_train" else 1))
-        assert kill(process), f"the run ended before it was in {folder}: {killed.said()}"
+        assert kill(process), f"the run ended before it was in {folder}: {killed.printed()}"
         kills.append(time.time())
     killed.finish()
 
@@ -84,7 +84,7 @@ def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
         while not any(engines()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(3.0)
-        assert kill(process), driver.said()
+        assert kill(process), driver.printed()
         deadline = time.monotonic() + 10
         # What the engine was just starting.
         while any(engines()) and time.monotonic() < deadline:
@@ -114,13 +114,13 @@ def test_an_engine_that_dies_again_and_again_ends_the_run(tmp_path: Path, starti
     simulator = {"scenario": "tasks", "seed_rows": 150, "latency_s": 2.0, "log": str(tmp_path / "log.jsonl")}
     driver = Driver(write_config(tmp_path, simulator=simulator), tmp_path / "run")
     process = driver.start()
-    assert driver.wait_for("rounds/01/scored", process), driver.said()
+    assert driver.wait_for("rounds/01/scored", process), driver.printed()
     began = time.monotonic()
     killed = kill_engines(process, starting)
-    assert process.returncode == 1 and time.monotonic() - began < 300, driver.said()
+    assert process.returncode == 1 and time.monotonic() - began < 300, driver.printed()
     assert killed >= (1 if starting else 3)
     before, _, log = driver.output.read_text().rpartition("the end of its log:")
-    assert sentence in before and "Engine" in log and "Error" in log, driver.said()
+    assert sentence in before and "Engine" in log and "Error" in log, driver.printed()
 
 
 @pytest.mark.timeout(900)
@@ -131,11 +131,11 @@ def test_a_killed_run_stays_in_its_budget_and_ends_with_a_larger_one(tmp_path: P
     driver = Driver(config, tmp_path / "run")
     for table in ("seed/instructions", "rounds/01/scored"):
         process = driver.start()
-        assert driver.wait_for(table, process), driver.said()
+        assert driver.wait_for(table, process), driver.printed()
         time.sleep(1.5)
         assert kill(process)
-    assert driver.start().wait(300) == 3, driver.said()
-    assert "the budget is used up" in driver.said()
+    assert driver.start().wait(300) == 3, driver.printed()
+    assert "the budget is used up" in driver.printed()
     assert most / 2 < driver.tokens() <= most
     write_config(tmp_path, SIMULATED, budget={"max_tokens": 10 * most})
     driver.finish()
@@ -147,7 +147,7 @@ def test_a_run_goes_on_after_its_whole_node_was_killed(tmp_path: Path) -> None:
     """Ray's processes die, all at once; the driver says so and ends, and the next start goes on."""
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
     process = driver.start()
-    assert driver.wait_for("rounds/01/scored", process), driver.said()
+    assert driver.wait_for("rounds/01/scored", process), driver.printed()
     time.sleep(1.0)
     children = psutil.Process(process.pid).children(recursive=True)
     node = [child for child in children if "/ray/" in title(child) or title(child).startswith("ray::")]
@@ -155,7 +155,7 @@ def test_a_run_goes_on_after_its_whole_node_was_killed(tmp_path: Path) -> None:
     assert len(node) > 5
     for child in node:
         child.kill()
-    assert process.wait(180) == 1, driver.said()
+    assert process.wait(180) == 1, driver.printed()
     assert_gone(family)
     driver.finish()
     driver.check_keys()
@@ -165,20 +165,20 @@ def test_a_run_goes_on_after_its_whole_node_was_killed(tmp_path: Path) -> None:
 def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> None:
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
     process = driver.start()
-    assert driver.wait_for("seed/instructions", process), driver.said()
+    assert driver.wait_for("seed/instructions", process), driver.printed()
     second = tmp_path / "second.txt"
     assert driver.start(second).wait(60) == 2
     assert f"process {process.pid} of" in second.read_text()
     process.terminate()
-    assert process.wait(60) == 3, driver.said()
-    assert "stopped by SIGTERM; what is finished is kept" in driver.said()
+    assert process.wait(60) == 3, driver.printed()
+    assert "stopped by SIGTERM; what is finished is kept" in driver.printed()
     # In the midst of a training, which waits for Ray in another way than a table does.
     process, before = driver.start(), driver.files("ray_train")
     while driver.files("ray_train") <= before and process.poll() is None:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(20) == 3, driver.said()
-    assert "stopped by SIGTERM; what is finished is kept" in driver.said()
+    assert process.wait(20) == 3, driver.printed()
+    assert "stopped by SIGTERM; what is finished is kept" in driver.printed()
     driver.finish()
 
 
@@ -187,7 +187,7 @@ def test_killed_workers_and_actors_are_replaced_while_the_run_goes_on(tmp_path: 
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
     process = driver.start()
     wanted, killed = ("Asker", "Curriculum", "UsageActor"), set()
-    assert driver.wait_for("rounds/01/scored", process), driver.said()
+    assert driver.wait_for("rounds/01/scored", process), driver.printed()
     deadline = time.monotonic() + 300
     while process.poll() is None and killed != set(wanted) and time.monotonic() < deadline:
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -197,6 +197,6 @@ def test_killed_workers_and_actors_are_replaced_while_the_run_goes_on(tmp_path: 
                         child.kill()
                         killed.add(name)
         time.sleep(0.2)
-    assert process.wait(300) == 0, driver.said()
+    assert process.wait(300) == 0, driver.printed()
     assert killed == set(wanted)
     driver.check_keys()

@@ -159,7 +159,7 @@ def test_a_run_on_s3_is_killed_and_goes_on(tmp_path: Path, bucket: str) -> None:
     kills = 0
     for table in ("seed/instructions", "rounds/01/generated"):
         process = driver.start()
-        assert driver.wait_for(table, process), driver.said()
+        assert driver.wait_for(table, process), driver.printed()
         time.sleep(1.0)
         kills += kill(process)
     assert kills == 2

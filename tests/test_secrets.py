@@ -56,12 +56,12 @@ def test_a_planted_key_is_nowhere(tmp_path: Path, short_folder: Path) -> None:
         while process.poll() is None:
             time.sleep(1.0)
             logs += holders(short_folder)
-        assert process.returncode == 0, driver.said()
+        assert process.returncode == 0, driver.printed()
     assert holders(tmp_path) == []
     # The endpoint is gone: every request fails, and the errors are told.
     shutil.rmtree(tmp_path / "run")
     assert driver.start().wait(300) == 2
-    assert "teacher" in driver.said()
+    assert "teacher" in driver.printed()
     assert logs == [] and holders(tmp_path) == []
 
 

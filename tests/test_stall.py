@@ -26,20 +26,20 @@ def test_the_stage_and_the_operator_that_waits_are_named(tmp_path: Path) -> None
     config = write_config(tmp_path, SIMULATED, simulator=simulator, resources=resources)
     driver = Driver(config, tmp_path / "run")
     process = driver.start()
-    assert driver.wait_for("seed/instructions", process), driver.said()
+    assert driver.wait_for("seed/instructions", process), driver.printed()
     deadline = time.monotonic() + 120
-    while "classify: no row for" not in driver.said():
-        assert process.poll() is None and time.monotonic() < deadline, driver.said()
+    while "classify: no row for" not in driver.printed():
+        assert process.poll() is None and time.monotonic() < deadline, driver.printed()
         time.sleep(0.5)
-    (line,) = [line for line in driver.said().splitlines() if line.startswith("classify: no row for")]
+    (line,) = [line for line in driver.printed().splitlines() if line.startswith("classify: no row for")]
     assert "(resources.stall_after_s): " in line and "Asker" in line
     assert " waits: " in line and " 0 tasks run" not in line
     found = status(driver.run.uri, layout_of)
     assert found["status"] == "running" and found["last_event"]["event"] == "stalled"
     assert "Asker" in found["last_event"]["waits"] and found["last_event"]["stage"] == "classify"
 
-    assert process.wait(180) == 1, driver.said()
-    assert "seed/instructions: no progress for resources.no_progress_timeout_s" in driver.said()
+    assert process.wait(180) == 1, driver.printed()
+    assert "seed/instructions: no progress for resources.no_progress_timeout_s" in driver.printed()
     found = status(driver.run.uri, layout_of)
     assert found["status"] == "failed" and "Asker" in found["reason"]
     assert found["stages"][0]["label"] == "classify"

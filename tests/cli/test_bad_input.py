@@ -1,4 +1,4 @@
-"""Bad input ends with exit status 2 and one sentence that says what to change, before a model or a request."""
+"""Bad input ends with exit status 2 and one sentence that names the change to make, before any model or request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOWHERE = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None}
 
 
 def command(tmp_path: Path, rows: list[str] | None = None, verb: str = "run", **changes: object) -> list[str]:
-    """The arguments of `tapir` for a config that is good but for the changes, which it writes with its seed rows."""
+    """The arguments of `tapir` for a valid config with the given changes; writes the config and its seed rows."""
     (tmp_path / "seed.jsonl").write_text("\n".join(rows if rows is not None else [json.dumps(GOOD_ROW)] * 3) + "\n")
     config = {
         "name": "bad",
@@ -42,7 +42,7 @@ def command(tmp_path: Path, rows: list[str] | None = None, verb: str = "run", **
 
 
 def run(*arguments: Any, **changes: Any) -> tuple[int, str]:
-    """Exit status and stderr of the command in this process, which may not start Ray."""
+    """Returns exit status and stderr of the command, run in this process; it may not start Ray."""
     with redirect_stderr(io.StringIO()) as stderr, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
         status = cli.main(command(*arguments, **changes))
@@ -50,7 +50,7 @@ def run(*arguments: Any, **changes: Any) -> tuple[int, str]:
 
 
 def run_process(*arguments: Any, **changes: Any) -> tuple[int, str]:
-    """The same of a process of its own."""
+    """Returns exit status and stderr of the command, run in a process of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-m", "tapir_ray.cli", *command(*arguments, **changes)],
@@ -72,28 +72,28 @@ def refused(ended: tuple[int, str], *words: str) -> None:
         assert word in lines[0]
 
 
-def test_unknown_key(tmp_path: Path) -> None:
+def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     refused(run(tmp_path, curriculum={"alfa": 1}), "curriculum.alfa", "unknown key; did you mean alpha?")
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     refused(run(tmp_path, seed_data={"path": str(tmp_path / "none.jsonl")}), "seed_data.path", "none.jsonl")
 
 
-def test_unknown_task(tmp_path: Path) -> None:
+def test_an_unknown_task_is_refused(tmp_path: Path) -> None:
     refused(run(tmp_path, curriculum={"weights": {"Maths": 1.0}}), "curriculum.weights", "Maths")
 
 
-def test_missing_key_variable(tmp_path: Path) -> None:
+def test_a_missing_key_variable_is_refused(tmp_path: Path) -> None:
     teacher = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_SUCH_KEY_AT_ALL"}
     refused(run(tmp_path, teacher=teacher), "NO_SUCH_KEY_AT_ALL")
 
 
-def test_unreachable_endpoint(tmp_path: Path) -> None:
+def test_an_unreachable_endpoint_is_refused(tmp_path: Path) -> None:
     refused(run(tmp_path, teacher=NOWHERE), "teacher", "127.0.0.1:9")
 
 
-def test_model_folder_without_tokenizer(tmp_path: Path) -> None:
+def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
@@ -101,7 +101,7 @@ def test_model_folder_without_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
-def test_model_folder_with_a_lost_file(tmp_path: Path, verb: str) -> None:
+def test_a_model_folder_that_lacks_a_file_is_refused(tmp_path: Path, verb: str) -> None:
     folder = tmp_path / "model"
     size = CreateModel(hidden_size=16, intermediate_size=32, layers=1, heads=2, max_length=256)
     create_student(size, ["What is 3 + 4?"], str(folder), None, 0)
@@ -110,11 +110,11 @@ def test_model_folder_with_a_lost_file(tmp_path: Path, verb: str) -> None:
     refused(run(tmp_path, verb=verb, student=student), "model.safetensors", str(folder), "git lfs pull")
 
 
-def test_unknown_chat_template(tmp_path: Path) -> None:
+def test_an_unknown_chat_template_is_refused(tmp_path: Path) -> None:
     refused(run(tmp_path, student={**STUDENT, "chat_template": "alpacca"}), "student.chat_template", "alpacca")
 
 
-def test_modules_that_the_student_does_not_have(tmp_path: Path) -> None:
+def test_adapter_modules_that_the_student_lacks_are_refused(tmp_path: Path) -> None:
     train = {"sequence_length": 256, "micro_batch_size": 4, "lora": {"target_modules": ["query"]}}
     refused(run(tmp_path, train=train), "train.lora.target_modules", "query", "q_proj")
 
@@ -127,18 +127,18 @@ def test_modules_that_the_student_does_not_have(tmp_path: Path) -> None:
     ],
     ids=["malformed row", "empty seed data"],
 )
-def test_seed_data_that_cannot_be_used(tmp_path: Path, rows: list[str], words: tuple[str, ...]) -> None:
+def test_unusable_seed_data_is_refused(tmp_path: Path, rows: list[str], words: tuple[str, ...]) -> None:
     refused(run_process(tmp_path, rows), "seed_data.path", *words)
 
 
 @pytest.mark.slow
-def test_a_file_that_is_broken(tmp_path: Path) -> None:
+def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "seed.json").write_text(json.dumps(GOOD_ROW))
     seed_data = {"path": str(tmp_path / "seed.json")}
     refused(run_process(tmp_path, seed_data=seed_data), "seed_data.path", "must hold a list of rows")
 
 
 @pytest.mark.slow
-def test_more_than_the_cluster_has(tmp_path: Path) -> None:
+def test_a_config_larger_than_the_cluster_is_refused(tmp_path: Path) -> None:
     refused(run_process(tmp_path, resources={"cpus": 4, "train": {"replicas": 8}}), "resources.train", "8")
     refused(run_process(tmp_path, resources={"cpus": 4, "student": {"gpus": 1}}), "resources.student", "GPU")

@@ -1,4 +1,4 @@
-"""`tapir check`: what the run would refuse is refused, guesses and pilots add up, and a pilot foretells a run."""
+"""`tapir check` refuses the same configs as a run; its guesses add up, and a pilot predicts a run's usage."""
 
 from __future__ import annotations
 
@@ -99,8 +99,9 @@ def test_the_rows_of_a_run_are_counted_over_all_rounds(seed_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("engine", "calls"), [("vllm", []), ("openai", [4 * 40 + 10] * 2 + [10])])
-def test_a_measure_that_needs_no_judge_is_forecast_without_one(seed_path: Path, engine: str, calls: list[int]) -> None:
-    """A student behind an endpoint is asked for its answer and, but for the holdout, three samples of each row."""
+def test_a_measure_without_a_judge_is_forecast_without_one(seed_path: Path, engine: str, calls: list[int]) -> None:
+    """A student behind an endpoint is asked for its answer and for three samples of each row; holdout rows need no
+    samples."""
     student = {"model": "s", "max_model_len": 512, "engine": engine}
     behind = {"endpoint": {"model": "s", "api_key_env": None, "price": PRICE}} if engine == "openai" else {}
     difficulty = {"measure": "tests.steps.test_score:disagreement"}
@@ -122,16 +123,17 @@ def test_a_measure_that_needs_no_judge_is_forecast_without_one(seed_path: Path, 
         ("keep", ["filter"], {}),
     ],
 )  # fmt: skip
-def test_a_regenerations_operations_are_counted(
+def test_the_operations_of_a_regeneration_are_counted(
     tmp_path: Path, responses: str, operations: list[str], expected: dict[str, tuple[int, int]]
 ) -> None:
-    """Each over the rows that reach it: labels before the balance, and comparisons where there is an old answer."""
+    """Each operation counts the rows that reach it: labels before the balance, comparisons only of rows with an old
+    answer."""
     path = tmp_path / "seed.jsonl"
     rows = [{"instruction": f"question {n}", "output": f"answer {n}" if n % 4 else ""} for n in range(100)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    anew = {"operations": operations, **({"balanced_rows": 40} if "rebalance" in operations else {})}
+    regenerate = {"operations": operations, **({"balanced_rows": 40} if "rebalance" in operations else {})}
     classify = {"by": "teacher" if "classify" in operations else "none"}
-    one = config(path, seed_data={"responses": responses}, classify=classify, regenerate=anew)
+    one = config(path, seed_data={"responses": responses}, classify=classify, regenerate=regenerate)
     seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
     lines = estimated_regeneration(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
     assert {line.stage: (round(line.rows), round(line.size.calls)) for line in lines} == expected
@@ -147,8 +149,9 @@ def test_a_regeneration_is_checked_but_has_no_pilot(
         check(one, str(tmp_path / "run"), pilot=5)
 
 
-def test_a_pilot_foretells_what_the_whole_run_uses(ray_local: None, seed_path: Path, tmp_path: Path) -> None:
-    """Every row needs about the same here, so the estimate must be nearly exact; its own spending is in its run."""
+def test_a_pilot_predicts_the_usage_of_a_whole_run(ray_local: None, seed_path: Path, tmp_path: Path) -> None:
+    """All rows need about the same tokens here, so the estimate must be nearly exact. The pilot's usage is recorded in
+    its run."""
     with running(teacher) as seen:
         one = config(seed_path, seen.url, classify={"by": "teacher"}, seed_data={"responses": "replace"})
         seed = read_seed(one)
@@ -193,7 +196,7 @@ def test_check_prints_a_table_or_json_and_makes_no_run(
         assert not seen.requests and not (tmp_path / "run").exists()
 
 
-def test_what_run_would_refuse_check_refuses(seed_path: Path, tmp_path: Path) -> None:
+def test_check_refuses_the_configs_that_run_refuses(seed_path: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be reached"):
         check(config(seed_path), str(tmp_path / "run"))
     seed_path.write_text("{}\n")

@@ -1,4 +1,5 @@
-"""`tapir check --address`: what a cluster lacks is said with the keys to change; with a real head at the end."""
+"""`tapir check --address` lists the resources that a cluster lacks with the keys to change; with a real head at the
+end."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ CLAIMS = ["resources.student={gpus: 1, replicas: 4, min_replicas: 2}", "resource
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cluster of three machines with a GPU each, of which two workers answer."""
+    """A cluster of three machines with a GPU each; two of its workers answer."""
 
     @contextmanager
     def session(config: Config) -> Iterator[None]:
@@ -43,14 +44,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "model_problems", lambda config: [])
 
 
-def test_what_fits_is_shown(tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_that_fits_lists_its_nodes_and_claims(
+    tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, run_dir = str(write_config(tmp_path)), str(tmp_path / "run")
     command = ["check", path, "--run-dir", run_dir, "--address", "127.0.0.1:6379", "--set", *CLAIMS]
     assert cli.main(command) == 0
-    said = capsys.readouterr().out
-    assert "nodes, present or to be added: 3 with 8 CPU, 1 GPU, 1 accelerator_type:L4" in said
-    assert "resources.student: 3 of 4 with 1 CPUs and 1 GPUs fit at once" in said
-    assert f"run_dir {run_dir}: read, written and deleted by workers on one, two" in said
+    output = capsys.readouterr().out
+    assert "nodes, present or to be added: 3 with 8 CPU, 1 GPU, 1 accelerator_type:L4" in output
+    assert "resources.student: 3 of 4 with 1 CPUs and 1 GPUs fit at once" in output
+    assert f"run_dir {run_dir}: read, written and deleted by workers on one, two" in output
     assert cli.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {part["name"]: part["places"] for part in found["claims"]} == {"student": 3, "train": 3}
@@ -62,19 +65,19 @@ def test_what_fits_is_shown(tmp_path: Path, cluster: None, capsys: pytest.Captur
     assert (found["models"], found["stops_for"]) == (["t"], ["student"])
 
 
-def test_all_that_will_never_fit_is_said_at_once(
+def test_all_claims_that_never_fit_are_named_at_once(
     tmp_path: Path, cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = str(write_config(tmp_path))
     claims = ["resources.student={gpus: 1, tensor_parallel: 2}", "resources.train={gpus: 1, accelerator_type: A100}"]
     command = ["check", path, "--run-dir", str(tmp_path / "run"), "--address", "127.0.0.1:6379", "--set", *claims]
     assert cli.main(command) == 2
-    said = capsys.readouterr().err
-    assert "resources.train.accelerator_type is A100, which no node of the cluster has" in said
-    assert "; resources.student needs 1 workers of 2 CPUs and 2 GPUs, each on one node" in said
+    output = capsys.readouterr().err
+    assert "resources.train.accelerator_type is A100, which no node of the cluster has" in output
+    assert "; resources.student needs 1 workers of 2 CPUs and 2 GPUs, each on one node" in output
 
 
-def test_a_model_that_no_worker_can_load_is_refused(
+def test_a_model_that_workers_cannot_load_is_refused(
     tmp_path: Path, cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "model_problems", lambda config: ["student.model a/b is gated", "teacher.model c/d …"])
@@ -83,7 +86,7 @@ def test_a_model_that_no_worker_can_load_is_refused(
     assert "tapir: student.model a/b is gated; teacher.model c/d …" in capsys.readouterr().err
 
 
-def test_through_the_dashboard_a_job_looks(
+def test_an_address_of_a_dashboard_is_checked_by_a_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -114,25 +117,27 @@ def test_through_the_dashboard_a_job_looks(
 
 @pytest.mark.restart
 @pytest.mark.timeout(300)
-def test_a_real_head_looks(tmp_path: Path) -> None:
+def test_a_real_head_is_checked(tmp_path: Path) -> None:
     head = Head(cpus=4)
     try:
         found = check_on(head, tmp_path)
         assert found.returncode == 0, found.stderr
-        said = json.loads(found.stdout.splitlines()[-1])
-        assert [(node["CPU"], node["count"]) for node in said["nodes"]] == [(4.0, 1)]
+        output = json.loads(found.stdout.splitlines()[-1])
+        assert [(node["CPU"], node["count"]) for node in output["nodes"]] == [(4.0, 1)]
         short = check_on(head, tmp_path, "resources.train.cpus=64")
         assert short.returncode == 2 and "resources.train needs 64 CPUs" in short.stderr, short.stderr
-        gone = check_on(head, tmp_path, "student.create=null", "student.model=/no/such/folder")
-        assert gone.returncode == 2 and "student.model /no/such/folder is not a folder on " in gone.stderr, gone.stderr
+        missing = check_on(head, tmp_path, "student.create=null", "student.model=/no/such/folder")
+        assert missing.returncode == 2 and "student.model /no/such/folder is not a folder on " in missing.stderr, (
+            missing.stderr
+        )
     finally:
         head.stop()
 
 
 @pytest.mark.restart
 @pytest.mark.timeout(300)
-def test_a_worker_looks_that_the_autoscaler_adds(tmp_path: Path) -> None:
-    """Also where the head has CPUs: what it sees says nothing of what the others will."""
+def test_a_worker_added_by_the_autoscaler_is_checked(tmp_path: Path) -> None:
+    """True also of a head with CPUs: the head's files may differ from those of its workers."""
     head = Head(cpus=2, most=1)
     try:
         found = check_on(head, tmp_path)
@@ -144,7 +149,7 @@ def test_a_worker_looks_that_the_autoscaler_adds(tmp_path: Path) -> None:
 
 
 def check_on(head: Head, folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    """`tapir check` of a small config, in a tree that has what a job needs."""
+    """Runs `tapir check` of a small config in a tree with the files that a job needs."""
     tree = folder / "tree"
     if not tree.exists():
         for name in ("tapir_ray", "jobs"):

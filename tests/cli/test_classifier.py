@@ -1,4 +1,4 @@
-"""`tapir classifier` on rows whose tasks the user brings."""
+"""`tapir classifier` on rows whose tasks the user gives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def rows(*texts: str, **columns: Any) -> list[dict[str, Any]]:
     return [{"instruction": text, "input": "", "output": "x", **columns} for text in texts]
 
 
-def test_tasks_come_from_a_column_or_are_those_of_whole_files(tmp_path: Path, ray_local: None) -> None:
+def test_tasks_come_from_a_column_or_name_whole_files(tmp_path: Path, ray_local: None) -> None:
     math = write(tmp_path / "math.jsonl", rows("2 + 2?", "3 + 3?"))
     own = write(tmp_path / "own=1.jsonl", [*rows("Write.", kind="Writing"), *rows("Who?")])
     code = write(tmp_path / "code.jsonl", rows("Sort a list."))
@@ -29,7 +29,7 @@ def test_tasks_come_from_a_column_or_are_those_of_whole_files(tmp_path: Path, ra
     assert found == {**expected, "Sort a list.": "Code Generation"}
 
 
-def test_tasks_that_are_not_in_the_taxonomy_are_refused(tmp_path: Path, ray_local: None) -> None:
+def test_tasks_outside_the_taxonomy_are_refused(tmp_path: Path, ray_local: None) -> None:
     own = write(tmp_path / "own.jsonl", rows("Boil.", kind="Cooking"))
     context = context_for(tmp_path, own, seed_data={"task_column": "kind"})
     with pytest.raises(InputError, match=r"column kind of --rows .*own\.jsonl: unknown task 'Cooking'"):

@@ -1,4 +1,4 @@
-"""Every error of tapir-ray's own is one line and an exit status, also where Ray has wrapped it."""
+"""Every error of tapir-ray is one line and an exit status, also if Ray has wrapped it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of_a_pipeline() -> None:
         (of_a_pipeline, 2, "tapir: seed_data.path x: mend it\n"),
     ],
 )
-def test_an_error_behind_others_is_shown_alone(
+def test_a_wrapped_error_is_shown_alone(
     ray_local: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -61,7 +61,7 @@ def test_an_error_behind_others_is_shown_alone(
     assert line in capsys.readouterr().err
 
 
-def test_another_error_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_another_class_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(options: argparse.Namespace) -> int:
         raise ValueError("ours to mend") from OSError("x")
 
@@ -84,7 +84,7 @@ def test_another_error_comes_through(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--rows", "r.jsonl", "--model", "none/at/all"], "none/at/all is neither a model folder nor a HF name"),
     ],
 )
-def test_classifier_score_says_what_it_lacks(
+def test_classifier_score_names_the_missing_argument(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     (tmp_path / "model").mkdir()

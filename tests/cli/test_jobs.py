@@ -1,4 +1,4 @@
-"""The scripts of jobs/: their arguments reach the function that the command uses, their exit status is its own."""
+"""Scripts of jobs/: their arguments reach the command's function, and its exit status becomes theirs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCRIPTS = sorted((ROOT / "jobs").glob("*.py"))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> int:
-    """The exit status of a job's script."""
+    """Returns the exit status of a job's script."""
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "jobs" / f"{name}.py"), run_name="__main__")
@@ -76,7 +76,7 @@ def test_arguments_reach_the_function(
         ("evaluate", (launch, "evaluate")),
     ],
 )
-def test_a_stop_by_the_budget_is_the_scripts_exit_status(
+def test_a_stop_by_the_budget_becomes_the_exit_status_of_the_script(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     config: str,
@@ -92,7 +92,7 @@ def test_a_stop_by_the_budget_is_the_scripts_exit_status(
     assert run(monkeypatch, name, "none.yaml") == 2
 
 
-def test_the_job_that_looks_is_the_command(
+def test_the_status_job_prints_the_json_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tapir_ray.report.status.status", lambda uri, layout_of: {"run": uri})
@@ -100,7 +100,7 @@ def test_the_job_that_looks_is_the_command(
     assert capsys.readouterr().out == '{"run": "s3://b/r"}\n'
 
 
-def test_the_job_that_checks_looks_at_its_own_cluster(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
+def test_the_check_job_checks_the_cluster_it_runs_on(monkeypatch: pytest.MonkeyPatch, config: str) -> None:
     looked: list[tuple[Any, ...]] = []
     monkeypatch.setattr("tapir_ray.cli.check_cluster.check_cluster", lambda *given: looked.append(given) or {})
     assert run(monkeypatch, "check", config, "--run-dir", "s3://b/r", "--json") == 0
@@ -119,6 +119,6 @@ def test_evaluate_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
-def test_each_says_how_it_is_submitted(script: Path) -> None:
+def test_each_script_documents_how_to_submit_it(script: Path) -> None:
     text = script.read_text()
     assert "ray job submit --address" in text and f"python jobs/{script.name} " in text

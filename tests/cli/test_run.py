@@ -1,4 +1,4 @@
-"""What can be seen to be wrong in a config is refused without Ray, a request or a model."""
+"""Errors visible in a config are refused without Ray, a request or a model."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def config(tmp_path: Path, **sections: Any) -> Config:
         ({"simulator": {"scenario": "none.jsonl"}}, "simulator.scenario none.jsonl"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, sections: dict[str, Any], words: str) -> None:
+def test_an_error_in_a_config_names_its_key(tmp_path: Path, sections: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError) as error:
         check_offline(config(tmp_path, **sections))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_prompt_is_rendered_beforehand(tmp_path: Path) -> None:
+def test_a_prompt_is_rendered_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expand\.jinja uses tsk"):
         check_offline(config(tmp_path, prompts={"dir": str(tmp_path / "prompts")}))
 
 
-def test_one_task_needs_a_weight_only_where_rows_get_it(tmp_path: Path) -> None:
+def test_one_task_needs_a_weight_only_if_rows_get_it(tmp_path: Path) -> None:
     assert check_offline(config(tmp_path)).weights["Others"] > 0
     assert check_offline(config(tmp_path, **NO_OTHERS), labelled=True).weights["Math"] == 1.0
     labelled = {**NO_OTHERS, "classify": {"by": "teacher"}}
@@ -57,11 +57,11 @@ def test_one_task_needs_a_weight_only_where_rows_get_it(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_signal_during_the_start_ends_it_cleanly(tmp_path: Path) -> None:
-    """Before Ray is there, which then need not be waited for."""
+    """The signal comes before Ray has started, so the run need not wait for Ray."""
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
     process = driver.start()
-    assert driver.wait_for("attempts/00001.json", process), driver.said()
+    assert driver.wait_for("attempts/00001.json", process), driver.printed()
     process.terminate()
-    assert process.wait(60) == 3, driver.said()
-    assert "stopped by SIGTERM; what is finished is kept" in driver.said()
+    assert process.wait(60) == 3, driver.printed()
+    assert "stopped by SIGTERM; what is finished is kept" in driver.printed()
     assert driver.run.exists("attempts/00001.ended.json")

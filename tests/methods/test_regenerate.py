@@ -64,7 +64,7 @@ def test_a_dataset_is_produced_anew_and_a_killed_run_continues(tmp_path: Path, d
     driver = Driver(write_config(tmp_path, data_folder / "seeds/alpaca_9k.jsonl"), tmp_path / "run", "regenerate")
     first = "shards/00000/regenerated/_manifest.json"
     process = driver.start()
-    assert driver.wait_for(first, process), driver.said()
+    assert driver.wait_for(first, process), driver.printed()
     assert kill(process), "all was done before the first shard could be seen"
     committed = Path(driver.run.path(first)).stat().st_mtime_ns
     driver.finish()
@@ -106,8 +106,8 @@ def test_a_budget_spans_the_parts_and_a_larger_one_continues(tmp_path: Path, dat
     content = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump({**content, "budget": {"max_tokens": MOST_TOKENS}}))
     driver = Driver(config, tmp_path / "run", "regenerate")
-    assert driver.start().wait(500) == 3, driver.said()
-    assert "the budget is used up" in driver.said()
+    assert driver.start().wait(500) == 3, driver.printed()
+    assert "the budget is used up" in driver.printed()
     spent = driver.tokens()
     assert 0.5 * MOST_TOKENS < spent <= MOST_TOKENS
     tables = [f"shards/{number:05d}/regenerated/_manifest.json" for number in range(PARTS)]
