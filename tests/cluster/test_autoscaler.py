@@ -1,4 +1,4 @@
-"""What an autoscaler may add is read from its configuration: of `ray up`, of its process, of KubeRay."""
+"""Nodes that an autoscaler may add, read from the configuration of `ray up`, of its process or of KubeRay."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ CONFIG = {
 }
 
 
-def test_the_head_is_no_group_and_no_group_has_more_than_the_cluster() -> None:
+def test_the_head_is_no_group_and_groups_are_capped_by_the_cluster() -> None:
     assert groups_of(CONFIG) == [Group("gpu", 2, {"CPU": 8, "GPU": 1}), Group("cpu", 4, {"CPU": 16})]
     assert [group.most for group in groups_of({**CONFIG, "max_workers": 1})] == [1, 1]
 
 
 def assert_gpus_of_a_kind(found: list[Group]) -> None:
-    """Ray adds no node for a claim with an `accelerator_type` that its group does not name."""
+    """Asserts that each group names its accelerator type: Ray adds no node for a claim on a type that a group does
+    not name."""
     gpus = [group for group in found if group.most and group.resources.get("GPU")]
     assert gpus and all(group.resources.get("accelerator_type:L4") == 1 for group in gpus)
 
@@ -41,7 +42,7 @@ def test_shipped_clusters_may_add_gpus(name: str) -> None:
     assert_gpus_of_a_kind(found)
 
 
-def test_kuberays_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_kuberay_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_CLUSTER_NAME", raising=False)
     assert of_kubernetes() is None
     (cluster,) = [

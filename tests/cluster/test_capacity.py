@@ -1,4 +1,4 @@
-"""What can never be placed is refused before anything starts; what cannot any more, after some patience."""
+"""Claims that can never be placed are refused at once; those that no longer fit are refused after a patience."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ H100 = {"CPU": 16, "GPU": 1, "accelerator_type:H100": 1}
         ({"student": {"gpus": 0.5, "replicas": 3}}, "resources.student"),
     ],
 )
-def test_too_much_is_refused(resources: dict, key: str) -> None:
+def test_claims_beyond_the_cluster_are_refused(resources: dict, key: str) -> None:
     assert key in (shortage(parse({**SMALL, "resources": resources}), [{"CPU": 4, "GPU": 1}]) or "")
 
 
-def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
+def test_a_local_teacher_stops_for_student_and_training_alone() -> None:
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "resources": {"teacher": {"gpus": 1}}}
     one, two = [{"CPU": 8, "GPU": 1}], [{"CPU": 8, "GPU": 2}]
     assert shortage(parse(local), one) is None
@@ -50,15 +50,18 @@ def test_a_local_teacher_makes_room_for_student_and_training_alone() -> None:
         {**local, "classify": {"model": "m"}, "resources": {"teacher": {"gpus": 1}, "classifier": {"gpus": 1}}}
     )
     assert "resources.classifier asks for 1 GPUs next to 1 for teacher" in (shortage(labels, one) or "")
-    # A regeneration has labelled its rows before it asks the teacher.
-    anew = {"regenerate": {"operations": ["classify", "answer"]}, "seed_data": {"path": "s", "responses": "fill"}}
-    assert shortage(parse({**labels.model_dump(exclude_unset=True), **anew}), one) is None
+    # A regeneration labels its rows before it asks the teacher.
+    regenerate = {"regenerate": {"operations": ["classify", "answer"]}, "seed_data": {"path": "s", "responses": "fill"}}
+    assert shortage(parse({**labels.model_dump(exclude_unset=True), **regenerate}), one) is None
     many = parse({**local, "resources": {"teacher": {"gpus": 8}}})
     assert "resources.teacher" in (shortage(many, [{"CPU": 8, "GPU": 1}]) or "")
 
 
 def test_a_local_teacher_begins_with_the_fewest_replicas_and_may_grow() -> None:
-    """It fits where the fewest do; what comes after it cannot rely on more than what all of them leave."""
+    """The teacher fits if its fewest replicas do.
+
+    Later claims can rely only on the rest that its most replicas leave.
+    """
     teacher = {"gpus": 1, "replicas": 3, "min_replicas": 2}
     config = parse(
         {
@@ -73,7 +76,7 @@ def test_a_local_teacher_begins_with_the_fewest_replicas_and_may_grow() -> None:
     assert fits_with_servers(config, "train", [{"CPU": 8, "GPU": 4}])
 
 
-def test_what_fits_passes() -> None:
+def test_claims_that_fit_are_accepted() -> None:
     resources = {"train": {"replicas": 2, "cpus": 2}, "student": {"cpus": 3, "gpus": 1}}
     assert shortage(parse({**SMALL, "resources": resources}), [{"CPU": 4, "GPU": 1}]) is None
 
@@ -95,8 +98,8 @@ def test_a_regeneration_needs_neither_student_nor_training() -> None:
     assert "resources.classifier asks for 2 GPUs" in (shortage(labelled, [{"CPU": 4, "GPU": 1}]) or "")
 
 
-def test_too_little_for_too_long_stops_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the patience, not at once: a node that comes back in time is as good as the lost one."""
+def test_a_lasting_shortage_stops_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops after the patience, not at once: a replacement node may still come in time."""
     have = {"CPU": 4.0, "GPU": 0.0}
     monkeypatch.setattr(module, "possible_nodes", lambda: [dict(have)])
     monkeypatch.setattr(module, "CHECK_S", 0.05)
@@ -138,7 +141,7 @@ def test_a_worker_must_fit_on_one_node() -> None:
         ({"gpus": 1, "accelerator_type": "T4"}, None),
     ],
 )
-def test_an_engine_needs_all_its_gpus_of_its_kind_on_one_node(student: dict, words: str | None) -> None:
+def test_an_engine_needs_all_gpus_of_its_accelerator_type_on_one_node(student: dict, words: str | None) -> None:
     nodes = [{"CPU": 8, "GPU": 2, "accelerator_type:L4": 1}, {"CPU": 8, "GPU": 1, "accelerator_type:T4": 1}]
     if student.get("tensor_parallel") == 4:
         nodes = nodes[:1] * 2
@@ -146,7 +149,7 @@ def test_an_engine_needs_all_its_gpus_of_its_kind_on_one_node(student: dict, wor
     assert short is None if words is None else re.search(words, short or "")
 
 
-def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_gives_the_accelerator_type_of_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     resources = {"CPU": 4.0, "GPU": 1.0, "memory": 1e9, "accelerator_type:L4": 1.0, "node:__internal_head__": 1.0}
@@ -159,8 +162,8 @@ def test_a_node_says_of_what_kind_its_gpus_are(monkeypatch: pytest.MonkeyPatch) 
     assert module.live_nodes() == module.possible_nodes()[:2]
 
 
-def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
-    """GPUs are of kinds and lie on nodes: a sum over the cluster says of neither whether an engine fits."""
+def test_an_accelerator_type_held_by_the_local_teacher_is_not_free() -> None:
+    """GPUs have types and nodes, so a sum over the cluster does not tell whether an engine fits."""
     kind, nodes = {"gpus": 1, "accelerator_type": "H100"}, [dict(H100), {"CPU": 16, "GPU": 1, "accelerator_type:L4": 1}]
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
     config = parse({**local, "resources": {"teacher": kind, "train": kind, "student": kind}})
@@ -169,7 +172,7 @@ def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
     assert fits_with_servers(config, "train", [*nodes, dict(H100)])
     any_kind = parse({**local, "resources": {"teacher": {"gpus": 1}, "train": kind}})
     assert shortage(any_kind, nodes) is None
-    assert not fits_with_servers(any_kind, "train", nodes), "it may lie on the H100"
+    assert not fits_with_servers(any_kind, "train", nodes), "the teacher may take the H100"
 
     both = {**local, "judge": {"engine": "vllm", "model": "j"}, "resources": {"teacher": kind, "judge": kind}}
     short = shortage(parse(both), nodes) or ""
@@ -180,7 +183,7 @@ def test_a_kind_that_the_local_teacher_holds_is_not_there_for_others() -> None:
     assert shortage(either, nodes) is None, "the judge takes the L4"
 
 
-def test_what_the_teacher_leaves_on_each_node_counts_not_its_sum() -> None:
+def test_gpus_left_by_the_teacher_count_by_node_and_not_in_sum() -> None:
     nodes = [{"CPU": 64, "GPU": 4}] * 2
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
     wide = {"gpus": 1, "tensor_parallel": 3, "replicas": 2}
@@ -196,10 +199,10 @@ def test_what_the_teacher_leaves_on_each_node_counts_not_its_sum() -> None:
     ("gpus", "engines", "ranks", "stays"),
     [((4, 4), 6, 2, False), ((4, 4), 5, 2, True), ((2, 4), 4, 2, False), ((8,), 6, 2, True), ((4, 4), 2, 4, False)],
 )
-def test_the_worst_of_all_ways_to_place_the_teacher_decides(
+def test_the_worst_placement_of_the_teacher_decides(
     gpus: tuple[int, ...], engines: int, ranks: int, stays: bool
 ) -> None:
-    """6 engines on two nodes of 4 GPUs may lie 3 and 3, which leaves no two GPUs on either."""
+    """6 engines on two nodes of 4 GPUs may split 3 and 3, which leaves no two free GPUs on either node."""
     local = {**SMALL, "teacher": {"engine": "vllm", "model": "t"}, "judge": {"same_as": "teacher"}}
     resources = {"teacher": {"gpus": 1, "replicas": engines}, "student": {"gpus": 1, "tensor_parallel": ranks}}
     config = parse({**local, "resources": resources})
@@ -213,7 +216,7 @@ def test_the_worst_of_all_ways_to_place_the_teacher_decides(
         ([(16, 8), (32, 1)], {"cpus": 16, "gpus": 1}, {"cpus": 2, "gpus": 0.5, "replicas": 4}),
     ],
 )
-def test_what_fits_in_one_way_alone_is_not_refused(
+def test_a_config_with_a_single_fitting_placement_is_accepted(
     nodes: list[tuple[int, int]], teacher: dict[str, Any], judge: dict[str, Any]
 ) -> None:
     models = {"teacher": {"engine": "vllm", "model": "t"}, "judge": {"engine": "vllm", "model": "j"}}
@@ -221,7 +224,7 @@ def test_what_fits_in_one_way_alone_is_not_refused(
     assert shortage(config, [{"CPU": cpus, "GPU": gpus} for cpus, gpus in nodes]) is None
 
 
-def test_not_every_way_to_place_hundreds_of_engines_is_looked_through() -> None:
+def test_placements_of_hundreds_of_engines_are_not_enumerated() -> None:
     models = {"teacher": {"engine": "vllm", "model": "t"}, "judge": {"engine": "vllm", "model": "j"}}
     many = {"gpus": 1, "replicas": 200}
     config = parse({**SMALL, **models, "resources": {"teacher": many, "judge": many, "train": {"gpus": 8}}})

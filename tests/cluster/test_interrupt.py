@@ -1,4 +1,4 @@
-"""Threads that end when they are told to."""
+"""Background threads that end when they are asked to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def until_asked(seen: list[BaseException]) -> str:
     return "not asked"
 
 
-def test_work_beside_a_block_that_fails_ends_with_it() -> None:
+def test_background_work_ends_when_its_block_fails() -> None:
     before, seen = threading.active_count(), list[BaseException]()
     with pytest.raises(StageError, match="the block's"), in_background(lambda: until_asked(seen)):
         time.sleep(0.1)
@@ -31,7 +31,7 @@ def test_work_beside_a_block_that_fails_ends_with_it() -> None:
     assert threading.active_count() == before
 
 
-def test_work_beside_a_block_gives_what_it_made_or_raised() -> None:
+def test_background_work_returns_its_result_or_raises_its_error() -> None:
     with in_background(lambda: 7) as made:
         assert made.result() == 7
 
@@ -42,7 +42,7 @@ def test_work_beside_a_block_gives_what_it_made_or_raised() -> None:
         failed.result()
 
 
-def test_one_block_asks_its_own_work_alone() -> None:
+def test_a_block_ends_only_its_own_background_work() -> None:
     go_on = threading.Event()
 
     def waits() -> str:

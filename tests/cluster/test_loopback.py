@@ -1,4 +1,4 @@
-"""What a run starts on this machine is reached by nobody else: not over the network, not by another user."""
+"""Servers that a run starts on this machine: unreachable over the network and for other users."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ sys.exit(cli.ended(verb, None))
 
 
 @pytest.mark.restart
-def test_a_run_of_this_machine_listens_on_loopback_in_a_private_folder(tmp_path: Path) -> None:
-    """Also with a shell that lets everybody read and write new files."""
+def test_a_local_run_listens_on_loopback_and_writes_to_a_private_folder(tmp_path: Path) -> None:
+    """The shell's umask lets everybody read and write new files."""
     (tmp_path / "show.py").write_text(SHOW)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") and name != "TMPDIR"}
     done = subprocess.run(
@@ -59,7 +59,7 @@ def test_a_run_of_this_machine_listens_on_loopback_in_a_private_folder(tmp_path:
     assert stat.S_IMODE((tmp_path / ".ray" / "auth_token").stat().st_mode) == 0o600
 
 
-def test_the_token_of_ray_is_its_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_of_ray_is_readable_by_its_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -67,7 +67,7 @@ def test_the_token_of_ray_is_its_users_alone(tmp_path: Path, monkeypatch: pytest
     close_token()
     token = file.read_text()
     assert len(token) == 64 and stat.S_IMODE(file.stat().st_mode) == 0o600
-    file.chmod(0o644)  # as Ray writes it
+    file.chmod(0o644)  # The file as Ray writes it.
     close_token()
     assert file.read_text() == token and stat.S_IMODE(file.stat().st_mode) == 0o600
     file.unlink()

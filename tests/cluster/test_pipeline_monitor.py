@@ -1,4 +1,4 @@
-"""Which operator a pipeline waits for: the last one with work, wherever blocks and workers are held up."""
+"""The operator that a pipeline waits for: the last one with work, wherever blocks and workers are held up."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ READ, ASK, WRITE = "ReadParquet", "MapBatches(Asker)", "MapBatches(write_block)"
 
 
 @pytest.mark.parametrize(
-    ("operators", "said"),
+    ("operators", "expected"),
     [
-        # requests that are not answered; what was answered waits for a full batch
+        # Unanswered requests; the answered rows wait for a full batch.
         ([Operator(ASK, 64, inside=2), Operator(WRITE, 0, inside=1)], f"{ASK} waits: 64 tasks run, 2 blocks wait"),
-        # an engine without a place, before it a read that may not go on
+        # An engine without a place; the read before it is held by backpressure.
         (
             [Operator(READ, 1), Operator(ASK, 0, inside=3, absent=1), Operator(WRITE, 0)],
             f"{ASK} waits: 0 tasks run, 3 blocks wait, 1 of its workers are not there yet",
         ),
-        # no CPU for a task
+        # No CPU for a task.
         (
             [Operator(READ, 1), Operator(WRITE, 0, before=4)],
             f"{WRITE} waits: 0 tasks run, 4 blocks wait, no place for a task on the cluster",
         ),
-        # a pool that is to grow, and nothing for it to do yet
+        # An actor pool that is to grow and has no work yet.
         ([Operator(READ, 2), Operator(ASK, 0, absent=1)], f"{READ} waits: 2 tasks run, 0 blocks wait"),
         ([Operator(ASK, 0), Operator(WRITE, 0, inside=1)], "no operator has work: the pipeline is starting or ending"),
     ],
 )
-def test_the_last_operator_with_work_is_named(operators: list[Operator], said: str) -> None:
-    assert in_words(operators) == said
+def test_the_last_operator_with_work_is_named(operators: list[Operator], expected: str) -> None:
+    assert in_words(operators) == expected
 
 
-def test_a_pipeline_that_nobody_holds_is_not_kept_alive() -> None:
+def test_a_finished_pipeline_is_not_kept_alive() -> None:
     class Executor:
         _topology: dict[Any, Any] = {}  # noqa: RUF012
 
@@ -56,7 +56,7 @@ def test_a_pipeline_that_nobody_holds_is_not_kept_alive() -> None:
 
 
 class Held:
-    """A worker that answers nothing while a file is there."""
+    """A worker that answers nothing while a file exists."""
 
     def __init__(self, gate: str) -> None:
         self._gate = Path(gate)
@@ -67,7 +67,7 @@ class Held:
         return batch
 
 
-def test_ray_data_is_seen_from_outside(ray_local: None, tmp_path: Path) -> None:
+def test_a_pipeline_of_ray_data_is_observed_from_outside(ray_local: None, tmp_path: Path) -> None:
     import ray
 
     gate = tmp_path / "gate"
@@ -89,8 +89,8 @@ def test_ray_data_is_seen_from_outside(ray_local: None, tmp_path: Path) -> None:
         reader = threading.Thread(target=lambda: counted.append(sum(1 for _ in rows.iter_rows())), daemon=True)
         reader.start()
         deadline = time.monotonic() + 60
-        while "Held) waits: " not in (said := waiting() or "") or " 0 tasks run" in said:
-            assert time.monotonic() < deadline, said
+        while "Held) waits: " not in (state := waiting() or "") or " 0 tasks run" in state:
+            assert time.monotonic() < deadline, state
             time.sleep(0.2)
         gate.unlink()
         reader.join(60)

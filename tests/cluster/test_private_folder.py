@@ -1,4 +1,4 @@
-"""Nobody else reads or writes what lies in the folder for temporary files; one that another laid is refused."""
+"""Temporary files that no other user can read or write; a folder prepared by another user is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mode(path: Path) -> int:
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
-    """What a user's shell may set."""
+    """A umask as a user's shell may set it."""
     before = os.umask(request.param)
     yield request.param
     os.umask(before)
@@ -34,8 +34,8 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for temporary files that all users share, with a short path."""
-    tmp_path_factory.getbasetemp()  # of the tests, which lies elsewhere
+    """A temporary folder shared by all users, with a short path."""
+    tmp_path_factory.getbasetemp()  # The base of pytest's own folders, which is elsewhere.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         Path(folder).chmod(0o1777)
         monkeypatch.setattr(tempfile, "tempdir", folder)
@@ -43,7 +43,7 @@ def shared(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
         yield Path(folder)
 
 
-def test_what_lies_under_a_shared_folder_is_in_a_private_one(shared: Path, umask: int) -> None:
+def test_temporary_files_are_in_a_private_folder_below_a_shared_one(shared: Path, umask: int) -> None:
     ray, spill = ray_folder()
     copies = model_store.folder()
     assert spill is None
@@ -51,7 +51,7 @@ def test_what_lies_under_a_shared_folder_is_in_a_private_one(shared: Path, umask
     for folder in (Path(ray), copies):
         assert folder.parent == shared / NAME
         assert mode(folder) == 0o700 and folder.stat().st_uid == os.geteuid()
-    # Ray opens its own folder: nobody gets so far.
+    # Ray's folder is open to all, but nobody can enter the one above it.
     Path(ray).chmod(0o777)
     assert ray_folder()[0] != ray and mode(shared / NAME) == 0o700
 
@@ -67,17 +67,17 @@ def test_libraries_keep_sockets_and_compiled_code_in_the_private_folder(
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(shared / NAME / "torchinductor")
 
 
-def test_users_never_share_a_folder(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_users_never_share_a_folder(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = private_folder.private_folder()
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     assert private_folder._user(4242) == "user 4242"
     assert mine.name != f"tapir-{os.geteuid()}"
     with pytest.raises(InputError, match=r"tapir-4242 belongs to user .*: remove it, or set TMPDIR"):
-        private_folder.private_folder()  # made by this process, whose user is another one
+        private_folder.private_folder()  # Made by this process, which now counts as another user.
 
 
 @pytest.mark.parametrize("planted", ["link", "file", "writable", "group"])
-def test_what_another_user_could_have_laid_there_is_refused(shared: Path, tmp_path: Path, planted: str) -> None:
+def test_a_path_prepared_by_another_user_is_refused(shared: Path, tmp_path: Path, planted: str) -> None:
     place = shared / NAME
     if planted == "link":
         place.symlink_to(tmp_path)
@@ -94,12 +94,12 @@ def test_what_another_user_could_have_laid_there_is_refused(shared: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_readable_folder_of_ones_own_is_closed(shared: Path) -> None:
+def test_a_readable_folder_of_the_user_is_closed(shared: Path) -> None:
     (shared / NAME).mkdir(mode=0o755)
     assert mode(model_store.folder()) == mode(shared / NAME) == 0o700
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     with pytest.raises(InputError, match=r"cannot be created \(No such file or directory\): set TMPDIR"):
         model_store.folder()
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, monkeypatch: pytes
 def test_a_named_folder_for_models_is_private_or_the_users_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int
 ) -> None:
-    tmp_path.chmod(0o777)  # as an emptyDir of Kubernetes
+    tmp_path.chmod(0o777)  # Mode 777, as an emptyDir of Kubernetes has it.
     monkeypatch.setenv(model_store.FOLDER, str(tmp_path / "scratch" / "models"))
     assert model_store.folder() == tmp_path / "scratch" / "models" and mode(model_store.folder()) == 0o700
     model_store.folder().chmod(0o755)
@@ -127,16 +127,14 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(InputError, match=r"TAPIR_MODELS .* belongs to user"):
         trusted(tmp_path, model_store.FOLDER)
     link = tmp_path / "link"
-    if tmp_path.stat().st_uid != 0:  # a link of the administrator's is trusted
+    if tmp_path.stat().st_uid != 0:  # An administrator's link is trusted.
         link.symlink_to(tmp_path)
         with pytest.raises(InputError, match="is a link that user"):
             trusted(link, model_store.FOLDER)
 
 
-def test_a_socket_fits_however_long_the_folder_for_temporary_files_is(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is spilled goes to the user's TMPDIR also where Ray's sockets do not fit into it."""
+def test_socket_paths_fit_below_a_long_tmpdir(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spilled objects still go to the user's TMPDIR."""
     for length in (1, 10, 20, 40, 80, 120):
         base = shared / ("x" * length)
         base.mkdir()

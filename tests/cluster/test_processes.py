@@ -1,4 +1,4 @@
-"""A process is known by its start ticks, boot and pid namespace: no clock and no second container makes it another."""
+"""A process is identified by start ticks, boot and pid namespace, so neither a clock nor a container confuses it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 OTHERS = [{"boot": "another"}, {"pid_namespace": "pid:[1]"}, {"host": "elsewhere"}, {"boot": None}]
 
 
-def test_a_step_of_the_clock_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """psutil converts the start by the time of the boot, which moves with the clock."""
+def test_a_clock_step_changes_no_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil derives the start time from the boot time, which moves with the clock."""
     before = identity(os.getpid())
     monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1.0)
     monkeypatch.setattr(time, "time", lambda: 1.0)
@@ -34,7 +34,7 @@ def test_a_step_of_the_clock_changes_no_identity(monkeypatch: pytest.MonkeyPatch
     assert seen(before) is True
 
 
-def test_a_watcher_does_not_end_a_living_engine_after_a_step_of_the_clock(
+def test_the_watchdog_spares_a_living_engine_after_a_clock_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "CHECK_S", 0.05)
@@ -50,10 +50,10 @@ def test_a_watcher_does_not_end_a_living_engine_after_a_step_of_the_clock(
     assert not watcher.is_alive()
 
 
-def test_what_cannot_be_looked_at_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_inspected_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     me = identity(os.getpid())
     assert [seen({**me, **other}) for other in OTHERS] == [None] * len(OTHERS)
-    assert seen({"pid": os.getpid(), "started": 1.0}) is None, "of an older version"
+    assert seen({"pid": os.getpid(), "started": 1.0}) is None, "written by an older version"
     assert seen({**me, "started": me["started"] - 1}) is False and seen({**me, "pid": 2**22 + 1}) is False
 
     def refused(_: int) -> float:
@@ -64,7 +64,7 @@ def test_what_cannot_be_looked_at_is_not_dead(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("pid", [None, "x", 1.5, []])
-def test_a_process_without_a_number_cannot_be_seen(tmp_path: Path, pid: object) -> None:
+def test_a_record_without_a_process_number_cannot_be_inspected(tmp_path: Path, pid: object) -> None:
     assert seen({**identity(os.getpid()), "pid": pid}) is None
     (tmp_path / "attempts").mkdir()
     for name in ("00003.json", "²", "٣.json"):
@@ -72,8 +72,8 @@ def test_a_process_without_a_number_cannot_be_seen(tmp_path: Path, pid: object) 
     assert attempts.latest(Storage.at(str(tmp_path))) == 3
 
 
-def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of another user, under `hidepid`."""
+def test_a_process_hidden_by_proc_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of other users are hidden under `hidepid`."""
 
     def hidden(pid: int) -> float:
         raise psutil.NoSuchProcess(pid)
@@ -88,7 +88,7 @@ def test_a_process_that_proc_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) 
     assert seen(me) is None
 
 
-def test_a_name_with_brackets_and_blanks_is_read(tmp_path: Path) -> None:
+def test_a_process_name_with_brackets_and_blanks_is_parsed(tmp_path: Path) -> None:
     program = tmp_path / "a) R (b"
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
     process = subprocess.Popen([str(program), "60"])
@@ -103,10 +103,10 @@ def test_a_name_with_brackets_and_blanks_is_read(tmp_path: Path) -> None:
         process.wait()
 
 
-def test_without_proc_a_process_is_known_by_the_time_of_its_start(
+def test_without_proc_a_process_is_identified_by_its_start_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on macOS."""
+    """macOS has no /proc."""
     monkeypatch.setattr(processes, "PROC", tmp_path)
     me = identity(os.getpid())
     assert me["boot"] is None and isinstance(me["started"], float)
@@ -121,17 +121,17 @@ def test_a_second_container_with_the_same_host_name_waits_for_beats(
     monkeypatch.setattr(attempts, "PATIENCE_S", 0.5)
     storage = Storage.at(str(tmp_path))
     with owned(storage):
-        # There its process number may be that of another process, or of none.
+        # In the second container that number may belong to another process, or to none.
         there = {**storage.read_json("attempts/00001.json"), **other, "pid": 2**22 + 1}
         storage.write_json("attempts/00001.json", there)
         with pytest.raises(InputError, match="in use by attempt 1"):
             claim(storage)
     (tmp_path / "attempts/00001.ended.json").unlink()
-    assert claim(storage) == 2, "it beats no more"
+    assert claim(storage) == 2, "its heartbeats have stopped"
 
 
-def test_an_observer_that_was_stopped_has_not_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time it was suspended is no time without a beat."""
+def test_a_suspended_observer_has_not_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that it was suspended does not count as time without a heartbeat."""
     storage = Storage.at(str(tmp_path))
     storage.write_json("attempts/00001.json", {"host": "elsewhere", "pid": 1, "token": "t"})
     storage.write_json("attempts/00001.beat.json", {"beat": 1})
@@ -149,7 +149,7 @@ def test_an_observer_that_was_stopped_has_not_waited(tmp_path: Path, monkeypatch
     assert found is not None and found.alive and looks[0] == 5
 
 
-def test_an_owner_that_was_suspended_and_overtaken_writes_no_beat(
+def test_an_overtaken_owner_writes_no_heartbeat_after_its_suspension(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "interrupt", lambda error: None)
@@ -160,8 +160,8 @@ def test_an_owner_that_was_suspended_and_overtaken_writes_no_beat(
     assert not storage.exists("attempts/00001.beat.json")
 
 
-def test_an_error_in_what_is_told_ends_no_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without beats another machine would take a living owner for dead."""
+def test_an_error_in_the_reported_facts_stops_no_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without heartbeats another machine would take a living owner for dead."""
     monkeypatch.setattr(attempts, "BEAT_S", 0.02)
     calls = []
 

@@ -1,4 +1,4 @@
-"""What workers see: a folder that is not shared and a model that is gated are found before anything is spent."""
+"""Checks on workers: an unshared folder and a gated model are found before anything is spent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def config(**sections: Any) -> Config:
 
 
 def seen_from(folders: list[Path]) -> Callable[..., list[Any]]:
-    """Stands in for workers that each have a folder of their own by the run's name."""
+    """Replaces workers that each have a folder of their own under the run's name."""
 
     def look(function: Any, config: Config, uri: str, name: str, **_: Any) -> list[Any]:
         return [function(str(folder), name) for folder in folders]
@@ -39,7 +39,7 @@ def seen_from(folders: list[Path]) -> Callable[..., list[Any]]:
     return look
 
 
-def test_a_shared_folder_is_written_to_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_folder_is_written_to_and_left_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "on_workers", seen_from([tmp_path / "run"] * 2))
     run = Run.open(config(), str(tmp_path / "run"))
     before = run.children("")
@@ -47,7 +47,7 @@ def test_a_shared_folder_is_written_to_and_left_as_it_was(tmp_path: Path, monkey
     assert run.children("") == before
 
 
-def test_a_folder_of_the_workers_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_folder_of_each_worker_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "other node" / "run"
     monkeypatch.setattr(module, "on_workers", seen_from([tmp_path / "run", other]))
     run = Run.open(config(), str(tmp_path / "run"))
@@ -56,7 +56,7 @@ def test_a_folder_of_the_workers_own_is_refused(tmp_path: Path, monkeypatch: pyt
     assert run.children("") == ["config.yaml"]
 
     def elsewhere(function: Any, config: Config, uri: str, name: str, **_: Any) -> list[Any]:
-        """A worker that has the file by some way, and writes where the driver does not look."""
+        """A worker that finds the file, but writes to a folder that the driver does not read."""
         other.mkdir(parents=True)
         (other / name).write_text(name)
         return [function(str(other), name)]
@@ -69,7 +69,7 @@ def test_a_folder_of_the_workers_own_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_a_worker_that_joins_without_the_shared_folder_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is tried once, unless it did not answer."""
+    """Each worker is checked once, or again if it did not answer."""
     tried: list[list[str]] = []
     folders = {"new": tmp_path / "run", "slow": tmp_path / "run", "other": tmp_path / "other"}
 
@@ -95,14 +95,14 @@ def test_a_worker_that_joins_without_the_shared_folder_ends_the_run(
     assert run.children("") == before
 
 
-def test_what_fails_on_a_worker_is_said(tmp_path: Path) -> None:
+def test_a_failure_on_a_worker_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     _, _, problem = try_storage(str(tmp_path / "file"), "x")
     assert "cannot read, write and delete there" in problem and "is a file" in problem
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """A hub that refuses as the real one does."""
+    """A hub with the same refusals as the real one."""
 
     def do_HEAD(self) -> None:
         _, owner, *_ = self.path.split("/")
@@ -115,7 +115,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @pytest.fixture
@@ -141,12 +141,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         ("student/model", "student.model student/model has no revision v7"),
     ],
 )
-def test_a_model_that_the_hub_refuses(hub: None, model: str, words: str) -> None:
+def test_a_gated_model_is_refused(hub: None, model: str, words: str) -> None:
     (problem,) = try_models([("student.model", model, "v7")])
     assert re.search(words, problem)
 
 
-def test_folders_and_uris_are_looked_into(tmp_path: Path) -> None:
+def test_model_folders_and_uris_are_checked(tmp_path: Path) -> None:
     whole, empty = tmp_path / "whole", tmp_path / "empty"
     for folder in (whole, empty):
         folder.mkdir()
@@ -157,12 +157,12 @@ def test_folders_and_uris_are_looked_into(tmp_path: Path) -> None:
     assert absent.startswith("student.model /no/such is not a folder on ")
 
 
-def test_a_model_of_a_machine_without_network_must_be_in_its_cache(tmp_path: Path) -> None:
+def test_an_offline_machine_needs_the_model_in_its_cache(tmp_path: Path) -> None:
     (problem,) = try_models([("classify.model", "owner/never-fetched", None)])
     assert problem.startswith("classify.model owner/never-fetched cannot be loaded on ")
 
 
-def test_which_models_workers_load() -> None:
+def test_the_models_that_workers_load_are_listed() -> None:
     assert models(config()) == [("student.model", "owner/student", None)]
     local = {"engine": "vllm", "model": "owner/teacher"}
     labels = {"model": "owner/classifier"}
@@ -175,11 +175,11 @@ def test_which_models_workers_load() -> None:
     assert models(config(student={"create": {}, "max_model_len": 512}, train={"sequence_length": 512})) == []
 
 
-def test_the_only_node_is_not_asked(ray_local: None) -> None:
+def test_a_single_node_is_not_checked(ray_local: None) -> None:
     assert on_workers(try_storage, config(), "/x", "y") == []
 
 
-def test_a_simulator_that_other_machines_do_not_reach_is_refused(
+def test_a_simulator_unreachable_for_other_machines_is_refused(
     ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_other_machines()

@@ -1,4 +1,4 @@
-"""Files with credentials are known by their usual names and by what is in them; source code is not taken for one."""
+"""Credential files are recognised by their usual names and by their content; source code is not mistaken for one."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def lay(folder: Path, name: str, text: str = "x") -> Path:
 
 
 def found(folder: Path, name: str) -> bool:
-    """Whether the file, or a folder in which it is, is left out."""
+    """Returns whether the file, or a folder above it, is left out."""
     path = lay(folder, name)
     inside = [path, *(parent for parent in path.parents if parent.is_relative_to(folder) and parent != folder)]
     return any(may_hold_key(place) for place in inside)
 
 
 @pytest.mark.parametrize("name", USUAL.split())
-def test_a_usual_name_is_known(tmp_path: Path, name: str) -> None:
+def test_a_usual_name_of_a_credential_file_is_recognised(tmp_path: Path, name: str) -> None:
     assert found(tmp_path, name)
     assert found(tmp_path, f"deep/down/{name}")
 
 
 @pytest.mark.parametrize("name", ORDINARY.split())
-def test_an_ordinary_name_is_not(tmp_path: Path, name: str) -> None:
+def test_an_ordinary_name_is_not_recognised(tmp_path: Path, name: str) -> None:
     assert not found(tmp_path, name)
 
 
-def test_no_file_of_this_repository_is_taken_for_one() -> None:
+def test_no_file_of_this_repository_is_mistaken_for_one() -> None:
     for folder in ("tapir_ray", "jobs", "configs", "cluster", "tests", "benchmarks", "docs"):
         for path in (ROOT / folder).rglob("*"):
             assert not may_hold_key(path), path
@@ -90,7 +90,7 @@ def test_no_file_of_this_repository_is_taken_for_one() -> None:
         "$ANSIBLE_VAULT;1.1;AES256\n",
     ],
 )
-def test_a_credential_under_another_name_is_known_by_its_content(tmp_path: Path, text: str) -> None:
+def test_a_credential_under_another_name_is_recognised_by_its_content(tmp_path: Path, text: str) -> None:
     assert may_hold_key(lay(tmp_path, "prod-4f1c.json", text))
     assert may_hold_key(lay(tmp_path, "work", text))
 
@@ -111,7 +111,7 @@ def test_other_content_is_sent(tmp_path: Path, text: str) -> None:
     assert not may_hold_key(lay(tmp_path, "data.json", text))
 
 
-def test_lines_of_a_secret_are_known_in_data_and_not_in_code(tmp_path: Path) -> None:
+def test_secrets_are_recognised_in_data_and_not_in_code(tmp_path: Path) -> None:
     for number, text in enumerate(
         ("apiVersion: v1\nkind: Secret\ndata: {}\n", "[x]\naws_secret_access_key = k\n", "//r/:_authToken=k\n")
     ):
@@ -143,7 +143,7 @@ KEY = "sk-proj-" + "a1B2c3D4" * 4
         ("alias.json", json.dumps({"aliases": {"s3": 1}, "s3": {"accessKey": "a", "secretKey": "b"}})),
     ],
 )
-def test_a_key_in_a_file_of_any_name_is_known(tmp_path: Path, name: str, text: str) -> None:
+def test_a_key_in_a_file_of_any_name_is_recognised(tmp_path: Path, name: str, text: str) -> None:
     assert may_hold_key(lay(tmp_path, name, text))
 
 
@@ -158,11 +158,11 @@ def test_a_key_in_a_file_of_any_name_is_known(tmp_path: Path, name: str, text: s
         ("long.csv", "id,text\n" + "1,words\n" * 20_000 + KEY),
     ],
 )
-def test_names_of_keys_without_a_key_are_sent(tmp_path: Path, name: str, text: str) -> None:
+def test_names_of_keys_without_values_are_sent(tmp_path: Path, name: str, text: str) -> None:
     assert not may_hold_key(lay(tmp_path, name, text))
 
 
-def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
+def test_a_link_is_judged_by_its_target(tmp_path: Path) -> None:
     for number, name in enumerate((".ssh/config", ".aws/config", "home/.env", "secrets/db.yaml")):
         target = lay(tmp_path / "home of a user", name)
         (tmp_path / f"link{number}.txt").symlink_to(target)
@@ -171,7 +171,7 @@ def test_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
     assert not may_hold_key(tmp_path / "data.txt")
 
 
-def test_a_folder_of_secrets_is_one_and_a_package_is_code(tmp_path: Path) -> None:
+def test_a_folder_named_secrets_is_left_out_and_a_package_of_that_name_is_sent(tmp_path: Path) -> None:
     lay(tmp_path, "secrets/db")
     lay(tmp_path, "app/secrets/__init__.py")
     assert may_hold_key(tmp_path / "secrets")

@@ -1,4 +1,4 @@
-"""Environment variables go to a job by name, and no others."""
+"""Environment variables are forwarded to a job by name, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tapir_ray.cluster.jobs import env_vars
 from tapir_ray.errors import InputError
 
 
-def test_only_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_named_variables_are_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPIR_ONE", "1")
     monkeypatch.setenv("TAPIR_EMPTY", "")
     monkeypatch.setenv("TAPIR_TWO", "2")
@@ -20,7 +20,7 @@ def test_only_what_is_named_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env_vars.named([]) == {}
 
 
-def test_a_value_on_the_command_line_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_does_not_repeat_a_value_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAPIR_NONE", raising=False)
     with pytest.raises(InputError, match="--env TAPIR_NONE: this variable is not set here"):
         env_vars.named(["TAPIR_NONE"])
@@ -29,7 +29,7 @@ def test_a_value_on_the_command_line_is_not_repeated(monkeypatch: pytest.MonkeyP
     assert "planted" not in str(error.value)
 
 
-def test_they_are_set_in_the_jobs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_are_set_in_the_jobs_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TAPIR_ONE", "the cluster's")
     env_vars.load()

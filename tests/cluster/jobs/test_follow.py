@@ -1,4 +1,4 @@
-"""Finding a head, and reading a job's log over connections that break."""
+"""Finding a head, and following a job's log over connections that break."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tapir_ray.errors import InputError, StageError
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Starts a server on loopback that answers everything with one status and text; returns its URL."""
+    """Starts a server on loopback that answers every request with one status and text; returns its URL."""
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     servers: list[HTTPServer] = []
@@ -43,7 +43,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class Busy:
-    """A head that answers with an error so many times before it says its jobs."""
+    """A head that answers with `count` errors before it lists its jobs."""
 
     def __init__(self, errors: int) -> None:
         self.errors = errors
@@ -55,7 +55,7 @@ class Busy:
         return ["a job"]
 
 
-def test_an_error_of_the_head_for_a_moment_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transient_error_of_the_head_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "POLL_S", 0.01)
     assert follow.listed(Busy(2)) == ["a job"]  # type: ignore[arg-type, comparison-overlap]
     monkeypatch.setattr(follow, "PATIENCE_S", 0.05)
@@ -74,14 +74,14 @@ def test_an_error_of_the_head_for_a_moment_is_borne(monkeypatch: pytest.MonkeyPa
         (200, "{}", "no Ray head answers at http"),
     ],
 )
-def test_what_answers_is_no_head_of_ours(answering: Any, status: int, text: str, words: str) -> None:
+def test_a_server_that_is_no_head_is_refused(answering: Any, status: int, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as error:
         follow.connect(answering(status, text))
     assert "\n" not in str(error.value)
 
 
-def test_the_given_address_wins_over_the_environments(answering: Any) -> None:
-    """Ray itself would go to RAY_ADDRESS."""
+def test_the_given_address_wins_over_the_environment(answering: Any) -> None:
+    """Ray's own client would prefer RAY_ADDRESS."""
     url = answering(200, '{"ray_version": "2.60.0"}')
     assert follow.connect(url).get_address() == url
 
@@ -93,14 +93,14 @@ def test_an_address_is_a_url_without_a_key(address: str) -> None:
     assert "planted" not in str(error.value)
 
 
-def test_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_a_listener_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     with pytest.raises(InputError, match=r"no Ray head answers at http://127\.0\.0\.1:9"):
         follow.connect("http://127.0.0.1:9")
 
 
 class Head:
-    """Has one job, whose connections break after so many pieces of its log, or fall silent."""
+    """A head with one job whose log connections break or fall silent after a number of chunks."""
 
     def __init__(self, log: list[str], *breaks: int, silently: bool = False) -> None:
         self._log, self._breaks, self._silently = log, list(breaks), silently
@@ -129,13 +129,13 @@ def test_a_log_is_printed_once_over_broken_connections(
     assert capsys.readouterr().out == "one\ntwo\nthree\nfour\n"
 
 
-def test_a_connection_that_falls_silent_is_made_anew(
+def test_a_silent_connection_is_opened_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing tells of a network that is gone; the job may have ended since."""
+    """A lost network closes no connection, and the job may have ended since."""
     monkeypatch.setattr(follow, "POLL_S", 0.0)
     monkeypatch.setattr(follow, "QUIET_S", 0.05)
-    monkeypatch.setattr(follow, "PATIENCE_S", 0.0)  # a quiet job is none that is lost
+    monkeypatch.setattr(follow, "PATIENCE_S", 0.0)  # A job that prints nothing for a while is not lost.
     head: Any = Head(["one\n", "two\n", "three\n"], 1, 0, 2, silently=True)
     assert follow.follow(head, "tapir-0-1").status == JobStatus.SUCCEEDED
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
@@ -148,7 +148,7 @@ def test_the_log_of_a_job_that_has_ended_is_printed(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
-def test_a_head_that_is_lost_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_head_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(submission_id: str) -> JobDetails:
         raise ConnectionError("Failed to connect")
 
@@ -170,6 +170,6 @@ def test_a_head_that_is_lost_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
         ("echo 'open", False),
     ],
 )
-def test_which_jobs_work_on_a_run(entrypoint: str, works: bool) -> None:
+def test_jobs_of_a_run_are_found_by_their_hash(entrypoint: str, works: bool) -> None:
     job = JobDetails(type="SUBMISSION", submission_id="x", status=JobStatus.RUNNING, entrypoint=entrypoint)
     assert follow.works_on(job, "/shared/a b") is works

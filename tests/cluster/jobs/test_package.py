@@ -1,4 +1,4 @@
-"""What of a working tree goes to a cluster."""
+"""The package of a working tree: which files are sent to a cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
         path.write_text(text)
 
 
-def test_ignored_files_stay_here(tmp_path: Path) -> None:
+def test_ignored_files_are_not_sent(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -46,19 +46,19 @@ def test_ignored_files_stay_here(tmp_path: Path) -> None:
     assert set(files_of(tmp_path)) == expected | {"sub/.gitignore", "sub/only_here.txt"}
 
 
-def test_this_repository_fits() -> None:
+def test_this_repository_fits_the_limit() -> None:
     sent = files_of(ROOT)
     assert {"jobs/distill.py", "tapir_ray/llm/prompts/expand.jinja", "configs/demo.yaml"} <= sent.keys()
     assert not [name for name in sent if name.startswith((".git/", ".venv/", "runs/"))]
 
 
-def test_history_and_environments_stay_here_without_a_rule(tmp_path: Path) -> None:
+def test_history_and_environments_are_left_out_without_a_rule(tmp_path: Path) -> None:
     names = (".git/config", ".venv/lib/a.py", "a/__pycache__/a.pyc", ".tapir_forwarded.json")
     write(tmp_path, {**dict.fromkeys(names, "x"), "a/b.py": "xx"})
     assert files_of(tmp_path) == {"a/b.py": 2} and keys_of(tmp_path) == []
 
 
-def test_what_may_hold_keys_stays_here_without_a_rule_and_is_named(tmp_path: Path) -> None:
+def test_files_that_may_hold_keys_are_left_out_and_named(tmp_path: Path) -> None:
     keys = {
         ".env", "a/.env", ".env.local", ".envs/prod/django", "a/.netrc", "a/secrets.env", "b/ca.PEM", "server.key",
         ".ssh/id_rsa", ".ssh/id_rsa.old", "id_ed25519",
@@ -71,7 +71,7 @@ def test_what_may_hold_keys_stays_here_without_a_rule_and_is_named(tmp_path: Pat
     assert set(keys_of(tmp_path)) == {"a/.netrc", "a/secrets.env", "b/ca.PEM", "server.key", "id_ed25519"}
 
 
-def test_a_link_that_leads_back_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_to_a_parent_folder_is_not_followed(tmp_path: Path) -> None:
     write(tmp_path, {"a/b.py": ""})
     os.symlink(tmp_path, tmp_path / "a" / "again")
     os.symlink(tmp_path / "nowhere", tmp_path / "broken")
@@ -88,7 +88,7 @@ def test_a_large_tree_is_refused_with_its_largest_files(tmp_path: Path, monkeypa
 
 
 def test_the_same_content_is_the_same_package(tmp_path: Path) -> None:
-    """So that a cluster is not sent again what it has; and no other user of a node reads a private file."""
+    """A cluster is not sent content that it has, and no other user of a node can read a private file."""
     source = tmp_path / "tree"
     write(source, {"a.py": "a", "sub/b.sh": "b"})
     (source / "sub/b.sh").chmod(0o755)
@@ -109,7 +109,7 @@ def test_the_same_content_is_the_same_package(tmp_path: Path) -> None:
 
 
 def tracked(folder: Path) -> set[str]:
-    """The files that git would add."""
+    """Returns the files that git would add."""
     subprocess.run(["git", "init", "-q", folder], check=True)
     listed = subprocess.run(
         ["git", "-c", "core.excludesFile=/dev/null", "ls-files", "-z", "--others", "--exclude-standard"],
@@ -119,8 +119,8 @@ def tracked(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_rules_are_those_of_git(tmp_path: Path, seed: int) -> None:
-    """Nested files, negations, folders, anchors, stars: as git itself decides."""
+def test_rules_follow_git(tmp_path: Path, seed: int) -> None:
+    """Covers nested files, negations, folders, anchors and stars; git itself gives the expected files."""
     draw = random.Random(seed)
     folders, names = ["", "a/", "b/", "a/b/", "a/b/c/"], ["x.log", "y.txt", "z", "data.json", "#h", "a b.txt", "[k].py"]
     rules = [
@@ -168,13 +168,13 @@ def test_a_file_with_keys_is_sent_if_a_rayignore_names_it(tmp_path: Path) -> Non
     assert keys_of(tmp_path) == [".ssh/id_rsa", "b/secrets.yaml", "ca.pem"], "a pattern does not let keys through"
 
 
-def test_a_gitignore_lets_no_key_through(tmp_path: Path) -> None:
-    """Secrets are often kept in a repository for a tool of its own, which is no reason to send them."""
+def test_a_gitignore_rule_lets_no_key_through(tmp_path: Path) -> None:
+    """A repository may keep secrets for another tool, which is no reason to send them to a cluster."""
     write(tmp_path, {".gitignore": "*\n!.env\n!.gitignore\n", ".env": "", "a.py": ""})
     assert set(files_of(tmp_path)) == {".gitignore"} and keys_of(tmp_path) == [".env"]
 
 
-def test_what_is_left_out_is_named_up_to_ten(tmp_path: Path) -> None:
+def test_left_out_files_are_named_up_to_ten(tmp_path: Path) -> None:
     assert left_out(tmp_path) is None
     write(tmp_path, {f"{number:02}.pem": "" for number in range(10)})
     named = left_out(tmp_path)
@@ -186,7 +186,7 @@ def test_what_is_left_out_is_named_up_to_ten(tmp_path: Path) -> None:
     )
 
 
-def test_a_link_to_a_key_is_not_a_way_around(tmp_path: Path) -> None:
+def test_a_link_to_a_key_is_left_out_too(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     write(tmp_path, {"home/.ssh/id_rsa": "k", "home/.aws/config": "k", "home/rows.txt": "r", "tree/a.py": ""})
     for name, target in {"deploy.txt": ".ssh/id_rsa", "aws.txt": ".aws/config", "rows.txt": "rows.txt"}.items():
@@ -196,8 +196,8 @@ def test_a_link_to_a_key_is_not_a_way_around(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["!", "[z-a]", "\\"])
-def test_a_rule_that_is_none_is_named(tmp_path: Path, line: str) -> None:
-    """A rule that is passed over would send what it is to keep here."""
+def test_an_invalid_rule_is_named(tmp_path: Path, line: str) -> None:
+    """A skipped rule would send the files that it should keep back."""
     write(tmp_path, {"sub/.rayignore": f"*.log\n{line}\n"})
     with pytest.raises(InputError, match=r"sub/\.rayignore line 2 is not a rule of git"):
         files_of(tmp_path)
@@ -216,7 +216,7 @@ def test_no_private_module_of_ray_is_used() -> None:
         assert "ray._private" not in file.read_text()
 
 
-def test_what_is_counted_is_what_is_packed(tmp_path: Path) -> None:
+def test_counted_files_are_the_packed_ones(tmp_path: Path) -> None:
     source = tmp_path / "tree"
     write(source, {"a.py": "aa", "b/c.py": "c", ".env": "k", ".gitignore": "*.log\n", "x.log": "l", "link.txt": ""})
     (source / "link.txt").unlink()

@@ -1,4 +1,4 @@
-"""What is submitted: ids, attempts, the command, and what is refused before anything is sent."""
+"""Submissions: ids, attempts, the command, and the mistakes that are refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def submission(*overrides: str, run_dir: str = "s3://b/r", path: str = "c.yaml",
     return Submission(load(path, list(overrides)), path, run_dir, fields.pop("job", "distill"), overrides, **fields)
 
 
-def test_the_same_run_has_the_same_hash_however_it_is_started(tree: Path) -> None:
+def test_equal_runs_have_equal_hashes_however_they_are_started(tree: Path) -> None:
     same = submission().run_hash
     assert len(same) == 12 and same.isalnum()
     for other in (
@@ -62,12 +62,12 @@ def test_the_same_run_has_the_same_hash_however_it_is_started(tree: Path) -> Non
         ([job(f"tapir-{HASH}-1", "FAILED"), job(f"tapir-{HASH}-2", "STOPPED")], None, 3),
         ([job(f"tapir-{HASH}-10"), job(f"tapir-{HASH}-9")], None, 11),
         ([job(f"tapir-{HASH}-3", "RUNNING"), job(f"tapir-{HASH}-2", "FAILED")], f"tapir-{HASH}-3", 4),
-        # others' jobs, a driver without a submission, names like ours
+        # Jobs of other people, a driver without a submission, names similar to ours.
         ([job("tapir-ffffffffffff-7", "RUNNING"), job(None, "RUNNING"), job(f"tapir-{HASH}-x", "RUNNING")], None, 1),
         ([job(f"tapir-{HASH}-1-2", "RUNNING"), job(f"my-tapir-{HASH}-5", "RUNNING")], None, 1),
     ],
 )
-def test_the_next_attempt_starts_when_the_last_has_ended(
+def test_the_next_attempt_starts_after_the_last_has_ended(
     jobs: list[JobDetails], alive: str | None, following: int
 ) -> None:
     found = attempts(jobs, HASH)
@@ -88,11 +88,11 @@ def test_the_next_attempt_starts_when_the_last_has_ended(
         (job("a", "STOPPED"), 3),
     ],
 )
-def test_the_exit_status_is_the_jobs(ended: JobDetails, status: int) -> None:
+def test_the_exit_status_is_that_of_the_job(ended: JobDetails, status: int) -> None:
     assert exit_status(ended) == status
 
 
-def test_the_command_of_the_job_is_safe_in_a_shell(tree: Path) -> None:
+def test_the_command_of_the_job_is_quoted_for_a_shell(tree: Path) -> None:
     given = submission("seed_data.license=CC BY", run_dir="/shared/a;b", arguments=("--until", "mix"))
     expected = "python jobs/distill.py c.yaml --set 'seed_data.license=CC BY' --run-dir '/shared/a;b' --until mix"
     assert given.entrypoint == expected
@@ -115,7 +115,7 @@ def test_the_command_of_the_job_is_safe_in_a_shell(tree: Path) -> None:
         ((), {"path": "left_out.yaml"}, "CONFIG left_out.yaml is not sent"),
     ],
 )
-def test_what_the_job_would_miss_is_refused(
+def test_files_that_the_job_would_lack_are_refused(
     tree: Path, overrides: tuple[str, ...], fields: dict[str, Any], words: str
 ) -> None:
     text = (tree / "c.yaml").read_text()
@@ -134,21 +134,21 @@ def test_what_the_job_would_miss_is_refused(
         (("student.model=s3://b/m?secret_key=planted",), {}),
         (("filter.evaluation_sets=['s3://b/a?region=x', 's3://id:planted@b/e']",), {}),
         (("cache.dir=s3://id:plan/ted@b/cache",), {}),
-        (("run_dir=gs://id:planted@b/r",), {}),  # in the command, though --run-dir wins
+        (("run_dir=gs://id:planted@b/r",), {}),  # The config also stands in the command, although --run-dir wins.
         ((), {"arguments": ("--from", "classify=s3://id:planted@b/t")}),
     ],
 )
 def test_a_key_in_a_uri_is_not_sent(
     tree: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...], fields: dict[str, Any]
 ) -> None:
-    """The head would keep the job's command, and show it in the dashboard."""
+    """The head would store the job's command and show it in the dashboard."""
     monkeypatch.setattr(submit, "connect", lambda address: pytest.fail("a head was asked"))
     with pytest.raises(InputError, match=r":// holds a key; set AWS_ACCESS_KEY_ID") as error:
         submit.submit(submission(*overrides, **fields), "http://h:8265")
     assert "plan" not in str(error.value)
 
 
-def test_a_key_in_a_place_of_the_config_file_is_not_sent(tree: Path) -> None:
+def test_a_key_in_the_config_file_is_not_sent(tree: Path) -> None:
     content = yaml.safe_load((tree / "c.yaml").read_text())
     content["seed_data"]["path"] = "s3://id:planted@b/rows"
     (tree / "c.yaml").write_text(yaml.safe_dump(content))
@@ -156,7 +156,7 @@ def test_a_key_in_a_place_of_the_config_file_is_not_sent(tree: Path) -> None:
         check(submission(), ["c.yaml", "jobs/distill.py"])
 
 
-def test_what_is_sent_or_is_the_clusters_own_is_not_refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_sent_or_on_the_cluster_are_not_refused(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / "prompts").mkdir()
     (tree / "prompts/expand.jinja").write_text("")
     sent = ["c.yaml", "jobs/distill.py", "prompts/expand.jinja"]
@@ -166,13 +166,13 @@ def test_what_is_sent_or_is_the_clusters_own_is_not_refused(tree: Path, capsys: 
     assert "/shared/r must be a folder that all nodes of the cluster share" in capsys.readouterr().err
 
 
-def test_a_folder_without_jobs_is_not_the_root_of_a_checkout(tree: Path) -> None:
+def test_a_folder_without_jobs_is_no_checkout(tree: Path) -> None:
     with pytest.raises(InputError, match="submit from the root of a checkout of tapir-ray"):
         check(submission(), ["c.yaml"])
 
 
 class Cluster:
-    """A head that has some jobs."""
+    """A head with a list of jobs."""
 
     def __init__(self, *jobs: JobDetails) -> None:
         self.jobs = list(jobs)
@@ -187,13 +187,13 @@ class Cluster:
 
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch) -> JobDetails:
-    """What following any job gives."""
+    """The result of following any job."""
     ended = job("x", "FAILED", driver_exit_code=3)
     monkeypatch.setattr(submit, "follow", lambda client, submission_id: ended)
     return ended
 
 
-def test_a_new_attempt_takes_along_what_is_named_and_nothing_else(
+def test_a_new_attempt_forwards_the_named_variables_and_no_others(
     tree: Path, monkeypatch: pytest.MonkeyPatch, ended: JobDetails
 ) -> None:
     given = submission()
@@ -206,14 +206,14 @@ def test_a_new_attempt_takes_along_what_is_named_and_nothing_else(
     named, bare = cluster.submitted
     assert named["submission_id"] == f"tapir-{given.run_hash}-5"
     assert named["entrypoint"] == "python jobs/distill.py c.yaml --run-dir s3://b/r --until mix"
-    # Ray writes a runtime_env to its logs
+    # Ray writes a runtime_env to its logs.
     assert set(named["runtime_env"]["env_vars"]) == {"RAY_JOB_STOP_WAIT_TIME_S"}
     assert "planted" not in str(named)
     assert named["runtime_env"]["worker_process_setup_hook"] == "tapir_ray.cluster.jobs.env_vars.load"
     assert "worker_process_setup_hook" not in bare["runtime_env"]
 
 
-def test_files_that_may_hold_keys_are_not_sent_and_named(
+def test_files_that_may_hold_keys_are_named_and_not_sent(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: JobDetails
 ) -> None:
     packed: list[str] = []
@@ -228,7 +228,7 @@ def test_files_that_may_hold_keys_are_not_sent_and_named(
     assert "c.yaml" in packed and ".env.local" not in packed and "jobs/cluster.pem" not in packed
 
 
-def test_a_living_job_is_attached_to(
+def test_a_running_job_is_attached_to(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: JobDetails
 ) -> None:
     given = submission()
@@ -243,7 +243,7 @@ def test_a_living_job_is_attached_to(
         submit.stop(submission(job="score"), "http://h:8265")
 
 
-def test_of_two_submits_in_one_moment_the_second_attaches(
+def test_the_second_of_two_simultaneous_submits_attaches(
     tree: Path, monkeypatch: pytest.MonkeyPatch, ended: JobDetails
 ) -> None:
     given = submission()
@@ -268,11 +268,11 @@ def test_ctrl_c_detaches(tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(submit, "follow", interrupted)
     arguments = ["submit", "c.yaml", "--job", "distill", "--address", "http://h:8265", "--run-dir", "s3://b/r"]
     assert cli.main(arguments) == 3
-    said = capsys.readouterr().err
-    assert "the same command attaches again, and with --stop it ends the job" in said
+    stderr = capsys.readouterr().err
+    assert "the same command attaches again, and with --stop it ends the job" in stderr
 
 
-def test_there_is_nothing_to_stop(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_without_a_job_says_so(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = submission()
     cluster = Cluster(job(f"tapir-{given.run_hash}-1", "FAILED"))
     monkeypatch.setattr(submit, "connect", lambda address: cluster)
@@ -282,7 +282,7 @@ def test_there_is_nothing_to_stop(tree: Path, monkeypatch: pytest.MonkeyPatch) -
         submit.stop(given, "http://h:8265")
 
 
-def test_a_key_that_is_not_forwarded_is_said(
+def test_a_variable_that_is_not_forwarded_is_named(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: JobDetails
 ) -> None:
     monkeypatch.setattr(submit, "connect", lambda address: Cluster())
@@ -295,10 +295,10 @@ def test_a_key_that_is_not_forwarded_is_said(
     assert "TAPIR_PLANTED itself" not in capsys.readouterr().err
 
 
-def test_a_job_is_stopped_also_after_its_config_was_changed(
+def test_a_job_of_a_changed_config_can_be_stopped(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The head may not answer for a moment."""
+    """The first request to stop the job fails, as requests to a busy head may."""
 
     class Stopping(Cluster):
         asked = 0
@@ -320,8 +320,8 @@ def test_a_job_is_stopped_also_after_its_config_was_changed(
     monkeypatch.setattr(submit, "connect", lambda address: Stopping(looks, mine))
     monkeypatch.setattr(submit, "POLL_S", 0.01)
     submit.stop(submission(), "http://h:8265")
-    said = capsys.readouterr().err
-    assert f"{mine.submission_id} works on s3://b/r with another config: {before.entrypoint}" in said
-    assert f"{mine.submission_id} STOPPED" in said
+    stderr = capsys.readouterr().err
+    assert f"{mine.submission_id} works on s3://b/r with another config: {before.entrypoint}" in stderr
+    assert f"{mine.submission_id} STOPPED" in stderr
     with pytest.raises(InputError, match="nothing to stop"):
         submit.stop(submission(run_dir="s3://b/other"), "http://h:8265")
