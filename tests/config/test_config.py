@@ -28,7 +28,7 @@ SEEDS, BALANCED = (
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_parses(path: Path) -> None:
-    # A file whose seed data a user must name is parsed with a name in place.
+    # Some files leave seed_data.path to the user; they are parsed with a name in its place.
     config = load(path, ["seed_data.path=a.jsonl"])
     assert parse(yaml.safe_load(config.dump())) == config
 
@@ -91,7 +91,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({**TRAINED, "regenerate": {"operations": ["classify"]}}, "regenerate trains no classifier"),
     ],
 )
-def test_a_mistake_is_named(change: dict, sentence: str) -> None:
+def test_a_mistake_names_its_key(change: dict, sentence: str) -> None:
     with pytest.raises(InputError) as error:
         parse({**SMALL, **change})
     assert sentence in str(error.value)
@@ -106,7 +106,7 @@ def test_short_steps_are_for_gpus_and_greedy_answers() -> None:
     assert parse({**SMALL, "student": student}).student.engine_kwargs
 
 
-def test_the_judge_is_the_teacher_unless_it_is_named() -> None:
+def test_the_judge_is_the_teacher_unless_it_is_given() -> None:
     for judge in ({}, {"mode": "pointwise"}, {"sampling": {"max_tokens": 9}}):
         assert parse({**SMALL, "judge": judge}).judge.same_as == "teacher"
     own = parse({**SMALL, "judge": {"model": "j", "base_url": "http://127.0.0.1:1/v1"}})
@@ -115,7 +115,7 @@ def test_the_judge_is_the_teacher_unless_it_is_named() -> None:
 
 
 @pytest.mark.parametrize("written", ["on", "off", "auto"])
-def test_the_initial_sft_is_written_as_yaml_writes_it(written: str) -> None:
+def test_initial_sft_off_is_dumped_in_its_yaml_form(written: str) -> None:
     train = yaml.safe_load(f"initial_sft: {written}")
     assert parse({**SMALL, "train": train}).train.initial_sft == written
 
@@ -132,7 +132,7 @@ def test_overrides_are_typed_values(tmp_path: Path) -> None:
         load(path, ["name=["])
 
 
-def test_digest_ignores_speed_and_sees_results() -> None:
+def test_the_digest_ignores_speed_and_covers_results() -> None:
     base = parse(SMALL).digest()
     assert parse({**SMALL, "resources": {"cpus": 9}, "run_dir": "elsewhere"}).digest() == base
     assert parse({**SMALL, "teacher": {"limits": {"in_flight": 1}}}).digest() == base
@@ -160,7 +160,7 @@ def test_a_run_that_writes_its_seed_data_may_be_moved() -> None:
     )
 
 
-def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_once() -> None:
+def test_a_regeneration_needs_no_student_and_may_change_its_shards_in_progress() -> None:
     without = {"name": "x", "seed_data": {"path": "a.jsonl"}}
     with pytest.raises(InputError, match=r"exactly one of student\.model"):
         parse(without)
@@ -174,7 +174,7 @@ def test_a_regeneration_needs_no_student_and_may_change_how_many_parts_go_at_onc
 
 
 def test_a_judge_that_nothing_asks_is_no_endpoint() -> None:
-    """So that it needs no key, and no GPU is held by a model without a question."""
+    """It then needs no key, and no GPU is held by a model that is never asked."""
     own = {**SMALL, "judge": {"model": "j"}}
     answers = {"seed_data": {"path": "a", "responses": "replace"}, "regenerate": {"operations": ["answer"]}}
     assert "judge" in parse(own).endpoints
@@ -194,7 +194,7 @@ def test_config_needs_neither_torch_nor_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-def test_nothing_changes_after_loading() -> None:
+def test_a_loaded_config_is_frozen() -> None:
     config = parse(SMALL)
     with pytest.raises(ValueError):
         config.name = "y"  # type: ignore[misc]
@@ -212,12 +212,12 @@ def test_nothing_changes_after_loading() -> None:
         ({"price": {"input": -1}}, "teacher.price.input"),
     ],
 )
-def test_how_replies_are_read_is_checked(teacher: dict[str, Any], message: str) -> None:
+def test_keys_for_reading_replies_are_checked(teacher: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         parse({**SMALL, "teacher": teacher})
 
 
-def test_what_reads_replies_changes_results_and_what_closes_batches_does_not() -> None:
+def test_the_digest_covers_keys_for_reading_replies_and_ignores_batch_limits() -> None:
     plain = parse(SMALL)
     assert parse({**SMALL, "teacher": {"thinking_marks": [["[[", "]]"]]}}).digest() != plain.digest()
     assert parse({**SMALL, "teacher": {"finish_reasons": {"done": "stop"}}}).digest() != plain.digest()
@@ -226,6 +226,6 @@ def test_what_reads_replies_changes_results_and_what_closes_batches_does_not() -
     )
 
 
-def test_a_share_that_warns_is_not_above_the_one_that_stops() -> None:
+def test_the_share_that_warns_must_not_exceed_the_one_that_stops() -> None:
     with pytest.raises(InputError, match=r"warn_share 0.9 is above max_share 0.8"):
         parse({**SMALL, "filter": {"warn_share": 0.9}})

@@ -1,4 +1,4 @@
-"""What a user gives has an effect, or is refused: keys that silence one another, and overrides that win."""
+"""Contradictions: every given key has an effect or is refused, and overrides win over the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HERE = {"engine": "openai", "model": "m"}
 
 
 def test_the_users_seed_data_wins_over_the_demos() -> None:
-    """`--set seed_data.path=mine.jsonl` was ignored, and the demo's data used."""
+    """`--set seed_data.path=mine.jsonl` was once ignored and the demo's data used."""
     config = load(DEMO, ["seed_data.path=mine.jsonl"])
     assert config.seed_data.path == "mine.jsonl"
     assert config.simulator is not None and config.simulator.seed_rows == 0
@@ -93,7 +93,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("key", PAIRS)
-def test_a_key_that_another_silences_is_refused(key: str) -> None:
+def test_a_key_that_another_key_silences_is_refused(key: str) -> None:
     with pytest.raises(InputError) as error:
         parse({**SMALL, **PAIRS[key]})
     assert f"{key} has no effect" in str(error.value)
@@ -101,7 +101,7 @@ def test_a_key_that_another_silences_is_refused(key: str) -> None:
 
 
 def test_every_silenced_key_has_a_case() -> None:
-    """The roles share what is said of an endpoint."""
+    """The roles share the keys of an endpoint, so one case covers them all."""
     roles = {"judge": "teacher", "student.endpoint": "teacher"}
     known = set(PAIRS) | {key.replace("judge.", "teacher.") for key in PAIRS}
     for silence in SILENCES:
@@ -137,7 +137,7 @@ def test_an_override_may_silence_the_file_and_not_the_reverse() -> None:
 
 
 def test_a_config_that_a_run_wrote_contradicts_nothing(tmp_path: Path) -> None:
-    """It has every key, also those that others silence."""
+    """The file has every key, also those that others silence."""
     path = tmp_path / "config.yaml"
     for shipped in (ROOT / "configs").glob("*.yaml"):
         config = load(shipped, ["seed_data.path=a.jsonl"])
@@ -150,7 +150,7 @@ def test_a_config_that_a_run_wrote_contradicts_nothing(tmp_path: Path) -> None:
     assert load(path) == local
 
 
-def test_the_rules_look_at_nothing_that_nobody_gave() -> None:
+def test_the_rules_ignore_keys_that_nobody_gave() -> None:
     config = Config.model_validate({**SMALL, **PAIRS["cache.dir"]})
     refuse_contradictions(config, in_file=set(), in_overrides=set())
     with pytest.raises(ValueError):
@@ -176,7 +176,7 @@ def test_the_rules_look_at_nothing_that_nobody_gave() -> None:
         (["scores.max_rows=1"], "scores: unknown key; did you mean score?"),
     ],
 )
-def test_overrides_that_are_mistaken(tmp_path: Path, overrides: list[str], sentence: str) -> None:
+def test_mistaken_overrides_are_refused(tmp_path: Path, overrides: list[str], sentence: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump({**SMALL, "seed_data": {"path": "a", "limit": 5}}))
     with pytest.raises(InputError) as error:
@@ -184,7 +184,7 @@ def test_overrides_that_are_mistaken(tmp_path: Path, overrides: list[str], sente
     assert sentence in str(error.value)
 
 
-def test_overrides_are_read_as_the_file_is(tmp_path: Path) -> None:
+def test_overrides_are_parsed_like_the_file(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("teacher: &t {model: a}\njudge: *t\nname: x\nseed_data: {path: a}\nstudent: {model: m}\n")
     config = load(path, ["train.learning_rate=1e-2", "teacher.model=b", 'seed_data.revision="1234567"'])

@@ -66,11 +66,11 @@ def test_a_key_in_a_config_is_refused_by_name(
     config, run = tmp_path / "c.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump({**BASE, **sections}))
     assert cli.main(["run", str(config), "--run-dir", str(run)]) == 2
-    said = capsys.readouterr()
-    assert KEY not in said.err + said.out and not run.exists()
+    captured = capsys.readouterr()
+    assert KEY not in captured.err + captured.out and not run.exists()
 
 
-def test_a_wrong_value_of_another_kind_does_not_repeat_a_key(tmp_path: Path) -> None:
+def test_a_wrong_value_in_a_key_field_is_not_repeated(tmp_path: Path) -> None:
     for overrides in (
         [f"teacher.extra_body=sk-proj-{KEY}"],
         [f"teacher.extra_body=Bearer {KEY}"],
@@ -146,13 +146,13 @@ def test_a_key_in_a_command_is_refused_before_all_else(
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "distill.py").write_text("")
     assert cli.main(arguments) == 2
-    said = capsys.readouterr()
-    assert said.err.startswith("tapir: ") and len(said.err.splitlines()) == 1
-    assert KEY not in said.err + said.out
+    captured = capsys.readouterr()
+    assert captured.err.startswith("tapir: ") and len(captured.err.splitlines()) == 1
+    assert KEY not in captured.err + captured.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml", "jobs"]
 
 
-def test_what_to_do_instead_suits_the_place() -> None:
+def test_the_advice_for_a_key_depends_on_its_option() -> None:
     with pytest.raises(InputError, match=r"--address: a URI of http:// holds a user or password.*RAY_JOB_HEADERS"):
         refuse_words(["status", "s3://b/r", "--address", f"http://u:{KEY}@head:8265"])
     with pytest.raises(InputError, match=r"--env takes a name without a value|OPENAI_API_KEY holds a key"):
@@ -174,7 +174,7 @@ def test_an_ordinary_command_is_not_refused() -> None:
 
 
 def test_the_recorded_command_holds_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a program of the user's calls the package with arguments of its own."""
+    """True also of a user's program that calls the package with arguments of its own."""
     monkeypatch.setattr(sys, "argv", ["/x/mine.py", "--api-key", "x", f"--token={KEY}", f"https://h?sig={KEY}", URI])
     assert KEY not in attempts._command() and attempts._command().startswith("mine.py --api-key x ")
 
@@ -188,13 +188,13 @@ def test_a_traceback_shows_no_key(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(code.replace(KEY, "' + __import__('os').environ['PLANTED'] + '"))
     done = subprocess.run([sys.executable, script], env={"PLANTED": KEY, "PYTHONPATH": str(ROOT)}, capture_output=True)
-    said = done.stderr.decode()
-    assert done.returncode == 1 and "RuntimeError: https://h/v1?api_key=***" in said and "Traceback" in said
-    assert KEY not in said
+    captured = done.stderr.decode()
+    assert done.returncode == 1 and "RuntimeError: https://h/v1?api_key=***" in captured and "Traceback" in captured
+    assert KEY not in captured
 
 
 def test_no_key_of_a_config_is_written_to_a_run(tmp_path: Path) -> None:
-    """`RUN/config.yaml` is the dump of a config that was parsed, which has none."""
+    """`RUN/config.yaml` is the dump of a parsed config, and a parsed config has no keys."""
     assert KEY not in parse({**BASE, "teacher": {"api_key_env": "MY_KEY"}}).dump()
     with pytest.raises(InputError):
         parse(json.loads(json.dumps({**BASE, "teacher": {"extra_body": {"token": KEY}}})))

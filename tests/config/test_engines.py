@@ -1,4 +1,4 @@
-"""What the config knows of engines, and that nothing else asks for one by its name."""
+"""Engine specs: the config's knowledge of engines; no other module asks for an engine by its name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROOT = Path(tapir_ray.__file__).parent
 SMALL: dict[str, Any] = {"name": "x", "seed_data": {"path": "a"}, "student": {"model": "m"}}
 
 
-def test_each_spec_has_its_class() -> None:
+def test_each_spec_has_an_engine_class() -> None:
     assert {name: engine.spec for name, engine in ENGINES.items()} == SPECS
 
 
-def test_no_module_compares_the_name_of_an_engine() -> None:
+def test_no_module_compares_an_engines_name() -> None:
     found = []
     for file in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -31,7 +31,7 @@ def test_no_module_compares_the_name_of_an_engine() -> None:
     assert found and not [(file, value) for file, value in found if value in SPECS]
 
 
-def test_only_an_engine_of_the_run_claims_resources() -> None:
+def test_only_an_engine_run_by_tapir_claims_resources() -> None:
     resources = Resources.model_validate({"teacher": {"cpus": 3}})
     claims = {name: spec_of(name).claims(resources, "teacher") for name in SPECS}
     assert claims == {"openai": None, "openai_batch": None, "vllm": resources.teacher}
@@ -42,7 +42,7 @@ def test_only_an_engine_of_the_run_claims_resources() -> None:
     [({"engine": "vllm"}, False, 0.0), ({"base_url": "simulator"}, False, 0.0), ({}, True, 4.0),
      ({"engine": "openai_batch"}, True, 2.0)],
 )  # fmt: skip
-def test_what_an_engine_costs(given: dict[str, Any], provider: bool, price: float) -> None:
+def test_the_price_of_an_engine_follows_from_its_spec(given: dict[str, Any], provider: bool, price: float) -> None:
     if provider:
         given = {**given, "price": {"input": 4.0, "output": 1.0}}
     endpoint = Endpoint.model_validate({"model": "m", **given})
@@ -62,7 +62,7 @@ def test_what_an_engine_costs(given: dict[str, Any], provider: bool, price: floa
         ),
     ],
 )
-def test_an_engine_that_cannot_be_the_students_is_refused(student: dict[str, Any], sentence: str) -> None:
+def test_an_engine_that_cannot_serve_the_student_is_refused(student: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as error:
         parse({**SMALL, "student": {"model": "m", **student}})
     assert sentence in str(error.value)

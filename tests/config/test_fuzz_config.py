@@ -1,4 +1,4 @@
-"""Whatever a config file holds, it is a Config or refused in one sentence: never another error."""
+"""Any config file is parsed to a Config or refused in one sentence: no other error is raised."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VALUES = st.one_of(
 
 
 def loaded(data: bytes, overrides: list[str] | None = None) -> Config | None:
-    """The config, None where it is refused as it should be."""
+    """Returns the config; None if it is refused in one sentence."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "c.yaml"
         path.write_bytes(data)
@@ -44,7 +44,7 @@ def loaded(data: bytes, overrides: list[str] | None = None) -> Config | None:
     st.sampled_from(SHIPPED),
     st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=4),
 )
-def test_mutated_text(data: bytes, edits: list[tuple[int, int, bytes]]) -> None:
+def test_mutated_text_is_parsed_or_refused(data: bytes, edits: list[tuple[int, int, bytes]]) -> None:
     for at, removed, piece in edits:
         at %= len(data)
         data = data[:at] + piece + data[at + removed :]
@@ -53,7 +53,7 @@ def test_mutated_text(data: bytes, edits: list[tuple[int, int, bytes]]) -> None:
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.sampled_from(SHIPPED), st.lists(st.tuples(st.integers(0, 10**6), VALUES), min_size=1, max_size=3))
-def test_mutated_mappings(data: bytes, edits: list[tuple[int, Any]]) -> None:
+def test_mutated_mappings_are_parsed_or_refused(data: bytes, edits: list[tuple[int, Any]]) -> None:
     content = yaml.safe_load(data)
     content["seed_data"] = {**content.get("seed_data", {}), "task_column": None}
     for at, value in edits:
@@ -67,11 +67,11 @@ def test_mutated_mappings(data: bytes, edits: list[tuple[int, Any]]) -> None:
 @given(st.lists(st.text(max_size=30) | st.builds("{}={}".format, st.sampled_from(
     ["seed_data.path", "name", "train", "train.lora", "teacher.sampling.max_tokens", "seed_data", "simulator"]
 ), st.text(max_size=12)), min_size=1, max_size=3))  # fmt: skip
-def test_mutated_overrides(overrides: list[str]) -> None:
+def test_mutated_overrides_are_parsed_or_refused(overrides: list[str]) -> None:
     loaded(SHIPPED[1], overrides)
 
 
-def test_the_shipped_text_is_fine() -> None:
+def test_the_unmutated_text_is_parsed() -> None:
     assert all(loaded(data, ["seed_data.path=a.jsonl"]) is not None for data in SHIPPED)
 
 

@@ -1,4 +1,4 @@
-"""Every key of the config declares which outputs its value enters; those that declare none are left out of results."""
+"""Every key of the config declares the outputs that it makes stale; keys without any are left out of the results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ BASE = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}
 
 
 def keys(section: type[Section], path: str = "") -> Iterator[str]:
-    """Every key of a section, and of the sections in it."""
+    """Yields every key of a section and of the sections in it."""
     for name, field in section.model_fields.items():
         yield f"{path}{name}"
         if (inner := section_of(field)) is not None:
             yield from keys(inner, f"{path}{name}.")
 
 
-def test_every_key_says_what_it_makes_stale() -> None:
+def test_every_key_declares_the_outputs_it_makes_stale() -> None:
     found = list(keys(Config))
     assert len(found) > 200 and "student.endpoint.limits.in_flight" in found and "train.lora.rank" in found
     assert [name for name in found if not isinstance(invalidated_by(name, Config), tuple)] == []
 
 
-def test_a_key_that_says_nothing_is_found() -> None:
+def test_a_key_without_a_declaration_is_found() -> None:
     class Inner(Section):
         given: int = 0
 
@@ -57,11 +57,11 @@ def test_a_key_that_says_nothing_is_found() -> None:
         ("resources.student.replicas", ()),
     ],
 )
-def test_the_deepest_field_that_says_so_wins(name: str, outputs: tuple[str, ...]) -> None:
+def test_the_deepest_declaration_wins(name: str, outputs: tuple[str, ...]) -> None:
     assert invalidated_by(name, Config) == outputs
 
 
-def test_only_what_changes_results_is_in_them() -> None:
+def test_only_keys_that_change_results_are_part_of_them() -> None:
     results = parse({**BASE, "teacher": {"engine_kwargs": {"swap_space": 1, "seed": 2}, "engine": "vllm"}}).results()
     left_out = {name for name in Config.model_fields if name not in results}
     speed = {"resources", "budget", "cache", "trackers", "max_error_rate"}

@@ -1,4 +1,4 @@
-"""Prices that are given, listed and unknown, and the warnings that are said before a run."""
+"""Prices: given, listed and unknown ones, and the warnings shown before a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPENROUTER, GOOGLE = "https://openrouter.ai/api/v1", "https://generativelanguage
         ("claude-sonnet-4-5-20250929", "https://api.anthropic.com/v1/", "claude-sonnet-4-5"),
     ],
 )
-def test_a_model_is_listed_as_its_users_write_it(model: str, base_url: str | None, alias: str) -> None:
+def test_a_model_is_listed_under_the_names_that_users_write(model: str, base_url: str | None, alias: str) -> None:
     price = prices.listed_price(model, base_url)
     assert price is not None and price == prices.listed_price(alias, base_url)
     assert Price(**price).output > Price(**price).input > 0
@@ -52,7 +52,7 @@ def test_a_model_is_listed_only_at_its_provider() -> None:
         assert prices.listed_price(model, base_url) is None, model
 
 
-def test_long_requests_have_their_tier() -> None:
+def test_long_requests_have_a_price_tier_of_their_own() -> None:
     listed = prices.listed_price("gemini-2.5-pro", GOOGLE)
     assert listed is not None
     price = Price(**listed)
@@ -66,7 +66,7 @@ def test_long_requests_have_their_tier() -> None:
     assert short.priced(price).surcharge == 0
 
 
-def test_the_list_says_of_which_day_it_is_and_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_list_shows_its_date_and_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(*arguments: Any) -> None:
         raise AssertionError("a price needs no network")
 
@@ -90,11 +90,11 @@ def test_check_and_the_card_name_the_list_of_the_roles_that_it_prices() -> None:
     [("gpt-4.1-2025-04-14", True), ("gpt-4-0613", True), ("claude-3-5-haiku-20241022", True), ("gpt-4.1", False),
      ("mistral-large-2411", True), ("llama-3.1-8b-8192", False), ("gpt-4-0125-preview", True)],
 )  # fmt: skip
-def test_a_date_in_a_name(model: str, pinned: bool) -> None:
+def test_a_date_in_a_name_pins_the_model(model: str, pinned: bool) -> None:
     assert prices.is_pinned(model) == pinned
 
 
-def test_a_budget_in_dollars_needs_a_price_that_is_given_or_listed() -> None:
+def test_a_budget_in_dollars_needs_a_given_or_a_listed_price() -> None:
     listed = config(budget={"max_cost": 5}, teacher={"model": "gpt-4.1-2025-04-14"})
     assert listed.teacher.known_price == Price(input=2.0, cached_input=0.5, output=8.0)
     own = config(budget={"max_cost": 5}, teacher={"model": "mine", "price": {"input": 0, "output": 0}})
@@ -103,10 +103,10 @@ def test_a_budget_in_dollars_needs_a_price_that_is_given_or_listed() -> None:
     assert given.teacher.known_price == Price(input=1.0)
     with pytest.raises(InputError, match=r"needs teacher\.price: mine is not in the price list"):
         config(budget={"max_cost": 5}, teacher={"model": "mine"})
-    assert parse(config().model_dump(mode="json")) == config(), "the config stored in a run is read again"
+    assert parse(config().model_dump(mode="json")) == config(), "the config stored in a run can be parsed again"
 
 
-def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices_and_turns() -> None:
+def test_warnings_name_unpinned_models_a_judge_that_is_the_teacher_listed_prices_and_turns() -> None:
     first, second, third = warnings_about(config(teacher={"model": "gpt-4.1"}))
     assert first.startswith("teacher.model gpt-4.1 has no date")
     assert "teacher.price is not set" in second and prices.source() in second
@@ -130,7 +130,7 @@ def test_doubts_name_unpinned_models_the_judge_that_is_the_teacher_listed_prices
     assert warnings_about(config(**quiet, judge={"repeat_temperature": 0.0, "repeat_share": 0.0})) == []
 
 
-def test_spending_is_shown_by_role_where_something_has_a_price() -> None:
+def test_spending_is_shown_by_role_if_something_has_a_price() -> None:
     before = {"teacher": {"input_tokens": 10, "output_tokens": 0, "cost": 0.0}}
     assert spending(before, before) == []
     after = {"teacher": {"input_tokens": 1500, "output_tokens": 10, "cost": 1.23456}, "judge": {"cost": 0.0}}

@@ -1,4 +1,4 @@
-"""Keys of 0.1: each is refused with its new name, and so is a run that 0.1 wrote."""
+"""Keys of 0.1: each is refused with its new name, and so is a run written by 0.1."""
 
 from __future__ import annotations
 

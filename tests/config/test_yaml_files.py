@@ -1,4 +1,4 @@
-"""YAML means what it looks like, or is refused with one sentence that names the line."""
+"""YAML values mean the obvious, or are refused with one sentence that names the line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def value_of(text: str) -> Any:
         ("No", False), ("~", None), ("127.0.0.1:8000", "127.0.0.1:8000"), ("=", "="), ("${HOME}/a", "${HOME}/a"),
     ],
 )  # fmt: skip
-def test_a_plain_value(written: str, value: Any) -> None:
+def test_a_plain_value_is_read_as_written(written: str, value: Any) -> None:
     found = value_of(f"a: {written}")["a"]
     assert (found, type(found)) == (value, type(value))
 
@@ -70,7 +70,7 @@ def test_a_plain_value(written: str, value: Any) -> None:
         ("seed_data: {path: ${HOME}/a.jsonl}", "line 1"),
     ],
 )  # fmt: skip
-def test_a_trap_is_refused_in_one_sentence(text: str, sentence: str) -> None:
+def test_an_ambiguous_value_is_refused_in_one_sentence(text: str, sentence: str) -> None:
     with pytest.raises(InputError) as error:
         value_of(text)
     assert str(error.value).startswith("c.yaml") and sentence in str(error.value)
@@ -87,7 +87,7 @@ def test_keys_are_text_and_aliases_are_copies() -> None:
     assert merged["a"]["p"] == 1
 
 
-def test_text_that_looks_like_a_number_is_written_in_quotes() -> None:
+def test_text_that_looks_like_a_number_is_dumped_in_quotes() -> None:
     content = {name: name for name in ("1e-2", "0o17", "12:30", "0777", "yes", "2024-01-01", ".inf", "", "1e5", "a: b")}
     shared = {"k": [1]}
     content = {**content, "one": shared, "two": shared}
@@ -96,14 +96,14 @@ def test_text_that_looks_like_a_number_is_written_in_quotes() -> None:
 
 
 @pytest.mark.parametrize("data", [LATIN_1, "name: y\n".encode("utf-16"), b"name: \xff\n"])
-def test_a_file_that_is_not_utf_8(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "latin1.yaml"
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"latin1\.yaml is not UTF-8 text \(line 1\): save it as UTF-8"):
         load(path)
 
 
-def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + BASE.replace("\n", "\r\n").encode())
     assert load(path).name == "y"
@@ -129,7 +129,7 @@ def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
         ("score: {max_rows: [" + "1, " * 500 + "]}\n", "score.max_rows"),
     ],
 )
-def test_a_trap_in_a_config(tmp_path: Path, text: str, sentence: str) -> None:
+def test_an_ambiguous_config_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(BASE + text)
     with pytest.raises(InputError) as error:
@@ -137,7 +137,7 @@ def test_a_trap_in_a_config(tmp_path: Path, text: str, sentence: str) -> None:
     assert sentence in str(error.value) and len(str(error.value)) < 1000 and "\n" not in str(error.value)
 
 
-def test_numbers_of_a_config(tmp_path: Path) -> None:
+def test_numbers_of_a_config_are_parsed(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         BASE + "train: {learning_rate: 1e-2}\nteacher: {extra_body: {min_p: 1e-2}}\nscore: {max_rows: 1_000}\n"
