@@ -1,4 +1,4 @@
-"""The share of pairs that do not fit is told before a run; by the student's own tokenizer."""
+"""The share of pairs longer than the limit, estimated before a run with the student's own tokenizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def row(words: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("words", [30, 200])
-def test_the_share_of_long_pairs(tmp_path: Path, words: int) -> None:
+def test_the_share_of_long_pairs_is_estimated(tmp_path: Path, words: int) -> None:
     create = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=300, max_length=128)
     create_student(create, ["say it", "yes " * 50], str(tmp_path / "student"), None, 0)
     train = {"sequence_length": 128}
@@ -28,7 +28,7 @@ def test_the_share_of_long_pairs(tmp_path: Path, words: int) -> None:
     assert over_length(config, seed) == (0.25 if words == 200 else 0.0)
 
 
-def test_a_student_that_is_made_on_the_spot_has_no_tokenizer_yet() -> None:
+def test_a_created_student_has_no_tokenizer_before_the_run() -> None:
     student = {"create": {}, "max_model_len": 512}
     config = parse({"name": "x", "seed_data": {"path": "a"}, "student": student, "train": {"sequence_length": 512}})
     assert over_length(config, Seed(sample=[row(5)])) is None

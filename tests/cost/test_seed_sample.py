@@ -1,4 +1,4 @@
-"""What `tapir check` refuses of the seed data says why, and what to change."""
+"""Seed data refused by `tapir check`: the error gives the reason and the change to make."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tapir_ray.errors import InputError
         ),
     ],
 )
-def test_seed_data_without_a_usable_row_says_why(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
+def test_seed_data_without_a_usable_row_is_refused_with_the_reason(
+    tmp_path: Path, rows: list[dict[str, Any]], words: str
+) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match=words):

@@ -1,4 +1,4 @@
-"""The curriculum actor on a real Ray: it dies and comes back with its state, and old attempts are refused."""
+"""The curriculum actor on a real Ray: it dies and returns with its state, and overtaken attempts are refused."""
 
 import json
 import os
@@ -34,7 +34,9 @@ def curriculum(ray_local: None, tmp_path: Path) -> Any:
     actor.remove(handle)
 
 
-def test_killed_at_any_moment_nothing_is_lost_or_applied_twice(curriculum: Handle, tmp_path: Path) -> None:
+def test_an_actor_killed_at_any_moment_loses_nothing_and_applies_nothing_twice(
+    curriculum: Handle, tmp_path: Path
+) -> None:
     curriculum.observe(1, STATS)
     plan = curriculum.plan(1)
     mix = curriculum.plan_mix(1, CELLS)
@@ -42,7 +44,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_applied_twice(curriculum: Handl
     assert mix.size > 0
     state, written = curriculum.state_dict(), files(tmp_path)
     ray.kill(curriculum.actor, no_restart=False)
-    assert curriculum.state_dict() == state, "another process answers"
+    assert curriculum.state_dict() == state, "a new process answers"
 
     curriculum.observe(1, STATS)
     assert curriculum.plan(1) == plan
@@ -60,19 +62,19 @@ def test_killed_at_any_moment_nothing_is_lost_or_applied_twice(curriculum: Handl
 
     ray.get(curriculum.actor.__ray_call__.remote(die_after_saving))
     curriculum.observe(2, STATS)
-    assert len(files(tmp_path)) == len(written) + 1, "Ray repeats the call, which finds its work done"
+    assert len(files(tmp_path)) == len(written) + 1, "Ray repeats the call, whose effect is already saved"
     assert curriculum.state_dict()["rounds"]["2"] == {"stats": json.loads(STATS.model_dump_json())}
     assert curriculum.metrics()["round_1/alpha"] == 0.3
 
     other = STATS.merged(STATS)
     curriculum.observe(1, other)
-    assert curriculum.plan(1).hard == 120, "other scores replace the plan that stood on them"
+    assert curriculum.plan(1).hard == 120, "new scores replace the plan that was made from the old ones"
 
 
 def test_a_later_attempt_takes_over_and_the_earlier_is_refused(curriculum: Handle, tmp_path: Path) -> None:
     curriculum.observe(1, STATS)
     later = actor.start(str(tmp_path), tmp_path.name, config_json(), attempt=2)
-    assert later.plan(1).hard == 60, "the state is found again"
+    assert later.plan(1).hard == 60, "the state is read from storage"
     for call in (lambda: curriculum.observe(1, STATS), lambda: curriculum.plan(1), curriculum.state_dict):
         with pytest.raises(StageError, match=r"attempt 1 .* overtaken by attempt 2"):
             call()
@@ -98,7 +100,7 @@ def test_another_config_and_a_plan_without_scores_are_refused(curriculum: Handle
         curriculum.load_state_dict({**state, "config": "x"})
 
 
-def test_the_seed_datas_weights_are_part_of_the_state(ray_local: None, tmp_path: Path) -> None:
+def test_the_weights_of_the_seed_data_are_part_of_the_state(ray_local: None, tmp_path: Path) -> None:
     handle = actor.start(str(tmp_path), tmp_path.name, config_json(tasks="seed"), attempt=1)
     handle.set_seed_counts({"Math": 1, "Cooking": 1})
     handle.observe(1, STATS)
@@ -106,14 +108,14 @@ def test_the_seed_datas_weights_are_part_of_the_state(ray_local: None, tmp_path:
     actor.remove(handle)
 
 
-def test_an_object_cut_short_is_passed_over(tmp_path: Path) -> None:
+def test_a_truncated_state_file_is_skipped(tmp_path: Path) -> None:
     store = StateFiles(tmp_path.as_uri())
     assert store.latest() is None
     store.write(1, {"n": 1})
     (tmp_path / "state" / "00001-000001.json").write_text('{"n": 2, "rou')
     assert StateFiles(str(tmp_path)).latest() == {"n": 1}
     store.write(1, {"n": 3})
-    assert files(tmp_path)[-1] == "00001-000002.json", "no object is written twice"
+    assert files(tmp_path)[-1] == "00001-000002.json", "no file is written twice"
     assert store.latest() == {"n": 3}
     store.write(2, {"n": 4})
     with pytest.raises(StageError, match="overtaken"):

@@ -1,4 +1,4 @@
-"""The sign of MFD, the pools, and statistics that are the same in any order."""
+"""Difficulty: the sign of MFD, the pools, and statistics that are equal for any order of rows."""
 
 import math
 import random
@@ -17,7 +17,7 @@ SCORE = st.integers(2, 20).map(lambda n: n / 2)
 
 
 def longest_first(rows: pa.Table) -> pa.Array:
-    """A difficulty measure of a user."""
+    """A user's difficulty measure."""
     return rows["response_chars"]
 
 
@@ -35,7 +35,7 @@ def scored(scores: list[tuple[float | None, float | None]], **columns: list) -> 
 
 
 @given(SCORE, SCORE, st.integers(-18, 18).map(lambda n: n / 2))
-def test_hard_means_that_the_teacher_is_better_by_delta(teacher: float, student: float, delta: float) -> None:
+def test_a_row_is_hard_if_the_teacher_is_better_by_delta(teacher: float, student: float, delta: float) -> None:
     rows = scored([(teacher, student)])
     assert rows["difficulty"].to_pylist() == [teacher - student]
     pool = pool_of(rows["difficulty"], rows["teacher_score"], delta, min_teacher_score=4.0).to_pylist()[0]
@@ -45,22 +45,22 @@ def test_hard_means_that_the_teacher_is_better_by_delta(teacher: float, student:
         assert pool == ("hard" if teacher - student >= delta else "easy")
 
 
-def test_a_row_that_was_never_judged_is_in_no_pool() -> None:
+def test_an_unjudged_row_is_in_no_pool() -> None:
     rows = scored([(None, None), (9.0, None)])
     assert pool_of(rows["difficulty"], rows["teacher_score"], 2.0, 4.0).to_pylist() == [None, None]
 
 
-def test_only_good_rows_have_a_pool() -> None:
+def test_only_ok_rows_have_a_pool() -> None:
     rows = with_pool(scored([(9.0, 3.0), (9.0, 8.0), (9.0, 3.0)], status=["ok", "ok", "filtered"]), 2.0, 4.0)
     assert rows["pool"].to_pylist() == ["hard", "easy", None]
     assert with_pool(rows, 7.0, 4.0)["pool"].to_pylist() == ["easy", "easy", None]
 
 
-def test_a_better_student_keeps_its_negative_difficulty() -> None:
+def test_a_row_that_the_student_answers_better_keeps_a_negative_difficulty() -> None:
     assert scored([(6.0, 9.0)])["difficulty"].to_pylist() == [-3.0]
 
 
-def test_a_measure_of_the_users_own() -> None:
+def test_a_users_measure_is_computed() -> None:
     rows = with_difficulty(scored([(9.0, 9.0)], response_chars=[41]), "tests.curriculum.test_difficulty:longest_first")
     assert rows["difficulty"].to_pylist() == [41.0]
     assert pool_of(rows["difficulty"], pa.nulls(1, pa.float64()), 40, 4.0).to_pylist() == ["hard"]
@@ -91,13 +91,13 @@ def test_statistics_do_not_depend_on_blocks(n: int, cut: int, seed: int) -> None
     assert whole.rows == n == whole.reliable + whole.unreliable + whole.failed + whole.filtered + whole.unscored
 
 
-def test_statistics_streamed_by_ray_are_the_tables(ray_local: None) -> None:
+def test_statistics_streamed_by_ray_equal_those_of_the_table(ray_local: None) -> None:
     rows = sample(200)
     blocks = ray.data.from_arrow([rows.slice(150), rows.slice(0, 70), rows.slice(70, 80)])
     assert score_stats(blocks, 4.0) == table_stats(rows, 4.0)
 
 
-def test_the_noise_is_the_spread_of_one_judgement() -> None:
+def test_the_noise_is_the_standard_deviation_of_one_judgement() -> None:
     generator = random.Random(3)
     true = [generator.uniform(3, 6) for _ in range(4000)]
     first = [(9.0, 9.0 - value - generator.gauss(0, 0.5)) for value in true]
@@ -107,16 +107,16 @@ def test_the_noise_is_the_spread_of_one_judgement() -> None:
     assert table_stats(scored([(9.0, 5.0)]), 4.0).noise is None
 
 
-def test_noise_of_repeats_that_could_not_differ_is_not_measured() -> None:
+def test_identical_repeats_measure_no_noise() -> None:
     scores, again = [(9.0, 5.0)] * 4, [4.0, 4.0, 4.0, None]
     same = table_stats(scored(scores, repeat_difficulty=again, repeat_same=[True, True, True, None]), 4.0)
-    assert (same.repeats.n, same.repeats_same, same.noise) == (3, 3, None), "not 0"
+    assert (same.repeats.n, same.repeats_same, same.noise) == (3, 3, None), "None, not 0"
     one_differs = table_stats(scored(scores, repeat_difficulty=again, repeat_same=[True, False, True, None]), 4.0)
-    assert one_differs.noise == 0.0, "measured: other words, and the same scores"
+    assert one_differs.noise == 0.0, "measured: another reply with the same scores"
     assert same.merged(one_differs).noise == 0.0
 
 
-def test_scores_that_follow_length_show() -> None:
+def test_scores_that_correlate_with_length_are_reported() -> None:
     chars = list(range(100, 140))
     rows = scored([(5.0 + n / 20, 5.0) for n in range(40)], response_chars=chars, student_response_chars=chars)
     stats = table_stats(rows, 4.0)

@@ -1,4 +1,4 @@
-"""Measures of a user: what they declare, the columns they keep, and plans of rows that no judge has scored."""
+"""A user's measures: their declared inputs, the columns they keep, and plans of rows without a judge's scores."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HERE = "tests.curriculum.test_measures"
 
 @measure(answers=True)
 def answer_length(rows: pa.Table) -> Column:
-    """Characters of the student's answer."""
+    """Returns the number of characters of the student's answer."""
     return pc.utf8_length(rows["student_response"])
 
 
 @measure(samples=3, columns=[pa.field("different_answers", pa.int64())])
 def disagreement(rows: pa.Table) -> pa.Table:
-    """Different texts among the student's sampled answers, less one."""
+    """Returns the number of distinct texts among the student's sampled answers, less one."""
     different = [None if texts is None else len(set(texts)) for texts in rows["student_samples"].to_pylist()]
     found = pa.array(different, pa.int64())
     return (
@@ -37,13 +37,13 @@ def disagreement(rows: pa.Table) -> pa.Table:
     )
 
 
-def test_a_measure_says_what_it_needs_and_a_plain_function_needs_the_judge() -> None:
+def test_a_measure_declares_its_inputs_and_a_plain_function_needs_the_judge() -> None:
     mfd, length = load_measure("mfd"), load_measure(f"{HERE}:answer_length")
     assert mfd.judge and mfd.positive and mfd.asks_student and mfd.schema == SCORED
     assert length.asks_student and not (length.judge or length.positive or length.samples)
     plain = load_measure("tests.curriculum.test_difficulty:longest_first")
     assert plain == Measure(longest_first, judge=True) and not plain.positive
-    assert not Measure(longest_first).asks_student, "a measure of what the rows have already"
+    assert not Measure(longest_first).asks_student, "a measure of columns that the rows have already"
 
 
 @pytest.mark.parametrize("spec", ["mdf", "no_such_module:f", f"{HERE}:nothing", "math:pi"])
@@ -62,7 +62,7 @@ def test_a_measure_of_samples_keeps_its_columns() -> None:
 
 
 def answers(*lengths: int) -> pa.Table:
-    """Rows as a run without a judge has them: answered, and with no score."""
+    """Returns rows of a run without a judge: answered, and without scores."""
     rows = [{"status": "ok", "task": "Math", "student_response": "x" * n, "student_response_chars": n} for n in lengths]
     return with_difficulty(conform(rows, SCORED), f"{HERE}:answer_length")
 
@@ -81,7 +81,7 @@ def plan_of(rows: pa.Table, **difficulty: object) -> object:
     return make_plan(1, table_stats(rows, 4.0), config, tasks.load(config.curriculum).with_seed_counts({"Math": 4}))
 
 
-def test_a_plan_of_rows_without_scores_has_no_unreliable_ones_and_measures_no_noise() -> None:
+def test_a_plan_of_unscored_rows_counts_none_as_unreliable_and_measures_no_noise() -> None:
     plan = plan_of(answers(10, 20, 60, 90))
     assert (plan.hard, plan.easy, plan.unreliable) == (2, 2, 0)
     assert plan.noise is plan.teacher_score is plan.student_score is plan.length_correlation is None
@@ -90,7 +90,7 @@ def test_a_plan_of_rows_without_scores_has_no_unreliable_ones_and_measures_no_no
         plan_of(conform([{"status": "ok", "task": "Math"}], SCORED))
 
 
-def test_delta_moves_to_zero_only_for_a_measure_that_is_not_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delta_moves_to_zero_only_for_a_measure_without_positive_values(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = answers(0, 0, 0, 0)
     assert plan_of(rows).threshold == 0.0
     monkeypatch.setattr(f"{HERE}.answer_length", Measure(answer_length.function, answers=True, positive=True))

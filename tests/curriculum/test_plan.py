@@ -1,4 +1,4 @@
-"""From scores to a plan and a mix: what is asked, what is done where a pool is too small, and what is said."""
+"""From scores to a plan and a mix: the quotas, the moves of δ or α if a pool is too small, and the warnings."""
 
 import random
 from typing import Any
@@ -33,13 +33,13 @@ def planned(scores: ScoreStats, settings_: Config | None = None, round_number: i
     return make_plan(round_number, scores, settings_, load(settings_.curriculum))
 
 
-def test_a_plain_round() -> None:
+def test_large_pools_move_neither_alpha_nor_the_threshold() -> None:
     plan = planned(stats(Math={0.0: 30, 4.0: 30}, Art={-1.0: 30, 2.0: 10}))
     assert (plan.alpha_asked, plan.alpha, plan.threshold_asked, plan.threshold) == (0.3, 0.3, 2.0, 2.0)
     assert (plan.hard, plan.easy) == (40, 60)
     assert plan.by_task["Art"].model_dump() == {"hard": 10, "easy": 30, "unreliable": 0}
     assert sum(plan.expand.values()) == 100
-    assert plan.expand == {"Math": 91, "Art": 9}, "by 0.167 : 0.017"
+    assert plan.expand == {"Math": 91, "Art": 9}, "weights of 0.167 : 0.017"
     assert "Toxicity" not in plan.absent_tasks
     assert "History" in plan.absent_tasks
     assert any("shared out" in warning for warning in plan.warnings)
@@ -47,7 +47,7 @@ def test_a_plain_round() -> None:
     assert planned(stats(Math={0.0: 30, 4.0: 30}), round_number=2).alpha == 0.5
 
 
-def test_draws_go_only_to_tasks_with_hard_rows() -> None:
+def test_draws_are_given_only_to_tasks_with_hard_rows() -> None:
     assert planned(stats(Math={0.0: 50}, Art={3.0: 50})).expand == {"Art": 100}
 
 
@@ -67,7 +67,7 @@ def test_none_hard_moves_the_threshold_down_but_never_to_zero() -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, 2.0, 7.5])
-def test_all_tied_is_all_hard(value: float) -> None:
+def test_rows_tied_above_zero_are_all_hard(value: float) -> None:
     plan = planned(stats(Math={value: 80}))
     assert (plan.hard, plan.easy) == (80, 0)
     mix = make_mix(plan, {("hard", "Math"): (180, 9000)}, config(), load(config().curriculum))
@@ -75,12 +75,12 @@ def test_all_tied_is_all_hard(value: float) -> None:
     assert "α moved" in mix.warnings[0]
 
 
-def test_all_tied_at_zero_has_nothing_to_teach() -> None:
+def test_rows_tied_at_zero_stop_the_run() -> None:
     with pytest.raises(StageError, match="no hard row"):
         planned(stats(Math={0.0: 80}))
 
 
-def test_a_share_instead_of_a_threshold() -> None:
+def test_a_top_fraction_sets_the_threshold() -> None:
     settings_ = config(curriculum={"difficulty": {"top_fraction": 0.3}})
     plan = planned(stats(Math={float(n): 10 for n in range(10)}), settings_)
     assert (plan.threshold_asked, plan.threshold, plan.hard) == (7.0, 7.0, 30)
@@ -88,7 +88,7 @@ def test_a_share_instead_of_a_threshold() -> None:
     assert (tied.threshold, tied.hard) == (3.0, 40)
 
 
-def test_alpha_may_move_instead() -> None:
+def test_alpha_moves_if_on_small_pool_says_so() -> None:
     settings_ = config(curriculum={"difficulty": {"on_small_pool": "move_alpha"}})
     plan = planned(stats(Math={1.0: 10, 5.0: 90}), settings_)
     assert (plan.threshold, plan.hard) == (2.0, 90)
@@ -97,12 +97,12 @@ def test_alpha_may_move_instead() -> None:
         planned(stats(Math={1.0: 100}), settings_)
 
 
-def test_or_the_run_stops() -> None:
+def test_a_small_pool_stops_the_run_if_on_small_pool_says_so() -> None:
     with pytest.raises(StageError, match=r"0 hard.*lower curriculum\.difficulty\.threshold"):
         planned(stats(Math={1.0: 100}), config(curriculum={"difficulty": {"on_small_pool": "stop"}}))
 
 
-def test_no_reliable_row_says_where_to_look() -> None:
+def test_a_plan_without_a_reliable_row_names_the_key_to_check() -> None:
     with pytest.raises(StageError, match=r"judge\.min_teacher_score"):
         planned(ScoreStats(rows=5, failed=2, by_task={"Math": TaskStats(unreliable=3)}))
 
@@ -112,7 +112,7 @@ def test_hard_rows_of_a_task_without_weight_are_not_expanded() -> None:
         planned(stats(Toxicity={5.0: 60, 0.0: 60}, Math={0.0: 60}))
 
 
-def test_noise_that_is_not_measured_is_said() -> None:
+def test_unmeasured_noise_is_a_warning() -> None:
     still = stats(Math={0.0: 60, 4.0: 60}).model_copy(update={"repeats": Moments(n=6), "repeats_same": 6})
     (warning,) = [one for one in planned(still).warnings if "σ" in one]
     assert "not measured" in warning and "all 6 rows" in warning and planned(still).noise is None
@@ -122,7 +122,7 @@ def test_noise_that_is_not_measured_is_said() -> None:
     assert "σ" not in " ".join(planned(stats(Math={0.0: 60, 4.0: 60}), off).warnings)
 
 
-def test_doubts_about_the_judge_are_said() -> None:
+def test_noise_and_length_bias_of_the_judge_are_warnings() -> None:
     noisy = stats(Math={0.0: 60, 4.0: 60}).model_copy(
         update={
             "repeats": Moments(n=2, xx=2 * 4000**2),
@@ -146,7 +146,7 @@ def test_doubts_about_the_judge_are_said() -> None:
     st.integers(1, 4),
     st.sampled_from(["move_threshold", "move_alpha", "stop"]),
 )
-def test_a_plan_adds_up_or_says_what_to_change(tasks: dict, round_number: int, policy: str) -> None:
+def test_a_plan_adds_up_or_names_the_key_to_change(tasks: dict, round_number: int, policy: str) -> None:
     settings_ = config(curriculum={"difficulty": {"on_small_pool": policy}})
     scores = stats(**tasks)
     try:
@@ -170,7 +170,7 @@ PLAN = planned(stats(Math={0.0: 60, 4.0: 60}))
 CELLS = {("hard", "Math"): (100, 5000), ("easy", "Math"): (300, 3000), ("unreliable", "Math"): (9, 90)}
 
 
-def test_a_mix_takes_all_that_alpha_allows() -> None:
+def test_a_mix_takes_all_rows_that_alpha_allows() -> None:
     mix = mixed(PLAN, CELLS)
     assert mix.unit == "tokens"
     assert mix.capacity == {"hard": {"Math": 10_000}, "easy": {"Math": 6000}}
@@ -194,7 +194,7 @@ def test_a_mix_that_is_too_small_moves_size_or_alpha_or_stops() -> None:
         mixed(PLAN, {})
 
 
-def test_the_seeds_own_weights_reach_the_plan() -> None:
+def test_the_weights_of_the_seed_data_reach_the_plan() -> None:
     settings_ = config(curriculum={"tasks": "seed"})
     taxonomy: Taxonomy = load(settings_.curriculum).with_seed_counts({"Cooking": 3, "Math": 1})
     plan = make_plan(1, stats(Math={0.0: 60, 4.0: 60}, Cooking={4.0: 9, 0.0: 9}), settings_, taxonomy)

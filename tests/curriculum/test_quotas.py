@@ -1,4 +1,4 @@
-"""The quota table against brute force on small cases, and what a user may rely on at any size."""
+"""The quota table: equal to brute force on small cases, and its guarantees at any size."""
 
 import itertools
 import time
@@ -51,7 +51,7 @@ CELLS = st.dictionaries(st.tuples(st.sampled_from(["hard", "easy"]), TASKS), st.
 
 
 @given(CELLS, st.none() | st.integers(0, 10**10), ALPHA, st.dictionaries(TASKS, WEIGHT | st.just(0.0)))
-def test_alpha_comes_before_the_weights_at_any_size(
+def test_alpha_wins_over_the_weights_at_any_size(
     capacity: dict[tuple[str, str], int], asked: int | None, alpha: float, weights: dict[str, float]
 ) -> None:
     table = quotas(capacity, asked, alpha, weights)
@@ -64,7 +64,7 @@ def test_alpha_comes_before_the_weights_at_any_size(
     assert hard == round_half_up(exact(alpha) * total)
 
 
-def test_weights_are_met_where_every_cell_has_enough() -> None:
+def test_weights_are_met_if_every_cell_has_enough() -> None:
     capacity = {(pool, task): 100 for pool in ("hard", "easy") for task in ("Math", "Art")}
     table = quotas(capacity, 100, 0.4, {"Math": 0.8, "Art": 0.2})
     assert table == {("hard", "Math"): 32, ("hard", "Art"): 8, ("easy", "Math"): 48, ("easy", "Art"): 12}
@@ -74,12 +74,12 @@ def test_a_tie_goes_to_the_task_first_by_name() -> None:
     assert apportion(1, {"b": 5, "a": 5, "c": 5}, {"a": 0.2, "b": 0.2, "c": 0.2}) == {"b": 0, "a": 1, "c": 0}
 
 
-def test_an_empty_easy_pool_leaves_nothing_unless_all_is_hard() -> None:
+def test_an_empty_easy_pool_gives_nothing_unless_all_is_hard() -> None:
     assert sum(quotas({("hard", "Math"): 9}, None, 0.3, {"Math": 1.0}).values()) == 0
     assert sum(quotas({("hard", "Math"): 9}, None, 1.0, {"Math": 1.0}).values()) == 9
 
 
-def test_a_billion_tokens_over_all_tasks_take_no_time() -> None:
+def test_a_billion_tokens_over_all_tasks_are_split_quickly() -> None:
     tasks = [f"task {n}" for n in range(40)]
     capacity = {(pool, task): 10**8 + 7 * n for pool in ("hard", "easy") for n, task in enumerate(tasks)}
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The drawn rows depend on ids, seed and plan alone, and every cell gets its quota."""
+"""Sampling: the drawn rows depend only on ids, seed and plan, and every cell gets its quota."""
 
 import random
 from collections import Counter
@@ -29,7 +29,7 @@ def table(rows: list[tuple[tuple[str, str], int]]) -> pa.Table:
 
 
 def drawn(blocks: list[pa.Table], quota: dict[tuple[str, str], int], size_column: str | None, salt: int = 1) -> Counter:
-    """The pure core of `cutoffs` and `take`, over blocks in the order given."""
+    """The pure core of `cutoffs` and `take`, over blocks in the given order."""
     hashing = {"random_seed": 0, "salt": (salt,), "size_column": size_column}
     cells = {}
     for cell, size in quota.items():
@@ -53,7 +53,7 @@ def drawn(blocks: list[pa.Table], quota: dict[tuple[str, str], int], size_column
 
 @settings(max_examples=40, deadline=None)
 @given(ROWS, st.data())
-def test_the_same_rows_in_any_order_and_any_blocks(rows: list, data: st.DataObject) -> None:
+def test_any_order_and_any_blocks_draw_the_same_rows(rows: list, data: st.DataObject) -> None:
     whole = table(rows)
     held = Counter(cell for cell, _ in rows)
     quota = {cell: data.draw(st.integers(1, 2 * n)) for cell, n in held.items()}
@@ -119,10 +119,10 @@ def test_streaming_over_ray_draws_what_the_core_draws(ray_local: None) -> None:
         assert ids == drawn([rows], {cell: size for cell, size in quota.items() if size}, size_column)
 
 
-def test_nothing_asked_gives_nothing(ray_local: None) -> None:
+def test_a_quota_of_zero_draws_nothing(ray_local: None) -> None:
     rows = ray.data.from_arrow(table([(("hard", "Math"), 1)]))
     assert take(rows, cutoffs(rows, count_cells(rows, 0, (1,)), {("hard", "Math"): 0})).count() == 0
 
 
-def test_a_whole_cell_is_taken_without_looking_at_keys() -> None:
+def test_a_whole_cell_is_taken_without_reading_keys() -> None:
     assert cut_within(boundary(np.array([0] * 255 + [4]), 8, ("hard", "Math")), []) == Cut(2, None)

@@ -1,4 +1,4 @@
-"""The taxonomy: published weights, a user's own, and errors that say what to change."""
+"""The taxonomy: published weights, a user's own, and errors that name the change to make."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ def test_the_published_weights_sum_to_one() -> None:
     assert all(word == word.lower() for entry in content.values() for word in entry["words"])
 
 
-def test_toxicity_is_off_unless_asked_for() -> None:
+def test_toxicity_is_off_by_default() -> None:
     off = load(Curriculum())
     assert off.weights["Toxicity"] == 0.0
     assert off.weights["Math"] == pytest.approx(0.167 / 0.983)
@@ -35,7 +35,7 @@ def test_toxicity_is_off_unless_asked_for() -> None:
 
 
 @given(st.sets(st.sampled_from(TAPIR.labels), min_size=1))
-def test_weights_of_absent_tasks_are_shared_out_in_proportion(present: set[str]) -> None:
+def test_weights_of_absent_tasks_are_redistributed_in_proportion(present: set[str]) -> None:
     weights = TAPIR.effective_weights(present)
     assert weights.keys() == present
     assert sum(weights.values()) == pytest.approx(1.0)
@@ -44,20 +44,20 @@ def test_weights_of_absent_tasks_are_shared_out_in_proportion(present: set[str])
     assert set(TAPIR.absent(present)) == set(TAPIR.labels) - present
 
 
-def test_weights_of_the_users_own() -> None:
+def test_weights_of_the_user_replace_the_published_ones() -> None:
     taxonomy = load(Curriculum(weights={"Math": 0.75, "Grammar": 0.25}))
     assert taxonomy.effective_weights({"Math", "Grammar", "Art"}) == {"Grammar": 0.25, "Math": 0.75}
     with pytest.raises(StageError, match="Art"):
         taxonomy.effective_weights({"Art"})
 
 
-def test_the_seed_datas_own_weights() -> None:
+def test_the_seed_data_gives_its_own_weights() -> None:
     taxonomy = load(Curriculum(tasks="seed")).with_seed_counts({"Math": 30, "Cooking": 10, "Toxicity": 60})
     assert taxonomy.effective_weights({"Math", "Cooking", "Toxicity"}) == {"Cooking": 0.25, "Math": 0.75}
     assert taxonomy.styles["Cooking"]
 
 
-def test_a_taxonomy_file(tmp_path: Path) -> None:
+def test_a_taxonomy_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("tasks: {Chess: {weight: 0.6, style: Name the move., words: [check mate]}, Go: {weight: 0.4}}")
     taxonomy = load(Curriculum(tasks=str(path)))
