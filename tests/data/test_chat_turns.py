@@ -1,4 +1,4 @@
-"""Turns of recorded conversations, in every shape in which they are found; what cannot be represented says why."""
+"""Turns of recorded conversations in all their usual shapes; rows that cannot be represented give the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_answer_of_weight_0_is_context_and_in_no_loss(mark: dict[str, Any], t
         parse({"messages": [USER, {**ANSWER, **mark}]}, turns=turns)
 
 
-def test_the_case_of_weight_0() -> None:
+def test_the_shared_case_of_weight_0_is_read() -> None:
     first, second = case("09-weight-0")
     assert one(first).response == "No: 91 = 7 x 13."
     assert one(first, turns="all").masked_turns == (1,)
@@ -41,19 +41,19 @@ def test_the_case_of_weight_0() -> None:
     "mark",
     [{"train": "false"}, {"loss": 0.5}, {"loss_mask": [1, 0]}, {"train_detail": [{"begin_offset": 0, "train": False}]}],
 )
-def test_a_mark_of_the_loss_that_cannot_be_followed_filters_the_row(mark: dict[str, Any]) -> None:
+def test_an_unsupported_mark_of_the_loss_filters_the_row(mark: dict[str, Any]) -> None:
     with pytest.raises(Unsupported, match=next(iter(mark))):
         parse({"messages": [USER, {**ANSWER, **mark}]})
     assert one({"messages": [{**USER, **mark}, {**ANSWER, "masked": False, "train": None}]}).response == "a"
 
 
-def test_turns_after_the_last_answer_to_learn_are_kept() -> None:
+def test_turns_after_the_last_answer_in_the_loss_are_kept() -> None:
     found = one({"messages": [USER, ANSWER, NEXT, {**LAST, "weight": 0}]})
     assert (found.messages, found.response) == ([USER], "a")
     assert [turn["content"] for turn in found.meta["later_turns"]] == ["q2", "a2"]
 
 
-def test_a_weight_between_is_not_taken_for_one() -> None:
+def test_a_fractional_weight_does_not_count_as_1() -> None:
     for weight in (0.5, 2, "0"):
         with pytest.raises(Unsupported, match="weight"):
             parse({"messages": [USER, {**ANSWER, "weight": weight}]})
@@ -62,7 +62,7 @@ def test_a_weight_between_is_not_taken_for_one() -> None:
 
 @pytest.mark.parametrize("content", ["", "Let me look.", None])
 @pytest.mark.parametrize("call", ["function_call", "tool_calls"])
-def test_calls_are_unsupported(content: str | None, call: str) -> None:
+def test_tool_calls_are_unsupported(content: str | None, call: str) -> None:
     with pytest.raises(Unsupported, match="tool_calls"):
         parse({"messages": [USER, {"role": "assistant", "content": content, call: {"name": "f"}}]})
     for row in case("10-function_call"):
@@ -84,7 +84,7 @@ def test_turns_of_tools_are_unsupported(role: str) -> None:
         (("system", "developer", "System"), "system"),
     ],
 )
-def test_names_of_roles(names: tuple[str, ...], role: str) -> None:
+def test_role_names_are_mapped_to_the_protocols(names: tuple[str, ...], role: str) -> None:
     for name in names:
         for turn in ({"role": name, "content": "x"}, {"from": name, "value": "x"}, {"speaker": name, "text": "x"}):
             assert [found.message for found in read_turns([turn], "t")] == [{"role": role, "content": "x"}]
@@ -92,7 +92,7 @@ def test_names_of_roles(names: tuple[str, ...], role: str) -> None:
         assert one(case("11-developer-role")[0]).messages[0]["role"] == "system"
 
 
-def test_parts_of_text_are_one_text_and_others_are_unsupported() -> None:
+def test_text_parts_are_joined_and_other_parts_are_unsupported() -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": " 2?", "image_url": None}, "Say."]
     (turn,) = read_turns([{"role": "user", "content": parts}], "messages")
     assert turn.content == "What is 2?\nSay."
@@ -105,14 +105,14 @@ def test_parts_of_text_are_one_text_and_others_are_unsupported() -> None:
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
-def test_thoughts_of_an_answer_are_its_reasoning(key: str) -> None:
+def test_the_thoughts_of_an_answer_are_its_reasoning(key: str) -> None:
     found = one({"messages": [USER, {**ANSWER, key: "hm"}]})
     assert (found.response, found.reasoning, found.meta) == ("a", "hm", {})
     found = one({"messages": [USER, {"role": "assistant", "content": "<think>hm</think>\n\na", key: "hm"}]})
     assert (found.response, found.reasoning) == ("a", "hm")
 
 
-def test_thoughts_are_split_from_every_answer_and_unclosed_ones_are_not_learnt() -> None:
+def test_thoughts_are_split_from_every_answer_and_unclosed_ones_are_not_trained_on() -> None:
     thinks = {"role": "assistant", "content": "<think>\nhm\n</think>\n\na"}
     found = one({"messages": [USER, thinks, NEXT, LAST]})
     assert found.messages == [USER, ANSWER, NEXT]
@@ -135,6 +135,6 @@ def test_other_fields_of_turns_are_kept() -> None:
 @pytest.mark.parametrize(
     "turns", [[{}], [5], [{"role": "user"}], [{"role": "user", "content": 5}], [{"x": "y"}], ["", "a"]]
 )
-def test_what_is_no_turn_is_malformed(turns: list[Any]) -> None:
+def test_an_invalid_turn_is_malformed(turns: list[Any]) -> None:
     with pytest.raises(Malformed):
         read_turns(turns, "messages")

@@ -1,4 +1,4 @@
-"""Of a row every column is used, repeats another, or is named: no text is left out without a word."""
+"""Columns of a row: each is used, equal to another, or named as unused; no text is dropped silently."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ def test_history_is_earlier_turns() -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )  # fmt: skip
-def test_columns_of_the_formats_in_use_are_read(row: dict[str, Any], messages: list[str], response: str) -> None:
+def test_columns_of_the_usual_formats_are_read(row: dict[str, Any], messages: list[str], response: str) -> None:
     assert asked(row) == (messages, response)
     assert set(one(row).unused) <= {"rejected"}
 
 
-def test_what_was_not_chosen_and_what_is_not_used_is_kept_and_named() -> None:
+def test_rejected_answers_and_unused_columns_are_kept_and_named() -> None:
     found = one({"prompt": "q", "chosen": "a", "rejected": "b", "hint": "h", "score": 3, "tags": ["x"], "none": None})
     assert found.meta == {"rejected": "b", "hint": "h", "score": 3, "tags": ["x"], "none": None}
     assert found.unused == ("rejected", "hint", "tags")
@@ -117,19 +117,19 @@ def test_what_was_not_chosen_and_what_is_not_used_is_kept_and_named() -> None:
     ],
     ids=str,
 )
-def test_where_two_columns_could_be_the_same_it_asks(row: dict[str, Any], words: str) -> None:
+def test_two_columns_for_one_field_are_ambiguous(row: dict[str, Any], words: str) -> None:
     with pytest.raises(Ambiguous, match=words) as error:
         parse(row)
     assert "seed_data.columns: {" in str(error.value)
 
 
-def test_equal_columns_and_a_rendered_template_are_no_question() -> None:
+def test_equal_columns_and_a_rendered_template_are_not_ambiguous() -> None:
     assert asked({"prompt": "q", "question": " q ", "output": "a", "answer": "a"}) == (["q"], "a")
     rendered = one({"instruction": "q", "input": "i", "output": "a", "text": "### q\n### i\n### a"})
     assert (rendered.messages[0]["content"], rendered.unused) == ("q\n\ni", ("text",))
 
 
-def test_a_user_maps_columns_of_their_own() -> None:
+def test_a_user_maps_columns() -> None:
     row = {"q1": "q", "para": "p", "gold": "a", "why": "w", "x": "y", "prompt": "other"}
     mapped = {"prompt": ["q1"], "context": ["para"], "response": ["gold"], "reasoning": ["why"], "meta": ["x"]}
     found = one(row, columns=mapped)
@@ -142,13 +142,13 @@ def test_a_user_maps_columns_of_their_own() -> None:
         parse(row, columns={"prompt": ["q2"]})
 
 
-def test_the_tasks_column_is_no_text_of_the_prompt() -> None:
+def test_the_task_column_is_not_part_of_the_prompt() -> None:
     found = one({"instruction": "q", "context": "Math", "output": "a"}, columns={"meta": ["context"]})
     assert (found.messages, found.meta, found.unused) == ([USER], {"context": "Math"}, ())
 
 
 @pytest.mark.parametrize("name", ["reasoning", "thinking", "reasoning_content", "rationale", "chain_of_thought"])
-def test_thoughts_of_a_column_are_not_the_answer(name: str) -> None:
+def test_thoughts_in_a_column_are_not_the_answer(name: str) -> None:
     found = one({"question": "q", name: "hm", "answer": "a"})
     assert (found.response, found.reasoning, found.unused) == ("a", "hm", ())
 
@@ -169,20 +169,20 @@ def test_questions_about_an_image_are_unsupported(row: dict[str, Any]) -> None:
         parse(row)
 
 
-def test_turns_that_are_stored_as_json_are_read() -> None:
+def test_turns_stored_as_json_are_read() -> None:
     assert asked({"messages": json.dumps([USER, ANSWER]), "images": []}) == (["q"], "a")
     assert asked({"instruction": "q", "output": "a", "history": '[["b", "c"]]'}) == (["b", "c", "q"], "a")
     with pytest.raises(Malformed, match="not a list of turns"):
         parse({"messages": "[broken"})
 
 
-def test_a_completion_that_is_called_undesirable_is_not_learnt() -> None:
+def test_a_completion_labelled_undesirable_is_not_trained_on() -> None:
     with pytest.raises(Unsupported, match="undesirable"):
         parse({"prompt": "q", "completion": "a", "label": False})
     assert one({"prompt": "q", "completion": "a", "label": True}).response == "a"
 
 
-def test_evaluation_rows_have_their_passage_and_each_of_their_prompts() -> None:
+def test_an_evaluation_row_gives_its_passage_and_each_of_its_prompts() -> None:
     row = {"question": "q", "passage": "p", "answer": "a", "rationale": "r"}
     assert [found.messages for found in parse_evaluation(row)] == [[{"role": "user", "content": "q\n\np"}]]
     both = parse_evaluation({"prompt": "q", "question": "q2", "answer": 5})
@@ -191,7 +191,7 @@ def test_evaluation_rows_have_their_passage_and_each_of_their_prompts() -> None:
     assert [found.messages for found in parse_evaluation(weighed)] == [[USER]]
 
 
-def test_the_table_of_the_docs_is_that_of_the_code() -> None:
+def test_the_table_of_the_docs_matches_the_code() -> None:
     page = (Path(__file__).parents[2] / "docs/data.md").read_text()
     rows = {line.split("|")[1].strip().strip("`"): line for line in page.splitlines() if line.startswith("| `")}
     for table in (NAMES, FALLBACK):

@@ -1,4 +1,4 @@
-"""Of starts at the same moment one owns the run: on a disk, on a store with conditional writes and on one without."""
+"""Simultaneous starts: one owns the run, on a disk, on a store with conditional writes and on one without."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bucket() -> Iterator[str]:
 
 
 def starts(uri: str, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[Storage]:
-    """The storages of the starts that own the run after all have looked before any has written."""
+    """Returns the storages of the starts that own the run; all have looked before any writes."""
     monkeypatch.setattr(attempts, "refuse_second_owner", lambda storage: 0)
     together = threading.Barrier(count)
 
@@ -46,7 +46,7 @@ def starts(uri: str, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> list[St
 
 
 def owners(storages: list[Storage]) -> int:
-    """How many of them may publish."""
+    """Counts the storages that may publish."""
     found = 0
     for storage in storages:
         try:
@@ -58,14 +58,14 @@ def owners(storages: list[Storage]) -> int:
     return found
 
 
-def test_on_a_disk_one_start_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_disk_one_start_owns_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(50):
         won = starts(str(tmp_path / str(number)), monkeypatch, 4)
         assert len(won) == owners(won) == 1
-        assert os.listdir(tmp_path / str(number) / "attempts") == ["00001.json"], "nothing temporary is left"
+        assert os.listdir(tmp_path / str(number) / "attempts") == ["00001.json"], "no temporary file is left"
 
 
-def test_on_a_disk_without_hard_links_one_start_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_disk_without_hard_links_one_start_owns_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -74,8 +74,8 @@ def test_on_a_disk_without_hard_links_one_start_wins(tmp_path: Path, monkeypatch
         assert owners(starts(str(tmp_path / str(number)), monkeypatch, 4)) == 1
 
 
-def test_a_link_that_was_sent_twice_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a network filesystem does when the first answer is lost."""
+def test_a_link_that_was_made_twice_is_the_callers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network filesystem repeats the request if the first reply is lost."""
     link = os.link
 
     def twice(source: str, target: str) -> None:
@@ -86,17 +86,17 @@ def test_a_link_that_was_sent_twice_is_ours(tmp_path: Path, monkeypatch: pytest.
     assert Storage.at(str(tmp_path)).create_json("a.json", {}) is True
 
 
-def test_on_s3_one_start_wins(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_s3_one_start_owns_the_run(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_proxy.before(os.environ["AWS_ENDPOINT_URL"], s3_proxy.HEEDED) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        monkeypatch.setattr(attempts, "SETTLE_S", 1000.0)  # which nobody waits for here
+        monkeypatch.setattr(attempts, "SETTLE_S", 1000.0)  # No start waits for it here.
         for number in range(20):
             won = starts(f"{bucket}/heeded/{number}", monkeypatch)
             assert len(won) == owners(won) == 1
 
 
 def test_a_late_conditional_put_changes_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = iter([0.0, 0.0, 1.0])  # the winner's write and its check of the store; then the one that is late
+    turns = iter([0.0, 0.0, 1.0])  # The winner's write and its check of the store; then the late write.
 
     def late(path: str) -> float:
         return next(turns, 0.0) if path.endswith("00001.json") else 0.0
@@ -112,7 +112,7 @@ def test_a_late_conditional_put_changes_nothing(bucket: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("conditions", [s3_proxy.IGNORED, s3_proxy.REFUSED])
-def test_without_conditional_writes_one_start_is_left(
+def test_without_conditional_writes_one_start_owns_the_run(
     bucket: str, monkeypatch: pytest.MonkeyPatch, conditions: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(attempts, "SETTLE_S", 0.1)
@@ -124,7 +124,7 @@ def test_without_conditional_writes_one_start_is_left(
 
 
 def test_without_conditional_writes_a_late_put_ends_the_first(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first has waited and read its token back before the write of the second arrives."""
+    """The first start has waited and read its token back before the write of the second arrives."""
     monkeypatch.setattr(attempts, "SETTLE_S", 0.2)
     monkeypatch.setattr(attempts, "refuse_second_owner", lambda storage: 0)
     threads = threading.local()
@@ -133,7 +133,7 @@ def test_without_conditional_writes_a_late_put_ends_the_first(bucket: str, monke
     def token(storage: Storage, name: str, read: Callable[[Storage, str], str | None] = attempts._token) -> str | None:
         found = read(storage, name)
         if getattr(threads, "late", False) and found is None:
-            written.wait(20)  # it has looked, and only then sends its write
+            written.wait(20)  # The second start has looked, and sends its write only then.
             time.sleep(0.5)
         return found
 
@@ -158,10 +158,10 @@ def test_without_conditional_writes_a_late_put_ends_the_first(bucket: str, monke
         check_owner(second, 1)
 
 
-def test_credentials_and_endpoints_are_those_of_pyarrow(
+def test_credentials_and_endpoints_are_resolved_as_by_pyarrow(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Options of the URI, and a profile in the user's file."""
+    """They come from options of the URI or from a profile in the user's file."""
     place = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
     options = f"?endpoint_override={place}&scheme=http&region=eu-west-1"
     monkeypatch.delenv("AWS_ENDPOINT_URL")
@@ -177,18 +177,18 @@ def test_credentials_and_endpoints_are_those_of_pyarrow(
     assert Storage.at(f"{bucket}/b{options}").read_json("x.json") == {"a": 1}
 
 
-def test_a_write_whose_answer_was_lost_is_ours(bucket: str) -> None:
+def test_a_write_whose_reply_was_lost_is_the_callers(bucket: str) -> None:
     storage = Storage.at(f"{bucket}/lost")
     assert [storage.create_json("x.json", {"token": "t"}) for _ in range(2)] == [True, True]
     assert storage.create_json("x.json", {"token": "u"}) is False
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_a_state_that_another_process_writes_is_not_replaced(bucket: str, tmp_path: Path, remote: bool) -> None:
+def test_a_state_written_by_another_process_is_not_replaced(bucket: str, tmp_path: Path, remote: bool) -> None:
     uri = f"{bucket}/state" if remote else str(tmp_path)
 
     class Behind(StateFiles):
-        """One that has looked before the other wrote."""
+        """Storage of a start that has looked before the other one wrote."""
 
         def versions(self) -> list[tuple[int, int]]:
             return []

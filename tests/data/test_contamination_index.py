@@ -1,4 +1,4 @@
-"""What is found of an evaluation set in training rows, and what only looks like it."""
+"""Contamination: texts of an evaluation set found in training rows, and texts that only look alike."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEMPLATES = {"alpaca": ALPACA, "helpful": HELPFUL, "format": FORMAT, "passage": 
 
 
 def question(number: int, words: int = 12) -> str:
-    """A question that shares no three words with another but by chance."""
+    """Returns a question that shares no three words with another except by chance."""
     return " ".join(random.Random(number).choices(WORDS, k=words)) + "?"
 
 
@@ -55,14 +55,14 @@ def kinds(items: list[list[Message]], rows: list[list[Message]], training: list[
 
 
 def changed(text: str) -> str:
-    """The text with its middle word changed."""
+    """Returns the text with its middle word changed."""
     parts = text.split()
     parts[len(parts) // 2] = "something"
     return " ".join(parts)
 
 
 def test_shared_system_prompts_are_no_contamination() -> None:
-    """4,000 unrelated rows, of which three of four have one of three system prompts, 400 of them held out."""
+    """4,000 unrelated rows, 400 of them held out; three of four have one of three system prompts."""
     systems = [SYSTEM, question(-1, 16), question(-2, 33)]
     rows = [asked(question(n), systems[n % 4] if n % 4 < 3 else None) for n in range(4000)]
     held, training = rows[:400], rows[400:]
@@ -81,8 +81,9 @@ def test_boilerplate_in_the_user_turn_is_no_contamination(name: str, words: int)
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("words", [9, 14, 20, 60])
-def test_an_item_is_found_with_boilerplate_around(name: str, words: int) -> None:
-    """Whole, or with a word changed; under another system prompt; items with and without the boilerplate."""
+def test_an_item_is_found_inside_boilerplate(name: str, words: int) -> None:
+    """Covers whole items and items with a changed word, other system prompts, and items with and without the
+    boilerplate."""
     template = TEMPLATES[name]
     training = [asked(template.format(question(n))) for n in range(200)]
     item = question(-7, words)
@@ -90,7 +91,7 @@ def test_an_item_is_found_with_boilerplate_around(name: str, words: int) -> None
         copies = [template.format(item), template.format(changed(item))]
         found = kinds(held, [asked(copies[0]), asked(copies[0], SYSTEM), asked(copies[1])], training)
         if held == [asked(item)] and words < 13:
-            continue  # shorter than an n-gram, and inside of another text: not looked for
+            continue  # Items shorter than an n-gram are not searched for inside other texts.
         assert found[0] is not None and found[1] is not None
         if words >= 14:
             assert found[2] is not None, "one word of fourteen is changed"
@@ -98,7 +99,7 @@ def test_an_item_is_found_with_boilerplate_around(name: str, words: int) -> None
 
 @pytest.mark.parametrize("copies", [1, 5, 40])
 def test_an_item_copied_many_times_is_no_boilerplate(copies: int) -> None:
-    """However many rows have it: all of its n-grams are then common, and none of them is a frame for something else."""
+    """All n-grams of a repeated item are common. Still none of them counts as a frame around other texts."""
     item = question(-3, 30)
     others = [asked(question(n)) for n in range(100)]
     copied = [asked(item, f"You are {question(100 + n, 4)}") for n in range(copies)]
@@ -109,13 +110,13 @@ def test_an_item_copied_many_times_is_no_boilerplate(copies: int) -> None:
     assert set(kinds([asked(item)], others, [*others, *rows])) == {None}
 
 
-def test_equal_turns_under_another_system_prompt_are_near_duplicates() -> None:
-    """Exact is the whole conversation alone."""
+def test_equal_turns_under_another_system_prompt_are_a_near_duplicate() -> None:
+    """`exact` needs the whole conversation to be equal."""
     item = asked(question(1))
     assert kinds([item], [item, asked(question(1), SYSTEM)], []) == ["exact", "near_duplicate"]
 
 
-def test_a_system_prompt_of_an_item_is_not_looked_for() -> None:
+def test_the_system_prompt_of_an_item_is_not_searched_for() -> None:
     assert kinds([asked(question(1), SYSTEM)], [asked(question(2), SYSTEM), asked(SYSTEM)], []) == [None, None]
 
 
@@ -169,12 +170,12 @@ def test_one_changed_word_is_found_in_any_script(language: str) -> None:
         ("请总结以下文章的主要内容：", "春天来了，河边的柳树发了芽。", "公司第三季度的营业收入增长了百分之五。"),
     ],
 )
-def test_a_usual_request_is_no_overlap_in_a_script_without_spaces(request_: str, item: str, row: str) -> None:
-    """Thirteen characters are no thirteen words."""
+def test_a_common_request_is_no_contamination_in_a_script_without_spaces(request_: str, item: str, row: str) -> None:
+    """13 characters of such a script are fewer than 13 words."""
     assert kinds([asked(request_ + item)], [asked(request_ + row)], []) == [None]
 
 
-def test_the_shared_text_is_told() -> None:
+def test_the_shared_text_is_reported() -> None:
     index = ContaminationIndex.build([asked(question(1, 20)), asked(question(2, 40))], 13, 0.7)
     inside = f"{question(3, 30)} {question(2, 40)} {question(4, 30)}"
     (found,) = index.find([asked(inside)])
@@ -195,7 +196,7 @@ def _table(rows: list[list[Message]]) -> pa.Table:
 
 
 def near(rows: list[list[Message]], boilerplate: Boilerplate) -> dict[int, int]:
-    """{row: the first that it is like}."""
+    """Returns {row: the first row that it resembles}."""
     entries = band_table(_table(rows), 0.7, boilerplate)
     found = find_matches(entries, entries.slice(0, 0), 0.7).to_pylist()
     return {int(one["order"]): int(one["first"]) for one in found}
@@ -203,7 +204,7 @@ def near(rows: list[list[Message]], boilerplate: Boilerplate) -> dict[int, int]:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("words", [2, 5, 12])
-def test_unrelated_questions_in_one_frame_are_no_near_duplicates(name: str, words: int) -> None:
+def test_unrelated_questions_in_one_template_are_no_near_duplicates(name: str, words: int) -> None:
     rows = [asked(TEMPLATES[name].format(question(n, words))) for n in range(150)]
     again = [asked(TEMPLATES[name].format(question(7, 12))), asked(TEMPLATES[name].format(question(7, 12) + " please"))]
     assert near([*rows, *again], boilerplate_of(rows)).keys() <= {150, 151}
@@ -211,7 +212,10 @@ def test_unrelated_questions_in_one_frame_are_no_near_duplicates(name: str, word
 
 
 def test_many_copies_with_one_word_changed_are_near_duplicates() -> None:
-    """A text that many rows repeat is no frame; a few escape, changed near their first or last word."""
+    """A text that many rows repeat does not count as a template.
+
+    A few copies, changed near their first or last word, are not found.
+    """
     parts = question(-4, 30).split()
     rows = [asked(" ".join([*parts[:at], f"word{n}", *parts[at + 1 :]])) for n in range(4) for at in range(30)]
     left = len(rows) - len(near(rows, boilerplate_of(rows)))
@@ -220,15 +224,15 @@ def test_many_copies_with_one_word_changed_are_near_duplicates() -> None:
     assert len(near(numbered, boilerplate_of(numbered))) == 49
 
 
-def test_boilerplate_only_takes_duplicates_away() -> None:
-    """Rows whose own parts are alike, in frames that are not, are no near-duplicates."""
+def test_boilerplate_only_removes_duplicates() -> None:
+    """Rows with similar parts of their own inside different templates are no near-duplicates."""
     rows = [asked(PASSAGE.format(question(n))) for n in range(50)] + [
         asked(ALPACA.format(question(n))) for n in range(50)
     ]
     assert near(rows, boilerplate_of(rows)) == {}
 
 
-def test_own_parts() -> None:
+def test_the_parts_outside_the_boilerplate_are_found() -> None:
     rows = [asked(PASSAGE.format(question(n))) for n in range(20)]
     boilerplate = boilerplate_of(rows)
 
@@ -238,14 +242,14 @@ def test_own_parts() -> None:
         return None if found is None else [unit for unit, mine in zip(turn.units, found[0], strict=True) if mine]
 
     assert own(PASSAGE.format("Why not?")) == ["why", "not"]
-    assert own(PASSAGE.format("Why?")) is None, "a word is hardly any"
-    assert own(PASSAGE.format("")) is None, "nothing is left: all of it counts"
-    assert own(changed(PASSAGE.format(""))) is None, "a word that another text has is nothing of its own"
+    assert own(PASSAGE.format("Why?")) is None, "one word is too few"
+    assert own(PASSAGE.format("")) is None, "nothing is left, so the whole text counts"
+    assert own(changed(PASSAGE.format(""))) is None, "the word is part of another text"
     assert own("Why is the sky blue at noon?") is None
-    assert boilerplate_of(rows[:10]).common.tolist() == [], "ten rows are not more than ten"
+    assert boilerplate_of(rows[:10]).common.tolist() == [], "ten rows do not exceed ten"
 
 
-def test_boilerplate_is_counted_alike_in_any_blocks() -> None:
+def test_boilerplate_counts_do_not_depend_on_blocks() -> None:
     rows = [asked(ALPACA.format(question(n))) for n in range(40)]
     table = _table(rows)
     blocks = [count_block(table.slice(at, 7), 1.0, 13) for at in range(0, 40, 7)]
@@ -256,8 +260,8 @@ def test_boilerplate_is_counted_alike_in_any_blocks() -> None:
 
 
 @pytest.mark.parametrize("language", CASES)
-def test_one_changed_word_is_found_inside_of_a_longer_text(language: str) -> None:
-    """Where no whole n-gram is left, as the changed word is in the middle of an item of about twenty words."""
+def test_one_changed_word_is_found_inside_a_longer_text(language: str) -> None:
+    """The changed word is in the middle of an item of about 20 words, so no whole n-gram of it is left."""
     text, old, new = CASES[language]
     inside = f"{question(1, 30)}\n\n{text.replace(old, new)}\n\n{question(2, 30)}"
     assert kinds([asked(text)], [asked(inside), asked(inside, SYSTEM)], []) == ["ngram", "ngram"]

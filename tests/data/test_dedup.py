@@ -1,4 +1,4 @@
-"""Near-duplicates against the pairwise definition, whatever the order of arrival, and across rounds."""
+"""Near-duplicates: equal to the pairwise definition for any order of arrival, also across rounds."""
 
 import random
 from pathlib import Path
@@ -47,7 +47,7 @@ RANGES = 5
 
 
 def matches(current: pa.Table, earlier: pa.Table, threshold: float) -> dict[str, tuple[bool, str]]:
-    """{duplicate: (same messages, first)} over all ranges of hashes, as the Ray tasks join them."""
+    """Returns {duplicate: (same messages, first)} over all ranges of hashes, as the Ray tasks join them."""
     parts, older = band_table(current, threshold), band_table(earlier, threshold)
     found: dict[str, tuple[bool, str]] = {}
     for number in range(RANGES):
@@ -70,7 +70,7 @@ VARIED = TEXT | TEXT.map(str.title)
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(VARIED, min_size=1, max_size=12), st.lists(VARIED, max_size=4), st.sampled_from([0.6, 0.7, 0.9]))
-def test_duplicates_are_the_ones_of_the_pairwise_definition(texts: list, before: list, threshold: float) -> None:
+def test_duplicates_match_the_pairwise_definition(texts: list, before: list, threshold: float) -> None:
     found = matches(rows_of(texts, first=100), rows_of(before), threshold)
     everything = rows_of([*before, *texts])
     signature, ids = signatures([*before, *texts]), everything["instruction_id"].to_pylist()
@@ -104,7 +104,7 @@ def test_the_estimate_is_near_the_true_jaccard_similarity() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.7, 0.9, 1.0])
-def test_similar_texts_meet_in_a_band(threshold: float) -> None:
+def test_similar_texts_share_a_band(threshold: float) -> None:
     size = rows_per_band(threshold)
     assert 1 - (1 - threshold**size) ** (128 // size) >= 0.99
 
@@ -115,7 +115,7 @@ def test_short_and_empty_texts_have_a_signature_of_their_own() -> None:
     assert len({entry.tobytes() for entry in signature}) == 4
 
 
-def test_the_same_marks_in_any_order_and_across_rounds(ray_local: None, tmp_path: Path) -> None:
+def test_rows_are_marked_alike_in_any_order_and_across_rounds(ray_local: None, tmp_path: Path) -> None:
     generator = random.Random(1)
     texts = [" ".join(generator.choices(WORDS, k=12)) for _ in range(60)]
     seed = rows_of(texts[:20])
@@ -148,7 +148,7 @@ def test_the_same_marks_in_any_order_and_across_rounds(ray_local: None, tmp_path
     assert [row["reason"] for row in later.iter_rows()] == [f"duplicate: {ids[30]}"]
 
 
-def test_a_round_without_a_single_good_row_comes_through(ray_local: None, tmp_path: Path) -> None:
+def test_a_round_without_an_ok_row_passes_unchanged(ray_local: None, tmp_path: Path) -> None:
     rows = rows_of(["one two three"], status="failed")
     marked = mark_near_duplicates(ray.data.from_arrow(rows), str(tmp_path / "bands"), [], 0.7)
     assert marked.take_all() == rows.to_pylist()
@@ -162,10 +162,14 @@ def test_a_much_repeated_text_is_joined_quickly() -> None:
 
 
 def test_ranges_of_hashes_hold_every_band_once(tmp_path: Path) -> None:
-    """However many ranges a join is cut into, whatever the bands were written with."""
+    """True for any number of ranges in a join, whatever number the bands were written with."""
     generator = random.Random(2)
     rows = rows_of([" ".join(generator.choices(WORDS, k=9)) for _ in range(400)])
-    for part in (rows.slice(0, 250), rows.slice(250), rows.slice(250)):  # the last one by a task that Ray repeated
+    for part in (
+        rows.slice(0, 250),
+        rows.slice(250),
+        rows.slice(250),
+    ):  # The last slice stands for a task that Ray has repeated.
         write_bands(part, str(tmp_path), pafs.LocalFileSystem(), 0.7)
     (tmp_path / "_manifest.json").write_text("{}")
     whole = band_table(rows, 0.7)
@@ -177,13 +181,13 @@ def test_ranges_of_hashes_hold_every_band_once(tmp_path: Path) -> None:
     assert len(read_range(str(tmp_path / "of a round without rows"), 0, 1)) == 0
 
 
-def test_a_row_that_earlier_bands_hold_too_is_no_duplicate_of_itself() -> None:
+def test_a_row_repeated_by_earlier_bands_is_no_duplicate_of_itself() -> None:
     rows = rows_of(["how many apples are in the box", "how many apples are in the box"])
     assert matches(rows, rows.slice(0, 1), 0.7) == {"0001": (True, "0000")}
 
 
 def test_texts_of_a_crowded_band_are_compared_with_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A template's many texts share bands: the work must not grow with their square, and a repeat is still found."""
+    """Many texts of one template share bands. The work must not grow with their square, and a repeat is still found."""
     compared = 0
 
     def counted(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Of a folder or dataset no file or split is left out, and no test split taken, without a word."""
+"""Files of a folder or dataset: no file or split is skipped silently, and no test split is trained on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def names(path: str, files: list[str]) -> list[str]:
         ("a.csv.gz", None), ("a.jsonl.xz", None), ("a.zip", None), ("jsonl", None), ("a.txt", None),
     ],
 )  # fmt: skip
-def test_what_is_read(name: str, kind: str | None) -> None:
+def test_supported_files_are_listed(name: str, kind: str | None) -> None:
     assert kind_of(name) == kind
 
 
@@ -66,7 +66,7 @@ def test_what_is_read(name: str, kind: str | None) -> None:
         ("attestData.jsonl", None), ("developers.jsonl", None), ("GSM8KTEST.jsonl", None),
     ],
 )  # fmt: skip
-def test_the_split_that_a_name_says(name: str, split: str | None) -> None:
+def test_a_name_tells_its_split(name: str, split: str | None) -> None:
     assert split_of(name) == split
 
 
@@ -84,13 +84,13 @@ def test_test_splits_are_left_out_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "only", [("test.jsonl",), ("validation/a.jsonl", "dev.jsonl"), ("train_sft/a.jsonl", "test/a.jsonl")]
 )
-def test_a_folder_without_a_split_called_train_asks(tmp_path: Path, only: tuple[str, ...]) -> None:
+def test_a_folder_without_a_train_split_is_refused(tmp_path: Path, only: tuple[str, ...]) -> None:
     path = folder_of(tmp_path, *only)
     with pytest.raises(InputError, match=r"has the splits .*none is train; name one in seed_data\.split"):
         find(path, "seed_data.path")
 
 
-def test_the_split_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_given_split_is_listed(tmp_path: Path) -> None:
     path = folder_of(tmp_path, "train.jsonl", "test.jsonl", "train_sft/a.jsonl", "rows.jsonl")
     for split, files in (("test", ["test.jsonl"]), ("train", ["train.jsonl"]), ("train_sft", ["train_sft/a.jsonl"])):
         found = find(path, "seed_data.path", split=split)
@@ -113,7 +113,7 @@ def test_an_evaluation_set_reads_its_test_splits(tmp_path: Path) -> None:
     assert names(alone, list_files(alone, "filter.evaluation_sets", "test")) == ["train.jsonl"]
 
 
-def test_what_is_not_read_is_named_with_counts(tmp_path: Path) -> None:
+def test_unread_files_are_named_with_counts(tmp_path: Path) -> None:
     path = folder_of(tmp_path, "a.jsonl", "README.md", *(f"t/{n}.csv" for n in range(5)), ".cache/x.jsonl", "_SUCCESS")
     (tmp_path / "data/empty.jsonl").touch()
     found = find(path, "seed_data.path")
@@ -124,8 +124,8 @@ def test_what_is_not_read_is_named_with_counts(tmp_path: Path) -> None:
     assert hidden.startswith("2 files are not looked into (a name with _ or . first") and ".cache, _SUCCESS" in hidden
 
 
-def test_the_tables_of_a_run_are_no_seed_data(tmp_path: Path) -> None:
-    """A run below the folder of its own seed data would be read as seed data by its next start."""
+def test_tables_of_a_run_are_not_read_as_seed_data(tmp_path: Path) -> None:
+    """A run below its own seed data folder would otherwise be read as seed data by its next start."""
     path = folder_of(tmp_path, "a.jsonl", "runs/x/events.jsonl", "runs/x/config.yaml", "runs/x/seed/rows.jsonl")
     for place in (path, f"file://{path}"):
         found = find(place, "seed_data.path")
@@ -135,8 +135,8 @@ def test_the_tables_of_a_run_are_no_seed_data(tmp_path: Path) -> None:
             find(f"{place}/runs/x", "seed_data.path")
 
 
-def test_a_path_that_names_nothing() -> None:
-    """The empty path is the folder that the command is started in."""
+def test_a_path_without_a_file_is_refused() -> None:
+    """An empty path would mean the working folder."""
     for path in ("", " "):
         with pytest.raises(InputError, match=r"seed_data\.path is empty"):
             find(path, "seed_data.path")
@@ -144,19 +144,19 @@ def test_a_path_that_names_nothing() -> None:
         find("a" * 5000, "seed_data.path")
 
 
-def test_a_folder_without_rows_says_what_it_has(tmp_path: Path) -> None:
+def test_a_folder_without_rows_is_refused_with_its_files(tmp_path: Path) -> None:
     path = folder_of(tmp_path, "a.csv", "b/c.txt")
     with pytest.raises(InputError, match=r"no \.json.* file \(2 files are not read.*a\.csv, b/c\.txt"):
         find(path, "seed_data.path")
 
 
-def test_subfolders_are_read_and_places_tell_them_apart(tmp_path: Path) -> None:
+def test_subfolders_are_read_and_appear_in_the_places(tmp_path: Path) -> None:
     path = folder_of(tmp_path, "a/rows.jsonl", "b/c/rows.jsonl", "rows.NDJSON")
     places = [place for file in find(path, "seed_data.path").files for place, _ in read_raw(file)]
     assert places == ["a/rows.jsonl:1", "b/c/rows.jsonl:1", "rows.NDJSON:1"]
 
 
-def test_links_in_a_folder(tmp_path: Path) -> None:
+def test_links_are_followed_once_and_broken_ones_refused(tmp_path: Path) -> None:
     path = folder_of(tmp_path, "a/rows.jsonl")
     (tmp_path / "data/a/loop").symlink_to(tmp_path / "data")
     assert len(find(path, "seed_data.path").files) == 1
@@ -175,7 +175,7 @@ def test_links_in_a_folder(tmp_path: Path) -> None:
     ],
     ids=["gz", "GZ", "zst", "bz2"],
 )
-def test_compressed_files(tmp_path: Path, name: str, packed: bytes) -> None:
+def test_compressed_files_are_read(tmp_path: Path, name: str, packed: bytes) -> None:
     (tmp_path / name).write_bytes(packed)
     (file,) = find(str(tmp_path), "seed_data.path").files
     assert [row for _, row in read_raw(file)] == [ROW, ROW]
@@ -193,7 +193,7 @@ def saved(folder: Path, *splits: str) -> str:
     return str(folder)
 
 
-def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
+def test_splits_of_a_saved_dataset_are_told_apart(tmp_path: Path) -> None:
     path = saved(tmp_path / "a", "train", "test")
     found = find(path, "seed_data.path")
     assert names(path, found.files) == ["train"] and found.left_out == ["test is left out (split test)"]
@@ -205,7 +205,7 @@ def test_splits_of_a_saved_dataset(tmp_path: Path) -> None:
     assert names(other, list_files(other, "seed_data.path", split="extra")) == ["extra"]
 
 
-def test_a_single_saved_dataset_also_below_a_folder(tmp_path: Path) -> None:
+def test_a_single_saved_dataset_is_read_also_below_a_folder(tmp_path: Path) -> None:
     import datasets
 
     path = saved(tmp_path / "data" / "mine")
@@ -232,8 +232,8 @@ def test_keys_without_an_effect_are_refused(tmp_path: Path) -> None:
         find(f"{folder_of(tmp_path, 'a.csv')}/a.csv", "seed_data.path")
 
 
-def test_an_index_beside_row_files_is_no_saved_dataset(tmp_path: Path) -> None:
-    """LLaMA-Factory's `dataset_info.json` names the files; the folder was said to be broken."""
+def test_an_index_of_row_files_is_no_saved_dataset(tmp_path: Path) -> None:
+    """LLaMA-Factory's `dataset_info.json` names the files; the folder was once reported as broken."""
     path = folder_of(tmp_path, "my_alpaca.json", text=json.dumps([ROW, ROW]))
     (tmp_path / "data/dataset_info.json").write_text('{"my_alpaca": {"file_name": "my_alpaca.json"}}')
     found = find(path, "seed_data.path")
@@ -242,8 +242,8 @@ def test_an_index_beside_row_files_is_no_saved_dataset(tmp_path: Path) -> None:
     assert [row for _, row in read_raw(found.files[0])] == [ROW, ROW]
 
 
-def test_a_saved_dataset_of_test_and_train_sft_asks(tmp_path: Path) -> None:
-    """The first of its splits, `test`, was trained on."""
+def test_a_saved_dataset_with_test_and_train_sft_splits_is_refused(tmp_path: Path) -> None:
+    """Its first split, `test`, was once trained on."""
     path = saved(tmp_path / "data", "test", "train_sft")
     with pytest.raises(InputError, match=r"splits test, train_sft, and none is train; name one in seed_data\.split"):
         find_seed(SeedData(path=path))
@@ -252,7 +252,7 @@ def test_a_saved_dataset_of_test_and_train_sft_asks(tmp_path: Path) -> None:
 
 
 class Hub:
-    """What `load_dataset` and the hub say of one dataset."""
+    """`load_dataset` and the hub for one dataset."""
 
     def __init__(self, splits: dict[str, list[Any]], configurations: tuple[str, ...] = ()) -> None:
         self.splits, self.configurations = splits, configurations
@@ -279,7 +279,7 @@ class Hub:
         (["train"], ("main", "socratic"), "main/train", "b:train:row 1", ()),
     ],
 )
-def test_splits_of_a_hub_dataset(
+def test_splits_of_a_hub_dataset_are_chosen_or_refused(
     monkeypatch: pytest.MonkeyPatch, splits: list[str], configurations: tuple[str, ...], split: str | None, place: str,
     words: tuple[str, ...],
 ) -> None:  # fmt: skip
@@ -294,7 +294,7 @@ def test_splits_of_a_hub_dataset(
 
 
 def test_parquet_columns_become_json_values(tmp_path: Path) -> None:
-    """NaN in `meta` was no JSON."""
+    """A NaN in `meta` was once written as invalid JSON."""
     import datetime
     from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""Every documented format becomes conversations; what cannot be represented says why."""
+"""Every documented format becomes conversations; rows that cannot be represented give the reason."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_messages_keep_system_and_context() -> None:
     assert second == last
 
 
-def test_sharegpt_roles() -> None:
+def test_sharegpt_roles_are_mapped() -> None:
     (one,) = parse({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})
     assert (one.messages, one.response) == ([USER], "a")
 
@@ -64,24 +64,24 @@ def test_prompt_only_and_open_conversation_have_no_response() -> None:
         json.JSONDecodeError("bad", "{", 0),
     ],
 )
-def test_malformed_rows(row: object) -> None:
+def test_malformed_rows_are_refused(row: object) -> None:
     with pytest.raises(Malformed):
         parse(row)
 
 
-def test_a_row_without_the_columns_of_the_given_format_says_which() -> None:
+def test_a_row_without_the_columns_of_its_format_names_them() -> None:
     with pytest.raises(Malformed, match="no column prompt, question, query or text"):
         parse({"instruction": "x"}, format="prompt")
     with pytest.raises(Malformed, match="messages is not a list"):
         parse({"instruction": "x"}, format="messages")
 
 
-def test_a_blank_response_is_none() -> None:
+def test_a_blank_response_counts_as_none() -> None:
     assert parse({"instruction": "x", "output": " \n"})[0].response is None
     assert parse({"messages": [USER, {"role": "assistant", "content": ""}]})[0].response is None
 
 
-def test_the_column_system_is_the_system_message() -> None:
+def test_the_system_column_becomes_the_system_message() -> None:
     system = {"role": "system", "content": "Be brief."}
     for row in (
         {"system": "Be brief.", "instruction": "q", "output": "a"},
@@ -110,7 +110,7 @@ def test_every_turn_of_a_conversation_is_used_once(roles: list[str]) -> None:
     assert parse({"messages": turns}) == rows[-1:]
 
 
-def test_an_evaluation_row_gives_what_must_not_be_trained_on() -> None:
+def test_an_evaluation_row_gives_all_its_user_turns() -> None:
     question = {"question_id": 81, "category": "writing", "turns": ["First.", "Second."]}
     asked = [{"role": "user", "content": "First."}], [{"role": "user", "content": "Second."}]
     assert [one.messages for one in parse_evaluation(question)] == list(asked)
@@ -120,13 +120,13 @@ def test_an_evaluation_row_gives_what_must_not_be_trained_on() -> None:
             parse_evaluation({"turns": turns})
 
 
-def test_mt_bench_is_read_whole(data_folder: Path) -> None:
+def test_all_turns_of_mt_bench_are_read(data_folder: Path) -> None:
     rows = [row for _, row in read_raw(str(data_folder / "eval/mt_bench_questions.jsonl"))]
     assert len(rows) == 80
     assert sum(len(parse_evaluation(row)) for row in rows) == 160
 
 
-def test_tools_and_images_are_not_flattened() -> None:
+def test_tools_and_images_are_unsupported() -> None:
     with pytest.raises(Unsupported, match="tool_calls"):
         parse({"messages": [USER, {"role": "tool", "content": "x"}]})
     with pytest.raises(Unsupported, match="not_text"):

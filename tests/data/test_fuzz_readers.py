@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, every line comes as one row or one exception object, and nothing is raised."""
+"""Readers of arbitrary bytes: every line gives one row or one exception object, and nothing is raised."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def rows_of(name: str, data: bytes) -> list[tuple[str, Any]]:
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.sampled_from(GOOD), EDITS), min_size=1, max_size=6))
-def test_no_line_is_lost(lines: list[tuple[bytes, list[tuple[int, int, bytes]]]]) -> None:
+def test_every_line_gives_a_row_or_an_error(lines: list[tuple[bytes, list[tuple[int, int, bytes]]]]) -> None:
     written = [mutated(line, edits) for line, edits in lines]
     data = b"\n".join(written)
     for name, packed in (("a.jsonl", data), ("a.jsonl.gz", gzip.compress(data))):
         found = rows_of(name, packed)
         if len(found) == 1 and isinstance(found[0][1], Unreadable):
-            assert "UTF-16" in str(found[0][1])  # nothing else here has the first bytes of another kind of file
+            assert "UTF-16" in str(found[0][1])  # No other line here begins with the first bytes of another file type.
             continue
         expected = [number for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
         assert [place for place, _ in found] == [f"{name}:{number}" for number in expected]
@@ -59,7 +59,7 @@ def test_no_line_is_lost(lines: list[tuple[bytes, list[tuple[int, int, bytes]]]]
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(EDITS, st.booleans())
-def test_a_json_file_is_whole_or_says_why(edits: list[tuple[int, int, bytes]], as_lines: bool) -> None:
+def test_a_json_file_is_read_whole_or_reported(edits: list[tuple[int, int, bytes]], as_lines: bool) -> None:
     data = mutated(b"\n".join(GOOD) if as_lines else b"[" + b",".join(GOOD) + b"]", edits)
     found = rows_of("a.json", data)
     assert found or not data.strip() or data.strip() == b"[]"
@@ -75,7 +75,7 @@ def _parquet() -> bytes:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(0, 10**4), st.sampled_from(["a.parquet", "a.jsonl.gz", "a.json.zst"]))
-def test_a_cut_file_ends_in_unreadable(at: int, name: str) -> None:
+def test_a_truncated_file_ends_in_unreadable(at: int, name: str) -> None:
     whole = {
         "a.parquet": _parquet(),
         "a.jsonl.gz": gzip.compress(b"\n".join(GOOD)),

@@ -1,4 +1,4 @@
-"""Rows of every format, mutated: each gives rows with a status, keeps its text, and never ends in a traceback."""
+"""Mutated rows of every format: each gives rows with a status, keeps its text, and never ends in a traceback."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ MAPPED = st.integers(0, 9).flatmap(
 
 
 def texts(value: Any, within: bool = False) -> Iterator[str]:
-    """Every text in a row but the words for the roles of turns and the types of parts."""
+    """Yields every text of a row, except role names of turns and types of parts."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -85,13 +85,13 @@ MARKS = re.compile("|".join(re.escape(mark) for pair in DEFAULT_MARKS for mark i
 
 
 def pieces(text: str) -> list[str]:
-    """What stands between the marks of thoughts, without white space: reading may split a text there."""
+    """Returns the texts between the marks of thoughts without white space; reading may split a text at a mark."""
     return ["".join(piece.split()) for piece in MARKS.split(text)]
 
 
 @settings(max_examples=400, deadline=None)
 @given(ROW, FORMAT, MAPPED, st.sampled_from(["last", "all"]))
-def test_no_row_is_lost_and_no_text_of_it(raw: Any, format: str, mapped: dict[str, list[str]], turns: str) -> None:
+def test_no_row_and_no_text_is_lost(raw: Any, format: str, mapped: dict[str, list[str]], turns: str) -> None:
     data = SeedData(path="a.jsonl", task_column="kind")
     made = parsed_rows(raw, "a.jsonl:1", data, lambda row: parse(row, format, turns, mapped))
     rows = pa.Table.from_pylist([{**row, "position": 0} for row in made], schema=PARSED).to_pylist()
@@ -122,7 +122,7 @@ def test_evaluation_rows_end_in_no_traceback(raw: Any) -> None:
 
 
 @pytest.mark.parametrize("depth", [100, 5_000])
-def test_a_row_nested_deep_is_one_row(depth: int) -> None:
+def test_a_deeply_nested_row_gives_one_row(depth: int) -> None:
     value: Any = "x"
     for _ in range(depth):
         value = {"a": [value]}

@@ -1,4 +1,4 @@
-"""Files of every kind are found and read; what is broken says so where it is."""
+"""Readers of all file types: files are found and read, and a broken file gives an error in place of a row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tapir_ray.data.readers import Unreadable, read_raw
 from tapir_ray.errors import InputError
 
 
-def test_files_of_all_kinds(tmp_path: Path) -> None:
+def test_files_of_all_types_are_read(tmp_path: Path) -> None:
     rows = [{"instruction": f"i{n}", "output": "o"} for n in range(3)]
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\nnot json\n")
     (tmp_path / "b.json").write_text(json.dumps(rows))
@@ -28,7 +28,7 @@ def test_files_of_all_kinds(tmp_path: Path) -> None:
     assert len(places) == 10
 
 
-def test_saved_hf_dataset(tmp_path: Path) -> None:
+def test_a_saved_hf_dataset_is_read(tmp_path: Path) -> None:
     import datasets
 
     folder = str(tmp_path / "saved")
@@ -37,8 +37,8 @@ def test_saved_hf_dataset(tmp_path: Path) -> None:
     assert [row["instruction"] for _, row in read_raw(folder)] == ["i"]
 
 
-def test_a_saved_hf_dataset_elsewhere_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    """Its `dataset_info.json` was taken for the data."""
+def test_a_saved_hf_dataset_in_another_place_is_refused_with_the_change(tmp_path: Path) -> None:
+    """Its `dataset_info.json` was once read as data."""
     import datasets
 
     folder = tmp_path / "saved"
@@ -54,7 +54,7 @@ def test_a_saved_hf_dataset_elsewhere_is_refused_with_what_to_do(tmp_path: Path)
 @pytest.mark.parametrize(
     "name", ["missing.jsonl", "/no/such/folder", "elsewhere/alpaca.jsonl", "data/alpaca", "./alpaca", "a/b/c", "a b/c"]
 )
-def test_missing_input_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_input_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=f"filter.evaluation_sets {name}"):
@@ -62,7 +62,7 @@ def test_missing_input_is_named(name: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("name", ["tatsu-lab/alpaca", "teknium/OpenHermes-2.5"])
-def test_a_hub_id_is_left_to_the_hub(name: str) -> None:
+def test_a_hub_id_is_passed_to_the_hub(name: str) -> None:
     assert list_files(name, "seed_data.path") == [name]
 
 
@@ -75,7 +75,7 @@ def test_a_hub_id_is_left_to_the_hub(name: str) -> None:
         ("no.parquet", b"PAR1 or not", "no.parquet"),
     ],
 )
-def test_a_broken_file_says_so_in_place_of_a_row(tmp_path: Path, name: str, content: bytes, place: str) -> None:
+def test_a_broken_file_gives_an_error_in_place_of_a_row(tmp_path: Path, name: str, content: bytes, place: str) -> None:
     (tmp_path / name).write_bytes(content)
     ((found, row),) = read_raw(str(tmp_path / name))
     assert found == place
@@ -84,7 +84,7 @@ def test_a_broken_file_says_so_in_place_of_a_row(tmp_path: Path, name: str, cont
         parse(row)
 
 
-def test_a_line_that_is_no_text_spoils_no_other(tmp_path: Path) -> None:
+def test_a_line_that_is_not_text_affects_no_other_line(tmp_path: Path) -> None:
     lines = [b'{"instruction": "\\ud800"}', b'{"instruction": "\xff"}', b'{"instruction": "\xed\xa0\x80"}', b"[" * 9000]
     good = '\ufeff{"instruction": "\\ud83d\\ude00 \u2028 é", "output": "o"}'.encode()
     (tmp_path / "a.jsonl").write_bytes(b"\r\n".join([good, *lines, good.lstrip(b"\xef\xbb\xbf")]))
@@ -97,7 +97,7 @@ def test_a_line_that_is_no_text_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_json_lines_in_a_json_file_are_read_as_lines(tmp_path: Path) -> None:
-    """`to_json` writes them so; the file was said to be cut short."""
+    """`to_json` writes such files; they were once reported as truncated."""
     rows = [{"instruction": f"i{n}"} for n in range(3)]
     path = tmp_path / "a.json"
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
@@ -131,13 +131,13 @@ def test_json_lines_in_a_json_file_are_read_as_lines(tmp_path: Path) -> None:
         ("a.jsonl.gz", b'{"instruction": "i"}', "cannot be read"),
     ],
 )
-def test_a_file_that_is_something_else_says_what(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+def test_a_file_of_another_type_is_named_by_its_type(tmp_path: Path, name: str, data: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(data)
     ((_, row),) = read_raw(str(tmp_path / name))
     assert isinstance(row, Unreadable) and words in str(row)
 
 
-def test_what_is_no_number_in_json_is_null(tmp_path: Path) -> None:
+def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": NaN, "b": [Infinity, -Infinity, 1e999, 1.5]}\n{"a": 1, "a": 2}\n')
     (_, row), (_, twice) = read_raw(str(path))

@@ -1,4 +1,4 @@
-"""Ids: the same content has the same id everywhere, other content another."""
+"""Ids: equal content has the same id everywhere, other content another one."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ MESSAGES = st.lists(
 
 
 @given(MESSAGES, MESSAGES)
-def test_ids_are_equal_exactly_when_messages_are(one: list, other: list) -> None:
+def test_ids_are_equal_if_and_only_if_messages_are(one: list, other: list) -> None:
     assert (instruction_id(one) == instruction_id(other)) == (one == other)
     assert len(instruction_id(one)) == 32
 
 
 def test_ids_never_change() -> None:
-    # Stored runs are joined by these: a new canonical form must raise ID_VERSION.
+    # Stored runs are joined by these ids: a new canonical form must raise ID_VERSION.
     assert instruction_id([{"role": "user", "content": "x"}]) == "6ae68c3294321ea1a766a1d4d62b3afd"
 
 
-def test_case_and_space_are_kept() -> None:
+def test_case_and_white_space_change_an_id() -> None:
     ids = {instruction_id([{"role": "user", "content": text}]) for text in ("a b", "A b", "a  b", "a b ")}
     assert len(ids) == 4
 
 
-def test_keys_of_stages_do_not_meet() -> None:
+def test_keys_of_different_draws_and_pairs_differ() -> None:
     assert len({pair_id("a", 0), pair_id("a", 1), draw_id(1, "a", 0), draw_id(2, "a", 0), draw_id(1, "a", 1)}) == 5
     assert order_key("a", 0, 1) != order_key("a", 0, 2) != order_key("a", 1, 2)
 
 
-def test_text_of_one_user_turn_is_its_content() -> None:
+def test_the_text_of_a_single_user_turn_is_its_content() -> None:
     assert text_of([{"role": "user", "content": "hello"}]) == "hello"
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
     assert text_of(turns) == "[system]\nbe brief\n\n[user]\nhello"
@@ -61,7 +61,7 @@ def test_conform_adds_and_orders_columns() -> None:
         conform(pa.table({"tokens": ["three"]}), TRAINING)
 
 
-def test_marked_leaves_rows_that_are_not_ok() -> None:
+def test_marked_changes_only_ok_rows() -> None:
     table = pa.table({"status": ["ok", "ok", "failed"], "reason": pa.array([None, None, "x"], pa.string())})
     found = marked(table, pa.array([True, False, True]), "empty")
     assert found["status"].to_pylist() == ["filtered", "ok", "failed"]

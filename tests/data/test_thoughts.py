@@ -1,4 +1,4 @@
-"""Thoughts are told from the answer by their marks, and a text about the marks stays whole."""
+"""Thoughts are split from an answer at their marks; a text about the marks stays whole."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_thoughts_between_any_of_the_marks_are_split_off(opening: str, closing: 
         ("analysis's end", (None, "analysis's end", True)),
     ],
 )
-def test_harmony_channels(text: str, split: tuple[str | None, str, bool]) -> None:
+def test_the_channels_of_harmony_are_split(text: str, split: tuple[str | None, str, bool]) -> None:
     assert split_thoughts(text) == split
 
 
@@ -57,7 +57,7 @@ def test_harmony_channels(text: str, split: tuple[str | None, str, bool]) -> Non
         ("so it is 4. </think> The answer is 4.", ("so it is 4.", "The answer is 4.", True)),
     ],
 )
-def test_blocks_that_repeat_nest_or_hold_code(text: str, split: tuple[str | None, str, bool]) -> None:
+def test_repeated_nested_and_code_blocks_are_split(text: str, split: tuple[str | None, str, bool]) -> None:
     assert split_thoughts(text) == split
 
 
@@ -96,7 +96,7 @@ PLAIN = st.text(st.characters(exclude_characters="<[◁`~\"'“‘«„「"), ma
 def test_no_thoughts_are_left_in_an_answer(
     thoughts: str, answer: str, opened: bool, mark: tuple[str, str], end: str
 ) -> None:
-    # Between words it is a sentence about the mark.
+    # Between words a mark is part of a sentence about it.
     assume(end or not (thoughts.endswith(" ") and answer[:1] in {*" .,;:!?)"}))
     content = f"{mark[0] if opened else ''}{thoughts}{end}{mark[1]}{answer}"
     assert split_thoughts(content) == (thoughts.strip() or None, answer.lstrip(), True)

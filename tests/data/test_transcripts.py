@@ -1,4 +1,4 @@
-"""A conversation that was written as one text is no question: its answers would be paid for again."""
+"""Transcripts: a conversation in a single text is no question, else its answers would be generated again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRANSCRIPTS = [
 
 @pytest.mark.parametrize("text", TRANSCRIPTS)
 @pytest.mark.parametrize("column", ["text", "prompt", "input"])
-def test_a_conversation_in_one_text_is_no_question(text: str, column: str) -> None:
+def test_a_conversation_in_one_text_is_refused(text: str, column: str) -> None:
     with pytest.raises(Unsupported, match=r"transcript .*messages"):
         parse({column: text})
     assert parse({column: text, "output": "a"})[0].response == "a"
@@ -41,19 +41,19 @@ def test_a_conversation_in_one_text_is_no_question(text: str, column: str) -> No
         "My assistant: a friend. Human: a being.",
     ],
 )
-def test_a_question_about_conversations_is_one(text: str) -> None:
+def test_a_question_about_conversations_is_accepted(text: str) -> None:
     assert parse({"text": text})[0].messages == [{"role": "user", "content": text}]
 
 
-def test_a_row_of_an_evaluation_set_is_not_sent_to_seed_data() -> None:
+def test_the_advice_for_an_evaluation_row_does_not_name_seed_data_columns() -> None:
     """`seed_data.columns` has no effect on evaluation sets."""
     for read, words in ((parse, r"seed_data\.columns"), (parse_evaluation, "goal.*rename the column .* prompt")):
         with pytest.raises(Malformed, match=words):
             read({"goal": "q", "sol1": "a"})
 
 
-def test_a_message_of_a_tree_is_no_question() -> None:
-    """Answers of OpenAssistant's flat rows became questions, and the replies of its trees went to `meta`."""
+def test_a_single_message_of_a_tree_is_no_question() -> None:
+    """Answers in OpenAssistant's flat rows were once read as questions, and the replies of its trees went to `meta`."""
     answer = {"message_id": "m", "parent_id": "p", "text": "It is y.", "role": "assistant", "lang": "en"}
     for row in (answer, {**answer, "role": "prompter"}):
         with pytest.raises(Malformed, match=r"one message .*messages"):
@@ -67,8 +67,8 @@ def test_a_message_of_a_tree_is_no_question() -> None:
 
 
 @pytest.mark.parametrize("flag", ["on", "off", "Yes", "none", "high"])
-def test_a_flag_is_no_thought(flag: str) -> None:
-    """Nemotron's column `reasoning` says whether a model was asked to think."""
+def test_a_reasoning_flag_is_no_thought(flag: str) -> None:
+    """Nemotron's column `reasoning` tells whether a model was asked to think."""
     (found,) = parse({"input": [{"role": "user", "content": "q"}], "output": "<think>t</think>a", "reasoning": flag})
     assert (found.response, found.reasoning) == ("a", "t")
     assert (found.meta, found.unused) == ({"reasoning": flag}, ("reasoning",))

@@ -1,4 +1,4 @@
-"""What JSON does not know, and what no table or terminal can show, is changed or refused where a row is read."""
+"""Values that JSON, tables or terminals cannot hold are changed or refused when a row is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def test_nan_and_infinity_are_null() -> None:
+def test_nan_and_infinity_become_null() -> None:
     assert plain({"a": [float("nan"), float("inf"), -0.5]}) == {"a": [None, None, -0.5]}
     first = parse(json.loads('{"instruction":"q","output":"a","quality":NaN,"emb":[Infinity,0.5],"input":NaN}'))[0]
     assert (first.messages[0]["content"], first.meta) == ("q", {"quality": None, "emb": [None, 0.5]})
@@ -30,7 +30,7 @@ def test_nan_and_infinity_are_null() -> None:
 
 
 @pytest.mark.parametrize("levels", [DEEPEST + 1, 900, 100_000])
-def test_a_row_nested_to_the_limit_is_malformed(levels: int) -> None:
+def test_a_row_nested_beyond_the_limit_is_malformed(levels: int) -> None:
     with pytest.raises(Malformed, match="nested deeper"):
         parse({"instruction": "q", "output": "a", "x": nested(levels)})
     assert parse({"instruction": "q", "output": "a", "x": nested(DEEPEST - 1)})
@@ -39,16 +39,16 @@ def test_a_row_nested_to_the_limit_is_malformed(levels: int) -> None:
 @pytest.mark.parametrize(
     "row", [{"instruction": "\ud800"}, {"prompt": "q", "\udfff": 1}, {"prompt": "q", "x": ["\ud83d"]}]
 )
-def test_half_of_a_surrogate_pair_is_malformed(row: dict[str, Any]) -> None:
+def test_a_lone_surrogate_is_malformed(row: dict[str, Any]) -> None:
     with pytest.raises(Malformed, match="surrogate"):
         parse(row)
 
 
 @given(st.text())
-def test_a_line_has_no_control_characters(text: str) -> None:
+def test_a_printed_line_has_no_control_characters(text: str) -> None:
     line = one_line(text)
     assert line.isprintable() and line == one_line(line)
 
 
-def test_names_with_markup_stay_and_escapes_go() -> None:
+def test_names_keep_markup_and_lose_escapes() -> None:
     assert one_line("[red]<b>\n\x1b[31m日本") == "[red]<b> [31m日本"

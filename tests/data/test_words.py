@@ -1,4 +1,4 @@
-"""Words of texts in any script: one way to count, for near-duplicates, n-grams and lengths."""
+"""Words of texts in any script, counted alike for near-duplicates, n-grams and lengths."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tapir_ray.data.words import WORD, clipped, joined, piece_ends, units, weigh
         ("", []),
     ],
 )
-def test_units(text: str, expected: list[str]) -> None:
+def test_a_text_is_split_into_units(text: str, expected: list[str]) -> None:
     assert units(text) == [unicodedata.normalize("NFKC", unit) for unit in expected]
 
 
@@ -44,17 +44,17 @@ def test_units(text: str, expected: list[str]) -> None:
         ("①", "1"),
     ],
 )
-def test_forms_of_one_text_are_equal(one: str, other: str) -> None:
+def test_unicode_forms_of_one_text_are_equal(one: str, other: str) -> None:
     assert units(one) == units(other)
 
 
 def word_count(text: str) -> int:
-    """About how many English words a text is long: a Chinese character counts for two thirds of one."""
+    """Returns the length of a text in English words, roughly: a Chinese character counts as two thirds of a word."""
     return -(-int(weights_of(units(text)).sum()) // WORD)
 
 
 def test_lengths_are_in_english_words_in_any_script() -> None:
-    """The same sentence; a count by white space gives 1 for three of them."""
+    """Translations of one sentence; a count by white space gives 1 for three of them."""
     sentence = {
         "en": "Please summarise the main content of the following article and give three key points",
         "zh": "请总结以下文章的主要内容，并给出三个要点。",
@@ -70,18 +70,18 @@ def test_lengths_are_in_english_words_in_any_script() -> None:
 
 
 @given(st.text(max_size=60))
-def test_any_text_has_whole_units(text: str) -> None:
+def test_any_text_has_units_without_white_space(text: str) -> None:
     found = units(text)
     assert len(weights_of(found)) == len(found)
     assert all(unit and not any(one.isspace() for one in unit) for unit in found)
 
 
 @given(st.text(alphabet="ab 字か各อ", max_size=30))
-def test_units_joined_read_as_the_same_units(text: str) -> None:
+def test_joined_units_split_into_the_same_units(text: str) -> None:
     assert units(joined(units(text))) == units(text)
 
 
-def test_a_clipped_text_is_one_short_line() -> None:
+def test_a_clipped_text_is_a_single_short_line() -> None:
     assert clipped("a\n b", 5) == "a b"
     assert clipped("word " * 40, 10) == "word word…"
 
@@ -90,7 +90,7 @@ def test_a_clipped_text_is_one_short_line() -> None:
     ("text", "pieces"),
     [("How many, really?", 3), ("  a\n b ", 2), ("这是一个答案。", 7), ("用 Python 写。", 4), ("", 0), ("ที่นี่", 2)],
 )
-def test_pieces_count_what_stands_between_spaces_or_needs_none(text: str, pieces: int) -> None:
+def test_pieces_are_words_or_characters_of_scripts_without_spaces(text: str, pieces: int) -> None:
     ends = piece_ends(text)
     assert len(ends) == pieces
     assert ends == sorted(set(ends)) and (not ends or ends[-1] == len(text.rstrip()))
