@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: one local Ray for the whole session, and the folder of real data where there is one."""
+"""Fixtures shared by the tests: one local Ray for the whole session, and the folder of real data if there is one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # as tapir_ray.cluster.session does
+os.environ.setdefault("RAY_DATA_USE_DATASOURCE_V2", "0")  # As tapir_ray.cluster.session sets it.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # torch on all cores while another process has one of them is many times slower than on one.
+    # With a thread on every core, torch slows down many times as soon as another process takes one of them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -25,7 +25,7 @@ LONGEST = ("ray", "tests/test_end_to_end.py")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups the tests for `--dist loadgroup`: those with the tests' Ray in one process, the rest file by file."""
+    """Groups the tests for `--dist loadgroup`: tests that need the shared Ray in one process, the rest file by file."""
 
     def group(item: pytest.Item) -> str:
         return "ray" if "ray_local" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
-    """A Ray of the tests' own, in a short temporary folder, gone at the end."""
+    """A Ray for the tests alone, in a short temporary folder that is removed at the end."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
@@ -49,7 +49,7 @@ def ray_local() -> Iterator[None]:
         object_store_memory=512 * 1024**2,
         _temp_dir=folder,
         log_to_driver=False,
-        # The processes of a pipeline are used by the next one: to start one costs seconds of imports.
+        # The next pipeline reuses idle worker processes: starting one costs seconds of imports.
         _system_config={"idle_worker_killing_time_threshold_ms": 300_000},
     )
     yield
@@ -59,7 +59,7 @@ def ray_local() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The folder of real instruction data (`TAPIR_DATA`, else `shared/data` beside the checkout)."""
+    """The folder of real instruction data (`TAPIR_DATA`, else `shared/data` next to the checkout)."""
     folder = Path(os.environ.get("TAPIR_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"real data is not there: {folder} (set TAPIR_DATA)")

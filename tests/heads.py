@@ -52,13 +52,13 @@ for each of them, and takes it away from under the driver."""
 
 
 class Head:
-    """A head that is up; `stop` ends what it started and nothing else.
+    """A running head; `stop` ends its processes and no others.
 
-    With `most` it has Ray's real autoscaler, which adds up to so many nodes of two CPUs: processes of this machine.
+    With `most` it has Ray's real autoscaler, which adds up to `most` nodes of two CPUs: processes of this machine.
     """
 
     def __init__(self, cpus: int, most: int = 0, idle_s: float = 30.0) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # short, for socket paths
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # Short, for the paths of sockets.
         self.output = self.folder / "output.txt"
         token = self.folder / "token"
         token.write_text(uuid.uuid4().hex)
@@ -75,7 +75,7 @@ class Head:
             "--max-worker-port=0", f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={512 * 2**20}",
             f"--temp-dir={self.folder / 'ray'}", "--disable-usage-stats",
         ]  # fmt: skip
-        path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"  # a job calls `python`
+        path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"  # A job calls `python`.
         environment = {**self.environment, "PATH": path}
         if most:
             file = self.folder / "autoscaling.json"
@@ -97,7 +97,7 @@ class Head:
         return self.folder / "ray" / "session_latest" / "logs"
 
     def nodes(self) -> list[psutil.Process]:
-        """The nodes that the autoscaler has started: the process of each that has all others of it as children."""
+        """Returns the nodes started by the autoscaler: of each, the process that is the parent of all others."""
         found = []
         with suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self._process.pid).children(recursive=True):
@@ -108,11 +108,11 @@ class Head:
         return found
 
     def stop(self) -> None:
-        """End the head and what was started under it, and remove its folder."""
+        """Ends the head and the processes started under it, and removes its folder."""
         family = []
         with suppress(psutil.NoSuchProcess):
             family = [identity(child.pid) for child in psutil.Process(self._process.pid).children(recursive=True)]
-        self._process.kill()  # SIGTERM would drain the node first
+        self._process.kill()  # SIGTERM would drain the node first.
         self._process.wait()
         for entry in family:
             if is_alive(entry):
@@ -135,7 +135,7 @@ class Head:
 
 
 def autoscaling(gcs_address: str, most: int, idle_s: float) -> dict[str, Any]:
-    """The configuration of an autoscaler whose nodes are processes of this machine."""
+    """Returns the configuration of an autoscaler whose nodes are processes of this machine."""
     node = {"CPU": 2, "object_store_memory": 256 * 2**20}
     commands = ["initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"]
     commands += ["head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"]
@@ -164,7 +164,7 @@ def autoscaling(gcs_address: str, most: int, idle_s: float) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on."""
+    """Returns free ports of loopback."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def example(page: str, number: int, name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The `number`-th Python block of a page as the module `name`, until the test ends."""
+    """Installs the `number`-th Python block of a page as the module `name` until the test ends."""
     blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(), re.DOTALL | re.MULTILINE)
     module = ModuleType(name)
     exec(compile(blocks[number], f"docs/{page}", "exec"), module.__dict__)

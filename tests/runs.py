@@ -39,7 +39,7 @@ AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "")
 
 
 def write_config(folder: Path, student: dict[str, Any] | None = None, **sections: Any) -> Path:
-    """The config file of a short run of one round in `folder`, its simulator's log in `folder/log.jsonl`."""
+    """Writes the config of a short run of one round in `folder`; its simulator logs to `folder/log.jsonl`."""
     size = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "vocab_size": 500, "max_length": 192}
     simulator = {"scenario": "tasks", "seed_rows": 400, "latency_s": 0.2, "log": str(folder / "log.jsonl")}
     content = {
@@ -66,7 +66,8 @@ def write_config(folder: Path, student: dict[str, Any] | None = None, **sections
 
 
 class Driver:
-    """`tapir run` (or another `verb`) of one config in one folder, again and again; what it prints is in a file."""
+    """Starts `tapir run` (or another `verb`) of one config in one folder any number of times; its output goes to a
+    file."""
 
     def __init__(self, config: Path, run_dir: str | Path, verb: str = "run", **environment: str) -> None:
         self.config, self.verb = config, verb
@@ -76,49 +77,50 @@ class Driver:
         self._environment = {**inherited, **environment}
 
     def start(self, output: Path | None = None) -> subprocess.Popen[bytes]:
-        """The process of a start."""
+        """Starts the command; returns its process."""
         command = [sys.executable, "-m", "tapir_ray.cli", self.verb, str(self.config), "--run-dir", self.run.uri]
         with (output or self.output).open("ab") as stream:
             return subprocess.Popen(command, stdout=stream, stderr=stream, cwd=ROOT, env=self._environment)
 
     def finish(self) -> None:
-        """Start, and see it end well."""
+        """Starts the command and asserts that it succeeds."""
         assert self.start().wait(500) == 0, self.printed()
 
     def printed(self) -> str:
-        """The end of what was printed."""
+        """Returns the last 4,000 characters of the output."""
         return self.output.read_text()[-4000:]
 
     def wait_for(self, name: str, process: subprocess.Popen[bytes], seconds: float = 300) -> bool:
-        """Wait until a table's folder is there; False where the process ended before."""
+        """Waits until the folder of a table exists; returns False if the process ended before."""
         deadline = time.monotonic() + seconds
         while not self.run.exists(name) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         return process.poll() is None
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """The rows, sorted by their keys."""
+        """Returns the rows, sorted by their keys."""
         files = self.run.read_json(f"{table}/_manifest.json")["files"]
         paths = [self.run.path(f"{table}/{name}") for name in files]
         rows = pads.dataset(paths, filesystem=self.run.fs, format="parquet").to_table().to_pylist()
         return sorted(rows, key=lambda row: [row[name] for name in TABLES[table]])
 
     def keys(self, table: str) -> list[tuple[Any, ...]]:
-        """The rows' keys, sorted."""
+        """Returns the keys of the rows, sorted."""
         return [tuple(row[name] for name in TABLES[table]) for row in self.rows(table)]
 
     def check_keys(self) -> None:
-        """Every table has rows, and none twice."""
+        """Asserts that every table has rows, each of them once."""
         for table in TABLES:
             found = self.keys(table)
             assert found and len(set(found)) == len(found), table
 
     def requests(self) -> Counter[tuple[str, int]]:
-        """How often each request was answered."""
+        """Returns how often each request was answered."""
         return Counter((line["prompt"], line["seed"]) for line in self._answered())
 
     def repeated(self, starts: list[float]) -> list[int]:
-        """Requests that were answered before, by the start that asked them again (times of the starts, rising)."""
+        """Counts requests that were answered before, by the start that asked them again (`starts`: times in rising
+        order)."""
         seen: set[tuple[str, int]] = set()
         found = [0] * (len(starts) + 1)
         for line in sorted(self._answered(), key=lambda line: line["arrived"]):
@@ -128,13 +130,13 @@ class Driver:
         return found
 
     def files(self, folder: str) -> set[str]:
-        """Files in a folder of the run, at any depth."""
+        """Returns the files in a folder of the run, at any depth."""
         selector = pafs.FileSelector(self.run.path(folder), recursive=True, allow_not_found=True)
         found = self.run.fs.get_file_info(selector)
         return {info.path for info in found if info.type == pafs.FileType.File}
 
     def tokens(self) -> int:
-        """Input and output tokens of all answers."""
+        """Returns the input and output tokens of all answers."""
         return sum(line["prompt_tokens"] + line["completion_tokens"] for line in self._answered())
 
     def _answered(self) -> list[dict[str, Any]]:
@@ -143,7 +145,7 @@ class Driver:
 
 
 def kill(process: subprocess.Popen[bytes]) -> bool:
-    """Kill a driver and see that nothing it started survives; False if it had ended."""
+    """Kills a driver and asserts that none of its processes survives; returns False if it had ended."""
     if process.poll() is not None:
         return False
     family = [identity(child.pid) for child in psutil.Process(process.pid).children(recursive=True)]
@@ -154,7 +156,7 @@ def kill(process: subprocess.Popen[bytes]) -> bool:
 
 
 def assert_gone(family: list[dict[str, Any]]) -> None:
-    """See processes end within half a minute, but for Ray's own agents."""
+    """Waits half a minute for processes to end, except Ray's own agents."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(is_alive(entry) and _title_of(entry) not in AGENTS for entry in family):
         time.sleep(0.2)
@@ -163,7 +165,7 @@ def assert_gone(family: list[dict[str, Any]]) -> None:
 
 
 def title(process: psutil.Process) -> str:
-    """The command line; empty for a process that has ended."""
+    """Returns the command line; empty for a process that has ended."""
     try:
         return " ".join(process.cmdline()).strip()
     except psutil.Error:

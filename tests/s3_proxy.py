@@ -1,4 +1,4 @@
-"""A proxy before a server of the S3 protocol that does what other servers do with conditional writes."""
+"""A proxy for a server of the S3 protocol, with the conditional writes of other servers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ IGNORED, REFUSED, HEEDED = "ignored", "refused", "heeded"
 
 @contextmanager
 def before(url: str, conditions: str, late: Callable[[str], float] = lambda path: 0.0) -> Iterator[str]:
-    """The URL of a proxy before the server at `url`; `late` gives the seconds by which a PUT to a path arrives later.
+    """Yields the URL of a proxy for the server at `url`; `late` gives the delay in seconds of a PUT to a path.
 
-    Conditions are left out without a word, answered with 501, or heeded one at a time, as a store does.
+    Conditions are silently ignored, answered with 501, or heeded one at a time, as by a store.
     """
     place = urlsplit(url).netloc
     one_at_a_time = threading.Lock()

@@ -1,4 +1,4 @@
-"""What lies in `cluster/`, and what it is held against: the project's pins, and schemas that know no other fields."""
+"""Files in `cluster/`, the pins of the project, and schemas in which every unknown field is an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Path_ = tuple[Step, ...]
 
 
 def pin(package: str) -> str:
-    """The exact version that pyproject.toml asks for, in its dependencies or its extra `gpu`."""
+    """Returns the exact version of a package that pyproject.toml asks for, in its dependencies or its extra `gpu`."""
     asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["gpu"]]
     (version,) = {
         found["version"]
@@ -32,19 +32,19 @@ def pin(package: str) -> str:
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    """The YAML documents of `cluster/NAME`, aliases written out."""
+    """Returns the YAML documents of `cluster/NAME`, with aliases expanded."""
     return [plain(document) for document in yaml.safe_load_all((CLUSTER / name).read_text())]
 
 
 def plain(value: Any) -> Any:
-    """A copy in which no two places are the same object, so that a change at one place is a change at one place."""
+    """Returns a copy without shared objects, so that a change in one place stays in one place."""
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def keys(value: Any, path: Path_ = ()) -> Iterator[Path_]:
-    """The path of every key in nested dicts and lists."""
+    """Yields the path of every key in nested dicts and lists."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, below in inner:
         if isinstance(value, dict):
@@ -59,7 +59,7 @@ def at(value: Any, path: Path_) -> Any:
 
 
 def misspelt(document: dict[str, Any], path: Path_) -> dict[str, Any]:
-    """A copy with one more letter in the key at `path`."""
+    """Returns a copy with one more letter in the key at `path`."""
     wrong = copy.deepcopy(document)
     parent = at(wrong, path[:-1])
     parent[f"{path[-1]}x"] = parent.pop(path[-1])
@@ -67,21 +67,21 @@ def misspelt(document: dict[str, Any], path: Path_) -> dict[str, Any]:
 
 
 def changed(document: dict[str, Any], path: Path_, value: Any) -> dict[str, Any]:
-    """A copy with `value` at `path`."""
+    """Returns a copy with `value` at `path`."""
     wrong = copy.deepcopy(document)
     at(wrong, path[:-1])[path[-1]] = value
     return wrong
 
 
 def without(document: dict[str, Any], path: Path_) -> dict[str, Any]:
-    """A copy without the key at `path`."""
+    """Returns a copy without the key at `path`."""
     wrong = copy.deepcopy(document)
     del at(wrong, path[:-1])[path[-1]]
     return wrong
 
 
 def closed(schema: Any) -> Any:
-    """A copy of a CRD's schema in which a field that it does not name is an error, as it is to no API server."""
+    """Returns a copy of a CRD's schema in which an unknown field is an error; an API server accepts such fields."""
     if isinstance(schema, list):
         return [closed(inner) for inner in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""Every expression of the dashboard asks for a metric that the code shows, by tags that it has, and all are shown."""
+"""Expressions of the dashboard: each names an exported metric and its tags, and every metric is on the dashboard."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def expressions() -> Iterator[str]:
 
 
 def unknown(expression: str) -> list[str]:
-    """What an expression asks for that the code does not show: metrics, and tags that they do not have."""
+    """Returns the metrics and tags of an expression that the code does not export."""
     bare = MATCHER.sub("", GROUPING.sub("by", re.sub(r"\[\w+\]", "", expression)))
     metrics = [word for word in WORD.findall(bare) if word not in FUNCTIONS]
     names = {f"ray_{name}" for name in METRICS}
@@ -40,7 +40,7 @@ def unknown(expression: str) -> list[str]:
 
 
 def set_in_code() -> set[str]:
-    """The names that calls of `.set("tapir_…", …)` anywhere in the package give."""
+    """Returns the names given by calls of `.set("tapir_…", …)` anywhere in the package."""
     found: set[str] = set()
     for file in (ROOT / "tapir_ray").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -57,7 +57,7 @@ def set_in_code() -> set[str]:
 
 
 @pytest.mark.parametrize("expression", list(expressions()))
-def test_an_expression_asks_for_what_is_there(expression: str) -> None:
+def test_an_expression_names_known_metrics_and_tags(expression: str) -> None:
     assert not unknown(expression)
 
 
@@ -86,7 +86,7 @@ def test_legends_name_tags_of_their_expression() -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= tags, panel["title"]
 
 
-def test_panels_lie_side_by_side_and_choose_their_source() -> None:
+def test_panels_do_not_overlap_and_use_the_chosen_data_source() -> None:
     taken: set[tuple[int, int]] = set()
     ids: list[Any] = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(set(ids)) == len(ids)

@@ -1,4 +1,4 @@
-"""The Dockerfiles: versions are the project's, and what they copy is in the repository and is sent to be built."""
+"""Dockerfiles: their versions are the project's, and they copy only files that are committed and sent to the build."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
-    """Instruction and arguments of each step, its lines joined."""
+    """Returns instruction and arguments of each step, with its lines joined."""
     text = re.sub(r"^#.*\n", "", (CLUSTER / name).read_text(), flags=re.M).replace("\\\n", " ")
     return [(line.split(None, 1)[0], " ".join(line.split()[1:])) for line in text.splitlines() if line.strip()]
 
@@ -27,18 +27,18 @@ def arguments(name: str, instruction: str) -> list[str]:
 
 
 def environment(name: str) -> dict[str, str]:
-    """The variables that an image sets."""
+    """Returns the variables that an image sets."""
     return dict(pair.split("=", 1) for line in arguments(name, "ENV") for pair in line.split())
 
 
 def copied(name: str) -> list[str]:
-    """What an image is given of the repository."""
+    """Returns the paths of the repository that an image copies."""
     words = [[word for word in line.split() if not word.startswith("--")] for line in arguments(name, "COPY")]
     return [source for line in words for source in line[:-1]]
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_ray_and_python_are_the_projects(name: str) -> None:
+def test_ray_and_python_are_of_the_projects_versions(name: str) -> None:
     (base,) = arguments(name, "FROM")
     image = re.fullmatch(r"rayproject/ray:(?P<ray>[\d.]+)-py(?P<major>\d)(?P<minor>\d+)(-cpu)?", base)
     assert image is not None
@@ -49,8 +49,8 @@ def test_ray_and_python_are_the_projects(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "extra"), IMAGES.items())
-def test_all_else_is_installed_by_the_projects_own_pins(name: str, extra: str) -> None:
-    """A version written a second time is one that can be forgotten."""
+def test_all_other_packages_are_installed_by_the_projects_pins(name: str, extra: str) -> None:
+    """A version written in two places is updated in only one."""
     steps = " ".join(arguments(name, "RUN"))
     assert f'pip install --no-cache-dir ".[{extra}]"' in steps
     for package in ("ray", "vllm", "deepspeed", "transformers"):
@@ -61,7 +61,7 @@ def test_all_else_is_installed_by_the_projects_own_pins(name: str, extra: str) -
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_what_is_copied_is_in_the_repository_and_sent_to_be_built(name: str) -> None:
+def test_copied_files_are_committed_and_sent_to_the_build(name: str) -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, timeout=30)
     if tracked.returncode:
         pytest.skip("not a git checkout")
@@ -75,13 +75,13 @@ def test_what_is_copied_is_in_the_repository_and_sent_to_be_built(name: str) -> 
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_the_package_can_be_built_from_what_is_copied(name: str) -> None:
+def test_the_package_can_be_built_from_the_copied_files(name: str) -> None:
     assert {"pyproject.toml", PROJECT["readme"], "tapir_ray"} <= set(copied(name))
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_workers_have_the_drivers_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it a worker of another machine that claims no GPU sees them all."""
+def test_an_image_sets_the_environment_of_the_driver(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it a worker on another machine that claims no GPU would see all of them."""
     drivers: dict[str, str] = {}
     monkeypatch.setattr(os, "environ", drivers)
     set_environment()
@@ -90,12 +90,12 @@ def test_workers_have_the_drivers_environment(name: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_training_waits_as_long_for_nodes_as_the_stages_before_it(name: str) -> None:
+def test_training_waits_for_nodes_as_long_as_the_stages_before_it(name: str) -> None:
     (waits,) = re.findall(r"no_progress_timeout_s: (\d+)", (CLUSTER / "kuberay/rayjob.yaml").read_text())
     assert int(environment(name)["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) * START_TRIES >= int(waits)
 
 
-def test_every_file_and_everything_to_fill_in_is_explained() -> None:
+def test_every_file_and_every_value_to_fill_in_is_explained() -> None:
     readme = (CLUSTER / "README.md").read_text()
     pages = "".join((CLUSTER.parent / "docs" / f"{name}.md").read_text() for name in ("cluster", "aws", "gcp"))
     files = [path for path in CLUSTER.rglob("*") if path.is_file() and path.name != "README.md"]

@@ -1,4 +1,4 @@
-"""The manifests of KubeRay against its custom resource definitions, and against what they name."""
+"""KubeRay's manifests: valid by its custom resource definitions, and consistent with the names in them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _crd(path: Path) -> Any:
 
 @cache
 def _validator(folder: Path, kind: str) -> Draft202012Validator:
-    """Of one kind's stored version; beside the schema's fields only metadata with a name are known."""
+    """Returns a validator of one kind's stored version; outside the schema only metadata with a name is allowed."""
     crd = _crd(folder / "kuberay" / f"ray.io_{kind.lower()}s.yaml")
     (version,) = [version for version in crd["spec"]["versions"] if version["storage"]]
     schema = closed(version["schema"]["openAPIV3Schema"])
@@ -63,7 +63,7 @@ def manifest(kind: str) -> dict[str, Any]:
 
 
 def cluster_of(kind: str) -> tuple[dict[str, Any], Path_]:
-    """The Ray cluster that a manifest describes, and where in the manifest it is."""
+    """Returns the Ray cluster of a manifest and its path in it."""
     path: Path_ = ("spec",) if kind == "RayCluster" else ("spec", "rayClusterSpec")
     found: Any = manifest(kind)
     for step in path:
@@ -72,19 +72,19 @@ def cluster_of(kind: str) -> tuple[dict[str, Any], Path_]:
 
 
 def pods(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pod specs of the head and of each group of workers."""
+    """Returns the pod specs of the head and of each worker group."""
     return [group["template"]["spec"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
-def test_the_schema_takes_the_manifest(kind: str, data_folder: Path) -> None:
+def test_the_manifest_is_valid_by_the_schema(kind: str, data_folder: Path) -> None:
     assert [error.message for error in _validator(data_folder, kind).iter_errors(manifest(kind))] == []
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
 def test_a_misspelt_key_is_found(kind: str, data_folder: Path) -> None:
     document, validator = manifest(kind), _validator(data_folder, kind)
-    # One of each place in the schema: all items of a list are held against the same.
+    # One path of each place in the schema: all items of a list have the same one.
     places = {tuple(step for step in path if isinstance(step, str)): path for path in keys(document)}
     paths = [path for place, path in places.items() if not FREE & set(place[:-1])]
     assert len(paths) > 60
@@ -116,8 +116,8 @@ def test_wrong_types_and_missing_fields_are_found(kind: str, data_folder: Path) 
     assert missed == []
 
 
-def test_the_shared_storage_is_a_claim_that_kubernetes_takes(data_folder: Path) -> None:
-    """The CRD knows a claim's fields too: pods may bring one."""
+def test_the_claim_of_the_shared_storage_is_valid(data_folder: Path) -> None:
+    """The CRD contains the schema of a claim too, since pods may bring one."""
     schema: Any = _validator(data_folder, "RayCluster").schema
     for step in ("spec", "headGroupSpec", "template", "spec", "volumes"):
         schema = schema["properties"][step]
@@ -135,8 +135,8 @@ def test_the_shared_storage_is_a_claim_that_kubernetes_takes(data_folder: Path) 
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_what_the_pods_name_is_there() -> None:
-    """A volume, claim, ConfigMap or Secret that nobody defined would leave pods pending for ever."""
+def test_objects_named_by_the_pods_are_defined() -> None:
+    """Pods would wait forever for a volume, claim, ConfigMap or Secret that does not exist."""
     defined = {
         (document["kind"], document["metadata"]["name"])
         for name in ("kuberay/storage.yaml", *MANIFESTS.values())
@@ -157,7 +157,7 @@ def test_what_the_pods_name_is_there() -> None:
     assert "kubectl create secret generic tapir-keys" in documented
 
 
-def test_keys_come_from_the_secret_alone() -> None:
+def test_keys_come_only_from_the_secret() -> None:
     for kind in MANIFESTS:
         for pod in pods(cluster_of(kind)[0]):
             names = {entry["name"] for entry in pod["containers"][0]["env"]}
@@ -165,7 +165,7 @@ def test_keys_come_from_the_secret_alone() -> None:
 
 
 def test_both_manifests_describe_the_same_cluster() -> None:
-    """All but the run's config, which a job brings."""
+    """They differ only in the run's config, which a job brings."""
     cluster, job = cluster_of("RayCluster")[0], cluster_of("RayJob")[0]
     for pod in pods(job):
         pod["volumes"] = [volume for volume in pod["volumes"] if volume["name"] != "config"]
@@ -174,18 +174,18 @@ def test_both_manifests_describe_the_same_cluster() -> None:
     assert job == cluster
 
 
-def test_no_pod_but_the_head_is_there_when_nothing_is_to_be_done() -> None:
+def test_an_idle_cluster_has_only_its_head() -> None:
     spec, _ = cluster_of("RayCluster")
     assert spec["enableInTreeAutoscaling"] is True and spec["authOptions"] == {"mode": "token"}
     assert spec["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
     for group in spec["workerGroupSpecs"]:
         assert (group["replicas"], group["minReplicas"]) == (0, 0) and group["maxReplicas"] > 0
-    # What the autoscaler of version 2 asks for: a pod that starts again would be taken for the node that it was.
+    # The autoscaler of version 2 requires this: it would take a restarted pod for its former node.
     assert {pod["restartPolicy"] for pod in pods(spec)} == {"Never"}
 
 
-def test_rays_autoscaler_reads_the_groups_as_they_are_meant() -> None:
-    """The config that it derives from the cluster's manifest, by its own function."""
+def test_rays_autoscaler_reads_the_groups_of_the_manifest() -> None:
+    """Ray's own function derives the autoscaler's config from the manifest."""
     cluster = manifest("RayCluster")
     cluster["metadata"]["namespace"] = "default"
     derived = _derive_autoscaling_config_from_ray_cr(cluster)
@@ -206,11 +206,11 @@ def test_spot_is_the_first_choice_among_equal_gpu_nodes() -> None:
     sizes = [group["template"]["spec"]["containers"][0]["resources"] for group in (spot, on_demand, cpu)]
     assert sizes[0] == sizes[1]
     assert "nvidia.com/gpu" in sizes[0]["limits"] and "nvidia.com/gpu" not in sizes[2]["limits"]
-    # Ray and Kubernetes must agree on what a pod has.
+    # Ray and Kubernetes must agree on the resources of a pod.
     assert all(size["requests"] == size["limits"] for size in sizes)
 
 
-def test_the_jobs_config_is_one_that_tapir_takes_and_the_cluster_has_room_for(tmp_path: Path) -> None:
+def test_the_config_of_the_job_is_valid_and_fits_the_cluster(tmp_path: Path) -> None:
     (given,) = [document for document in documents("kuberay/rayjob.yaml") if document["kind"] == "ConfigMap"]
     assert (given["apiVersion"], set(given)) == ("v1", {"apiVersion", "kind", "metadata", "data"})
     ((name, text),) = given["data"].items()
@@ -219,10 +219,10 @@ def test_the_jobs_config_is_one_that_tapir_takes_and_the_cluster_has_room_for(tm
     config = load(str(tmp_path / name))
     assert config.budget.max_cost is not None
     waits = cluster_of("RayJob")[0]["autoscalerOptions"]["env"][0]
-    # A stage must not be given up while pods wait for spot nodes that do not come.
+    # A stage must not be given up while pods wait for spot nodes that are not available.
     assert config.resources.no_progress_timeout_s > 2 * int(waits["value"])
     nodes = []
-    for group in cluster_of("RayJob")[0]["workerGroupSpecs"][1:]:  # as if there were no spot nodes
+    for group in cluster_of("RayJob")[0]["workerGroupSpecs"][1:]:  # As if no spot node were available.
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         node = {"CPU": float(limits["cpu"]), "GPU": float(limits.get("nvidia.com/gpu", 0))}
         nodes += [node] * group["maxReplicas"]
@@ -230,7 +230,7 @@ def test_the_jobs_config_is_one_that_tapir_takes_and_the_cluster_has_room_for(tm
     assert shortage(config, nodes[1:]) is not None
 
 
-def test_runs_and_seed_data_lie_on_the_shared_storage() -> None:
+def test_runs_and_seed_data_are_on_the_shared_storage() -> None:
     job = manifest("RayJob")["spec"]
     shared = {
         mount["mountPath"]

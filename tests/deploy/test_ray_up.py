@@ -1,4 +1,4 @@
-"""The files of `ray up`, as Ray itself prepares and validates them before it calls a cloud."""
+"""Files of `ray up`, prepared and validated by Ray's own functions as before a call to a cloud."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def validate(config: dict[str, Any]) -> None:
 
 
 def is_governed(path: Path_) -> bool:
-    """Whether Ray's schema names the key: neither of the provider's own nor a node type's name."""
+    """Returns whether Ray's schema governs the key: it is not a provider's own and not the name of a node type."""
     return not FREE & set(path[:-1]) and path[:-1] != ("available_node_types",)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_ray_takes_the_file(name: str) -> None:
+def test_ray_accepts_the_file(name: str) -> None:
     (config,) = documents(name)
     validate(config)
 
@@ -43,14 +43,14 @@ def test_a_misspelt_key_is_found(name: str) -> None:
     paths = [path for path in keys(config) if is_governed(path)]
     assert len(paths) > 10
     for path in paths:
-        # Ray looks for some by name before it validates, and then says so in another way.
+        # Ray looks up some keys by name before it validates, and reports those with another error.
         with pytest.raises((ValidationError, ValueError, KeyError, AssertionError, ClickException)):
             validate(misspelt(config, path))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_providers_keys_are_ones_that_ray_names(name: str) -> None:
-    """Its schema takes others too, and an unknown key has no effect."""
+def test_keys_of_the_provider_are_named_by_rays_schema(name: str) -> None:
+    """The schema accepts other keys too, but they have no effect."""
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     (config,) = documents(name)
     assert set(config["provider"]) <= set(schema["properties"]["provider"]["properties"])
@@ -99,8 +99,8 @@ def test_own_machines_without_an_address_are_found(address: str) -> None:
         validate(without(config, ("provider", address)))
 
 
-def test_the_nodes_of_aws_are_requests_that_ec2_takes() -> None:
-    """Ray hands `node_config` to RunInstances as it is: a typo would show when the first node is started."""
+def test_the_nodes_of_aws_are_valid_requests_to_ec2() -> None:
+    """Ray passes `node_config` unchanged to RunInstances, so a typo would first show when a node is started."""
     session = pytest.importorskip("botocore.session")
     from botocore.validate import ParamValidator
 
@@ -118,13 +118,13 @@ def test_the_nodes_of_aws_are_requests_that_ec2_takes() -> None:
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-def test_no_node_but_the_head_costs_when_nothing_is_to_be_done(name: str) -> None:
+def test_an_idle_cluster_pays_only_for_its_head(name: str) -> None:
     (config,) = documents(name)
     kinds = dict(config["available_node_types"])
     head = kinds.pop(config["head_node_type"])
     assert head["resources"] == {"CPU": 0} and "min_workers" not in head
     assert all(kind["min_workers"] == 0 < kind["max_workers"] for kind in kinds.values())
-    # What each group may have is counted as what the cluster may have.
+    # The limits of the groups must fit within the limit of the cluster.
     assert sum(kind["max_workers"] for kind in kinds.values()) <= config["max_workers"]
     assert 0 < config["idle_timeout_minutes"] <= 15
     prepared = prepare_config(copy.deepcopy(config))
@@ -147,7 +147,7 @@ def test_spot_is_the_first_choice_among_equal_gpu_nodes(name: str, spot: Any) ->
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_all_nodes_have_the_token_and_the_head_no_work(name: str) -> None:
+def test_all_nodes_have_the_token_and_the_head_takes_no_work(name: str) -> None:
     (config,) = documents(name)
     assert config["file_mounts"] == {"~/.ray/auth_token": "~/.ray/auth_token"}
     (head,) = [line for line in config["head_start_ray_commands"] if "ray start" in line]

@@ -1,4 +1,4 @@
-"""The pinned packages of `make setup`: they fit pyproject.toml, and name no index and no folder."""
+"""Pinned packages of `make setup`: they fit pyproject.toml, and name no index and no folder."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_every_package_of_the_project_is_pinned_to_a_version_it_allows(extra: st
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_pin_names_a_package_and_a_version_only(extra: str) -> None:
-    """An address of an index or a folder of wheels holds on one machine only."""
+    """The address of an index or a folder of wheels is valid on one machine only."""
     lines = (ROOT / f"requirements/{extra}.txt").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"#.*|[a-z0-9-]+==[\w.+]+", line)] == []
     assert [line for line in lines if "://" in line] == []
 
 
-def test_a_cpu_machine_gets_the_cpu_build_and_nothing_that_fails_to_import_with_it() -> None:
+def test_a_cpu_machine_gets_the_cpu_build_and_no_package_that_needs_cuda() -> None:
     found = pins("cpu")
     assert found["torch"].endswith("+cpu")
     assert found.keys().isdisjoint({"torchvision", "torchaudio", "torchcodec"})

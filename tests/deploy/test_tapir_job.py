@@ -1,4 +1,4 @@
-"""`cluster/tapir-job`, run with a stand-in for Python that ends as it is told."""
+"""`cluster/tapir-job`, run with a stand-in for Python that ends with a given exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ exit "$STATUS"
 
 
 def environment(folder: Path, status: int, waits: str = "") -> dict[str, str]:
-    """With the wrapper and a `python` on the path that ends with `status`, or waits for SIGTERM before."""
+    """Returns variables with the wrapper and a stand-in `python` on the path; it ends with `status`, after SIGTERM
+    if `waits`."""
     python = folder / "python"
     python.write_text(STAND_IN)
     python.chmod(0o755)
@@ -37,7 +38,7 @@ def environment(folder: Path, status: int, waits: str = "") -> dict[str, str]:
     ("status", "expected"),
     [(0, 0), (StageError.exit_status, 1), (InputError.exit_status, 2), (Stopped.exit_status, 0), (137, 137)],
 )
-def test_a_stop_by_the_budget_alone_counts_as_complete(tmp_path: Path, status: int, expected: int) -> None:
+def test_only_a_stop_by_the_budget_counts_as_complete(tmp_path: Path, status: int, expected: int) -> None:
     done = subprocess.run(
         ["tapir-job", "run", "a.yaml"], env=environment(tmp_path, status), capture_output=True, text=True, timeout=30
     )
@@ -47,8 +48,11 @@ def test_a_stop_by_the_budget_alone_counts_as_complete(tmp_path: Path, status: i
 
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_a_stop_by_a_signal_is_no_completed_job(tmp_path: Path, whole_group: bool) -> None:
-    """Ray stops a job by a signal to its shell and all its children. Counted as complete, the run would never be
-    continued; a shell that gives up at once would leave the run without its time to stop."""
+    """Ray stops a job by a signal to its shell and all its children.
+
+    If that counted as complete, the run would never be continued. A shell that ended at once would leave the run no
+    time to stop.
+    """
     job = subprocess.Popen(
         ["tapir-job", "run", "a.yaml"],
         env=environment(tmp_path, Stopped.exit_status, waits="yes"),
@@ -68,8 +72,8 @@ def test_a_stop_by_a_signal_is_no_completed_job(tmp_path: Path, whole_group: boo
     assert job.wait(timeout=20) == Stopped.exit_status
 
 
-def test_the_entrypoint_reaches_tapir_as_it_is_written(tmp_path: Path) -> None:
-    """KubeRay puts it as it is behind `ray job submit --` in a shell; Ray joins the words for another one."""
+def test_the_entrypoint_reaches_tapir_unchanged(tmp_path: Path) -> None:
+    """KubeRay puts it after `ray job submit --` in a shell; Ray joins the words for a second shell."""
     (job,) = [document for document in documents("kuberay/rayjob.yaml") if document["kind"] == "RayJob"]
     entrypoint = job["spec"]["entrypoint"]
     submitted = subprocess.run(

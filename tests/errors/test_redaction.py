@@ -1,4 +1,4 @@
-"""A key is starred wherever a library's error quotes it; what only looks a little like one stays readable."""
+"""Keys are starred wherever a library's error quotes them; text that only resembles a key stays readable."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def test_a_key_is_starred(text: str) -> None:
         "a file of 12345678 rows; keys: abcdefgh",
     ],
 )
-def test_an_ordinary_text_stays_as_it_is(text: str) -> None:
+def test_an_ordinary_text_is_unchanged(text: str) -> None:
     assert redacted(text) == text
 
 
-def test_a_key_of_the_environment_is_starred_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_of_the_environment_is_starred_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_PROVIDER_TOKEN", "correct horse battery")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
     monkeypatch.setenv("SOME_SETTING", "ordinary words")
@@ -73,8 +73,8 @@ def test_a_key_of_the_environment_is_starred_wherever_it_stands(monkeypatch: pyt
     assert redacted(text) == "refused (***), ***, ordinary words"
 
 
-def test_a_key_that_is_sent_is_starred_in_every_error_of_its_process() -> None:
-    """Whatever it looks like, and whatever its variable is called; also where it travels to another process."""
+def test_a_key_in_use_is_starred_in_every_error_of_its_process() -> None:
+    """Its form and the name of its variable do not matter, and it is starred in another process too."""
     secret = pickle.loads(pickle.dumps(Secret("plainwordsofakey")))
     assert secret.reveal() == "plainwordsofakey" and "plain" not in repr(secret)
     for error in (InputError("plainwordsofakey is refused"), StageError("x\nplainwordsofakey")):
@@ -107,7 +107,7 @@ def test_the_reason_of_a_failed_row_holds_no_key() -> None:
         "file://u:p@h/a", "postgresql://u:p@h/db", "abfss://c:key@account.dfs.core.windows.net/x", "HTTPS://U:P@H",
     ],
 )  # fmt: skip
-def test_a_uri_with_a_secret_is_known(uri: str) -> None:
+def test_a_uri_with_a_secret_is_recognised(uri: str) -> None:
     assert secret_of(uri) is not None
     assert redacted(uri) != uri
 
@@ -121,19 +121,19 @@ def test_a_uri_with_a_secret_is_known(uri: str) -> None:
         "http://h:8000/@scope/x", "https://h/v1?max_tokens=5&tokenizer=x&author=y&encode=z",
     ],
 )  # fmt: skip
-def test_a_uri_without_one_is_left_alone(uri: str) -> None:
+def test_a_uri_without_a_secret_is_unchanged(uri: str) -> None:
     assert secret_of(uri) is None
     assert redacted(uri) == uri
 
 
-def test_names_of_keys() -> None:
+def test_names_of_keys_are_recognised() -> None:
     keys = "api_key apiKey x-api-key Authorization hf_token auth-token aws_secret_access_key Ocp-Apim-Subscription-Key"
     others = "max_tokens stop_token_ids prompt_cache_key tokenizer api_key_env top_k monkey key_value eos_token keyword"
     assert [name for name in keys.split() if not names_a_key(name)] == []
     assert [name for name in others.split() if names_a_key(name)] == []
 
 
-def test_a_key_in_the_place_of_a_variables_name() -> None:
+def test_a_key_in_place_of_a_variable_name_is_recognised() -> None:
     for key in (f"hf_{KEY}aaaaaaaaaa", f"sk-proj-{KEY}", "0f2a9c4be18d4d6fa1b23c4d5e6f7a8b", "AKIAIOSFODNN7EXAMPLE"):
         assert looks_like_a_key(key), key
     for name in ("OPENAI_API_KEY", "my_provider_key_2", "MYVERYLONGVARIABLENAME2", "TOKEN"):

@@ -10,7 +10,7 @@ from tapir_ray.evaluate.registry import suite_class
 from tests.steps.test_evaluate import SPEC, Capitals
 
 
-def test_a_suite_is_registered_or_a_class_of_the_user() -> None:
+def test_a_suite_is_a_registered_one_or_a_users_class() -> None:
     assert suite_class("holdout") is HoldoutSuite
     assert suite_class(SPEC) is Capitals
 
@@ -19,6 +19,6 @@ def test_a_suite_is_registered_or_a_class_of_the_user() -> None:
     ("spec", "words"),
     [("mt-bench", "one of holdout"), ("tests.steps.test_evaluate:exact", "not a subclass of .*Suite")],
 )
-def test_what_is_no_suite_is_refused(spec: str, words: str) -> None:
+def test_another_class_is_refused(spec: str, words: str) -> None:
     with pytest.raises(InputError, match=f"evaluate.suites: .*{words}"):
         suite_class(spec)
