@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint for tests, over real HTTP on loopback: what it answers is up to a function."""
+"""An OpenAI-compatible endpoint for tests, over real HTTP on loopback; a function gives its answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer = Callable[[dict[str, Any], int], "str | Fault | Choice"]
 
 @dataclass(frozen=True)
 class Fault:
-    """An HTTP error instead of a reply."""
+    """An HTTP error in place of a reply."""
 
     status: int
     message: str = "no"
@@ -29,7 +29,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Choice:
-    """A reply with all that can vary in it."""
+    """A reply with every field that can vary."""
 
     content: str | None
     finish_reason: str = "stop"
@@ -40,7 +40,7 @@ class Choice:
 
 @dataclass
 class Endpoint:
-    """The running endpoint and what it has seen."""
+    """A running endpoint and the requests it has seen."""
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Endpoint:
 
 @contextmanager
 def running(answer: Answer, latency_s: float = 0.0) -> Iterator[Endpoint]:
-    """The endpoint, served from a thread of this process until the block ends."""
+    """Yields the endpoint, served from a thread of this process until the block ends."""
     seen = Endpoint()
     before: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Limits, prices and the budget, with a clock of the test's own; the actor with real workers is in test_roles.py."""
+"""Limits, prices and the budget, with a simulated clock; the actor with real workers is in test_roles.py."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_waiting_worker_gets_the_whole_rate() -> None:
     assert 1100 <= total <= 1200
 
 
-def test_tokens_are_leased_at_worst_case_and_settled_by_what_was_used() -> None:
+def test_tokens_are_leased_at_worst_case_and_settled_at_their_use() -> None:
     clock = Clock()
     one = ledger(clock, tokens_per_minute=6000)
     first, second = leases(80, 80)
@@ -103,7 +103,7 @@ def test_a_request_larger_than_a_seconds_share_still_gets_its_turn() -> None:
     assert one.lease("teacher", leases(500))[0] == 1
 
 
-def test_roles_of_a_group_share_limits_and_are_counted_apart() -> None:
+def test_roles_of_a_group_share_limits_and_are_counted_separately() -> None:
     one = ledger(requests_per_minute=60, price=PRICE)
     assert one.lease("teacher", leases(1))[0] == 1
     assert one.lease("judge", leases(1))[0] == 0
@@ -137,7 +137,7 @@ WORST = st.tuples(st.integers(0, 400), st.integers(1, 400))
 def test_the_budget_is_never_exceeded(
     data: st.DataObject, price: Price, budget: Budget, steps: list[list[tuple[int, int]] | int]
 ) -> None:
-    """Whatever the order of leases and records, with some records that never come or say nothing."""
+    """Leases and records come in any order; some records never come, or report no usage."""
     clock = Clock()
     one = ledger(clock, budget, price)
     out: list[tuple[str, Lease]] = []
@@ -156,7 +156,7 @@ def test_the_budget_is_never_exceeded(
             count = Count("x", 1, given, data.draw(st.integers(0, given)), output, data.draw(st.integers(0, output)))
             count = count.priced(price)
             known = data.draw(st.booleans())
-            if not known:  # paid for, but nobody learns of it
+            if not known:  # Paid for, but its usage is never reported.
                 lost += count.cost(price) if budget.max_cost else count.tokens
             reported = count if known else Count("x", 1)
             one.record(report((role, reported), settled=[(leave.id, count.tokens if known else None)]))
@@ -165,7 +165,7 @@ def test_the_budget_is_never_exceeded(
         assert spent + lost <= (budget.max_cost or budget.max_tokens or 0) * (1 + 1e-9)
 
 
-def test_what_does_not_fit_waits_for_the_requests_on_their_way() -> None:
+def test_a_request_beyond_the_budget_waits_for_requests_in_flight() -> None:
     one = ledger(budget=Budget(max_tokens=100))
     first, second = leases(60, 60)
     assert one.lease("teacher", [first, second]) == (1, pytest.approx(0.2))
@@ -173,14 +173,14 @@ def test_what_does_not_fit_waits_for_the_requests_on_their_way() -> None:
     assert one.lease("teacher", [second]) == (1, 0.0)
 
 
-def test_a_budget_that_is_used_up_stays_so() -> None:
+def test_an_exhausted_budget_stays_exhausted() -> None:
     one = ledger(budget=Budget(max_tokens=100))
     assert one.lease("teacher", leases(101)) == (0, math.inf)
     assert one.drained()
     assert one.lease("judge", leases(1)) == (0, math.inf)
 
 
-def test_a_dead_workers_leases_do_not_block_for_ever_and_count_as_used() -> None:
+def test_leases_of_a_dead_worker_expire_and_count_as_used() -> None:
     clock = Clock()
     one = ledger(clock, Budget(max_tokens=100))
     (dead,) = leases(60)
@@ -190,10 +190,10 @@ def test_a_dead_workers_leases_do_not_block_for_ever_and_count_as_used() -> None
     assert one.lease("judge", leases(40))[0] == 1
     assert one.snapshot()["teacher"]["unsettled_tokens"] == 60
     one.record(report(("teacher", Count("x", 1, output_tokens=5)), settled=[(dead.id, 5)]))
-    assert one.snapshot()["teacher"]["unsettled_tokens"] == 0, "it was only slow"
+    assert one.snapshot()["teacher"]["unsettled_tokens"] == 0, "the worker was only slow"
 
 
-def test_a_lease_and_a_report_that_come_twice_count_once() -> None:
+def test_a_repeated_lease_or_report_counts_once() -> None:
     one = ledger(budget=Budget(max_tokens=100))
     (first,) = leases(60)
     assert one.lease("teacher", [first]) == one.lease("teacher", [first]) == (1, 0.0)
@@ -203,14 +203,14 @@ def test_a_lease_and_a_report_that_come_twice_count_once() -> None:
     assert one.snapshot()["teacher"]["output_tokens"] == 5
 
 
-def test_the_budget_is_of_the_run_not_of_an_attempt(tmp_path: Path) -> None:
+def test_the_budget_is_of_the_run_and_not_of_an_attempt(tmp_path: Path) -> None:
     budget, folder = Budget(max_tokens=100), str(tmp_path)
     one = ledger(budget=budget, files=UsageFiles(folder, 1))
     first, lost = leases(30, 30)
     one.lease("teacher", [first, lost])
     one.record(report(("teacher", Count("x", 1, output_tokens=20)), settled=[(first.id, 20)]))
     one.save()
-    # The driver is killed with one request on its way: it counts as its worst case.
+    # The driver is killed with one request in flight: it counts at its worst case.
     two = ledger(budget=budget, files=UsageFiles(folder, 2))
     assert two.snapshot()["teacher"]["output_tokens"] == 20
     assert two.snapshot()["teacher"]["unsettled_tokens"] == 30
@@ -219,11 +219,14 @@ def test_the_budget_is_of_the_run_not_of_an_attempt(tmp_path: Path) -> None:
     two.save()
     raised = ledger(budget=Budget(max_tokens=200), files=UsageFiles(folder, 3))
     assert raised.snapshot()["teacher"]["unsettled_tokens"] == 30
-    assert raised.lease("judge", leases(150)) == (1, 0.0), "raising the budget continues"
+    assert raised.lease("judge", leases(150)) == (1, 0.0), "a larger budget continues"
 
 
 def test_a_request_that_outlives_its_worker_is_reserved_once(tmp_path: Path) -> None:
-    """As in a batch: however many starts wait for it, its worst case counts once, and in the end what it used."""
+    """Requests of a batch do.
+
+    However many attempts wait for one, its worst case counts once until its usage is known.
+    """
 
     def start(attempt: int) -> Ledger:
         return ledger(budget=Budget(max_tokens=250), files=UsageFiles(str(tmp_path), attempt))
@@ -234,18 +237,18 @@ def test_a_request_that_outlives_its_worker_is_reserved_once(tmp_path: Path) -> 
         for _ in range(2):
             assert one.lease("teacher", [asked])[0] == 1
         one.save()
-        one = start(attempt)  # the actor dies and comes back
+        one = start(attempt)  # The actor dies and restarts.
         assert one.snapshot()["teacher"]["unsettled_tokens"] == 0
     one.record(Report("w", 1, [("teacher", Count("respond", requests=1, input_tokens=5))], [("batch-1", 5)]))
     assert one.lease("teacher", [Lease("other", 145, 100)])[0] == 1
     one.save()
     last = start(4).snapshot()["teacher"]
     assert (last["input_tokens"], last["unsettled_tokens"]) == (5, 245)
-    again = start(5)  # such as by a retry, when what it left has been settled
+    again = start(5)  # As after a retry, when the earlier lease has been settled.
     assert again.lease("teacher", [asked])[0] == 0 and again.snapshot()["teacher"]["unsettled_tokens"] == 245
 
 
-def test_an_actor_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_restarted_actor_continues_with_its_state(tmp_path: Path) -> None:
     files = UsageFiles(str(tmp_path), 1)
     one = ledger(budget=Budget(max_tokens=100), files=files)
     first, second = leases(30, 30)
@@ -261,7 +264,7 @@ def test_an_actor_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
     assert again.lease("judge", leases(50)) == (1, 0.0)
 
 
-def test_under_a_budget_a_lease_is_on_storage_before_it_is_granted(tmp_path: Path) -> None:
+def test_under_a_budget_a_lease_is_stored_before_it_is_granted(tmp_path: Path) -> None:
     ledger(budget=Budget(max_tokens=100), files=UsageFiles(str(tmp_path), 1)).lease("teacher", leases(60))
     later = ledger(budget=Budget(max_tokens=100), files=UsageFiles(str(tmp_path), 2))
     assert later.lease("teacher", leases(60)) == (0, math.inf)

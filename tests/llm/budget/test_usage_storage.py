@@ -28,7 +28,7 @@ ROWS = 12
 
 
 class FailingFiles(UsageFiles):
-    """Fails so many writes, after one that works."""
+    """Storage whose first write works, and the next `failures` fail."""
 
     def __init__(self, folder: str, failures: float, attempt: int = 1) -> None:
         super().__init__(folder, attempt)
@@ -42,7 +42,7 @@ class FailingFiles(UsageFiles):
 
 
 class Local:
-    """A ledger that is called as its actor is."""
+    """A ledger with the interface of its actor."""
 
     def __init__(self, ledger: Ledger) -> None:
         for name in ("lease", "record", "problem", "drained"):
@@ -69,7 +69,7 @@ def ledger(files: UsageFiles, max_tokens: int = 100_000) -> Ledger:
 
 
 def asked(one: Ledger) -> tuple[list[str | None], int]:
-    """(the text or the reason of each row, how many requests were sent)."""
+    """Returns the text or the reason of each row, and the number of requests sent."""
 
     async def main(url: str) -> list[str | None]:
         meter = Meter(Local(one), leased={"teacher"})
@@ -98,7 +98,9 @@ def test_a_storage_error_in_a_lease_loses_no_row_and_no_budget(failures: int, tm
     assert (later["requests"], later["unsettled_tokens"]) == (ROWS + 1, 0)
 
 
-def test_storage_that_stays_away_ends_the_run_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_storage_failure_ends_the_run_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = FailingFiles(str(tmp_path), float("inf"))
     one = ledger(files)
     texts, requests = asked(one)
@@ -113,14 +115,14 @@ def test_storage_that_stays_away_ends_the_run_and_says_why(tmp_path: Path, monke
     ) as stopped:
         list(counting.counted(iter([{"rows": 0, "failed": 0, "unasked": ROWS, "error": None}])))
     assert stopped.value.exit_status == 1
-    # Storage comes back at the end: what was not asked has no part of the budget of the next start.
+    # Storage works again at the end: unsent requests do not count towards the budget of the next start.
     files.failures = 0
     one.save()
     later = ledger(UsageFiles(str(tmp_path), 2)).snapshot()["teacher"]
     assert (later["requests"], later["unsettled_tokens"]) == (1, 0)
 
 
-def test_a_run_without_a_budget_does_not_end_by_storage_of_its_usage(tmp_path: Path) -> None:
+def test_a_run_without_a_budget_survives_failing_storage_of_its_usage(tmp_path: Path) -> None:
     account = Account("teacher", Limits(requests_per_minute=6000), Price())
     one = Ledger({"teacher": account}, Budget(), FailingFiles(str(tmp_path), float("inf")))
     for number in range(3):
@@ -129,7 +131,7 @@ def test_a_run_without_a_budget_does_not_end_by_storage_of_its_usage(tmp_path: P
     assert one.problem() is None
 
 
-def test_what_earlier_attempts_used_is_read_again_after_an_error(
+def test_usage_of_earlier_attempts_is_read_again_after_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = ledger(UsageFiles(str(tmp_path), 1))
@@ -147,7 +149,7 @@ def test_what_earlier_attempts_used_is_read_again_after_an_error(
     assert ledger(files).snapshot()["teacher"]["requests"] == ROWS + 1
 
 
-def test_a_request_of_unknown_use_is_counted_at_its_worst_case_without_a_budget_too() -> None:
+def test_a_request_of_unknown_usage_counts_at_worst_case_also_without_a_budget() -> None:
     account = Account("teacher", Limits(), Price(output=2.0))
     one = Ledger({"teacher": account}, Budget())
 

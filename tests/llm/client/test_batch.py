@@ -56,7 +56,7 @@ def client(url: str, folder: Path, **values: Any) -> BatchClient:
 
 
 async def ask(one: BatchClient, numbers: Sequence[int], wait_s: float = 60.0) -> list[Reply]:
-    """Replies to some requests; TimeoutError leaves the client as a killed process would."""
+    """Returns replies to some requests; TimeoutError leaves the client as a killed process would."""
     asked = (one.chat(user(f"tom has {n} pens , finds 3 , loses 2 . how many pens now ?"), seed=n, kind="respond")
              for n in numbers)  # fmt: skip
     async with asyncio.timeout(wait_s):
@@ -68,11 +68,11 @@ def lines(log: Path) -> list[dict[str, Any]]:
 
 
 def batches(log: Path) -> list[int]:
-    """Requests answered in each batch."""
+    """Returns the numbers of requests answered in each batch, sorted."""
     return sorted(Counter(line["batch"] for line in lines(log)).values())
 
 
-def test_calls_that_wait_together_become_one_batch_and_a_full_one_goes_at_once(tmp_path: Path) -> None:
+def test_waiting_calls_share_a_batch_and_a_full_batch_is_submitted_at_once(tmp_path: Path) -> None:
     with simulated(tmp_path) as (url, log):
         replies = asyncio.run(ask(client(url, tmp_path), range(10)))
         assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [10]
@@ -82,8 +82,8 @@ def test_calls_that_wait_together_become_one_batch_and_a_full_one_goes_at_once(t
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_restart_waits_for_the_batch_it_had_submitted(recorded: bool, tmp_path: Path) -> None:
-    """Killed while the batch was under way, or between its creation and the record of its id."""
+def test_a_restart_waits_for_its_submitted_batch(recorded: bool, tmp_path: Path) -> None:
+    """The process was killed while the batch was in progress, or between its creation and the record of its id."""
     with simulated(tmp_path, batch_s=3.0) as (url, log):
         with pytest.raises(TimeoutError):
             asyncio.run(ask(client(url, tmp_path), range(10), wait_s=2.5))
@@ -92,7 +92,7 @@ def test_a_restart_waits_for_the_batch_it_had_submitted(recorded: bool, tmp_path
         assert content["batch"] and len(content["requests"]) == 10
         if not recorded:
             record.write_text(json.dumps({**content, "batch": None}))
-        # Other rows may be asked for as well, and the same ones by another grouping.
+        # The restart may ask other rows too, and group the same ones differently.
         replies = asyncio.run(ask(client(url, tmp_path), [9, 3, 12]))
         assert [reply.status for reply in replies] == ["ok"] * 3
     assert batches(log) == [1, 10]
@@ -119,7 +119,7 @@ def test_a_batch_is_closed_by_its_bytes_and_by_its_count(tmp_path: Path) -> None
         assert [reply.status for reply in replies] == ["ok"] * 10 and batches(log) == [1, 2, 3, 3, 3, 4, 4]
 
 
-def test_a_request_that_no_batch_can_hold_fails_as_a_row(tmp_path: Path) -> None:
+def test_a_request_too_large_for_any_batch_fails_its_row(tmp_path: Path) -> None:
     async def some(one: BatchClient) -> list[Reply]:
         long = one.chat(user("é" * 1000), seed=1, kind="respond")
         return list(await asyncio.gather(long, one.chat(user("add 2 and 3 ."), seed=2, kind="respond")))
@@ -131,7 +131,7 @@ def test_a_request_that_no_batch_can_hold_fails_as_a_row(tmp_path: Path) -> None
     assert "request_too_large: it needs 2,2" in long.reason and "batch.max_bytes is 2,000" in long.reason
 
 
-def test_storage_that_fails_for_a_moment_loses_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transient_storage_error_loses_no_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with simulated(tmp_path) as (url, log):
         one = client(url, tmp_path)
         write, calls = one._storage.write_json, itertools.count()
@@ -146,8 +146,8 @@ def test_storage_that_fails_for_a_moment_loses_no_batch(tmp_path: Path, monkeypa
         assert [reply.status for reply in replies] == ["ok"] * 5 and batches(log) == [5]
 
 
-def test_a_batch_outlives_an_outage_of_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than a request would be tried again; the batch is not submitted a second time."""
+def test_a_batch_survives_an_outage_of_its_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outage is longer than a request would be retried. The batch is not submitted a second time."""
     with simulated(tmp_path) as (url, log):
         one = client(url, tmp_path)
         retrieve, calls = one._openai.batches.retrieve, itertools.count()
@@ -164,7 +164,7 @@ def test_a_batch_outlives_an_outage_of_its_endpoint(tmp_path: Path, monkeypatch:
         assert next(calls) > 15
 
 
-def test_a_batch_that_its_provider_no_longer_has_is_asked_again(tmp_path: Path) -> None:
+def test_a_batch_deleted_by_its_provider_is_submitted_again(tmp_path: Path) -> None:
     with simulated(tmp_path) as (url, log):
         one = client(url, tmp_path)
         asyncio.run(ask(one, range(3)))
@@ -174,7 +174,7 @@ def test_a_batch_that_its_provider_no_longer_has_is_asked_again(tmp_path: Path) 
         assert [reply.status for reply in replies] == ["ok"] * 3 and batches(log) == [3, 3]
 
 
-def test_a_reply_of_no_use_is_not_served_again_by_its_batch(tmp_path: Path) -> None:
+def test_a_rejected_reply_is_not_served_again_from_its_batch(tmp_path: Path) -> None:
     with simulated(tmp_path) as (url, log):
         one = BatchClient(
             Target("teacher", endpoint(), url), Meter(), str(tmp_path / "batches"), cache=Cache(str(tmp_path / "cache"))
@@ -186,7 +186,7 @@ def test_a_reply_of_no_use_is_not_served_again_by_its_batch(tmp_path: Path) -> N
         assert batches(log) == [1, 4]
 
 
-def test_what_an_expired_batch_finished_is_kept(tmp_path: Path) -> None:
+def test_answers_of_an_expired_batch_are_kept(tmp_path: Path) -> None:
     with simulated(tmp_path, expire_batches=1) as (url, log):
         replies = asyncio.run(ask(client(url, tmp_path), range(10)))
     assert [reply.status for reply in replies] == ["ok"] * 10
@@ -205,10 +205,10 @@ def test_a_request_that_fails_in_its_batch_fails_alone(tmp_path: Path) -> None:
         assert bad.reason is not None and "at least one message" in bad.reason
         submitted = set((tmp_path / "batches").glob("*.json"))
         asyncio.run(one_is_bad())
-        assert len(set((tmp_path / "batches").glob("*.json")) - submitted) == 1, "asked again it is a new request"
+        assert len(set((tmp_path / "batches").glob("*.json")) - submitted) == 1, "the second try is a new request"
 
 
-def test_a_request_that_its_batch_did_not_answer_was_not_paid_for() -> None:
+def test_a_request_unanswered_by_its_batch_was_not_paid_for() -> None:
     assert not may_be_paid(LineError("not answered by its batch", again=True))
 
 

@@ -1,4 +1,4 @@
-"""The reply cache: what is served again, what never is, what survives a torn file, and that no key gets into it."""
+"""The reply cache: which replies it serves again, which never, and how it survives torn files; it never holds a key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Calls = Callable[[OpenAIClient], Awaitable[Any]]
 
 
 def ask(seen: Seen, folder: Path, calls: Calls, key: str | None = None) -> tuple[Any, Meter]:
-    """What `calls` returns of a client with the folder's cache, as a worker of its own would have it."""
+    """Returns the result of `calls` with a client and a cache of the folder, as a worker of its own would have them."""
     endpoint = Endpoint(model="m", max_attempts=2, limits=Limits(requests_per_minute=60_000))
     meter = Meter()
 
@@ -51,7 +51,7 @@ def chat(seed: int | None = 7, **values: Any) -> Calls:
     return lambda client: client.chat(values.get("messages", HELLO), seed=seed, kind="judge")
 
 
-def test_another_worker_is_served_what_was_paid_for(tmp_path: Path) -> None:
+def test_another_worker_is_served_the_paid_reply(tmp_path: Path) -> None:
     with running(lambda body, n: Choice("fine ✓\u2028 so", usage={"completion_tokens": 9})) as seen:
         first, _ = ask(seen, tmp_path, chat(), key="sk-very-secret")
         again, meter = ask(seen, tmp_path, chat())
@@ -65,7 +65,7 @@ def test_another_worker_is_served_what_was_paid_for(tmp_path: Path) -> None:
         assert file.name.endswith(SUFFIX) and b"secret" not in file.read_bytes()
 
 
-def test_a_request_without_a_seed_is_new_each_time_at_a_temperature(tmp_path: Path) -> None:
+def test_a_request_without_a_seed_is_sent_again_at_a_temperature(tmp_path: Path) -> None:
     with running(lambda body, n: "x") as seen:
         for temperature, asked in ((0.7, 2), (0.0, 3)):
             sampling = Endpoint().sampling.model_copy(update={"temperature": temperature})
@@ -81,7 +81,7 @@ def test_a_reply_without_a_usable_text_is_not_served_again(choice: Choice, tmp_p
         assert first.status == "filtered" and ask(seen, tmp_path, chat())[0].text == "fine"
 
 
-def test_scores_that_cannot_be_read_are_not_served_again(tmp_path: Path) -> None:
+def test_unparseable_scores_are_not_served_again(tmp_path: Path) -> None:
     settings = config_for("http://127.0.0.1:9/v1").judge
 
     async def scores(client: OpenAIClient) -> Any:
@@ -107,7 +107,7 @@ def test_an_unknown_label_is_not_served_again(tmp_path: Path) -> None:
         assert ask(seen, tmp_path, labelled)[0]["task"] == "Math"
 
 
-def test_equal_requests_under_way_are_one(tmp_path: Path) -> None:
+def test_equal_requests_in_flight_are_sent_once(tmp_path: Path) -> None:
     async def many(client: OpenAIClient) -> Any:
         return await asyncio.gather(*(client.chat(HELLO, seed=1, kind="judge") for _ in range(20)))
 
@@ -128,7 +128,7 @@ def stored(cache: Cache, keys: list[str]) -> list[str | None]:
     return asyncio.run(main())
 
 
-def test_torn_segments_are_skipped_and_large_ones_read_by_place(
+def test_torn_segments_are_skipped_and_large_ones_read_by_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = [request_key("", {"n": number}) for number in range(600)]
@@ -167,7 +167,9 @@ def test_a_second_run_over_ray_pays_nothing(ray_local: None, tmp_path: Path) -> 
                 table = label(unlabelled, config, roles, ["Math", "Code"]).take_all()
                 usage = roles.usage()["teacher"]
             assert {row["task"] for row in table} == {"Math"} and len(table) == 100
-            assert (usage["requests"], usage["cached_requests"]) == (100, 100 * attempt), "of all attempts"
+            assert (usage["requests"], usage["cached_requests"]) == (100, 100 * attempt), (
+                "usage is that of all attempts"
+            )
         off = config_for(seen.url, cache={"enabled": False})
         with Roles(off, "cache-off", None, str(tmp_path)) as roles:
             label(dataset(rows[:5], schemas.INSTRUCTIONS), off, roles, ["Math"]).take_all()

@@ -1,4 +1,4 @@
-"""The check of an endpoint before a run, against servers that are wrong in the ways that real ones are."""
+"""The check of an endpoint before a run, against servers with the faults of real ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ NOT_FOUND = (404, {"detail": "Not Found"})
 
 @contextmanager
 def serving(routes: dict[str, tuple[int, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """(URL without a path, requests seen) of a server of `{"GET /v1/models": (status, JSON or text)}`; else 404."""
+    """Yields URL and seen requests of a server for `{"GET /v1/models": (status, JSON or text)}`; other requests get
+    404."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -82,20 +83,20 @@ def test_an_endpoint_that_serves_the_model_passes_with_one_request(listed: tuple
 
 @pytest.mark.parametrize("at_root", [NOT_FOUND, (200, HTML), (200, {"status": "ok"})], ids=["404", "HTML", "JSON"])
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_a_url_without_v1_is_told_to_have_it(at_root: tuple[int, Any], slash: str) -> None:
+def test_the_error_for_a_url_without_v1_gives_the_right_url(at_root: tuple[int, Any], slash: str) -> None:
     with serving({"GET /models": at_root, "GET /v1/models": models("m")}) as (url, _):
         message = refused(url + slash)
     assert message.startswith(f"teacher.base_url {url}{slash} ") and message.endswith(f"set it to {url}/v1")
 
 
 @pytest.mark.parametrize("page", [HTML, '{"data": [', ""], ids=["HTML", "broken JSON", "nothing"])
-def test_what_is_no_json_is_no_endpoint(page: str) -> None:
+def test_an_endpoint_without_json_is_refused(page: str) -> None:
     with serving({"GET /v1/models": (200, page)}) as (url, seen):
         message = refused(f"{url}/v1")
     assert f"{url}/v1 answers {page!r}"[:50] in message and seen == ["GET /v1/models"]
 
 
-def test_no_model_list_passes_where_there_are_chat_completions_and_nothing_is_spent() -> None:
+def test_an_endpoint_without_a_model_list_passes_if_it_has_chat_completions() -> None:
     invalid = (400, {"error": {"message": "messages is required"}})
     with serving({"POST /v1/chat/completions": invalid}) as (url, seen):
         run(f"{url}/v1")
@@ -107,7 +108,7 @@ def test_no_model_list_passes_where_there_are_chat_completions_and_nothing_is_sp
         assert "neither" in refused(f"{url}/v1")
 
 
-def test_a_key_that_is_refused_and_a_server_that_is_down() -> None:
+def test_a_refused_key_and_a_server_that_is_down_are_told_apart() -> None:
     with serving({"GET /v1/models": (401, HTML)}) as (url, _):
         assert "teacher.api_key_env" in refused(f"{url}/v1")
     with serving({"GET /v1/models": (502, HTML)}) as (url, _):
@@ -125,14 +126,16 @@ def test_a_model_that_is_not_served_is_refused_with_some_that_are() -> None:
         assert refused(f"{url}/v1", role="student").startswith("student.endpoint.model m is not")
 
 
-def test_an_alias_that_the_endpoint_knows_passes() -> None:
+def test_an_alias_known_to_the_endpoint_passes() -> None:
     alias = (200, {"id": "m-2026", "object": "model"})
     with serving({"GET /v1/models": models("m-2026"), "GET /v1/models/m-latest": alias}) as (url, _):
         run(f"{url}/v1", model="m-latest")
         assert "m-oldest" in refused(f"{url}/v1", model="m-oldest")
 
 
-def test_a_long_public_list_only_warns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_missing_in_a_long_public_list_is_only_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = [f"model-{number}" for number in range(60)]
     with serving({"GET /v1/models": models(*names)}) as (url, _):
         assert "model-0" in refused(f"{url}/v1")
@@ -155,5 +158,5 @@ def test_a_long_public_list_only_warns(monkeypatch: pytest.MonkeyPatch, capsys: 
         (None, False),
     ],
 )
-def test_own_endpoints(url: str | None, own: bool) -> None:
+def test_private_addresses_are_own_endpoints(url: str | None, own: bool) -> None:
     assert is_own(url) == own

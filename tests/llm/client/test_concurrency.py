@@ -1,4 +1,4 @@
-"""Requests in flight where an endpoint's limits are unknown: they grow, they halve, and a configured limit stays."""
+"""Requests in flight: an unknown limit grows and is halved by overloads; a configured limit stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.llm.endpoint import Choice, Fault, running
 
 
 async def work(slots: InFlight, tasks: int, capacity: int | None = None) -> tuple[int, int]:
-    """(most at once, refusals) of tasks against an endpoint that refuses what is above its capacity."""
+    """Returns the most tasks at once and the number of refusals, for an endpoint that refuses requests above its
+    capacity."""
     busy = most = refused = 0
 
     async def one() -> None:
@@ -41,20 +42,20 @@ async def work(slots: InFlight, tasks: int, capacity: int | None = None) -> tupl
     return most, refused
 
 
-def test_it_starts_small_and_grows_to_what_is_allowed() -> None:
+def test_the_limit_starts_small_and_grows_to_its_maximum() -> None:
     slots = InFlight(64, adaptive=True)
     assert slots.limit == START
     most, _ = asyncio.run(work(slots, 600))
     assert most == 64 and slots.limit == 64
 
 
-def test_it_settles_about_what_the_endpoint_bears() -> None:
+def test_the_limit_settles_near_the_capacity_of_the_endpoint() -> None:
     slots = InFlight(256, adaptive=True)
     _, refused = asyncio.run(work(slots, 3000, capacity=30))
     assert 12 <= slots.limit <= 40 and refused < 300
 
 
-def test_one_overload_halves_once_whatever_was_under_way() -> None:
+def test_one_overload_halves_once_for_all_requests_in_flight() -> None:
     slots = InFlight(64, adaptive=True)
     asyncio.run(work(slots, 600))
     asked_at = time.monotonic()
@@ -63,13 +64,13 @@ def test_one_overload_halves_once_whatever_was_under_way() -> None:
     assert slots.limit == 32
 
 
-def test_a_fixed_one_neither_grows_nor_shrinks() -> None:
+def test_a_fixed_limit_neither_grows_nor_shrinks() -> None:
     slots = InFlight(5)
     most, refused = asyncio.run(work(slots, 100, capacity=2))
     assert most == 5 and refused > 0 and slots.limit == 5
 
 
-def test_a_waiter_that_is_cancelled_gives_its_turn_on() -> None:
+def test_a_cancelled_waiter_passes_its_turn_on() -> None:
     async def main() -> None:
         slots = InFlight(1)
 
@@ -88,10 +89,10 @@ def test_a_waiter_that_is_cancelled_gives_its_turn_on() -> None:
 
 
 @pytest.mark.parametrize(("limited", "fewest", "most"), [(False, 0, 16), (True, 32, 32)])
-def test_a_crowded_endpoint_is_asked_less_at_once_unless_its_limit_is_known(
+def test_an_overloaded_endpoint_gets_fewer_requests_unless_its_limit_is_configured(
     limited: bool, fewest: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a limit is configured a 429 delays its own request and no other."""
+    """With a configured limit a 429 delays its own request and no other."""
     monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
     limits = Limits(in_flight=32, requests_per_minute=60_000 if limited else None)
 

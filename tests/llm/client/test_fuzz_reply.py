@@ -1,4 +1,4 @@
-"""Any JSON value in any place of a reply becomes a reply with a status and a cost, never an answer of unknown end."""
+"""Any JSON value anywhere in a reply gives a reply with a status and a cost, never an answer with an unknown end."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def completions(draw: st.DrawFn) -> Any:
                 inside = inside[step]
             inside[place[-1]] = value
         except (LookupError, TypeError):
-            continue  # what was put in before has no such place
+            continue  # A value inserted before has no such place.
     return body
 
 
@@ -146,14 +146,14 @@ def test_any_reply_has_a_status_and_a_cost(body: Any) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(JSON)
-def test_any_usage_has_a_cost_of_at_least_nothing(usage: Any) -> None:
+def test_any_usage_has_a_cost_of_at_least_zero(usage: Any) -> None:
     count, known = read_usage(usage, "x")
     assert count.priced(PRICE).cost(PRICE) >= 0 and (known or count.tokens == 0)
 
 
 @settings(deadline=None, max_examples=200)
 @given(JSON)
-def test_any_line_of_a_batch_is_a_reply_or_an_error_of_its_request(line: Any) -> None:
+def test_any_line_of_a_batch_gives_a_reply_or_an_error_of_its_request(line: Any) -> None:
     for found in (*results_in(json.dumps(line)).values(), {"custom_id": "1", "response": line}, {"error": line}):
         try:
             check(understand(body_of(found), ENDPOINT, "x"))

@@ -1,4 +1,4 @@
-"""The client against a real HTTP endpoint: what is retried, what a reply becomes, and that keys stay hidden."""
+"""The client against a real HTTP endpoint: retries, the reply made of each response, and keys that stay hidden."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(
     answer: Answer, key: str | None = None, times: int = 1, **settings: Any
 ) -> tuple[list[Reply], Any, dict[tuple[str, str], Count]]:
-    """Replies to `times` concurrent requests, the endpoint's log, and the recorded usage."""
+    """Returns replies to `times` concurrent requests, the endpoint's log, and the recorded usage."""
     with running(answer) as seen:
         endpoint = Endpoint(model="m", **{"timeout_s": 5.0, "max_attempts": 3, **settings})
         meter = Meter()
@@ -46,7 +46,7 @@ def ask(
         return asyncio.run(main()), seen, meter.pending()
 
 
-def test_a_good_reply_and_its_usage() -> None:
+def test_a_good_reply_has_its_text_and_usage() -> None:
     details = {"prompt_tokens_details": {"cached_tokens": 1}, "completion_tokens_details": {"reasoning_tokens": 2}}
     (reply,), seen, usage = ask(lambda body, n: Choice("one two three", usage=details), extra_body={"top_k": 5})
     assert (reply.text, reply.status, reply.reason, reply.model) == ("one two three", "ok", None, "m-2026")
@@ -58,7 +58,7 @@ def test_a_good_reply_and_its_usage() -> None:
     assert "Authorization" not in seen.headers[0]
 
 
-def test_max_completion_tokens_is_sent_instead() -> None:
+def test_max_completion_tokens_is_sent_in_place_of_max_tokens() -> None:
     _, seen, _ = ask(lambda body, n: "x", max_completion_tokens=77, sampling=Sampling(top_p=0.5))
     assert seen.requests[0]["max_completion_tokens"] == 77 and "max_tokens" not in seen.requests[0]
     assert seen.requests[0]["top_p"] == 0.5
@@ -67,13 +67,13 @@ def test_max_completion_tokens_is_sent_instead() -> None:
 @pytest.mark.parametrize(
     "fault", [Fault(429), Fault(500), Fault(503), Fault(408), Fault(200, body="<html>busy</html>")], ids=str
 )
-def test_transient_errors_are_tried_again(fault: Fault) -> None:
+def test_transient_errors_are_retried(fault: Fault) -> None:
     (reply,), seen, usage = ask(lambda body, n: fault if n < 2 else "fine")
     assert reply.text == "fine" and len(seen.requests) == 3
     assert usage["teacher", "respond"].requests == 3 and usage["teacher", "respond"].failed == 0
 
 
-def test_transient_errors_end_after_max_attempts() -> None:
+def test_transient_errors_fail_after_max_attempts() -> None:
     (reply,), seen, usage = ask(lambda body, n: Fault(500, "on fire"))
     assert reply.status == "failed" and reply.reason.startswith("InternalServerError: ") and "on fire" in reply.reason
     assert len(seen.requests) == 3 and usage["teacher", "respond"].failed == 1
@@ -89,21 +89,21 @@ def test_transient_errors_end_after_max_attempts() -> None:
         (Fault(429, "pay first", "insufficient_quota"), "RateLimitError"),
     ],
 )
-def test_permanent_errors_are_asked_once(fault: Fault, name: str) -> None:
+def test_permanent_errors_are_not_retried(fault: Fault, name: str) -> None:
     (reply,), seen, _ = ask(lambda body, n: fault)
     assert reply.status == "failed" and reply.reason.startswith(f"{name}: ") and fault.message in reply.reason
     assert len(seen.requests) == 1
 
 
-def test_timeouts_and_broken_connections_are_tried_again() -> None:
+def test_timeouts_and_broken_connections_are_retried() -> None:
     (reply,), seen, _ = ask(lambda body, n: Choice("late", delay_s=3.0 if n == 0 else 0.0), timeout_s=0.4)
     assert reply.text == "late" and len(seen.requests) == 2
-    gone = OpenAIClient(Target("teacher", Endpoint(max_attempts=2), "http://127.0.0.1:9/v1"), Meter())
-    reply = asyncio.run(gone.chat(HELLO, kind="respond"))
+    unreachable = OpenAIClient(Target("teacher", Endpoint(max_attempts=2), "http://127.0.0.1:9/v1"), Meter())
+    reply = asyncio.run(unreachable.chat(HELLO, kind="respond"))
     assert reply.status == "failed" and "Cannot connect" in reply.reason
 
 
-def test_retry_after_is_respected_by_the_request_and_its_neighbours() -> None:
+def test_retry_after_delays_the_request_and_those_around_it() -> None:
     began = time.monotonic()
     first = [True]
 
@@ -136,7 +136,9 @@ def test_requests_in_flight_are_bounded() -> None:
         (Choice("42", message={"reasoning": "so"}), "ok", None, "42"),
     ],
 )
-def test_what_a_reply_becomes(choice: Choice, status: str, reason: str | None, text: str | None) -> None:
+def test_a_response_becomes_a_reply_with_its_status(
+    choice: Choice, status: str, reason: str | None, text: str | None
+) -> None:
     (dropped,), _, _ = ask(lambda body, n: choice)
     assert (dropped.status, dropped.reason, dropped.text, dropped.reasoning) == (status, reason, text, None)
     (kept,), _, _ = ask(lambda body, n: choice, reasoning="keep")
@@ -144,16 +146,16 @@ def test_what_a_reply_becomes(choice: Choice, status: str, reason: str | None, t
     assert (kept.reasoning is not None and kept.reasoning.startswith("so")) == thinks
 
 
-def test_a_reply_that_broke_off_is_asked_for_again_and_is_no_answer() -> None:
+def test_a_broken_off_reply_is_asked_again_and_is_no_answer() -> None:
     (reply,), seen, usage = ask(lambda body, n: Choice("half an", "error") if n < 2 else "whole")
     assert (reply.text, reply.status) == ("whole", "ok") and len(seen.requests) == 3
-    assert usage["teacher", "respond"].output_tokens == 5, "half answers are paid for too"
+    assert usage["teacher", "respond"].output_tokens == 5, "broken off answers are paid for too"
     (reply,), seen, _ = ask(lambda body, n: Choice("half an", "insufficient_system_resource"))
     assert (reply.text, reply.status, len(seen.requests)) == (None, "failed", 3)
     assert reply.reason == "broken_off: finish_reason insufficient_system_resource"
 
 
-def test_an_unknown_end_is_asked_for_once_more_and_named() -> None:
+def test_a_reply_with_an_unknown_end_is_asked_once_more_and_names_the_end() -> None:
     (reply,), seen, _ = ask(lambda body, n: Choice("half an", "wandered_off"), max_attempts=6)
     assert reply.status == "failed" and len(seen.requests) == 2
     assert reply.reason.startswith("unknown_end: finish_reason 'wandered_off'")
@@ -162,7 +164,7 @@ def test_an_unknown_end_is_asked_for_once_more_and_named() -> None:
     assert (reply.text, reply.status) == ("whole", "ok")
 
 
-def test_a_rate_limit_that_comes_with_a_200_is_tried_again() -> None:
+def test_a_rate_limit_in_a_200_is_retried() -> None:
     busy = Fault(200, body='{"error": {"code": 429, "message": "slow down"}}')
     (reply,), seen, usage = ask(lambda body, n: busy if n < 2 else "fine")
     assert reply.text == "fine" and len(seen.requests) == 3 and usage["teacher", "respond"].failed == 0
@@ -172,19 +174,19 @@ def test_a_rate_limit_that_comes_with_a_200_is_tried_again() -> None:
     ("body", "reason"),
     [("<html>busy</html>", "no JSON: '<html>busy"), ('data: {"choices": []}\n\ndata: [DONE]', "a stream")],
 )
-def test_a_body_that_is_no_json_is_named(body: str, reason: str) -> None:
+def test_a_body_that_is_not_json_is_named(body: str, reason: str) -> None:
     (reply,), seen, _ = ask(lambda request, n: Fault(200, body=body))
     assert reply.reason.startswith(f"BadReply: the endpoint answers with {reason}") and len(seen.requests) == 3
 
 
-def test_the_usage_of_a_long_request_has_the_price_of_its_tier() -> None:
+def test_a_long_request_has_the_price_of_its_tier() -> None:
     price = {"input": 1.0, "output": 1.0, "tiers": [{"above": 1, "input": 2.0, "output": 3.0}]}
     _, _, usage = ask(lambda body, n: "one two three four", price=price)
     assert usage["teacher", "respond"].cost(Price(**price)) == pytest.approx((2 * 2 + 4 * 3) / 1e6)
 
 
 @pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "1301", "data_inspection_failed"])
-def test_a_content_filter_that_answers_400_is_a_refusal(code: str) -> None:
+def test_a_400_of_a_content_filter_is_a_refusal(code: str) -> None:
     (reply,), seen, usage = ask(lambda body, n: Fault(400, "filtered", code))
     assert (reply.status, reply.reason) == ("filtered", "refused") and len(seen.requests) == 1
     assert usage["teacher", "respond"].failed == 0
@@ -223,13 +225,13 @@ CODE = "re.sub('<think>.*?</think>', '', text)"
         ("<think>b", None, "b"),
     ],
 )
-def test_thinking_is_told_from_the_answer(content: str, text: str | None, thoughts: str | None) -> None:
-    said, answer, complete = split_thoughts(content)
-    assert (answer if complete else None, said) == (text, thoughts)
+def test_thoughts_are_split_from_the_answer(content: str, text: str | None, thoughts: str | None) -> None:
+    found, answer, complete = split_thoughts(content)
+    assert (answer if complete else None, found) == (text, thoughts)
 
 
 @given(text=st.text(max_size=60), limit=st.integers(1, 4096))
-def test_the_worst_case_counts_bytes_and_what_extra_body_asks_for(text: str, limit: int) -> None:
+def test_the_worst_case_counts_bytes_and_the_limits_of_extra_body(text: str, limit: int) -> None:
     endpoint = Endpoint(model="m", extra_body={"max_tokens": 9000, "n": 2})
     messages = [{"role": "user", "content": text}]
     plain = worst_case(request_body(Endpoint(model="m"), messages, Sampling(max_tokens=limit), 1))
@@ -237,7 +239,7 @@ def test_the_worst_case_counts_bytes_and_what_extra_body_asks_for(text: str, lim
     assert worst_case(request_body(endpoint, messages, Sampling(max_tokens=limit), 1))[1] == 18_000
 
 
-def test_a_request_that_may_have_been_paid_for_is_not_settled_as_free() -> None:
+def test_a_request_that_may_be_paid_for_is_not_settled_as_free() -> None:
     settled: list[bool] = []
 
     class Watching(Meter):

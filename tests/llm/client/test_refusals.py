@@ -1,4 +1,4 @@
-"""Refusals in words: the stock phrases are found, and no ordinary answer is taken for one."""
+"""Refusals in words: the stock phrases are recognised, and no ordinary answer is mistaken for one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_ordinary_answers_pass(text: str) -> None:
 
 
 @given(st.text(max_size=80), st.sampled_from(REFUSALS))
-def test_a_text_that_does_not_begin_so_passes_whatever_follows(before: str, refusal: str) -> None:
+def test_a_stock_phrase_inside_an_answer_is_no_refusal(before: str, refusal: str) -> None:
     assert not is_refusal(f"Answer: {before} {refusal}")
     assert not is_refusal(f"{refusal} {before} {'But here is what to do. ' * (LONGEST // 20)}")
 
@@ -75,8 +75,8 @@ def test_the_simulators_answers_pass(family, level: int, seed: int) -> None:  # 
     assert not is_refusal(family.plain(problem)) and not is_refusal(family.styled(problem))
 
 
-def test_no_recorded_answer_is_taken_for_a_refusal(data_folder: Path) -> None:
-    """Of real answers, many of them apologies and dialogues."""
+def test_no_recorded_answer_is_mistaken_for_a_refusal(data_folder: Path) -> None:
+    """Real answers, many of them apologies and dialogues."""
     answers = 0
     for file in sorted((data_folder / "seeds").glob("*.jsonl")):
         for line in file.read_text().splitlines()[:5000]:

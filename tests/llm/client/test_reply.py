@@ -1,4 +1,4 @@
-"""What becomes of replies as many providers end and shape them: none is an answer without being known to be whole."""
+"""Replies in the shapes of many providers: none becomes an answer unless it is known to be whole."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(body: Any, **endpoint: Any) -> Understood:
 
 
 def became(body: Any, **endpoint: Any) -> tuple[str, str, int | None]:
-    """(status, the word of the reason, attempts)."""
+    """Returns status, first word of the reason, and attempts."""
     got = read(body, **endpoint)
     return got.reply.status, (got.reply.reason or "").partition(":")[0], got.attempts
 
@@ -58,19 +58,19 @@ OK, UNSAID, TOOL_CALL = ("ok", "", 1), ("failed", "unknown_end", 2), ("filtered"
         ("wandered_off </s> 🛑 none", UNSAID),
     ],
 )
-def test_ends_by_name(ends: str, expected: tuple[str, str, int | None]) -> None:
+def test_finish_reasons_are_read_by_name(ends: str, expected: tuple[str, str, int | None]) -> None:
     assert {end: became(completion(end)) for end in ends.split()} == dict.fromkeys(ends.split(), expected)
     assert became(completion("content_filter: RECITATION")) == REFUSED
 
 
 @pytest.mark.parametrize("end", [None, "", "  ", ABSENT, 1, 2.5, True, [], ["stop"], {}, {"type": 3}])
-def test_an_end_that_is_not_given_or_no_word_is_not_taken_for_whole(end: Any) -> None:
+def test_a_missing_or_invalid_finish_reason_is_not_read_as_whole(end: Any) -> None:
     assert became(completion(end)) == UNSAID
     reason = read(completion(end)).reply.reason
-    assert reason is not None and "finish_reasons" in reason, "it says what to set"
+    assert reason is not None and "finish_reasons" in reason, "the reason names the key to set"
 
 
-def test_a_config_says_what_an_unknown_end_means() -> None:
+def test_a_config_gives_the_meaning_of_an_unknown_finish_reason() -> None:
     meanings: dict[str, Any] = {"Wandered_Off": "length", "": "stop", "1": "stop", "stop": "error"}
     assert became(completion("wandered_off"), finish_reasons=meanings) == CUT_OFF
     assert became(completion(None), finish_reasons=meanings) == OK
@@ -78,7 +78,7 @@ def test_a_config_says_what_an_unknown_end_means() -> None:
     assert became(completion("stop"), finish_reasons=meanings) == AGAIN
 
 
-def test_the_end_is_told_in_the_protocols_words() -> None:
+def test_the_finish_reason_is_given_in_the_protocols_words() -> None:
     assert read(completion("MAX_TOKENS")).reply.finish_reason == "length"
     assert read(completion("end_turn")).reply.finish_reason == "stop"
     assert read(completion({"type": "length", "length": 4})).reply.finish_reason == "length"
@@ -86,7 +86,7 @@ def test_the_end_is_told_in_the_protocols_words() -> None:
     assert end_of(UNKNOWN) == UNKNOWN
 
 
-def test_the_provider_behind_a_router_knows_better_how_it_ended() -> None:
+def test_the_finish_reason_of_the_provider_wins_over_that_of_a_router() -> None:
     body = completion("stop")
     body["choices"][0]["native_finish_reason"] = "MAX_TOKENS"
     assert became(body) == CUT_OFF
@@ -100,18 +100,18 @@ def test_the_provider_behind_a_router_knows_better_how_it_ended() -> None:
 ERROR = {"message": "Provider disconnected", "code": 502}
 
 
-@pytest.mark.parametrize("where", ["beside", "choice", "message"])
-def test_an_error_in_a_reply_makes_it_none(where: str) -> None:
+@pytest.mark.parametrize("where", ["body", "choice", "message"])
+def test_a_reply_with_an_error_has_no_text(where: str) -> None:
     body = completion("stop")
-    {"beside": body, "choice": body["choices"][0], "message": body["choices"][0]["message"]}[where]["error"] = ERROR
+    {"body": body, "choice": body["choices"][0], "message": body["choices"][0]["message"]}[where]["error"] = ERROR
     assert became(body) == AGAIN
     got = read(body)
     assert got.reply.text is None and "Provider disconnected" in str(got.reply.reason)
-    assert got.count.output_tokens == 4, "what it used is counted"
+    assert got.count.output_tokens == 4, "its tokens are counted"
 
 
 @pytest.mark.parametrize("nothing", [None, "", {}, [], False, {"message": "", "code": None}])
-def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
+def test_an_empty_error_is_ignored(nothing: Any) -> None:
     assert became({**completion(), "error": nothing}) == OK
 
 
@@ -144,12 +144,12 @@ def test_an_error_that_says_nothing_is_none(nothing: Any) -> None:
         (None, ("failed", "no_reply", None), False),
     ],
 )
-def test_bodies_without_a_choice(body: Any, expected: tuple[str, str, int | None], free: bool) -> None:
+def test_bodies_without_a_choice_are_no_answers(body: Any, expected: tuple[str, str, int | None], free: bool) -> None:
     assert became(body) == expected
     assert read(body).known == free
 
 
-def test_a_rate_limit_in_a_200_means_fewer_at_once() -> None:
+def test_a_rate_limit_in_a_200_lowers_the_requests_in_flight() -> None:
     assert read({"error": {"code": 429, "message": "slow down"}}).overloaded
     assert not read({"error": {"code": 500, "message": "oh"}}).overloaded
 
@@ -171,9 +171,7 @@ THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "2 + 2"}]}
         ([{"type": "text", "text": "<think>2 + 2</think>4"}], "4", "2 + 2"),
     ],
 )
-def test_contents_of_parts_are_joined_and_their_thoughts_split_off(
-    content: Any, text: str, thoughts: str | None
-) -> None:
+def test_content_parts_are_joined_and_their_thoughts_split_off(content: Any, text: str, thoughts: str | None) -> None:
     reply = read(completion(content=content), reasoning="keep").reply
     assert (reply.status, reply.text, reply.reasoning) == ("ok", text, thoughts)
     assert read(completion(content=content)).reply.reasoning is None
@@ -194,11 +192,11 @@ def test_contents_of_parts_are_joined_and_their_thoughts_split_off(
         ([THINKING], ("failed", "unfinished_thinking", 1)),
     ],
 )
-def test_contents_without_a_text(content: Any, expected: tuple[str, str, int | None]) -> None:
+def test_contents_without_a_text_are_no_answers(content: Any, expected: tuple[str, str, int | None]) -> None:
     assert became(completion(content=content)) == expected
 
 
-def test_half_a_character_is_no_answer_and_stops_nothing() -> None:
+def test_a_lone_surrogate_is_no_answer_and_raises_nothing() -> None:
     assert became(completion(content="half \ud83d")) == ("failed", "unreadable_content", 1)
     cut = completion("length", "half \ud83d", reasoning_content="2 \ude00")
     assert became(cut) == CUT_OFF
@@ -208,7 +206,7 @@ def test_half_a_character_is_no_answer_and_stops_nothing() -> None:
         assert str(read(odd).reply).encode()
 
 
-def test_an_answer_or_thoughts_of_no_tokens_are_not_believed() -> None:
+def test_an_answer_or_thoughts_with_a_usage_of_0_are_of_unknown_usage() -> None:
     none = {"prompt_tokens": 10, "completion_tokens": 0}
     assert not read({**completion(), "usage": none}).known
     assert not read({**completion(content=None, reasoning_content="2 + 2"), "usage": none}).known
@@ -224,7 +222,7 @@ def test_thoughts_without_an_answer_are_unfinished(name: str, end: str) -> None:
         assert read(body, reasoning="keep").reply.reasoning == "2 + 2"
 
 
-def test_thoughts_in_details_are_kept() -> None:
+def test_thoughts_in_reasoning_details_are_kept() -> None:
     details = [{"type": "reasoning.text", "text": "2 + 2"}, {"type": "reasoning.encrypted", "data": "x"}]
     assert read(completion(reasoning_details=details), reasoning="keep").reply.reasoning == "2 + 2"
 
@@ -240,14 +238,16 @@ def test_thoughts_in_details_are_kept() -> None:
         ({"content": None, "tool_calls": [{"id": "1"}]}, TOOL_CALL),
     ],
 )
-def test_what_a_message_has_besides_its_content(message: dict[str, Any], expected: tuple[str, str, int | None]) -> None:
+def test_refusals_and_tool_calls_in_a_message_are_read(
+    message: dict[str, Any], expected: tuple[str, str, int | None]
+) -> None:
     body = completion()
     body["choices"][0]["message"].update(message)
     assert became(body) == expected
 
 
 @pytest.mark.parametrize("message", [ABSENT, None, "text", []])
-def test_a_choice_without_a_message(message: Any) -> None:
+def test_a_choice_without_a_message_fails_unless_it_has_a_text(message: Any) -> None:
     def body(end: str) -> dict[str, Any]:
         choice = {"finish_reason": end} if message is ABSENT else {"finish_reason": end, "message": message}
         return {"choices": [choice], "usage": USAGE}
@@ -258,14 +258,14 @@ def test_a_choice_without_a_message(message: Any) -> None:
     assert became({**body("stop"), "choices": [{"finish_reason": "stop", "text": "4"}]}) == OK
 
 
-def test_of_several_choices_the_first_counts() -> None:
+def test_the_first_of_several_choices_counts() -> None:
     body = completion("length")
     body["choices"].append(completion("stop", "whole")["choices"][0])
     assert became(body) == CUT_OFF
 
 
 @pytest.mark.parametrize("model", [None, 4, {}, ABSENT])
-def test_a_model_that_is_no_name_is_none(model: Any) -> None:
+def test_a_model_that_is_not_a_string_is_none(model: Any) -> None:
     body = completion()
     body.pop("model")
     if model is not ABSENT:
@@ -274,7 +274,7 @@ def test_a_model_that_is_no_name_is_none(model: Any) -> None:
     assert got.reply.status == "ok" and got.reply.model is None
 
 
-def test_marks_of_a_config_take_the_place_of_the_default_ones() -> None:
+def test_marks_of_a_config_replace_the_default_ones() -> None:
     assert read(completion(content="[THINK]2 + 2[/THINK]4")).reply.text == "4"
     own = read(completion(content="[[2 + 2]]4"), thinking_marks=[("[[", "]]")], reasoning="keep").reply
     assert (own.text, own.reasoning) == ("4", "2 + 2")

@@ -1,4 +1,4 @@
-"""A reply in JSON by a schema: asked for, and asked for in plain text where a server refuses that, without loss."""
+"""Replies in JSON by a schema: requested so, and requested in plain text of a server that refuses the format."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def quick_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(
     answer: Answer, seeds: Sequence[int] = (1,), or_plain: bool = True, cache: Path | None = None, **settings: Any
 ) -> tuple[list[Reply], Any, Count]:
-    """The replies to requests with a format, one after the other; what the endpoint saw; what was counted."""
+    """Returns the replies to requests with a format in order, the endpoint's requests, and the counted usage."""
     with running(answer) as seen:
         meter = Meter()
 
@@ -69,7 +69,7 @@ def test_the_format_is_sent_and_is_another_request_to_the_cache() -> None:
     endpoint = Endpoint(model="m")
     plain, formatted = (request_body(endpoint, HELLO, endpoint.sampling, 1, one) for one in (None, FORMAT))
     assert request_key("", plain) != request_key("", formatted)
-    assert worst_case(formatted)[0] > worst_case(plain)[0] + 100, "the schema is paid for as a part of the prompt"
+    assert worst_case(formatted)[0] > worst_case(plain)[0] + 100, "the schema is a paid part of the prompt"
 
 
 @pytest.mark.parametrize(
@@ -86,39 +86,39 @@ def test_the_format_is_sent_and_is_another_request_to_the_cache() -> None:
         (400, "json_validate_failed: Failed to generate JSON. Please adjust your prompt."),
     ],
 )
-def test_what_refuses_the_format_is_asked_in_plain_text_from_then_on(status: int, message: str) -> None:
+def test_an_endpoint_that_refuses_the_format_gets_plain_requests_from_then_on(status: int, message: str) -> None:
     replies, seen, count = ask(refusing(status, message), seeds=(1, 2, 3))
     assert [reply.text for reply in replies] == ["Score: 7"] * 3
     assert ["response_format" in body for body in seen.requests] == [True, False, False, False]
     assert (count.requests, count.failed) == (4, 0)
 
 
-def test_a_refusal_is_the_reply_where_plain_text_is_not_wanted() -> None:
+def test_a_refusal_fails_the_request_if_plain_text_is_not_allowed() -> None:
     (reply,), seen, _ = ask(refusing(400, "response_format is not supported"), or_plain=False)
     assert reply.status == "failed" and "response_format" in str(reply.reason) and len(seen.requests) == 1
 
 
-def test_other_errors_do_not_take_the_format_away() -> None:
+def test_other_errors_keep_the_format() -> None:
     replies, seen, count = ask(lambda body, n: Fault(400, "prompt too long") if body["seed"] == 1 else "x", (1, 2))
     assert [reply.status for reply in replies] == ["failed", "ok"] and count.failed == 1
     assert all("response_format" in body for body in seen.requests)
     replies, seen, _ = ask(lambda body, n: Fault(400, "unknown parameter: top_k") if body["seed"] == 1 else "x", (1, 2))
     assert [reply.status for reply in replies] == ["failed", "ok"]
-    assert ["response_format" in body for body in seen.requests] == [True, False, True], "it was not to blame"
+    assert ["response_format" in body for body in seen.requests] == [True, False, True], "the format was not at fault"
 
 
-def test_a_format_of_the_users_own_takes_its_place() -> None:
+def test_a_format_of_the_user_replaces_the_schema() -> None:
     own = {"response_format": {"type": "json_object"}}
     (reply,), seen, _ = ask(lambda body, n: Fault(400, "no response_format"), extra_body=own)
     assert [body["response_format"] for body in seen.requests] == [own["response_format"]] and reply.status == "failed"
 
 
-def test_a_plain_reply_is_cached_as_one(tmp_path: Path) -> None:
+def test_a_plain_reply_is_cached_for_the_formatted_request(tmp_path: Path) -> None:
     _, seen, _ = ask(refusing(400, "response_format"), seeds=(1, 1), cache=tmp_path)
-    assert len(seen.requests) == 2, "the second is served"
+    assert len(seen.requests) == 2, "the second reply is served from the cache"
 
 
-def test_an_error_of_no_request_refuses_nothing() -> None:
+def test_an_error_without_a_request_refuses_no_format() -> None:
     assert not refuses_format(TimeoutError("response_format"))
 
 
