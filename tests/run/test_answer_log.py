@@ -1,4 +1,4 @@
-"""Rows that an engine has finished, before its pipeline passes them on."""
+"""The answer log: rows that an engine has finished, stored before its pipeline passes them on."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def kept_in(folder: Path, rows_per_block: int = 4) -> AnswerLog:
 
 
 def answered(row_id: int, status: str = "ok") -> dict[str, Any]:
-    said = {"student_response": f"said {row_id}", "finish_reason": "stop", "status": status}
-    return {"instruction_id": str(row_id), **said}
+    answer = {"student_response": f"said {row_id}", "finish_reason": "stop", "status": status}
+    return {"instruction_id": str(row_id), **answer}
 
 
 def ids_in(folder: Path) -> list[int]:
     return sorted(int(i) for f in folder.glob("block-*") for i in pq.read_table(f)["instruction_id"].to_pylist())
 
 
-def test_fewer_rows_than_a_part_are_lost(tmp_path: Path) -> None:
+def test_at_most_the_rows_of_one_unwritten_block_are_lost(tmp_path: Path) -> None:
     kept = kept_in(tmp_path)
     for n in range(11):
         kept.write(kept.add(answered(n)))
@@ -47,7 +47,7 @@ def test_fewer_rows_than_a_part_are_lost(tmp_path: Path) -> None:
     assert ids_in(tmp_path) == list(range(11)) and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_later_engine_finds_what_was_answered_and_not_what_failed(tmp_path: Path) -> None:
+def test_a_later_engine_finds_answered_rows_and_no_failed_ones(tmp_path: Path) -> None:
     kept_in(tmp_path).write([answered(1), answered(2, "failed"), answered(3, "filtered")])
     later = kept_in(tmp_path)
     found = later.found({"instruction_id": "1"})
@@ -57,8 +57,8 @@ def test_a_later_engine_finds_what_was_answered_and_not_what_failed(tmp_path: Pa
     assert later.found({"instruction_id": "4"}) is None
 
 
-def test_a_row_kept_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
-    """An engine was lost with its node, and another that knew nothing of it answered its rows again."""
+def test_a_row_stored_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
+    """An engine was lost with its node, and another one without its answers generated them again."""
     for row_ids in ((1, 2, 3), (3, 4), (2,)):
         blocks.write_block(conform([answered(n) for n in row_ids], SCORED), str(tmp_path), LOCAL, ID)
     count, _ = resume_table(str(tmp_path), LOCAL, ID)
@@ -66,7 +66,7 @@ def test_a_row_kept_twice_is_read_once(tmp_path: Path, ray_local: None) -> None:
 
 
 class Llm:
-    """vLLM's engine as Ray's worker holds it; one whose process is gone has `errored`."""
+    """vLLM's engine as Ray's worker holds it; `errored` tells that its process has died."""
 
     def __init__(self) -> None:
         self.engine = SimpleNamespace(errored=False)
@@ -81,7 +81,7 @@ class Llm:
 
 
 class Engine:
-    """Ray's engine worker as the mixin sees it."""
+    """Ray's engine worker with the interface used by the mixin."""
 
     IDX_IN_BATCH_COLUMN = "__idx_in_batch"
 
@@ -119,18 +119,18 @@ def batch(row_ids: range) -> list[dict[str, Any]]:
     ]
 
 
-def test_an_engine_killed_within_a_batch_leaves_what_it_finished(tmp_path: Path) -> None:
-    """The next one asks for the rest of the batch alone, and gives every row of it."""
+def test_an_engine_killed_within_a_batch_leaves_its_finished_rows(tmp_path: Path) -> None:
+    """The next engine generates only the rest of the batch, and returns every row of it."""
 
     async def killed() -> None:
-        said = 0
+        finished = 0
         async for _ in engine_in(tmp_path).udf(batch(range(10))):
-            said += 1
-            if said == 7:
+            finished += 1
+            if finished == 7:
                 return
 
     async def whole(engine: KeepingEngine) -> dict[int, str]:
-        return {said["__idx_in_batch"]: said["generated_text"] async for said in engine.udf(batch(range(10)))}
+        return {row["__idx_in_batch"]: row["generated_text"] async for row in engine.udf(batch(range(10)))}
 
     asyncio.run(killed())
     assert ids_in(tmp_path) == [6, 7, 8, 9]
@@ -140,10 +140,10 @@ def test_an_engine_killed_within_a_batch_leaves_what_it_finished(tmp_path: Path)
     assert ids_in(tmp_path) == list(range(10))
 
 
-def test_a_worker_ends_with_its_engine_and_says_of_what(
+def test_a_worker_ends_with_its_engine_and_logs_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also where the engine ended its requests by CancelledError, which Ray takes for no error of the engine."""
+    """The engine ended its requests by CancelledError, which Ray does not count as an error of the engine."""
     monkeypatch.setattr(os, "_exit", sys.exit)
     engine = engine_in(tmp_path)
     engine.llm.engine.errored = True
@@ -157,8 +157,8 @@ def test_a_worker_ends_with_its_engine_and_says_of_what(
     assert "the engine is dead: CancelledError: gone" in caplog.text
 
 
-def test_an_engine_answers_as_many_at_once_as_vllms_own_unless_it_is_told(tmp_path: Path) -> None:
-    """Its defaults for an engine of Ray's are a fraction: 2,048 tokens a step, 128 sequences."""
+def test_an_engine_has_vllms_own_batch_sizes_unless_they_are_configured(tmp_path: Path) -> None:
+    """The defaults of Ray's engines are much smaller: 2,048 tokens a step, 128 sequences."""
     arguments = engine_in(tmp_path, max_num_seqs=16).arguments
     assert arguments["max_num_seqs"] == 16 and arguments["max_num_batched_tokens"] >= 4096
     # vLLM refuses more sequences than tokens a step.
@@ -169,5 +169,5 @@ def test_an_engine_answers_as_many_at_once_as_vllms_own_unless_it_is_told(tmp_pa
     ("engines", "claimed", "node_cpus", "share"),
     [(1, 1, 4, 8), (2, 2, 4, 4), (2, 4, 4, 8), (4, 1, 4, 2), (9, 0.5, 4, 1), (1, 8, 4, 8)],
 )
-def test_engines_of_one_node_share_its_cores(engines: int, claimed: float, node_cpus: float, share: int) -> None:
+def test_engines_on_one_node_share_its_cores(engines: int, claimed: float, node_cpus: float, share: int) -> None:
     assert threads(Replicas(replicas=engines, cpus=claimed), node_cpus, cores=8) == share

@@ -1,4 +1,4 @@
-"""One driver works on a run at a time: a living one is not disturbed, a dead one is taken over, an old one stops."""
+"""Attempts: one driver at a time. A living one is not disturbed, a dead one is taken over, an overtaken one stops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_second_start_is_refused_while_the_first_is_alive(tmp_path: Path) -> N
     assert claim(storage) == 2
 
 
-def test_a_dead_owner_is_taken_over_and_stops_when_it_wakes_up(tmp_path: Path) -> None:
+def test_a_dead_owner_is_taken_over_and_stops_if_it_wakes_up(tmp_path: Path) -> None:
     storage = Storage.at(str(tmp_path))
     process = subprocess.Popen(SLEEP)
     owner = {"host": attempts.socket.gethostname(), "user": "u", "token": "t", "time": "then", **identity(process.pid)}
@@ -44,17 +44,17 @@ def test_a_dead_owner_is_taken_over_and_stops_when_it_wakes_up(tmp_path: Path) -
         check_owner(storage, 1)
 
 
-def test_of_two_starts_in_the_same_moment_one_owns_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_simultaneous_starts_one_owns_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage.at(str(tmp_path))
-    monkeypatch.setattr(attempts, "latest", lambda _: 0)  # both have looked before either has written
+    monkeypatch.setattr(attempts, "latest", lambda _: 0)  # Both have looked before either has written.
     assert claim(storage) == 1
     with pytest.raises(InputError, match="at the same moment"):
         claim(storage)
     assert storage.children("attempts") == ["00001.json"]
 
 
-def test_who_came_in_between_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two starts wait until the owner, on another machine, is known to be dead; the first takes its place."""
+def test_a_start_in_between_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two starts wait until the owner, on another machine, counts as dead. The first takes over."""
     storage = Storage.at(str(tmp_path))
     storage.write_json("attempts/00001.json", {})
 
@@ -76,7 +76,9 @@ def test_an_overtaken_driver_is_stopped_by_its_heartbeat(tmp_path: Path, monkeyp
         time.sleep(10)
 
 
-def test_an_owner_on_another_machine_is_alive_while_it_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_on_another_machine_is_alive_while_its_heartbeats_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attempts, "BEAT_S", 0.2)
     monkeypatch.setattr(attempts, "PATIENCE_S", 0.6)
     storage = Storage.at(str(tmp_path))
@@ -86,7 +88,7 @@ def test_an_owner_on_another_machine_is_alive_while_it_beats(tmp_path: Path, mon
         with pytest.raises(InputError, match="elsewhere"):
             claim(storage)
     storage.fs.delete_file(storage.path("attempts/00001.ended.json"))
-    assert claim(storage) == 2, "it beats no more"
+    assert claim(storage) == 2, "its heartbeats have stopped"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_an_owner_on_another_machine_is_alive_while_it_beats(tmp_path: Path, mon
         (ValueError("sk-123"), 1, "ValueError, an error that is not tapir's own: see the traceback in its output"),
     ],
 )
-def test_why_and_where_an_attempt_ended_is_on_storage(
+def test_the_end_of_an_attempt_is_stored_with_stage_and_reason(
     tmp_path: Path, error: BaseException | None, exit_status: int, reason: str | None
 ) -> None:
     storage = Storage.at(str(tmp_path))
@@ -118,7 +120,7 @@ def test_why_and_where_an_attempt_ended_is_on_storage(
     assert last.stages == [{"label": "round 1 score", "rows": 70}]
 
 
-def test_a_killed_owner_left_its_last_heartbeat(tmp_path: Path) -> None:
+def test_a_killed_owner_leaves_its_last_heartbeat(tmp_path: Path) -> None:
     storage = Storage.at(str(tmp_path))
     script = (
         "import time\nfrom tapir_ray.run.attempts import owned\nfrom tapir_ray.data.storage import Storage\n"

@@ -1,4 +1,4 @@
-"""A table written block by block: what is finished stays, once each, whatever is done again."""
+"""Tables written block by block: finished rows stay, each of them once, however often work is repeated."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ids_in(folder: Path) -> list[str]:
 
 
 @given(st.lists(st.text(), unique=True, min_size=1), st.randoms())
-def test_a_block_has_one_name_in_any_order(ids: list[str], random: object) -> None:
+def test_a_block_has_the_same_name_for_any_order_of_rows(ids: list[str], random: object) -> None:
     shuffled = sorted(ids, key=lambda _: random.random())  # type: ignore[attr-defined]
     one, other = (pa.table({"instruction_id": pa.array(order, pa.string())}) for order in (ids, shuffled))
     assert blocks.name_of(one, KEY) == blocks.name_of(other, KEY)
@@ -58,16 +58,14 @@ def test_blocks_of_other_rows_have_other_names(ids: list[str]) -> None:
     assert blocks.name_of(tables[0], KEY) != blocks.name_of(tables[1], KEY)
 
 
-def test_a_repeated_task_replaces_its_file(tmp_path: Path) -> None:
+def test_a_repeated_task_replaces_its_block(tmp_path: Path) -> None:
     for _ in range(2):
         blocks.write_block(rows(range(5)), str(tmp_path), LOCAL, KEY)
     assert ids_in(tmp_path) == [str(n) for n in range(5)]
     assert not list(tmp_path.glob(f"{blocks.UNFINISHED}*"))
 
 
-def test_a_continued_table_keeps_what_is_finished_and_asks_again_for_what_failed(
-    tmp_path: Path, ray_local: None
-) -> None:
+def test_a_continued_table_keeps_finished_rows_and_asks_failed_ones_again(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     folder = Path(run.path("t"))
     folder.mkdir(parents=True)
@@ -78,11 +76,11 @@ def test_a_continued_table_keeps_what_is_finished_and_asks_again_for_what_failed
     assert sorted(int(row["instruction_id"]) for row in asked.take_all()) == [6, 7, *range(10, 20)]
     manifest = run.write("t", asked, SCHEMA, key=KEY, rows_per_block=4, expected=20)
     assert manifest.statuses == {"ok": 18, "filtered": 2}
-    assert ids_in(folder) == sorted(str(n) for n in range(20)), "and nothing else lies in the folder"
+    assert ids_in(folder) == sorted(str(n) for n in range(20)), "no other file is in the folder"
 
 
-def test_files_are_read_several_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On object storage each costs some round trips, and a part of a million rows has thousands."""
+def test_several_files_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On object storage each file costs some round trips, and a shard of a million rows has thousands of files."""
     for n in range(16):
         blocks.write_block(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
     four_at_once, opened = threading.Barrier(4), pq.ParquetFile
@@ -96,9 +94,9 @@ def test_files_are_read_several_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     assert count == 160 and set(keys.to_pylist()) == {str(n) for n in range(160)}
 
 
-def test_what_is_left_of_a_file_may_have_the_name_of_one_that_goes(tmp_path: Path) -> None:
-    """Several are rewritten at once: none deletes what another has just made."""
-    for first in range(0, 300, 3):  # files are named by hashes: both orders of the two come about
+def test_a_rewritten_block_may_take_the_name_of_a_removed_one(tmp_path: Path) -> None:
+    """Several files are rewritten at once; none deletes the result of another."""
+    for first in range(0, 300, 3):  # Files are named by hashes: with 100 pairs, both orders of their names occur.
         one, two, three = (range(n, n + 1) for n in range(first, first + 3))
         for ok, failed in (((one,), two), ((one, two), three)):
             block = pa.concat_tables([*map(rows, ok), rows(failed, "failed", "x")])
@@ -108,7 +106,7 @@ def test_what_is_left_of_a_file_may_have_the_name_of_one_that_goes(tmp_path: Pat
     assert count == 200 and sorted(keys.to_pylist()) == there and ids_in(tmp_path) == there
 
 
-def test_rows_that_two_attempts_wrote_are_kept_once(tmp_path: Path, ray_local: None) -> None:
+def test_rows_written_by_two_attempts_are_kept_once(tmp_path: Path, ray_local: None) -> None:
     for some in (range(6), range(4, 10)):
         blocks.write_block(rows(some), str(tmp_path), LOCAL, KEY)
     files = blocks.compact(str(tmp_path), LOCAL, KEY)
@@ -116,7 +114,7 @@ def test_rows_that_two_attempts_wrote_are_kept_once(tmp_path: Path, ray_local: N
     assert ids_in(tmp_path) == [str(n) for n in range(10)]
 
 
-def test_many_small_files_become_few(tmp_path: Path, ray_local: None) -> None:
+def test_many_small_files_are_merged_into_few(tmp_path: Path, ray_local: None) -> None:
     for n in range(50):
         blocks.write_block(rows(range(n * 100, n * 100 + 100)), str(tmp_path), LOCAL, KEY)
     files = blocks.compact(str(tmp_path), LOCAL, KEY)
@@ -125,7 +123,7 @@ def test_many_small_files_become_few(tmp_path: Path, ray_local: None) -> None:
     assert len(set(ids_in(tmp_path))) == 5000
 
 
-def test_rows_that_were_not_asked_are_never_written(tmp_path: Path, ray_local: None) -> None:
+def test_unasked_rows_are_never_written(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     some = pa.concat_tables([rows(range(5)), rows(range(5, 9), "failed", "budget_used_up")])
     with pytest.raises(Stopped, match="budget"):
@@ -134,7 +132,7 @@ def test_rows_that_were_not_asked_are_never_written(tmp_path: Path, ray_local: N
     assert ids_in(Path(run.path("t"))) == [str(n) for n in range(5)]
 
 
-def test_too_many_errors_end_a_stage_before_its_end(tmp_path: Path, ray_local: None) -> None:
+def test_too_many_errors_end_a_stage_early(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     blocks = [rows(range(n * 20, n * 20 + 20), "failed", "KeyError: 'x'") for n in range(50)]
     with pytest.raises(StageError, match=r"of 1000 rows failed.*KeyError: 'x'"):
@@ -151,8 +149,8 @@ def slowly(block: pa.Table) -> pa.Table:
     return block
 
 
-def test_a_stage_that_an_error_ends_leaves_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
-    """An open one would go on, and start Ray anew where the process ends."""
+def test_a_stage_that_fails_leaves_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
+    """An open pipeline would continue, and start Ray again when the process ends."""
     run = run_in(tmp_path / "run")
     blocks = [rows(range(n * 20, n * 20 + 20), "failed", "KeyError: 'x'") for n in range(200)]
     slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
@@ -160,11 +158,14 @@ def test_a_stage_that_an_error_ends_leaves_no_pipeline_open(tmp_path: Path, ray_
         run.write("t", slow, SCHEMA, key=KEY, expected=4000, max_error_rate=0.005)
     for pipeline in pipelines():
         pipeline.join(timeout=5)
-    assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
+    assert error.tb and not pipelines(), "the frames of the error still exist, the pipeline does not"
 
 
-def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Path, ray_local: None) -> None:
-    """A run killed while its judge was behind: the student's answers are there, those judged are not judged again."""
+def test_answers_inside_a_pipeline_are_not_generated_again(tmp_path: Path, ray_local: None) -> None:
+    """The run is killed while its judge is behind.
+
+    The student's answers are stored, and judged ones are not judged again.
+    """
     run = run_in(tmp_path / "run")
     made, judged = tmp_path / "made", tmp_path / "judged"
 
@@ -206,7 +207,7 @@ def test_what_a_stage_inside_a_pipeline_has_made_is_not_made_again(tmp_path: Pat
     assert not (tmp_path / "run/t/answers").exists()
 
 
-def test_answers_that_are_all_there_start_no_engine(tmp_path: Path, ray_local: None) -> None:
+def test_a_table_with_all_its_answers_starts_no_engine(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     folder = tmp_path / "run/t/answers"
     folder.mkdir(parents=True)
@@ -226,9 +227,9 @@ def write_rows(folder: Path, status: str, *ids: int) -> None:
     blocks.write_block(pa.Table.from_pylist(found, SCHEMA), str(folder), LOCAL, KEY)
 
 
-def test_doubles_are_dropped_also_where_a_kill_cut_that_short(tmp_path: Path, ray_local: None) -> None:
-    """The file that takes the place of one with a double is there, and so is still the one it replaces."""
-    for first in range(0, 120, 3):  # files are named by hashes: all orders of the three come about
+def test_duplicates_are_removed_also_after_an_interrupted_removal(tmp_path: Path, ray_local: None) -> None:
+    """The file without the duplicate exists, and so does the file that it replaces."""
+    for first in range(0, 120, 3):  # Files are named by hashes: with 40 triples, all orders of their names occur.
         one, two, three = range(first, first + 3)
         for ids in ((one, two), (one, two, three), (three,)):
             write_rows(tmp_path, "ok", *ids)
@@ -237,8 +238,8 @@ def test_doubles_are_dropped_also_where_a_kill_cut_that_short(tmp_path: Path, ra
         assert count == 120 and ids_in(tmp_path) == sorted(str(n) for n in range(120))
 
 
-def test_an_answer_is_kept_beside_a_failure_of_the_same_row(tmp_path: Path, ray_local: None) -> None:
-    """An overtaken attempt may still write what it could not ask."""
+def test_an_answer_wins_over_a_failure_of_the_same_row(tmp_path: Path, ray_local: None) -> None:
+    """An overtaken attempt may still write the rows that it could not ask."""
     for n in range(40):
         write_rows(tmp_path, "ok", n)
         write_rows(tmp_path, "failed", n, n + 100)

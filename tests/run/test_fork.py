@@ -1,4 +1,4 @@
-"""A branch of a run takes over what its config leaves valid, and a retried run only its failed rows."""
+"""Forks keep the outputs that the new config leaves valid; a retry asks only failed rows again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_with(folder: Path, tables: dict[str, int]) -> Run:
     return run
 
 
-def test_a_branch_takes_over_what_is_still_valid(tmp_path: Path) -> None:
+def test_a_fork_keeps_valid_outputs(tmp_path: Path) -> None:
     names = ["seed/read", "seed/instructions", "rounds/01/scored", "rounds/01/generated", "rounds/01/training"]
     old = run_with(tmp_path / "old", dict.fromkeys(names, 0))
     changed = config(rewrite={"mode": "second_pass"})
@@ -44,12 +44,10 @@ def test_a_branch_takes_over_what_is_still_valid(tmp_path: Path) -> None:
     new = Run.open(changed, str(tmp_path / "new"))
     assert new.manifest("rounds/01/scored").rows == 6
     assert new.done("rounds/01/generated") is None
-    assert fork(old.uri, str(tmp_path / "new"), changed, layout(changed)) == [], "a branch that is there is continued"
+    assert fork(old.uri, str(tmp_path / "new"), changed, layout(changed)) == [], "an existing fork is continued"
 
 
-def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_fork_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = run_with(tmp_path / "old", dict.fromkeys(["seed/read", "seed/instructions"], 0))
     old.write_text("cache/00.jsonl", "{}")
     copy, copied = module._copy, []
@@ -66,10 +64,10 @@ def test_a_branch_that_was_stopped_while_it_was_filled_is_filled(
     assert fork(old.uri, str(tmp_path / "new"), config(), layout(config())) == ["seed/read", "seed/instructions"]
     new = Run.open(config(), str(tmp_path / "new"))
     assert new.manifest("seed/instructions").rows == 6
-    assert new.exists("cache/00.jsonl"), "what was answered is not paid for again"
+    assert new.exists("cache/00.jsonl"), "answered requests are not paid for again"
 
 
-def test_there_must_be_a_run_to_branch_off(tmp_path: Path) -> None:
+def test_a_fork_needs_an_existing_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no run"):
         fork(str(tmp_path / "old"), str(tmp_path / "new"), config(), layout(config()))
 
@@ -87,7 +85,7 @@ def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> No
     assert not run.exists("summary.json")
 
 
-def test_a_run_without_failed_rows_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_run_without_failed_rows_is_unchanged(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", {"seed/read": 0, "seed/instructions": 0})
     assert retry_failed(run, config(), layout(config())) == {}
     assert run.manifest("seed/instructions").rows == 6

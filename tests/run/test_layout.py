@@ -1,4 +1,4 @@
-"""A run is declared once: its outputs with their order, what keys of the config name, and no path anywhere else."""
+"""The layout declares a run once: its outputs in order, the outputs of config keys, and no path anywhere else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REGENERATION = config(regenerate={"operations": ["filter"]})
 
 
 def literals(source: str) -> Iterator[str]:
-    """The texts in a module's code, those of f-strings too; not its docstrings."""
+    """Yields the texts in a module's code, including those of f-strings, without its docstrings."""
     code = ast.parse(source)
     docs = {id(node.value) for node in ast.walk(code) if isinstance(node, ast.Expr)}
     for node in ast.walk(code):
@@ -41,23 +41,23 @@ def literals(source: str) -> Iterator[str]:
 
 
 def paths(source: str) -> list[str]:
-    """The texts that hold the path of an output."""
+    """Returns the texts that contain the path of an output."""
     return [text for text in literals(source) if any(folder in text for folder in FOLDERS)]
 
 
-def test_no_path_of_an_output_stands_outside_the_layout() -> None:
+def test_no_path_of_an_output_is_outside_the_layout() -> None:
     found = {
         str(file.relative_to(PACKAGE)): bad
         for file in PACKAGE.rglob("*.py")
         if not str(file.relative_to(PACKAGE)).startswith(DECLARING) and (bad := paths(file.read_text()))
     }
     assert found == {}
-    assert paths((PACKAGE / "methods/tapir.py").read_text()), "nothing would be found"
+    assert paths((PACKAGE / "methods/tapir.py").read_text()), "the search finds nothing"
     assert paths('"""seed/read"""\nrun.read(f"rounds/{n}/scored")') == ["rounds/"]
 
 
 @pytest.mark.parametrize("given", [config(), REGENERATION], ids=["tapir", "regenerate"])
-def test_every_output_has_a_place_of_its_own_and_comes_after_its_inputs(given: Config) -> None:
+def test_every_output_has_its_own_path_and_comes_after_its_inputs(given: Config) -> None:
     made: list[Table] = []
     for table in layout_of(given).all():
         assert table not in made and set(table.inputs) <= set(made)
@@ -66,13 +66,13 @@ def test_every_output_has_a_place_of_its_own_and_comes_after_its_inputs(given: C
             assert set(table.key) <= set(table.schema.names), table
 
 
-def test_the_outputs_that_a_key_names_are_those_of_a_method() -> None:
+def test_outputs_named_by_config_keys_exist_in_a_method() -> None:
     layouts = [layout_of(config(seed_data={"path": "a", "responses": "fill"})), layout_of(REGENERATION)]
     known = {name for tables in layouts for name, _ in tables.items()}
     assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= {*known, "summary"}
 
 
-def test_an_output_of_every_round_has_one_name() -> None:
+def test_an_output_has_the_same_name_in_every_round() -> None:
     tables = layout(config(curriculum={"rounds": 2}))
     assert [table.path for table in tables.named("scored")] == ["rounds/01/scored", "rounds/02/scored"]
     assert tables.named("read") == [tables.read] and tables.named("regenerated") == []
@@ -80,7 +80,7 @@ def test_an_output_of_every_round_has_one_name() -> None:
     assert tables.round(2).scored.inputs == (tables.round(2).candidates, tables.round(1).checkpoint)
 
 
-def test_a_table_of_a_shard_has_the_schema_of_all() -> None:
+def test_a_table_of_a_shard_has_the_schema_of_the_whole_table() -> None:
     tables = layout_of(REGENERATION)
     assert isinstance(tables, ShardLayout)
     one = tables.labelled.of("shards/00003")
@@ -99,7 +99,7 @@ def test_every_method_has_a_config_that_runs_it() -> None:
     assert isinstance(layout_of(config()), LoopLayout)
 
 
-def test_the_page_of_runs_has_the_outputs_and_the_columns_that_a_stage_begins_with() -> None:
+def test_the_page_of_runs_has_the_outputs_and_the_columns_that_a_stage_needs() -> None:
     page = PAGE.read_text()
     for given in (config(curriculum={"rounds": 1}), REGENERATION):
         assert tree(layout_of(given)) in page

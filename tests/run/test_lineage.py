@@ -1,4 +1,4 @@
-"""What a changed key makes stale, and that every key of the config is known to change something."""
+"""Outputs that a changed key makes stale; every key of the config declares them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_output_is_made_from_earlier_ones() -> None:
         ({"filter": {"evaluation_sets": ["b.jsonl"]}}, "seed/split", "seed/ingested"),
     ],
 )
-def test_a_change_keeps_what_comes_before_it(change: dict[str, Any], still: str, gone: str) -> None:
+def test_a_change_keeps_the_outputs_before_it(change: dict[str, Any], still: str, gone: str) -> None:
     left = kept(config(**change))
     assert still in left
     assert gone not in left
@@ -68,7 +68,7 @@ def test_a_change_of_the_seed_data_keeps_nothing() -> None:
     assert kept(config(seed_data={"path": "b.jsonl"})) == set()
 
 
-def test_a_suite_is_added_to_a_run_without_making_anything_stale() -> None:
+def test_a_suite_is_added_without_making_any_output_stale() -> None:
     added = config(evaluate={"suites": ["holdout", "my.suites:Capitals"]})
     assert added.digest() == config().digest()
     assert kept(added) == outputs(config()) | {"evaluation/Capitals"}
@@ -76,15 +76,15 @@ def test_a_suite_is_added_to_a_run_without_making_anything_stale() -> None:
     assert {"evaluation/holdout", "evaluation/Capitals"} <= {table.path for table in stale}
 
 
-def test_a_change_of_speed_keeps_everything() -> None:
+def test_a_change_of_speed_keeps_all_outputs() -> None:
     assert kept(config(resources={"cpus": 7}, budget={"max_tokens": 5})) == outputs(config())
 
 
-def test_the_choice_of_the_best_round_makes_no_output_again() -> None:
+def test_the_choice_of_the_best_round_makes_no_output_stale() -> None:
     assert kept(config(holdout={"select_share": 0.1})) == outputs(config())
 
 
 @pytest.mark.parametrize(("responses", "again"), [("keep", False), ("fill", True)])
-def test_the_judge_is_asked_for_the_seed_data_only_if_the_teacher_answers_it(responses: str, again: bool) -> None:
+def test_the_judge_scores_the_seed_data_only_if_the_teacher_answers_it(responses: str, again: bool) -> None:
     tables = layout(config(seed_data={"path": "a.jsonl", "responses": responses}))
     assert (tables.instructions in changed_by(["judge.mode"], tables)) == again

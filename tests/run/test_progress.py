@@ -1,4 +1,4 @@
-"""Live progress: rows of this attempt and of earlier ones, and a word, once, where nothing moves."""
+"""Live progress: rows of this attempt and of earlier ones, and one warning for each stall."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WAITS = "MapBatches(Asker) waits: 4 tasks run, 2 blocks wait"
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """What the running pipeline waits for; the first entry holds."""
+    """The state of the running pipeline; a test replaces its only entry."""
     found: list[str | None] = [WAITS]
     monkeypatch.setattr(progress, "_waiting", lambda: found[0])
     return found
 
 
 class Watching(Progress):
-    """A progress that looks at its one stage when it is told to, at a time of the test's own."""
+    """A progress that checks its stage only on request, at times of the test."""
 
     def __init__(self, stall_after_s: float = 300.0, batch_s: float = 0.0) -> None:
         self.noted: list[dict[str, Any]] = []
@@ -35,14 +35,14 @@ class Watching(Progress):
         super().__init__(lambda: {}, stall_after_s, note, batch_s)
 
     def later(self, seconds: float) -> Stage:
-        """Look at the stage after so many seconds in which nothing moved."""
+        """Checks the stage after `seconds` without progress."""
         stage = self._stages[-1]
         stage.moved -= seconds
         self.look(stage)
         return stage
 
 
-def test_a_stall_is_said_once_with_the_stage_and_the_operator(
+def test_a_stall_is_reported_once_with_the_stage_and_the_operator(
     waits: list[str | None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     watching = Watching()
@@ -55,14 +55,14 @@ def test_a_stall_is_said_once_with_the_stage_and_the_operator(
         assert watching.noted == [{"event": "stalled", "stage": "round 1 score", "seconds": 301, "waits": WAITS}]
         line = f"round 1 score: no row for 301 s (resources.stall_after_s): {WAITS}"
         assert capsys.readouterr().err.count(line) == 1
-        # a row, and it stalls anew
+        # A row ends the stall; then the stage stalls again.
         watching.count("rounds/01/scored", 1, 0)
         assert watching.waits("rounds/01/scored") is None
         watching.later(301)
         assert len(watching.noted) == 2
 
 
-def test_a_batch_may_take_a_day_and_another_operator_may_not(waits: list[str | None]) -> None:
+def test_a_batch_may_wait_a_day_and_another_operator_may_not(waits: list[str | None]) -> None:
     assert Asker.__name__ == progress.ASKER
     watching = Watching(batch_s=26 * 3600.0)
     with watching.stage("generate", "t", 10):
@@ -77,8 +77,8 @@ def test_a_batch_may_take_a_day_and_another_operator_may_not(waits: list[str | N
     assert len(watching.noted) == 2
 
 
-def test_what_a_pipeline_that_is_gone_waited_for_is_kept(waits: list[str | None]) -> None:
-    """Ray has given it up, and its error is on the way."""
+def test_the_last_state_of_an_ended_pipeline_is_kept(waits: list[str | None]) -> None:
+    """Ray has ended it, and its error is still to come."""
     watching = Watching()
     with watching.stage("classify", "seed/instructions", 10):
         watching.later(100)
@@ -88,7 +88,7 @@ def test_what_a_pipeline_that_is_gone_waited_for_is_kept(waits: list[str | None]
     assert watching.waits("another/table") is None
 
 
-def test_a_block_of_unasked_rows_is_no_row(waits: list[str | None]) -> None:
+def test_a_block_of_unasked_rows_is_no_progress(waits: list[str | None]) -> None:
     watching = Watching()
     with watching.stage("classify", "t", 10):
         watching.later(200)
@@ -97,8 +97,8 @@ def test_a_block_of_unasked_rows_is_no_row(waits: list[str | None]) -> None:
     assert len(watching.noted) == 1
 
 
-def test_what_has_all_its_rows_does_not_stall(waits: list[str | None]) -> None:
-    """Putting a large table's files together takes its time."""
+def test_a_stage_with_all_its_rows_does_not_stall(waits: list[str | None]) -> None:
+    """Merging the files of a large table takes a while."""
     watching = Watching()
     with watching.stage("classify", "t", 10):
         watching.count("t", 10, 0)
@@ -106,8 +106,8 @@ def test_what_has_all_its_rows_does_not_stall(waits: list[str | None]) -> None:
     assert not watching.noted
 
 
-def test_a_stage_without_a_table_stalls_where_it_says_nothing(waits: list[str | None]) -> None:
-    """Also before it has said anything: its tasks or workers may have no place."""
+def test_a_stage_without_a_table_stalls_if_it_reports_nothing(waits: list[str | None]) -> None:
+    """True also before its first report: its tasks or workers may have no place."""
     watching = Watching()
     with watching.stage("find near-duplicates"):
         watching.later(200)
@@ -116,7 +116,7 @@ def test_a_stage_without_a_table_stalls_where_it_says_nothing(waits: list[str | 
     assert watching.noted == [{"event": "stalled", "stage": "find near-duplicates", "seconds": 301, "waits": WAITS}]
 
 
-def test_a_training_that_says_nothing_new_stalls(waits: list[str | None]) -> None:
+def test_a_training_without_new_facts_stalls(waits: list[str | None]) -> None:
     waits[:] = [None]
     watching = Watching()
     with watching.stage("initial SFT") as facts:
@@ -127,7 +127,7 @@ def test_a_training_that_says_nothing_new_stalls(waits: list[str | None]) -> Non
         assert watching.noted == [{"event": "stalled", "stage": "initial SFT", "seconds": 400, "waits": None}]
 
 
-def test_rows_a_second_are_those_of_this_attempt() -> None:
+def test_rows_per_second_are_those_of_this_attempt() -> None:
     watching = Watching()
     with watching.stage("classify", "t", 1000):
         watching.keep("t", 500)
@@ -142,7 +142,7 @@ def test_rows_a_second_are_those_of_this_attempt() -> None:
     assert told["rows_per_second"] == pytest.approx(5, rel=0.1)
 
 
-def test_under_way_are_the_stages_that_run_or_that_an_error_ended() -> None:
+def test_running_stages_and_those_that_failed_are_in_progress() -> None:
     watching = Watching()
     with watching.span("classify", 0), watching.stage("classify", "seed/instructions", 10):
         pass
@@ -157,7 +157,7 @@ def test_under_way_are_the_stages_that_run_or_that_an_error_ended() -> None:
     assert stage.seconds == stage.seconds, "its clock has stopped"
 
 
-def test_rows_of_all_stages_are_numbers_for_trackers() -> None:
+def test_trackers_get_the_rows_of_all_stages() -> None:
     watching = Watching()
     with watching.stage("find near-duplicates"), watching.stage("read", "seed/read"):
         watching.count("seed/read", 7, 0)
@@ -167,13 +167,13 @@ def test_rows_of_all_stages_are_numbers_for_trackers() -> None:
     assert read == {"stage": "read", "rows": 7, "expected": None, "failed": 0, "seconds_without_row": None}
     assert 0 <= classify.pop("seconds_without_row") < 5
     assert classify == {"stage": "classify", "rows": 4, "expected": 10, "failed": 1}
-    assert watching.numbers()[1]["seconds_without_row"] is None, "a stage that has ended is not still"
+    assert watching.numbers()[1]["seconds_without_row"] is None, "an ended stage waits for no row"
 
 
-def test_a_table_whose_engine_starts_says_so_and_then_what_it_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    """Not `0 rows, 0.0 rows/s` for minutes."""
+def test_a_starting_engine_is_shown_and_then_its_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Otherwise the line would be `0 rows, 0.0 rows/s` for minutes."""
     shown, board = Progress(lambda: {}), EngineBoard()
-    told = SimpleNamespace(put=SimpleNamespace(remote=lambda *said: board.put(*copy.deepcopy(said))))
+    told = SimpleNamespace(put=SimpleNamespace(remote=lambda *facts: board.put(*copy.deepcopy(facts))))
     teller = Teller(told, "worker")
     shown.follow("t", board.facts)
     with shown.stage("round 1 score", "t", 240):
@@ -198,7 +198,7 @@ def test_a_table_whose_engine_starts_says_so_and_then_what_it_answers(capsys: py
     assert "answers 1  answer tokens 40  done" in capsys.readouterr().err
 
 
-def test_facts_that_cannot_be_had_change_nothing() -> None:
+def test_an_error_in_reading_facts_changes_nothing() -> None:
     shown = Progress(lambda: {})
     shown.follow("t", lambda: {}[0])
     with shown.stage("round 1 score", "t", 240) as facts:

@@ -1,4 +1,4 @@
-"""`tapir retry` of a regeneration: the failed rows of finished shards are made again, and nothing else."""
+"""`tapir retry` of a regeneration: only the failed rows of finished shards are generated again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def row(text: str, **values: str | None) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_failed_rows_of_finished_parts_are_made_again(tmp_path: Path, ray_local: None) -> None:
+def test_failed_rows_of_finished_shards_are_generated_again(tmp_path: Path, ray_local: None) -> None:
     source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
     settings = {"operations": ["filter", "classify"], "shards": {"rows": 3}}
     context = context_for(tmp_path, source, regenerate=settings, classify={"by": "teacher"})
@@ -47,7 +47,7 @@ def test_failed_rows_of_finished_parts_are_made_again(tmp_path: Path, ray_local:
     assert run.exists("balance.json") and run.exists("dataset/data/00001.parquet")
     assert run.read_json("shards/00001/regenerated/_manifest.json") == before
 
-    # The row has its label now: what was finished stays as it was, the other rows are made from their labels.
+    # The row has a label now. Finished outputs stay, and the other rows are made from their labels.
     run.write_rows("shards/00000/labelled", conform([*good, row("3")], INSTRUCTIONS))
     shards = [own_table(run, shard, context.shards.labelled) for shard in cut_table(run, context.layout.ingested, 3)]
     reanswer(context, shards, None)

@@ -1,4 +1,4 @@
-"""When a pipeline ends whose budget is used up, by its blocks and the requests in flight."""
+"""The end of a pipeline with an exhausted budget, decided by its blocks and the requests in flight."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = 100
 
 
 class Clock:
-    """Stands still between blocks, so that a busy machine changes nothing."""
+    """A clock that stands still between blocks, so that a busy machine changes nothing."""
 
     def __init__(self) -> None:
         self.now = 1.0
@@ -27,7 +27,7 @@ class Clock:
 
 
 def blocks(unasked: int, clock: Clock) -> Iterator[dict[str, Any]]:
-    """A block each second, with rows that need no request, such as filtered ones."""
+    """Yields a block each second with rows that need no request, such as filtered ones."""
     for _ in range(BLOCKS):
         clock.now += 1.0
         yield {"rows": 3, "failed": 0, "unasked": unasked, "error": None}
@@ -41,21 +41,21 @@ def seen(unasked: int, drained: Iterator[bool], monkeypatch: pytest.MonkeyPatch)
     return len(list(counting.counted(blocks(unasked, clock)))), counting
 
 
-def test_rows_that_pass_unasked_do_not_keep_a_pipeline_going(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the budget has ended, millions of filtered rows would be written before the run could stop."""
+def test_rows_without_a_request_do_not_keep_a_pipeline_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else millions of filtered rows would be written before a run with an exhausted budget could stop."""
     count, counting = seen(1, iter(lambda: True, None), monkeypatch)
     assert count == row_counter.DRAIN_S + 1
     with pytest.raises(Stopped, match="budget"):
         counting.check()
 
 
-def test_requests_on_their_way_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request in flight now and then: each time the wait starts again."""
+def test_requests_in_flight_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request in flight starts the wait again."""
     now_and_then = (number % 5 != 0 for number in range(10 * BLOCKS))
     assert seen(1, now_and_then, monkeypatch)[0] == BLOCKS
 
 
-def test_a_pipeline_whose_rows_were_all_asked_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_without_unasked_rows_runs_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     count, counting = seen(0, iter(lambda: True, None), monkeypatch)
     assert count == BLOCKS
     counting.check()

@@ -1,4 +1,4 @@
-"""A run on storage: tables exist when their manifest does, and a folder belongs to one config."""
+"""A run on storage: a table exists if its manifest does, and a folder belongs to one config."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_reasons_are_counted_by_the_word_before_the_colon(tmp_path: Path) -> Non
     assert manifest.errors == {"TimeoutError": 2}
 
 
-def test_a_table_without_manifest_does_not_exist(tmp_path: Path) -> None:
+def test_a_table_without_a_manifest_does_not_exist(tmp_path: Path) -> None:
     run = Run.open(config(), str(tmp_path / "run"))
     run.write_rows("t", table(4))
     (tmp_path / "run/t/_manifest.json").unlink()
@@ -75,7 +75,7 @@ def test_a_table_without_manifest_does_not_exist(tmp_path: Path) -> None:
     assert run.manifest("t").rows == 8
 
 
-def test_continued_by_the_same_config_and_refused_by_another(tmp_path: Path) -> None:
+def test_the_same_config_continues_a_run_and_another_is_refused(tmp_path: Path) -> None:
     first = Run.open(config(), str(tmp_path / "run"))
     again = Run.open(config(resources={"cpus": 3}), str(tmp_path / "run"))
     assert first.run_id == again.run_id
@@ -84,7 +84,7 @@ def test_continued_by_the_same_config_and_refused_by_another(tmp_path: Path) -> 
         Run.open(config(curriculum={"alpha": 0.5}), str(tmp_path / "run"))
 
 
-def test_a_run_that_has_no_table_yet_takes_the_config_that_mends_it(tmp_path: Path) -> None:
+def test_a_run_without_a_table_accepts_a_corrected_config(tmp_path: Path) -> None:
     run = Run.open(config(), str(tmp_path / "run"))
     run.write_text("attempts/00001.json", "{}")
     run.write_text("attempts/00001.ended.json", "{}")
@@ -97,8 +97,8 @@ def test_a_run_that_has_no_table_yet_takes_the_config_that_mends_it(tmp_path: Pa
     assert again.exists("usage/00001.json") and again.exists("notes.txt")
 
 
-def test_a_folder_with_a_config_that_no_run_was_started_in_is_left_alone(tmp_path: Path) -> None:
-    """Such as a user's own, with the config, seed data and notes of an experiment."""
+def test_a_folder_with_a_config_but_no_run_is_left_unchanged(tmp_path: Path) -> None:
+    """A user's folder may hold the config, seed data and notes of an experiment."""
     (tmp_path / "config.yaml").write_text(config().dump())
     (tmp_path / "seed").mkdir()
     (tmp_path / "seed/mine.jsonl").write_text("{}")
@@ -109,15 +109,15 @@ def test_a_folder_with_a_config_that_no_run_was_started_in_is_left_alone(tmp_pat
     assert (tmp_path / "config.yaml").read_text() == config().dump()
 
 
-def test_the_config_of_the_last_start_is_kept(tmp_path: Path) -> None:
-    """A retry goes on with the budget that the run ended with."""
+def test_the_config_of_the_last_start_is_stored(tmp_path: Path) -> None:
+    """A retry continues with the budget of the run's last start."""
     Run.open(config(), str(tmp_path)).event("begun")
     Run.open(config(budget={"max_tokens": 7}), str(tmp_path))
     assert Run.at(str(tmp_path)).stored_config().budget.max_tokens == 7
 
 
 @pytest.mark.parametrize("place", ["file.txt", "foo://x"])
-def test_a_place_that_holds_no_folder_is_refused(tmp_path: Path, place: str) -> None:
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, place: str) -> None:
     (tmp_path / "file.txt").write_text("mine")
     with pytest.raises(InputError, match=place):
         Run.open(config(), place if ":" in place else str(tmp_path / place))
@@ -134,7 +134,7 @@ def test_two_runs_of_one_config_have_two_names(tmp_path: Path) -> None:
     assert len(names) == 2
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds no run"):
         Run.open(config(), str(tmp_path))
@@ -150,10 +150,10 @@ def test_events_of_all_attempts_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_once_the_budget_is_used_up_a_pipeline_does_not_run_to_its_end(
+def test_an_exhausted_budget_ends_a_pipeline_early(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A local student would go on answering thousands of rows that nobody judges; rows on their way are kept."""
+    """A local student would otherwise answer thousands of rows that nobody judges. Rows in flight are kept."""
     monkeypatch.setattr("tapir_ray.run.row_counter.DRAIN_S", 1.0)
     asked = {str(number) for number in range(5)}
 
@@ -175,5 +175,5 @@ def test_once_the_budget_is_used_up_a_pipeline_does_not_run_to_its_end(
             expected=1000,
             drained=lambda: next(polls, True),
         )
-    assert time.monotonic() - started < 60, "the rows alone take 100 s"
+    assert time.monotonic() - started < 60, "the rows alone would take 100 s"
     assert run.remaining("t", rows, ("instruction_id",)).count() == 995

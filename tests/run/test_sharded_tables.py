@@ -1,4 +1,4 @@
-"""One pipeline writes the tables of many shards: each is there as soon as it is whole, with all of its rows once."""
+"""One pipeline writes the tables of many shards: each is published once it is whole, with all its rows once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ids_in(run: Run, shard: str) -> list[str]:
     return [value for file in run.files(f"{shard}/made") for value in pq.read_table(file)["instruction_id"].to_pylist()]
 
 
-def test_a_block_is_written_to_the_parts_of_its_rows(tmp_path: Path) -> None:
+def test_a_block_is_written_to_the_shards_of_its_rows(tmp_path: Path) -> None:
     folders = {shard: str(tmp_path / shard[-1]) for shard in COUNTS}
     for folder in folders.values():
         Path(folder).mkdir()
@@ -71,15 +71,15 @@ def test_a_block_is_written_to_the_parts_of_its_rows(tmp_path: Path) -> None:
     assert len(write_each(block.slice(0, 0), folders, LOCAL, KEY)) == 0
 
 
-def test_every_part_has_its_rows_once(tmp_path: Path, ray_local: None) -> None:
+def test_every_shard_has_its_rows_once(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     write(run, everything())
     for shard in COUNTS:
         assert sorted(ids_in(run, shard)) == sorted(f"{shard}-{n}" for n in range(40))
-    assert ShardedTables(run, MADE, COUNTS).rows == {}, "and nothing is left to do"
+    assert ShardedTables(run, MADE, COUNTS).rows == {}, "no shard is left"
 
 
-def test_a_part_is_published_while_the_others_are_made(
+def test_a_shard_is_published_while_others_are_in_progress(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, events = run_in(tmp_path / "run"), []
@@ -114,7 +114,7 @@ def test_a_part_is_published_while_the_others_are_made(
     assert sorted(events) == [f"{shard}/made" for shard in COUNTS]
 
 
-def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_local: None) -> None:
+def test_a_finished_shard_is_not_made_again(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     first, second, third = COUNTS
     unasked = rows(third, range(40), *UNASKED)
@@ -135,7 +135,7 @@ def test_what_an_attempt_had_finished_is_not_made_again(tmp_path: Path, ray_loca
     assert before == {file: Path(file).stat().st_mtime_ns for file in run.files(f"{first}/made")}
 
 
-def test_a_row_that_came_twice_does_not_make_a_part_whole(tmp_path: Path, ray_local: None) -> None:
+def test_a_repeated_row_does_not_complete_a_shard(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     first, *others = COUNTS
     twice = [rows(first, range(20)), rows(first, range(20)), rows(first, range(20, 40))]
@@ -143,15 +143,15 @@ def test_a_row_that_came_twice_does_not_make_a_part_whole(tmp_path: Path, ray_lo
     assert sorted(ids_in(run, first)) == sorted(f"{first}-{n}" for n in range(40))
 
 
-def test_rows_that_are_missing_stop_it(tmp_path: Path, ray_local: None) -> None:
+def test_missing_rows_stop_the_run(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     with pytest.raises(StageError, match=r"shards/00002/made: 40 rows went in and 39 came out"):
         write(run, [*everything()[:-1], rows("shards/00002", range(30, 39))])
     assert run.done("shards/00001/made") and not run.done("shards/00002/made")
 
 
-def test_the_error_rate_is_that_of_all_parts(tmp_path: Path, ray_local: None) -> None:
-    """A shard with more failed rows than others is there as well, where they are few among all."""
+def test_the_error_rate_is_taken_over_all_shards(tmp_path: Path, ray_local: None) -> None:
+    """A shard with more failed rows than others is finished too if they are few among all rows."""
     run = run_in(tmp_path / "run")
     first, *others = COUNTS
     failed = rows(first, range(30, 40), "failed", "timeout")
@@ -159,7 +159,7 @@ def test_the_error_rate_is_that_of_all_parts(tmp_path: Path, ray_local: None) ->
     assert run.manifest(f"{first}/made").count("failed") == 10
 
 
-def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, ray_local: None) -> None:
+def test_a_shard_with_too_many_failed_rows_is_continued(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     first, second, third = COUNTS
     failed = [rows(shard, range(30, 40), "failed", "timeout") for shard in (first, third)]
@@ -171,7 +171,7 @@ def test_too_many_failed_rows_leave_their_part_to_be_continued(tmp_path: Path, r
     assert all(run.manifest(f"{shard}/made").statuses == {"ok": 40} for shard in COUNTS)
 
 
-def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
+def test_shards_that_fail_leave_no_pipeline_open(tmp_path: Path, ray_local: None) -> None:
     blocks = [rows(shard, range(n, n + 1), "failed", "timeout") for shard in COUNTS for n in range(40)]
     slow = ray.data.from_arrow(blocks).map_batches(slowly, batch_format="pyarrow", batch_size=None, num_cpus=1)
     tables = ShardedTables(run_in(tmp_path / "run"), MADE, COUNTS)
@@ -179,10 +179,10 @@ def test_parts_that_an_error_ends_leave_no_pipeline_open(tmp_path: Path, ray_loc
         tables.write(slow, rows_per_block=1, transform_cpus=0.1, max_error_rate=0.01, drained=lambda: True)
     for pipeline in pipelines():
         pipeline.join(timeout=5)
-    assert error.tb and not pipelines(), "the error's frames are still there, the pipeline is not"
+    assert error.tb and not pipelines(), "the frames of the error still exist, the pipeline does not"
 
 
-def test_what_had_failed_before_is_not_held_against_a_table(tmp_path: Path, ray_local: None) -> None:
+def test_rows_that_failed_in_earlier_tables_do_not_count(tmp_path: Path, ray_local: None) -> None:
     run = run_in(tmp_path / "run")
     blocks = [pa.concat_tables([rows(shard, range(30)), rows(shard, range(30, 40), "failed", "x")]) for shard in COUNTS]
     for carried in (dict.fromkeys(COUNTS, 5), dict.fromkeys(COUNTS, 10)):

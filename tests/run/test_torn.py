@@ -1,4 +1,4 @@
-"""Files are whole or absent; what a crash has torn is passed over with a word, and a removed table stays removed."""
+"""Files are whole or absent: torn ones are skipped with a warning, and a removed table stays removed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows(ids: range) -> pa.Table:
 
 
 @pytest.mark.parametrize("content", TORN)
-def test_a_torn_file_of_a_run_is_absent_and_named(
+def test_a_torn_file_of_a_run_counts_as_absent_and_is_named(
     tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Run.open(CONFIG, str(tmp_path))
@@ -51,12 +51,12 @@ def test_a_torn_file_of_a_run_is_absent_and_named(
     assert last is not None and (last.attempt, last.alive, last.host) == (1, False, "?")
     assert run.done("seed/t") is None and UsageFiles(run.uri, 2).load() == (None, [])
     assert run.find_json("summary.json") is None
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     for name in names:
-        assert any(f"/{name} is empty or torn and is treated as absent" in line for line in said), name
-    assert any("usage/00001.json" in line and "does not count towards the budget" in line for line in said)
-    assert len(said) == len(set(said)), "each once"
-    assert claim_at_once(run) == 2, "its number is not given again"
+        assert any(f"/{name} is empty or torn and is treated as absent" in line for line in warnings), name
+    assert any("usage/00001.json" in line and "does not count towards the budget" in line for line in warnings)
+    assert len(warnings) == len(set(warnings)), "each warning once"
+    assert claim_at_once(run) == 2, "a number is not used twice"
 
 
 def owner_at_once(run: Run) -> object:
@@ -71,25 +71,21 @@ def claim_at_once(run: Run) -> int:
         return claim(run)
 
 
-def test_a_record_without_its_fields_is_as_absent_as_a_torn_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_record_without_its_fields_counts_as_torn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "usage").mkdir()
     (tmp_path / "usage" / "00001.json").write_text("{}")
     assert UsageFiles(str(tmp_path), 2).load() == (None, [])
     assert "00001.json is empty or torn" in caplog.text and "does not count towards the budget" in caplog.text
 
 
-def test_a_torn_config_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+def test_a_torn_config_is_an_error_that_names_the_change(tmp_path: Path) -> None:
     Run.open(CONFIG, str(tmp_path))
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(InputError, match="restore the config that the run was started with"):
         Run.open(CONFIG, str(tmp_path))
 
 
-def test_of_torn_states_the_last_whole_one_holds_and_none_is_an_error(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_last_whole_state_is_read_and_none_is_an_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     states = StateFiles(str(tmp_path))
     states.write(1, {"n": 1})
     (tmp_path / "state/00001-000001.json").write_text('{"n"')
@@ -100,7 +96,7 @@ def test_of_torn_states_the_last_whole_one_holds_and_none_is_an_error(
         states.latest()
 
 
-def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_line_affects_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = Run.open(CONFIG, str(tmp_path))
     run.event("first")
     with (tmp_path / "events.jsonl").open("a") as file:
@@ -110,7 +106,7 @@ def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path, caplog: pytes
     assert "events.jsonl is empty or torn and has unreadable lines, which are left out" in caplog.text
 
 
-def test_torn_parts_are_removed_named_and_made_again(tmp_path: Path) -> None:
+def test_torn_blocks_are_removed_named_and_made_again(tmp_path: Path) -> None:
     for n in range(4):
         blocks.write_block(rows(range(n * 10, n * 10 + 10)), str(tmp_path), LOCAL, KEY)
     first, second, third, _ = sorted(tmp_path.glob("block-*"))
@@ -128,8 +124,8 @@ def _ids(file: Path) -> list[str]:
     return [str(name) for name in pq.read_table(file)["instruction_id"].to_pylist()]
 
 
-def test_a_table_that_lost_its_manifest_keeps_its_rows(tmp_path: Path) -> None:
-    """Its parts were removed when it was finished."""
+def test_a_table_without_its_manifest_keeps_its_rows(tmp_path: Path) -> None:
+    """Its blocks were removed when the table was finished."""
     blocks.write_whole(rows(range(30)), "rows-000000.parquet", str(tmp_path), LOCAL)
     (tmp_path / "rows-000001.parquet").write_bytes(b"PAR1")
     count, _, torn = _resume_and_tell(str(tmp_path), LOCAL, KEY)
@@ -137,7 +133,7 @@ def test_a_table_that_lost_its_manifest_keeps_its_rows(tmp_path: Path) -> None:
     assert [file.name[:6] for file in tmp_path.iterdir()] == ["block-"]
 
 
-def test_a_torn_file_of_a_finished_table_ends_in_a_sentence(tmp_path: Path) -> None:
+def test_a_torn_file_of_a_finished_table_is_named_in_one_sentence(tmp_path: Path) -> None:
     run = Run.open(CONFIG, str(tmp_path))
     run.write_rows("seed/t", rows(range(3)))
     (tmp_path / "seed/t/rows-000000.parquet").write_bytes(b"PAR1")
@@ -160,7 +156,7 @@ def test_two_writers_of_a_file_share_no_temporary_name(tmp_path: Path) -> None:
     assert len(set(storage.read_text("a.json"))) == 1 and os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -179,7 +175,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     assert done == ["file", "rename", "folder"] * 2
 
 
-def test_what_killed_writers_left_is_passed_over_and_removed(tmp_path: Path) -> None:
+def test_files_of_killed_writers_are_ignored_and_removed(tmp_path: Path) -> None:
     run = Run.open(CONFIG, str(tmp_path))
     for name in ("attempts", "seed/t", ""):
         folder = tmp_path / name
@@ -190,7 +186,7 @@ def test_what_killed_writers_left_is_passed_over_and_removed(tmp_path: Path) -> 
     assert not any(name.startswith(".") for name in run.children("")) and run.children("seed/t") == []
     assert claim(run) == 1
     left = sorted(path.name for path in tmp_path.rglob(f"{atomic_files.WRITING}*"))
-    assert left == [f"{atomic_files.WRITING}b"] * 3, "whose writers may be alive"
+    assert left == [f"{atomic_files.WRITING}b"] * 3, "their writers may be alive"
 
 
 class Dies(Exception):
@@ -198,10 +194,10 @@ class Dies(Exception):
 
 
 @pytest.mark.parametrize("deletes", range(12))
-def test_a_removal_that_dies_leaves_a_whole_table_or_none(
+def test_an_interrupted_removal_leaves_a_whole_table_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletes: int
 ) -> None:
-    """Its rows are of another input than the table that is made next: none may be taken for that one's."""
+    """Its rows have another input than those of the table that follows, which must contain none of them."""
     run = Run.open(CONFIG, str(tmp_path / "run"))
     run.fs.create_dir(run.path("seed/t/answers"), recursive=True)
     for n in range(3):
@@ -211,7 +207,7 @@ def test_a_removal_that_dies_leaves_a_whole_table_or_none(
     done: list[str] = []
 
     class Disk:
-        """A filesystem whose process dies after so many files are deleted."""
+        """A filesystem whose process dies after `deletes` files are deleted."""
 
         def __getattr__(self, name: str) -> Callable[..., object]:
             return getattr(LOCAL, name)  # type: ignore[no-any-return]
@@ -243,7 +239,7 @@ def test_a_removal_that_dies_leaves_a_whole_table_or_none(
 atomic_write = atomic_files.write_bytes
 
 
-def test_a_training_whose_records_are_torn_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_training_with_torn_records_starts_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     listed = '{"latest_checkpoint_result": {"checkpoint_dir_name": "checkpoint_1"}}'
     for snapshot, progress, stays in ((listed, "{}x", False), (listed, '{"losses": [1.0]}', True), ("", "", False)):
         folder = tmp_path / "training"

@@ -1,4 +1,4 @@
-"""A user's tracker, a class of this file: the numbers of a run arrive, and nothing that it does ends the run."""
+"""A user's tracker, a class of this file: it receives the numbers of a run, and none of its failures ends the run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.page_examples import example
 
 HERE = "tests.run.trackers.test_added"
 TOLD: list[tuple[Any, ...]] = []
-"""What the trackers of this file were told."""
+"""Calls that the trackers of this file received."""
 
 
 class Mine(Tracker):
-    """Keeps all it is told."""
+    """Records all its calls."""
 
     def start(self, run: RunInfo) -> None:
         TOLD.append(("start", run))
@@ -46,21 +46,21 @@ class Mine(Tracker):
 
 
 class Broken(Tracker):
-    """Raises whatever happens."""
+    """Raises in every call."""
 
     def log(self, kind: str, *_: Any) -> None:
         raise RuntimeError(f"no route to host, token=hf_{'a1' * 10}, for {kind}")
 
 
 class Unbuilt(Tracker):
-    """Cannot be opened, and says so by leaving the process."""
+    """Fails when it is constructed."""
 
     def __init__(self) -> None:
         raise ConnectionError("log in first")
 
 
 class Slow(Tracker):
-    """Never comes back."""
+    """Never returns."""
 
     going_on = threading.Event()
 
@@ -90,7 +90,7 @@ def config(*trackers: str, **sections: Any) -> Config:
 
 
 def run_some(folder: Path, settings: Config, error: BaseException | None = None) -> Run:
-    """A start of a run that plans a round, trains a little, and ends or raises."""
+    """Runs a start that plans a round, trains a little, and completes or raises."""
     run = Run.open(settings, str(folder / "run"))
     roles = Roles(settings, run.run_id)
     with owned(run) as run.attempt, tracked(run, settings, ROUND_EVENTS) as trackers:
@@ -103,7 +103,7 @@ def run_some(folder: Path, settings: Config, error: BaseException | None = None)
     return run
 
 
-def test_the_numbers_of_rounds_stages_and_steps_arrive(tmp_path: Path) -> None:
+def test_a_tracker_receives_the_numbers_of_rounds_stages_and_steps(tmp_path: Path) -> None:
     run = run_some(tmp_path, config("Mine"))
     (_, info), plan, (stage, seconds, *of_stage), *steps, end = TOLD
     assert (info.run_id, info.name, info.attempt) == (run.run_id, "tracked", 1)
@@ -114,7 +114,7 @@ def test_the_numbers_of_rounds_stages_and_steps_arrive(tmp_path: Path) -> None:
     assert end == ("end", "completed")
 
 
-def test_the_runs_own_record_has_them_too(tmp_path: Path) -> None:
+def test_the_run_records_the_same_numbers(tmp_path: Path) -> None:
     run = run_some(tmp_path, config())
     ((plan, stage),) = [run.all_events()]
     assert (plan["event"], plan["round"], plan["alpha"], plan["attempt"]) == ("plan", 1, 0.3, 1)
@@ -125,7 +125,7 @@ def test_the_runs_own_record_has_them_too(tmp_path: Path) -> None:
     ]
 
 
-def test_a_continued_run_tells_what_its_rounds_had(tmp_path: Path) -> None:
+def test_a_continued_run_reports_the_numbers_of_earlier_rounds(tmp_path: Path) -> None:
     run_some(tmp_path, config())
     run_some(tmp_path, config("Mine"))
     info = TOLD[0][1]
@@ -145,16 +145,18 @@ def test_a_continued_run_tells_what_its_rounds_had(tmp_path: Path) -> None:
         (Reached("score is done"), "completed"),
     ],
 )
-def test_the_end_says_how(tmp_path: Path, error: BaseException, status: str) -> None:
+def test_the_end_is_reported_with_its_status(tmp_path: Path, error: BaseException, status: str) -> None:
     with pytest.raises(type(error)):
         run_some(tmp_path, config("Mine"), error)
     assert TOLD[-1] == ("end", status)
 
 
-def test_an_error_ends_no_run_and_is_logged_once_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_a_tracker_ends_no_run_and_is_logged_once_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
         run_some(tmp_path, config("Broken", "Mine", "Unbuilt"))
-    assert TOLD[-1] == ("end", "completed"), "the others go on"
+    assert TOLD[-1] == ("end", "completed"), "the other trackers continue"
     broken, unbuilt = sorted(record.getMessage() for record in caplog.records)
     assert broken == (
         f"trackers {HERE}:Broken: log: RuntimeError: no route to host, token=***, for plan; the run continues"
@@ -162,7 +164,7 @@ def test_an_error_ends_no_run_and_is_logged_once_by_name(tmp_path: Path, caplog:
     assert unbuilt == f"trackers {HERE}:Unbuilt: start: ConnectionError: log in first; the run continues"
 
 
-def test_a_tracker_that_hangs_holds_up_nothing(
+def test_a_hanging_tracker_delays_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(background, "END_S", 0.2)
@@ -175,7 +177,7 @@ def test_a_tracker_that_hangs_holds_up_nothing(
 
 
 def test_progress_does_not_queue_up_behind_a_slow_tracker() -> None:
-    """Numbers that newer ones replace are of no use to a tracker that is behind."""
+    """A tracker that is behind has no use for numbers that newer ones replace."""
     mine = background.Background("slow", Mine)
     mine.progress([{"stage": "a", "rows": 1}], {})
     mine.progress([{"stage": "a", "rows": 2}], {"teacher": {"judge": {"requests": 3}}})
@@ -188,7 +190,7 @@ def test_progress_does_not_queue_up_behind_a_slow_tracker() -> None:
     assert TOLD[0][1] == [{"stage": "a", "rows": 1}]
 
 
-def test_nothing_secret_is_handed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trackers_receive_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "a-key-of-a-provider")
     settings = config("Mine", simulator={"log": "/logs/a-key-of-a-provider"})
     run = Run.open(settings, str(tmp_path / "run"))
@@ -199,7 +201,7 @@ def test_nothing_secret_is_handed_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert logged[1] == {"stage": "of https://***@host/v1", "seconds": 1.5}
 
 
-def test_what_is_no_tracker_is_refused() -> None:
+def test_an_object_that_is_no_tracker_is_refused() -> None:
     for spec, words in {
         "tests.run.trackers.test_added:config": r"trackers: '.*:config' is not a subclass of tapir_ray\.run\.trackers",
         "tests.run.trackers.test_added:Mien": r"trackers: module .* has no 'Mien'",
@@ -214,7 +216,7 @@ def test_trackers_change_no_results() -> None:
     assert not differences(config("Mine"), config())
 
 
-def test_the_example_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example("trackers.md", 0, "my_trackers", monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     run = run_some(tmp_path, config(trackers=["my_trackers:Csv"]))

@@ -1,4 +1,4 @@
-"""What a run shows as metrics: said again and again, by run, and never under tags that a dashboard does not know."""
+"""Metrics of a run in Ray: exported again and again, by run, and only under tags that the dashboard knows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tapir_ray.run.trackers.ray_metrics import METRICS, Metrics, RayMetrics
 
 
 class Gauge:
-    """Ray's, with what it was told."""
+    """Ray's gauge, which records its values."""
 
     made: dict[str, tuple[str, ...]]
     told: list[tuple[str, float, dict[str, str]]]
@@ -37,7 +37,7 @@ def forgotten() -> None:
     Gauge.made, Gauge.told = {}, []
 
 
-def test_values_are_said_again_until_they_end() -> None:
+def test_values_are_exported_until_they_end() -> None:
     metrics = Metrics("mine-1", Gauge)
     metrics.set("tapir_rows", 3, stage="classify")
     metrics.set("tapir_rows", 5, stage="classify")
@@ -60,7 +60,7 @@ def test_a_series_with_other_tags_is_refused() -> None:
         Metrics("r").set("tapir_lines", 1)
 
 
-def test_names_and_tags_are_those_that_prometheus_takes() -> None:
+def test_names_and_tags_are_valid_for_prometheus() -> None:
     for name, (_, tags) in METRICS.items():
         assert all(re.fullmatch(r"[a-z][a-z_]*", word) for word in (name, *tags))
 
@@ -71,11 +71,11 @@ def info(**settings: Any) -> RunInfo:
 
 
 def told() -> dict[tuple[str, ...], float]:
-    """By name and tags, but for the run's, the last value that each series has."""
+    """Returns the last value of each series by name and tags, without the tag of the run."""
     return {(name, *(value for tag, value in tags.items() if tag != "run")): value for name, value, tags in Gauge.told}
 
 
-def test_numbers_of_a_round_stay_until_they_are_logged_again() -> None:
+def test_numbers_of_a_round_are_exported_until_they_are_logged_again() -> None:
     tracker = RayMetrics(Gauge)
     tracker.start(info(earlier=[("plan", {"alpha": 0.3, "threshold": 2.0, "teacher_score": 8.0, "hard": 7}, 1)]))
     tracker.log("plan", {"alpha": None, "difficulty": None}, 1)
@@ -91,7 +91,7 @@ def test_numbers_of_a_round_stay_until_they_are_logged_again() -> None:
     }
 
 
-def test_rows_of_a_stage_are_shown() -> None:
+def test_rows_of_a_stage_are_exported() -> None:
     tracker = RayMetrics(Gauge)
     tracker.start(info(max_cost=5.0))
     running = {"stage": "classify", "rows": 4, "expected": 10, "failed": 1, "seconds_without_row": 3.0}
@@ -108,10 +108,10 @@ def test_rows_of_a_stage_are_shown() -> None:
     }
     Gauge.told.clear()
     tracker.progress([{**running, "rows": 10, "seconds_without_row": None}], {})
-    assert ("tapir_seconds_without_row", "classify") not in told(), "a stage that has ended is not still"
+    assert ("tapir_seconds_without_row", "classify") not in told(), "an ended stage waits for no row"
 
 
-def test_usage_is_shown_by_role_and_kind_with_its_cost() -> None:
+def test_usage_is_exported_by_role_and_kind_with_its_cost() -> None:
     tracker = RayMetrics(Gauge)
     tracker.start(info())
     ledger = Ledger({"teacher": Account("teacher", Limits(), Price(input=1.0, output=2.0))}, Budget())
@@ -126,8 +126,9 @@ def test_usage_is_shown_by_role_and_kind_with_its_cost() -> None:
 
 
 @pytest.mark.slow
-def test_rays_port_has_them_for_as_long_as_they_are_said(ray_local: None) -> None:
-    """Ray forgets a value that it has reported: one said once would be gone after two of its intervals."""
+def test_rays_port_shows_values_as_long_as_they_are_exported(ray_local: None) -> None:
+    """Ray forgets a value once it has reported it: a value exported only once would be missing after two of its
+    intervals."""
     import ray
 
     metrics = Metrics("on-a-port")
@@ -139,7 +140,7 @@ def test_rays_port_has_them_for_as_long_as_they_are_said(ray_local: None) -> Non
         if "ray_tapir_rows{" in (line := _line(port)) and line.endswith(" 42.0"):
             seen.append(time.monotonic())
         else:
-            assert not seen, "it was there, and is gone"
+            assert not seen, "the value was shown before and is missing"
         time.sleep(2)
     assert seen and seen[-1] - seen[0] >= 25
 
