@@ -17,7 +17,7 @@ NAMES = ["[red]", "[/]", "[/red]", ":bug:", "<b>", "[link=x]y[/link]"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_task_that_looks_like_markup_is_a_cell_a_header_and_a_line(name: str) -> None:
+def test_a_task_that_looks_like_markup_is_printed_unchanged(name: str) -> None:
     file = io.StringIO()
     out = console(file)
     table = Table(name, title=name)
@@ -27,13 +27,13 @@ def test_a_task_that_looks_like_markup_is_a_cell_a_header_and_a_line(name: str) 
     assert file.getvalue().count(name) == 4
 
 
-def test_a_card_has_no_markup_of_the_rows() -> None:
+def test_a_card_escapes_markup_of_the_rows() -> None:
     table = _table(("task", "rows"), [("<b>x</b> | [a](b)\n", 1)])
     assert "&lt;b&gt;x&lt;/b&gt; \\| \\[a](b) | 1" in table
     assert len(table.splitlines()) == 3
 
 
-def test_a_task_of_a_taxonomy_is_one_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_task_name_of_a_taxonomy_is_one_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "tasks.yaml"
     file.write_text('tasks: {"a\\nb\\e[31m": {weight: 0.5}, "[red]": {weight: 0.5}}')
     assert load(Curriculum(tasks=str(file))).labels == ("a b [31m", "[red]")

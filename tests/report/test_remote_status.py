@@ -1,4 +1,4 @@
-"""`tapir status --address`: a job that looks on the cluster, and what it says; with a real head in test_submit.py."""
+"""`tapir status --address`: a job reads the status on the cluster; with a real head in test_submit.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = '{"status": "running", "name": "mine"}'
 
 
 class Head:
-    """A jobs' client of a head that runs each job at once."""
+    """A client of a head that runs each job at once."""
 
     def __init__(self, log: str, exit_status: int, jobs: list[JobDetails]) -> None:
         self.log, self.exit_status, self.jobs = log, exit_status, jobs
@@ -55,7 +55,7 @@ def job(submission_id: str, status: str, entrypoint: str = "e", **fields: Any) -
 
 @pytest.fixture
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the job."""
+    """A working folder with the job's script."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "status.py").write_text("")
@@ -68,7 +68,7 @@ def looked(monkeypatch: pytest.MonkeyPatch, log: str = LINE, exit_status: int = 
     return head
 
 
-def test_the_job_that_looked_is_removed_and_those_of_the_run_are_named(
+def test_the_status_job_is_deleted_and_jobs_of_the_run_are_named(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("A_KEY", "its value")
@@ -78,14 +78,14 @@ def test_the_job_that_looked_is_removed_and_those_of_the_run_are_named(
     found = remote_status("s3://b/r", "http://HEAD:8265", ["A_KEY"])
     assert found == {**json.loads(LINE), "jobs": {"tapir-0123456789ab-2": "RUNNING"}}
     assert head.sent["entrypoint"] == "python jobs/status.py s3://b/r --json"
-    assert "its value" not in str(head.sent), "Ray writes what a job is sent with to its logs"
+    assert "its value" not in str(head.sent), "Ray writes a job's environment to its logs"
     assert json.loads(head.files[".tapir_forwarded.json"]) == {"A_KEY": "its value"} and "jobs/status.py" in head.files
     assert head.deleted == [head.sent["submission_id"]]
     assert cli.main(["status", "s3://b/r", "--address", "http://HEAD:8265", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == found
 
 
-def test_what_the_job_found_wrong_is_said(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_status_job_is_reported(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = looked(monkeypatch, "tapir: /shared/r holds no run (no config.yaml)\n", 2)
     with pytest.raises(InputError, match="on the cluster: /shared/r holds no run"):
         remote_status("/shared/r", "http://HEAD:8265")
@@ -93,19 +93,19 @@ def test_what_the_job_found_wrong_is_said(tree: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("log", "exit_status", "said"),
+    ("log", "exit_status", "expected"),
     [
         ("Traceback\nModuleNotFoundError: tapir_ray", 1, "ModuleNotFoundError"),
         ("", 1, "it left no log"),
         ("x", None, "x"),
     ],
 )
-def test_a_job_that_could_not_look(log: str, exit_status: int | None, said: str) -> None:
-    with pytest.raises(StageError, match=said):
+def test_a_status_job_without_an_answer_is_an_error(log: str, exit_status: int | None, expected: str) -> None:
+    with pytest.raises(StageError, match=expected):
         answered(log, exit_status)
 
 
-def test_files_with_keys_are_not_sent_and_named(
+def test_files_with_keys_are_named_and_not_sent(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = looked(monkeypatch)
@@ -113,11 +113,11 @@ def test_files_with_keys_are_not_sent_and_named(
     (tree / "gcp.json").write_text('{"type": "service_account"}')
     remote_status("s3://b/r", "http://HEAD:8265")
     assert set(head.files) == {"jobs/status.py"}
-    said = capsys.readouterr()
-    assert "tapir: not sent, since they may hold keys: .npmrc, gcp.json; " in said.err and said.out == ""
+    captured = capsys.readouterr()
+    assert "tapir: not sent, since they may hold keys: .npmrc, gcp.json; " in captured.err and captured.out == ""
 
 
-def test_refused_before_anything_is_sent(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_refused_before_anything_is_sent(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = looked(monkeypatch)
     with pytest.raises(InputError, match="URI, or its absolute path"):
         remote_status("runs/mine", "http://HEAD:8265")

@@ -1,4 +1,4 @@
-"""`tapir status`: what a run's storage alone says of it, alive, stopped, killed or done."""
+"""`tapir status`: read from a run's storage alone, for running, stopped, killed and finished runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRICED = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None, "price": {"i
 
 
 def run_in(folder: Path) -> Context:
-    """A run of two rounds with a budget, as its start has made it."""
+    """Returns a run of two rounds with a budget, as its first start leaves it."""
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
     context = context_for(folder, seed, teacher=PRICED, budget={"max_cost": 5.0}, curriculum={"rounds": 2})
     context.run.progress = context.progress
@@ -51,7 +51,7 @@ def in_score(context: Context) -> Iterator[None]:
 
 
 def beaten(context: Context, attempt: int) -> str:
-    """The first heartbeat that knows of a row."""
+    """Waits for a heartbeat with a row; returns its text."""
     name = f"attempts/{attempt:05d}.beat.json"
     while True:
         if context.run.exists(name) and any(stage["rows"] for stage in context.run.read_json(name)["stages"]):
@@ -60,7 +60,7 @@ def beaten(context: Context, attempt: int) -> str:
 
 
 def scoring(context: Context, error: BaseException | None = None) -> None:
-    """Half of a scored table, in a stage that an error ends."""
+    """Counts half of the rows of a scored table in a stage that ends or raises `error`."""
     with suppress(BaseException), started(context), in_score(context):
         context.progress.count("rounds/01/scored", 500, 3)
         if error is not None:
@@ -68,13 +68,13 @@ def scoring(context: Context, error: BaseException | None = None) -> None:
 
 
 def shown(context: Context, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command prints."""
+    """Returns the output of the command."""
     capsys.readouterr()
     assert cli.main(["status", context.run.uri]) == 0
     return capsys.readouterr().out
 
 
-def test_a_running_stage_is_seen_by_its_heartbeat(
+def test_a_running_stage_is_known_from_its_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(attempts, "BEAT_S", 0.05)
@@ -90,7 +90,7 @@ def test_a_running_stage_is_seen_by_its_heartbeat(
     assert found["owner"]["alive"] and found["owner"]["attempt"] == 1
     (stage,) = found["stages"]
     assert (stage["stage"], stage["round"], stage["rows"], stage["expected"]) == ("score", 1, 500, 1000)
-    assert (stage["failed"], stage["rows_per_second"]) == (3, 0.0), "an earlier attempt's rows are no speed"
+    assert (stage["failed"], stage["rows_per_second"]) == (3, 0.0), "rows of an earlier attempt are no speed"
     assert "in round 1 score; 500 of 1,000 rows" in text and "3 failed" in text
     assert "; MapBatches(Asker) waits: 4 tasks run" in text and "last heartbeat" in text
 
@@ -108,7 +108,7 @@ def test_a_running_stage_is_seen_by_its_heartbeat(
         (Reached("stopped after score, as asked"), STOPPED, "stopped after score", ", without --until"),
     ],
 )
-def test_a_run_that_stopped_says_where_why_and_how_it_goes_on(
+def test_a_stopped_run_shows_stage_reason_and_how_to_continue(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception, state: str, reason: str, how: str
 ) -> None:
     context = run_in(tmp_path)
@@ -121,7 +121,7 @@ def test_a_run_that_stopped_says_where_why_and_how_it_goes_on(
 
 
 def test_a_killed_run_can_be_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another machine it is known by its heartbeat, which does not come any more."""
+    """On another machine its death is known from the missing heartbeats."""
     monkeypatch.setattr(attempts, "PATIENCE_S", 0.2)
     monkeypatch.setattr(attempts, "BEAT_S", 0.1)
     context = run_in(tmp_path)
@@ -140,7 +140,7 @@ def test_a_killed_run_can_be_taken_over(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["continue"].endswith("start the same command again, which keeps what is finished: tapir run c.yaml")
 
 
-def test_a_done_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = run_in(tmp_path)
     with started(context):
         for number in (1, 2):
@@ -151,7 +151,7 @@ def test_a_done_run_has_nothing_to_continue(tmp_path: Path, capsys: pytest.Captu
     assert "rounds trained: 2 of 2" in shown(context, capsys)
 
 
-def test_a_regeneration_has_parts_and_no_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_regeneration_has_shards_and_no_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = write(tmp_path / "seed.jsonl", [{"instruction": "q", "output": "a"}])
     settings = {"operations": ["filter"], "shards": {"rows": 2}}
     context = context_for(tmp_path, seed, regenerate=settings)
@@ -166,8 +166,8 @@ def test_a_regeneration_has_parts_and_no_rounds(tmp_path: Path, capsys: pytest.C
     assert "shards finished: 1 of 3" in text and "rounds" not in text
 
 
-def test_another_command_leaves_a_run_to_be_started(tmp_path: Path) -> None:
-    """`tapir classifier train` has ended well, and is not what goes on with the rounds."""
+def test_after_another_command_the_run_is_still_to_be_started(tmp_path: Path) -> None:
+    """`tapir classifier train` has ended well, but does not continue the rounds."""
     context = run_in(tmp_path)
     scoring(context)
     found = status(context.run.uri, layout_of)
@@ -175,7 +175,7 @@ def test_another_command_leaves_a_run_to_be_started(tmp_path: Path) -> None:
     assert found["continue"] == f"tapir run CONFIG --run-dir {context.run.uri}"
 
 
-def test_numbers_of_a_round_are_those_of_its_last_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_numbers_of_a_round_are_those_of_its_last_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = run_in(tmp_path)
     context.note_round("holdout", 0, holdout_score=4.25, rows=40)
     context.note_round("plan", 1, alpha=0.3, threshold=2.0, hard=70, easy=30, difficulty=1.5, student_score=5.0)
@@ -192,9 +192,7 @@ def test_numbers_of_a_round_are_those_of_its_last_event(tmp_path: Path, capsys: 
     assert "mix round 1, alpha 0.25" in text
 
 
-def test_spending_is_that_of_all_attempts_against_the_budget(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_spending_sums_all_attempts_against_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = run_in(tmp_path)
     accounts = accounts_of(context.config)
     for attempt in (1, 2):
@@ -212,7 +210,7 @@ def test_spending_is_that_of_all_attempts_against_the_budget(
     assert "spent: $0.4000 of $5.00, 220,000 tokens; requests without a reply cost at most $0.0012, 300 tokens" in text
 
 
-def test_json_is_one_line_and_looking_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_one_line_and_reading_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = run_in(tmp_path)
     scoring(context, Stopped("x"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
@@ -223,13 +221,13 @@ def test_json_is_one_line_and_looking_changes_nothing(tmp_path: Path, capsys: py
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_where_there_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(tmp_path / "none")]) == 2
     assert "holds no run (no config.yaml)" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
-def test_a_stall_is_an_event_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stall_is_recorded_as_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tapir_ray.run import progress
 
     monkeypatch.setattr(progress, "_waiting", lambda: "MapBatches(Asker) waits: 1 tasks run, 0 blocks wait")

@@ -1,4 +1,4 @@
-"""The end of a run: which round's student is the result, and what of the training data was left out."""
+"""The end of a run: which round's student is the result, and which training data was left out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPORTING = next(name for name in map(str, range(99)) if not selects(name, 0, 0.
 
 
 def done(folder: Path, scores: list[float | None], **sections: Any) -> Context:
-    """A run of three rounds; `scores` are of the holdout after each of them, from the initial SFT on."""
+    """Returns a run of three rounds; `scores` are of the holdout after each, beginning with the initial SFT."""
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
     context = context_for(folder, seed, curriculum={"rounds": ROUNDS}, **sections)
     run = context.run
@@ -57,7 +57,8 @@ def done(folder: Path, scores: list[float | None], **sections: Any) -> Context:
     ],
 )
 def test_the_best_round_on_the_holdout_is_the_result(tmp_path: Path, scores: list[float | None], best: int) -> None:
-    """The first of equals, as the others did not make it better; the last where no holdout was scored."""
+    """Of equal rounds the first one is the result, since later ones made it no better. Without a holdout score the
+    last is."""
     context = done(tmp_path, scores)
     summary = summarise(context)
     assert summary["best_round"] == best
@@ -72,7 +73,7 @@ def test_the_best_round_on_the_holdout_is_the_result(tmp_path: Path, scores: lis
         ([None] * 4, "student of round 3, the last, as no holdout row chooses:"),
     ],
 )
-def test_the_table_says_how_the_student_was_chosen(tmp_path: Path, scores: list[float | None], choice: str) -> None:
+def test_the_table_tells_how_the_student_was_chosen(tmp_path: Path, scores: list[float | None], choice: str) -> None:
     context, shown = done(tmp_path, scores), io.StringIO()
     print_table(summarise(context), context.run, shown)
     lines, held = " ".join(shown.getvalue().split()), any(score is not None for score in scores)
@@ -81,7 +82,7 @@ def test_the_table_says_how_the_student_was_chosen(tmp_path: Path, scores: list[
     assert ("│ Math │ - │ - │ 3.00 │ 2.00 │" in lines) == held
 
 
-def test_a_result_that_was_not_trained_is_the_model_it_began_with(tmp_path: Path) -> None:
+def test_a_result_without_training_is_the_base_model(tmp_path: Path) -> None:
     context = done(tmp_path, [8.0, 5.0, 6.0, 7.0])
     context.run.clear("checkpoints/00")
     context.run.publish("checkpoints/00", extra={"model": "owner/chat"})
@@ -112,8 +113,8 @@ def test_a_student_without_initial_sft_has_its_loss_and_score_at_the_start(tmp_p
     assert "│ Math │ 3.00 │ 1.00 │ - │ - │" in lines and "│ all │ 3.00 │ 1.00 │ - │ - │" in lines
 
 
-def test_the_rows_that_choose_the_round_are_not_the_ones_reported(tmp_path: Path) -> None:
-    """Round 2 is the best by the selecting row; what is reported of it is the score of the other row."""
+def test_the_rows_that_choose_the_round_are_not_reported(tmp_path: Path) -> None:
+    """Round 2 is the best by the selecting row; the reported score is that of the other row."""
     context = done(tmp_path, [4.0, 5.0, 7.0, 6.0])
     row = {"split": HOLDOUT, "task": "Math", "status": "ok"}
     scores = {SELECTING: 9.0, REPORTING: 3.0}
@@ -126,7 +127,7 @@ def test_the_rows_that_choose_the_round_are_not_the_ones_reported(tmp_path: Path
 
 
 def test_rounds_are_compared_on_the_rows_that_all_of_them_scored(tmp_path: Path) -> None:
-    """A round whose hard rows failed would look better; the row that one round lacks counts in none."""
+    """A round whose hard rows failed would look better. A row that one round lacks counts in none."""
     context = done(tmp_path, [4.0, 5.0, 7.0, 6.0])
     second = next(name for name in map(str, range(99)) if name != SELECTING and selects(name, 0, 0.5))
     row = {"split": HOLDOUT, "task": "Math", "status": "ok"}
@@ -139,7 +140,7 @@ def test_rounds_are_compared_on_the_rows_that_all_of_them_scored(tmp_path: Path)
     assert summary["holdout"]["selecting_scores"] == [6.5, 6.5, 6.5, 6.0] and summary["best_round"] == 0
 
 
-def test_pairs_that_were_left_out_are_in_the_summary_and_in_the_table(tmp_path: Path) -> None:
+def test_left_out_pairs_are_in_the_summary_and_in_the_table(tmp_path: Path) -> None:
     context = done(tmp_path, [4.0, 5.0, 7.0, 6.0])
     assert summarise(context)["initial_sft"]["warnings"] == []
     left_out = {
@@ -164,8 +165,8 @@ def test_pairs_that_were_left_out_are_in_the_summary_and_in_the_table(tmp_path: 
         assert line in shown.getvalue()
 
 
-def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
-    """By tokens, not by pairs; the tasks are those that the rows have in the end."""
+def test_the_loss_on_the_holdout_is_given_by_task(tmp_path: Path) -> None:
+    """Weighted by tokens, not by pairs; the tasks are those that the rows have at the end."""
     context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0]), io.StringIO()
     run = context.run
     tasks = {"a": "Math", "b": "Math", "c": "Roleplay", "d": None}
@@ -185,7 +186,7 @@ def test_the_loss_on_the_holdout_is_told_by_task(tmp_path: Path) -> None:
     assert "│ Math │ - │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ - │ 1.00 │ - │" in lines
 
 
-def test_every_suite_is_in_the_summary_and_those_beside_the_holdout_have_a_table(tmp_path: Path) -> None:
+def test_every_suite_is_in_the_summary_and_all_except_the_holdout_have_a_table(tmp_path: Path) -> None:
     suites = ["holdout", "tests.steps.test_evaluate:Capitals"]
     context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0], evaluate={"suites": suites}), io.StringIO()
     found = {"status": "ok", "task": "Europe"}
