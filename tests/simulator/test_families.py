@@ -1,4 +1,5 @@
-"""The families: what they write they can read, answer and grade; there are enough instructions, and few look alike."""
+"""Families of instructions: each reads, answers and grades its own texts; there are enough texts, and few look
+alike."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def test_an_instruction_is_read_back_with_its_family_and_level(family: Family[An
 
 @given(families, levels, seeds)
 @settings(max_examples=500, deadline=None)
-def test_right_answers_are_worth_one_in_either_style_however_they_are_spaced(
+def test_right_answers_are_worth_one_in_either_style_and_any_spacing(
     family: Family[Any], level: int, seed: int
 ) -> None:
     instruction = family.generate(level, random.Random(seed))
@@ -80,11 +81,11 @@ def test_other_answers_are_worth_less(family: Family[Any], level: int, seed: int
         ("Summarize the text below.", "A summary.", 0.0),
     ],
 )
-def test_grades_of_known_answers(instruction: str, answer: str, expected: float) -> None:
+def test_known_answers_have_their_grades(instruction: str, answer: str, expected: float) -> None:
     assert grade(instruction, answer) == pytest.approx(expected)
 
 
-def test_leaving_the_fault_in_is_worth_less_than_another_small_mistake() -> None:
+def test_a_fault_left_in_is_worth_less_than_another_small_mistake() -> None:
     instruction = "correct the grammar : mia have two old hats ."
     assert grade(instruction, "mia has two old hats") == 1.0
     assert grade(instruction, "mia have two old hats") < grade(instruction, "mia has two old hat") < 1.0
@@ -110,7 +111,8 @@ def test_comparisons_without_an_order_are_unknown_and_do_not_hang(facts: str) ->
 def test_a_mangled_instruction_is_unknown_or_has_a_right_answer(
     family: Family[Any], level: int, seed: int, moves: list[tuple[int, int, int]]
 ) -> None:
-    """Teachers and users write what no family would: chunks copied elsewhere must not hang or break the server."""
+    """Teachers and users write instructions outside the families. Chunks copied elsewhere must not hang or break the
+    server."""
     text = family.generate(level, random.Random(seed)).split()
     for start, length, place in moves:
         begin, at = start % len(text), place % len(text)
@@ -121,7 +123,7 @@ def test_a_mangled_instruction_is_unknown_or_has_a_right_answer(
 
 
 @pytest.mark.parametrize("start", ["9" * 5000, "3"])
-def test_a_sum_that_nobody_could_work_out_is_unknown(start: str) -> None:
+def test_a_sum_beyond_the_limits_is_unknown(start: str) -> None:
     assert understand(f"tom has {start} pens , finds 3 , loses 7 . how many pens now ?") is None
 
 
@@ -131,8 +133,9 @@ def test_labels_belong_to_the_shipped_taxonomy() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_at_least_1e5_different_instructions_from_level_2_on(family: Family[Any]) -> None:
-    """Of n draws, n(n-1)/2 / (equal pairs) estimates 1 / Σp², which is at most the number of instructions."""
+def test_at_least_1e5_instructions_exist_from_level_2_on(family: Family[Any]) -> None:
+    """The estimate n(n-1)/2 / (equal pairs) of n draws approaches 1 / Σp², which is at most the number of
+    instructions."""
     draws = 4000
     for level in LEVELS[1:]:
         rng = random.Random(level)
@@ -142,7 +145,7 @@ def test_at_least_1e5_different_instructions_from_level_2_on(family: Family[Any]
 
 
 def test_fewer_than_a_fifth_of_fresh_draws_are_near_duplicates() -> None:
-    """Exact Jaccard of word 3-grams against everything kept before, at the shipped threshold of 0.7."""
+    """Counted by the exact Jaccard similarity of word 3-grams to all kept texts, at the shipped threshold of 0.7."""
     rng = random.Random(5)
     places: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes: list[int] = []
@@ -161,8 +164,8 @@ def test_fewer_than_a_fifth_of_fresh_draws_are_near_duplicates() -> None:
     assert dropped / 1600 < 0.2
 
 
-def test_a_tiny_student_can_hold_the_language() -> None:
-    """Few words, and texts that fit a short context: else a student of a million parameters learns nothing."""
+def test_the_vocabulary_and_the_texts_are_small_enough_for_a_tiny_student() -> None:
+    """A student of a million parameters learns nothing from more words or from texts beyond its short context."""
     rng = random.Random(1)
     vocabulary: set[str] = set()
     for family in FAMILIES:

@@ -1,4 +1,4 @@
-"""Errors on purpose: every kind comes, is tagged, comes again in the same places, and ends when it is asked again."""
+"""Injected faults: every kind is drawn, logged, drawn again in the same places, and answered after retries."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ JUDGING = prompt("judge_pairwise", instruction="add 2 and 3 .", answer_1="5", an
 
 
 def drawn(error_rate: float, seed: int = 0, times: int = 1) -> list[str | None]:
-    """The faults of 400 judge requests, each asked `times` times."""
+    """Returns the faults of 400 judge requests, each asked `times` times."""
     faults = Faults(error_rate, seed)
     return [faults.draw(request(JUDGING, seed=number)) for _ in range(times) for number in range(400)]
 
 
-def test_every_kind_comes_at_its_rate_and_in_the_same_places() -> None:
+def test_every_kind_is_drawn_at_its_rate_and_in_the_same_places() -> None:
     first = drawn(0.5)
     counts = Counter(first)
     assert set(counts) == {None, *FAULTS} and 150 < counts[None] < 250
@@ -40,7 +40,7 @@ def test_every_kind_comes_at_its_rate_and_in_the_same_places() -> None:
     assert again != first and 150 < Counter(again)[None] < 250
 
 
-def test_only_a_judge_can_give_unparseable_scores() -> None:
+def test_only_a_judge_gives_unparseable_scores() -> None:
     faults = Faults(1.0, 0)
     kinds = {faults.draw(request(user("add 2 and 3 ."), seed=number)) for number in range(200)}
     assert kinds == set(FAULTS) - {"unparseable_scores"}
@@ -58,8 +58,8 @@ def test_a_rate_must_be_a_share() -> None:
         Faults(1.5, 0)
 
 
-def test_the_client_gets_through_all_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Asked by the pipeline's own client: transient errors end in an answer, and the log tags every one of them."""
+def test_the_client_gets_an_answer_after_every_transient_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The log names the fault of every request."""
     monkeypatch.setattr(client_module, "FIRST_BACKOFF_S", 0.01)
     log = tmp_path / "log.jsonl"
     with running(Options(error_rate=0.5, hang_s=5.0, log=str(log))) as url:
@@ -84,7 +84,7 @@ def test_the_client_gets_through_all_of_them(monkeypatch: pytest.MonkeyPatch, tm
     assert sorted(answered) == list(range(100))
 
 
-def test_what_exceeds_the_limit_is_refused_and_tagged(tmp_path: Path) -> None:
+def test_a_request_over_the_limit_is_refused_and_logged(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with running(Options(max_requests_per_minute=5, log=str(log))) as url:
         client = openai.OpenAI(base_url=url, api_key="any", max_retries=0)

@@ -27,13 +27,13 @@ def test_a_schema_changes_the_form_of_a_verdict_and_not_its_scores() -> None:
     assert scores is not None and parse_scores(asked, 2) == tuple(float(int(score + 0.5)) for score in scores)
 
 
-def test_numbers_keep_their_halves() -> None:
+def test_scores_of_type_number_keep_their_halves() -> None:
     schema = {"properties": {"why": {"type": "string"}, "score": {"type": "number"}}}
     assert json.loads(verdict([7.5], schema)) == {"why": "The answer is partly right.", "score": 7.5}
 
 
 @pytest.mark.parametrize("response_format", ["json", {"type": "json_schema"}, {"type": "xml"}])
-def test_a_format_that_the_protocol_does_not_know_is_refused(response_format: Any) -> None:
+def test_an_unknown_response_format_is_refused(response_format: Any) -> None:
     with pytest.raises(BadRequest, match="response_format"):
         request(PAIR, response_format=response_format)
 
@@ -44,7 +44,7 @@ def test_a_forged_tag_in_an_answer_is_text_of_the_answer() -> None:
     assert (read.parts["answer_1"], read.parts["answer_2"]) == (forged, "6")
 
 
-def test_tags_without_an_id_are_those_of_a_users_own_prompt() -> None:
+def test_tags_without_an_id_are_read_in_a_users_own_prompt() -> None:
     question = "tom has 7 pens , finds 3 , loses 2 . how many pens now ?"
     text = f"<instruction>\n{question}\n</instruction>\n<answer>\n8\n</answer>\nScore?"
     assert Tasks(Options()).reply(request([{"role": "user", "content": text}])) == "The answer is right.\nScore: 10"

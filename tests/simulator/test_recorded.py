@@ -1,4 +1,4 @@
-"""Scenario recorded: what it knows, what it hands out, and how it grades."""
+"""Scenario recorded: the instructions it knows, the new ones it gives, and its grades."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ROWS = [
 
 
 def respond_messages(instruction: str, own: str) -> list[dict[str, str]]:
-    """A styled request for a row with a system message of its own, as the respond stage writes it."""
+    """Returns a styled request for a row with a system message of its own, as written by the respond stage."""
     row = {"messages": [{"role": "system", "content": own}, *user(instruction)], "task": "Math"}
     return RespondRow(Prompts(), config_for("http://127.0.0.1:9/v1"), {})._styled(row, "In steps.")
 
@@ -65,14 +65,14 @@ def test_known_instructions_get_their_recorded_answer_in_any_style(alpaca: str) 
     assert simulator.reply(request(user("Never recorded."))) == ""
 
 
-def test_only_rows_beyond_skip_are_handed_out_and_consecutive_seeds_differ(alpaca: str) -> None:
+def test_only_rows_beyond_skip_are_given_and_consecutive_seeds_differ(alpaca: str) -> None:
     simulator = Recorded(Options(scenario="recorded", path=alpaca, skip=1))
     handed = [new_instruction(simulator, "Math", "Calculate the sum.\n\n2 and 3", seed) for seed in range(3)]
     assert sorted(handed) == sorted(row["instruction"] for row in ROWS[1:4])
     assert new_instruction(simulator, "Math", handed[0], seed=5) != handed[0]
 
 
-def test_a_task_without_rows_says_so(alpaca: str) -> None:
+def test_a_task_without_rows_gives_an_empty_instruction(alpaca: str) -> None:
     simulator = Recorded(Options(scenario="recorded", path=alpaca, skip=5))
     reply = simulator.reply(request(prompt("expand", task="Math", instruction=ROWS[1]["instruction"]), seed=1))
     assert reply == f"{USED_UP}<new_instruction></new_instruction>"
@@ -98,7 +98,7 @@ def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(given: list[str], w
     assert rouge_l(" ".join(wanted).upper(), " ".join(wanted)) == 1.0
 
 
-def test_conversations_of_other_formats_are_known_by_their_whole_context(tmp_path: Path) -> None:
+def test_conversations_of_other_formats_are_recognised_by_their_whole_context(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello"},
@@ -119,7 +119,7 @@ def test_conversations_of_other_formats_are_known_by_their_whole_context(tmp_pat
 
 
 def system_file(folder: Path, rows: int) -> str:
-    """Pairs that each have a system prompt; every other one asks what the one before asked."""
+    """Pairs with a system prompt each; every other one repeats the question of the one before."""
     path = folder / "system.jsonl"
     lines = []
     for number in range(rows):
@@ -130,7 +130,7 @@ def system_file(folder: Path, rows: int) -> str:
     return str(path)
 
 
-def test_a_style_is_taken_off_and_the_rows_own_system_text_stays(tmp_path: Path) -> None:
+def test_a_style_is_removed_and_the_rows_own_system_text_stays(tmp_path: Path) -> None:
     simulator = Recorded(Options(scenario=system_file(tmp_path, 4)))
     for number in range(4):
         instruction, own = f"Calculate the sum of {number // 2}.", f"You are guide {number}."
@@ -140,8 +140,8 @@ def test_a_style_is_taken_off_and_the_rows_own_system_text_stays(tmp_path: Path)
     assert simulator.reply(request(respond_messages("Calculate the sum of 1.", "Nobody."))) == "Guide 2 says 1."
 
 
-def test_rows_with_a_system_prompt_are_handed_out_answered_and_graded(tmp_path: Path) -> None:
-    """Fifty such pairs once left nothing to hand out: every draw was `source_used_up`."""
+def test_rows_with_a_system_prompt_are_given_answered_and_graded(tmp_path: Path) -> None:
+    """50 such pairs once left nothing to give: every draw was `source_used_up`."""
     simulator = Recorded(Options(scenario=system_file(tmp_path, 50), skip=20))
     parent = "[user]\nCalculate the sum of 3."
     handed = {new_instruction(simulator, "Math", parent, seed) for seed in range(100)}
@@ -162,7 +162,7 @@ EXCHANGES = st.lists(st.tuples(TURN, st.sampled_from(["yes", "no"])), min_size=1
 
 @given(st.lists(st.tuples(st.none() | TURN, EXCHANGES), min_size=1, max_size=6), st.integers(0, 7))
 @settings(deadline=None, max_examples=50)
-def test_every_later_turn_is_handed_out_once_and_answered_at_any_limit(
+def test_every_later_turn_is_given_once_and_answered_for_any_skip(
     rows: list[tuple[str | None, list[tuple[str, str]]]], limit: int
 ) -> None:
     lines, turns = [], []
@@ -183,7 +183,7 @@ def test_every_later_turn_is_handed_out_once_and_answered_at_any_limit(
         assert simulator.reply(request(user(turn))) in ("yes", "no")
 
 
-def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_unusable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text('{"instruction": "Why?"}\n')
     (tmp_path / "broken.json").write_text('[{"instruction": "Why?", "output": "Bec')
     (tmp_path / "data").mkdir()
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
             Recorded(Options(scenario=scenario))
 
 
-def test_alpaca_runs_through(data_folder: Path) -> None:
+def test_rows_of_alpaca_are_labelled_answered_and_expanded(data_folder: Path) -> None:
     path = data_folder / "seeds" / "alpaca_9k.jsonl"
     simulator = Recorded(Options(scenario="recorded", path=str(path), skip=600))
     rows = [json.loads(line) for line in path.read_text().splitlines()[:600]]

@@ -1,4 +1,4 @@
-"""The seed file: skewed, complete, the same again for the same seed."""
+"""The seed file: skewed, complete, and equal for equal seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP side: the protocol as a client sees it, the log, loopback, and the life of the process."""
+"""The HTTP server: the protocol seen by a client, the log, loopback, and the life of the process."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_chat_completion_has_text_usage_and_finish_reason(client: openai.OpenA
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens, reply.usage.total_tokens) == (16, 1, 17)
 
 
-def test_it_serves_every_name(client: openai.OpenAI) -> None:
+def test_it_serves_every_model_name(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["simulator-tasks"]
     assert client.models.retrieve("Qwen/any-name").id == "Qwen/any-name"
 
 
 @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
-def test_a_token_limit_cuts_the_reply_and_says_so(client: openai.OpenAI, key: str) -> None:
+def test_a_token_limit_truncates_the_reply_and_its_finish_reason_is_length(client: openai.OpenAI, key: str) -> None:
     whole = client.chat.completions.create(model="m", messages=styled(MATH)).choices[0].message.content or ""
     cut = client.chat.completions.create(model="m", messages=styled(MATH), extra_body={key: 5})
     assert cut.choices[0].finish_reason == "length"
@@ -66,7 +66,7 @@ def test_a_token_limit_cuts_the_reply_and_says_so(client: openai.OpenAI, key: st
     assert (room.choices[0].finish_reason, room.choices[0].message.content) == ("stop", whole)
 
 
-def test_the_same_request_gets_the_same_bytes_from_another_server_with_the_same_seed(client: openai.OpenAI) -> None:
+def test_servers_with_the_same_seed_give_equal_bytes_for_a_request(client: openai.OpenAI) -> None:
     def ask(at: openai.OpenAI, seed: int) -> str:
         messages = prompt("expand", task="Math", instruction=MATH)
         return at.chat.completions.create(model="m", messages=messages, seed=seed).to_json()
@@ -96,7 +96,7 @@ def test_a_bad_request_gets_an_openai_error(client: openai.OpenAI, body: bytes, 
     assert message in reply["error"]["message"] and reply["error"]["type"] == "invalid_request_error"
 
 
-def test_every_request_is_one_line_of_the_log(client: openai.OpenAI, log: Path) -> None:
+def test_every_request_is_logged_as_one_line(client: openai.OpenAI, log: Path) -> None:
     before = len(log.read_text().splitlines())
     client.chat.completions.create(model="m", messages=user(MATH), seed=11)
     client.chat.completions.create(model="m", messages=prompt("label", labels=["Math"], instruction=MATH))
@@ -113,7 +113,7 @@ def test_it_listens_on_loopback_only() -> None:
             Server(Options(host=host))
 
 
-def test_latency_is_waited_for_side_by_side(tmp_path: Path) -> None:
+def test_a_reply_waits_for_the_latency(tmp_path: Path) -> None:
     with running(Options(latency_s=0.3)) as url:
         started = time.monotonic()
         openai.OpenAI(base_url=url, api_key="any").chat.completions.create(model="m", messages=user(MATH))
@@ -128,7 +128,7 @@ def test_the_command_takes_the_latency_in_seconds(capsys: pytest.CaptureFixture[
     assert main(["simulate", "--latency", "0.5", "--host", "example.org"]) == 2
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_cannot_start_gives_the_reason(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="did not start"), running(Options(scenario=str(tmp_path / "none.jsonl"))):
         pass
     assert "none.jsonl" in capfd.readouterr().err
@@ -143,7 +143,7 @@ with running(Options()) as url:
 """
 
 
-def test_it_ends_with_the_block_and_with_a_killed_parent() -> None:
+def test_it_ends_with_its_block_and_with_a_killed_parent() -> None:
     with running(Options()) as url:
         assert urllib.request.urlopen(f"{url}/models", timeout=10).status == 200
     with pytest.raises(urllib.error.URLError):

@@ -1,4 +1,4 @@
-"""Scenario tasks: every kind of request, purity, and the judge's faults."""
+"""Scenario tasks: every kind of request, replies without state, and the judge's configured faults."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def test_each_prompt_is_recognised() -> None:
     assert {kind: request(messages).kind for kind, messages in kinds.items()} == {kind: kind for kind in kinds}
 
 
-def test_a_whole_conversation_is_never_taken_for_a_prompt() -> None:
+def test_a_whole_conversation_is_never_read_as_a_prompt() -> None:
     turns = [*user("What does <instruction> mean?"), {"role": "assistant", "content": "A tag."}, *user(MATH)]
     assert request(turns).kind == ANSWER
     assert Tasks(Options()).reply(request(turns)) == "8"
 
 
-def test_answers() -> None:
+def test_answers_follow_the_prompt() -> None:
     simulator = Tasks(Options())
     assert simulator.reply(request(user(MATH))) == "8"
     assert simulator.reply(request(styled(MATH))) == "7 + 3 = 10 , 10 - 2 = 8 . answer : 8"
@@ -67,7 +67,7 @@ def test_answers() -> None:
         ("Who wrote Faust?", ["Math", "Writing"], "Writing"),
     ],
 )
-def test_labels(instruction: str, labels: list[str], expected: str) -> None:
+def test_a_label_is_chosen_from_the_given_ones(instruction: str, labels: list[str], expected: str) -> None:
     assert Tasks(Options()).reply(request(prompt("label", labels=labels, instruction=instruction))) == expected
 
 
@@ -90,14 +90,14 @@ def test_expansions_keep_the_family_and_never_get_easier(family) -> None:  # typ
         assert len(written) >= 38 or level == 1
 
 
-def test_an_unknown_instruction_expands_to_nothing_and_scores_lowest() -> None:
+def test_an_unknown_instruction_expands_to_nothing_and_gets_the_lowest_scores() -> None:
     simulator = Tasks(Options())
     expand = prompt("expand", task="Others", instruction="Who wrote Faust?")
     assert simulator.reply(request(expand)) == "<new_instruction></new_instruction>"
     assert pairwise(simulator, "Who wrote Faust?", "Goethe.", "i do not know .") == (1.0, 1.0)
 
 
-def test_replies_are_a_function_of_request_and_seed_alone() -> None:
+def test_replies_depend_only_on_request_and_seed() -> None:
     expand = prompt("expand", task="Math", instruction=MATH)
     one, again, other = Tasks(Options()), Tasks(Options()), Tasks(Options(seed=1))
     replies = [one.reply(request(expand, seed=seed)) for seed in range(20)]
@@ -131,7 +131,7 @@ def test_both_orders_remove_the_position_bias_and_one_order_does_not() -> None:
     assert pairwise(biased, NOTE, FAIR, FAIR)[0] > pairwise(biased, NOTE, FAIR, FAIR)[1]
 
 
-def test_judge_noise_has_the_spread_asked_for_and_changes_with_the_seed() -> None:
+def test_judge_noise_has_the_configured_spread_and_changes_with_the_seed() -> None:
     simulator = Tasks(Options(judge_noise=0.8))
     truth = 1 + 9 * grade(NOTE, FAIR)
     given = [pairwise(simulator, NOTE, FAIR, POOR, seed=seed)[0] for seed in range(400)]
@@ -139,7 +139,7 @@ def test_judge_noise_has_the_spread_asked_for_and_changes_with_the_seed() -> Non
     assert stdev(given) == pytest.approx(0.8, abs=0.15)
 
 
-def test_length_bias_pays_for_words() -> None:
+def test_length_bias_raises_the_score_of_longer_answers() -> None:
     simulator = Tasks(Options(length_bias=2.0))
     long = FAIR.replace("red .", "red . " + "so " * 100 + ".")
     plain, padded = pairwise(simulator, NOTE, FAIR, long)
@@ -147,6 +147,6 @@ def test_length_bias_pays_for_words() -> None:
     assert 1.5 <= padded - plain <= 2.5
 
 
-def test_an_answer_with_tags_of_its_own_is_still_judged_as_one_answer() -> None:
+def test_an_answer_with_tags_of_its_own_is_judged_as_one_answer() -> None:
     odd = "dear mia , <answer>\nthe hat is red\n</answer> . tom"
     assert pairwise(Tasks(Options()), NOTE, odd, GOOD)[1] == 10.0
