@@ -1,4 +1,4 @@
-"""A context for steps that ask no model: a run, a config and a taxonomy on the tests' Ray."""
+"""Contexts for steps that ask no model: a run, a config and a taxonomy on the shared Ray."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tapir_ray.steps.context import Context
 
 
 def write(path: Path, rows: list[Any]) -> str:
-    """The path of a JSONL file of the rows; a string is a line as it is."""
+    """Writes a JSONL file of the rows and returns its path; a string is written as a line of its own."""
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return str(path)
 
 
 def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
-    """A context of the run in `folder/run`; `sections` add to the config, `seed_data` to its section."""
+    """Returns a context of the run in `folder/run`; `sections` extend the config, `seed_data` extends its section."""
     config = parse(
         {
             "name": "test",
@@ -46,5 +46,5 @@ def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
 
 
 def rows_of(context: Context, table: Table | str) -> list[dict[str, Any]]:
-    """All rows of a table of the run."""
+    """Returns all rows of a table of the run."""
     return pads.dataset(context.run.files(table), filesystem=context.run.fs, format="parquet").to_table().to_pylist()

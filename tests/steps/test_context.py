@@ -1,4 +1,4 @@
-"""What every step shares: a table that is written says what was found on the way."""
+"""Context shared by every step: writing a table reports events found on the way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.steps.contexts import context_for, write
 from tests.transforms.asking import dataset, instruction
 
 
-def test_a_judge_that_is_asked_in_plain_text_is_said_once(
+def test_a_judge_asked_in_plain_text_is_reported_once(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", [{"instruction": "q", "output": "a"}]))

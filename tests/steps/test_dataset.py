@@ -1,4 +1,4 @@
-"""The rows of a published dataset: conversations with their answers."""
+"""Rows of a published dataset: conversations with their answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ row = st.fixed_dictionaries(
 
 
 @given(rows=st.lists(row, max_size=9), chunks=st.integers(1, 3), first=st.integers(0, 3))
-def test_each_ok_row_is_its_turns_and_then_its_answer(rows: list[dict[str, Any]], chunks: int, first: int) -> None:
+def test_each_ok_row_becomes_its_turns_followed_by_its_answer(
+    rows: list[dict[str, Any]], chunks: int, first: int
+) -> None:
     table = pa.concat_tables([conform(rows, REGENERATED)] * chunks).slice(first)
     found = exported(table)
     assert found.schema.equals(SCHEMA)

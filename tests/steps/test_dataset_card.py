@@ -1,4 +1,4 @@
-"""The card of a regenerated dataset: front matter that the hub reads, and rows in equal to rows out by reason."""
+"""The card of a regenerated dataset: front matter for the hub, and counts by reason that add up to all rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def report(teachers: dict[str, int]) -> Report:
     return Report(counts(13, PARTS), held, usage, {"ray": "2.60.0"})
 
 
-def test_rows_in_are_rows_out_by_reason() -> None:
+def test_rows_in_equal_rows_out_by_reason() -> None:
     found = counts(13, PARTS)
     assert (found.ok, found.filtered, found.failed) == (8, {"duplicate": 3, "empty": 1}, {"timeout": 1})
     with pytest.raises(StageError, match="14 rows went in, 13 came out"):
@@ -43,7 +43,7 @@ def test_rows_in_are_rows_out_by_reason() -> None:
         counts(8, [Manifest("t", 8, [], {"ok": 5, "filtered": 3}, reasons={"empty": 2})])
 
 
-def test_the_hub_reads_the_front_matter() -> None:
+def test_the_front_matter_is_valid_for_the_hub() -> None:
     _, front, _ = card(CONFIG, report({"t-2026": 8})).split("---\n", 2)
     found = yaml.safe_load(front)
     assert found["license"] == "cc-by-nc-4.0" and found["size_categories"] == ["n<1K"]
@@ -52,7 +52,7 @@ def test_the_hub_reads_the_front_matter() -> None:
     assert "synthetic" not in yaml.safe_load(card(CONFIG, report({})).split("---\n", 2)[1])["tags"]
 
 
-def test_the_card_tells_counts_versions_and_cost_and_no_path() -> None:
+def test_the_card_shows_counts_versions_and_cost_and_no_path() -> None:
     text = card(CONFIG, report({"t-2026": 8}))
     for line in ("| read | 13 |", "| in this dataset | 8 |", "| filtered: duplicate | 3 |", "| failed: timeout | 1 |"):
         assert line in text
@@ -67,5 +67,5 @@ def test_the_card_tells_counts_versions_and_cost_and_no_path() -> None:
     ("rows", "name"),
     [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (999_999, "100K<n<1M"), (10**6, "1M<n<10M"), (10**9, "1B<n<10B")],
 )
-def test_sizes_have_the_hubs_names(rows: int, name: str) -> None:
+def test_size_categories_are_those_of_the_hub(rows: int, name: str) -> None:
     assert size_category(rows) == name

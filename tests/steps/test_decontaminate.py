@@ -1,4 +1,4 @@
-"""Evaluation sets: none of their instructions is trained on, and a file that cannot be read is named."""
+"""Evaluation sets: none of their instructions is trained on, and an unreadable file is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation suites: one of a single file through the student's endpoint and a run's tables, and the holdout."""
+"""Evaluation suites: a suite in a single file with the student's endpoint and a run's tables, and the holdout."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ ENDPOINT = {"model": "s", "api_key_env": None, "max_attempts": 1}
 
 
 class Capitals(Suite):
-    """Asks for a capital, and in a second turn to repeat it; 1 for every answer that has it, half of it for each turn.
+    """Asks for a capital, and in a second turn to repeat it.
 
-    The last item has one turn.
+    An item scores 1 if every turn names the capital, and 0.5 if one of two does. The last item has one turn.
     """
 
     schema: ClassVar[pa.Schema] = SCHEMA
@@ -68,7 +68,7 @@ def exact(batch: pa.Table) -> pa.Table:
 
 
 def student(body: dict[str, Any], attempt: int) -> str | Fault:
-    """Knows the capitals, forgets Italy's in the second turn, and fails at Peru."""
+    """Knows the capitals, forgets Italy's in the second turn, and fails for Peru."""
     if is_about(body, "Peru"):
         return Fault(400)
     if is_about(body, "Italy") and is_about(body, "Again?"):
@@ -81,7 +81,7 @@ def is_about(body: dict[str, Any], words: str) -> bool:
 
 
 def context_of(folder: Path, url: str, **sections: Any) -> Context:
-    """A trained run without rounds' tables; its student and judge are at `url`."""
+    """Returns a trained run without tables of rounds; its student and judge are at `url`."""
     endpoint = {**ENDPOINT, "base_url": url}
     context = context_for(
         folder,
@@ -98,12 +98,12 @@ WITHOUT_HOLDOUT: dict[str, Any] = {"holdout": {"rows": 0}, "evaluate": {"suites"
 
 
 def summary_of(context: Context) -> Summary:
-    """The summary of the only suite."""
+    """Returns the summary of the only suite."""
     ((table, suite),) = suites(context.run, context.config, context.loop, context.roles).items()
     return suite.summary(table)
 
 
-def test_a_suite_of_one_file_has_its_answers_scores_and_summary(tmp_path: Path, ray_local: None) -> None:
+def test_a_suite_in_one_file_stores_answers_scores_and_summary(tmp_path: Path, ray_local: None) -> None:
     with running(student) as endpoint:
         context = context_of(tmp_path, endpoint.url, max_error_rate=0.5, **WITHOUT_HOLDOUT)
         with context.roles:
@@ -123,7 +123,7 @@ def test_a_suite_of_one_file_has_its_answers_scores_and_summary(tmp_path: Path, 
     assert sum(summary.missing.values()) == 1
 
 
-def test_a_stopped_suite_continues_at_its_missing_items(tmp_path: Path, ray_local: None) -> None:
+def test_a_stopped_suite_continues_with_its_missing_items(tmp_path: Path, ray_local: None) -> None:
     repaired = False
     with running(lambda body, attempt: "Lima" if repaired and is_about(body, "Peru") else student(body, 0)) as endpoint:
         context = context_of(tmp_path, endpoint.url, max_error_rate=0.0, **WITHOUT_HOLDOUT)
@@ -132,7 +132,9 @@ def test_a_stopped_suite_continues_at_its_missing_items(tmp_path: Path, ray_loca
                 evaluate.evaluate(context)
             before, repaired = len(endpoint.requests), True
             evaluate.evaluate(context)
-        assert len(endpoint.requests) - before <= 1 + 3 + (4 - before), "Peru, second turns, and what the stop cut off"
+        assert len(endpoint.requests) - before <= 1 + 3 + (4 - before), (
+            "Peru, the second turns, and requests cut off by the stop"
+        )
     rows = rows_of(context, TABLE)
     assert len(rows) == 4 and {row["status"] for row in rows} == {"ok"}
 
@@ -167,7 +169,7 @@ def test_the_holdout_is_a_suite(tmp_path: Path, ray_local: None) -> None:
 def test_the_example_of_the_page_measures_two_turns(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first answer gets 8, the second 3; the judge sees the first answer with the second question."""
+    """The first answer gets 8, the second 3. The judge sees the first answer together with the second question."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     (tmp_path / "mt_bench.py").write_text(code)
     question = {"category": "writing", "turns": ["first?", "second?"]}
@@ -190,7 +192,7 @@ def test_the_example_of_the_page_measures_two_turns(
     assert summary == Summary(5.5, 1, {"writing": 5.5}, {})
 
 
-def test_a_suite_without_items_asks_nothing(tmp_path: Path, ray_local: None) -> None:
+def test_a_suite_without_items_sends_no_request(tmp_path: Path, ray_local: None) -> None:
     context = context_of(tmp_path, "http://127.0.0.1:9/v1")
     context.run.write_rows("seed/instructions", conform([], INSTRUCTIONS))
     evaluate.evaluate(context)

@@ -1,4 +1,4 @@
-"""A round's filters: their table is stored, and stops the round before an answer is paid for."""
+"""A round's filters: their table is stored, and can stop the round before an answer is paid for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 40
 
 
 class Asked(Exception):
-    """An answer was asked for."""
+    """A request for an answer."""
 
 
 def refuse(*_: Any) -> None:
@@ -27,7 +27,7 @@ def refuse(*_: Any) -> None:
 
 
 @pytest.mark.parametrize(("alike", "error"), [(36, StageError), (12, Asked)])
-def test_a_teacher_that_repeats_itself_is_not_paid_for_answers(
+def test_a_repetitive_teacher_is_not_paid_for_answers(
     alike: int, error: type[Exception], tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds = write(tmp_path / "seed.jsonl", [{"instruction": question(n, 20), "output": "a"} for n in range(60)])

@@ -1,4 +1,4 @@
-"""The holdout is a function of the rows' ids: equal numbers from each stratum, whatever the order."""
+"""The holdout depends on the rows' ids alone: equal numbers from each stratum, in any order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own table in the place of a stage's: checked as the run's own would be, and only once."""
+"""A user's table in place of a stage's own: checked like the run's tables, and imported only once."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def row(text: str, **more: Any) -> dict[str, Any]:
 
 
 def context(folder: Path, **sections: Any) -> Context:
-    """A run over 40 questions, with one more hidden in an evaluation set."""
+    """Returns a run over 40 questions, one of which is in an evaluation set."""
     seed_path = write(folder / "seed.jsonl", [{"instruction": text, "output": "a"} for text in QUESTIONS[:40]])
     hidden = write(folder / "hidden.jsonl", [{"turns": [HIDDEN]}])
     return context_for(folder, seed_path, **{"filter": {"evaluation_sets": [hidden]}, **sections})
 
 
 @pytest.mark.parametrize("start", ["train", "nowhere=x.parquet", "train=missing.parquet"])
-def test_what_is_wrong_is_named(start: str) -> None:
+def test_a_wrong_table_is_named(start: str) -> None:
     with pytest.raises(InputError, match=start.partition("=")[0]):
         own_table(start, LAYOUT)
 
 
-def test_a_table_of_its_kind_is_taken(tmp_path: Path) -> None:
+def test_a_table_with_the_needed_columns_is_accepted(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", [row("q")])
     assert own_table(f"train={path}", LAYOUT) == ("train", path)
     assert own_table("", LAYOUT) is None
@@ -57,18 +57,20 @@ def test_rows_to_classify_are_split_and_checked(tmp_path: Path, ray_local: None)
     found = rows_of(made, "seed/ingested")
     assert len(found) == 22
     assert Counter(one["reason"] for one in found) == {None: 20, "duplicate": 1, "contamination_evaluation: exact": 1}
-    assert len({tuple(one[name] for name in SOURCE_AND_ID) for one in found}) == 22, "not the key of the seed data"
+    assert len({tuple(one[name] for name in SOURCE_AND_ID) for one in found}) == 22, (
+        "the key differs from that of the seed data"
+    )
     assert Counter(one["split"] for one in found if one["status"] == "ok")["holdout"] == 4
 
     before = made.run.manifest("seed/ingested")
     import_rows(made, "classify", str(Path(path).parent / "." / "mine.jsonl"))
-    assert made.run.manifest("seed/ingested") == before, "a continued run adopted the table again"
+    assert made.run.manifest("seed/ingested") == before, "a continued run imported the table again"
     other = write(tmp_path / "other.jsonl", rows)
     with pytest.raises(InputError, match=r"already has a table seed/ingested; use another --run-dir"):
         import_rows(made, "classify", other)
 
 
-def test_a_given_split_is_kept_and_another_word_is_refused(tmp_path: Path, ray_local: None) -> None:
+def test_a_given_split_is_kept_and_an_unknown_one_is_refused(tmp_path: Path, ray_local: None) -> None:
     made = context(tmp_path)
     rows = [row(text, split="holdout" if n == 0 else "seed") for n, text in enumerate(QUESTIONS[:3])]
     rows.append(row(f"Please: {QUESTIONS[0]}", split="seed"))
@@ -92,7 +94,7 @@ def test_a_given_split_is_kept_and_another_word_is_refused(tmp_path: Path, ray_l
 
 
 @pytest.mark.parametrize("stage", ["generate", "mix", "train"])
-def test_tables_of_a_round_are_kept_off_the_holdout(tmp_path: Path, ray_local: None, stage: str) -> None:
+def test_tables_of_a_round_are_decontaminated_against_the_holdout(tmp_path: Path, ray_local: None, stage: str) -> None:
     made = context(tmp_path)
     scores = {"teacher_score": 8.0, "student_score": 3.0} if stage == "generate" else {}
     texts = [*QUESTIONS, HIDDEN, QUESTIONS[-1]]

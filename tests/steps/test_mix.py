@@ -1,4 +1,4 @@
-"""The hard share of a round's training tokens is α, where hard answers are much longer than easy ones."""
+"""Mixing: α is the hard share of a round's training tokens, even if hard answers are much longer than easy ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROWS, ALPHA = 300, 0.3
 
 
 def pool_rows() -> list[dict[str, Any]]:
-    """Every second one hard; hard answers have 20 to 49 words, easy ones 2 to 7."""
+    """Returns rows of alternating pools; hard answers have 20 to 49 words, easy ones 2 to 7."""
     rows = []
     for number in range(ROWS):
         hard = number % 2 == 0
@@ -50,7 +50,7 @@ def pool_rows() -> list[dict[str, Any]]:
 
 
 def mixed(folder: Path, unit: str) -> tuple[Context, PackStats]:
-    """The context after the step, and the counts of its training set packed."""
+    """Returns the context after the step, and the counts of its packed training set."""
     model = str(folder / "student")
     create_student(CreateModel(), [f"say it {'yes ' * 50} times 0123456789"] * 9, model, None, 0)
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
@@ -92,10 +92,10 @@ def test_alpha_is_the_hard_share_of_the_tokens_in_the_loss(ray_local: None, tmp_
     assert (stats.hard_tokens, stats.response_tokens) == (tokens["hard"], in_loss) == (tokens["hard"], tokens.total())
     share, pairs_share = stats.hard_tokens / stats.response_tokens, pairs["hard"] / pairs.total()
     if unit == "tokens":
-        # Two cells of a pool, each within half a row of its quota.
+        # Each pool has two cells, each within half a row of its quota.
         longest = max(row["tokens"] for row in training)
         assert abs(share - ALPHA) <= 2 * longest / stats.response_tokens
-        assert pairs_share < ALPHA / 2, "the lengths are not unequal enough to tell tokens from pairs"
+        assert pairs_share < ALPHA / 2, "the lengths differ too little to tell tokens from pairs"
     else:
         assert pairs_share == pytest.approx(ALPHA, abs=0.01)
         assert share > 2 * ALPHA

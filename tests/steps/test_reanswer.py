@@ -1,4 +1,4 @@
-"""Which answers are set aside for new ones, and what of a shard is in the dataset that users get."""
+"""Answers set aside for regeneration, and the rows of a shard in the published dataset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def row(text: str, **values: Any) -> dict[str, Any]:
         (False, [], [("a", None), ("b", None), (None, None), ("d", None)]),
     ],
 )
-def test_answers_that_are_made_anew_are_kept_beside(
+def test_regenerated_answers_are_set_aside_in_other_response(
     replaces: bool, styled: list[str], expected: list[tuple[str | None, str | None]]
 ) -> None:
     rows = [
@@ -50,7 +50,7 @@ def test_answers_that_are_made_anew_are_kept_beside(
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 2_000])
-def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
+def test_a_shard_of_the_dataset_has_whole_conversations_of_the_ok_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int
 ) -> None:
     monkeypatch.setattr(dataset, "BATCH_ROWS", batch_rows)
@@ -65,7 +65,7 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
         pq.write_table(conform(some, REGENERATED), file)
     target = tmp_path / "data/00000.parquet"
     target.parent.mkdir()
-    # A file that an error has cut short is written again.
+    # A file truncated by an error is written again.
     pq.write_table(pq.read_table(files[0]).slice(0, 0), target)
     for _ in range(2):
         counted = export_shard(files, LOCAL, str(target), 2)
@@ -74,12 +74,12 @@ def test_a_part_of_the_dataset_has_whole_conversations_of_the_ok_rows(
     first, second = pq.read_table(target).to_pylist()
     assert first["messages"] == [{"role": "user", "content": "1"}, {"role": "assistant", "content": "a"}]
     assert first["other_response"] == "x" and "status" not in first
-    # The dataset is one that can be read here again.
+    # The reader of this package accepts the dataset.
     (again,) = parse(second, SeedData().format)
     assert (again.messages, again.response) == ([{"role": "user", "content": "4"}], "d")
 
 
-def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, tmp_path: Path) -> None:
+def test_a_shard_that_cannot_be_written_is_an_error_in_one_sentence(ray_local: None, tmp_path: Path) -> None:
     source = write(tmp_path / "seed.jsonl", [{"instruction": "1", "output": "a"}])
     context = context_for(tmp_path, source, regenerate={"operations": ["filter"]})
     rows = conform([row("1", response="a"), row("2", response="b")], REGENERATED)
@@ -92,8 +92,8 @@ def test_a_part_that_cannot_be_written_ends_it_with_a_sentence(ray_local: None, 
     assert "\n" not in str(error.value)
 
 
-def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_local: None) -> None:
-    """A metric that fell back to nothing at every group would say nothing of the whole."""
+def test_all_groups_of_shards_are_one_stage_of_the_progress(tmp_path: Path, ray_local: None) -> None:
+    """A metric that restarts with every group would not show the progress of the whole."""
     source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
     settings = {"operations": ["filter"], "shards": {"rows": 2, "at_once": 1}}
     context = context_for(tmp_path, source, regenerate=settings)
@@ -109,10 +109,10 @@ def test_all_groups_of_parts_are_one_stage_of_the_progress(tmp_path: Path, ray_l
 
 
 @pytest.mark.parametrize(("begun", "removed_after"), [(0, [0, 1, 2]), (1, [1, 2])])
-def test_replies_are_removed_with_their_group_but_not_those_of_a_part_that_was_begun(
+def test_replies_are_deleted_with_their_group_except_those_of_a_started_shard(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch, begun: int, removed_after: list[int]
 ) -> None:
-    """Also where fewer shards go at once than in the attempt that began it."""
+    """True also if fewer shards are in progress at once than in the attempt that started it."""
     source = write(tmp_path / "a.jsonl", [{"instruction": "i", "output": "o"}])
     settings = {"operations": ["filter"], "shards": {"rows": 2, "at_once": 1}}
     context = context_for(tmp_path, source, regenerate=settings)

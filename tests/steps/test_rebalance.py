@@ -1,4 +1,4 @@
-"""Rebalancing takes so many rows of each task, the same ones in whatever blocks and order they come."""
+"""Rebalancing keeps a quota of rows of each task, the same ones for any blocks and order."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def table(rows: list[dict[str, str | None]]) -> pa.Table:
     return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in rows[0]]))
 
 
-def test_shares_follow_the_weights_and_what_there_is() -> None:
+def test_quotas_follow_the_weights_and_the_rows_of_each_task() -> None:
     assert shares({"Math": 100, "Writing": 100, "Grammar": 100}, 40, TAXONOMY) == {
         "Math": 20,
         "Writing": 10,
         "Grammar": 10,
     }
-    # A task that has too few gives all it has, and the others share the rest by their weights.
+    # A task with too few rows gives all of them; the others share the rest by their weights.
     assert shares({"Math": 2, "Writing": 100, "Grammar": 100}, 40, TAXONOMY) == {
         "Math": 2,
         "Writing": 19,
@@ -47,7 +47,7 @@ def test_shares_follow_the_weights_and_what_there_is() -> None:
         shares({"unknown": 5}, 4, TAXONOMY)
 
 
-def test_the_rows_of_lowest_hash_stay_in_any_order() -> None:
+def test_the_rows_with_the_lowest_hashes_stay_in_any_order() -> None:
     math, writing, grammar = rows_of("Math", 30), rows_of("Writing", 5), rows_of("Grammar", 4)
     other = [*rows_of(None, 2), *rows_of("Others", 3), *rows_of("Math", 3, "filtered"), *rows_of(None, 1, "failed")]
     lowest = sorted(keys(table(math)["instruction_id"], SEED, SALT).tolist())[9]
@@ -66,8 +66,8 @@ def test_the_rows_of_lowest_hash_stay_in_any_order() -> None:
         marked = [row for block in blocks for row in block]
         assert len(marked) == len(rows)
         kept.append({row["instruction_id"] for row in marked if row["status"] == "ok"})
-        gone = Counter((row["reason"], row["task"]) for row in marked if row["reason"] is not None)
-        assert gone == {
+        dropped = Counter((row["reason"], row["task"]) for row in marked if row["reason"] is not None)
+        assert dropped == {
             ("rebalanced", "Grammar"): 4,
             ("rebalanced", "Math"): 20,
             ("no_task", None): 2,

@@ -1,4 +1,4 @@
-"""The scoring step by measures of this file: what they need is made, and nothing else is asked of anyone."""
+"""The scoring step with measures of this file: it makes only the columns that a measure needs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def answer_length(rows: pa.Table) -> Column:
 
 @measure(samples=3, columns=[pa.field("different_answers", pa.int64())])
 def disagreement(rows: pa.Table) -> pa.Table:
-    """How many of the sampled answers differ from one another."""
+    """Counts the distinct sampled answers."""
     different = [None if texts is None else len(set(texts)) for texts in rows["student_samples"].to_pylist()]
     found = pa.array(different, pa.int64())
     place = rows.column_names.index("difficulty")
@@ -44,7 +44,7 @@ def question_length(rows: pa.Table) -> Column:
 
 
 def run_of(folder: Path, model: str, name: str, **sections: Any) -> Context:
-    """A run of one round with labelled seed data, HELD rows of it in the holdout, and a student that is not trained."""
+    """Returns a run of one round with labelled seed data, HELD rows of it in the holdout, and an untrained student."""
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
     difficulty = {"measure": f"{HERE}:{name}", "threshold": 1.0}
     curriculum = {"rounds": 1, "tasks": "seed", "difficulty": difficulty}
@@ -79,8 +79,8 @@ def behind_an_endpoint(seen: Endpoint) -> dict[str, Any]:
     return {"engine": "openai", "endpoint": {"model": "s", "base_url": seen.url, "api_key_env": None}}
 
 
-def test_a_measure_of_answers_asks_the_student_alone(ray_local: None, tmp_path: Path) -> None:
-    """Teacher and judge are at a port where nothing listens."""
+def test_a_measure_of_answers_asks_only_the_student(ray_local: None, tmp_path: Path) -> None:
+    """Nothing listens on the port of teacher and judge."""
     with running(lambda body, attempt: "four " * len(body["messages"][0]["content"].split())) as seen:
         context = run_of(tmp_path, "m", "answer_length", student=behind_an_endpoint(seen))
         with Roles(context.config, context.run.run_id) as roles:
@@ -92,7 +92,7 @@ def test_a_measure_of_answers_asks_the_student_alone(ray_local: None, tmp_path: 
     assert {row["response_chars"] for row in rows} == {len("it is 7"), len("it is 10")}
 
 
-def test_samples_are_asked_of_a_student_behind_an_endpoint(ray_local: None, tmp_path: Path) -> None:
+def test_a_student_behind_an_endpoint_is_asked_for_samples(ray_local: None, tmp_path: Path) -> None:
     with running(lambda body, attempt: f"{body['seed'] if body['temperature'] else 'greedy'}") as seen:
         context = run_of(tmp_path, "m", "disagreement", student=behind_an_endpoint(seen))
         with Roles(context.config, context.run.run_id) as roles:
@@ -104,7 +104,7 @@ def test_samples_are_asked_of_a_student_behind_an_endpoint(ray_local: None, tmp_
         assert row["different_answers"] == row["difficulty"] == (None if row["split"] == HOLDOUT else 3)
 
 
-def test_a_measure_of_the_rows_alone_asks_nobody_and_starts_no_engine(ray_local: None, tmp_path: Path) -> None:
+def test_a_measure_of_the_rows_alone_asks_nothing_and_starts_no_engine(ray_local: None, tmp_path: Path) -> None:
     context = run_of(tmp_path, "m", "question_length")
     rows = scored(context)
     assert all(row["difficulty"] == len(row["messages"][0]["content"]) for row in rows)
@@ -114,7 +114,7 @@ def test_a_measure_of_the_rows_alone_asks_nobody_and_starts_no_engine(ray_local:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, tmp_path: Path) -> None:
-    """The roles are not even opened: a request to a teacher or judge would raise."""
+    """The roles are not even opened: a request to teacher or judge would raise."""
     model, create = str(tmp_path / "student"), CreateModel(hidden_size=64, intermediate_size=128, layers=2, heads=2)
     create_student(create, ["What is two plus two? Be brief."] * 9, model, None, 0)
     context = run_of(tmp_path, model, "disagreement", student={"dtype": "float32"})
@@ -124,7 +124,7 @@ def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, 
         assert (row["student_samples"] is None) == (row["split"] == HOLDOUT)
         if row["split"] == SEED:
             assert len(row["student_samples"]) == 3 and row["difficulty"] == len(set(row["student_samples"]))
-    assert max(row["difficulty"] or 0 for row in rows) > 1, "the samples of random weights differ"
+    assert max(row["difficulty"] or 0 for row in rows) > 1, "random weights give different samples"
 
     context.run.publish(context.loop.checkpoint(1), extra={"model": model})
     evaluate.evaluate(context)
@@ -132,4 +132,4 @@ def test_a_local_student_gives_answers_and_samples_in_one_pass(ray_local: None, 
     greedy = {row["instruction_id"]: row["student_response"] for row in rows}
     assert len(held) == HELD and all(row["student_response"] == greedy[row["instruction_id"]] for row in held)
     assert {row["student_score"] for row in held} == {None}
-    assert not list(context.run.events("holdout")), "no score to note"
+    assert not list(context.run.events("holdout")), "there is no score to log"

@@ -1,4 +1,4 @@
-"""Seed data that cannot be used is refused before anything is spent, with what to change."""
+"""Unusable seed data is refused before anything is spent, with the change to make."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GOOD = {"instruction": "i", "output": "o", "kind": "Math"}
     ],
     ids=["malformed", "no response", "other answer", "transcript", "no prompt", "no task", "unknown task"],
 )
-def test_what_is_wrong_is_named(
+def test_unusable_seed_data_is_refused_with_the_reason(
     tmp_path: Path, ray_local: None, rows: list[Any], settings: dict[str, Any], words: str
 ) -> None:
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", rows), **settings)
@@ -48,7 +48,7 @@ def test_what_is_wrong_is_named(
     assert context.run.done("seed/read") is None
 
 
-def test_a_broken_file_is_refused_even_where_malformed_rows_are_skipped(tmp_path: Path, ray_local: None) -> None:
+def test_a_broken_file_is_refused_even_if_malformed_rows_are_skipped(tmp_path: Path, ray_local: None) -> None:
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "a.jsonl", [GOOD, "{broken"])
     (tmp_path / "data" / "b.json").write_text(json.dumps([GOOD])[:-5])
@@ -57,7 +57,7 @@ def test_a_broken_file_is_refused_even_where_malformed_rows_are_skipped(tmp_path
         seed.read(context)
 
 
-def test_turns_of_a_conversation_share_a_side(tmp_path: Path, ray_local: None) -> None:
+def test_turns_of_a_conversation_share_a_split(tmp_path: Path, ray_local: None) -> None:
     turns = [[{"role": role, "content": f"{role} {n} {at}"} for at in range(3) for role in ("user", "assistant")]
              for n in range(40)]  # fmt: skip
     path = write(tmp_path / "seed.jsonl", [{"messages": one, "n": n} for n, one in enumerate(turns)])
@@ -74,9 +74,7 @@ def test_turns_of_a_conversation_share_a_side(tmp_path: Path, ray_local: None) -
     assert 7 <= sum(side == {"holdout"} for side in sides.values()) <= 8, "20 rows, rounded up to conversations of 3"
 
 
-def test_what_is_used_for_nothing_is_named_once(
-    tmp_path: Path, ray_local: None, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unused_column_is_named_once(tmp_path: Path, ray_local: None, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{**GOOD, "instruction": f"i{n}", "hint": "h" if n < 3 else None, "score": 5} for n in range(4)]
     path = write(tmp_path / "seed.jsonl", [*rows, "{broken"])
     settings = {"task_column": "kind", "skip_malformed": True}
@@ -99,7 +97,7 @@ def test_what_is_used_for_nothing_is_named_once(
         (GOOD, {"columns": {"context": "page"}}, "no row has the column page of seed_data.columns.context"),
     ],
 )
-def test_where_columns_are_not_clear_it_asks_even_if_malformed_rows_are_skipped(
+def test_ambiguous_columns_are_refused_even_if_malformed_rows_are_skipped(
     tmp_path: Path, ray_local: None, row: dict[str, Any], settings: dict[str, Any], words: str
 ) -> None:
     path = write(tmp_path / "seed.jsonl", [GOOD, row, "{broken"])

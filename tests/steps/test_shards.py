@@ -1,4 +1,4 @@
-"""A dataset is cut into shards of at most so many rows, with every row in one of them, the same each time."""
+"""Shards: a dataset is cut into shards of at most `rows` rows, each row in one of them, the same way every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = st.lists(st.integers(0, 50), max_size=12).map(lambda rows: [(f"f{at}", n
 
 
 @given(FILES, st.integers(1, 40))
-def test_every_row_is_in_one_part(files: list[tuple[str, int]], rows: int) -> None:
+def test_every_row_is_in_one_shard(files: list[tuple[str, int]], rows: int) -> None:
     shards = cut(files, rows)
     found = [(span.file, at) for shard in shards for span in shard.spans for at in range(span.start, span.stop)]
     assert found == [(file, at) for file, count in files for at in range(count)]
@@ -25,7 +25,7 @@ def test_every_row_is_in_one_part(files: list[tuple[str, int]], rows: int) -> No
     assert sorted({shard.name for shard in shards}) == [shard.name for shard in shards]
 
 
-def test_a_large_file_is_cut_and_small_ones_are_put_together() -> None:
+def test_a_large_file_is_split_and_small_files_are_joined() -> None:
     one, two, three = cut([("a", 5), ("b", 1), ("c", 3)], 4)
     assert one == Shard("shards/00000", (Span("a", 0, 4),))
     assert two.spans == (Span("a", 4, 5), Span("b", 0, 1), Span("c", 0, 2))
@@ -33,7 +33,7 @@ def test_a_large_file_is_cut_and_small_ones_are_put_together() -> None:
     assert [len(group) for group in groups([one, two, three], 2)] == [2, 1]
 
 
-def test_a_span_is_read_with_its_part(tmp_path: Path) -> None:
+def test_rows_of_a_span_have_the_name_of_their_shard(tmp_path: Path) -> None:
     file = str(tmp_path / "a.parquet")
     pq.write_table(pa.table({"n": list(range(10))}), file)
     item = pa.Table.from_pylist([{"shard": "shards/00003", "file": file, "start": 4, "stop": 7}])

@@ -1,4 +1,4 @@
-"""How much the filters drop: reported with examples, stopped above a limit, and of the right rows."""
+"""The share of rows that filters drop: reported with examples, limited, and counted over the right rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEFORE, TABLE = "rounds/01/expanded", "rounds/01/checked"
 
 
 def tables(folder: Path, reasons: list[str | None], before: list[str | None] | None = None, **filters: Any) -> Context:
-    """A context whose run has a table before and after the filters; a reason after `!` is of a failed row."""
+    """Returns a context whose run has a table before and after the filters; `!` before a reason marks a failed row."""
     context = context_for(folder, "none/seed", filter=filters)
     before = before or [None] * len(reasons)
     for table, found in ((BEFORE, before), (TABLE, reasons)):
@@ -54,21 +54,21 @@ def judged(context: Context) -> dict[str, float]:
 def test_a_large_share_is_reported_once_with_three_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = tables(tmp_path, ["near_duplicate: abc"] * 30 + ["over_long"] * 10 + [None] * 60)
     assert judged(context) == {"near_duplicate": 0.3}
-    said = capsys.readouterr().err
-    assert "rounds/01/checked: 30 of 100 rows (30%) are filtered as near_duplicate, such as" in said
+    stderr = capsys.readouterr().err
+    assert "rounds/01/checked: 30 of 100 rows (30%) are filtered as near_duplicate, such as" in stderr
     (event,) = context.run.events("filter_share")
     assert (event["reason"], event["rows"], event["of"]) == ("near_duplicate", 30, 100)
     assert len(event["examples"]) == 3
     assert (
         event["examples"][0].startswith(f"{0:032x}: 'Question 0 xxx") and "near_duplicate: abc" in event["examples"][0]
     )
-    assert SYSTEM[:20] not in said and "x" * 81 not in said
+    assert SYSTEM[:20] not in stderr and "x" * 81 not in stderr
     assert judged(context) == {"near_duplicate": 0.3}
     assert capsys.readouterr().err == "" and len(context.run.events("filter_share")) == 1
 
 
-def test_the_share_is_of_the_rows_that_the_filters_saw(tmp_path: Path) -> None:
-    """What failed or was filtered before is neither a fault of a filter nor a row that it let pass."""
+def test_the_share_is_of_the_rows_that_reached_the_filters(tmp_path: Path) -> None:
+    """Rows that failed or were filtered before count neither as dropped nor as passed."""
     before = ["!TimeoutError: no answer"] * 900 + ["no_instruction"] * 60 + [None] * 40
     after = before[:960] + ["near_duplicate: abc"] * 10 + [None] * 30
     context = tables(tmp_path, after, before)
@@ -76,7 +76,7 @@ def test_the_share_is_of_the_rows_that_the_filters_saw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", ["near_duplicate: abc", "mentions_a_cat", "over_long", "other_task: Math"])
-def test_too_large_a_share_stops_and_says_what_to_change(tmp_path: Path, reason: str) -> None:
+def test_too_large_a_share_stops_with_the_key_to_change(tmp_path: Path, reason: str) -> None:
     context = tables(tmp_path, [reason] * 85 + [None] * 15)
     kind = reason.partition(":")[0]
     with pytest.raises(
@@ -87,10 +87,10 @@ def test_too_large_a_share_stops_and_says_what_to_change(tmp_path: Path, reason:
     with pytest.raises(StageError):
         judged(context)
     assert judged(tables(tmp_path / "b", [reason] * 85 + [None] * 15, max_share=1)) == {kind: 0.85}
-    assert judged(tables(tmp_path / "c", [reason] * 80 + [None] * 20)) == {kind: 0.8}, "not above it"
+    assert judged(tables(tmp_path / "c", [reason] * 80 + [None] * 20)) == {kind: 0.8}, "not above the limit"
 
 
-def test_a_small_table_is_not_judged(tmp_path: Path) -> None:
+def test_a_small_table_is_not_limited(tmp_path: Path) -> None:
     assert judged(tables(tmp_path, ["over_long"] * 19)) == {}
 
 
@@ -141,7 +141,7 @@ def test_a_contaminated_source_is_refused_before_anything_is_spent(tmp_path: Pat
     path = write(tmp_path / "seed.jsonl", seeds)
     sections: dict[str, Any] = {"holdout": {"rows": 0}}
     context = context_for(tmp_path, path, **sections, filter={"evaluation_sets": [evaluation]})
-    for _ in range(2):  # a second start stops as well
+    for _ in range(2):  # A second start stops as well.
         with pytest.raises(
             InputError, match=r"seed/ingested: 40 of 43 rows .*contamination_evaluation.*set\.jsonl:\d+, by '"
         ):
@@ -151,7 +151,7 @@ def test_a_contaminated_source_is_refused_before_anything_is_spent(tmp_path: Pat
     round_zero.ingest(again)
 
 
-def test_the_holdout_is_no_row_that_a_filter_saw(tmp_path: Path) -> None:
+def test_holdout_rows_do_not_count_as_rows_of_a_filter(tmp_path: Path) -> None:
     context = context_for(tmp_path, "none/seed")
     rows = [
         {"instruction_id": f"{n:032x}", "split": "holdout" if n < 60 else "seed", "status": "ok", "source": f"a:{n}"}
@@ -171,7 +171,7 @@ def test_the_holdout_is_no_row_that_a_filter_saw(tmp_path: Path) -> None:
     assert found == {"contamination_holdout": 0.75}
 
 
-def test_a_regeneration_is_judged_by_its_filters_and_not_by_what_it_leaves_out_on_purpose(
+def test_the_share_of_a_regeneration_counts_its_filters_and_not_rows_left_out_on_purpose(
     tmp_path: Path, ray_local: None
 ) -> None:
     frame = "Read the question below with care and then answer it in one short sentence without any list: {}"

@@ -1,4 +1,4 @@
-"""The training step: what a round begins with, what its loss is measured on, and when it may go on."""
+"""The training step: its starting weights, the pairs its loss is measured on, and when it may continue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, voca
 RANK = 2
 
 
-def test_the_loss_is_measured_on_the_holdout_alone(ray_local: None, tmp_path: Path) -> None:
+def test_the_holdout_loss_is_measured_only_on_holdout_rows(ray_local: None, tmp_path: Path) -> None:
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", []))
     made = []
     for number in range(20):
@@ -44,7 +44,9 @@ def test_the_loss_is_measured_on_the_holdout_alone(ray_local: None, tmp_path: Pa
     context.run.write_rows("seed/ingested", conform(made, INSTRUCTIONS))
     model = str(tmp_path / "model")
     create_student(SIZE, ["say 1 it is 2"] * 20, model, None, 0)
-    assert _packed_holdout(context, context.loop.instructions, model) is None, "a run of the user's own training set"
+    assert _packed_holdout(context, context.loop.instructions, model) is None, (
+        "a run with the user's own training set has no holdout"
+    )
     packed = _packed_holdout(context, context.loop.ingested, model)
     assert packed is not None
     held = {row["instruction_id"] for row in made if row["split"] == HOLDOUT and row["status"] == "ok"}
@@ -54,7 +56,7 @@ def test_the_loss_is_measured_on_the_holdout_alone(ray_local: None, tmp_path: Pa
     assert context.run.manifest("seed/holdout_packed").extra["pairs"] == 4
 
 
-def test_a_training_of_another_number_of_workers_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_training_started_with_another_number_of_workers_is_refused_with_the_change(tmp_path: Path) -> None:
     run = context_for(tmp_path, write(tmp_path / "seed.jsonl", [])).run
     begun = "ray_train/round-01-abc-4"
     run.fs.create_dir(run.path(begun), recursive=True)
@@ -66,10 +68,10 @@ def test_a_training_of_another_number_of_workers_is_refused_with_what_to_do(tmp_
         _refuse_other_workers(run, "round-01-abc-2")
 
 
-def test_pairs_that_are_left_out_are_said_as_they_are_packed(
+def test_left_out_pairs_are_reported_when_they_are_packed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """An adopted training set and the holdout go to packing as they are: a third of one was once lost unseen."""
+    """An imported training set and the holdout are packed unchecked: a third of one was once lost unnoticed."""
     context = context_for(tmp_path, write(tmp_path / "seed.jsonl", []))
     run = context.run
     tables: list[list[list[str]]] = []
@@ -89,9 +91,9 @@ def test_pairs_that_are_left_out_are_said_as_they_are_packed(
     run.publish("checkpoints/00", extra={"model": "m"})
     train(context, 1)
     assert tables == [[run.files("seed/holdout")], [run.files("rounds/01/training")]]
-    said = capsys.readouterr().err
-    assert "holdout: 30 of 100 pairs (30.0%) do not fit train.sequence_length and are left out" in said
-    assert "round 1 train: 60 of 130 pairs (46.2%) do not fit" in said
+    stderr = capsys.readouterr().err
+    assert "holdout: 30 of 100 pairs (30.0%) do not fit train.sequence_length and are left out" in stderr
+    assert "round 1 train: 60 of 130 pairs (46.2%) do not fit" in stderr
     assert run.manifest("rounds/01/packed").extra == asdict(replace(WHOLE, over_length=60))
 
 
@@ -102,7 +104,7 @@ def query(folder: str) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("initial", ["on", "off"])
-def test_one_adapter_goes_on_through_the_rounds(ray_local: None, tmp_path: Path, initial: str) -> None:
+def test_one_adapter_is_continued_through_the_rounds(ray_local: None, tmp_path: Path, initial: str) -> None:
     base = str(tmp_path / "base")
     create_student(SIZE, ["Say one two three."] * 20, base, None, 0)
     context = context_for(
@@ -137,4 +139,4 @@ def test_one_adapter_goes_on_through_the_rounds(ray_local: None, tmp_path: Path,
     first, last = (query(student_after(context, number)) for number in (trained[0], 2))
     assert not torch.equal(first, last)
     values = torch.linalg.svdvals(last - query(base))
-    assert int((values > 1e-4 * values[0]).sum()) == RANK, "one product of rank 2, not one a round"
+    assert int((values > 1e-4 * values[0]).sum()) == RANK, "one product of rank 2, not one for each round"
