@@ -18,11 +18,14 @@ from tests.runs import ENDPOINT, IN_FLIGHT, ROWS_PER_BLOCK, Driver, kill
 
 ROWS, PARTS, BALANCED = 240, 4, 150
 MOST_TOKENS = 42_000
-"""Enough for the labels and two shards, not for all."""
+"""Enough for the labels and two shards, not for all shards."""
 
 
 def write_config(folder: Path, alpaca: Path) -> Path:
-    """A config of all operations; every other answer of the source is spoilt, the simulator's are the file's own."""
+    """Writes a config of all operations.
+
+    Every other answer of the source is spoilt; the simulator's answers are those of the file.
+    """
     source = [json.loads(line) for line in alpaca.read_text().splitlines()[:ROWS]]
     spoilt = [{**row, "output": "no idea"} if at % 2 else row for at, row in enumerate(source)]
     spoilt[-1] = spoilt[0]
@@ -60,18 +63,18 @@ def table(driver: Driver, name: str) -> pa.Table:
 
 @pytest.mark.restart
 @pytest.mark.timeout(900)
-def test_a_dataset_is_produced_anew_and_a_killed_run_continues(tmp_path: Path, data_folder: Path) -> None:
+def test_a_dataset_is_regenerated_and_a_killed_run_continues(tmp_path: Path, data_folder: Path) -> None:
     driver = Driver(write_config(tmp_path, data_folder / "seeds/alpaca_9k.jsonl"), tmp_path / "run", "regenerate")
     first = "shards/00000/regenerated/_manifest.json"
     process = driver.start()
     assert driver.wait_for(first, process), driver.printed()
-    assert kill(process), "all was done before the first shard could be seen"
+    assert kill(process), "the run ended before the first shard was seen"
     committed = Path(driver.run.path(first)).stat().st_mtime_ns
     driver.finish()
 
     assert Path(driver.run.path(first)).stat().st_mtime_ns == committed, "a finished shard was made again"
     asked = driver.requests()
-    assert sum(asked.values()) - len(asked) <= 2 * IN_FLIGHT, "answers that had come were asked for again"
+    assert sum(asked.values()) - len(asked) <= 2 * IN_FLIGHT, "answered requests were asked again"
 
     names = [f"shards/{number:05d}/regenerated" for number in range(PARTS)]
     rows = [row for name in names for row in table(driver, name).to_pylist()]
@@ -101,7 +104,7 @@ def test_a_dataset_is_produced_anew_and_a_killed_run_continues(tmp_path: Path, d
 
 @pytest.mark.restart
 @pytest.mark.timeout(900)
-def test_a_budget_spans_the_parts_and_a_larger_one_continues(tmp_path: Path, data_folder: Path) -> None:
+def test_a_budget_spans_all_shards_and_a_larger_one_continues(tmp_path: Path, data_folder: Path) -> None:
     config = write_config(tmp_path, data_folder / "seeds/alpaca_9k.jsonl")
     content = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump({**content, "budget": {"max_tokens": MOST_TOKENS}}))
@@ -117,18 +120,18 @@ def test_a_budget_spans_the_parts_and_a_larger_one_continues(tmp_path: Path, dat
     config.write_text(yaml.safe_dump({**content, "budget": {"max_tokens": 10 * MOST_TOKENS}}))
     driver.finish()
     assert {name: Path(driver.run.path(name)).stat().st_mtime_ns for name in committed} == committed
-    assert max(driver.requests().values()) == 1, "an answer that had come was asked for again"
+    assert max(driver.requests().values()) == 1, "an answered request was asked again"
     summary = driver.run.read_json("summary.json")
     used = sum(role["input_tokens"] + role["output_tokens"] for role in summary["usage"].values())
     assert used == driver.tokens() > MOST_TOKENS
     assert (summary["rows"], summary["ok"], summary["failed"]) == (ROWS, BALANCED, {})
 
 
-def test_a_config_is_for_training_or_for_regenerating(tmp_path: Path) -> None:
+def test_a_config_is_either_for_training_or_for_regenerating(tmp_path: Path) -> None:
     training = parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}})
     with pytest.raises(InputError, match="no section regenerate"):
         launch.regenerate(training, str(tmp_path / "run"))
-    anew = parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "regenerate": {"operations": ["filter"]}})
+    regenerating = parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "regenerate": {"operations": ["filter"]}})
     with pytest.raises(InputError, match="use tapir regenerate"):
-        launch.launch(anew, str(tmp_path / "run"))
+        launch.launch(regenerating, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
