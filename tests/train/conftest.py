@@ -1,4 +1,4 @@
-"""The model that the trainings start from, and the workers of those without Ray."""
+"""The model that trainings start from, and the workers of trainings without Ray."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """One worker."""
+    """One worker process."""
     with Pool(1, tmp_path_factory.mktemp("alone")) as pool:
         yield pool
 
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """Two workers."""
+    """Two worker processes."""
     with Pool(2, tmp_path_factory.mktemp("pair")) as pool:
         yield pool

@@ -1,9 +1,9 @@
-"""Trainings by worker processes without Ray, which stay for one training after another.
+"""Trainings in worker processes without Ray, which stay alive for the next training.
 
     with Pool(workers=2, folder=tmp_path) as pool:
         losses = pool.train(work, out_dir)
 
-What Ray Train adds (start, checkpoints, replaced workers) takes 15 to 25 s a training and is tested in test_student.py.
+Ray Train adds 15 to 25 s to a training (start, checkpoints, replaced workers); test_student.py tests it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ CPU = torch.device("cpu")
 
 
 def work_of(model: str, packed: str, train: Train, learning_rate: float, base_model: str | None = None) -> Work:
-    """A training of one epoch of a packed table, from the model in a folder (or the adapter in it, of `base_model`)."""
+    """Returns a training of one epoch of a packed table, from the model in a folder or the adapter in it (of
+    `base_model`)."""
     return Work(
         packed_dir=packed,
         holdout_dir=None,
@@ -48,7 +49,7 @@ def work_of(model: str, packed: str, train: Train, learning_rate: float, base_mo
 
 
 class Pool:
-    """Workers of one gloo group: DeepSpeed keeps the first group that a process has."""
+    """Workers of one gloo group: DeepSpeed keeps the first group of a process."""
 
     def __init__(self, workers: int, folder: Path) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -67,7 +68,7 @@ class Pool:
         self._stack.close()
 
     def train(self, work: Work, out_dir: str) -> list[float]:
-        """The losses of the steps; the student is written to `out_dir`."""
+        """Trains and returns the loss of each step; the student is written to `out_dir`."""
         Path(out_dir).mkdir()
         started = [worker.submit(_train, work, out_dir) for worker in self._workers]
         losses, *_ = [future.result(timeout=300) for future in started]
@@ -76,9 +77,9 @@ class Pool:
 
 def _join(rank: int, workers: int, group: str) -> None:
     torch.set_num_threads(1)
-    # DeepSpeed and transformers read from the environment what Ray Train sets there.
+    # DeepSpeed and transformers read these variables; Ray Train sets them otherwise.
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(workers)}
-    # A worker whose peer has failed waits that long for it.
+    # A worker whose peer has failed waits for it that long.
     patience = timedelta(seconds=60)
     distributed.init_process_group("gloo", f"file://{group}", patience, world_size=workers, rank=rank)
 

@@ -1,4 +1,4 @@
-"""One worker of test_host_memory.py: reads a model as a training does and tells its peak of private memory.
+"""One worker of test_host_memory.py: reads a model as a training does and reports its peak of private memory.
 
 python -m torch.distributed.run --nproc_per_node 2 -m tests.train.reads_a_model MODEL OUT
 """

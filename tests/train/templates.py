@@ -1,4 +1,4 @@
-"""Chat templates as real models bring them, in the marks of a created student's tokenizer."""
+"""Chat templates of real models, with the marks of a created student's tokenizer."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ THINKING = """
     {%- if enable_thinking is defined and not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}
 {%- endif %}
 """
-"""As reasoning models do: a think tag is open before an answer, closed without thinking, gone from earlier turns."""
+"""As in reasoning models: a think tag opens before an answer, closes without thinking, is cut from earlier turns."""
 
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     + resolve_template("plain")
 )
-"""As Gemma does."""
+"""As in Gemma: no system turn."""
 
 USER_LAST = (
     "{% if add_generation_prompt and messages[-1].role != 'user' %}{{ raise_exception('a user turn is last') }}"
     "{% endif %}" + resolve_template("plain")
 )
-"""As Mistral does: an answer follows a question only."""
+"""As in Mistral: an answer must follow a question."""
 
 ONE = [{"role": "user", "content": "What is 3 + 4?"}]
 SYSTEM = [{"role": "system", "content": "Be brief."}, *ONE]
@@ -53,4 +53,4 @@ PROMPTS: dict[str, tuple[str, list[dict[str, str]], dict[str, Any]]] = {
     "thinking off": (THINKING, SYSTEM, {"enable_thinking": False}),
     "several turns and thinking off": (THINKING, SEVERAL, {"enable_thinking": False}),
 }
-"""By what each is about: the template, the messages and the template's arguments."""
+"""By subject: a template, messages, and arguments of the template."""

@@ -1,4 +1,4 @@
-"""FlashAttention that is not installed is refused before anything is spent, by whoever will train."""
+"""FlashAttention that is not installed is refused before anything is spent, on the machine that trains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
 
 
-def test_a_machine_that_trains_itself_needs_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_machine_that_trains_needs_flash_attention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     without(monkeypatch, "flash_attn", "kernels")
     monkeypatch.setattr(attention, "has_gpu", lambda: True)
@@ -44,14 +44,14 @@ def test_a_machine_that_trains_itself_needs_it(monkeypatch: pytest.MonkeyPatch, 
     check_offline(flash(tmp_path))
 
 
-def test_a_laptop_that_only_checks_a_clusters_config_is_not_refused(
+def test_a_laptop_that_only_checks_a_config_is_not_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(attention, "has_gpu", lambda: False)
     without(monkeypatch, "flash_attn", "kernels")
     check_offline(flash(tmp_path))
-    assert not capsys.readouterr().err, "it is said once, by `warn`"
+    assert not capsys.readouterr().err, "only `warn` prints the warning, once"
     warn(flash(tmp_path))
     assert (
         "warning: train.attention flash_attention_2 needs flash_attn where training takes place"
@@ -64,15 +64,15 @@ def test_a_laptop_that_only_checks_a_clusters_config_is_not_refused(
 
 
 @pytest.mark.parametrize("missing", ["flash_attn", "kernels"])
-def test_either_package_will_do(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+def test_either_package_suffices(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     without(monkeypatch, missing)
     monkeypatch.setattr(attention, "has_gpu", lambda: True)
     assert check_here(FLASH) is None
 
 
-def test_a_cluster_is_asked_on_a_node_where_a_training_worker_fits(ray_local: None) -> None:
-    assert check_on_worker(Train(), Replicas(gpus=1.0)) is None, "nothing to look for"
+def test_a_cluster_is_checked_on_a_node_that_fits_a_training_worker(ray_local: None) -> None:
+    assert check_on_worker(Train(), Replicas(gpus=1.0)) is None, "no package is needed"
     if attention.is_missing():
         with pytest.raises(InputError, match="not installed on a node of the cluster"):
             check_on_worker(FLASH, Replicas())
@@ -80,6 +80,6 @@ def test_a_cluster_is_asked_on_a_node_where_a_training_worker_fits(ray_local: No
         assert check_on_worker(FLASH, Replicas()) is None
 
 
-def test_a_cluster_without_a_free_place_is_only_doubted(ray_local: None) -> None:
+def test_a_cluster_without_a_free_node_gives_only_a_warning(ray_local: None) -> None:
     doubt = check_on_worker(FLASH, Replicas(gpus=1.0), patience_s=1.0)
     assert doubt is not None and "no training worker could be placed in 1 s" in doubt

@@ -1,4 +1,4 @@
-"""Chat templates: prompt and response of a pair are what an engine shows and what it must stop at."""
+"""Chat templates: a pair has the prompt of an engine, and a response with the end token that stops an engine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("name", ["plain", "chatml", "llama2", "vicuna"])
 @pytest.mark.parametrize("messages", [SINGLE, SYSTEM, TURNS], ids=["single", "system", "turns"])
-def test_a_pair_is_the_engines_prompt_and_an_answer_that_ends(
+def test_a_pair_has_the_engines_prompt_and_a_response_with_an_end(
     model: str, name: str, messages: list[dict[str, str]]
 ) -> None:
     tokenizer = load_tokenizer(model, Student(model=model, chat_template=name))
@@ -51,7 +51,7 @@ def test_a_pair_is_the_engines_prompt_and_an_answer_that_ends(
         assert message["content"] in tokenizer.decode(prompt)
 
 
-def test_the_end_of_turn_is_the_templates_own_token_where_the_tokenizer_has_it(model: str) -> None:
+def test_the_end_of_turn_is_the_templates_own_token_if_the_tokenizer_has_it(model: str) -> None:
     tokenizer = load_tokenizer(model, Student(model=model, chat_template="chatml"))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -61,7 +61,7 @@ def test_the_end_of_turn_is_the_templates_own_token_where_the_tokenizer_has_it(m
     assert tokenizer.decode(response) == "It is 8.<|im_end|>"
 
 
-def test_a_template_that_rewrites_the_answer_still_gives_a_response_that_ends(model: str) -> None:
+def test_a_template_that_rewrites_the_answer_gives_a_response_with_an_end(model: str) -> None:
     tokenizer = load_tokenizer(model, Student(model=model))
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ '' if m.role == 'assistant' else m.content }}"
@@ -86,9 +86,7 @@ def test_a_template_may_be_a_file(model: str, tmp_path: Path) -> None:
     assert tokenizer.decode(encode_pair(tokenizer, SINGLE, "7", {})[0]) == "What is 3 + 4?<|end|>"
 
 
-def test_a_conversation_that_the_template_does_not_take_is_told_from_a_template_that_is_broken(
-    model: str, tmp_path: Path
-) -> None:
+def test_a_refused_conversation_is_told_from_a_broken_template(model: str, tmp_path: Path) -> None:
     file = tmp_path / "strict.jinja"
     file.write_text(
         "{% if messages[0].role == 'system' %}{{ raise_exception('System role\n not supported') }}{% endif %}"
@@ -107,7 +105,7 @@ def test_a_conversation_that_the_template_does_not_take_is_told_from_a_template_
             load_tokenizer(model, Student(model=model, chat_template=str(file)))
 
 
-def test_a_template_that_writes_the_date_is_told(model: str, tmp_path: Path) -> None:
+def test_a_template_that_writes_the_date_gives_a_warning(model: str, tmp_path: Path) -> None:
     file = tmp_path / "dated.jinja"
     file.write_text("{{ date_string or strftime_now('%d %b %Y') }}" + resolve_template("plain"))
     sentence = dated(Student(model=model, chat_template=str(file)))
@@ -117,18 +115,18 @@ def test_a_template_that_writes_the_date_is_told(model: str, tmp_path: Path) -> 
     assert dated(Student(model=model)) is dated(Student(model="owner/model")) is None
 
 
-def test_a_tokenizer_is_read_from_its_hf_files_where_mistrals_own_lie_beside_them(model: str, tmp_path: Path) -> None:
+def test_a_tokenizer_is_read_from_its_hf_files_also_next_to_mistrals_own(model: str, tmp_path: Path) -> None:
     """transformers prefers `tekken.json`, whose tokenizer has no chat template."""
     folder = tmp_path / "mistral"
     shutil.copytree(model, folder)
     (folder / "tekken.json").write_text("{}")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "mistral"}))
-    ours, beside = (load_tokenizer(str(place), Student(model=str(place))) for place in (model, folder))
-    assert beside.chat_template == ours.chat_template and beside("What is 3?") == ours("What is 3?")
+    ours, mistral = (load_tokenizer(str(place), Student(model=str(place))) for place in (model, folder))
+    assert mistral.chat_template == ours.chat_template and mistral("What is 3?") == ours("What is 3?")
 
 
-def test_what_is_missing_is_said_with_what_to_set(model: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_the_key_to_set(model: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="chatml, llama2, plain, vicuna"):
         resolve_template("nothing")
     with pytest.raises(InputError, match=r"tokenizer\.json"):

@@ -1,4 +1,4 @@
-"""When a training is saved, by minutes or by steps, and which checkpoints stay; without Ray and DeepSpeed."""
+"""Checkpoints: saved by minutes or by steps, and which of them are kept; without Ray and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def one_process() -> Iterator[None]:
 def trained(
     monkeypatch: pytest.MonkeyPatch, packed: str, minutes_a_step: float, **settings: Any
 ) -> tuple[Done, list[int]]:
-    """What is done after a training of 12 steps, each of which takes so long by the clock, and when it was saved."""
+    """Returns the end of a training of 12 steps of `minutes_a_step` each by a simulated clock, and the steps it
+    saved."""
     clock = SimpleNamespace(now=1e9)
     saved: list[int] = []
 
@@ -96,7 +97,7 @@ def trained(
         (4.0, {"checkpoint_minutes": 1000.0, "checkpoint_steps": 4}, [4, 8]),
     ],
 )
-def test_it_is_saved_once_the_minutes_or_the_steps_are_over(
+def test_a_checkpoint_is_saved_once_its_minutes_or_steps_are_over(
     one_process: None,
     monkeypatch: pytest.MonkeyPatch,
     packed: str,
@@ -104,14 +105,14 @@ def test_it_is_saved_once_the_minutes_or_the_steps_are_over(
     settings: dict[str, Any],
     saved: list[int],
 ) -> None:
-    """After the step in which they are over; the last step needs no checkpoint, the student itself is written."""
+    """It follows the step in which they are over. The last step needs no checkpoint, since the student is written."""
     done, found = trained(monkeypatch, packed, minutes_a_step, **settings)
     assert found == saved
     assert done.holdout_losses == [[step, 2.0] for step in [0, *saved, STEPS]]
 
 
 def kept(monkeypatch: pytest.MonkeyPatch, folder: Path, packed: str, holdout: str | None) -> list[int]:
-    """Steps of the checkpoints that stay of five, whose losses on the holdout rise but for the second."""
+    """Returns the steps of the checkpoints kept of five, whose losses on the holdout rise except for the second."""
     given: dict[str, Any] = {}
     monkeypatch.setattr(student, "trainer_class", lambda: lambda *_, **settings: given.update(settings))
     monkeypatch.setattr(student, "_backend", lambda gpus: "gloo")
@@ -144,11 +145,11 @@ def kept(monkeypatch: pytest.MonkeyPatch, folder: Path, packed: str, holdout: st
     return sorted(int(place.name.rpartition("_")[2]) for place in own.glob("checkpoint_*") if place.is_dir())
 
 
-def test_the_lowest_losses_on_the_holdout_stay_beside_the_latest(
+def test_the_lowest_losses_on_the_holdout_are_kept_with_the_latest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: str
 ) -> None:
     assert kept(monkeypatch, tmp_path, packed, holdout=packed) == [1, 2, 5]
 
 
-def test_without_a_holdout_the_latest_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: str) -> None:
+def test_without_a_holdout_the_latest_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packed: str) -> None:
     assert kept(monkeypatch, tmp_path, packed, holdout=None) == [4, 5]

@@ -1,4 +1,4 @@
-"""Fine-tuning of the task classifier: the parts, and a real DeBERTa trained by Ray Train on real rows."""
+"""Fine-tuning of the task classifier: its parts, and a real DeBERTa trained by Ray Train on real rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def labelled(counts: dict[str, int]) -> list[Labelled]:
 
 
 def trained(folder: Path, rows: str) -> ClassifierReport:
-    """The report of FOLDER/base, trained into FOLDER/model."""
+    """Returns the report of a training of FOLDER/base into FOLDER/model."""
     return train_classifier(
         rows,
         str(folder / "base"),
@@ -64,7 +64,7 @@ def trained(folder: Path, rows: str) -> ClassifierReport:
 
 @pytest.mark.slow
 def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tmp_path: Path) -> None:
-    """Two workers on half a CPU each; three sources, so chance is 1/3; a base with other labels gets a new head."""
+    """Two workers on half a CPU each. Three sources, so chance is 1/3. A base with other labels gets a new head."""
     rows = []
     for source, label in SOURCES.items():
         lines = (data_folder / "seeds" / f"{source}.jsonl").read_text().splitlines()[:150]
@@ -84,7 +84,7 @@ def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tm
     assert set(report.confusion) == set(SOURCES.values())
     assert json.dumps(report.to_dict())
     assert 0 < report.start_seconds < report.seconds
-    assert not any((tmp_path / "storage").iterdir()), "what the workers left in the storage is cleaned up"
+    assert not any((tmp_path / "storage").iterdir()), "the workers' files in the storage are deleted"
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["id2label"] == {str(index): label for index, label in enumerate(LABELS)}, "labels, not LABEL_0"
     assert config["label2id"] == {label: index for index, label in enumerate(LABELS)}
@@ -93,13 +93,13 @@ def test_a_tiny_deberta_learns_real_tasks(ray_local: None, data_folder: Path, tm
 
     model = AutoModelForSequenceClassification.from_pretrained(report.folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(report.folder)
-    assert [model.config.id2label[index] for index in range(4)] == LABELS, "a label without rows stays an output"
+    assert [model.config.id2label[index] for index in range(4)] == LABELS, "a label without rows keeps its output"
     text = "Tom has 12 apples and buys 7 more. He gives 5 to Ann. How many apples does Tom have?"
     logits = model(**tokenizer(text, return_tensors="pt")).logits
     assert model.config.id2label[int(logits.argmax())] == "Math"
 
 
-def test_rows_that_cannot_train_a_classifier_say_what_to_change(tmp_path: Path) -> None:
+def test_rows_that_cannot_train_a_classifier_name_the_change(tmp_path: Path) -> None:
     def train(rows: list[dict], **changes: float) -> None:
         settings = CLASSIFY.model_copy(update=changes)
         train_classifier(
@@ -123,7 +123,7 @@ def test_rows_that_cannot_train_a_classifier_say_what_to_change(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Path) -> None:
-    """As many as seed data of a few rows has: nothing is held out, and both workers have a row."""
+    """Seed data of a few rows has as many: nothing is held out, and each worker has a row."""
     rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]
     texts = [schemas.text_of(r["messages"]) for r in rows]
     create_classifier(TINY, texts, LABELS, str(tmp_path / "base"), 0)
@@ -134,7 +134,7 @@ def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Pa
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-def test_a_created_classifier_is_reproducible_and_loads_without_more(tmp_path: Path) -> None:
+def test_a_created_classifier_is_reproducible_and_loads_on_its_own(tmp_path: Path) -> None:
     texts = ["What is 2 + 2?", "Write a poem.", "Übersetze: 你好"] * 5
     for name in ("one", "two"):
         create_classifier(TINY, texts, LABELS, str(tmp_path / name), 7)
@@ -153,7 +153,7 @@ def test_a_created_classifier_is_reproducible_and_loads_without_more(tmp_path: P
         create_classifier(TINY.model_copy(update={"heads": 3}), texts, LABELS, str(tmp_path / "bad"), 0)
 
 
-def test_measures_agree_with_counting_by_hand() -> None:
+def test_measures_equal_those_counted_by_hand() -> None:
     measured = measure({("a", "a"): 3, ("a", "b"): 1, ("b", "b"): 2, ("b", "c"): 2, ("c", "c"): 0})
     assert measured["holdout_rows"] == 8
     assert measured["accuracy"] == pytest.approx(5 / 8)
@@ -168,7 +168,7 @@ def test_every_label_is_held_out_by_its_share_and_rare_ones_are_kept() -> None:
     training, held = hold_out(rows, 0.15, 0)
     assert Counter(row.label for row in held) == {"many": 15, "some": 1}
     assert sorted(row.instruction_id for row in training + held) == sorted(row.instruction_id for row in rows)
-    assert hold_out(rows[::-1], 0.15, 0)[1] == held[::-1], "the order of arrival does not matter"
+    assert hold_out(rows[::-1], 0.15, 0)[1] == held[::-1], "the order of rows does not matter"
     assert hold_out(rows, 0.15, 1)[1] != held
     assert hold_out(rows, 0.0, 0) == (rows, [])
 
@@ -179,17 +179,17 @@ def test_every_label_is_held_out_by_its_share_and_rare_ones_are_kept() -> None:
     st.integers(1, 8),
     st.integers(0, 5),
 )
-def test_an_epoch_has_every_row_once_and_work_for_every_worker(
+def test_an_epoch_has_every_row_once_and_rows_for_every_worker(
     lengths: list[int], batch_size: int, workers: int, seed: int
 ) -> None:
-    """A worker without a row in some batch would wait for the others for ever."""
+    """A worker without a row in a batch would wait for the others forever."""
     batches = batches_by_length(lengths, batch_size, workers, seed)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert all(len(batch) >= workers for batch in batches)
     assert all(len(batch) <= max(batch_size, 2 * workers) for batch in batches)
 
 
-def test_batches_hold_rows_of_like_length() -> None:
+def test_batches_hold_rows_of_similar_length() -> None:
     lengths = [7 * number % 256 + 1 for number in range(1024)]
     padded = sum(
         len(batch) * max(lengths[index] for index in batch) for batch in batches_by_length(lengths, 32, 2, seed=0)
@@ -211,7 +211,7 @@ def test_prediction_runs_every_row_once_within_its_limits(
             assert len(batch) * max(lengths[index] for index in batch) <= max_tokens
 
 
-def test_rare_labels_weigh_more_and_the_mean_weight_is_one() -> None:
+def test_rare_labels_have_larger_weights_and_the_mean_weight_is_one() -> None:
     labels = ["common"] * 90 + ["rare"] * 10
     weights = class_weights(labels, 0.5)
     assert weights["rare"] / weights["common"] == pytest.approx(3.0)

@@ -1,4 +1,4 @@
-"""The created student: a HF folder whose tokenizer loses nothing and spends its ids on words."""
+"""The created student: an HF folder whose tokenizer loses no text and spends its ids on words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tokenizer(folder: str) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def test_it_loads_and_knows_where_to_stop(folder: str, tokenizer: Any) -> None:
+def test_it_loads_and_has_an_end_token(folder: str, tokenizer: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer) <= SIZE.vocab_size
     assert model.config.tie_word_embeddings and model.config.max_position_embeddings == 128
@@ -55,18 +55,18 @@ def test_a_frequent_word_is_one_token_and_a_number_its_digits(tokenizer: Any) ->
     assert tokens == [*words, "How", " many", "?"]
 
 
-def test_ids_are_not_wasted_on_merges(tokenizer: Any) -> None:
+def test_ids_are_not_spent_on_merges(tokenizer: Any) -> None:
     distinct_words = 11
     assert len(tokenizer) - 261 < 6 * distinct_words
 
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_decoding_gives_the_text_back(tokenizer: Any, text: str) -> None:
+def test_decoding_returns_the_text(tokenizer: Any, text: str) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(folder: str, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_files_and_others_do_not(folder: str, tmp_path: Path) -> None:
     create_student(SIZE, texts(), str(tmp_path / "same"), None, seed=3)
     create_student(SIZE, texts(), str(tmp_path / "other"), None, seed=4)
     for file in ("model.safetensors", "tokenizer.json", "config.json"):

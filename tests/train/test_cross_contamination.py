@@ -1,4 +1,4 @@
-"""Students that see the conversation before theirs in a packed sequence are found out; unpacked all train right."""
+"""Cross-contamination check: a student that reads earlier conversations of its packed sequence is refused."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def check(model: Any, length: int = 60, one_row: bool = False) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", APART)
-def test_a_student_that_looks_at_positions_is_trained_packed(name: str, dtype: torch.dtype, attention: str) -> None:
+def test_a_student_that_uses_position_ids_is_trained_packed(name: str, dtype: torch.dtype, attention: str) -> None:
     model = model_of(APART[name], dtype, attention)
     check(model)
     check(model, one_row=True)
@@ -92,13 +92,13 @@ def test_a_student_that_looks_at_positions_is_trained_packed(name: str, dtype: t
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", MIXED)
-def test_a_student_that_does_not_is_refused(name: str, dtype: torch.dtype) -> None:
+def test_a_student_that_ignores_position_ids_is_refused(name: str, dtype: torch.dtype) -> None:
     with pytest.raises(StageError, match=r"owner/m does not keep .* apart: .* by \d+% with .*set train\.packing false"):
         check(model_of(MIXED[name], dtype))
 
 
 @pytest.mark.parametrize("name", [*APART, *MIXED])
-def test_unpacked_a_batch_is_the_sum_of_its_pairs_for_every_student(name: str) -> None:
+def test_an_unpacked_batch_is_the_sum_of_its_pairs_for_every_student(name: str) -> None:
     model = model_of({**APART, **MIXED}[name])
     rows = [row_of(length, seed=length) for length in (12, 40, 25)]
 
@@ -117,8 +117,8 @@ def test_unpacked_a_batch_is_the_sum_of_its_pairs_for_every_student(name: str) -
 
 
 @pytest.mark.parametrize("packing", [True, False])
-def test_only_packed_sequences_lie_in_one_row(packing: bool) -> None:
-    """Without packing a pair has a sequence of its own, for students that would see what lies before it in its row."""
+def test_only_packed_sequences_are_joined_into_one_row(packing: bool) -> None:
+    """Without packing each pair has a sequence of its own, for students that would read earlier tokens of their row."""
     train = Train(attention="flash_attention_2", packing=packing)
     assert in_one_row(train) is packing
     assert not in_one_row(Train(attention="sdpa", packing=packing))

@@ -1,4 +1,4 @@
-"""What the losses say of a training: noise is not a divergence, a rise that stays is one."""
+"""Divergence of a training, judged by its losses: noise is none, a lasting rise is one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_noise_and_single_hard_batches_are_no_divergence() -> None:
     assert first_alarm(falling) is None
 
 
-def test_a_rise_that_stays_is_told_with_where_it_was_still_good() -> None:
+def test_a_lasting_rise_is_reported_with_the_last_good_weights() -> None:
     losses = [2.0 - step / 100 for step in range(100)] + [7.0] * 40
     health = Health(3.0)
     alarms = [health.look(losses[: step + 1]) for step in range(len(losses))]
     first = next(step for step, wrong in enumerate(alarms) if wrong)
     assert 100 < first < 100 + WINDOW
     assert "rose from 1.0" in str(alarms[first])
-    assert health.good == 99, "the weights before the step whose loss was the last low one"
+    assert health.good == 99, "the weights before the step of the last low loss"
     assert first_alarm(losses, None) is None
 
 
@@ -44,7 +44,7 @@ def test_the_weights_before_those_of_the_bad_step_are_good() -> None:
     assert health.good == 1
 
 
-def test_only_a_checkpoint_that_is_still_there_is_named_and_the_one_that_a_run_goes_on_from() -> None:
+def test_only_an_existing_checkpoint_is_named_with_the_one_that_a_run_continues_from() -> None:
     four, six = {4: "kept/four"}, {6: "kept/six"}
     assert what_is_left(four, good=5) == (
         "the last good checkpoint is kept/four (step 4); without a change the run continues from the latest, of step 4"
@@ -55,16 +55,16 @@ def test_only_a_checkpoint_that_is_still_there_is_named_and_the_one_that_a_run_g
     assert what_is_left({}, good=5).startswith("there is no checkpoint")
 
 
-def test_a_rise_in_the_first_steps_is_seen_against_the_first_loss() -> None:
+def test_a_rise_in_the_first_steps_is_compared_with_the_first_loss() -> None:
     """The learning rate is highest there, and a short training has no other steps."""
-    step, said = first_alarm([2.5, 2.4, 2.4, 8.0] + [11.0] * 200) or (0, "")
-    assert step < WINDOW and "rose from 2." in said
+    step, message = first_alarm([2.5, 2.4, 2.4, 8.0] + [11.0] * 200) or (0, "")
+    assert step < WINDOW and "rose from 2." in message
     assert first_alarm([2.5, 2.4, 8.0, *[11.0] * 6]) is not None
-    assert first_alarm([9.0, 8.5, 12.0, 8.0, 7.5, 7.0]) is None, "a hard batch"
+    assert first_alarm([9.0, 8.5, 12.0, 8.0, 7.5, 7.0]) is None, "one hard batch"
     assert first_alarm([2.5, 2.4, 2.4, 8.0] + [11.0] * 200, None) is None
 
 
-def test_one_easy_first_batch_is_no_measure_of_a_training() -> None:
+def test_an_easy_first_batch_does_not_set_the_level_of_a_training() -> None:
     falling = [0.9] + [2.1 - step / 100 for step in range(60)]
     assert first_alarm(falling, 1.0) is None
     assert first_alarm([0.9, *[2.1] * 60], 1.0) is None

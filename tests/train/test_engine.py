@@ -1,5 +1,7 @@
-"""DeepSpeed's engine: the gradients that it adds up, what attends to what, and the folder that is written at the end of
-a training, for bases whose own files transformers would not write."""
+"""DeepSpeed's engine: its sums of gradients, its attention, and the folder exported at the end of a training.
+
+Some bases have files of their own that transformers would not write.
+"""
 
 from __future__ import annotations
 
@@ -46,19 +48,21 @@ def work_of(base: str, train: Train) -> Work:
 
 
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_gradients_of_micro_batches_are_added_up_in_32_bits(tmp_path: Path, zero_stage: Any) -> None:
-    """In 16 bits 64 of them are 0.8 % off."""
+def test_gradients_of_micro_batches_are_summed_in_32_bits(tmp_path: Path, zero_stage: Any) -> None:
+    """A sum of 64 of them in 16 bits is off by 0.8 %."""
     base = str(tmp_path / "base")
     create_student(SIZE, ["What is 3 + 4? It is 7."] * 9, base, None, 0)
-    # DeepSpeed keeps the first process group that it sees, so each has a process of its own.
+    # DeepSpeed keeps the first process group of a process, so each case has a process of its own.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         apart = pool.submit(apart_from_the_sum, base, zero_stage).result(timeout=300)
     assert all(share < 1e-4 for share in apart.values()), apart
 
 
 def apart_from_the_sum(base: str, zero_stage: Any, count: int = 64) -> dict[str, float]:
-    """By weight, how far DeepSpeed's gradient of `count` micro-batches in bfloat16 is from the sum, in float32, of the
-    gradients that the same model has for each."""
+    """Returns, for each weight, the relative error of DeepSpeed's gradient of `count` micro-batches in bfloat16.
+
+    The reference is the float32 sum of the same model's gradients for each micro-batch.
+    """
     os.environ["LOCAL_RANK"] = "0"
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     from deepspeed.utils import safe_get_full_grad
@@ -84,7 +88,7 @@ def apart_from_the_sum(base: str, zero_stage: Any, count: int = 64) -> dict[str,
 
 
 def test_an_engine_on_cpus_attends_within_each_packed_conversation(tmp_path: Path) -> None:
-    """Also with an adapter, and with weights in pieces; unpacked rows are left as they are."""
+    """The same holds with an adapter and with sharded weights. Unpacked rows are attended whole."""
     base = str(tmp_path / "base")
     create_student(SIZE, ["What is 3 + 4? It is 7."] * 9, base, None, 0)
     trains = [
@@ -99,7 +103,7 @@ def test_an_engine_on_cpus_attends_within_each_packed_conversation(tmp_path: Pat
 
 
 def attended(base: str, trains: list[Train]) -> list[list[int]]:
-    """For each training the tokens of the attentions of a row with conversations of 5 and 7 tokens, in one layer."""
+    """Returns, for each training, the lengths attended in one layer of a row with conversations of 5 and 7 tokens."""
     os.environ["LOCAL_RANK"] = "0"
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     lengths: list[int] = []
@@ -132,10 +136,10 @@ def attended(base: str, trains: list[Train]) -> list[list[int]]:
         ({"pad_token_id": -1}, None, None),
     ],
 )
-def test_flags_of_sampling_in_the_base_do_not_stop_the_export(
+def test_sampling_flags_of_the_base_do_not_stop_the_export(
     tmp_path: Path, brought: dict[str, Any], samples: bool | None, temperature: float | None
 ) -> None:
-    """`temperature` without `do_sample` is in many a base's folder; it is refused where it would be written again."""
+    """Many folders have a `temperature` without `do_sample`, which transformers refuses to write again."""
     base, folder = str(tmp_path / "base"), str(tmp_path / "exported")
     create_student(SIZE, ["What is 3 + 4? It is 7."] * 9, base, None, 0)
     (tmp_path / "base/generation_config.json").write_text(json.dumps(brought))
@@ -148,8 +152,8 @@ def test_flags_of_sampling_in_the_base_do_not_stop_the_export(
     written.save_pretrained(str(tmp_path / "again"))
 
 
-def test_the_files_of_a_model_that_takes_images_too_go_along(tmp_path: Path) -> None:
-    """Its engine reads them at its start, also where it is only asked in words: the next round could not score."""
+def test_the_processor_files_of_a_multimodal_model_are_copied(tmp_path: Path) -> None:
+    """Its engine reads them at its start, also for text alone: without them the next round could not score."""
     base, folder = tmp_path / "base", tmp_path / "exported"
     create_student(SIZE, ["What is 3 + 4? It is 7."] * 9, str(base), None, 0)
     layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -167,7 +171,7 @@ def test_the_files_of_a_model_that_takes_images_too_go_along(tmp_path: Path) -> 
     ("world", "precision", "asked", "used"),
     [(1, "float32", 2, 0), (1, "float32", 3, 3), (1, "bfloat16", 2, 2), (2, "float32", 2, 2), (2, "float32", 1, 1)],
 )
-def test_a_lone_worker_shares_optimizer_and_gradients_with_nobody(
+def test_a_single_worker_does_not_shard_optimizer_and_gradients(
     world: int, precision: Any, asked: Any, used: int
 ) -> None:
     config = deepspeed_config(Train(zero_stage=asked, precision=precision), world)

@@ -1,4 +1,4 @@
-"""What would keep a student from being written is found before its first step."""
+"""Obstacles to writing a student are found before its first step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tapir_ray.train.student_check import check_student
 
 
 def given(model: str, tmp_path: Path, **generation: Any) -> str:
-    """A copy of the student with this generation config."""
+    """Returns the folder of a copy of the student with this generation config."""
     folder = tmp_path / "student"
     shutil.copytree(model, folder)
     (folder / "generation_config.json").write_text(json.dumps(generation))
@@ -47,7 +47,7 @@ def check(folder: str) -> list[str]:
         ({"repetition_penalty": 1.1, "my_own": 3}, []),
     ],
 )  # fmt: skip
-def test_a_generation_config_is_written_without_what_cannot_be(
+def test_a_generation_config_is_written_without_invalid_keys(
     model: str, tmp_path: Path, generation: dict[str, Any], left_out: list[str]
 ) -> None:
     folder = given(model, tmp_path, **generation)
@@ -68,14 +68,14 @@ def test_a_generation_config_is_written_without_what_cannot_be(
 @pytest.mark.parametrize(
     "generation", [{"cache_implementation": "nope"}, {"early_stopping": "sometimes"}, {"num_return_sequences": 3}]
 )
-def test_a_generation_config_that_cannot_be_read_is_refused(
+def test_a_generation_config_that_cannot_be_loaded_is_refused(
     model: str, tmp_path: Path, generation: dict[str, Any]
 ) -> None:
     with pytest.raises(InputError, match=f"student.model.*{next(iter(generation))}"):
         check(given(model, tmp_path, **generation))
 
 
-def test_a_tokenizer_that_would_be_written_as_another_is_refused(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_changes_when_it_is_written_is_refused(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     student = Student(model=model)
     tokenizer, loaded = load_tokenizer(model, student), AutoModelForCausalLM.from_pretrained(model)
     assert try_export(loaded, tokenizer, model, student) == []

@@ -1,4 +1,4 @@
-"""The exported folder against the module in the worker that trained it, and real vLLM's prompts against ours."""
+"""The exported folder equals the trained module in its worker, and real vLLM has the prompts of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.train.test_student import packed_folder, run
 SIZE = CreateModel(
     hidden_size=64, intermediate_size=128, layers=2, heads=2, vocab_size=512, max_length=512, initializer_range=0.07
 )
-"""Heads of 32, the least that vLLM has on CPUs; weights of a size that learns to end its answers in 50 steps."""
+"""Heads of 32, the smallest of vLLM on CPUs; weights large enough to learn the end of an answer in 50 steps."""
 NEW_TOKENS = 16
 NUMBERS = ["one", "two", "three"]
 QUESTIONS = [f"Say {' '.join(NUMBERS[(n // 3**k) % 3] for k in range(1 + n % 4))}, number {n}." for n in range(50)]
@@ -47,8 +47,10 @@ if __name__ == "__main__":
 
 
 def begin_texts(folder: str) -> None:
-    """Let the folder's tokenizer put a token before every text by itself, as Llama's does: a template that writes it
-    too must not get two."""
+    """Makes the tokenizer of a folder put a token before every text, as Llama's does.
+
+    A template that writes this token too must not give two of them.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.bos_token = mark = tokenizer.pad_token
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
@@ -59,7 +61,7 @@ def begin_texts(folder: str) -> None:
 
 
 def greedy(model: Any, prompts: list[list[int]], stops: list[int] | None = None) -> list[list[int]]:
-    """The most likely tokens after each prompt, up to a stop; the model's own stops where none are given."""
+    """Returns the most likely tokens after each prompt, up to a stop token; None stands for the model's own."""
     model.eval()
     options = {} if stops is None else {"eos_token_id": stops}
     answers = []
@@ -78,7 +80,7 @@ def greedy(model: Any, prompts: list[list[int]], stops: list[int] | None = None)
 
 
 def record_and_train(config: dict[str, Any], prompts: list[list[int]], stops: list[int], file: str) -> None:
-    """The worker, which writes what its trained module says before it is written itself."""
+    """The worker: it stores answers and logits of its trained module before the export."""
     save = loop.export
 
     def recorded(engine: Any, *arguments: Any) -> None:
@@ -91,21 +93,24 @@ def record_and_train(config: dict[str, Any], prompts: list[list[int]], stops: li
 
 
 def vllm(folder: Path, **job: Any) -> dict[str, Any]:
-    """What a real engine in a process of its own says."""
+    """Returns the output of a real engine in a process of its own."""
     (folder / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-c", ENGINE, str(folder / "job.json"), str(folder / "said.json")]
+    command = [sys.executable, "-c", ENGINE, str(folder / "job.json"), str(folder / "output.json")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return json.loads((folder / "said.json").read_text())
+    return json.loads((folder / "output.json").read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("lora", [None, Lora(rank=8, alpha=16, between_rounds="continue")], ids=["weights", "lora"])
-def test_the_folder_says_what_the_trained_module_said(
+def test_the_exported_folder_answers_like_the_trained_module(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lora: Lora | None
 ) -> None:
-    """In transformers and in vLLM, for 50 prompts; vLLM renders every template's prompt as training did."""
+    """Compared in transformers and in vLLM, for 50 prompts.
+
+    vLLM renders the prompt of every template as training did.
+    """
     template = tmp_path / "thinking.jinja"
     template.write_text(THINKING)
     base = str(tmp_path / "base")
@@ -136,7 +141,7 @@ def test_the_folder_says_what_the_trained_module_said(
         torch.testing.assert_close(found, torch.tensor(logits), rtol=1e-4, atol=1e-4)
     assert greedy(exported, prompts) == module["answers"]
     lengths = {len(answer) for answer in module["answers"]}
-    assert min(lengths) < NEW_TOKENS, "no answer ended: the end token is not seen to stop one"
+    assert min(lengths) < NEW_TOKENS, "no answer ended, so no end token was seen to stop one"
     assert len({tuple(answer) for answer in module["answers"]}) > 5, "the answers are all the same"
 
     cases = list(PROMPTS.values())
@@ -144,10 +149,10 @@ def test_the_folder_says_what_the_trained_module_said(
         [messages, {"chat_template_kwargs": kwargs, **({} if jinja == THINKING else {"chat_template": jinja})}]
         for jinja, messages, kwargs in cases
     ]
-    said = vllm(tmp_path, model=folder, prompts=prompts, new_tokens=NEW_TOKENS, chats=chats)
-    assert said["answers"] == module["answers"]
-    for number, ((jinja, messages, kwargs), shown) in enumerate(zip(cases, said["chats"], strict=True)):
-        own = tmp_path / f"{number}.jinja"  # a file each: the stage's worker keeps its tokenizer
+    output = vllm(tmp_path, model=folder, prompts=prompts, new_tokens=NEW_TOKENS, chats=chats)
+    assert output["answers"] == module["answers"]
+    for number, ((jinja, messages, kwargs), shown) in enumerate(zip(cases, output["chats"], strict=True)):
+        own = tmp_path / f"{number}.jinja"  # One file for each template: the stage's worker keeps its tokenizer.
         own.write_text(jinja)
         asked = Student(model=folder, chat_template=str(own), chat_template_kwargs=kwargs)
         trained = encode_pair(load_tokenizer(folder, asked), messages, "It is 7.", kwargs)[0]

@@ -1,4 +1,4 @@
-"""The loss of each pair of the holdout, however the pairs are packed."""
+"""The loss of each holdout pair, for any packing of the pairs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def one_process() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def test_every_pair_has_the_loss_that_it_has_alone_and_together_they_are_that_of_the_holdout(tmp_path: Path) -> None:
+def test_a_packed_pair_has_its_own_loss_and_all_pairs_together_that_of_the_holdout(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     packed = [[conversation(rng, *rng.integers(2, 9, 2)) for _ in range(count)] for count in (3, 1, 4, 2, 1)]
     rows = [

@@ -1,4 +1,4 @@
-"""What of a model a worker holds while it is read."""
+"""Host memory of a worker while it reads a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = CreateModel(hidden_size=512, intermediate_size=2048, layers=24, heads=8, 
 
 @pytest.mark.slow
 def test_zero_3_never_holds_the_whole_model(tmp_path: Path) -> None:
-    """Two workers: a half each, and what a layer takes on its way."""
+    """Each of two workers holds half of it, and one more layer while it reads."""
     create_student(SIZE, ["one two three"], str(tmp_path / "model"), None, seed=0)
     command = [
         "-m",

@@ -1,4 +1,4 @@
-"""The steps of a training in this process, with a plain engine in DeepSpeed's place."""
+"""The steps of a training in this process, with a plain engine in place of DeepSpeed's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STEPS = 6
 
 
 class Plain:
-    """What the loop asks of a DeepSpeed engine; the weights are broken in step `bad` (from 1)."""
+    """A plain engine with the interface of DeepSpeed's; its weights are broken in step `bad` (from 1)."""
 
     def __init__(self, bad: int | None = None, dropout: float = 0.0) -> None:
         torch.manual_seed(0)
@@ -58,7 +58,7 @@ class Plain:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[Work]:
-    """A training of 6 steps, of a process group of one."""
+    """A training of 6 steps in a process group of one."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(2 * STEPS):
@@ -106,22 +106,23 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     ],
 )
 @pytest.mark.parametrize("held", [True, False])
-def test_weights_that_are_broken_are_neither_saved_nor_exported(
+def test_broken_weights_are_neither_saved_nor_exported(
     work: Work, saved: list[int], held: bool, bad: int, seen: int, what: str, good: int, kept: list[int]
 ) -> None:
-    """The loss of a step is that of the weights before it: a checkpoint's and the last step's are looked at apart."""
+    """The loss of a step is that of the weights before it, so the weights of a checkpoint and of the last step are
+    checked apart."""
     if held:
         work = replace(work, holdout_dir=work.packed_dir)
     with pytest.raises(Diverged) as error:
         loop._train(Plain(bad), CPU, work, Done())
-    said = what.format("holdout loss" if held else "loss after the update")
-    assert str(error.value).startswith(f"{said} at step {seen} of 6 ")
+    reason = what.format("holdout loss" if held else "loss after the update")
+    assert str(error.value).startswith(f"{reason} at step {seen} of 6 ")
     assert str(error.value).endswith(f"pairs are pair-{2 * seen - 2}, pair-{2 * seen - 1}")
     assert (error.value.good, saved) == (good, kept)
 
 
-def test_a_loss_that_rises_and_stays_ends_the_training(work: Work, saved: list[int]) -> None:
-    """By steps that are far too large; without `max_loss_rise` it goes on to its end."""
+def test_a_lasting_rise_of_the_loss_ends_the_training(work: Work, saved: list[int]) -> None:
+    """The steps are far too large. Without `max_loss_rise` the training continues to its end."""
     far = replace(work, learning_rate=1.0)
 
     def trained(most: float | None) -> int:
@@ -134,7 +135,7 @@ def test_a_loss_that_rises_and_stays_ends_the_training(work: Work, saved: list[i
     assert error.value.good < STEPS and "the step's pairs are pair-" in str(error.value)
 
 
-def test_a_model_that_is_broken_from_the_start_is_named_before_the_first_step(work: Work) -> None:
+def test_a_model_broken_from_the_start_is_named_before_the_first_step(work: Work) -> None:
     engine = Plain()
     torch.nn.init.constant_(engine.module.lm_head.weight, math.nan)
     with pytest.raises(Diverged, match=r"before the first step: train another student\.model than base"):
@@ -142,8 +143,8 @@ def test_a_model_that_is_broken_from_the_start_is_named_before_the_first_step(wo
     assert engine.steps == 0
 
 
-def test_a_continued_training_begins_now_and_counts_the_seconds_of_both(work: Work, saved: list[int]) -> None:
-    """Its start was once put before the call that continues it, by the seconds trained before."""
+def test_a_continued_training_starts_now_and_adds_the_earlier_seconds(work: Work, saved: list[int]) -> None:
+    """Its start was once set before the call that continued it, by the earlier seconds."""
     called = time.time()
     result = loop._train(Plain(), CPU, work, Done(losses=[3.0, 3.0], seconds=1000.0))
     assert called <= result["started"] <= time.time()
@@ -151,8 +152,10 @@ def test_a_continued_training_begins_now_and_counts_the_seconds_of_both(work: Wo
     assert (len(result["losses"]), saved) == (STEPS, [4])
 
 
-def test_a_continued_training_drops_what_a_whole_one_does(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random numbers are a function of seed, step and rank: a checkpoint need not hold the generators' state."""
+def test_a_continued_training_has_the_dropout_of_an_uninterrupted_one(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random numbers depend on seed, step and rank, so a checkpoint need not hold the state of a generator."""
     state: dict[int, Any] = {}
 
     def keep(engine: Plain, done: Done) -> None:
@@ -169,6 +172,6 @@ def test_a_continued_training_drops_what_a_whole_one_does(work: Work, monkeypatc
     assert loop._train(Plain(), CPU, work, Done())["losses"] != whole
 
 
-def test_no_two_ranks_or_steps_have_the_same_random_numbers() -> None:
+def test_no_two_ranks_or_steps_share_random_numbers() -> None:
     seeds = {loop.dropout_seed(seed, step, rank) for seed in range(3) for step in range(9) for rank in range(4)}
     assert len(seeds) == 3 * 9 * 4

@@ -1,4 +1,4 @@
-"""Adapters: what they train, what is written, and how the next round goes on, with real Ray Train and DeepSpeed."""
+"""Adapters: their trained weights, their files, and their next round, with real Ray Train and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def weights(folder: str) -> dict[str, torch.Tensor]:
 
 
 def plain(model: str, packed: str, earlier: str | None = None, lora: Lora = LORA) -> list[float]:
-    """Losses of the training written out for one process."""
+    """Returns the losses of the same training without Ray and DeepSpeed, in one process."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     return plain_training(with_adapter(base, lora, earlier), packed)
@@ -43,7 +43,7 @@ def change(after: dict[str, torch.Tensor], before: dict[str, torch.Tensor], name
 
 
 @pytest.mark.slow
-def test_the_student_is_its_base_and_the_adapters_product(
+def test_the_student_is_its_base_plus_the_adapters_product(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
     result = run(model, packed, tmp_path, "lora", lora=LORA)
@@ -65,7 +65,7 @@ def test_the_student_is_its_base_and_the_adapters_product(
 
 @pytest.mark.parametrize("between_rounds", ["merge", "continue"])
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_the_second_round_goes_on_from_the_first(
+def test_the_second_round_continues_the_adapter_of_the_first(
     pair: Pool, model: str, packed: str, tmp_path: Path, between_rounds: str, zero_stage: int
 ) -> None:
     lora = LORA.model_copy(update={"between_rounds": between_rounds})
@@ -80,7 +80,7 @@ def test_the_second_round_goes_on_from_the_first(
     merged_losses = plain(first, packed, lora=lora)
     expected = plain(model, packed, str(adapter), lora) if goes_on else merged_losses
     assert second_losses == pytest.approx(expected, rel=1e-4)
-    # The guards that this can fail: from scratch the loss begins as it did, and the two ways differ.
+    # Guards of this test: from scratch the loss starts as high as before, and both ways differ.
     assert second_losses[0] < (losses[0] + losses[-1]) / 2
     if goes_on:
         assert second_losses != pytest.approx(merged_losses, rel=1e-4)
@@ -107,7 +107,7 @@ def test_every_zero_stage_takes_the_steps_of_a_plain_loop(
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("zero_stage", [2, 3])
-def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
+def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path, zero_stage: int
 ) -> None:
     steps: list[int] = []
@@ -123,11 +123,11 @@ def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
         model, packed, tmp_path, "kill", lora=LORA, zero_stage=zero_stage, on_progress=on_progress, checkpoint_steps=1
     )
     assert killed
-    assert min(steps[steps.index(killed[0]) + 1 :]) > 1, "it began again"
+    assert min(steps[steps.index(killed[0]) + 1 :]) > 1, "it started from scratch"
     assert result.losses == pytest.approx(plain(model, packed), rel=1e-4)
 
 
-def test_modules_that_are_not_there_are_named_with_those_that_are(model: str) -> None:
+def test_missing_modules_are_named_with_the_existing_ones(model: str) -> None:
     there = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
     student = Student(model=model)
     for names, missing in ((["q_proj", "q_prj"], "q_prj"), (["lm_head", "embed_tokens"], "lm_head, embed_tokens")):
@@ -141,13 +141,15 @@ def test_modules_that_are_not_there_are_named_with_those_that_are(model: str) ->
         check_target_modules(student, Lora(target_modules=good), model)
 
 
-def test_bad_modules_are_found_before_a_worker_starts(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
+def test_bad_modules_are_refused_before_a_worker_starts(
+    ray_local: None, model: str, packed: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="name some of down_proj"):
         run(model, packed, tmp_path, "bad", lora=Lora(target_modules=["query"]))
     assert not (tmp_path / "ray_train").exists()
 
 
-def test_a_new_adapter_changes_nothing_and_is_all_that_is_trained(model: str) -> None:
+def test_a_new_adapter_changes_no_output_and_only_it_is_trained(model: str) -> None:
     base = AutoModelForCausalLM.from_pretrained(model)
     ids = torch.arange(9)[None]
     before = base(input_ids=ids).logits

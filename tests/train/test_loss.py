@@ -1,4 +1,4 @@
-"""The chunked loss is the plain one, in value and gradient, whatever the model, and never holds all logits."""
+"""The chunked loss equals the plain one in value and gradient for any model, and never holds all logits."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MODELS = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """7 tokens a chunk, so that the last of a batch is not full; one thread, as the matrices are tiny."""
+    """Makes chunks of 7 tokens, so that the last one of a batch is not full. One thread suffices for tiny matrices."""
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", 7 * VOCABULARY + 5)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -77,7 +77,7 @@ def model_of(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype).train()
     head = model.get_output_embeddings()
-    # Logits of a size at which a cap bends them; a bias is 0 in a new model.
+    # Logits large enough for a cap to matter; a new model's bias is 0.
     torch.nn.init.normal_(head.weight, std=0.2)
     if head.bias is not None:
         torch.nn.init.normal_(head.bias)
@@ -85,7 +85,7 @@ def model_of(config: Any, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def batch_of(share: float = 0.5) -> dict[str, torch.Tensor]:
-    """Random tokens, `share` of them in the loss."""
+    """Returns random tokens, `share` of them in the loss."""
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(3, VOCABULARY, (ROWS, LENGTH)))
     labels = ids.masked_fill(torch.from_numpy(rng.random((ROWS, LENGTH)) >= share), IGNORED)
@@ -93,7 +93,7 @@ def batch_of(share: float = 0.5) -> dict[str, torch.Tensor]:
 
 
 def plain_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The loss from all logits of the batch at once, as a textbook writes it."""
+    """Returns the textbook loss, from all logits of the batch at once."""
     logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[:, :-1].float()
     return functional.cross_entropy(
         logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
@@ -118,7 +118,7 @@ def assert_same(model: Any, batch: dict[str, torch.Tensor], tolerance: float = 1
 
 
 class MostLogits(TorchDispatchMode):
-    """Notes the most elements of a tensor made inside whose last dimension is the vocabulary."""
+    """Records the most elements of any tensor made inside whose last dimension is the vocabulary."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class MostLogits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_loss_and_gradient_are_the_plain_ones(name: str) -> None:
+def test_loss_and_gradient_equal_the_plain_ones(name: str) -> None:
     assert_same(model_of(MODELS[name]), batch_of())
 
 
@@ -171,7 +171,7 @@ def test_no_family_computes_all_logits_at_once(name: str, caplog: pytest.LogCapt
     ],
     ids=["shifted", "cubed", "one token", "cut"],
 )
-def test_a_model_that_does_something_else_to_its_logits_computes_them_at_once_and_says_so(
+def test_a_model_with_another_change_of_its_logits_computes_them_at_once_and_logs_it(
     do: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, batch = model_of(MODELS["llama"]), batch_of(share=1.0)
@@ -188,8 +188,8 @@ def test_a_model_that_does_something_else_to_its_logits_computes_them_at_once_an
     assert caplog.text.count("all logits of a batch are computed at once") == 1
 
 
-def test_what_a_model_does_to_its_logits_is_measured_without_a_trace() -> None:
-    """Of any scale, in the dtype of the model; dropout's random numbers are the step's all the same."""
+def test_the_models_change_of_its_logits_is_measured_without_side_effects() -> None:
+    """Measured at any scale, in the model's dtype. The dropout of the step has the same random numbers afterwards."""
     inputs = {name: given for name, given in batch_of().items() if name != "labels"}
     for dtype in (torch.float32, torch.bfloat16):
         for settings in ({"logit_scale": 0.0625}, {"logit_scale": 7.3}):
@@ -205,7 +205,7 @@ def test_what_a_model_does_to_its_logits_is_measured_without_a_trace() -> None:
 
 @pytest.mark.parametrize("tokens", [0, 1, 6, 7, 8, 14, 15])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_chunks_of_any_number_of_tokens(tokens: int, dtype: torch.dtype) -> None:
+def test_chunks_give_the_loss_of_any_number_of_tokens(tokens: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     hidden = torch.randn(tokens, HIDDEN, dtype=dtype, requires_grad=True)
     weight = torch.randn(VOCABULARY, HIDDEN, dtype=dtype, requires_grad=True)
@@ -220,14 +220,14 @@ def test_chunks_of_any_number_of_tokens(tokens: int, dtype: torch.dtype) -> None
     assert [gradient.dtype for gradient in found] == [dtype, dtype]
 
 
-def test_the_gradients_are_given_once() -> None:
+def test_gradients_are_returned_once() -> None:
     loss = response_loss(model_of(MODELS["llama"]), batch_of())
     loss.backward(retain_graph=True)
     with pytest.raises(AttributeError):
         loss.backward()
 
 
-def test_without_gradients_and_without_responses() -> None:
+def test_the_loss_is_defined_without_gradients_and_without_responses() -> None:
     model, batch = model_of(MODELS["llama_tied"]), batch_of()
     with torch.no_grad():
         assert response_loss(model, batch).item() == pytest.approx(plain_loss(model, batch).item(), rel=1e-5)
@@ -236,7 +236,7 @@ def test_without_gradients_and_without_responses() -> None:
     assert gradient(model, nothing).abs().sum() == 0.0
 
 
-def test_bfloat16_is_as_near_to_float32_as_the_plain_loss() -> None:
+def test_bfloat16_is_as_close_to_float32_as_the_plain_loss() -> None:
     batch = batch_of()
     exact = model_of(MODELS["llama"])
     expected = gradient(exact, plain_loss(exact, batch))
@@ -247,7 +247,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_loss() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_model_is_left_as_it_was(checkpointing: bool) -> None:
+def test_the_model_is_unchanged_afterwards(checkpointing: bool) -> None:
     model, batch = model_of(MODELS["llama"]), batch_of()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -256,7 +256,7 @@ def test_the_model_is_left_as_it_was(checkpointing: bool) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
-def test_adapters(more: dict[str, Any]) -> None:
+def test_adapters_have_the_plain_loss(more: dict[str, Any]) -> None:
     settings = {"target_modules": ["q_proj", "v_proj"], **more}
     model = peft.get_peft_model(model_of(MODELS["llama"]), peft.LoraConfig(r=2, init_lora_weights=False, **settings))
     assert_same(model, batch_of())

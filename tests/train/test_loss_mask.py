@@ -1,4 +1,4 @@
-"""What of a conversation is in the loss: the response, or every answer that the template shows as it was learnt."""
+"""The loss mask of a conversation: the response, or every answer that the template renders as it was trained on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def tokenizer(model: str) -> Any:
-    """It has the marks of every template."""
+    """A tokenizer with the marks of every template."""
     tokenizer = load_tokenizer(model, Student(model=model))
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     return tokenizer
@@ -41,7 +41,7 @@ def encoded(
 
 
 def learnt(tokenizer: Any, pair: Encoded) -> list[str]:
-    """The texts in the loss, one after the other."""
+    """Returns the texts in the loss, in order."""
     texts, text = [], []
     for label in [*pair.labels, IGNORED]:
         if label != IGNORED:
@@ -53,7 +53,7 @@ def learnt(tokenizer: Any, pair: Encoded) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["plain", "chatml", "llama2", "vicuna"])
-def test_every_answer_is_learnt_with_its_end_after_the_prompt_it_is_asked_with(tokenizer: Any, name: str) -> None:
+def test_every_answer_is_in_the_loss_with_its_end_after_its_own_prompt(tokenizer: Any, name: str) -> None:
     pair = encoded(tokenizer, resolve_template(name), TURNS)
     end = end_of_turn(tokenizer, {})[-1]
     answers = [text.removesuffix(tokenizer.decode([end])).strip() for text in learnt(tokenizer, pair)]
@@ -69,7 +69,7 @@ def test_every_answer_is_learnt_with_its_end_after_the_prompt_it_is_asked_with(t
     assert pair.labels.count(end) == 3
 
 
-def test_the_last_turn_is_the_pair_as_it_is_rendered(tokenizer: Any) -> None:
+def test_the_last_turn_is_the_rendered_pair(tokenizer: Any) -> None:
     for template in (resolve_template("plain"), THINKING):
         pair = encoded(tokenizer, template, TURNS, Train())
         prompt, response = encode_pair(tokenizer, TURNS, "It is 2.", {})
@@ -79,7 +79,7 @@ def test_the_last_turn_is_the_pair_as_it_is_rendered(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("enable_thinking", [True, False])
-def test_a_template_that_rewrites_earlier_answers_leaves_the_response_alone(
+def test_a_template_that_rewrites_earlier_answers_trains_on_the_response_alone(
     tokenizer: Any, enable_thinking: bool
 ) -> None:
     pair = encoded(tokenizer, THINKING, TURNS, enable_thinking=enable_thinking)
@@ -89,13 +89,13 @@ def test_a_template_that_rewrites_earlier_answers_leaves_the_response_alone(
     assert not encoded(tokenizer, THINKING, SYSTEM, enable_thinking=enable_thinking).last_turn_only
 
 
-def test_answers_without_an_end_that_an_engine_stops_at_leave_the_response_alone(model: str) -> None:
-    """A tokenizer without the template's marks: they are text in it, and a response ends with eos in their place."""
+def test_answers_without_a_stop_token_train_on_the_response_alone(model: str) -> None:
+    """This tokenizer lacks the template's marks: they are text for it, and eos ends a response in their place."""
     bare = load_tokenizer(model, Student(model=model))
     assert encoded(bare, resolve_template("chatml"), TURNS).last_turn_only
 
 
-def test_an_answer_that_could_not_be_asked_for_leaves_the_response_alone(tokenizer: Any) -> None:
+def test_an_answer_without_a_possible_prompt_trains_on_the_response_alone(tokenizer: Any) -> None:
     again = [*SEVERAL[:2], {"role": "assistant", "content": "That is all."}, SEVERAL[2]]
     assert encoded(tokenizer, USER_LAST, again).last_turn_only
     assert not encoded(tokenizer, USER_LAST, SEVERAL).last_turn_only
@@ -109,7 +109,7 @@ def test_a_greeting_and_an_empty_answer_are_context(tokenizer: Any) -> None:
     assert learnt(tokenizer, pair) == ["It is 7.<|end|>", "It is 2.<|end|>"]
 
 
-def test_what_is_too_long_is_left_out_or_cut(tokenizer: Any) -> None:
+def test_a_conversation_that_is_too_long_is_left_out_or_truncated(tokenizer: Any) -> None:
     plain = resolve_template("plain")
     whole = encoded(tokenizer, plain, TURNS)
     length = len(encode_prompt(tokenizer, TURNS[:2], {})) + 3

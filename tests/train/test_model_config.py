@@ -1,4 +1,4 @@
-"""What a model's config says against it is found before anything is spent."""
+"""Contradictions between a model's config and a run's are found before anything is spent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check(folder: Path, config: Any, length: int = 64, served: int = 64, **train
     check_model(student, Train(sequence_length=length, **train), str(folder))
 
 
-def test_attention_whose_cap_would_be_left_out_is_refused(tmp_path: Path) -> None:
+def test_attention_that_ignores_the_models_cap_is_refused(tmp_path: Path) -> None:
     config = Gemma2Config(**GEMMA, attn_logit_softcapping=0.5)
     with pytest.raises(InputError, match=r"attn_logit_softcapping 0\.5.* set train\.attention eager"):
         check(tmp_path, config)
@@ -32,8 +32,8 @@ def test_attention_whose_cap_would_be_left_out_is_refused(tmp_path: Path) -> Non
     check(tmp_path, Gemma2Config(**GEMMA, attn_logit_softcapping=None))
 
 
-def test_the_cap_is_left_out_by_sdpa_alone() -> None:
-    """The reason for the refusal; where this fails, transformers has mended it."""
+def test_only_sdpa_ignores_the_cap() -> None:
+    """This is the reason for the refusal. If this test fails, transformers has fixed it."""
     config = Gemma2Config(**GEMMA, attn_logit_softcapping=0.5, initializer_range=1.0)
     ids = torch.arange(3, 40)[None]
     logits = {}
@@ -54,19 +54,19 @@ def test_the_cap_is_left_out_by_sdpa_alone() -> None:
     ],
     ids=["gpt2", "gptj", "opt"],
 )
-def test_positions_of_a_table_bound_what_is_trained(tmp_path: Path, config: Any) -> None:
+def test_a_position_table_limits_the_sequence_length(tmp_path: Path, config: Any) -> None:
     check(tmp_path, config)
     with pytest.raises(InputError, match=r"train\.sequence_length 65 is above the 64 positions"):
         check(tmp_path, config, length=65)
 
 
-def test_a_training_says_nothing_of_what_an_engine_reads(tmp_path: Path) -> None:
+def test_a_training_does_not_check_the_lengths_of_an_engine(tmp_path: Path) -> None:
     LlamaConfig(**LLAMA).save_pretrained(tmp_path)
     check_trained(Student(model=str(tmp_path), max_model_len=65), Train(), str(tmp_path))
 
 
-def test_an_engine_takes_no_more_than_the_config_says(tmp_path: Path) -> None:
-    """Training does: rotary positions are computed."""
+def test_an_engine_reads_no_more_tokens_than_the_config_allows(tmp_path: Path) -> None:
+    """A training may: rotary positions are computed."""
     check(tmp_path, LlamaConfig(**LLAMA), length=128)
     with pytest.raises(InputError, match=r"student\.max_model_len 65 is above the 64 tokens"):
         check(tmp_path, LlamaConfig(**LLAMA), served=65)

@@ -1,4 +1,4 @@
-"""Attention of each packed conversation by itself: the same numbers as under a mask, and less that is computed."""
+"""Attention within each packed conversation: the same numbers as under a mask, with less computation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIGS = {
     ),
 }
 ROWS = [(7, 5, 9), (14,), (2, 1, 1, 8)]
-"""Tokens of the conversations of each row."""
+"""Lengths in tokens of the conversations of each row."""
 
 
 def rows() -> list[Packed]:
@@ -54,7 +54,7 @@ def made(config: Any, apart: bool, **settings: Any) -> Any:
 
 
 def logits_and_gradient(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the tokens that are no padding, and the gradient of a sum that takes each with a weight of its own."""
+    """Returns the logits of all tokens but padding, and the gradient of a weighted sum of them."""
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
     logits = model(**inputs, use_cache=False).logits
     logits = torch.cat([row[: sum(lengths)] for row, lengths in zip(logits, ROWS, strict=False)])
@@ -64,7 +64,7 @@ def logits_and_gradient(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens of each attention that torch computes."""
+    """The lengths of the attentions that torch computes."""
     lengths: list[int] = []
     inner = packed_attention.sdpa_attention_forward
 
@@ -78,7 +78,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_apart_is_the_same_as_masked(config: Any, checkpointing: bool, computed: list[int]) -> None:
+def test_separate_attention_equals_masked_attention(config: Any, checkpointing: bool, computed: list[int]) -> None:
     masked, apart = made(config, apart=False), made(config, apart=True)
     if checkpointing:
         apart.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -89,14 +89,15 @@ def test_apart_is_the_same_as_masked(config: Any, checkpointing: bool, computed:
     found, gradient = logits_and_gradient(apart, batch)
     longest = max(map(sum, ROWS))
     padded = [(*lengths, longest - sum(lengths)) if sum(lengths) < longest else lengths for lengths in ROWS]
-    times = 4 if checkpointing else 2  # layers; on the way back each again
+    times = 4 if checkpointing else 2  # Layers; checkpointing computes each a second time in the backward pass.
     assert computed == [length for lengths in padded for length in lengths] * times
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (gradient - expected_gradient).norm() < 1e-5 * expected_gradient.norm()
 
 
-def test_what_is_not_packed_is_left_as_it_is(computed: list[int]) -> None:
-    """A single conversation, an empty batch, a call without positions, one that writes a cache and so gets no mask."""
+def test_inputs_that_are_not_packed_are_attended_whole(computed: list[int]) -> None:
+    """A single conversation, an empty batch, a call without positions, and a call that writes a cache and so gets no
+    mask."""
     model = made(CONFIGS["llama"], apart=True).eval()
     packed, one, empty = (collate(some, one_row=False) for some in (rows(), rows()[1:2], [EMPTY]))
     for batch, names, use_cache, length in [
@@ -107,10 +108,10 @@ def test_what_is_not_packed_is_left_as_it_is(computed: list[int]) -> None:
     ]:
         computed.clear()
         model(**{name: batch[name] for name in names}, use_cache=use_cache)
-        assert computed == [length] * 2  # layers
+        assert computed == [length] * 2  # Layers.
 
 
-def test_another_model_of_the_process_is_left_as_it_is(computed: list[int]) -> None:
+def test_another_model_in_the_process_is_unchanged(computed: list[int]) -> None:
     made(CONFIGS["llama"], apart=True)
     logits_and_gradient(made(CONFIGS["llama"], apart=False), collate(rows(), one_row=False))
     assert set(computed) == {21}

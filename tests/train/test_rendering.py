@@ -1,4 +1,4 @@
-"""What a chat template makes of a conversation holds all of it, and no thoughts that are never closed."""
+"""Rendered conversations: a chat template must keep all of their text and leave no thoughts unclosed."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def test_shipped_templates_and_those_that_strip_a_turn_pass(model: str, tmp_path
     tokenizer = loaded(model, tmp_path, stripped)
     answer = tokenizer.decode(encode_pair(tokenizer, ONE, "\n It is  7. \n\n", {})[1])
     assert "It is  7." in answer
-    # Without its marks in the tokenizer no engine could stop at chatml's, and the answer's own text is taken.
+    # Without chatml's marks in the tokenizer no engine could stop at them, so the answer's own text is used.
     assert ("7. \n\n" in answer) == (name == "chatml")
 
 
-def test_a_row_that_the_template_loses_part_of_is_refused_with_what(model: str, tmp_path: Path) -> None:
+def test_a_row_of_which_the_template_loses_a_part_is_refused_with_that_part(model: str, tmp_path: Path) -> None:
     no_system = PLAIN.replace("{{-", "{%- if message.role != 'system' %}{{-").replace(
         "}}\n{%- endfor", "}}{% endif %}\n{%- endfor"
     )
@@ -105,10 +105,10 @@ def test_a_row_that_the_template_loses_part_of_is_refused_with_what(model: str, 
     with pytest.raises(TemplateRefused, match="part of the assistant turn"):
         encode_prompt(tokenizer, [*ONE, {"role": "assistant", "content": "one " * 30}, *ONE], {})
     whole = encode_pair(tokenizer, ONE, "one " * 30, {})[1]
-    assert tokenizer.decode(whole).count("one") == 30, "its own text in the place of what the template cuts"
+    assert tokenizer.decode(whole).count("one") == 30, "the answer's own text replaces the part that the template cuts"
 
 
-def test_an_error_of_the_templates_code_refuses_the_row(model: str, tmp_path: Path) -> None:
+def test_an_error_in_the_templates_code_refuses_the_row(model: str, tmp_path: Path) -> None:
     guarded = "{% if 'seven' in messages[0].content %}{{ messages[0].content.index('nowhere') }}{% endif %}" + PLAIN
     tokenizer = loaded(model, tmp_path, guarded)
     with pytest.raises(TemplateRefused) as refused:
@@ -117,7 +117,8 @@ def test_an_error_of_the_templates_code_refuses_the_row(model: str, tmp_path: Pa
 
 
 def thinking(newlines: str) -> Any:
-    """A tokenizer with `newlines` as one token and the marks of thoughts, whose prompt opens a block of them."""
+    """Returns a tokenizer with `newlines` as one token and marks of thoughts, whose prompt opens a block of
+    thoughts."""
     tokenizer = _finished(_bytes(), THINKING, eos_token="<|end|>")
     tokenizer.add_special_tokens({"additional_special_tokens": _special("<|user|>", "<|assistant|>")})
     tokenizer.add_tokens(["<think>", "</think>", newlines])
@@ -125,7 +126,7 @@ def thinking(newlines: str) -> Any:
 
 
 @pytest.mark.parametrize("newlines", ["\n\n", "\n\n\n"])
-def test_thoughts_that_the_prompt_opens_are_closed_before_the_answer(newlines: str) -> None:
+def test_thoughts_opened_by_the_prompt_are_closed_before_the_answer(newlines: str) -> None:
     tokenizer = thinking(newlines)
     prompt, answer = encode_pair(tokenizer, ONE, "4", {})
     assert tokenizer.decode(prompt).endswith("<think>\n")
@@ -138,10 +139,10 @@ def test_thoughts_that_the_prompt_opens_are_closed_before_the_answer(newlines: s
     [("<think>\n", "\n</think>\n\n"), ("<think>", "\n\n</think>\n\n"), ("<think>\n\n", "</think>\n\n")],
 )
 @pytest.mark.parametrize("continues", [True, False])
-def test_a_template_that_leaves_its_thoughts_open_does_not_teach_that(
+def test_a_template_that_leaves_thoughts_open_is_trained_with_closed_ones(
     opened: str, closed: str, continues: bool
 ) -> None:
-    """As DeepSeek-R1's, whose conversations do not have the mark that its prompts end with."""
+    """DeepSeek-R1's conversations lack the mark that its prompts end with."""
     tokenizer = thinking("\n\n")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ '<|' + m.role + '|>' + "
@@ -159,7 +160,7 @@ def test_a_template_that_leaves_its_thoughts_open_does_not_teach_that(
         assert ids.count(tokenizer.convert_tokens_to_ids("</think>")) == 1
 
 
-def test_thoughts_are_at_the_beginning_of_an_answer() -> None:
+def test_only_thoughts_at_the_beginning_of_an_answer_are_split_off() -> None:
     assert split_thoughts(" <think>a</think>b") == (" <think>", "a", "</think>", "b")
     assert split_thoughts("[THINK]a[/THINK]b</think>") == ("[THINK]", "a", "[/THINK]", "b</think>")
     for text in ("b <think>a</think>", "<think>a", "a</think>b", "<think>a[/THINK]"):

@@ -1,4 +1,4 @@
-"""The same small training by other numbers of workers, ZeRO stages and precisions takes the same steps."""
+"""One small training takes the same steps for any number of workers, ZeRO stage and precision."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.train.test_student import FS, TRAIN, packed_folder
 STEPS, GLOBAL_BATCH, RATE = 20, 8, 3e-3
 SEQUENCES = STEPS * GLOBAL_BATCH - 3
 EXACT = 1e-4
-"""Of a loss: float32 sums in another order, over 20 steps."""
+"""Relative tolerance of a loss: float32 sums in another order, over 20 steps."""
 BFLOAT16 = 5e-3
-"""Of a loss: weights and activations keep 8 bits, the optimizer's own copy 24."""
+"""Relative tolerance of a loss: weights and activations have 8 bits, the optimizer's own copy has 24."""
 STRAYED = {"float32": 0.01, "bfloat16": 0.03}
-"""How far a tensor's weights may be from those of the plain loop, as a share of the way that they have gone."""
+"""Tolerance of a tensor's weights, relative to their change in the plain loop."""
 ROUNDED = {"float32": 0.0, "bfloat16": 2**-8}
-"""And as a share of the weights themselves, by how they are written: the unit roundoff."""
+"""Additional tolerance, relative to the weights themselves: the unit roundoff of the written type."""
 Weights = dict[str, torch.Tensor]
 
 
@@ -36,8 +36,8 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def plain(model: str, packed: str) -> tuple[list[float], Weights, Weights]:
-    """The losses of the same training written out for one process, without Ray or DeepSpeed, and the weights before and
-    after it."""
+    """The losses of the same training in one process, without Ray or DeepSpeed, with the weights before and after
+    it."""
     reader = PackedReader(packed, FS)
     student = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).train()
     before = {name: weight.clone() for name, weight in student.state_dict().items()}
@@ -57,7 +57,7 @@ def plain(model: str, packed: str) -> tuple[list[float], Weights, Weights]:
         torch.nn.utils.clip_grad_norm_(student.parameters(), TRAIN.max_grad_norm)
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] - 1, "a training that goes nowhere would look the same whatever the settings"
+    assert losses[-1] < losses[0] - 1, "a training that does not progress would look the same for any settings"
     return losses, before, student.state_dict()
 
 
@@ -67,13 +67,13 @@ def expected(plain: tuple[list[float], Weights, Weights]) -> list[float]:
 
 
 def train(pool: Pool, model: str, packed: str, folder: Path, **changes: Any) -> list[float]:
-    """The losses; the student is written to `folder/student`."""
+    """Trains and returns the losses; the student is written to `folder/student`."""
     settings = {"global_batch_size": GLOBAL_BATCH, "micro_batch_size": 4, "weight_decay": 0.1, **changes}
     return pool.train(work_of(model, packed, TRAIN.model_copy(update=settings), RATE), str(folder / "student"))
 
 
 def largest_difference(losses: list[float], expected: list[float]) -> float:
-    """The largest of the steps' differences, as a share of the expected loss."""
+    """Returns the largest difference of a step's losses, relative to the expected loss."""
     return max(abs(loss - other) / other for loss, other in zip(losses, expected, strict=True))
 
 
@@ -96,7 +96,7 @@ def test_workers_and_accumulation_do_not_change_the_steps(
 def test_accumulation_in_bfloat16_does_not_change_the_steps(
     pair: Pool, model: str, packed: str, expected: list[float], tmp_path: Path, zero_stage: int
 ) -> None:
-    """DeepSpeed adds up in 32 bits what the workers exchanged, in other code than float32's or a single batch's."""
+    """DeepSpeed sums the exchanged 32-bit gradients in other code than for float32 or a single batch."""
     losses = train(pair, model, packed, tmp_path, zero_stage=zero_stage, precision="bfloat16", micro_batch_size=1)
     assert largest_difference(losses, expected) < BFLOAT16
 
@@ -128,7 +128,7 @@ def test_stages_precisions_and_checkpointing_do_not_change_the_training(
     losses = train(pair, model, packed, tmp_path, **settings)
     expected, before, after = plain
     assert largest_difference(losses, expected) < (EXACT if precision == "float32" else BFLOAT16)
-    # What is exported is gathered from both workers: also one that is old, or cut, would be finite.
+    # The exported weights are gathered from both workers. Stale or truncated ones would be finite too.
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype=torch.float32).state_dict()
     assert exported.keys() == after.keys()
     for name, weight in after.items():

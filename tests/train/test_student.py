@@ -1,4 +1,4 @@
-"""Training with real Ray Train and DeepSpeed workers: the steps are those of a plain loop, the folder is usable."""
+"""Training with real Ray Train and DeepSpeed workers: the steps of a plain loop, and a usable folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def packed(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def packed_folder(model: str, folder: Path, student: Student | None = None, sequences: int = 22) -> str:
-    """A packed table of sequences of two conversations; 22, so that the last of 6 global batches of 4 is not full."""
+    """Returns a packed table of two conversations a sequence; 22 sequences leave the last of 6 global batches of 4
+    partly empty."""
     student = student or Student(model=model)
     tokenizer = load_tokenizer(model, student)
     rng = np.random.default_rng(0)
@@ -72,12 +73,12 @@ def packed_folder(model: str, folder: Path, student: Student | None = None, sequ
 
 
 def plain_losses(model_dir: str, packed: str) -> list[float]:
-    """Losses of `plain_training` of the model in a folder."""
+    """Returns the losses of `plain_training` of the model in a folder."""
     return plain_training(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), packed)
 
 
 def plain_training(model: Any, packed: str) -> list[float]:
-    """The same training written out for one process, without Ray or DeepSpeed."""
+    """Trains the same model in one process, without Ray or DeepSpeed."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     reader = PackedReader(packed, FS)
@@ -120,17 +121,17 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
 
 
 def same_model_as_reported(result: TrainResult, packed: str) -> bool:
-    """The saved weights have a lower loss on the first batch than training began with."""
+    """Asserts that the saved weights have a lower loss on the first batch than the training started with."""
     model = AutoModelForCausalLM.from_pretrained(result.checkpoint, dtype=torch.float32)
     rows = [PackedReader(packed, FS)[i] for i in range(4)]
     loss = response_loss(model, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
     return bool(loss.item() < result.first_loss - 0.5)
 
 
-def test_what_a_model_cannot_be_trained_as_is_said_before_the_first_step(
+def test_a_model_that_cannot_be_trained_is_refused_before_the_first_step(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
-    """By the workers, which have its config: a driver need not have the files of a hub's model."""
+    """The workers have the model's config: a driver need not have the files of a hub model."""
     shutil.copytree(model, tmp_path / "capped")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=16, attn_logit_softcapping=50.0)
@@ -164,10 +165,10 @@ def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "precision"), [(2, "float32"), (0, "bfloat16"), (2, "bfloat16"), (3, "bfloat16")])
-def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
+def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path, stage: int, precision: str
 ) -> None:
-    """In 16 bits the weights in 32 that DeepSpeed updates must come back too."""
+    """In 16 bits, the 32-bit weights updated by DeepSpeed must be restored too."""
     settings = {"zero_stage": stage, "precision": precision}
     plain = precision == "float32"
     expected = plain_losses(model, packed) if plain else run(model, packed, tmp_path, "whole", **settings).losses
@@ -183,14 +184,12 @@ def test_a_killed_worker_costs_no_step_but_those_since_the_last_checkpoint(
     result = run(model, packed, tmp_path, "killed", on_progress=on_progress, checkpoint_steps=1, **settings)
     assert killed
     after = steps[steps.index(killed[0]) + 1 :]
-    assert min(after) > 2, "it did not begin again"
+    assert min(after) > 2, "it did not start from scratch"
     assert result.losses == pytest.approx(expected, rel=1e-4)
     assert result.tokens == sum(len(PackedReader(packed, FS)[i]["labels"]) for i in range(22))
 
 
-def test_a_training_that_is_stopped_leaves_no_thread_that_waits_for_it(
-    ray_local: None, model: str, packed: str, tmp_path: Path
-) -> None:
+def test_a_stopped_training_leaves_no_waiting_thread(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
     """Such a thread crashes the process once Ray is shut down."""
     before = set(threading.enumerate())
     with interruptible(), pytest.raises(Stopped, match="by a signal"):
@@ -198,16 +197,14 @@ def test_a_training_that_is_stopped_leaves_no_thread_that_waits_for_it(
     assert set(threading.enumerate()) <= before
 
 
-def test_nothing_to_train_on_is_said_at_once(model: str, tmp_path: Path) -> None:
+def test_an_empty_training_set_is_refused_at_once(model: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StageError, match=r"no sequence to train on.*train\.sequence_length 64"):
         run(model, str(tmp_path / "empty"), tmp_path, "none")
 
 
 @pytest.mark.slow
-def test_zero_3_in_two_threads_at_once_saves_whole_weights(
-    ray_local: None, model: str, packed: str, tmp_path: Path
-) -> None:
+def test_two_threads_of_zero_3_save_whole_weights(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
     results: dict[str, TrainResult] = {}
 
     def train(name: str) -> None:
@@ -225,7 +222,7 @@ def test_zero_3_in_two_threads_at_once_saves_whole_weights(
 
 
 def train_badly(config: dict[str, Any], bad: int) -> None:
-    """The worker, with an endless learning rate in step `bad` (from 1)."""
+    """The worker, with an infinite learning rate in step `bad` (from 1)."""
     sane = loop.learning_rate_at
 
     def rate(step: int, *rest: Any) -> float:
@@ -236,7 +233,7 @@ def train_badly(config: dict[str, Any], bad: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_on_the_holdout_is_taken_at_every_checkpoint(
+def test_the_loss_on_the_holdout_is_measured_at_every_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
     sane = run(model, packed, tmp_path, "sane", workers=1, warmup_ratio=0.0, holdout=packed, checkpoint_steps=2)
@@ -248,21 +245,22 @@ def test_the_loss_on_the_holdout_is_taken_at_every_checkpoint(
 
 
 @pytest.mark.parametrize(("bad", "seen", "kept"), [(3, 4, 2), pytest.param(6, 6, 4, marks=pytest.mark.slow)])
-def test_a_loss_that_is_not_a_number_names_the_step_its_pairs_and_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_names_step_pairs_and_last_good_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     bad: int, seen: int, kept: int,
 ) -> None:  # fmt: skip
-    """A step's broken weights are seen by the loss of the next, the last step's by the loss before they are written."""
+    """Broken weights of a step show in the loss of the next step; those of the last step in the loss before the
+    export."""
     monkeypatch.setattr("tapir_ray.train.student.train_worker", functools.partial(train_badly, bad=bad))
     with pytest.raises(StageError) as error:
         run(model, packed, tmp_path, "bad", workers=1, checkpoint_steps=2)
-    said = re.search(
+    match = re.search(
         r"at step (\d) of 6 .* train\.learning_rate.* --fork .* pairs are (.*); the last good checkpoint is (.*) "
         r"\(step (\d)\); without a change the run continues from the latest, of step (\d)$",
         str(error.value),
     )
-    assert said, str(error.value)
-    assert (int(said[1]), int(said[4]), int(said[5])) == (seen, kept, kept)
-    assert said[2].split(", ") == [f"pair-{number}" for number in range(8 * seen - 8, min(44, 8 * seen))]
-    assert len(json.loads((Path(said[3]) / PROGRESS_FILE).read_text())["losses"]) == kept
+    assert match, str(error.value)
+    assert (int(match[1]), int(match[4]), int(match[5])) == (seen, kept, kept)
+    assert match[2].split(", ") == [f"pair-{number}" for number in range(8 * seen - 8, min(44, 8 * seen))]
+    assert len(json.loads((Path(match[3]) / PROGRESS_FILE).read_text())["losses"]) == kept
     assert not (tmp_path / "bad").exists(), "no student is written"

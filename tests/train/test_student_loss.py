@@ -1,4 +1,4 @@
-"""The loss of packed sequences: the same numbers as of the conversations one by one, whoever computes which part."""
+"""The loss of packed sequences: equal to that of single conversations, for any split over workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SIZES = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny matrices on several threads of a busy machine wait for each other most of the time."""
+    """One thread: on a busy machine several threads spend most of their time waiting for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -69,13 +69,13 @@ def random_model(config: Any, attention: str, dtype: torch.dtype = torch.float32
 
 
 def share_apart(gradient: torch.Tensor, expected: torch.Tensor) -> float:
-    """How far a gradient is from the expected one, as a share of that one's length."""
+    """Returns the distance of a gradient from the expected one, relative to its norm."""
     return float((gradient - expected).norm() / expected.norm())
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "sdpa on CPUs", "eager"])
 @pytest.mark.parametrize("config", [LlamaConfig(**SIZES), Qwen2Config(**SIZES)], ids=["llama", "qwen2"])
-def test_packed_is_the_sum_of_the_conversations(config: Any, attention: str) -> None:
+def test_the_packed_loss_is_the_sum_over_conversations(config: Any, attention: str) -> None:
     model = random_model(config, attention.split()[0])
     if attention == "sdpa on CPUs":
         attend_apart(model)
@@ -87,7 +87,7 @@ def test_packed_is_the_sum_of_the_conversations(config: Any, attention: str) -> 
         together, gradient = loss_and_gradient(model, [collate(sequences, one_row)])
         assert together == pytest.approx(alone, rel=1e-5)
         assert share_apart(gradient, gradient_alone) < 1e-5
-    # The guard that this test can fail: without restarting positions conversations see each other.
+    # Guard of this test: without restarting positions, conversations see each other.
     for sequence in sequences:
         sequence["position_ids"] = np.arange(len(sequence["input_ids"]))
     together, gradient = loss_and_gradient(model, [collate(sequences, False)])
@@ -97,8 +97,11 @@ def test_packed_is_the_sum_of_the_conversations(config: Any, attention: str) -> 
 
 @NO_CUDA
 @pytest.mark.parametrize("config", [LlamaConfig(**SIZES), Qwen2Config(**SIZES)], ids=["llama", "qwen2"])
-def test_packed_is_the_sum_of_the_conversations_for_flash_attention(config: Any) -> None:
-    """It takes 16-bit floats alone, so against eager attention in 32 bits, with what bfloat16 keeps of a number."""
+def test_the_packed_loss_is_the_sum_over_conversations_with_flash_attention(config: Any) -> None:
+    """FlashAttention takes only 16-bit floats.
+
+    Its result is compared with eager attention in 32 bits, within the precision of bfloat16.
+    """
     rng = np.random.default_rng(0)
     parts = [conversation(rng, *lengths) for lengths in [(3, 5), (6, 2), (2, 9), (4, 4), (1, 1)]]
     eager = random_model(config, "eager").cuda()
@@ -141,20 +144,20 @@ def test_a_global_batch_is_the_same_for_any_number_of_workers(tmp_path: Path, wo
             micro = micro_batch_size(Train(global_batch_size=4, micro_batch_size=2), world)
             parts = list(micro_batches(reader, step, 4, rank, world, micro))
             assert len(parts) == 4 // world // micro
-            # A forward pass computes nothing beside its sequences, and is there where it has none.
+            # A forward pass computes only its sequences, and an empty one if it has none.
             assert all(part and (len(part) == 1 or all(row is not EMPTY for row in part)) for part in parts)
             seen += [tuple(row["input_ids"]) for part in parts for row in part if row is not EMPTY]
         assert sorted(seen) == sorted(tuple(row["input_ids"]) for row in rows[step * 4 : step * 4 + 4])
 
 
-def test_a_table_with_a_hole_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_a_missing_file_is_refused(tmp_path: Path) -> None:
     packed_folder(tmp_path / "packed", 11)
     (tmp_path / "packed/packed-000-000000.parquet").unlink()
     with pytest.raises(StageError, match="not complete"):
         PackedReader(str(tmp_path / "packed"), pafs.LocalFileSystem())
 
 
-def test_micro_batches_divide_a_ranks_share() -> None:
+def test_micro_batches_divide_the_share_of_a_rank() -> None:
     assert micro_batch_size(Train(global_batch_size=12, micro_batch_size=4), 2) == 3
     assert micro_batch_size(Train(global_batch_size=2, micro_batch_size=4), 2) == 1
     assert micro_batch_size(Train(global_batch_size=64, micro_batch_size=4), 2) == 4

@@ -1,4 +1,4 @@
-"""Model folders that lack something are refused by name, before anything is spent; whole ones pass."""
+"""Model folders: incomplete ones are refused by name before anything is spent, whole ones pass."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRAIN = Train(sequence_length=64)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A created student of one file."""
+    """The folder of a created student with a single file of weights."""
     folder = tmp_path_factory.mktemp("weights") / "student"
     create_student(
         CreateModel(hidden_size=16, intermediate_size=32, layers=2, heads=2), ["one two"], str(folder), None, 0
@@ -55,7 +55,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sharded(made: Path, tmp_path: Path) -> Path:
-    """The same student in shards."""
+    """The same student with sharded weights."""
     target = Path(shutil.copytree(made, tmp_path / "sharded", ignore=shutil.ignore_patterns("*.safetensors")))
     AutoModelForCausalLM.from_pretrained(made).save_pretrained(target, max_shard_size="15KB")
     assert len(list(target.glob("*.safetensors"))) > 2
@@ -87,7 +87,7 @@ def test_whole_folders_pass(folder: Path, sharded: Path) -> None:
     assert check(folder) == []
 
 
-def test_a_pointer_of_git_lfs(folder: Path, sharded: Path) -> None:
+def test_a_pointer_of_git_lfs_is_refused(folder: Path, sharded: Path) -> None:
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.write_text(POINTER)
     refused(sharded, shard.name, "git lfs pull")
@@ -96,7 +96,7 @@ def test_a_pointer_of_git_lfs(folder: Path, sharded: Path) -> None:
     refused(folder, "model.safetensors is a pointer", "tokenizer.json is a pointer")
 
 
-def test_a_lost_shard(sharded: Path) -> None:
+def test_a_missing_shard_is_refused(sharded: Path) -> None:
     first, second, *_ = sorted(sharded.glob("*.safetensors"))
     first.unlink()
     refused(sharded, first.name, "missing", "model.safetensors.index.json")
@@ -104,12 +104,12 @@ def test_a_lost_shard(sharded: Path) -> None:
     refused(sharded, first.name, "lacks model.")
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "is not a folder")
-    assert check_student(Student(model="owner/on-the-hub"), TRAIN) == [], "a hub name is looked up when it is loaded"
+    assert check_student(Student(model="owner/on-the-hub"), TRAIN) == [], "a hub name is resolved when it is loaded"
 
 
-def test_no_weights(folder: Path) -> None:
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, "no weights")
     (folder / "model.gguf").write_bytes(b"GGUF")
@@ -120,7 +120,7 @@ def test_no_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("kept", [0, 5, 300, -100])
-def test_a_file_that_is_cut_short(folder: Path, name: str, kept: int) -> None:
+def test_a_truncated_file_is_refused(folder: Path, name: str, kept: int) -> None:
     if name == "pytorch_model.bin":
         torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), folder / name)
         (folder / "model.safetensors").unlink()
@@ -129,14 +129,14 @@ def test_a_file_that_is_cut_short(folder: Path, name: str, kept: int) -> None:
     refused(folder, name, "cut short")
 
 
-def test_a_weight_that_is_missing_would_be_random(folder: Path) -> None:
+def test_a_missing_weight_is_refused_since_it_would_be_random(folder: Path) -> None:
     changed(folder, lambda weights: weights.pop("model.norm.weight"))
     refused(folder, "model.norm.weight", "random")
     changed(folder, lambda weights: [weights.pop(name) for name in list(weights) if "layers.1" in name])
     refused(folder, "weights (model.layers.1.", "and 6 more) are not in its files")
 
 
-def test_a_weight_that_is_unexpected_would_be_left_out(folder: Path) -> None:
+def test_an_unexpected_weight_is_refused_since_it_would_be_left_out(folder: Path) -> None:
     changed(folder, lambda weights: weights.update({"v_head.weight": torch.zeros(3)}))
     refused(folder, "v_head.weight", "left out")
     config = json.loads((folder / "config.json").read_text())
@@ -144,17 +144,17 @@ def test_a_weight_that_is_unexpected_would_be_left_out(folder: Path) -> None:
     refused(folder, "model.layers.1.")
 
 
-def test_buffers_of_old_checkpoints_are_no_weights(folder: Path) -> None:
+def test_buffers_of_old_checkpoints_do_not_count_as_weights(folder: Path) -> None:
     changed(folder, lambda found: found.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}))
     assert check(folder) == []
 
 
-def test_a_weight_of_another_shape(folder: Path) -> None:
+def test_a_weight_of_another_shape_is_refused(folder: Path) -> None:
     changed(folder, lambda found: found.update({"model.norm.weight": torch.zeros(7)}))
     refused(folder, "model.norm.weight", "[7]", "[16]")
 
 
-def test_a_tokenizer_larger_than_its_embedding(folder: Path) -> None:
+def test_a_tokenizer_larger_than_its_embedding_is_refused(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = len(tokenizer)
     tokenizer.add_tokens(["<extra>", "<more>"])
@@ -180,8 +180,8 @@ def test_a_quantised_model_is_not_trained(folder: Path) -> None:
     ],
     ids=["tied", "untied", "gpt2", "moe"],
 )
-def test_models_of_other_kinds_are_whole_when_they_are(tmp_path: Path, config: Any) -> None:
-    """Weights that are tied, or joined when they are read, are not missing."""
+def test_models_with_tied_or_fused_weights_are_whole(tmp_path: Path, config: Any) -> None:
+    """Weights that are tied, or fused when they are read, are not missing."""
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     student = Student(model=str(tmp_path))
@@ -191,7 +191,7 @@ def test_models_of_other_kinds_are_whole_when_they_are(tmp_path: Path, config: A
         load_student(str(tmp_path), student, device_map="meta")
 
 
-def test_a_classifier_may_lack_its_head_only_if_it_is_to_be_fine_tuned(tmp_path: Path) -> None:
+def test_a_classifier_may_lack_its_head_only_if_it_is_fine_tuned(tmp_path: Path) -> None:
     made, base = tmp_path / "made", tmp_path / "base"
     size = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=300, max_length=64)
     create_classifier(size, ["one two three"], ["a", "b"], str(made), 0)
@@ -210,7 +210,7 @@ def test_a_classifier_may_lack_its_head_only_if_it_is_to_be_fine_tuned(tmp_path:
         check_classifier(Classify(by="deberta", model=str(made)))
 
 
-def test_a_pooler_that_the_classifier_does_not_have_is_no_weight_of_its_body(tmp_path: Path) -> None:
+def test_a_pooler_unknown_to_the_classifier_is_ignored(tmp_path: Path) -> None:
     size = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=300, max_length=64)
     create_classifier(size, ["one two three"], ["a", "b"], str(tmp_path), 0)
     config = RobertaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_labels=2)
@@ -219,7 +219,7 @@ def test_a_pooler_that_the_classifier_does_not_have_is_no_weight_of_its_body(tmp
     check_classifier(Classify(by="deberta", model=str(tmp_path), label_rows=10))
 
 
-def test_a_local_teacher_of_lost_files_is_refused(sharded: Path) -> None:
+def test_a_local_teacher_with_truncated_files_is_refused(sharded: Path) -> None:
     check_served(str(sharded), "teacher.model")
     shard = sorted(sharded.glob("*.safetensors"))[-1]
     shard.write_bytes(shard.read_bytes()[:-1])

@@ -1,6 +1,6 @@
-"""Small tokenizers of the kinds that real models bring, each with control tokens and a chat template that writes them.
+"""Small tokenizers of the types of real models, each with control tokens and a chat template that writes them.
 
-Trained on a few sentences, so that words are several tokens and a mark as text is some.
+They are trained on a few sentences, so that a word is several tokens, and a mark encoded as text is too.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def _bytes(size: int = 400) -> Tokenizer:
 
 
 def _with_bytes(marks: tuple[str, ...]) -> Any:
-    """A trainer of a vocabulary that begins with the marks and a piece for each byte."""
+    """Returns a trainer of a vocabulary that begins with the marks and a piece for each byte."""
     pieces = [*_special(*marks), *(f"<0x{byte:02X}>" for byte in range(256))]
     return trainers.BpeTrainer(vocab_size=500, special_tokens=pieces, show_progress=False)
 
 
 def _forget_bytes(tokenizer: Tokenizer, marks: tuple[str, ...]) -> Tokenizer:
-    """Without the added tokens that the trainer makes of the bytes."""
+    """Removes the added tokens that the trainer makes of the bytes."""
     spec = json.loads(tokenizer.to_str())
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] in marks]
     return Tokenizer.from_str(json.dumps(spec))
@@ -95,7 +95,7 @@ def llama3() -> Any:
 
 
 def deepseek() -> Any:
-    """Its marks of roles are not special, and are looked for in the normalised text."""
+    """Marks of roles are not special, and are matched in the normalised text."""
     tokenizer = _bytes()
     tokenizer.normalizer = normalizers.Sequence([])
     tokenizer.add_special_tokens(_special("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"))
@@ -105,7 +105,7 @@ def deepseek() -> Any:
 
 
 def phi3() -> Any:
-    """Its marks take the white space after them along."""
+    """Marks include the white space after them."""
     tokenizer = _bytes()
     tokenizer.add_special_tokens(_special("<|endoftext|>"))
     tokenizer.add_special_tokens(_special("<|system|>", "<|user|>", "<|assistant|>", "<|end|>", rstrip=True))
@@ -113,7 +113,7 @@ def phi3() -> Any:
 
 
 def llama2() -> Any:
-    """BPE of sentencepiece's: a normaliser that writes the first space, bytes for what is unknown."""
+    """BPE of sentencepiece: a normaliser writes the first space, bytes stand for unknown characters."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     marks = ("<unk>", "<s>", "</s>")
@@ -135,7 +135,7 @@ def gemma() -> Any:
 
 
 def unigram() -> Any:
-    """A Unigram model has the control tokens among its pieces, where the longest path may find them as text too."""
+    """A Unigram model whose pieces include the control tokens, so that its segmentation may find them in text too."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -166,4 +166,4 @@ KINDS: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "gemma": (gemma, ["<start_of_turn>", "<end_of_turn>", "<bos>"]),
     "unigram": (unigram, ["<s>", "<|im_end|>"]),
 }
-"""By model: its tokenizer and marks of it that may stand in a text."""
+"""By model: its tokenizer, and its marks that a text may contain."""
