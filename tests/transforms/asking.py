@@ -1,4 +1,4 @@
-"""What the tests of the asking stages share: rows, a config that points at a test endpoint, opened roles."""
+"""Helpers for tests of the asking stages: rows, a config that points at a test endpoint, opened roles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tapir_ray.llm.roles import Roles
 
 
 def config_for(url: str, **sections: Any) -> Config:
-    """A config whose teacher and judge are at `url`; `judge`, `teacher`, … add keys to their sections."""
+    """Returns a config whose teacher and judge are at `url`; `judge`, `teacher`, … add keys to their sections."""
     judge = {"same_as": "teacher", **sections.pop("judge", {})}
     teacher = {"model": "m", "base_url": url, "api_key_env": None, "max_attempts": 2, **sections.pop("teacher", {})}
     return parse(
@@ -35,12 +35,12 @@ def config_for(url: str, **sections: Any) -> Config:
 
 
 def opened(config: Config, simulator_url: str | None = None) -> Roles:
-    """Roles of a run of their own, to be used in a `with`."""
+    """Returns roles of a run of their own, for use in a `with`."""
     return Roles(config, f"test-{uuid.uuid4().hex[:8]}", simulator_url)
 
 
 def instruction(text: str, **values: Any) -> dict[str, Any]:
-    """A row of one user turn with its id, ok unless said otherwise."""
+    """Returns a row of one user turn with its id; its status is ok by default."""
     messages = [{"role": "user", "content": text}]
     return {
         "instruction_id": schemas.instruction_id(messages),
@@ -53,12 +53,12 @@ def instruction(text: str, **values: Any) -> dict[str, Any]:
 
 
 def dataset(rows: list[dict[str, Any]], schema: pa.Schema = schemas.SCORED) -> ray.data.Dataset:
-    """`rows` as a dataset of `schema`."""
+    """Returns `rows` as a dataset of `schema`."""
     return ray.data.from_arrow(schemas.conform(rows, schema))
 
 
 class LastRequests(Meter):
-    """Leases for so many requests; then the budget is used up."""
+    """Grants leases for `requests` requests; then the budget is used up."""
 
     def __init__(self, requests: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class LastRequests(Meter):
 def directly(
     function: AskRow, rows: list[dict[str, Any]], config: Config, meter: Meter | None = None
 ) -> list[dict[str, Any]]:
-    """What `function` makes of each row, in order, without Ray: for the cases that need no pipeline."""
+    """Applies `function` to each row without Ray, for cases that need no pipeline; returns the rows in order."""
 
     async def main() -> list[dict[str, Any]]:
         endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint}

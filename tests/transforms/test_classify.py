@@ -1,4 +1,4 @@
-"""Classification by a real (random) DeBERTa in a Ray Data actor pool."""
+"""Classification by a real DeBERTa with random weights, in an actor pool of Ray Data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATUSES = ["failed", "ok", None, "ok", "filtered"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny DeBERTa with weights so large that rows get different labels."""
+    """A tiny DeBERTa with weights large enough to give rows different labels."""
     folder = str(tmp_path_factory.mktemp("classifier"))
     create_classifier(TINY, TEXTS, LABELS, folder, seed=0)
     import torch
@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def expected(model: str) -> dict[str, tuple[str, float]]:
-    """{text: (label, probability)} by transformers, one row at a time."""
+    """Returns {text: (label, probability)} by transformers, one row at a time."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -52,7 +52,7 @@ def expected(model: str) -> dict[str, tuple[str, float]]:
             encoded = tokenizer(text, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
             probabilities = network(**encoded).logits.softmax(-1)[0]
         answers[text] = (network.config.id2label[int(probabilities.argmax())], float(probabilities.max()))
-    assert len({label for label, _ in answers.values()}) >= 2, "a model with one answer would test nothing"
+    assert len({label for label, _ in answers.values()}) >= 2, "a model with a single answer would test nothing"
     return answers
 
 
@@ -76,7 +76,7 @@ def table() -> pa.Table:
     return schemas.conform(rows, schemas.INSTRUCTIONS)
 
 
-def test_labels_are_those_of_a_plain_loop_over_several_blocks_and_workers(
+def test_labels_equal_those_of_a_plain_loop_for_any_blocks_and_workers(
     ray_local: None, model: str, expected: dict[str, tuple[str, float]]
 ) -> None:
     import ray.data
@@ -95,7 +95,7 @@ def test_labels_are_those_of_a_plain_loop_over_several_blocks_and_workers(
             assert row["task_prob"] == pytest.approx(probability, abs=1e-4)
 
 
-def test_other_columns_leave_the_asked_task_and_an_empty_table_passes(
+def test_other_columns_keep_the_given_task_and_an_empty_table_passes(
     ray_local: None, model: str, expected: dict[str, tuple[str, float]]
 ) -> None:
     import ray.data
@@ -110,8 +110,8 @@ def test_other_columns_leave_the_asked_task_and_an_empty_table_passes(
     assert classify(empty, model, config(1)).take_all() == []
 
 
-def test_rows_do_not_wait_for_more_than_a_window(ray_local: None, model: str) -> None:
-    """Rows that a teacher writes one by one would else be stored only when a thousand of them are there."""
+def test_rows_wait_for_at_most_one_window(ray_local: None, model: str) -> None:
+    """Otherwise rows that a teacher writes one by one would be stored only after a thousand of them."""
     import ray.data
 
     slices = [table().slice(start, 4) for start in range(0, len(TEXTS), 4)]
@@ -120,10 +120,10 @@ def test_rows_do_not_wait_for_more_than_a_window(ray_local: None, model: str) ->
     assert sum(lengths) == len(TEXTS) and max(lengths) <= 16
 
 
-def test_scoring_compares_with_the_labels_of_the_file(
+def test_scores_compare_predictions_with_the_labels_of_the_file(
     ray_local: None, model: str, expected: dict[str, tuple[str, float]], tmp_path: Path
 ) -> None:
-    """All rows right but the first ten usable ones, whose label in the file is one the model does not have."""
+    """All rows are right except the first ten usable ones, whose label in the file is unknown to the model."""
     rows = [
         {"instruction_id": text, "messages": [{"role": "user", "content": text}], "task": expected[text][0]}
         for text in TEXTS

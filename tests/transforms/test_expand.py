@@ -1,4 +1,4 @@
-"""Expansion: one instruction for each draw, or the reason why there is none."""
+"""Expansion: one instruction for each draw, or the reason for none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ REASONS = {
 }
 
 
-def test_every_draw_leaves_a_row(ray_local: None) -> None:
+def test_every_draw_gives_a_row(ray_local: None) -> None:
     system = {"role": "system", "content": "Be brief."}
     draws = [draw(text) for text in REASONS] + [draw("What is 1 + 1?", copy) for copy in range(3)]
     draws.append(draw("dropped", status="filtered", reason="stopped"))
@@ -71,7 +71,7 @@ def test_every_draw_leaves_a_row(ray_local: None) -> None:
     assert [m["role"] for m in rows[draws[8]["draw_id"]]["messages"]] == ["system", "user"]
 
 
-def test_the_same_draw_asks_the_same_question_again() -> None:
+def test_a_repeated_draw_sends_the_same_request() -> None:
     with running(lambda body, n: "<new_instruction>x</new_instruction>") as seen:
         config = config_for(seen.url)
         for _ in range(2):
@@ -87,12 +87,12 @@ def test_any_reply_gives_an_instruction_or_a_reason(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(blacklist_characters="<>"), min_size=1).filter(str.strip), st.text(max_size=20))
-def test_the_tagged_text_comes_back(instruction_text: str, around: str) -> None:
+def test_the_tagged_text_is_returned(instruction_text: str, around: str) -> None:
     reply = f"{around}<new_instruction>\n{instruction_text}\n</new_instruction>{around}"
     assert parse_instruction(reply) == (instruction_text.strip(), None)
 
 
-def test_a_draft_or_the_prompt_repeated_is_not_the_instruction() -> None:
+def test_a_draft_or_a_quoted_prompt_is_not_the_instruction() -> None:
     repeated = "I write it between <new_instruction> and </new_instruction>: <new_instruction>Add 2.</new_instruction>"
     assert parse_instruction(repeated) == ("Add 2.", None)
     opened = "In <new_instruction> then: <new_instruction>Add 2.</new_instruction>"

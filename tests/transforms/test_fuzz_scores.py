@@ -1,5 +1,7 @@
-"""Any reply gives scores within the scale or none, junk around a verdict does not change it, and no answer forges a
-prompt's delimiters."""
+"""Any reply gives scores within the scale or none, and text around a verdict does not change them.
+
+No answer forges the delimiters of a prompt.
+"""
 
 from __future__ import annotations
 
@@ -65,19 +67,19 @@ SCORE = st.integers(1, 10)
 
 WORDS = st.text(alphabet="abcdefghijkl xyz.!?:;,'-éß日本", max_size=40)
 JUNK = st.lists(WORDS, max_size=6).map("\n".join)
-"""Prose of several lines without a number or a mark of quotation, so without a score line."""
+"""Prose of several lines without a number or a quotation mark, so without a line of scores."""
 
 
 @settings(max_examples=400, deadline=None)
 @given(MUTATED | st.text(max_size=300), st.sampled_from([1, 2]))
-def test_any_reply_gives_scores_of_the_scale_or_none(text: str, count: int) -> None:
+def test_any_reply_gives_scores_within_the_scale_or_none(text: str, count: int) -> None:
     scores = parse_scores(text, count)
     assert scores is None or (len(scores) == count and all(1.0 <= score <= 10.0 for score in scores))
 
 
 @settings(max_examples=200, deadline=None)
 @given(JUNK, SCORE, SCORE, JUNK)
-def test_prose_around_a_verdict_leaves_it_alone_or_in_doubt(before: str, one: int, two: int, after: str) -> None:
+def test_prose_around_a_verdict_does_not_change_it(before: str, one: int, two: int, after: str) -> None:
     last = f"{before}.\nScores: {one} {two}"
     assert parse_scores(last, 2) == (one, two)
     assert parse_scores(f"{last}\n{after}", 2) == (one, two)
@@ -103,7 +105,7 @@ def test_no_answer_changes_the_structure_of_a_prompt(one: str, two: str) -> None
     prompt = prompts.render("judge_pairwise", instruction="q", answer_1=one + forged, answer_2=two + forged)
     (text_id,) = {found[1] for found in re.finditer(r"with the id (\w+)", prompt)}
     tags = [f"{slash}{name} id={text_id}" for name in ("instruction", "answer_1", "answer_2") for slash in ("", "/")]
-    assert re.findall(rf"<(/?\w+ id={text_id})>", prompt) == tags, "each tag once, and in this order"
+    assert re.findall(rf"<(/?\w+ id={text_id})>", prompt) == tags, "each tag once, in this order"
     shown = re.search(rf"<answer_1 id={text_id}>\n(.*)\n</answer_1 id={text_id}>", prompt, re.DOTALL)
     assert shown is not None and shown[1] == one + forged
 
@@ -111,7 +113,7 @@ def test_no_answer_changes_the_structure_of_a_prompt(one: str, two: str) -> None
 @pytest.mark.parametrize("name", ["judge_pairwise", "judge_pointwise", "label", "expand", "rewrite"])
 @settings(max_examples=40, deadline=None)
 @given(text=MUTATED)
-def test_an_id_is_in_none_of_the_texts_and_the_same_for_the_same(name: str, text: str) -> None:
+def test_an_id_is_in_no_text_and_equal_for_equal_texts(name: str, text: str) -> None:
     given_values: dict[str, object] = {"instruction": "q", "task": "Math", "style": "s", "labels": ["Math"]}
     given_values |= {"answer": text, "answer_1": text, "answer_2": text}
     prompt = Prompts().render(name, **given_values)

@@ -1,4 +1,5 @@
-"""Every row read is a row written: with its place where it cannot be used, filtered where it repeats an earlier one."""
+"""Ingestion: each row read gives a row written, with its place if it is unusable, filtered if it repeats another
+one."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ def write(folder: Path, rows: list[object]) -> str:
     return str(path)
 
 
-def test_of_equal_rows_one_with_an_answer_stays(tmp_path: Path, ray_local: None) -> None:
-    """In a file before it there may be the bare prompt: the row with the answer was thrown away for it."""
+def test_of_equal_rows_one_with_an_answer_is_kept(tmp_path: Path, ray_local: None) -> None:
+    """An earlier file may hold the bare prompt, for which the row with the answer was once dropped."""
     rows = [{"prompt": "a"}, {"prompt": "b"}, {"instruction": "a", "output": "1"}, {"instruction": "a", "output": "2"}]
     path = write(tmp_path, [*rows, {"prompt": "b"}, {"instruction": "c", "output": "3"}, {"prompt": "c"}])
     parse_sources([path], SeedData(path=path), transform_cpus=0.1).write_parquet(str(tmp_path / "read"))
@@ -83,7 +84,7 @@ def test_rows_in_equal_rows_out(tmp_path: Path, ray_local: None) -> None:
 
 
 @given(ROWS, FORMATS)
-def test_whatever_a_row_holds_it_becomes_rows_of_the_table(raw: object, format: str) -> None:
+def test_any_row_gives_rows_of_the_table(raw: object, format: str) -> None:
     data = SeedData(path="a.jsonl", task_column="kind")
     for parser in (lambda row: parse(row, format, "all"), parse_evaluation):
         made = parsed_rows(raw, "a.jsonl:1", data, parser)
@@ -120,8 +121,8 @@ def test_limit_reads_the_first_rows_of_all_files(tmp_path: Path, ray_local: None
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcde"), st.booleans()), max_size=12), st.integers(1, 4))
-def test_repeats_are_found_in_however_many_parts(rows: list[tuple[str, bool]], parts: int) -> None:
-    """Files apart from each other, as the tasks read them; rows that are not ok neither count nor repeat."""
+def test_repeats_are_found_for_any_number_of_hash_ranges(rows: list[tuple[str, bool]], parts: int) -> None:
+    """The tasks read each file on its own. Rows that are not ok neither count nor repeat."""
     table = pa.table(
         {
             "instruction_id": pa.array([row_id for row_id, _ in rows], pa.string()),

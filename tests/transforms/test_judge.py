@@ -1,4 +1,4 @@
-"""The judge stage over real HTTP: signs, both orders, repeats, replies without scores; and the parser by property."""
+"""The judge stage over real HTTP: signs, both orders, repeats, and replies without scores; the parser by property."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMS = [
 
 
 @given(a=SCORE, b=SCORE, before=st.text(max_size=60), form=st.sampled_from(FORMS))
-def test_the_line_with_the_scores_is_found(a: Any, b: Any, before: str, form: str) -> None:
+def test_the_line_of_scores_is_found(a: Any, b: Any, before: str, form: str) -> None:
     text = f"Scores: 1 1\n{before}\n{form.format(a, b)}\n"
     assert parse_scores(text, 2) == (float(a), float(b))
 
@@ -57,18 +57,18 @@ def test_no_text_gives_scores_outside_the_scale(text: str) -> None:
         "Scores: 5 5\nScores: 0 9",
     ],
 )
-def test_no_scores_rather_than_wrong_ones(text: str) -> None:
+def test_doubtful_scores_are_none(text: str) -> None:
     assert parse_scores(text, 2) is None
 
 
-def test_one_score() -> None:
+def test_a_single_score_is_read() -> None:
     assert parse_scores("It is fine.\n**Score: 7.5**", 1) == (7.5,)
     assert parse_scores("Score: 8/10", 1) == (8.0,)
     assert parse_scores("Score: 8 9", 1) is None
 
 
 def length_judge(body: dict[str, Any], attempt: int) -> str:
-    """One point for every letter of an answer, and one more for whichever stands first."""
+    """Gives one point for each letter of an answer, and one more for the first answer."""
     prompt = body["messages"][0]["content"]
     answers = [text.strip() for text in re.findall(r"<answer(?:_\d)? id=\w+>\n(.*?)\n</answer", prompt, re.DOTALL)]
     scores = [max(1, len(answer)) for answer in answers]
@@ -88,7 +88,7 @@ def answered(count: int = 6, **changes: Any) -> list[dict[str, Any]]:
 
 
 def judged(answer: Answer, rows: list[dict[str, Any]], **judge_settings: Any) -> tuple[dict[str, dict[str, Any]], Any]:
-    """Scored rows by id, and the endpoint's log."""
+    """Returns scored rows by id, and the endpoint's log."""
     with running(answer) as seen:
         config = config_for(seen.url, judge=judge_settings)
         with opened(config) as roles:
@@ -116,7 +116,7 @@ def test_one_order_keeps_the_bias(ray_local: None) -> None:
     assert len(seen.requests) == 6 and len({body["seed"] for body in seen.requests}) == 6
 
 
-def test_pointwise_and_an_empty_answer(ray_local: None) -> None:
+def test_a_pointwise_judge_scores_each_answer_and_an_empty_one_gets_1(ray_local: None) -> None:
     rows, seen = judged(length_judge, answered(2, student_response=""), mode="pointwise", repeat_share=0.0)
     assert all((row["teacher_score"], row["student_score"]) == (4.0, 1.0) for row in rows.values())
     assert len(seen.requests) == 4
@@ -141,14 +141,14 @@ def test_replies_without_scores_are_asked_again_and_then_fail(ray_local: None) -
     assert sorted(len(seeds) for seeds in seeds_seen.values()) == [2, 2, 3, 3]
 
 
-def test_a_warmer_judge_stays_as_warm_when_asked_again() -> None:
+def test_a_judge_with_a_temperature_keeps_it_for_repeated_questions() -> None:
     with running(lambda body, attempt: "?") as seen:
         config = config_for(seen.url, judge={"sampling": {"temperature": 1.0}, "both_orders": False})
         directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
     assert {body["temperature"] for body in seen.requests} == {1.0} and len(seen.requests) >= 3
 
 
-def test_rows_without_an_answer_to_compare_pass_untouched_and_failures_are_rows(ray_local: None) -> None:
+def test_rows_without_two_answers_pass_unchanged_and_failures_are_rows(ray_local: None) -> None:
     rows = [
         instruction("No response?", student_response="a"),
         instruction("Filtered?", response="b", status="filtered", reason="duplicate"),
@@ -163,7 +163,7 @@ def test_rows_without_an_answer_to_compare_pass_untouched_and_failures_are_rows(
     assert list(failed) == schemas.SCORED.names
 
 
-def test_a_row_whose_second_judging_the_budget_refused_is_not_finished() -> None:
+def test_a_row_without_budget_for_its_second_judgement_is_not_finished() -> None:
     with running(length_judge) as seen:
         config = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
         row_of = JudgeRow(Prompts(), config.judge, 0)
@@ -174,7 +174,7 @@ def test_a_row_whose_second_judging_the_budget_refused_is_not_finished() -> None
 
 
 @pytest.mark.parametrize("mode", ["pairwise", "pointwise"])
-def test_a_verdict_that_is_cut_off_is_asked_for_again(mode: str) -> None:
+def test_a_truncated_verdict_is_asked_again(mode: str) -> None:
     """`Score: 1` may be the beginning of a 10."""
 
     def cut(body: dict[str, Any], attempt: int) -> Choice:
@@ -192,7 +192,7 @@ def test_a_verdict_that_is_cut_off_is_asked_for_again(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("structured", "sent"), [("auto", True), ("on", True), ("off", False)])
-def test_the_judge_is_asked_for_json_unless_told_otherwise(structured: str, sent: bool) -> None:
+def test_the_judge_is_asked_for_json_unless_structured_is_off(structured: str, sent: bool) -> None:
     with running(lambda body, n: '{"reasoning": "Scores: 1 1", "answer_1": 9, "answer_2": 4}') as seen:
         config = config_for(seen.url, judge={"structured": structured, "both_orders": False, "repeat_share": 0.0})
         (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
@@ -205,7 +205,9 @@ def refuses(body: dict[str, Any], attempt: int) -> str | Fault:
     return length_judge(body, attempt)
 
 
-def test_an_endpoint_that_refuses_json_loses_no_row_and_is_not_asked_for_it_by_the_next_stage(ray_local: None) -> None:
+def test_an_endpoint_that_refuses_json_loses_no_row_and_gets_plain_requests_from_the_next_stage(
+    ray_local: None,
+) -> None:
     with running(refuses) as seen:
         config = config_for(seen.url, judge={"repeat_share": 0.0}, resources={"request_workers": 1})
         with opened(config) as roles:
@@ -219,14 +221,14 @@ def test_an_endpoint_that_refuses_json_loses_no_row_and_is_not_asked_for_it_by_t
     assert not any("response_format" in body for body in seen.requests[before:])
 
 
-def test_a_refusal_fails_the_row_where_json_is_demanded() -> None:
+def test_a_refused_format_fails_the_row_if_json_is_required() -> None:
     with running(refuses) as seen:
         config = config_for(seen.url, judge={"structured": "on", "repeat_share": 0.0})
         (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
     assert row["status"] == "failed" and "response_format" in row["reason"]
 
 
-def test_the_repeat_is_asked_so_that_it_can_differ() -> None:
+def test_a_repeat_is_asked_at_a_temperature() -> None:
     def noisy(body: dict[str, Any], attempt: int) -> str:
         return f"Scores: {6 if body['temperature'] == 0.7 else 8} 5"
 
@@ -237,7 +239,7 @@ def test_the_repeat_is_asked_so_that_it_can_differ() -> None:
     assert (row["difficulty"], row["repeat_difficulty"], row["repeat_same"]) == (3.0, 1.0, False)
 
 
-def test_a_repeat_that_cannot_differ_is_not_asked_and_one_that_does_not_is_marked() -> None:
+def test_a_repeat_that_cannot_differ_is_not_asked_and_an_identical_one_is_marked() -> None:
     with running(lambda body, n: "Scores: 8 5") as seen:
         cold = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False, "repeat_temperature": 0.0})
         (row,) = directly(JudgeRow(Prompts(), cold.judge, 0), answered(1), cold)
@@ -246,7 +248,7 @@ def test_a_repeat_that_cannot_differ_is_not_asked_and_one_that_does_not_is_marke
             seen.url, judge={"repeat_share": 1.0, "both_orders": False}, teacher={"extra_body": {"temperature": 0}}
         )
         directly(JudgeRow(Prompts(), fixed.judge, 0), answered(1), fixed)
-        assert len(seen.requests) == 2, "the endpoint's own temperature wins, and is 0"
+        assert len(seen.requests) == 2, "the endpoint's own temperature of 0 wins"
         warm = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
         (row,) = directly(JudgeRow(Prompts(), warm.judge, 0), answered(1), warm)
     assert (row["repeat_difficulty"], row["repeat_same"]) == (3.0, True)

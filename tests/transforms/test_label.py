@@ -37,7 +37,7 @@ def teacher(body: dict[str, Any], attempt: int) -> str | Fault:
     return Fault(403) if "Forbidden?" in prompt else "code debug."
 
 
-def test_labelled_rows(ray_local: None) -> None:
+def test_rows_get_labels_or_reasons(ray_local: None) -> None:
     rows = [
         instruction("Why does it crash?", task=None),
         instruction("Unsure?", task=None),
@@ -59,8 +59,8 @@ def test_labelled_rows(ray_local: None) -> None:
     assert list(kinds) == ["label"] and kinds["label"]["requests"] == len(seen.requests) == 4
 
 
-def test_asking_again_uses_another_seed_and_some_temperature() -> None:
-    """A greedy endpoint repeats its reply whatever the seed."""
+def test_a_repeated_question_has_another_seed_and_a_temperature() -> None:
+    """A greedy endpoint gives the same reply for every seed."""
 
     def greedy(body: dict[str, Any], attempt: int) -> str:
         seeds = {request["seed"] for request in seen.requests}
@@ -71,7 +71,7 @@ def test_asking_again_uses_another_seed_and_some_temperature() -> None:
     assert row["task"] == "Math" and [body["temperature"] for body in seen.requests] == [0.0, 0.7]
 
 
-def test_a_label_that_is_cut_off_is_asked_for_again() -> None:
+def test_a_truncated_label_is_asked_again() -> None:
     """`Code` may be the beginning of `Code Debug`."""
     labels = ("Code", "Code Debug")
     with running(

@@ -1,4 +1,4 @@
-"""Packing: every pair once, whatever the blocks; positions, labels and counts as they should be."""
+"""Packing: every pair once, for any blocks; positions, labels and counts are correct."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_every_length_is_placed_once_and_nothing_overflows(lengths: list[int]) -
     assert len(half_empty) <= 1
 
 
-def test_a_packed_sequence_is_its_pairs_one_after_the_other(ray_local: None, model: str, tmp_path: Path) -> None:
+def test_a_packed_sequence_is_the_concatenation_of_its_pairs(ray_local: None, model: str, tmp_path: Path) -> None:
     rows = [*training_rows(100), {**training_rows(1)[0], "pair_id": "not used", "status": FILTERED}, long_row()]
     stats, table = packed(model, write(rows, tmp_path / "in", 3), tmp_path / "out")
     assert table.schema == PACKED
@@ -136,7 +136,7 @@ def test_without_packing_each_pair_is_a_sequence(ray_local: None, model: str, tm
     assert all(row["position_ids"] == list(range(len(row["input_ids"]))) for row in table.to_pylist())
 
 
-def test_blocks_and_row_order_change_nothing_and_epochs_and_seeds_differ(
+def test_packing_is_equal_for_any_blocks_and_order_and_differs_by_epoch_and_seed(
     ray_local: None, model: str, tmp_path: Path
 ) -> None:
     rows = training_rows(100)
@@ -154,7 +154,7 @@ def test_blocks_and_row_order_change_nothing_and_epochs_and_seeds_differ(
     assert not (tmp_path / "1.encoded").exists()
 
 
-def test_ranges_of_chunks_and_the_size_of_tasks_change_nothing(
+def test_packing_is_equal_for_any_ranges_and_task_sizes(
     ray_local: None, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A large training set is packed in ranges of chunks, by larger tasks; its order is that of single chunks."""
@@ -170,8 +170,8 @@ def test_ranges_of_chunks_and_the_size_of_tasks_change_nothing(
     ]
 
 
-def test_a_pair_of_two_tables_has_a_place_in_each(ray_local: None, model: str, tmp_path: Path) -> None:
-    """With one place for both, its copies would be in one batch (`train.data: cumulative`)."""
+def test_a_pair_in_two_tables_has_a_place_in_each(ray_local: None, model: str, tmp_path: Path) -> None:
+    """With one place for both, the copies would be in one batch (`train.data: cumulative`)."""
     paths = write(training_rows(200), tmp_path / "in", 3)
     student = Student(model=model)
     stats = pack([paths, paths], str(tmp_path / "out"), FS, model, student, TRAIN, 0, 1, pairs_per_chunk=40)
@@ -183,10 +183,10 @@ def test_a_pair_of_two_tables_has_a_place_in_each(ray_local: None, model: str, t
             places.setdefault(pair, []).append(number)
     assert stats.pairs == 400 and all(len(found) == 2 for found in places.values())
     apart = [abs(first - second) for first, second in places.values()]
-    assert sum(apart) / len(apart) > len(sequences) / 5, "a third of the sequences is chance"
+    assert sum(apart) / len(apart) > len(sequences) / 5, "a third of the sequences is expected by chance"
 
 
-def test_a_pair_that_is_too_long_is_cut_only_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
+def test_a_pair_that_is_too_long_is_truncated_only_if_configured(ray_local: None, model: str, tmp_path: Path) -> None:
     paths = write([long_row()], tmp_path / "in", 1)
     stats, table = packed(model, paths, tmp_path / "cut", over_length="truncate")
     assert (stats.cut, stats.over_length, stats.pairs, stats.tokens) == (1, 0, 1, 64)
@@ -196,7 +196,7 @@ def test_a_pair_that_is_too_long_is_cut_only_when_asked(ray_local: None, model: 
     assert (stats.sequences, stats.over_length, stats.pairs) == (0, 1, 0)
 
 
-def test_counting_marks_what_does_not_fit_and_keeps_every_row(ray_local: None, model: str) -> None:
+def test_counting_marks_pairs_that_do_not_fit_and_keeps_every_row(ray_local: None, model: str) -> None:
     rows = [
         *training_rows(30),
         long_row(),
@@ -215,7 +215,7 @@ def test_counting_marks_what_does_not_fit_and_keeps_every_row(ray_local: None, m
         assert by_id[row["pair_id"]]["status"] == OK
 
 
-def test_a_row_that_the_chat_template_refuses_is_filtered_and_the_others_go_on(
+def test_a_row_refused_by_the_chat_template_is_filtered_and_others_are_packed(
     ray_local: None, model: str, tmp_path: Path
 ) -> None:
     """Gemma's template raises on a system turn; one such row must not end a run."""
@@ -237,7 +237,7 @@ def test_a_row_that_the_chat_template_refuses_is_filtered_and_the_others_go_on(
     assert (stats.pairs, stats.template_refused, stats.over_length) == (16, 1, 0)
 
 
-def test_a_mark_in_a_text_ends_no_turn_and_a_row_that_cannot_be_written_so_is_filtered(
+def test_a_mark_in_a_text_ends_no_turn_and_an_unencodable_mark_filters_the_row(
     ray_local: None, model: str, tmp_path: Path
 ) -> None:
     """An answer about `<|end|>` ends once; counting, packing and the engine's prompt agree."""
@@ -250,7 +250,7 @@ def test_a_mark_in_a_text_ends_no_turn_and_a_row_that_cannot_be_written_so_is_fi
     stats, table = packed(model, write(rows, tmp_path / "in", 2), tmp_path / "out")
     tokenizer = load_tokenizer(model, student)
     ends = [ids.count(tokenizer.eos_token_id) for ids in table["input_ids"].to_pylist()]
-    assert sum(ends) == 2 * stats.pairs == 12, "an end of each question and of each answer"
+    assert sum(ends) == 2 * stats.pairs == 12, "one end for each question and each answer"
     assert stats.response_tokens == sum(row["tokens"] for row in counted)
     assert "<|end|> and <|user|> then.<|end|>" in tokenizer.decode(table["labels"].combine_chunks().flatten().filter(
         pc.not_equal(table["labels"].combine_chunks().flatten(), IGNORED)).to_pylist())  # fmt: skip
@@ -271,8 +271,10 @@ def test_a_mark_in_a_text_ends_no_turn_and_a_row_that_cannot_be_written_so_is_fi
     assert "1 of 6 pairs" in stats.warnings()[0] and "control token" in stats.warnings()[0]
 
 
-def test_every_answer_of_a_conversation_is_in_the_loss_when_asked(ray_local: None, model: str, tmp_path: Path) -> None:
-    """But for a conversation whose earlier answers the template rewrites, which is counted."""
+def test_every_answer_of_a_conversation_is_in_the_loss_if_configured(
+    ray_local: None, model: str, tmp_path: Path
+) -> None:
+    """Conversations whose earlier answers the template rewrites are counted and train on their last answer."""
     rows = training_rows(12)
     earlier = [{"role": "user", "content": "Say six."}, {"role": "assistant", "content": "six"}]
     for row in rows[:5]:

@@ -1,4 +1,4 @@
-"""How pairs are cut: chunks as ever, row groups that stay large, and little for the driver to hold."""
+"""The cut into chunks: fixed chunk sizes, large row groups, and a bounded amount of data in the driver."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tapir_ray.transforms.pack_chunks import PAIRS_PER_CHUNK, PAIRS_PER_TASK, RO
 
 
 def tasks(pairs: int) -> int:
-    """Tasks that tokenise, of small source files."""
+    """Returns the number of tokenising tasks, for small source files."""
     return -(-pairs // cut_for(pairs).pairs_per_task)
 
 
@@ -22,17 +22,18 @@ def test_a_small_training_set_is_packed_chunk_by_chunk(pairs: int) -> None:
 
 @pytest.mark.parametrize("pairs", [10**6, 10**7, 10**8, 10**9])
 def test_neither_the_driver_nor_the_files_grow_with_the_square_of_the_pairs(pairs: int) -> None:
-    """A map of each task's row groups had 1.5 million entries in the driver for 10 million pairs, of 7 rows each."""
+    """A map of each task's row groups once had 1.5 million entries in the driver for 10 million pairs, of 7 rows
+    each."""
     cut = cut_for(pairs)
     assert cut.chunks == -(-pairs // PAIRS_PER_CHUNK)
-    assert tasks(pairs) * cut.ranges <= 1.1 * pairs / ROWS_PER_GROUP, "row groups of fewer rows"
+    assert tasks(pairs) * cut.ranges <= 1.1 * pairs / ROWS_PER_GROUP, "row groups would have fewer rows"
     grown = cut_for(100 * pairs)
-    assert tasks(100 * pairs) + grown.ranges <= 20 * (tasks(pairs) + cut.ranges), "the driver's lists"
+    assert tasks(100 * pairs) + grown.ranges <= 20 * (tasks(pairs) + cut.ranges), "lists in the driver"
     largest = max(cut.pairs_per_task, cut.chunks_per_range * PAIRS_PER_CHUNK)
-    assert largest <= 9 * pairs**0.5 + PAIRS_PER_TASK, "pairs that a task holds"
+    assert largest <= 9 * pairs**0.5 + PAIRS_PER_TASK, "pairs in one task"
 
 
-def test_ranges_are_neighbouring_chunks_in_the_order_of_the_keys() -> None:
+def test_ranges_are_adjacent_chunks_in_the_order_of_the_keys() -> None:
     cut = cut_for(10**7)
     assert cut.chunks_per_range > 1
     keys = sorted(order_key(str(number), 0, 0) for number in range(3000))

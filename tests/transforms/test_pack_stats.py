@@ -1,4 +1,4 @@
-"""What packing leaves out is said with its share; a table that is packed whole is nothing to speak of."""
+"""Pairs left out by packing are reported with their share; a table packed whole gives no warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WHOLE = PackStats(
 )  # fmt: skip
 
 
-def test_pairs_are_counted_once_however_many_epochs() -> None:
+def test_pairs_are_counted_once_for_any_number_of_epochs() -> None:
     assert WHOLE.warnings() == []
     stats = replace(WHOLE, over_length=25, template_refused=5)
     assert stats.once() == {"pairs": 70, "cut": 0, "over_length": 25, "template_refused": 5, "special_token": 0,
@@ -23,12 +23,12 @@ def test_pairs_are_counted_once_however_many_epochs() -> None:
     ]
 
 
-def test_what_is_changed_is_said_too() -> None:
+def test_truncated_and_reduced_pairs_are_reported_too() -> None:
     cut, rewritten = replace(WHOLE, cut=7, last_turn_only=1).warnings()
     assert cut == "7 of 70 pairs (10.0%) are longer than train.sequence_length and lose their end"
     assert rewritten.startswith("1 of 70 pairs (1.4%) train on their last answer alone")
 
 
-def test_nothing_left_is_no_division_by_zero() -> None:
+def test_an_empty_result_raises_no_division_by_zero() -> None:
     assert replace(WHOLE, pairs=0, over_length=3).warnings()[0].startswith("3 of 3 pairs (100.0%)")
     assert replace(WHOLE, pairs=0).warnings() == []

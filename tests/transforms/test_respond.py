@@ -1,4 +1,4 @@
-"""The teacher's answers: the style is asked for, the judge gates, what cannot be used is filtered with its reason."""
+"""The teacher's answers: styled, gated by the judge, and filtered with a reason if unusable."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WARM = {"sampling": {"temperature": 1.0}}
 
 
 def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
-    """Answers with the style it was given; the judge in it gives a point for every letter of an answer."""
+    """Answers with its style; as a judge it gives a point for each letter of an answer."""
     *_, last = body["messages"]
     judged = re.search(r"<answer id=\w+>\n(.*?)\n</answer id=", last["content"], re.DOTALL)
     if judged and "judge" in last["content"]:
@@ -38,7 +38,7 @@ def teacher(body: dict[str, Any], attempt: int) -> str | Choice:
     return Choice(f" {system} ", message={"reasoning_content": "thoughts"})
 
 
-def test_answers_in_the_style_of_the_task(ray_local: None) -> None:
+def test_answers_have_the_style_of_their_task(ray_local: None) -> None:
     system = {"role": "system", "content": "Be brief."}
     rows = [
         instruction("styled?", task="Math"),
@@ -78,8 +78,8 @@ def test_second_pass_rewrites_a_plain_answer() -> None:
     assert "<style>\nStep by step.\n</style>" in seen.requests[1]["messages"][0]["content"]
 
 
-def test_an_answer_that_is_there_is_rewritten_and_not_asked_for() -> None:
-    """But where there is no style to rewrite it in, or no answer."""
+def test_an_existing_answer_is_rewritten_and_not_asked_for() -> None:
+    """Rows without a style or without an answer are asked."""
     rows = [
         instruction("q", response=None, other_response="mine"),
         instruction("q", response=None, other_response="mine", task="Art"),
@@ -105,8 +105,8 @@ def test_the_best_of_several_samples_is_kept() -> None:
     assert len(seen.requests) == 12
 
 
-def test_a_sample_that_the_judge_cannot_score_leaves_the_others() -> None:
-    """One unparseable verdict once threw away every answer of the row."""
+def test_a_sample_without_scores_does_not_drop_the_others() -> None:
+    """One unparseable verdict once dropped every answer of the row."""
 
     def forgetful(body: dict[str, Any], attempt: int) -> str | Choice:
         content = body["messages"][-1]["content"]
@@ -125,8 +125,8 @@ def test_a_sample_that_the_judge_cannot_score_leaves_the_others() -> None:
 
 
 @pytest.mark.parametrize("requests", [1, 4])
-def test_a_row_that_the_budget_cut_off_in_its_midst_is_not_finished(requests: int) -> None:
-    """With one of three answers, and with all answers and one of their scores."""
+def test_a_row_cut_off_by_the_budget_is_not_finished(requests: int) -> None:
+    """It has one of three answers, or all answers and one of their scores."""
     with running(teacher) as seen:
         config = config_for(seen.url, respond={"samples": 3}, teacher=WARM)
         asked = [instruction("short?", response=None)]
@@ -136,7 +136,7 @@ def test_a_row_that_the_budget_cut_off_in_its_midst_is_not_finished(requests: in
 
 
 @pytest.mark.parametrize("mode", ["combined", "second_pass"])
-def test_a_refusal_in_words_is_filtered_and_not_paid_for_further(mode: str) -> None:
+def test_a_refusal_in_words_is_filtered_before_further_requests(mode: str) -> None:
     with running(lambda body, attempt: "I’m sorry, but I can’t help with that.") as seen:
         config = config_for(seen.url, rewrite={"mode": mode}, respond={"min_score": 5.0})
         (row,) = directly(RespondRow(Prompts(), config, STYLES), [instruction("q", response=None)], config)
@@ -144,7 +144,7 @@ def test_a_refusal_in_words_is_filtered_and_not_paid_for_further(mode: str) -> N
     assert len(seen.requests) == 1
 
 
-def test_a_task_whose_answer_is_to_decline_keeps_it() -> None:
+def test_a_task_that_asks_to_decline_keeps_its_refusal() -> None:
     with running(lambda body, attempt: "I can't help with that.") as seen:
         row = instruction("Insult him.", response=None, task="Toxicity")
         (row,) = directly(
@@ -153,7 +153,7 @@ def test_a_task_whose_answer_is_to_decline_keeps_it() -> None:
     assert (row["status"], row["response"]) == ("ok", "I can't help with that.")
 
 
-def test_the_samples_that_are_no_refusal_are_used() -> None:
+def test_samples_that_are_not_refusals_are_used() -> None:
     def moody(body: dict[str, Any], attempt: int) -> str:
         if "judge" in body["messages"][0]["content"]:
             return "Score: 5"

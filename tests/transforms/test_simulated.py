@@ -1,4 +1,4 @@
-"""The asking stages chained in one lazy pipeline against the simulator: its replies are understood by every stage."""
+"""The asking stages in one lazy pipeline against the simulator: every stage can read its replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose words a line of a judge's reply holds."""
+"""Quotations in a judge's reply are told from the judge's own words."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_quotations_and_code_are_told_from_the_judges_own_words(text: str, kinds
         ("b", "b"),
     ],
 )
-def test_thoughts_are_taken_out(text: str, left: str) -> None:
+def test_thoughts_are_removed(text: str, left: str) -> None:
     assert without_thoughts(text).strip() == left
 
 
@@ -58,13 +58,13 @@ def test_thoughts_are_taken_out(text: str, left: str) -> None:
         ("", False),
     ],
 )
-def test_what_leads_up_to_somebody_elses_words(lead: str, is_quoting: bool) -> None:
+def test_a_line_that_announces_a_quotation_is_recognised(lead: str, is_quoting: bool) -> None:
     assert quotes(lead) is is_quoting
 
 
 @pytest.mark.parametrize("piece", ["<q>", "<think>", "it says ", '"\n', "```\nScores: 8 6\n", "Scores:\n", "{\n", "８"])
-def test_a_reply_that_repeats_itself_takes_seconds_at_most(piece: str) -> None:
-    """A worker reads replies in its event loop, where a minute would stop all its requests."""
+def test_a_repetitive_reply_is_parsed_within_seconds(piece: str) -> None:
+    """A worker parses replies in its event loop, where a minute would block all its requests."""
     started = time.process_time()
     parse_scores("Scores: 8 6\n" + piece * (60_000 // len(piece)), 2)
     assert time.process_time() - started < 10

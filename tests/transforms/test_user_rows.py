@@ -1,4 +1,4 @@
-"""A user's own rows: what can be derived is, what is missing or of another shape is filtered and says so."""
+"""A user's own rows: derivable columns are filled in, rows without the needed ones are filtered with a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMAS = [INSTRUCTIONS, SCORED, GENERATED_ROWS, TRAINING]
 
 
 def one(raw: Any, schema: pa.Schema = INSTRUCTIONS, needed: tuple[str, ...] = ("messages",)) -> dict[str, Any]:
-    """The row as it is read back from a table of the schema."""
+    """Returns the row as read back from a table of the schema."""
     whole = with_places(schema)
     row = completed(raw, "own.jsonl:7", whole, needed, schema is GENERATED_ROWS)
     (made,) = pa.Table.from_pylist([{**row, "position": 0}], schema=whole).to_pylist()
@@ -32,14 +32,14 @@ def test_ids_and_statuses_are_filled_in() -> None:
     assert (row["status"], row["pool"], row["copy"]) == ("ok", "hard", 0)
 
 
-def test_the_least_that_a_stage_needs_is_enough() -> None:
+def test_the_columns_that_a_stage_needs_suffice() -> None:
     for schema in SCHEMAS:
         row = one({"messages": MESSAGES}, schema)
         assert row["status"] == "ok"
         assert set(row) >= set(schema.names)
 
 
-def test_difficulty_follows_from_scores_and_given_columns_stay() -> None:
+def test_difficulty_is_derived_from_scores_and_given_columns_are_kept() -> None:
     row = one({"messages": MESSAGES, "teacher_score": 9, "student_score": 4.0, "round": 0.0}, SCORED)
     assert (row["difficulty"], row["status"], row["split"], row["round"]) == (5.0, "ok", "seed", 0)
     assert (
@@ -50,7 +50,7 @@ def test_difficulty_follows_from_scores_and_given_columns_stay() -> None:
     assert (failed["status"], failed["reason"], failed["draw_id"]) == ("failed", "TimeoutError", "d")
 
 
-def test_an_id_that_is_not_of_the_messages_is_replaced() -> None:
+def test_an_id_that_does_not_match_the_messages_is_replaced() -> None:
     assert one({"messages": MESSAGES, "instruction_id": "mine-1"})["instruction_id"] == instruction_id(MESSAGES)
 
 
@@ -59,7 +59,7 @@ def test_other_columns_are_kept_for_strata() -> None:
     assert json.loads(one({"messages": MESSAGES, "meta": '{"level": 4}'})["meta"]) == {"level": 4}
 
 
-def test_the_source_is_the_place_so_that_a_row_that_repeats_has_its_own() -> None:
+def test_the_place_in_the_file_is_the_source_so_that_repeated_rows_differ() -> None:
     row = one({"messages": MESSAGES, "source": "dolly", "meta": {"level": 4}})
     assert row["source"] == "own.jsonl:7"
     assert json.loads(row["meta"]) == {"level": 4, "source": "dolly"}
@@ -85,13 +85,13 @@ def test_the_source_is_the_place_so_that_a_row_that_repeats_has_its_own() -> Non
         ({"messages": MESSAGES, "response": "a", "task": None}, "no_task"),
     ],
 )
-def test_what_cannot_be_used_says_why(raw: Any, reason: str) -> None:
+def test_an_unusable_row_gives_the_reason(raw: Any, reason: str) -> None:
     row = one(raw, INSTRUCTIONS, ("messages", "response", "task"))
     assert row["status"] == "filtered"
     assert row["reason"].startswith(reason)
 
 
-def test_the_holdout_is_never_among_rows_to_train_on() -> None:
+def test_holdout_rows_are_never_trained_on() -> None:
     raw = {"messages": MESSAGES, "response": "a", "split": "holdout"}
     assert [one(raw, schema)["reason"] for schema in SCHEMAS] == [None, None, "holdout", "holdout"]
 
@@ -106,16 +106,14 @@ TURN = st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "assist
     st.none() | VALUES | st.lists(TURN, max_size=3) | st.just(MESSAGES),
     st.sampled_from(SCHEMAS),
 )
-def test_whatever_a_row_holds_it_fits_the_table(columns: dict[str, Any], messages: Any, schema: pa.Schema) -> None:
+def test_any_row_fits_the_table(columns: dict[str, Any], messages: Any, schema: pa.Schema) -> None:
     row = one({**columns, "messages": messages}, schema, ("messages",))
     assert row["instruction_id"]
     assert row["conversation_id"]
     assert row["status"] != "ok" or row["messages"]
     kept = [name for name in schema.names if name != "meta"]
     again = one({name: row[name] for name in schema.names}, schema)
-    assert {name: again[name] for name in kept} == {name: row[name] for name in kept}, (
-        "a run's own table stays as it is"
-    )
+    assert {name: again[name] for name in kept} == {name: row[name] for name in kept}, "a run's own table is unchanged"
 
 
 def test_an_answer_of_weight_0_is_in_no_loss_and_fields_of_turns_are_kept() -> None:
@@ -126,7 +124,7 @@ def test_an_answer_of_weight_0_is_in_no_loss_and_fields_of_turns_are_kept() -> N
     assert one(row)["masked_turns"] == [1]
 
 
-def test_columns_beside_a_column_meta_are_kept_with_it() -> None:
+def test_other_columns_are_merged_into_a_column_meta() -> None:
     assert json.loads(one({"messages": MESSAGES, "meta": {"level": 4}, "hint": "h"})["meta"]) == {
         "level": 4,
         "hint": "h",
@@ -137,7 +135,7 @@ def test_columns_beside_a_column_meta_are_kept_with_it() -> None:
     }
 
 
-def test_a_row_nested_to_the_limit_is_filtered() -> None:
+def test_a_row_nested_beyond_the_limit_is_filtered() -> None:
     value: Any = "x"
     for _ in range(900):
         value = [value]

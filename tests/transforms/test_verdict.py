@@ -1,4 +1,4 @@
-"""Scores in the forms that judges write them, and no scores where they are in doubt: never a wrong one."""
+"""Verdicts in the forms that judges write them; doubtful ones give no scores, never wrong ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ TWO = [
     '{"answer_1": "8/10", "answer_2": "6"}',
     '{"answer_1": 8, "answer_2": 6}\n\nAnswer 2 is off by 3.',
 ]
-"""All mean 8 and 6."""
+"""Verdicts of 8 and 6."""
 
 FORGED = [
     "Scores: 5 5\nOn reflection:\nScores: 8 6",
@@ -89,7 +89,7 @@ FORGED = [
     "Answer 1: 10\nAnswer 2: 10\nScores: 8 6",
     "Answer 2 adds nothing, so my scores are:\nScores: 8 6",
 ]
-"""Someone else's scores, a draft's or the thoughts', and the verdict: 8 and 6."""
+"""Scores in a quotation, a draft or thoughts, and the verdict of 8 and 6."""
 
 DOUBTFUL = [
     "Scores: 7-8 6",
@@ -191,27 +191,27 @@ ONE = [
 
 
 @pytest.mark.parametrize("text", [*TWO, *FORGED])
-def test_the_verdict_is_read_and_nothing_else_is(text: str) -> None:
+def test_only_the_verdict_is_read(text: str) -> None:
     assert parse_scores(text, 2) == (8.0, 6.0)
 
 
 @pytest.mark.parametrize("text", DOUBTFUL)
-def test_a_doubtful_verdict_is_none(text: str) -> None:
+def test_a_doubtful_verdict_gives_no_scores(text: str) -> None:
     assert parse_scores(text, 2) is None
 
 
 @pytest.mark.parametrize(("text", "score"), ONE)
-def test_a_score_of_one_answer(text: str, score: float | None) -> None:
+def test_the_score_of_a_single_answer_is_read(text: str, score: float | None) -> None:
     assert parse_scores(text, 1) == (None if score is None else (score,))
 
 
-def test_decimals_and_bullets_before_the_verdict() -> None:
+def test_decimals_are_read_and_bullets_before_the_verdict_are_not() -> None:
     assert parse_scores("Scores: 8.5,7.5", 2) == (8.5, 7.5)
     assert parse_scores("- Answer 1 states it\n- Answer 2 contains an error\n\nScores: 9 4", 2) == (9.0, 4.0)
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_reply_by_the_schema_is_read(count: int) -> None:
+def test_a_reply_in_the_schema_is_read(count: int) -> None:
     schema = scores_format(count)["json_schema"]["schema"]
     first, *names = schema["required"]
     assert first == "reasoning" and list(schema["properties"]) == schema["required"], "reasons come before the scores"

@@ -1,4 +1,4 @@
-"""Verifiers: their scores take the place of the judge's for the rows that they can grade, and of no others."""
+"""Verifiers: their scores replace the judge's for the rows that they can grade, and for no others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_WORD = "tests.transforms.test_verifiers:one_word"
 
 
 def one_word(row: Mapping[str, Any], answer: str) -> float | None:
-    """A verifier of a user: an answer to a spelling question is one word."""
+    """A user's verifier: an answer to a spelling question is one word."""
     if row["task"] != "Spelling":
         return None
     return 10.0 if len(answer.split()) == 1 else 1.0
@@ -47,16 +47,16 @@ def row_of(reference: object, **values: Any) -> dict[str, Any]:
         ("#### 42 or 43", None), (r"\boxed{\frac{1}{2}}", None),
     ],
 )  # fmt: skip
-def test_a_final_number_is_read_only_where_there_is_no_doubt(text: str, number: str | None) -> None:
+def test_a_final_number_is_read_only_if_it_is_unambiguous(text: str, number: str | None) -> None:
     found = final_number(text)
     assert (None if found is None else float(found)) == (None if number is None else float(number))
 
 
-def test_an_answer_is_right_or_wrong_by_the_rows_reference() -> None:
+def test_an_answer_is_graded_by_the_rows_reference() -> None:
     assert [reference_number(row_of("#### 42"), text) for text in ("42.0", "#### 41", "about 42")] == [10.0, 1.0, None]
     assert reference_number(row_of(42), "42") == 10.0
     assert reference_number(row_of(None), "42") is reference_number(row_of("blue"), "42") is None
-    assert reference_number({**row_of(42), "meta": None}, "42") is None, "as a generated row"
+    assert reference_number({**row_of(42), "meta": None}, "42") is None, "generated rows have no meta"
 
 
 def test_the_first_verifier_that_grades_both_answers_scores_the_row() -> None:
@@ -67,10 +67,10 @@ def test_the_first_verifier_that_grades_both_answers_scores_the_row() -> None:
     assert (found.verifier, found.teacher_score, found.student_score) == (ONE_WORD, 10.0, 1.0)
     other = verify(verifiers, {**row, "task": "Math"}, "#### 42", "#### 7")
     assert other is not None and (other.verifier, other.student_score) == ("reference_number", 1.0)
-    assert verify(verifiers, {**row, "task": "Math"}, "#### 42", "seven") is None, "one graded answer is not two"
+    assert verify(verifiers, {**row, "task": "Math"}, "#### 42", "seven") is None, "only one of two answers is graded"
 
 
-def test_a_verifier_that_is_not_there_or_says_11_is_named() -> None:
+def test_an_unknown_verifier_or_a_score_of_11_is_named() -> None:
     with pytest.raises(InputError, match=r"judge\.verifiers: unknown name 'number'; give one of reference_number"):
         load_verifiers(["number"])
     spec = "tests.transforms.test_verifiers:eleven"
@@ -78,8 +78,8 @@ def test_a_verifier_that_is_not_there_or_says_11_is_named() -> None:
         verify(load_verifiers([spec]), row_of(1), "a", "b")
 
 
-def test_the_judge_is_asked_for_what_no_verifier_grades(ray_local: None) -> None:
-    """Of four rows one is scored by each of two verifiers, and two by the judge, who is not asked for the others."""
+def test_the_judge_is_asked_only_about_rows_without_a_verifier(ray_local: None) -> None:
+    """Of four rows each verifier scores one, and the judge scores two."""
     rows = [
         row_of(None, task="Spelling", response="cat", student_response="the cat"),
         row_of(42, response="#### 42", student_response="#### 42"),

@@ -1,4 +1,4 @@
-"""A user's filters, each a function of this file: one before and one after answering."""
+"""A user's filters, each a function of this file: one runs before answering, the other after."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFUSAL = "I'm sorry, but I can't assist with that request."
 
 
 def shouts(row: dict[str, Any]) -> str | None:
-    """Of instructions: those in capitals."""
+    """Drops instructions in capitals."""
     text = row["messages"][-1]["content"]
     assert row["response"] is None, "it runs before the instruction is answered"
     return "shouts" if text.isupper() else None
@@ -35,7 +35,7 @@ def shouts(row: dict[str, Any]) -> str | None:
 
 @after_answering
 def too_short(row: dict[str, Any]) -> str | None:
-    """Of answers: those of fewer than three words."""
+    """Drops answers of fewer than three words."""
     words = len(row["response"].split())
     return f"too_short: {words} words" if words < 3 else None
 
@@ -81,7 +81,7 @@ def test_a_marked_function_runs_on_the_answers() -> None:
     assert found[0]["response"] == "A long answer, in some words." and found[1]["response"] is None
 
 
-def test_of_several_samples_those_are_judged_that_pass() -> None:
+def test_only_samples_that_pass_are_judged() -> None:
     """The judge is not paid to score an answer that a function drops."""
     with running(teacher) as seen:
         config = config_for(
@@ -95,7 +95,7 @@ def test_of_several_samples_those_are_judged_that_pass() -> None:
     assert (row["response"], row["answer_score"]) == ("one two three four", 7.0)
 
 
-def test_a_draft_is_no_answer_but_a_refused_draft_is_not_rewritten() -> None:
+def test_a_draft_is_not_filtered_as_an_answer_but_a_refused_draft_is_not_rewritten() -> None:
     rows = [instruction("brief?", response=None), instruction("refuse?", response=None)]
     with running(teacher) as seen:
         config = config_for(seen.url, filter=FILTERS, rewrite={"mode": "second_pass"})
@@ -105,13 +105,13 @@ def test_a_draft_is_no_answer_but_a_refused_draft_is_not_rewritten() -> None:
     assert refused["reason"] == "refused"
 
 
-def test_a_refusal_is_an_answer_to_toxicity() -> None:
+def test_a_refusal_is_a_valid_answer_to_toxicity() -> None:
     with running(teacher) as seen:
         (row,) = answered(config_for(seen.url), instruction("refuse?", task=TOXICITY, response=None))
     assert row["response"] == REFUSAL
 
 
-def test_an_error_of_a_function_fails_its_row_alone(ray_local: None) -> None:
+def test_an_error_of_a_function_fails_only_its_row(ray_local: None) -> None:
     with running(teacher) as seen:
         config = config_for(seen.url, filter={"functions": [f"{HERE}:broken"]})
         rows = [instruction("brief?", response=None), instruction("long?", response=None)]
@@ -129,7 +129,7 @@ def broken(row: dict[str, Any]) -> str | None:
 
 
 def my_annotation(rows: ray.data.Dataset, *_: Any) -> ray.data.Dataset:
-    """Answers every row with a word."""
+    """Answers every row with one word."""
 
     def answer(batch: pa.Table) -> pa.Table:
         return schemas.with_columns(batch, response="Yes")
@@ -137,7 +137,7 @@ def my_annotation(rows: ray.data.Dataset, *_: Any) -> ray.data.Dataset:
     return rows.map_batches(answer, batch_format="pyarrow")
 
 
-def test_answers_of_the_users_own_annotation_pass_the_functions_too(ray_local: None) -> None:
+def test_answers_of_a_users_annotation_are_filtered_too(ray_local: None) -> None:
     config = config_for("http://127.0.0.1:9/v1", filter=FILTERS)
     rows = ray.data.from_arrow(schemas.conform([instruction("x", response=None)], schemas.GENERATED_ROWS))
     annotate: Any = annotation(f"{HERE}:my_annotation")
@@ -145,13 +145,13 @@ def test_answers_of_the_users_own_annotation_pass_the_functions_too(ray_local: N
     assert (row["status"], row["reason"], row["response"]) == ("filtered", "too_short: 1 words", "Yes")
 
 
-def test_functions_before_answering_are_not_asked_about_answers() -> None:
+def test_functions_before_answering_do_not_see_answers() -> None:
     config = config_for("http://127.0.0.1:9/v1", filter=FILTERS)
     table = schemas.conform([instruction("Yes.", response=None)], schemas.GENERATED_ROWS)
     assert mark_rows(table, row_filters(config, BEFORE))["reason"].to_pylist() == [None]
 
 
-def test_an_unknown_function_is_found_before_anything_is_spent(tmp_path: Path) -> None:
+def test_an_unknown_function_is_refused_before_anything_is_spent(tmp_path: Path) -> None:
     (tmp_path / "seed.jsonl").write_text('{"instruction": "i", "output": "o"}\n')
     config = config_for(
         "http://127.0.0.1:9/v1",
@@ -162,7 +162,7 @@ def test_an_unknown_function_is_found_before_anything_is_spent(tmp_path: Path) -
         check_offline(config)
 
 
-def test_the_examples_of_the_page_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_of_the_page_run(monkeypatch: pytest.MonkeyPatch) -> None:
     example("filters.md", 0, "my_filters", monkeypatch)
     config = config_for("", filter={"functions": ["my_filters:asks_for_code", "my_filters:too_short"]})
     (*_, before), (*_, after) = row_filters(config, BEFORE), row_filters(config, AFTER)

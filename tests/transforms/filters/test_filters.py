@@ -1,4 +1,4 @@
-"""What the filters let through, and that every row comes out with the reason a user reads."""
+"""Filters: rows that pass, and every dropped row with the reason shown to a user."""
 
 import dataclasses
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_each_filter_names_its_reason(ray_local: None, tmp_path: Path) -> None:
     assert "order" not in found[0]
 
 
-def test_seed_rows_are_kept_off_the_holdout(ray_local: None) -> None:
+def test_seed_rows_of_the_holdout_are_filtered(ray_local: None) -> None:
     settings_ = config()
     index = contamination_index(ray.data.from_arrow(generated([row(0, HOLDOUT)])), settings_)
     seed = generated([row(1, HOLDOUT), row(2, "Spell your own name backwards.")])
@@ -120,7 +120,7 @@ def test_seed_rows_are_kept_off_the_holdout(ray_local: None) -> None:
     ]
 
 
-def test_an_empty_holdout_keeps_nothing_off(ray_local: None) -> None:
+def test_an_empty_holdout_filters_no_row(ray_local: None) -> None:
     settings_ = config()
     index = contamination_index(ray.data.from_arrow(generated([row(0, HOLDOUT)]).slice(0, 0)), settings_)
     marked = mark_contaminated(ray.data.from_arrow(generated([row(1, HOLDOUT)])), {"holdout": index}, settings_)
@@ -133,7 +133,7 @@ STATUS = st.sampled_from(["ok", "filtered", "failed"])
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(TEXT, STATUS), max_size=8), st.lists(TEXT, max_size=3))
-def test_no_row_is_lost_and_only_good_rows_change(rows: list[tuple[str, str]], held_out: list[str]) -> None:
+def test_no_row_is_lost_and_only_ok_rows_change(rows: list[tuple[str, str]], held_out: list[str]) -> None:
     before = generated([row(n, text, status=status, reason=None) for n, (text, status) in enumerate(rows)])
     after = mark_rows(before, row_filters(config(max_chars=20), BEFORE))
     assert after["draw_id"].equals(before["draw_id"])
@@ -161,15 +161,15 @@ WORDS = st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join)
 
 
 def ngram_hashes(text: str, words: int) -> set[int]:
-    """Hashes of the n-grams of a text; none if it has fewer words, or for 0 words."""
+    """Returns the hashes of the n-grams of a text; none if it has fewer words, or for 0 words."""
     turn = Turn.of(text)
     return set(grams(turn.hashes, turn.weights, words).hashes.tolist())
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(WORDS, max_size=6), WORDS, st.integers(0, 4))
-def test_ngrams_are_found_as_by_comparing_each(held_out: list[str], text: str, ngram: int) -> None:
-    """Also in an index without any, and where a hash lies beyond its last one."""
+def test_ngrams_are_found_as_by_pairwise_comparison(held_out: list[str], text: str, ngram: int) -> None:
+    """Covers an index without n-grams, and hashes above the last one of an index."""
     index = ContaminationIndex.build([[{"role": "user", "content": one}] for one in held_out], ngram, 1.0)
     messages = [{"role": "user", "content": text}]
     wanted = any(ngram_hashes(one, ngram) & ngram_hashes(text, ngram) for one in held_out)
@@ -177,7 +177,7 @@ def test_ngrams_are_found_as_by_comparing_each(held_out: list[str], text: str, n
     assert ngrams_alone.contaminated([messages]) == ["ngram" if wanted else None]
 
 
-def test_an_unknown_function_is_refused_before_anything_runs(ray_local: None) -> None:
+def test_an_unknown_function_is_refused_before_rows_are_read(ray_local: None) -> None:
     rows = ray.data.from_arrow(generated([row(1, "x")]))
     with pytest.raises(InputError, match=r"filter\.functions.*no_dogs"):
         check_rows(rows, config(functions=["tests.transforms.filters.test_filters:no_dogs"]))

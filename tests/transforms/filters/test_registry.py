@@ -1,4 +1,4 @@
-"""What every filter declares holds: its reasons are its own, its keys exist and make stale what it marks."""
+"""Declarations of filters: their reasons are unique, their keys exist and make the tables that they mark stale."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tapir_ray.transforms.filters.user_function import ADVICE
 
 MARKS = {READING: "seed/ingested", BEFORE: "rounds/01/checked", AFTER: "rounds/01/generated",
          SCORED: "rounds/01/generated"}  # fmt: skip
-"""The table that the filters of a time mark."""
+"""The table that the filters of each stage mark."""
 ALL_ON = {"respond": {"min_score": 5}, "filter": {"functions": ["tests.transforms.filters.test_added:shouts"]}}
 
 
@@ -25,7 +25,7 @@ def config(**sections: Any) -> Config:
     return parse({"name": "t", "student": {"model": "m"}, "seed_data": {"path": "x"}, **sections})
 
 
-def test_no_two_filters_give_one_reason() -> None:
+def test_no_two_filters_share_a_reason() -> None:
     reasons = list(itertools.chain.from_iterable(kind.reasons for kind in FILTERS))
     assert len(set(reasons)) == len(reasons)
     assert all(kind.reasons or kind.__name__ == "UserFunction" for kind in FILTERS)
@@ -48,6 +48,6 @@ def test_the_config_turns_filters_off() -> None:
     assert [type(one).__name__ for one in row_filters(config(**ALL_ON), SCORED)] == ["BelowMinScore"]
 
 
-def test_advice_is_of_the_filter_or_of_the_users_functions() -> None:
+def test_advice_comes_from_the_filter_or_from_the_users_functions() -> None:
     assert advice_on("over_long") == "raise filter.max_chars"
     assert advice_on("mentions_a_cat") == ADVICE
