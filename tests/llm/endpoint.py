@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 Answer = Callable[[dict[str, Any], int], "str | Fault | Choice"]
-"""A function of (request body, how many requests came before with the same body)."""
+"""A function of (request body, number of earlier requests with the same body)."""
 
 
 @dataclass(frozen=True)

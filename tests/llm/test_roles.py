@@ -1,4 +1,4 @@
-"""Roles as Ray Data stages over real HTTP: rows in = rows out, streaming, limits over workers, checks."""
+"""Roles as stages of Ray Data over real HTTP: one row out for each row in, streaming, shared limits, checks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def echo(clients: Mapping[str, Client], row: Row) -> Row:
     return {**row, "reply": reply.text, "seconds": time.time(), "status": reply.status, "reason": reply.reason}
 
 
-def test_one_row_out_for_each_row_in_whatever_happens(ray_local: None) -> None:
+def test_every_row_in_gives_one_row_out_whatever_fails(ray_local: None) -> None:
     rows = [instruction(f"q{number}") for number in range(100)] + [instruction("raise"), instruction("misfit")]
     with running(lambda body, n: body["messages"][0]["content"].upper(), latency_s=0.02) as seen:
         config = config_for(
@@ -63,7 +63,7 @@ async def seeded(clients: Mapping[str, Client], row: Row) -> Row:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_replies_that_are_kept_apart_are_found_until_they_are_forgotten(
+def test_replies_in_a_folder_of_their_own_are_served_until_they_are_deleted(
     ray_local: None, tmp_path: Path, shared: bool
 ) -> None:
     rows = [instruction(f"q{number}") for number in range(5)]
@@ -78,7 +78,7 @@ def test_replies_that_are_kept_apart_are_found_until_they_are_forgotten(
                 folder = tmp_path / ("shared" if shared else "cache/labelled")
                 assert [path.suffix for path in folder.iterdir()] == [".replies"] * len(list(folder.iterdir())) != []
                 roles.replies.forget()
-                assert bool(list(folder.iterdir())) == shared, "a folder of the user's stays"
+                assert bool(list(folder.iterdir())) == shared, "the user's folder stays"
             roles.replies.forget()
             roles.ask(dataset(rows), seeded, ECHO).take_all()
             assert len(seen.requests) == (5 if shared else 10)
@@ -86,8 +86,8 @@ def test_replies_that_are_kept_apart_are_found_until_they_are_forgotten(
             assert (tmp_path / "cache").exists() != shared
 
 
-def test_no_block_waits_for_another(ray_local: None) -> None:
-    """One slow row must hold back neither the other rows of the stage nor the stage after it."""
+def test_a_slow_row_holds_up_no_other_block(ray_local: None) -> None:
+    """Neither other rows of the stage nor the next stage wait for it."""
     rows = [instruction(f"q{number}") for number in range(64)]
 
     def one_is_slow(body: dict[str, Any], attempt: int) -> Choice:
@@ -106,12 +106,12 @@ def test_no_block_waits_for_another(ray_local: None) -> None:
 @pytest.mark.parametrize(
     ("in_flight", "workers", "rows"), [(1, 1, 1), (32, 1, 8), (64, 1, 16), (512, 1, 32), (4096, 1, 256), (256, 16, 64)]
 )
-def test_blocks_grow_with_what_is_in_flight(in_flight: int, workers: int, rows: int) -> None:
+def test_blocks_grow_with_the_requests_in_flight(in_flight: int, workers: int, rows: int) -> None:
     assert block_rows_of(in_flight, workers) == rows
 
 
 def test_the_rows_of_one_file_are_in_flight_together(ray_local: None) -> None:
-    """Read by a stage of Ray Data's own, they come in a single block, of which a worker asks a few rows at a time."""
+    """A stage of Ray Data would read them as a single block, of which a worker asks only a few rows at a time."""
     rows = [instruction(f"q{number}") for number in range(64)]
     with running(lambda body, n: "x", latency_s=1.0) as seen:
         limits = {"in_flight": 32, "requests_per_minute": 10**6}
@@ -133,18 +133,18 @@ def test_limits_hold_over_all_workers(ray_local: None) -> None:
         config = config_for(seen.url, teacher={"limits": limits}, resources={"request_workers": 2})
         with opened(config) as roles:
             assert roles.ask(dataset(rows), echo, ECHO).count() == 20
-    # 40 requests at 10 a second, the first second's share at once.
+    # 40 requests at 10 a second; the first second's share is sent at once.
     assert max(seen.times) - min(seen.times) > 2.5
     for begin in seen.times:
-        # 20 granted at most; on a busy machine some of them arrive together.
+        # At most 20 are granted; on a busy machine some of them arrive together.
         assert sum(begin <= at < begin + 1 for at in seen.times) <= 30
 
 
-def test_an_exhausted_budget_sends_nothing_more(ray_local: None) -> None:
+def test_an_exhausted_budget_sends_no_more_requests(ray_local: None) -> None:
     rows = [instruction(f"q{number}") for number in range(40)]
     with running(lambda body, n: "x", latency_s=0.02) as seen:
         endpoint = {"limits": {"in_flight": 4}, "sampling": {"max_tokens": 20}}
-        # A request may use 2 bytes + 80 of any template + 20, and uses 2.
+        # The worst case of a request is 2 bytes + 80 for any template + 20 tokens; its usage is 2.
         config = config_for(
             seen.url, budget={"max_tokens": 150}, teacher=endpoint, judge={"sampling": {"max_tokens": 20}}
         )
@@ -159,14 +159,14 @@ def test_an_exhausted_budget_sends_nothing_more(ray_local: None) -> None:
     assert 40 < tokens <= 150 and tokens == 2 * len(seen.requests)
 
 
-def test_what_a_run_used_is_kept_over_attempts_and_over_the_death_of_its_actor(ray_local: None, tmp_path: Path) -> None:
+def test_usage_is_kept_over_attempts_and_the_death_of_its_actor(ray_local: None, tmp_path: Path) -> None:
     rows = [instruction(f"q{number}") for number in range(8)]
     with running(lambda body, n: "x") as seen:
         config = config_for(seen.url, budget={"max_tokens": 100_000}, cache={"enabled": False})
         for attempt in (1, 2):
             with Roles(config, f"kept-{attempt}", None, str(tmp_path), attempt) as roles:
                 assert roles.ask(dataset(rows), echo, ECHO).count() == len(rows)
-                time.sleep(1.5)  # saved once a second
+                time.sleep(1.5)  # Usage is saved once a second.
                 ray.kill(roles._actor, no_restart=False)
                 assert roles.usage()["judge"]["requests"] == (8 if attempt == 1 else 16)
                 assert roles.ask(dataset(rows[:2]), echo, ECHO).count() == 2
@@ -175,7 +175,7 @@ def test_what_a_run_used_is_kept_over_attempts_and_over_the_death_of_its_actor(r
             assert roles.usage()["teacher"]["unsettled_tokens"] == 0
 
 
-def test_a_student_behind_an_endpoint(ray_local: None) -> None:
+def test_a_student_behind_an_endpoint_answers_rows(ray_local: None) -> None:
     rows = [instruction("long?"), instruction("none?"), instruction("error?"), instruction("gone", status="filtered")]
 
     def student(body: dict[str, Any], attempt: int) -> Choice | Fault:
@@ -196,14 +196,14 @@ def test_a_student_behind_an_endpoint(ray_local: None) -> None:
             table = roles.ask(dataset(rows), student_answer, schemas.SCORED).take_all()
             assert roles.usage()["student"]["requests"] == 3
     by_id = {row["instruction_id"]: row for row in table}
-    long, none, error, gone = (by_id[row["instruction_id"]] for row in rows)
+    long, none, error, filtered = (by_id[row["instruction_id"]] for row in rows)
     assert (long["student_response"], long["finish_reason"], long["status"]) == ("half an", "length", "ok")
     assert (none["student_response"], none["status"]) == ("", "ok")
-    assert error["status"] == "failed" and gone["student_response"] is None
+    assert error["status"] == "failed" and filtered["student_response"] is None
     assert {body["max_tokens"] for body in seen.requests} == {9}
 
 
-def test_check_names_the_key_and_what_to_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_check_names_the_key_and_the_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with running(lambda body, n: "x") as seen:
         opened(config_for(seen.url)).check()
         monkeypatch.delenv("TAPIR_TEST_KEY", raising=False)
@@ -235,12 +235,12 @@ def test_check_names_the_key_and_what_to_change(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize(("engine", "hours"), [("openai", 0), ("openai_batch", 26)])
-def test_only_batches_let_a_stage_wait_for_long(engine: str, hours: int) -> None:
+def test_only_batches_let_a_stage_wait_for_hours(engine: str, hours: int) -> None:
     judge = {"same_as": None, "base_url": "http://e", "engine": engine}
     assert Roles(config_for("http://e", judge=judge), "r").batch_s == hours * 3600
 
 
-def test_a_stage_fits_beside_an_engine_that_holds_nearly_all_cpus(ray_local: None) -> None:
+def test_a_stage_fits_next_to_an_engine_that_holds_nearly_all_cpus(ray_local: None) -> None:
     one, none = dataset([instruction("q")]), dataset([])
     engine = ray.remote(Engine).options(num_cpus=3.8).remote()
     ray.get(engine.ready.remote())
@@ -253,7 +253,7 @@ def test_a_stage_fits_beside_an_engine_that_holds_nearly_all_cpus(ray_local: Non
 
 
 class Engine:
-    """Something that claims CPUs."""
+    """An actor that claims CPUs."""
 
     def ready(self) -> None:
-        """Answers once it runs."""
+        """Returns once the actor runs."""

@@ -1,4 +1,4 @@
-"""A prompt file of somebody else's reads the values it is given and nothing more; it is refused before it is asked."""
+"""A foreign prompt file reads its given variables and nothing else; others are refused before they are rendered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ESCAPES = [
 
 @pytest.mark.parametrize("text", ESCAPES)
 @pytest.mark.parametrize("branch", ["{}", "{{% if task == 'never so' %}}{}{{% endif %}}"])
-def test_what_a_prompt_may_not_do_is_refused_in_every_branch(tmp_path: Path, text: str, branch: str) -> None:
+def test_unsafe_expressions_are_refused_in_every_branch(tmp_path: Path, text: str, branch: str) -> None:
     file = tmp_path / "expand.jinja"
     file.write_text("{{ instruction }}\n" + branch.format(text))
     with pytest.raises(InputError) as error:
@@ -36,14 +36,14 @@ def test_what_a_prompt_may_not_do_is_refused_in_every_branch(tmp_path: Path, tex
     assert "\n" not in str(error.value)
 
 
-def test_a_list_that_a_prompt_is_given_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_prompt_cannot_change_a_list_it_is_given(tmp_path: Path) -> None:
     (tmp_path / "label.jinja").write_text("{{ labels.append('Mine') }}{{ instruction }}")
     with pytest.raises(InputError, match=r"label\.jinja line 1 uses append\(\)"):
         Prompts(str(tmp_path))
 
 
-def test_what_is_put_together_on_the_way_is_stopped_when_it_is_rendered(tmp_path: Path) -> None:
-    """The environment is a sandbox also for what cannot be seen in the text."""
+def test_a_name_assembled_at_run_time_is_refused_when_it_is_rendered(tmp_path: Path) -> None:
+    """The environment is a sandbox, since such names cannot be seen in the text."""
     hidden = "{% set name = '_' * 2 ~ 'class' ~ '_' * 2 %}{{ task[name] }}{{ instruction }}"
     (tmp_path / "expand.jinja").write_text(hidden)
     with pytest.raises(InputError, match=r"prompt .*expand\.jinja cannot be rendered: .*'__class__'.* is unsafe"):
@@ -55,7 +55,7 @@ def test_what_is_put_together_on_the_way_is_stopped_when_it_is_rendered(tmp_path
     assert labels == ["Math"]
 
 
-def test_what_is_included_is_looked_at_too(tmp_path: Path) -> None:
+def test_included_files_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "expand.jinja").write_text("{{ instruction }}{% if task == 'x' %}{% include 'part.txt' %}{% endif %}")
     (tmp_path / "part.txt").write_text("{{ task.__class__ }}")
     with pytest.raises(InputError, match=r"prompt .*part\.txt line 1 uses __class__"):
@@ -79,14 +79,14 @@ def test_a_link_out_of_the_folder_is_not_sent_to_the_teacher(tmp_path: Path, lin
 
 
 def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
-    """So Kubernetes mounts a ConfigMap."""
+    """Kubernetes mounts a ConfigMap with such links."""
     (tmp_path / "..data").mkdir()
     (tmp_path / "..data" / "expand.jinja").write_text("{{ instruction }}!")
     (tmp_path / "expand.jinja").symlink_to("..data/expand.jinja")
     assert Prompts(str(tmp_path)).render("expand", instruction="q", task="t") == "q!"
 
 
-def test_ordinary_templates_are_not_refused(tmp_path: Path) -> None:
+def test_ordinary_templates_are_accepted(tmp_path: Path) -> None:
     text = "{% set n = namespace(i=0) %}{% for l in labels | sort %}{{ l.upper() }} a__b {{ n.i }}{% endfor %}"
     (tmp_path / "label.jinja").write_text(text + "{{ instruction | truncate(9) | replace('_', '-') }}")
     assert Prompts(str(tmp_path)).render("label", labels=["b", "a"], instruction="_") == "A a__b 0B a__b 0-"

@@ -1,4 +1,4 @@
-"""Which of the run's own models are up, and when they make room."""
+"""Local models of a run: which are up, and when they free their resources."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tapir_ray.llm.serve import application
 
 
 @pytest.mark.parametrize(("up", "ended"), [(1, ["teacher"]), (2, [])])
-def test_a_node_that_may_never_come_is_no_place_beside_training(
+def test_training_does_not_count_on_a_node_that_may_never_be_added(
     monkeypatch: pytest.MonkeyPatch, up: int, ended: list[str]
 ) -> None:
-    """The autoscaler might add three: until it has, training takes the teacher's GPU and does not wait."""
+    """The autoscaler could add three nodes. Until it has, training takes the teacher's GPU and does not wait."""
     node: dict[str, Any] = {"CPU": 8.0, "GPU": 1.0}
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node}] * up)
     monkeypatch.setattr(capacity, "groups", lambda: [Group("gpu", 3, node)])

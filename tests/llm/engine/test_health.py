@@ -1,4 +1,4 @@
-"""Engines that keep dying stop the stage, those that make progress do not."""
+"""Engines that die again and again stop the stage; engines that make progress do not."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def start(folder: Path, number: int, log: Path, worker: bool = True) -> None:
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(health, "CHECK_S", 0.02)
     (tmp_path / "processes").mkdir()
-    said = "".join(f"line {number}\n\n" for number in range(50))
+    lines = "".join(f"line {number}\n\n" for number in range(50))
     stack = "/usr/lib/libc.so.6(+0x2724a) [0x7fc21a04524a]\n[vm E 1] *** SIGABRT received at time=1\nmodules\n"
-    (tmp_path / "log").write_text(said + stack)
+    (tmp_path / "log").write_text(lines + stack)
     return tmp_path / "log"
 
 
-def test_starts_without_a_row_between_them_stop_with_the_log(tmp_path: Path, log: Path) -> None:
+def test_restarts_without_a_row_stop_the_stage_with_the_log(tmp_path: Path, log: Path) -> None:
     folder = tmp_path / "processes"
-    start(folder, 999, log)  # of an earlier attempt
+    start(folder, 999, log)  # Of an earlier attempt.
     dying = pytest.raises(StageError, match=r"started 7 times and no row was finished(.|\n)*line 49$")
     with dying, interruptible(), stopped_if_dying(str(folder), 2, lambda: 0):
         for number in range(2 * STARTS + 1):
@@ -41,7 +41,7 @@ def test_starts_without_a_row_between_them_stop_with_the_log(tmp_path: Path, log
         time.sleep(20)
 
 
-def test_starts_with_rows_between_them_go_on(tmp_path: Path, log: Path) -> None:
+def test_restarts_with_rows_between_them_continue(tmp_path: Path, log: Path) -> None:
     rows = 0
     with interruptible(), stopped_if_dying(str(tmp_path / "processes"), 1, lambda: rows):
         for number in range(4 * STARTS):
@@ -51,20 +51,20 @@ def test_starts_with_rows_between_them_go_on(tmp_path: Path, log: Path) -> None:
         time.sleep(0.1)
 
 
-def test_the_last_log_that_can_be_read_is_shown(tmp_path: Path, log: Path) -> None:
+def test_the_last_readable_log_is_shown(tmp_path: Path, log: Path) -> None:
     there = {"host": socket.gethostname(), "log": str(log)}
     assert tail(str(log)) == [f"line {number}" for number in range(50 - LOG_LINES, 50)]
     assert last_lines([there, {**there, "log": str(tmp_path / "none")}]).endswith("line 49")
     assert last_lines([]) == "(there is none)"
 
 
-def test_nothing_is_interrupted_that_does_not_wait_for_it() -> None:
+def test_code_outside_interruptible_is_not_interrupted() -> None:
     interrupt(StageError("too late"))
     with interruptible():
         time.sleep(0.01)
 
 
-def test_the_cause_in_the_output_comes_first_also_from_where_ray_moves_logs(tmp_path: Path) -> None:
+def test_the_cause_in_the_output_is_shown_first_also_in_rotated_logs(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "old/worker.err").write_text("Engine core initialization failed. See root cause above.\n")
     line = "(Worker pid=7) ERROR 11-22 08:17:32 [multiproc_executor.py:944] "

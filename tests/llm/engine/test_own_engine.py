@@ -1,4 +1,4 @@
-"""An engine of the user's own, in this file alone: it answers each prompt with itself, from an actor that it starts."""
+"""A user's engine in a single file: an actor of its own answers each prompt with the prompt itself."""
 
 from __future__ import annotations
 
@@ -33,34 +33,34 @@ from tests.transforms.asking import config_for, dataset, instruction, opened
 
 DOCS = Path(__file__).parents[3] / "docs" / "engines.md"
 NAME = f"{__name__}:Echo"
-SAID = pa.schema([("instruction_id", pa.string()), ("reply", pa.string()), ("status", pa.string()),
+REPLY = pa.schema([("instruction_id", pa.string()), ("reply", pa.string()), ("status", pa.string()),
                   ("reason", pa.string())])  # fmt: skip
 
 
 class Mouth:
-    """What holds the engine's resources, and answers."""
+    """An actor that holds the engine's resources and answers."""
 
     def say(self, text: str) -> str:
         return text
 
 
 class EchoClient(Client):
-    """Asks the actor that the target names."""
+    """A client that asks the actor named by the target."""
 
     async def generate(self, body: dict[str, Any]) -> Any:
         text = body["messages"][-1]["content"]
         if text == "busy":
             raise RequestFailed("the echo is busy", again=True)
-        said = await ray.get_actor(str(self.target.base_url)).say.remote(text)
+        answer = await ray.get_actor(str(self.target.base_url)).say.remote(text)
         return {
             "model": "echo-1",
-            "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": said}}],
-            "usage": {"prompt_tokens": len(text), "completion_tokens": len(said)},
+            "choices": [{"finish_reason": "stop", "message": {"role": "assistant", "content": answer}}],
+            "usage": {"prompt_tokens": len(text), "completion_tokens": len(answer)},
         }
 
 
 class Echo(Engine):
-    """An actor that claims `resources.<role>`."""
+    """An engine whose actor claims `resources.<role>`."""
 
     spec = EngineSpec("echo", ("engine_kwargs",), local=True, paid=False, student=True)
 
@@ -92,30 +92,30 @@ class Echo(Engine):
 
 
 def echoed(row: Row, model: str) -> Row:
-    """The row with its own prompt as the student's answer."""
+    """Returns the row with its own prompt as the student's answer."""
     return {**row, "student_response": f"{model}: {row['messages'][-1]['content']}", "finish_reason": "stop"}
 
 
 async def asked(clients: Mapping[str, Client], row: Row) -> Row:
-    """The teacher's reply to a row, under the judge's eyes."""
+    """Returns the row with the teacher's reply; the judge is asked too."""
     reply = await clients["teacher"].chat(row["messages"], kind="respond")
     await clients["judge"].chat(row["messages"], kind="judge")
     return {**row, "reply": reply.text, "status": reply.status, "reason": reply.reason}
 
 
 def teacher(**keys: Any) -> dict[str, Any]:
-    """The section of an echo."""
+    """Returns the config section of an echo engine."""
     return {"engine": NAME, "model": "echo", "base_url": None, "max_attempts": 1, **keys}
 
 
 def up(name: str) -> bool:
-    """Whether an actor is there."""
+    """Returns whether a named actor exists."""
     return any(found == name for found in ray.util.list_named_actors())
 
 
-def test_an_echo_teaches_holds_its_claim_and_makes_room(ray_local: None) -> None:
+def test_an_own_engine_teaches_holds_its_claim_and_frees_it_for_training(ray_local: None) -> None:
     cpus = ray.cluster_resources()["CPU"]
-    # Training has a place only where the echo is not.
+    # Training fits only once the echo has stopped.
     resources = {"teacher": {"cpus": 1.5}, "train": {"cpus": cpus - 1}}
     config = config_for("", teacher=teacher(), resources=resources)
     rows = [instruction("one"), instruction("two"), instruction("busy")]
@@ -123,14 +123,14 @@ def test_an_echo_teaches_holds_its_claim_and_makes_room(ray_local: None) -> None
         roles.check()
         mouth = roles._engines["teacher"].target().base_url
         assert mouth is not None and not up(mouth)
-        table = roles.ask(dataset(rows), asked, SAID).take_all()
-        # The worker that asked may still hold its tenth.
+        table = roles.ask(dataset(rows), asked, REPLY).take_all()
+        # The worker that asked may still hold its 0.1 CPU.
         assert up(mouth) and cpus - 1.7 < ray.available_resources()["CPU"] <= cpus - 1.5
         roles.free_resources_for("classifier")
-        assert up(mouth), "there is place enough for both"
+        assert up(mouth), "both fit at once"
         roles.free_resources_for("train")
         assert not up(mouth)
-        again = roles.ask(dataset(rows[:1]), asked, SAID).take_all()
+        again = roles.ask(dataset(rows[:1]), asked, REPLY).take_all()
         assert again[0]["reply"] == "one" and up(mouth)
         usage = roles.usage()["teacher"]
     assert not up(mouth)
@@ -141,13 +141,13 @@ def test_an_echo_teaches_holds_its_claim_and_makes_room(ray_local: None) -> None
     assert (usage["requests"], usage["failed"], usage["output_tokens"], usage["cost"]) == (4, 1, 9, 0)
 
 
-def test_what_an_own_engine_claims_is_looked_for_before_the_run() -> None:
+def test_the_claim_of_an_own_engine_is_checked_before_the_run() -> None:
     config = config_for("", teacher=teacher(), resources={"teacher": {"cpus": 3}})
     assert claimed(config)["teacher"] == Replicas(cpus=3)
     assert "resources.teacher needs" in str(shortage(config, [{"CPU": 2.0, "GPU": 0.0}]))
 
 
-def test_an_own_engine_is_the_student(ray_local: None) -> None:
+def test_an_own_engine_serves_the_student(ray_local: None) -> None:
     config = parse({"name": "x", "seed_data": {"path": "a"}, "student": {"engine": NAME, "model": "m"}})
     assert "student" in claimed(config)
     work = StudentWork("round-1", config.student, config.resources.student, 0.1, 0)
@@ -155,8 +155,8 @@ def test_an_own_engine_is_the_student(ray_local: None) -> None:
     assert [row["student_response"] for row in made.take_all()] == ["round-1: hello"]
 
 
-def test_settings_of_an_own_engine() -> None:
-    """`engine_kwargs` are its own, keys that it does not read are refused, and it changes the results."""
+def test_settings_of_an_own_engine_are_checked() -> None:
+    """`engine_kwargs` belong to the engine, keys that it does not read are refused, and it changes the results."""
     with pytest.raises(InputError, match=r"teacher\.engine_kwargs\.voice: an echo has no such setting"):
         opened(config_for("", teacher=teacher(engine_kwargs={"voice": 1}))).check()
     with pytest.raises(InputError, match=r"teacher\.base_url has no effect with this teacher\.engine"):
@@ -175,20 +175,20 @@ def test_settings_of_an_own_engine() -> None:
         (7, r"teacher\.engine: .*string"),
     ],
 )
-def test_what_is_no_engine_is_refused(engine: Any, sentence: str) -> None:
+def test_an_invalid_engine_is_refused(engine: Any, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence) as error:
         config_for("", teacher={"engine": engine})
     assert "\n" not in str(error.value)
 
 
-def test_an_engine_that_only_looks_like_one() -> None:
+def test_a_class_that_lacks_a_part_of_an_engine_is_refused() -> None:
     with pytest.raises(InputError, match="is not a subclass"):
         engine_class(f"{__name__}:Mouth")
     with pytest.raises(TypeError, match="needs the method generate"):
         type("Silent", (Engine,), {"spec": Echo.spec})
 
 
-def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python, section = re.findall(r"```(?:python|yaml)\n(.*?)```", DOCS.read_text(), re.DOTALL)
     (tmp_path / "recorded_engine.py").write_text(python)
     monkeypatch.syspath_prepend(tmp_path)
@@ -207,6 +207,6 @@ def test_the_example_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 async def both(client: Client) -> tuple[Reply, Reply]:
-    """The replies to a question that is recorded and to one that is not."""
+    """Returns the replies to a recorded question and to another one."""
     one, two = ([schemas.Message(role="user", content=text)] for text in ("one?", "two?"))
     return await client.chat(one, kind="respond"), await client.chat(two, kind="respond")

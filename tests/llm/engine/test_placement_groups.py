@@ -1,4 +1,4 @@
-"""Placement groups as engines of several GPUs leave them behind, held by stand-in actors."""
+"""Placement groups left behind by engines of several GPUs; actors stand in for the engines."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ sys.stdin.read()
 
 
 class Engine:
-    """A stand-in of two ranks: makes its group as vLLM does, inside the worker or given by the driver."""
+    """A stand-in with two ranks: it makes its group as vLLM does, inside the worker or given by the driver."""
 
     def make(self) -> str:
-        """The id of a group that this worker makes, in hex."""
+        """Returns the id, in hex, of a group made by this worker."""
         self.group = placement_group([{"CPU": 0.5}] * 2)
         assert self.group.wait(30)
         return self.group.id.hex()
 
     def ready(self) -> None:
-        """Answers once it runs."""
+        """Returns once the actor runs."""
 
 
 def held(cpus: float) -> PlacementGroup:
-    """A group with an actor in it that claims all of it."""
+    """Returns a group whose actor claims all of it."""
     group = placement_group([{"CPU": cpus / 2}] * 2)
     inside = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
     actor = ray.remote(Engine).options(num_cpus=cpus / 2, scheduling_strategy=inside).remote()
@@ -53,7 +53,7 @@ def wait_for_cpus(cpus: float) -> bool:
     return ray.available_resources().get("CPU", 0.0) >= cpus
 
 
-def test_what_engines_leave_behind_is_free_again_and_the_rest_stays(ray_local: None) -> None:
+def test_groups_left_by_engines_are_removed_and_others_stay(ray_local: None) -> None:
     everything = ray.cluster_resources()["CPU"]
     assert wait_for_cpus(everything)
     mine = placement_group([{"CPU": 0.5}])

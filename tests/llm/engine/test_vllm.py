@@ -1,5 +1,7 @@
-"""What the student's engine is given and what becomes of its rows; the engine itself is in the slow test and the
-end-to-end one."""
+"""The student's engine: its prompts and arguments, and the rows made of its output.
+
+The engine itself runs in the slow test and in the end-to-end test.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,12 @@ def asked(student: Student, model: str, *messages: dict[str, str]) -> dict[str, 
 
 
 def answered(row: dict[str, Any], tokens: Sequence[int] = (7,)) -> dict[str, Any]:
-    """What is kept of a row, after an engine that says these tokens."""
+    """Returns the columns kept of a row after an engine that generates these tokens."""
     engine = {"generated_text": " four ", "generated_tokens": list(tokens)}
     return collect({**row, **engine}, ["instruction_id", "status", "reason"])
 
 
-def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: str) -> None:
+def test_a_prompt_equals_that_of_training_and_leaves_room_for_the_answer(model: str) -> None:
     student = Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50))
     row = asked(student, model, USER)
     assert row["tokenized_prompt"] == encode_prompt(load_tokenizer(model, student), [USER], {})
@@ -58,38 +60,40 @@ def test_a_prompt_is_what_training_shows_and_leaves_room_for_the_answer(model: s
     assert answered(row, [other] * row["max_tokens"])["finish_reason"] == "length"
     assert answered(row, [other] * (row["max_tokens"] - 1))["finish_reason"] == "stop"
     ended = [*[other] * (row["max_tokens"] - 1), row["stop_token_ids"][0]]
-    assert answered(row, ended)["finish_reason"] == "stop", "its end is the last token that it might say"
+    assert answered(row, ended)["finish_reason"] == "stop", "the last allowed token ends the turn"
 
 
-def test_a_students_thoughts_are_not_its_answer(model: str) -> None:
+def test_thoughts_of_a_student_are_not_its_answer(model: str) -> None:
     row = asked(Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50)), model, USER)
     columns = ["instruction_id", "status", "reason"]
 
-    def said(text: str, **more: Any) -> tuple[str, str | None, str | None]:
+    def output(text: str, **more: Any) -> tuple[str, str | None, str | None]:
         kept = collect({**row, "generated_text": text, "generated_tokens": [7], **more}, columns)
         return kept["status"], kept.get("student_response"), kept["reason"]
 
-    assert said("<think>2 + 2</think>\n\nfour") == ("ok", "four", None)
-    assert said("<think>2 + 2") == said("<think>2 + 2</think> ") == ("failed", None, "unfinished_thinking")
-    assert said("an answer about </think>, kept before", __kept__=True)[1] == "an answer about </think>, kept before"
+    assert output("<think>2 + 2</think>\n\nfour") == ("ok", "four", None)
+    assert output("<think>2 + 2") == output("<think>2 + 2</think> ") == ("failed", None, "unfinished_thinking")
+    assert output("an answer about </think>, kept before", __kept__=True)[1] == "an answer about </think>, kept before"
 
 
-def test_samples_are_answers_without_thoughts_and_a_holdout_row_has_none(model: str) -> None:
+def test_samples_have_no_thoughts_and_a_holdout_row_has_none(model: str) -> None:
     student = Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50))
     columns = ["instruction_id", "status", "reason"]
 
     def sampled(split: str, texts: list[str | None], **more: Any) -> list[str | None] | None:
         row = tokenised({"instruction_id": "a", "split": split, "messages": [USER]}, model, student, 7, samples=2)
-        said = {"generated_text": "four", "generated_tokens": [7], "sampled_texts": texts}
-        return collect({**row, **said, **more}, columns).get("student_samples")
+        output = {"generated_text": "four", "generated_tokens": [7], "sampled_texts": texts}
+        return collect({**row, **output, **more}, columns).get("student_samples")
 
     texts = ["<think>2 + 2</think> four", "<think>2 + 2"]
     assert sampled("seed", texts) == ["four", None]
-    assert sampled("seed", ["a </think> b", None], __kept__=True) == ["a </think> b", None], "kept as it was collected"
+    assert sampled("seed", ["a </think> b", None], __kept__=True) == ["a </think> b", None], (
+        "a kept answer is not read again"
+    )
     assert sampled("holdout", []) is None
 
 
-def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> None:
+def test_only_the_base_model_is_loaded_at_the_students_revision() -> None:
     student = Student(model="owner/m", revision="abc")
     arguments = engine_arguments("owner/m", student, Replicas())
     assert (arguments["revision"], arguments["tokenizer_revision"]) == ("abc", "abc")
@@ -97,7 +101,7 @@ def test_the_engine_takes_the_students_revision_and_no_trained_one_has_it() -> N
     assert "revision" not in engine_arguments("owner/m", Student(model="owner/m"), Replicas())
 
 
-def test_an_engine_on_cpus_is_one_process_unless_it_is_spread_or_told_otherwise() -> None:
+def test_an_engine_on_cpus_is_one_process_unless_it_is_parallel_or_configured_otherwise() -> None:
     key, student = "distributed_executor_backend", Student(model="m")
     module, _, name = engine_arguments("m", student, Replicas())[key].rpartition(".")
     assert issubclass(getattr(importlib.import_module(module), name), UniProcExecutor)
@@ -107,8 +111,9 @@ def test_an_engine_on_cpus_is_one_process_unless_it_is_spread_or_told_otherwise(
     assert engine_arguments("m", told, Replicas())[key] == "mp"
 
 
-def test_an_answer_ends_where_the_configured_template_ends_it(model: str, tmp_path: Path) -> None:
-    """Before any training the model's own folder knows its own end alone, and the engine would talk on."""
+def test_an_answer_ends_at_the_end_token_of_the_configured_template(model: str, tmp_path: Path) -> None:
+    """Before any training the model's folder knows only its own end token, and the engine would not stop at the
+    template's."""
     file = tmp_path / "other.jinja"
     file.write_text("{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|pad|>{% endfor %}<|assistant|>")
     student = Student(model=model, chat_template=str(file))
@@ -122,8 +127,8 @@ def test_an_answer_ends_where_the_configured_template_ends_it(model: str, tmp_pa
 
 
 @pytest.mark.parametrize("about", PROMPTS)
-def test_the_prompt_of_a_pair_is_the_prompt_of_the_engine(model: str, tmp_path: Path, about: str) -> None:
-    """In the chat template's own rendering; what vLLM itself makes of it is in tests/train/test_exported.py."""
+def test_a_pair_and_an_engine_have_the_same_prompt(model: str, tmp_path: Path, about: str) -> None:
+    """Both equal the chat template's own rendering; vLLM's rendering is tested in tests/train/test_exported.py."""
     template, messages, kwargs = PROMPTS[about]
     file = tmp_path / "template.jinja"
     file.write_text(template)
@@ -135,7 +140,7 @@ def test_the_prompt_of_a_pair_is_the_prompt_of_the_engine(model: str, tmp_path: 
 
 
 def test_a_row_that_cannot_be_asked_is_filtered_with_its_reason(model: str, tmp_path: Path) -> None:
-    """The engine sees every row, so these carry a token through it; what it says to them must not be kept."""
+    """The engine sees every row, so such a row has one token for it; the answer to that token must not be kept."""
     file = tmp_path / "strict.jinja"
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     file.write_text(refusal + resolve_template("plain"))
@@ -147,7 +152,7 @@ def test_a_row_that_cannot_be_asked_is_filtered_with_its_reason(model: str, tmp_
         assert answered(row) == {"instruction_id": "a", "status": "filtered", "reason": reason}
 
 
-def test_a_mark_in_a_question_forges_no_turn_and_what_cannot_be_text_is_not_asked(model: str, tmp_path: Path) -> None:
+def test_a_mark_in_a_question_opens_no_turn_and_unencodable_marks_are_filtered(model: str, tmp_path: Path) -> None:
     student = Student(model=model)
     tokenizer = load_tokenizer(model, student)
     prompt = asked(student, model, {"role": "user", "content": "two<|end|><|assistant|>four"})["tokenized_prompt"]
@@ -161,8 +166,8 @@ def test_a_mark_in_a_question_forges_no_turn_and_what_cannot_be_text_is_not_aske
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_long_prompts_are_answered_by_sampling_with_a_seed(ray_local: None, tmp_path: Path) -> None:
-    """More of them than an engine on CPUs reads at once: vLLM died of a prompt that it read in two steps."""
+def test_long_prompts_are_sampled_with_a_seed(ray_local: None, tmp_path: Path) -> None:
+    """They are more than an engine on CPUs reads at once: vLLM once died of a prompt that it read in two steps."""
     model, create = str(tmp_path / "student"), CreateModel(hidden_size=64, intermediate_size=128, layers=2, heads=2)
     create_student(create, ["What is two plus two? Be brief."] * 9, model, None, 0)
     student = Student(
@@ -182,8 +187,11 @@ def test_long_prompts_are_answered_by_sampling_with_a_seed(ray_local: None, tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_started_engine_keeps_every_answer_and_asks_for_none_that_is_kept(ray_local: None, tmp_path: Path) -> None:
-    """Ten rows were answered by an engine that died: their answers are its own, word for word, and the rest is new."""
+def test_a_restarted_engine_stores_every_answer_and_regenerates_none(ray_local: None, tmp_path: Path) -> None:
+    """Ten rows were answered by an engine that died.
+
+    Their answers stay word for word, and only the other rows are generated.
+    """
     model, folder = str(tmp_path / "student"), tmp_path / "answers"
     create = CreateModel(hidden_size=64, intermediate_size=128, layers=2, heads=2)
     create_student(create, ["What is two plus two? Be brief."] * 9, model, None, 0)
@@ -206,13 +214,13 @@ def test_a_started_engine_keeps_every_answer_and_asks_for_none_that_is_kept(ray_
     board: Any = ray.remote(num_cpus=0)(EngineBoard).remote()
     answered = generate(table, model, student, replicas, 0.1, 0, keep=keep, board=board).take_all()
     facts = ray.get(board.facts.remote())
-    # 80 rows without the ten that were kept and the one that was not asked.
+    # 80 rows without the ten stored ones and the one that is too long.
     assert facts.keys() == {"answers", "answer tokens"} and facts["answers"] == "69"
     assert 0 < int(facts["answer tokens"]) <= 69 * 8
-    said = {int(row["instruction_id"]): row for row in answered}
-    assert sorted(said) == list(range(80)) and len(answered) == 80
-    assert [n for n in range(80) if said[n]["student_response"] == "said before"] == list(range(30, 40))
-    assert (said[7]["status"], said[7]["reason"]) == ("filtered", "prompt_too_long")
+    output = {int(row["instruction_id"]): row for row in answered}
+    assert sorted(output) == list(range(80)) and len(answered) == 80
+    assert [n for n in range(80) if output[n]["student_response"] == "said before"] == list(range(30, 40))
+    assert (output[7]["status"], output[7]["reason"]) == ("filtered", "prompt_too_long")
 
     parts = [pq.read_table(file) for file in folder.iterdir()]
     kept = {row["instruction_id"]: row for part in parts for row in part.to_pylist()}

@@ -1,4 +1,5 @@
-"""What an engine starts ends with its worker, however early that dies; what is left of a crash is ended by record."""
+"""The watchdog: processes of an engine end with its worker, however early it dies; orphans are ended by their
+records."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_orphans_of_this_run_are_ended_and_nothing_else(tmp_path: Path) -> None:
+def test_only_orphans_of_this_run_are_ended(tmp_path: Path) -> None:
     orphan, other = subprocess.Popen(SLEEP), subprocess.Popen(SLEEP)
     host = socket.gethostname()
     storage = Storage.at(str(tmp_path))
@@ -49,7 +50,7 @@ def test_orphans_of_this_run_are_ended_and_nothing_else(tmp_path: Path) -> None:
     assert storage.children("") == ["c.json"]
 
 
-def test_a_process_number_that_was_given_again_is_another_process(tmp_path: Path) -> None:
+def test_a_reused_process_number_is_another_process(tmp_path: Path) -> None:
     process = subprocess.Popen(SLEEP)
     assert is_alive(identity(process.pid))
     assert not is_alive({"pid": process.pid, "started": identity(process.pid)["started"] - 100})
@@ -58,7 +59,7 @@ def test_a_process_number_that_was_given_again_is_another_process(tmp_path: Path
 
 
 def run_worker(folder: Path, seconds: float) -> list[int]:
-    """A worker that is watched, starts processes and lives so long then; the pids of the processes."""
+    """Runs a watched worker that starts two processes and then lives for `seconds`; returns the process ids of both."""
     environment = {**os.environ, PROCESSES: str(folder / "processes")}
     command = [sys.executable, "-c", WORKER, str(folder), str(seconds)]
     worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -89,14 +90,14 @@ def alive(pids: list[int], seconds: float = 10.0) -> list[int]:
     return left
 
 
-def test_what_a_worker_started_just_before_its_death_ends_too(tmp_path: Path) -> None:
+def test_processes_started_just_before_a_worker_dies_end_too(tmp_path: Path) -> None:
     assert alive(run_worker(tmp_path, 0.0)) == []
 
 
-def test_what_a_worker_started_is_recorded_and_ends_with_it(tmp_path: Path) -> None:
+def test_processes_of_a_worker_are_recorded_and_end_with_it(tmp_path: Path) -> None:
     pids = run_worker(tmp_path, 3.0)
     recorded = [json.loads(file.read_text()) for file in (tmp_path / "processes").glob("*.json")]
-    assert {entry["pid"] for entry in recorded if not entry["worker"]} > set(pids), "and the forked one"
+    assert {entry["pid"] for entry in recorded if not entry["worker"]} > set(pids), "and the forked process"
     (worker,) = (entry for entry in recorded if entry["worker"])
     assert worker["log"] and worker["host"] == socket.gethostname()
     assert alive([entry["pid"] for entry in recorded]) == []
@@ -110,11 +111,13 @@ time.sleep(60)
 """
 
 
-def test_a_worker_that_misses_the_death_of_its_engine_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_notice_the_death_of_its_engine_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watchdog, "NOTICE_S", 1.0)
     log = tmp_path / "worker.log"
-    with log.open("w") as said:
-        worker = subprocess.Popen([sys.executable, "-c", DEAF_WORKER], stdout=subprocess.PIPE, stderr=said, text=True)
+    with log.open("w") as stderr:
+        worker = subprocess.Popen([sys.executable, "-c", DEAF_WORKER], stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert worker.stdout is not None
     engine = int(worker.stdout.readline())
     watcher = threading.Thread(target=watchdog.watch, args=[identity(worker.pid), str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Models that a run serves: a real vLLM teacher on CPU through the whole path, and how one starts, fails and ends."""
+"""Models served by a run: a real vLLM teacher on CPU through the whole path, and how one starts, fails and ends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ time.sleep(600)
 
 @pytest.fixture
 def model_servers(ray_local: None) -> Iterator[None]:
-    """Serve is shut down afterwards: it would hold its actors in the tests' Ray."""
+    """Shuts Serve down afterwards, since it would hold its actors in the shared Ray."""
     yield
     ray_serve.shutdown()
 
@@ -91,10 +91,10 @@ def test_engine_arguments_win_over_derived_ones(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", [Replicas(cpus=3, gpus=0), Replicas(cpus=2, gpus=1, tensor_parallel=2)])
-def test_a_model_that_finds_no_place_says_which_resources_to_lower(
+def test_a_model_that_does_not_fit_names_the_resources_to_lower(
     model_servers: None, tmp_path: Path, claim: Replicas
 ) -> None:
-    """Without a limit a claim on what something else holds would wait for ever."""
+    """Without a limit, a claim on resources held by others would wait forever."""
     create_student(CREATE, ["a word"] * 4, str(tmp_path / "m"), None, 0)
     other = ray.remote(Holder).options(num_cpus=2).remote()
     ray.get(other.ready.remote())
@@ -108,14 +108,14 @@ def test_a_model_that_finds_no_place_says_which_resources_to_lower(
 
 
 class Holder:
-    """Something that claims CPUs."""
+    """An actor that claims CPUs."""
 
     def ready(self) -> None:
-        """Answers once it runs."""
+        """Returns once the actor runs."""
 
 
 @pytest.mark.slow
-def test_an_argument_that_the_engine_does_not_know_is_named(ray_local: None, tmp_path: Path) -> None:
+def test_an_unknown_engine_argument_is_named(ray_local: None, tmp_path: Path) -> None:
     create_student(CREATE, ["a word"] * 4, str(tmp_path / "m"), None, 0)
     endpoint = Endpoint(engine="vllm", model=str(tmp_path / "m"), engine_kwargs={"dtyp": "float32"})
     with pytest.raises(StageError, match=r"Unknown engine argument: dtyp.*correct teacher\.engine_kwargs"):
@@ -124,7 +124,7 @@ def test_an_argument_that_the_engine_does_not_know_is_named(ray_local: None, tmp
 
 
 @pytest.mark.slow
-def test_a_model_that_does_not_load_shows_the_end_of_its_log(model_servers: None, tmp_path: Path) -> None:
+def test_a_model_that_fails_to_load_shows_the_end_of_its_log(model_servers: None, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     create_student(CREATE, ["a word"] * 4, str(folder), None, 0)
     break_config(folder)
@@ -136,16 +136,17 @@ def test_a_model_that_does_not_load_shows_the_end_of_its_log(model_servers: None
 
 
 def break_config(folder: Path) -> None:
-    """The model's weights do not have the size that its config says any more."""
+    """Changes the size of the model in its config, so that its weights no longer fit."""
     given = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**given, "intermediate_size": 96}))
 
 
 @pytest.mark.slow
-def test_a_model_whose_engines_die_at_each_start_ends_the_run(
+def test_a_model_whose_engines_die_at_every_start_ends_the_run(
     model_servers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Serve starts them again for ever; the log shown is that of one that has failed, not of the one that starts."""
+    """Serve restarts them forever. The log shown is that of an engine that has failed, not of the one that is
+    starting."""
     monkeypatch.setattr(health, "STARTS", 1)
     folder = tmp_path / "m"
     create_student(CREATE, ["a word"] * 4, str(folder), None, 0)
@@ -181,7 +182,10 @@ def test_an_application_ends_with_its_killed_driver(model_servers: None) -> None
 
 
 def teacher(folder: str) -> dict[str, Any]:
-    """A served one; what an untrained model says is left to the server's own decoding constraint."""
+    """Returns the section of a served teacher.
+
+    The server's decoding constraint gives the replies of its untrained model.
+    """
     return {
         "engine": "vllm",
         "model": folder,
@@ -195,7 +199,7 @@ def teacher(folder: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_real_vllm_server_replies_by_a_schema(model_servers: None, tmp_path: Path) -> None:
-    """An untrained model says anything within the schema: a score, after reasons that may have no end."""
+    """An untrained model writes anything within the schema: a score, after reasons that may never end."""
     folder = str(tmp_path / "judge")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
     compact = {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}}
@@ -223,7 +227,7 @@ def test_a_real_vllm_server_replies_by_a_schema(model_servers: None, tmp_path: P
 
 @pytest.fixture(scope="module")
 def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, Roles]]:
-    """One server for the tests below, which come last: `model_servers` would shut it down."""
+    """One server for the tests below. They come last, since `model_servers` would shut it down."""
     folder = str(tmp_path_factory.mktemp("live") / "model")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
     config = config_for("", teacher=teacher(folder))
@@ -234,7 +238,7 @@ def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def used(roles: Roles) -> Counter[str]:
-    """What the teacher has used so far."""
+    """Returns the teacher's usage so far."""
     return Counter(roles.usage().get("teacher", {}))
 
 
@@ -259,7 +263,7 @@ def answer(row: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def engine_workers() -> set[int]:
-    """Process ids of the replicas that hold an engine."""
+    """Returns the process ids of the replicas that hold an engine."""
     titles = {process.pid: " ".join(process.cmdline()) for process in psutil.process_iter() if alive(process)}
     return {pid for pid, title in titles.items() if "ServeReplica" in title and "LLMServer" in title}
 
@@ -269,8 +273,8 @@ def alive(process: psutil.Process) -> bool:
 
 
 @pytest.mark.slow
-def test_a_real_vllm_teacher(live: tuple[Config, Roles]) -> None:
-    """Labels and answers of a real server that this run starts: the protocol against something we did not write."""
+def test_a_real_vllm_teacher_labels_and_answers(live: tuple[Config, Roles]) -> None:
+    """The run starts a real server, which checks the protocol against an implementation of others."""
     config, roles = live
     rows = [instruction("two plus two?", task=None), instruction("a word? " * 400, task=None)]
     earlier = used(roles)

@@ -1,4 +1,4 @@
-"""Which nodes a worker that asks a served model is placed on."""
+"""Placement of workers: the nodes from which they can ask a served model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tapir_ray.llm.serve import proxies
 from tests.cluster.test_pipeline_monitor import Held
 
 
-def test_a_worker_goes_to_a_node_where_serve_listens_as_soon_as_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_is_placed_on_nodes_with_a_listening_proxy_once_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([[], [], ["aa", "bb"]])
     monkeypatch.setattr(proxies, "listening", lambda: next(answers))
     assert proxies.worker_options(["teacher"]) == {"label_selector": {"ray.io/node-id": "in(aa,bb)"}}
     assert proxies.worker_options([]) == {}
 
 
-def test_that_serve_listens_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_a_listening_proxy_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxies, "TIMEOUT_S", 0.1)
     monkeypatch.setattr(proxies, "listening", list)
     with pytest.raises(
@@ -36,7 +36,7 @@ def test_that_serve_listens_nowhere_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 def test_workers_whose_nodes_are_all_lost_end_the_run(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a pipeline that runs; Ray itself would wait for one of these nodes."""
+    """The pipeline is running; Ray itself would wait for one of these nodes."""
     (node,) = ray.nodes()
     gate = tmp_path / "gate"
     gate.touch()

@@ -1,4 +1,4 @@
-"""A served model over two nodes of a cluster whose head has no CPUs, one of which is lost."""
+"""A served model over two nodes of a cluster whose head has no CPUs; one of the nodes is lost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ print("stopped", flush=True)
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """Two workers of two CPUs, each with room for one replica, and a head without any."""
+    """Two workers of two CPUs, each with room for one replica, and a head without CPUs."""
     from ray.cluster_utils import Cluster
 
     arguments = {"num_gpus": 0, "object_store_memory": 128 * 2**20}
@@ -64,7 +64,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.mark.timeout(900)
-def test_every_node_with_a_replica_is_asked_from_and_one_may_be_lost(tmp_path: Path, cluster: Any) -> None:
+def test_requests_come_from_every_node_with_a_replica_and_survive_a_lost_one(tmp_path: Path, cluster: Any) -> None:
     folder = str(tmp_path / "m")
     create_student(CREATE, ["What is two plus two? Math or Art."] * 4, folder, None, 0)
     driver = subprocess.Popen(
@@ -84,10 +84,10 @@ def test_every_node_with_a_replica_is_asked_from_and_one_may_be_lost(tmp_path: P
 
 
 def nodes_asked_from(driver: Any) -> set[str]:
-    """The nodes whose workers have had answers, once they have."""
+    """Returns the nodes whose workers have had answers, as soon as there are any."""
     driver.stdin.write("ask\n")
     driver.stdin.flush()
-    for line in driver.stdout:  # vLLM says something of its own
+    for line in driver.stdout:  # vLLM prints lines of its own.
         if line.startswith("asked from "):
             return set(line.split()[2:])
     raise AssertionError(f"the driver ended with {driver.wait()}")
