@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 LONGEST = ("ray", "tests/test_end_to_end.py")
-"""Groups of tests that come first, so that none of them begins when all others are done."""
+"""The longest groups of tests: they come first, so that no worker is left alone with one of them at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)

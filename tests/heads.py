@@ -30,7 +30,7 @@ AUTOSCALER = {
     "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
 }
-"""Variables of a head whose autoscaler's nodes are processes of its machine."""
+"""Variables of a head with an autoscaler whose nodes are processes of this machine."""
 
 
 KEEPS_ITS_FOLDER = """
@@ -47,8 +47,8 @@ def getcwd():
 
 os.getcwd = getcwd
 """
-"""For every Python process of such a head: its nodes have one session folder, in which Ray unpacks a job's folder anew
-for each of them, and takes it away from under the driver."""
+"""Code for every Python process of such a head. Its nodes share one session folder.
+Ray unpacks a job's folder there again for each node, which removes the driver's working folder."""
 
 
 class Head:

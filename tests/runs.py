@@ -33,9 +33,9 @@ TABLES = {
 }
 ENDPOINT = {"base_url": "simulator", "api_key_env": None, "limits": {"in_flight": IN_FLIGHT}}
 SIMULATED = {"engine": "openai", "endpoint": {**ENDPOINT, "model": "simulated-student"}}
-"""A student behind an endpoint, which saves the start of an engine."""
+"""A student behind an endpoint: no engine has to start."""
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "")
-"""Ray's own, which end by themselves a minute after their node; "" is a process that has just ended."""
+"""Ray's agents, which end on their own a minute after their node; "" is a process that has just ended."""
 
 
 def write_config(folder: Path, student: dict[str, Any] | None = None, **sections: Any) -> Path:

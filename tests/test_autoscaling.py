@@ -1,6 +1,7 @@
-"""A job on a head without workers, with Ray's real autoscaler: nodes come, may be lost, and go; so may the head.
+"""A job on a head without workers, with Ray's real autoscaler: nodes are added, lost and removed, and so is the
+head.
 
-What each step took is printed (`pytest -s`).
+The seconds of each step are printed (`pytest -s`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ pytestmark = [pytest.mark.restart, pytest.mark.timeout(1800)]
 
 IDLE_S = 30.0
 TWO_NODES = ["--set", "resources.train.replicas=2", "resources.train.cpus=1.5"]
-"""Two workers that do not fit on one node of two CPUs."""
+"""Two training workers that do not fit on one node of two CPUs."""
 
 
 @pytest.fixture
 def heads() -> Iterator[Callable[[], Head]]:
-    """Starts heads without CPUs, whose autoscaler may add two nodes."""
+    """Starts heads without CPUs whose autoscaler may add two nodes."""
     started: list[Head] = []
 
     def start() -> Head:
@@ -41,7 +42,7 @@ def heads() -> Iterator[Callable[[], Head]]:
 def seconds_until(
     what: Callable[[], bool], process: subprocess.Popen[bytes] | None, user: Submitter, patience_s: float = 600
 ) -> float:
-    """How long it took until something was so, while a process ran."""
+    """Returns the seconds until `what` holds, while a process runs."""
     began = time.monotonic()
     while not what():
         assert process is None or process.poll() is None, user.printed()
@@ -51,7 +52,7 @@ def seconds_until(
 
 
 def lose(node: psutil.Process) -> None:
-    """Kill a node with all that runs on it."""
+    """Kills a node with all its processes."""
     for process in [node, *node.children(recursive=True)]:
         try:
             process.kill()
@@ -59,7 +60,7 @@ def lose(node: psutil.Process) -> None:
             continue
 
 
-def test_nodes_come_and_go_and_a_lost_one_changes_nothing(tmp_path: Path, heads: Callable[[], Head]) -> None:
+def test_nodes_are_added_and_removed_and_a_lost_one_changes_nothing(tmp_path: Path, heads: Callable[[], Head]) -> None:
     head = heads()
     assert head.nodes() == []
     alone = Submitter(tmp_path / "alone", head, latency_s=0.05)
@@ -68,9 +69,9 @@ def test_nodes_come_and_go_and_a_lost_one_changes_nothing(tmp_path: Path, heads:
     second = seconds_until(lambda: len(head.nodes()) == 2, submitted, alone)
     ended = seconds_until(lambda: submitted.poll() is not None, None, alone)
     assert submitted.poll() == 0, alone.printed()
-    gone = seconds_until(lambda: not head.nodes(), None, alone, 10 * IDLE_S)
+    idle = seconds_until(lambda: not head.nodes(), None, alone, 10 * IDLE_S)
     print(
-        f"first node after {first:.1f} s, second {second:.1f} s later, end {ended:.1f} s later, none after {gone:.1f} s"
+        f"first node after {first:.1f} s, second {second:.1f} s later, end {ended:.1f} s later, none after {idle:.1f} s"
     )
     alone.driver.check_keys()
 
@@ -88,7 +89,7 @@ def test_nodes_come_and_go_and_a_lost_one_changes_nothing(tmp_path: Path, heads:
         assert lossy.driver.rows(table) == alone.driver.rows(table), table
 
 
-def test_a_lost_head_is_replaced_and_the_run_goes_on_from_storage(tmp_path: Path, heads: Callable[[], Head]) -> None:
+def test_a_lost_head_is_replaced_and_the_run_continues_from_storage(tmp_path: Path, heads: Callable[[], Head]) -> None:
     head = heads()
     user = Submitter(tmp_path, head, latency_s=0.3)
     submitted = user.start(*TWO_NODES)
@@ -106,4 +107,6 @@ def test_a_lost_head_is_replaced_and_the_run_goes_on_from_storage(tmp_path: Path
     user.driver.check_keys()
     requests = user.driver.requests()
     assert set(user.driver.keys("seed/instructions")) and len(requests) > answered * 0.9
-    assert sum(requests.values()) - len(requests) <= 64, "what was answered before the head was lost is not asked again"
+    assert sum(requests.values()) - len(requests) <= 64, (
+        "requests answered before the head was lost are not asked again"
+    )

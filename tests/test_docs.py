@@ -1,4 +1,4 @@
-"""The pages for readers: links resolve, the README stays short, and docs/config.md has every key with its default."""
+"""Pages for readers: links resolve, the README stays short, and docs/config.md has every key with its default."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tapir_ray.config.yaml_files import read_yaml
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").glob("*.md")])
 NAMED_IN_WORDS = ("thinking_marks",)
-"""Keys whose default is a list that the page describes."""
+"""Keys whose default is a list; the page describes it in words."""
 
 
 def outside_code(page: Path) -> str:
-    """The page without fenced blocks."""
+    """Returns the page without fenced blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives the headings of a page."""
+    """Returns the anchors that GitHub gives to the headings of a page."""
     titles = re.findall(r"^#+ (.+)$", outside_code(page), flags=re.MULTILINE)
     plain = [re.sub(r"[^\w\- ]", "", title.replace("`", "")).strip().lower() for title in titles]
     return {title.replace(" ", "-") for title in plain}
@@ -51,7 +51,7 @@ def test_the_readme_is_short() -> None:
 
 
 def section_of(field: Any) -> type[Section] | None:
-    """The section that a field holds: itself, one that may be left out, or a list of them."""
+    """Returns the section that a field holds: the section itself, an optional one, or a list of them."""
     kinds = [field.annotation, *get_args(field.annotation)]
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
@@ -71,7 +71,7 @@ def sections(top: type[Section]) -> set[type[Section]]:
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """The default of each key as docs/config.md writes it, by the heading of its table."""
+    """Returns the default of each key as written in docs/config.md, by the heading of its table."""
     found: dict[str, dict[str, str]] = {}
     for part in (ROOT / "docs/config.md").read_text(encoding="utf-8").split("\n## ")[1:]:
         title, _, text = part.partition("\n")

@@ -1,6 +1,6 @@
 """The whole loop as a user runs it: the command, real vLLM, DeBERTa and DeepSpeed, a teacher and judge over HTTP.
 
-Stopped after scoring and started again, so that a continued run is what the checks see.
+The run is stopped after scoring and started again, so that the checks see a continued run.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def test_the_training_set_has_the_planned_share_of_hard_tokens(run_dir: Path) ->
     for row in training:
         tokens[row["pool"]] += row["tokens"]
     assert len({row["pair_id"] for row in training}) == len(training)
-    # Each cell lands within half a row of its quota.
+    # Each cell is within half a row of its quota.
     longest = max(row["tokens"] for row in training)
     cells = sum(quota > 0 for tasks in plan["mix"]["quota"].values() for quota in tasks.values())
     assert abs(tokens["hard"] - plan["mix"]["alpha"] * plan["mix"]["size"]) <= cells * longest / 2 + 1
@@ -108,7 +108,7 @@ def test_packed_rows_are_the_training_rows(run_dir: Path) -> None:
         assert all(row["labels"][start] == -100 for start in starts)
 
 
-def test_summary_and_output(run_dir: Path) -> None:
+def test_summary_and_output_name_the_result(run_dir: Path) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
     (entry,) = summary["rounds"]
     assert summary["status"] == "done"
@@ -127,7 +127,7 @@ def test_summary_and_output(run_dir: Path) -> None:
     assert "summary.json" in output
 
 
-def test_status_tells_from_storage_what_the_summary_says(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_agrees_with_the_summary(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(run_dir), "--json"]) == 0
     found, summary = json.loads(capsys.readouterr().out), json.loads((run_dir / "summary.json").read_text())
     (entry,) = summary["rounds"]
@@ -153,7 +153,7 @@ def test_students_load_in_transformers(run_dir: Path) -> None:
         assert tokenizer.chat_template
 
 
-def test_a_finished_run_does_nothing_again(run_dir: Path) -> None:
+def test_a_finished_run_repeats_nothing(run_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
     again = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
     assert again.returncode == 0, again.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""A full disk stops a run with exit 1 and one sentence; once there is room the same command continues."""
+"""A full disk stops a run with exit status 1 and one sentence; with free space the same command continues."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIG = parse({"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"mode
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one MiB."""
+    """A disk of 1 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode:
@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """A file that takes all the room that is left."""
+    """Fills the disk with a file of another program; returns its path."""
     path = disk / "of-others"
     with path.open("wb", buffering=0) as file:
         try:
@@ -48,7 +48,7 @@ def fill(disk: Path) -> Path:
 
 
 def status_of(work: Callable[[], object]) -> int:
-    """The exit status of a command that does this."""
+    """Returns the exit status of a command that calls `work`."""
 
     def verb(_: argparse.Namespace) -> int:
         work()
@@ -57,7 +57,9 @@ def status_of(work: Callable[[], object]) -> int:
     return ended(verb, argparse.Namespace())
 
 
-def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_a_full_disk_ends_with_one_sentence_and_continues_later(
+    disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Run.open(CONFIG, str(disk / "run"))
 
     def work() -> None:
@@ -70,15 +72,17 @@ def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on(disk: Path, capsys:
 
     others: list[Path] = []
     assert status_of(work) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("tapir: no space is left in ") and "start the same command again to continue" in said
-    assert f"{disk}/run/" in said and said.count("\n") == 1, said
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("tapir: no space is left in ") and "start the same command again to continue" in sentence
+    assert f"{disk}/run/" in sentence and sentence.count("\n") == 1, sentence
     before = {number: run.done(f"seed/{number}") for number in range(2)}
-    assert None not in before.values(), "what was finished stays"
+    assert None not in before.values(), "finished tables stay"
     assert all(event["event"] for event in run.all_events())
-    assert not list(disk.rglob(f"{atomic_files.WRITING}*")), "no half file takes what room there is"
+    assert not list(disk.rglob(f"{atomic_files.WRITING}*")), "no partial file takes up space"
     last = owner(run)
-    assert last is not None and not last.alive and last.exit_status == 1, "its end took the room of its heartbeat"
+    assert last is not None and not last.alive and last.exit_status == 1, (
+        "the record of the end reuses the space of the heartbeat"
+    )
     others[0].unlink()
     run = Run.open(CONFIG, str(disk / "run"))
     with owned(run) as run.attempt:
@@ -87,7 +91,7 @@ def test_a_run_on_a_full_disk_ends_in_a_sentence_and_goes_on(disk: Path, capsys:
     assert run.manifest("seed/2").rows == 200
 
 
-def test_a_start_on_a_full_disk_is_no_wrong_input(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_start_on_a_full_disk_is_no_input_error(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     filled = fill(disk)
     assert status_of(lambda: Run.open(CONFIG, str(disk / "run"))) == 1
     assert "no space is left in" in capsys.readouterr().err
@@ -95,15 +99,15 @@ def test_a_start_on_a_full_disk_is_no_wrong_input(disk: Path, capsys: pytest.Cap
     assert Run.open(CONFIG, str(disk / "run")).exists("config.yaml")
 
 
-def test_a_full_disk_under_a_worker_is_named_and_its_rows_are_kept(disk: Path, ray_local: None) -> None:
-    """Through Ray Data, which raises an error of its own."""
+def test_a_full_disk_of_a_worker_is_named_and_its_rows_are_kept(disk: Path, ray_local: None) -> None:
+    """Ray Data wraps the error in one of its own."""
     run = Run.open(CONFIG, str(disk / "run"))
     schema = pa.schema([*SCHEMA, ("text", pa.string())])
 
     def widen(block: pa.Table) -> pa.Table:
         import os
 
-        # Random text, which Parquet cannot make smaller.
+        # Random text, since Parquet would compress other text.
         return block.append_column("text", pa.array([os.urandom(15_000).hex() for _ in range(len(block))]))
 
     table = ray.data.from_arrow([rows(range(n * 10, n * 10 + 10)) for n in range(6)])
@@ -131,24 +135,22 @@ def test_a_full_disk_under_a_worker_is_named_and_its_rows_are_kept(disk: Path, r
         (OSError("When uploading part for key 'a': AWS Error XMinioStorageFull during UploadPart"), "no space is left"),
     ],
 )
-def test_a_full_disk_is_known_by_whatever_library_meets_it(error: Exception, said: str) -> None:
+def test_a_full_disk_is_recognised_in_the_errors_of_all_libraries(error: Exception, sentence: str) -> None:
     outer = RuntimeError("a task failed")
     outer.__cause__ = error
     for met in (error, outer):
         own = own_error(met)
-        assert isinstance(own, StageError) and own.exit_status == 1 and said in str(own)
+        assert isinstance(own, StageError) and own.exit_status == 1 and sentence in str(own)
 
 
-def test_other_errors_are_no_full_disk() -> None:
+def test_other_errors_do_not_count_as_a_full_disk() -> None:
     own = InputError("x: No space left on device")
     assert full_disk(OSError(errno.EACCES, "Permission denied", "/a")) is None
     assert own_error(own) is own and own_error(ValueError("28")) is None
 
 
-def test_a_disk_that_is_full_when_the_file_is_flushed_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on network filesystems, which write late."""
+def test_a_disk_found_full_at_the_flush_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Network filesystems write late."""
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

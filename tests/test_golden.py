@@ -1,8 +1,8 @@
-"""The rows and ids of two whole runs at a fixed random seed, against digests that are kept: a move changes nothing.
+"""Rows and ids of two whole runs at a fixed random seed, compared with stored digests: moving code changes nothing.
 
-    TAPIR_WRITE_GOLDEN=1 python -m pytest -m slow tests/test_golden.py      # after a change that is meant
+    TAPIR_WRITE_GOLDEN=1 python -m pytest -m slow tests/test_golden.py      # after an intended change
 
-One digest a column: a renamed column is a renamed line of the file.
+There is one digest for each column, so a renamed column changes one line of the file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEMO = (
     "classify.epochs=1",
     "train.initial_epochs=1",
 )
-"""As small as it may be: what a model made is not compared."""
+"""The smallest settings: the output of trained models is not compared."""
 DEMO_TABLES = (
     "seed/read",
     "seed/split",
@@ -59,7 +59,10 @@ REGENERATION = {
 
 
 def digests(folder: Path) -> dict[str, Any]:
-    """`rows`, and for each column a digest of its values; rows in the order of their values, as files have none."""
+    """Returns `rows` and a digest of the values of each column.
+
+    Rows are sorted by their values, since the order of files is not fixed.
+    """
     table = pads.dataset(folder, format="parquet").to_table()
     rows = sorted(json.dumps(list(row.values()), ensure_ascii=False, sort_keys=True) for row in table.to_pylist())
     columns = zip(*map(json.loads, rows), strict=True) if rows else [()] * table.num_columns
@@ -88,14 +91,14 @@ def check(name: str, found: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_has_the_same_rows_up_to_its_first_training(tmp_path: Path) -> None:
+def test_the_demo_has_the_stored_rows_up_to_its_first_training(tmp_path: Path) -> None:
     run = tmp_path / "run"
     tapir("run", "configs/demo.yaml", "--run-dir", str(run), "--until", "sft", "--set", *DEMO)
     check("demo", {table: digests(run / table) for table in DEMO_TABLES})
 
 
 @pytest.mark.slow
-def test_a_regeneration_has_the_same_rows(tmp_path: Path) -> None:
+def test_a_regeneration_has_the_stored_rows(tmp_path: Path) -> None:
     write_seed(tmp_path / "seed.jsonl", rows=250, seed=0)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(REGENERATION))
     run = tmp_path / "run"

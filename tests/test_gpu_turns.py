@@ -1,6 +1,6 @@
 """One GPU that the student's engine, a local judge and training claim in turn.
 
-Ray is told of the GPU and no machine needs one: the engines compute on CPUs, training takes the gloo backend.
+Ray is told of a GPU, and no machine needs one: the engines compute on CPUs, training uses the gloo backend.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from tests.test_nodes import workers_of
 pytestmark = pytest.mark.restart
 
 KINDS = {"judge": "ServeReplica", "engine": "vLLMEngineStage", "training": "RayTrainWorker"}
-"""Who claims the GPU, by a part of its process's title."""
+"""Claimants of the GPU, each by a part of its process title."""
 SCORES = [f"Scores: {teacher} {student}" for teacher, student in ((9, 4), (8, 5), (7, 6), (6, 6))]
 
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head with four CPUs, and a GPU that Ray believes in."""
+    """A head with four CPUs and a GPU that exists only for Ray."""
     from ray.cluster_utils import Cluster
 
     arguments = {"num_cpus": 4, "num_gpus": 1, "include_dashboard": False, "object_store_memory": 256 * 2**20}
@@ -37,7 +37,7 @@ def cluster() -> Iterator[Any]:
 
 
 def judge(folder: str) -> dict[str, Any]:
-    """An untrained judge, which its engine lets say nothing but scores."""
+    """Returns the section of an untrained judge whose engine allows nothing but scores."""
     create = CreateModel(hidden_size=64, intermediate_size=64, layers=1, heads=2, vocab_size=600, max_length=4096)
     create_student(create, [*SCORES, "Rate each answer from 1 to 10 by its accuracy."] * 4, folder, None, 0)
     return {
@@ -52,7 +52,7 @@ def judge(folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(1200)
-def test_two_rounds_in_which_one_gpu_changes_hands(tmp_path: Path, cluster: Any) -> None:
+def test_one_gpu_changes_hands_through_two_rounds(tmp_path: Path, cluster: Any) -> None:
     claim = {"cpus": 1, "gpus": 1}
     with running(Options(scenario="tasks", seed=0)) as url:
         seed = tmp_path / "seed.jsonl"
@@ -84,4 +84,4 @@ def test_two_rounds_in_which_one_gpu_changes_hands(tmp_path: Path, cluster: Any)
         manifest = driver.run.read_json(f"{table}/_manifest.json")
         assert manifest["statuses"] == {"ok": manifest["rows"]} and manifest["rows"] >= 40, table
     assert driver.run.exists("checkpoints/02/_manifest.json")
-    assert not driver.files("rounds/01/scored_answered"), "the table between is gone once it is not needed"
+    assert not driver.files("rounds/01/scored_answered"), "the intermediate table is deleted once it is not needed"

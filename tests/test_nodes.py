@@ -1,4 +1,4 @@
-"""A cluster of two nodes that loses one: the run ends with the same rows, or says in time that it cannot."""
+"""A cluster of two nodes that loses one: the run ends with the same rows, or reports in time that it cannot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.restart
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head with two CPUs, whose nodes each are processes of this machine."""
+    """A head with two CPUs; each node is a set of processes on this machine."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(
@@ -31,21 +31,21 @@ def cluster() -> Iterator[Any]:
 
 
 CONTROL = {
-    # Ours, by class and by name: the curriculum's state, what was used, and what a training says of itself.
+    # Of this package, by class and by name: the curriculum's state, the usage, and a training's reports.
     "Curriculum", "curriculum", "UsageActor", "usage", "Mailbox",
-    # Ray's, for each pipeline and training; the last three are how a dataset's columns are learned (of one row, without
-    # a claim of CPUs), and a worker that waits.
+    # Of Ray, for each pipeline and training. slice_fn and _get_arrow_schema_from_block read the columns of a dataset
+    # (from one row, without a claim of CPUs); IDLE is a worker without work.
     "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor", "ActorLocationTracker", "AutoscalingRequester",
     "_AutoscalingCoordinatorActor", "AutoscalingCoordinator", "TrainController", "TrainStateActor",
     "SynchronizationActor", "DatasetManager", "datasets_stats_actor", "slice_fn", "_get_arrow_schema_from_block",
     "IDLE",
 }  # fmt: skip
-"""What may run on a head without CPUs: what claims none and holds counts, no table."""
+"""Processes allowed on a head without CPUs: they claim none, and hold counts but no table."""
 
 
 @pytest.fixture
 def head_without_cpus() -> Iterator[Any]:
-    """A cluster whose one worker has four CPUs, and whose head has none."""
+    """A cluster with one worker of four CPUs, and a head without CPUs."""
     from ray.cluster_utils import Cluster
 
     arguments = {"num_gpus": 0, "include_dashboard": False, "object_store_memory": 256 * 2**20}
@@ -73,7 +73,7 @@ def driver(folder: Path, cluster: Any, url: str, **sections: Any) -> Driver:
 
 
 def workers_of(node: Any) -> list[str]:
-    """What runs on a node of the cluster."""
+    """Returns the process titles of a node of the cluster."""
     raylet = node.all_processes["raylet"][0].process.pid
     return [title(child) for child in psutil.Process(raylet).children(recursive=True)]
 
@@ -93,7 +93,7 @@ def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) 
         while not any("Asker" in worker for worker in workers_of(second)) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(1.0)
-        assert any("Asker" in worker for worker in workers_of(second)), "the node had no part in it"
+        assert any("Asker" in worker for worker in workers_of(second)), "the node took no part"
         cluster.remove_node(second, allow_graceful=False)
         second = cluster.add_node(num_cpus=2)
     assert process.wait(500) == 0, lossy.printed()
@@ -102,7 +102,7 @@ def test_a_lost_node_costs_no_row(tmp_path: Path, cluster: Any, simulator: str) 
 
 
 @pytest.mark.timeout(900)
-def test_too_little_left_is_said_within_two_minutes(tmp_path: Path, cluster: Any, simulator: str) -> None:
+def test_a_lasting_shortage_is_reported_within_two_minutes(tmp_path: Path, cluster: Any, simulator: str) -> None:
     resources = {"transform_cpus": 0.1, "rows_per_block": 16, "train": {"cpus": 2, "replicas": 2}}
     second = cluster.add_node(num_cpus=2)
     short = driver(tmp_path, cluster, simulator, resources=resources)
@@ -118,9 +118,9 @@ def test_too_little_left_is_said_within_two_minutes(tmp_path: Path, cluster: Any
 
 @pytest.mark.timeout(900)
 def test_a_head_without_cpus_does_no_work(tmp_path: Path, head_without_cpus: Any, simulator: str) -> None:
-    """A whole run, started on the head as a job's driver is: tasks, stages and training are on the worker.
+    """The run is started on the head, as a job's driver is. Tasks, stages and training are on the worker.
 
-    The run's own actors are with the driver, whose node stays: they would keep another one that is idle.
+    The run's own actors are on the driver's node, which stays: elsewhere they would keep an idle node alive.
     """
     run = driver(tmp_path, head_without_cpus, simulator, resources={"transform_cpus": 0.4, "train": {"cpus": 1}})
     process, on_head = run.start(), set()

@@ -1,4 +1,4 @@
-"""The packages of `tapir_ray`: few, and in layers. No package imports one that imports it, directly or by others."""
+"""Packages of `tapir_ray`: few, and in layers. No package imports one that imports it, directly or through others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MOST_ENTRIES = 17
 
 
 def package(module: str) -> str:
-    """`run` of `tapir_ray.run.tables`."""
+    """Returns the package of a module: `run` of `tapir_ray.run.tables`."""
     return module.split(".")[1]
 
 
 def imported(file: Path) -> set[str]:
-    """The modules of tapir_ray that a file imports, anywhere in it."""
+    """Returns the modules of tapir_ray that a file imports, anywhere in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tapir_ray":

@@ -1,6 +1,6 @@
-"""A run that is killed again and again ends like one that was left alone: the same rows, nothing paid twice.
+"""A run killed again and again ends like an uninterrupted one: the same rows, nothing paid for twice.
 
-The command as a user runs it, killed by SIGKILL at random moments of every stage and started again.
+The command runs as a user runs it. It is killed by SIGKILL at random moments of every stage and started again.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MOMENTS = [
     "ray_train",
     "evaluation/holdout",
 ]
-"""A kill falls up to a second after a new file is in the folder: a block, a checkpoint of a training."""
+"""Folders of a run. A kill follows a new file there (a block, a checkpoint) within a second."""
 
 
 @pytest.mark.timeout(1800)
-def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) -> None:
+def test_a_run_killed_in_every_stage_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     train = {"sequence_length": 192, "learning_rate": 3e-3, "global_batch_size": 4, "micro_batch_size": 2}
     train |= {"precision": "float32", "checkpoint_steps": 2}
     alone, killed = (
@@ -66,7 +66,7 @@ def test_a_run_killed_in_every_stage_ends_like_one_left_alone(tmp_path: Path) ->
     assert set(once) == set(again) and sum(once.values()) == len(once)
     repeated = killed.repeated(kills)
     print(f"{len(kills)} kills, {len(once)} requests, repeated after each: {repeated}")
-    assert max(repeated) <= 2 * IN_FLIGHT, "no more than was in flight of each role at a kill"
+    assert max(repeated) <= 2 * IN_FLIGHT, "at most the requests of each role in flight at a kill"
 
 
 @pytest.mark.timeout(1500)
@@ -86,7 +86,7 @@ def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
         time.sleep(3.0)
         assert kill(process), driver.printed()
         deadline = time.monotonic() + 10
-        # What the engine was just starting.
+        # The processes that the engine was just starting.
         while any(engines()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert engines() and not any(engines())
@@ -95,7 +95,7 @@ def test_no_engine_survives_a_kill(tmp_path: Path) -> None:
 
 
 def kill_engines(process: subprocess.Popen[bytes], starting: bool) -> int:
-    """Kill the engine's process whenever there is one, as it starts or once it has started; the number killed."""
+    """Kills the engine's process as it starts, or once it has started; returns how many were killed."""
     killed = 0
     while process.poll() is None:
         with suppress(psutil.NoSuchProcess):
@@ -109,8 +109,8 @@ def kill_engines(process: subprocess.Popen[bytes], starting: bool) -> int:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("starting", "sentence"), [(True, "could not be started: "), (False, "no row was finished")])
-def test_an_engine_that_dies_again_and_again_ends_the_run(tmp_path: Path, starting: bool, sentence: str) -> None:
-    """Whoever starts it last is told why, within minutes, with the log."""
+def test_an_engine_that_dies_repeatedly_ends_the_run(tmp_path: Path, starting: bool, sentence: str) -> None:
+    """The last start reports the cause within minutes, with the log."""
     simulator = {"scenario": "tasks", "seed_rows": 150, "latency_s": 2.0, "log": str(tmp_path / "log.jsonl")}
     driver = Driver(write_config(tmp_path, simulator=simulator), tmp_path / "run")
     process = driver.start()
@@ -124,8 +124,8 @@ def test_an_engine_that_dies_again_and_again_ends_the_run(tmp_path: Path, starti
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_run_stays_in_its_budget_and_ends_with_a_larger_one(tmp_path: Path) -> None:
-    """What the killed attempts used is counted by the next, at its worst where nobody knows it."""
+def test_a_killed_run_stays_within_its_budget_and_ends_with_a_larger_one(tmp_path: Path) -> None:
+    """The next attempt counts the usage of the killed ones; unknown usage counts at its worst case."""
     most = 60_000
     config = write_config(tmp_path, SIMULATED, budget={"max_tokens": most})
     driver = Driver(config, tmp_path / "run")
@@ -143,8 +143,8 @@ def test_a_killed_run_stays_in_its_budget_and_ends_with_a_larger_one(tmp_path: P
 
 
 @pytest.mark.timeout(900)
-def test_a_run_goes_on_after_its_whole_node_was_killed(tmp_path: Path) -> None:
-    """Ray's processes die, all at once; the driver says so and ends, and the next start goes on."""
+def test_a_run_continues_after_its_whole_node_was_killed(tmp_path: Path) -> None:
+    """All Ray processes die at once. The driver reports it and ends, and the next start continues."""
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
     process = driver.start()
     assert driver.wait_for("rounds/01/scored", process), driver.printed()
@@ -172,7 +172,7 @@ def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> 
     process.terminate()
     assert process.wait(60) == 3, driver.printed()
     assert "stopped by SIGTERM; what is finished is kept" in driver.printed()
-    # In the midst of a training, which waits for Ray in another way than a table does.
+    # During a training, which waits for Ray in another way than a table does.
     process, before = driver.start(), driver.files("ray_train")
     while driver.files("ray_train") <= before and process.poll() is None:
         time.sleep(0.05)
@@ -183,7 +183,7 @@ def test_a_signal_ends_cleanly_and_a_second_start_is_refused(tmp_path: Path) -> 
 
 
 @pytest.mark.timeout(900)
-def test_killed_workers_and_actors_are_replaced_while_the_run_goes_on(tmp_path: Path) -> None:
+def test_killed_workers_and_actors_are_replaced_during_the_run(tmp_path: Path) -> None:
     driver = Driver(write_config(tmp_path, SIMULATED), tmp_path / "run")
     process = driver.start()
     wanted, killed = ("Asker", "Curriculum", "UsageActor"), set()

@@ -1,4 +1,4 @@
-"""A run on s3, against a real server of the protocol on loopback: everything but what a process needs at hand."""
+"""A run on s3, against a real server of the protocol on loopback; only local copies of models are on the disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where copies of models go."""
+    """The folder of copied models."""
     monkeypatch.setenv(FOLDER, str(tmp_path / "models"))
     return tmp_path / "models"
 
@@ -62,7 +62,7 @@ def test_options_of_a_uri_stay_at_its_end(bucket: str) -> None:
     assert list(read_raw(file)) == [("rows.jsonl:1", {"instruction": "a"})]
 
 
-def test_seed_data_of_every_kind_is_read(bucket: str) -> None:
+def test_seed_data_in_every_file_format_is_read(bucket: str) -> None:
     storage, rows = Storage.at(f"{bucket}/seed"), [{"instruction": "a", "output": "b"}, {"instruction": "c"}]
     storage.write_text("one.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     storage.write_json("two.json", rows)
@@ -83,7 +83,7 @@ def test_seed_data_of_every_kind_is_read(bucket: str) -> None:
         list_files(f"{bucket}/none", "seed_data.path")
 
 
-def test_sub_folders_splits_and_compressed_files(bucket: str) -> None:
+def test_subfolders_splits_and_compressed_files_are_read(bucket: str) -> None:
     options = f"?endpoint_override={os.environ['AWS_ENDPOINT_URL'].removeprefix('http://')}&scheme=http"
     storage = Storage.at(f"{bucket}/nested{options}")
     line = '{"instruction": "a"}\n'
@@ -103,13 +103,13 @@ def test_sub_folders_splits_and_compressed_files(bucket: str) -> None:
     assert [row for _, row in read_raw(file)] == [{"instruction": "a"}]
 
 
-def test_a_bucket_that_is_not_there_is_refused(bucket: str, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_refused(bucket: str, tmp_path: Path) -> None:
     config = parse(yaml.safe_load(write_config(tmp_path).read_text()))
     with pytest.raises(InputError, match="s3://nobodys/run cannot be written to"):
         Run.open(config, "s3://nobodys/run")
 
 
-def test_a_model_is_copied_once_and_anew_when_it_changed(bucket: str, models: Path) -> None:
+def test_a_model_is_copied_once_and_again_after_a_change(bucket: str, models: Path) -> None:
     storage = Storage.at(f"{bucket}/runs/a")
     for content in ("{}", '{"a": 1}'):
         with written(storage, "checkpoints/01") as folder:
@@ -124,8 +124,8 @@ def test_a_model_is_copied_once_and_anew_when_it_changed(bucket: str, models: Pa
         local(storage.uri_of("checkpoints/02"))
 
 
-def test_a_models_folder_keeps_its_folders(bucket: str, models: Path) -> None:
-    """Such as the adapter that goes on next round, which lies inside the student's folder."""
+def test_a_models_folder_keeps_its_subfolders(bucket: str, models: Path) -> None:
+    """The adapter that the next round continues is in a subfolder of the student's folder."""
     storage = Storage.at(f"{bucket}/runs/a")
     with written(storage, "checkpoints/01") as folder:
         (Path(folder) / "adapter").mkdir(parents=True)
@@ -149,8 +149,8 @@ def test_only_the_last_copies_of_a_runs_models_are_kept(
 
 @pytest.mark.restart
 @pytest.mark.timeout(1200)
-def test_a_run_on_s3_is_killed_and_goes_on(tmp_path: Path, bucket: str) -> None:
-    """With a created student in vLLM and a created classifier, so that every model goes through the bucket."""
+def test_a_run_on_s3_is_killed_and_continues(tmp_path: Path, bucket: str) -> None:
+    """It has a created student in vLLM and a created classifier, so that every model passes through the bucket."""
     size = {"hidden_size": 64, "intermediate_size": 128, "layers": 1, "heads": 2, "vocab_size": 500, "max_length": 128}
     classify: dict[str, Any] = {"by": "deberta", "create": size, "label_rows": 80, "epochs": 1, "max_length": 64}
     driver = Driver(

@@ -1,4 +1,4 @@
-"""No key is to be found in what a run leaves behind: files, output, Ray's logs, errors."""
+"""Keys appear in nothing that a run leaves behind: files, output, Ray's logs, errors."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ pytestmark = pytest.mark.restart
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """For Ray, whose socket paths must be short."""
+    """A temporary folder for Ray, whose socket paths must be short."""
     folder = Path(tempfile.mkdtemp(prefix="tapir-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def holders(folder: Path) -> list[str]:
-    """Files that hold the key or an Authorization header."""
+    """Returns the files that contain the key or an Authorization header."""
     found = []
     for file in folder.rglob("*"):
         try:
             content = file.read_bytes() if file.is_file() else b""
         except OSError:
-            continue  # a log that was turned over in this moment
+            continue  # The log was rotated at this moment.
         if KEY.encode() in content or b"Bearer " in content:
             found.append(str(file))
     return found
 
 
 @pytest.mark.timeout(900)
-def test_a_planted_key_is_nowhere(tmp_path: Path, short_folder: Path) -> None:
+def test_a_planted_key_is_in_no_file_and_no_log(tmp_path: Path, short_folder: Path) -> None:
     options = Options(scenario="tasks", seed=0, latency_s=0.05, error_rate=0.1, log=str(tmp_path / "log.jsonl"))
     with running(options) as url:
         endpoint = {"base_url": url, "api_key_env": "TAPIR_PLANTED", "limits": {"in_flight": IN_FLIGHT}}
@@ -58,15 +58,15 @@ def test_a_planted_key_is_nowhere(tmp_path: Path, short_folder: Path) -> None:
             logs += holders(short_folder)
         assert process.returncode == 0, driver.printed()
     assert holders(tmp_path) == []
-    # The endpoint is gone: every request fails, and the errors are told.
+    # The endpoint has ended: every request fails, and its error is printed.
     shutil.rmtree(tmp_path / "run")
     assert driver.start().wait(300) == 2
     assert "teacher" in driver.printed()
     assert logs == [] and holders(tmp_path) == []
 
 
-def test_a_key_in_a_files_text_is_found(tmp_path: Path) -> None:
-    """That `holders` can find one."""
+def test_a_key_in_the_text_of_a_file_is_found(tmp_path: Path) -> None:
+    """Shows that `holders` can fail the test above."""
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b").write_text(f"Authorization: {KEY}")
     assert holders(tmp_path) == [str(tmp_path / "a/b")]

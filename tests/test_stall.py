@@ -1,4 +1,4 @@
-"""A run whose teacher does not answer: it says which stage that is and which operator waits, and at last gives up."""
+"""A run whose teacher does not answer names the stage and the waiting operator, and gives up in the end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.runs import SIMULATED, Driver, write_config
 pytestmark = [pytest.mark.restart, pytest.mark.timeout(700)]
 
 
-def test_the_stage_and_the_operator_that_waits_are_named(tmp_path: Path) -> None:
+def test_a_stall_names_the_stage_and_the_waiting_operator(tmp_path: Path) -> None:
     resources = {
         "cpus": 4,
         "transform_cpus": 0.4,
