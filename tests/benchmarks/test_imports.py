@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
     file.stem for file in (ROOT / "benchmarks").glob("*.py") if file.stem not in ("__init__", "train_peers")
 )
-"""`train_peers` needs TRL, of the extra `bench`."""
+"""Scripts with optional packages: `train_peers` needs TRL, which is in the extra `bench`."""
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

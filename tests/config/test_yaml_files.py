@@ -17,7 +17,7 @@ LATIN_1 = "# réglages de l'essai\nname: y\n".encode("latin-1")
 LAUGHS = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{name}: &{name} [{f'*{before},' * 9}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
 )
-"""A few lines of aliases that stand for millions of values."""
+"""A few lines of aliases that expand to millions of values."""
 
 
 def value_of(text: str) -> Any:

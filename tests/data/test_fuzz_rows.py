@@ -40,7 +40,7 @@ TURNS = st.lists(TURN, max_size=4)
 VALUE = TEXT | TURNS | ODD | st.lists(TEXT, max_size=3) | st.lists(st.tuples(TEXT, TEXT).map(list), max_size=2)
 VALUE |= st.dictionaries(st.sampled_from(["text", "label", "A", "B"]), TEXT | st.lists(TEXT, max_size=2), max_size=2)
 PLAIN = st.text(st.characters(codec="utf-8"), min_size=1, max_size=6).filter(str.strip)
-"""A text that is likely to be read, so that many rows are conversations."""
+"""A text that often is valid, so that many rows are conversations."""
 ASKED = st.sampled_from([{"role": "user", "content": "q"}, {"from": "human", "value": [{"type": "text", "text": "q"}]}])
 TALK = st.tuples(ASKED, TURNS).map(lambda one: [one[0], *one[1]])
 NAME = st.sampled_from([*COLUMNS, "rejected", "kind", "hint", "label", "masked_turns", "meta", "Answer"])

@@ -29,7 +29,7 @@ from tests.deploy.files import (
 
 MANIFESTS = {"RayCluster": "kuberay/raycluster.yaml", "RayJob": "kuberay/rayjob.yaml"}
 FREE = {"nodeSelector", "requests", "limits", "rayStartParams"}
-"""Maps of anything, in which Kubernetes knows no wrong key."""
+"""Maps with free keys, in which no key is wrong for Kubernetes."""
 TEMPLATE = ("template", "spec", "containers", 0)
 
 
