@@ -151,11 +151,11 @@ def kill(process: subprocess.Popen[bytes]) -> bool:
     family = [identity(child.pid) for child in psutil.Process(process.pid).children(recursive=True)]
     process.kill()
     process.wait()
-    assert_gone(family)
+    assert_ended(family)
     return True
 
 
-def assert_gone(family: list[dict[str, Any]]) -> None:
+def assert_ended(family: list[dict[str, Any]]) -> None:
     """Waits half a minute for processes to end, except Ray's own agents."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and any(is_alive(entry) and _title_of(entry) not in AGENTS for entry in family):

@@ -124,7 +124,7 @@ def test_a_full_disk_of_a_worker_is_named_and_its_rows_are_kept(disk: Path, ray_
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "sentence"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/a/b/c.json"), "no space is left in /a/b:"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "/a/b/c.json"), "the quota is used up in /a/b:"),

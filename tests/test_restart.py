@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tapir_ray.llm.engine.watchdog import identity, is_alive
-from tests.runs import IN_FLIGHT, SIMULATED, TABLES, Driver, assert_gone, kill, title, write_config
+from tests.runs import IN_FLIGHT, SIMULATED, TABLES, Driver, assert_ended, kill, title, write_config
 
 pytestmark = pytest.mark.restart
 
@@ -156,7 +156,7 @@ def test_a_run_continues_after_its_whole_node_was_killed(tmp_path: Path) -> None
     for child in node:
         child.kill()
     assert process.wait(180) == 1, driver.printed()
-    assert_gone(family)
+    assert_ended(family)
     driver.finish()
     driver.check_keys()
 

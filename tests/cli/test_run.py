@@ -47,7 +47,7 @@ def test_a_prompt_is_rendered_before_the_run(tmp_path: Path) -> None:
         check_offline(config(tmp_path, prompts={"dir": str(tmp_path / "prompts")}))
 
 
-def test_one_task_needs_a_weight_only_if_rows_get_it(tmp_path: Path) -> None:
+def test_a_single_task_needs_a_weight_only_if_rows_get_it(tmp_path: Path) -> None:
     assert check_offline(config(tmp_path)).weights["Others"] > 0
     assert check_offline(config(tmp_path, **NO_OTHERS), labelled=True).weights["Math"] == 1.0
     labelled = {**NO_OTHERS, "classify": {"by": "teacher"}}

@@ -29,7 +29,7 @@ def test_the_head_is_no_group_and_groups_are_capped_by_the_cluster() -> None:
     assert [group.most for group in groups_of({**CONFIG, "max_workers": 1})] == [1, 1]
 
 
-def assert_gpus_of_a_kind(found: list[Group]) -> None:
+def assert_accelerator_type(found: list[Group]) -> None:
     """Asserts that each group names its accelerator type: Ray adds no node for a claim on a type that a group does
     not name."""
     gpus = [group for group in found if group.most and group.resources.get("GPU")]
@@ -39,7 +39,7 @@ def assert_gpus_of_a_kind(found: list[Group]) -> None:
 @pytest.mark.parametrize("name", ["aws", "gcp"])
 def test_shipped_clusters_may_add_gpus(name: str) -> None:
     found = groups_of(yaml.safe_load((ROOT / "cluster" / f"{name}.yaml").read_text()))
-    assert_gpus_of_a_kind(found)
+    assert_accelerator_type(found)
 
 
 def test_groups_of_kuberay_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_groups_of_kuberay_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster["metadata"]["namespace"] = "default"
     found = groups_of(_derive_autoscaling_config_from_ray_cr(cluster))
     assert len(found) == len(cluster["spec"]["workerGroupSpecs"])
-    assert_gpus_of_a_kind(found)
+    assert_accelerator_type(found)
 
 
 def test_the_process_of_this_cluster_is_found(tmp_path: Path) -> None:

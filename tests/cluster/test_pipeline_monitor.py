@@ -39,7 +39,7 @@ def test_the_last_operator_with_work_is_named(operators: list[Operator], expecte
     assert in_words(operators) == expected
 
 
-def test_a_finished_pipeline_is_not_kept_alive() -> None:
+def test_an_unreferenced_pipeline_is_not_kept_alive() -> None:
     class Executor:
         _topology: dict[Any, Any] = {}  # noqa: RUF012
 

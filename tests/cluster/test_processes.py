@@ -50,7 +50,7 @@ def test_the_watchdog_spares_a_living_engine_after_a_clock_step(
     assert not watcher.is_alive()
 
 
-def test_a_process_that_cannot_be_inspected_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_cannot_be_inspected_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     me = identity(os.getpid())
     assert [seen({**me, **other}) for other in OTHERS] == [None] * len(OTHERS)
     assert seen({"pid": os.getpid(), "started": 1.0}) is None, "written by an older version"
@@ -72,7 +72,7 @@ def test_a_record_without_a_process_number_cannot_be_inspected(tmp_path: Path, p
     assert attempts.latest(Storage.at(str(tmp_path))) == 3
 
 
-def test_a_process_hidden_by_proc_counts_as_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_hidden_by_proc_is_not_taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of other users are hidden under `hidepid`."""
 
     def hidden(pid: int) -> float:

@@ -115,7 +115,7 @@ def test_the_judge_is_the_teacher_unless_it_is_given() -> None:
 
 
 @pytest.mark.parametrize("written", ["on", "off", "auto"])
-def test_initial_sft_off_is_dumped_in_its_yaml_form(written: str) -> None:
+def test_initial_sft_accepts_the_booleans_that_yaml_makes_of_on_and_off(written: str) -> None:
     train = yaml.safe_load(f"initial_sft: {written}")
     assert parse({**SMALL, "train": train}).train.initial_sft == written
 

@@ -1,4 +1,4 @@
-"""YAML values mean the obvious, or are refused with one sentence that names the line."""
+"""YAML values are read as they look, or are refused with one sentence that names the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transcripts: a conversation in a single text is no question, else its answers would be generated again."""
+"""Transcripts: a conversation in a single text is no question; otherwise its answers would be generated again."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_a_pin_names_a_package_and_a_version_only(extra: str) -> None:
     assert [line for line in lines if "://" in line] == []
 
 
-def test_a_cpu_machine_gets_the_cpu_build_and_no_package_that_needs_cuda() -> None:
+def test_a_cpu_machine_gets_the_cpu_build_and_no_package_that_fails_to_import_with_it() -> None:
     found = pins("cpu")
     assert found["torch"].endswith("+cpu")
     assert found.keys().isdisjoint({"torchvision", "torchaudio", "torchcodec"})

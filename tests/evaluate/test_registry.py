@@ -19,6 +19,6 @@ def test_a_suite_is_a_registered_one_or_a_users_class() -> None:
     ("spec", "words"),
     [("mt-bench", "one of holdout"), ("tests.steps.test_evaluate:exact", "not a subclass of .*Suite")],
 )
-def test_another_class_is_refused(spec: str, words: str) -> None:
+def test_a_spec_that_is_no_suite_is_refused(spec: str, words: str) -> None:
     with pytest.raises(InputError, match=f"evaluate.suites: .*{words}"):
         suite_class(spec)

@@ -63,7 +63,7 @@ def test_the_id_of_tags_is_in_no_text_and_equal_for_equal_texts() -> None:
     assert text_id("one", forged) not in forged
     values = {"instruction": "q", "answer_1": "a", "answer_2": "b"}
     prompt = Prompts().render("judge_pairwise", **values)
-    assert prompt == Prompts().render("judge_pairwise", **values), "else the cache would not recognise the request"
+    assert prompt == Prompts().render("judge_pairwise", **values), "otherwise the cache would not recognise the request"
     assert prompt.count(f"id={text_id(*values.values())}>") == 6
 
 

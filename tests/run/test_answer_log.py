@@ -150,7 +150,7 @@ def test_a_worker_ends_with_its_engine_and_logs_the_cause(
 
     async def asked() -> None:
         async for _ in engine.udf(batch(range(3))):
-            raise AssertionError("a dead engine has said something")
+            raise AssertionError("a dead engine has answered")
 
     with pytest.raises(SystemExit, match="1"):
         asyncio.run(asked())

@@ -42,7 +42,7 @@ def test_every_output_is_made_from_earlier_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "still", "gone"),
+    ("change", "still", "dropped"),
     [
         ({"judge": {"mode": "pointwise"}}, "checkpoints/00", "rounds/01/scored"),
         ({"mix": {"max_repeat": 5}}, "rounds/01/scored", "rounds/01/expanded"),
@@ -58,10 +58,10 @@ def test_every_output_is_made_from_earlier_ones() -> None:
         ({"filter": {"evaluation_sets": ["b.jsonl"]}}, "seed/split", "seed/ingested"),
     ],
 )
-def test_a_change_keeps_the_outputs_before_it(change: dict[str, Any], still: str, gone: str) -> None:
+def test_a_change_keeps_the_outputs_before_it(change: dict[str, Any], still: str, dropped: str) -> None:
     left = kept(config(**change))
     assert still in left
-    assert gone not in left
+    assert dropped not in left
 
 
 def test_a_change_of_the_seed_data_keeps_nothing() -> None:

@@ -42,7 +42,7 @@ def seen(unasked: int, drained: Iterator[bool], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_rows_without_a_request_do_not_keep_a_pipeline_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else millions of filtered rows would be written before a run with an exhausted budget could stop."""
+    """Otherwise millions of filtered rows would be written before a run with an exhausted budget could stop."""
     count, counting = seen(1, iter(lambda: True, None), monkeypatch)
     assert count == row_counter.DRAIN_S + 1
     with pytest.raises(Stopped, match="budget"):

@@ -96,7 +96,7 @@ def test_the_last_whole_state_is_read_and_none_is_an_error(tmp_path: Path, caplo
         states.latest()
 
 
-def test_a_truncated_line_affects_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_line_affects_no_other_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = Run.open(CONFIG, str(tmp_path))
     run.event("first")
     with (tmp_path / "events.jsonl").open("a") as file:

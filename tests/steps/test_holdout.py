@@ -42,7 +42,7 @@ def held(table: pa.Table, blocks: int) -> dict[str, int]:
     return {row["instruction_id"]: json.loads(row["meta"])["level"] for row in marked if row["split"] == "holdout"}
 
 
-def test_equal_numbers_from_each_stratum_in_any_order(ray_local: None) -> None:
+def test_each_stratum_gives_equal_numbers_in_any_order(ray_local: None) -> None:
     table = rows(120)
     first = held(table, 1)
     assert Counter(first.values()) == {0: 7, 1: 7, 2: 7}
@@ -50,7 +50,7 @@ def test_equal_numbers_from_each_stratum_in_any_order(ray_local: None) -> None:
     assert held(backwards, 3) == first
 
 
-def test_all_turns_of_a_conversation_are_on_the_same_side(ray_local: None) -> None:
+def test_all_turns_of_a_conversation_have_the_same_split(ray_local: None) -> None:
     table = rows(120)
     numbers = [json.loads(meta)["level"] + 3 * (at // 12) for at, meta in enumerate(table["meta"].to_pylist())]
     conversations = [f"{number:032x}" for number in numbers]

@@ -29,7 +29,7 @@ def row(text: str, **more: Any) -> dict[str, Any]:
 
 
 def context(folder: Path, **sections: Any) -> Context:
-    """Returns a run over 40 questions, one of which is in an evaluation set."""
+    """Returns a run over 40 questions; one further question is in an evaluation set."""
     seed_path = write(folder / "seed.jsonl", [{"instruction": text, "output": "a"} for text in QUESTIONS[:40]])
     hidden = write(folder / "hidden.jsonl", [{"turns": [HIDDEN]}])
     return context_for(folder, seed_path, **{"filter": {"evaluation_sets": [hidden]}, **sections})

@@ -123,7 +123,7 @@ def test_rows_that_cannot_train_a_classifier_name_the_change(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_two_rows_of_two_labels_train_a_classifier(ray_local: None, tmp_path: Path) -> None:
-    """Seed data of a few rows has as many: nothing is held out, and each worker has a row."""
+    """Seed data of a few rows has no more. Nothing is held out, and each worker has a row."""
     rows = [row("What is 2 + 2?", "Math"), row("Write a poem.", "Writing"), row("Why?", "Writing", "failed")]
     texts = [schemas.text_of(r["messages"]) for r in rows]
     create_classifier(TINY, texts, LABELS, str(tmp_path / "base"), 0)

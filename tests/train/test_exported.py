@@ -36,11 +36,11 @@ def main():
     job = json.loads(open(sys.argv[1]).read())
     llm = LLM(model=job["model"], dtype="float32", max_model_len=512, enforce_eager=True, max_num_seqs=16)
     greedy = SamplingParams(temperature=0.0, max_tokens=job["new_tokens"])
-    said = llm.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], greedy)
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], greedy)
     one = SamplingParams(temperature=0.0, max_tokens=1)
     chats = [llm.chat(messages, one, **options)[0].prompt_token_ids for messages, options in job["chats"]]
     with open(sys.argv[2], "w") as file:
-        json.dump({"answers": [list(output.outputs[0].token_ids) for output in said], "chats": chats}, file)
+        json.dump({"answers": [list(output.outputs[0].token_ids) for output in outputs], "chats": chats}, file)
 if __name__ == "__main__":
     main()
 """

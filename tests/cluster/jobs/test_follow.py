@@ -43,7 +43,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 class Busy:
-    """A head that answers with `count` errors before it lists its jobs."""
+    """A head that fails `errors` times before it lists its jobs."""
 
     def __init__(self, errors: int) -> None:
         self.errors = errors
@@ -170,6 +170,6 @@ def test_a_lost_head_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         ("echo 'open", False),
     ],
 )
-def test_jobs_of_a_run_are_found_by_their_hash(entrypoint: str, works: bool) -> None:
+def test_jobs_of_a_run_are_recognised_by_their_entrypoint(entrypoint: str, works: bool) -> None:
     job = JobDetails(type="SUBMISSION", submission_id="x", status=JobStatus.RUNNING, entrypoint=entrypoint)
     assert follow.works_on(job, "/shared/a b") is works

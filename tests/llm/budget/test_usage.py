@@ -223,7 +223,7 @@ def test_the_budget_is_of_the_run_and_not_of_an_attempt(tmp_path: Path) -> None:
 
 
 def test_a_request_that_outlives_its_worker_is_reserved_once(tmp_path: Path) -> None:
-    """Requests of a batch do.
+    """A request in a batch outlives its worker.
 
     However many attempts wait for one, its worst case counts once until its usage is known.
     """

@@ -32,7 +32,7 @@ def became(body: Any, **endpoint: Any) -> tuple[str, str, int | None]:
 
 
 AGAIN, CUT_OFF, REFUSED = ("failed", "broken_off", None), ("filtered", "cut_off", 1), ("filtered", "refused", 1)
-OK, UNSAID, TOOL_CALL = ("ok", "", 1), ("failed", "unknown_end", 2), ("filtered", "tool_call", 1)
+OK, UNSTATED, TOOL_CALL = ("ok", "", 1), ("failed", "unknown_end", 2), ("filtered", "tool_call", 1)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ OK, UNSAID, TOOL_CALL = ("ok", "", 1), ("failed", "unknown_end", 2), ("filtered"
             AGAIN,
         ),
         ("tool_calls function_call tool_use MALFORMED_FUNCTION_CALL", TOOL_CALL),
-        ("wandered_off </s> 🛑 none", UNSAID),
+        ("wandered_off </s> 🛑 none", UNSTATED),
     ],
 )
 def test_finish_reasons_are_read_by_name(ends: str, expected: tuple[str, str, int | None]) -> None:
@@ -65,7 +65,7 @@ def test_finish_reasons_are_read_by_name(ends: str, expected: tuple[str, str, in
 
 @pytest.mark.parametrize("end", [None, "", "  ", ABSENT, 1, 2.5, True, [], ["stop"], {}, {"type": 3}])
 def test_a_missing_or_invalid_finish_reason_is_not_read_as_whole(end: Any) -> None:
-    assert became(completion(end)) == UNSAID
+    assert became(completion(end)) == UNSTATED
     reason = read(completion(end)).reply.reason
     assert reason is not None and "finish_reasons" in reason, "the reason names the key to set"
 

@@ -63,7 +63,7 @@ def run_worker(folder: Path, seconds: float) -> list[int]:
     environment = {**os.environ, PROCESSES: str(folder / "processes")}
     command = [sys.executable, "-c", WORKER, str(folder), str(seconds)]
     worker = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    watcher_is_there(worker.pid)
+    wait_for_watcher(worker.pid)
     (folder / "go").touch()
     assert worker.stdout is not None
     pids = [int(worker.stdout.readline()) for _ in range(2)]
@@ -71,7 +71,7 @@ def run_worker(folder: Path, seconds: float) -> list[int]:
     return pids
 
 
-def watcher_is_there(pid: int) -> None:
+def wait_for_watcher(pid: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for child in psutil.Process(pid).children():

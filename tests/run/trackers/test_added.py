@@ -23,7 +23,7 @@ from tapir_ray.steps.context import ROUND_EVENTS, Context
 from tests.page_examples import example
 
 HERE = "tests.run.trackers.test_added"
-TOLD: list[tuple[Any, ...]] = []
+CALLS: list[tuple[Any, ...]] = []
 """Calls that the trackers of this file received."""
 
 
@@ -31,18 +31,18 @@ class Mine(Tracker):
     """Records all its calls."""
 
     def start(self, run: RunInfo) -> None:
-        TOLD.append(("start", run))
+        CALLS.append(("start", run))
 
     def log(
         self, kind: str, numbers: Mapping[str, Any], round_number: int | None = None, step: int | None = None
     ) -> None:
-        TOLD.append((kind, dict(numbers), round_number, step))
+        CALLS.append((kind, dict(numbers), round_number, step))
 
     def progress(self, stages: Sequence[Mapping[str, Any]], usage: Mapping[str, Any]) -> None:
-        TOLD.append(("progress", [dict(stage) for stage in stages], dict(usage)))
+        CALLS.append(("progress", [dict(stage) for stage in stages], dict(usage)))
 
     def end(self, status: str) -> None:
-        TOLD.append(("end", status))
+        CALLS.append(("end", status))
 
 
 class Broken(Tracker):
@@ -70,7 +70,7 @@ class Slow(Tracker):
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
-    TOLD.clear()
+    CALLS.clear()
     Slow.going_on.clear()
     yield
     Slow.going_on.set()
@@ -105,7 +105,7 @@ def run_some(folder: Path, settings: Config, error: BaseException | None = None)
 
 def test_a_tracker_receives_the_numbers_of_rounds_stages_and_steps(tmp_path: Path) -> None:
     run = run_some(tmp_path, config("Mine"))
-    (_, info), plan, (stage, seconds, *of_stage), *steps, end = TOLD
+    (_, info), plan, (stage, seconds, *of_stage), *steps, end = CALLS
     assert (info.run_id, info.name, info.attempt) == (run.run_id, "tracked", 1)
     assert info.config["student"]["model"] == "m" and info.earlier == []
     assert plan == ("plan", {"alpha": 0.3, "threshold": 2.0}, 1, None)
@@ -128,7 +128,7 @@ def test_the_run_records_the_same_numbers(tmp_path: Path) -> None:
 def test_a_continued_run_reports_the_numbers_of_earlier_rounds(tmp_path: Path) -> None:
     run_some(tmp_path, config())
     run_some(tmp_path, config("Mine"))
-    info = TOLD[0][1]
+    info = CALLS[0][1]
     assert info.attempt == 2
     assert [(kind, dict(numbers), number) for kind, numbers, number in info.earlier] == [
         ("plan", {"alpha": 0.3, "threshold": 2.0}, 1)
@@ -148,7 +148,7 @@ def test_a_continued_run_reports_the_numbers_of_earlier_rounds(tmp_path: Path) -
 def test_the_end_is_reported_with_its_status(tmp_path: Path, error: BaseException, status: str) -> None:
     with pytest.raises(type(error)):
         run_some(tmp_path, config("Mine"), error)
-    assert TOLD[-1] == ("end", status)
+    assert CALLS[-1] == ("end", status)
 
 
 def test_an_error_of_a_tracker_ends_no_run_and_is_logged_once_by_name(
@@ -156,7 +156,7 @@ def test_an_error_of_a_tracker_ends_no_run_and_is_logged_once_by_name(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         run_some(tmp_path, config("Broken", "Mine", "Unbuilt"))
-    assert TOLD[-1] == ("end", "completed"), "the other trackers continue"
+    assert CALLS[-1] == ("end", "completed"), "the other trackers continue"
     broken, unbuilt = sorted(record.getMessage() for record in caplog.records)
     assert broken == (
         f"trackers {HERE}:Broken: log: RuntimeError: no route to host, token=***, for plan; the run continues"
@@ -172,8 +172,8 @@ def test_a_hanging_tracker_delays_nothing(
     with caplog.at_level(logging.WARNING):
         run = run_some(tmp_path, config("Slow"))
     assert [event["event"] for event in run.all_events()] == ["plan", "stage"]
-    (told,) = caplog.records
-    assert "Slow: it is 2 calls behind, and new calls are dropped" in told.getMessage()
+    (record,) = caplog.records
+    assert "Slow: it is 2 calls behind, and new calls are dropped" in record.getMessage()
 
 
 def test_progress_does_not_queue_up_behind_a_slow_tracker() -> None:
@@ -183,11 +183,11 @@ def test_progress_does_not_queue_up_behind_a_slow_tracker() -> None:
     mine.progress([{"stage": "a", "rows": 2}], {"teacher": {"judge": {"requests": 3}}})
     mine.start(RunInfo("r", "n", "/r", 1, {}, []))
     deadline = time.monotonic() + 20
-    while len(TOLD) < 2 and time.monotonic() < deadline:
+    while len(CALLS) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     mine.end("completed")
-    assert [name for name, *_ in TOLD] == ["progress", "start", "end"]
-    assert TOLD[0][1] == [{"stage": "a", "rows": 1}]
+    assert [name for name, *_ in CALLS] == ["progress", "start", "end"]
+    assert CALLS[0][1] == [{"stage": "a", "rows": 1}]
 
 
 def test_trackers_receive_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_trackers_receive_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run = Run.open(settings, str(tmp_path / "run"))
     with tracked(run, settings, ROUND_EVENTS) as trackers:
         trackers.log("stage", {"stage": "of https://me:pass-word@host/v1", "seconds": 1.5}, 1)
-    (_, info), logged, _ = TOLD
+    (_, info), logged, _ = CALLS
     assert info.config["simulator"]["log"] == "/logs/***"
     assert logged[1] == {"stage": "of https://***@host/v1", "seconds": 1.5}
 
