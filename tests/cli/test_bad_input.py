@@ -119,11 +119,12 @@ def test_adapter_modules_that_the_student_lacks_are_refused(tmp_path: Path) -> N
     refused(run(tmp_path, train=train), "train.lora.target_modules", "query", "q_proj")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
         ([json.dumps(GOOD_ROW), "{broken"], ("seed.jsonl:2", "skip_malformed")),
-        pytest.param([], ("no usable row",), marks=pytest.mark.slow),
+        ([], ("no usable row",)),
     ],
     ids=["malformed row", "empty seed data"],
 )

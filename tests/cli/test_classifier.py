@@ -16,6 +16,7 @@ def rows(*texts: str, **columns: Any) -> list[dict[str, Any]]:
     return [{"instruction": text, "input": "", "output": "x", **columns} for text in texts]
 
 
+@pytest.mark.slow
 def test_tasks_come_from_a_column_or_name_whole_files(tmp_path: Path, ray_local: None) -> None:
     math = write(tmp_path / "math.jsonl", rows("2 + 2?", "3 + 3?"))
     own = write(tmp_path / "own=1.jsonl", [*rows("Write.", kind="Writing"), *rows("Who?")])

@@ -62,6 +62,7 @@ async def seeded(clients: Mapping[str, Client], row: Row) -> Row:
     return {**row, "reply": reply.text, "status": reply.status, "reason": reply.reason}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_replies_in_a_folder_of_their_own_are_served_until_they_are_deleted(
     ray_local: None, tmp_path: Path, shared: bool
@@ -86,6 +87,7 @@ def test_replies_in_a_folder_of_their_own_are_served_until_they_are_deleted(
             assert (tmp_path / "cache").exists() != shared
 
 
+@pytest.mark.slow
 def test_a_slow_row_holds_up_no_other_block(ray_local: None) -> None:
     """Neither other rows of the stage nor the next stage wait for it."""
     rows = [instruction(f"q{number}") for number in range(64)]
@@ -159,6 +161,7 @@ def test_an_exhausted_budget_sends_no_more_requests(ray_local: None) -> None:
     assert 40 < tokens <= 150 and tokens == 2 * len(seen.requests)
 
 
+@pytest.mark.slow
 def test_usage_is_kept_over_attempts_and_the_death_of_its_actor(ray_local: None, tmp_path: Path) -> None:
     rows = [instruction(f"q{number}") for number in range(8)]
     with running(lambda body, n: "x") as seen:
@@ -240,6 +243,7 @@ def test_only_batches_let_a_stage_wait_for_hours(engine: str, hours: int) -> Non
     assert Roles(config_for("http://e", judge=judge), "r").batch_s == hours * 3600
 
 
+@pytest.mark.slow
 def test_a_stage_fits_next_to_an_engine_that_holds_nearly_all_cpus(ray_local: None) -> None:
     one, none = dataset([instruction("q")]), dataset([])
     engine = ray.remote(Engine).options(num_cpus=3.8).remote()

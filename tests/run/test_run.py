@@ -103,7 +103,7 @@ def test_a_folder_with_a_config_but_no_run_is_left_unchanged(tmp_path: Path) -> 
     (tmp_path / "seed").mkdir()
     (tmp_path / "seed/mine.jsonl").write_text("{}")
     for other in (config(), config(seed_data={"path": "b.jsonl"})):
-        with pytest.raises(InputError, match="holds no run that was started"):
+        with pytest.raises(InputError, match="has no run that was started"):
             Run.open(other, str(tmp_path))
     assert (tmp_path / "seed/mine.jsonl").exists()
     assert (tmp_path / "config.yaml").read_text() == config().dump()
@@ -136,7 +136,7 @@ def test_two_runs_of_one_config_have_two_names(tmp_path: Path) -> None:
 
 def test_a_folder_of_other_files_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError, match="has no run"):
         Run.open(config(), str(tmp_path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
 

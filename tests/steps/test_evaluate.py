@@ -123,6 +123,7 @@ def test_a_suite_in_one_file_stores_answers_scores_and_summary(tmp_path: Path, r
     assert sum(summary.missing.values()) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_suite_continues_with_its_missing_items(tmp_path: Path, ray_local: None) -> None:
     repaired = False
     with running(lambda body, attempt: "Lima" if repaired and is_about(body, "Peru") else student(body, 0)) as endpoint:
@@ -166,6 +167,7 @@ def test_the_holdout_is_a_suite(tmp_path: Path, ray_local: None) -> None:
     assert [(event["round"], event["holdout_score"]) for event in context.run.events("holdout")] == [(3, 5.0)]
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page_measures_two_turns(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

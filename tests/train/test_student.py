@@ -128,6 +128,7 @@ def same_model_as_reported(result: TrainResult, packed: str) -> bool:
     return bool(loss.item() < result.first_loss - 0.5)
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_trained_is_refused_before_the_first_step(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(
     assert result.tokens == sum(len(PackedReader(packed, FS)[i]["labels"]) for i in range(22))
 
 
+@pytest.mark.slow
 def test_a_stopped_training_leaves_no_waiting_thread(ray_local: None, model: str, packed: str, tmp_path: Path) -> None:
     """Such a thread crashes the process once Ray is shut down."""
     before = set(threading.enumerate())
@@ -244,7 +246,8 @@ def test_the_loss_on_the_holdout_is_measured_at_every_checkpoint(
     assert loss / tokens == pytest.approx(sane.holdout_losses[-1][1], rel=1e-5)
 
 
-@pytest.mark.parametrize(("bad", "seen", "kept"), [(3, 4, 2), pytest.param(6, 6, 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("bad", "seen", "kept"), [(3, 4, 2), (6, 6, 4)])
 def test_a_loss_that_is_not_finite_names_step_pairs_and_last_good_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     bad: int, seen: int, kept: int,

@@ -95,6 +95,7 @@ def test_labels_equal_those_of_a_plain_loop_for_any_blocks_and_workers(
             assert row["task_prob"] == pytest.approx(probability, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_other_columns_keep_the_given_task_and_an_empty_table_passes(
     ray_local: None, model: str, expected: dict[str, tuple[str, float]]
 ) -> None:

@@ -156,6 +156,7 @@ def test_torn_segments_are_skipped_and_large_ones_read_by_offset(
     assert stored(Cache(str(tmp_path)), keys).count(None) == 2
 
 
+@pytest.mark.slow
 def test_a_second_run_over_ray_pays_nothing(ray_local: None, tmp_path: Path) -> None:
     rows = [instruction(f"q{number}") for number in range(100)]
     answer: Answer = lambda body, n: "Math"  # noqa: E731
