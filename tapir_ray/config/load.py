@@ -20,6 +20,7 @@ from tapir_ray.config.credentials import refuse_secrets
 from tapir_ray.config.renamed import RENAMED
 from tapir_ray.config.section import Section
 from tapir_ray.config.yaml_files import Read, read_yaml
+from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 
 SECRETIVE = (("base_url",), ("api_key_env",))
@@ -93,6 +94,7 @@ def read_override(written: str) -> Override:
     """Returns the key and value of `a.b=c`. Raises InputError that begins with `--set a.b=c`."""
     key, separator, text = written.partition("=")
     path = tuple(key.split("."))
+    written = one_line(written)  # A key may hold a line break, and an error is one line.
     if not separator or not all(path):
         raise InputError(f"--set {written}: write it as key.subkey=value")
     read = read_yaml(text, f"--set {written}: the value")

@@ -13,6 +13,7 @@ import yaml
 
 from tapir_ray.config import Config, load, parse
 from tapir_ray.config.differences import differences
+from tapir_ray.config.load import read_override
 from tapir_ray.errors import InputError
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -229,3 +230,8 @@ def test_the_digest_covers_keys_for_reading_replies_and_ignores_batch_limits() -
 def test_the_share_that_warns_must_not_exceed_the_one_that_stops() -> None:
     with pytest.raises(InputError, match=r"warn_share 0.9 is above max_share 0.8"):
         parse({**SMALL, "filter": {"warn_share": 0.9}})
+
+
+def test_an_override_with_a_line_break_is_refused_in_one_line() -> None:
+    with pytest.raises(InputError, match=r"^--set a b: write it as key\.subkey=value$"):
+        read_override("a\nb")
