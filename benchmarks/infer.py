@@ -77,7 +77,7 @@ def main() -> int:
             ratios[f"stage_against_llm_chat_{size}"], figures[size] = compared(asked, rounds)
             figures[size]["date"] = today()
             print(size, json.dumps(figures[size]), flush=True)
-        for rows in options.contaminated_rows if options.only != "speed" else ():
+        for rows in options.overlap_rows if options.only != "speed" else ():
             name = f"overlap_{rows}"
             ratio, figures[name] = overlap(made(options.overlap_size, folder), rows, folder)
             ratios[f"answering_and_judging_against_the_longer_{rows}"] = ratio
@@ -190,8 +190,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", help="of the overlap, in the place of 384, 768 and 1536")
     options = parser.parse_args()
     options.speed = [("30M", 128, 1)] if options.quick else [("0.4M", 1024, 1), ("30M", 512, 1), ("105M", 192, 4)]
-    options.overlap_size, options.contaminated_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768, 1536))
-    options.contaminated_rows = options.rows or options.contaminated_rows
+    options.overlap_size, options.overlap_rows = ("30M", (192,)) if options.quick else ("105M", (384, 768, 1536))
+    options.overlap_rows = options.rows or options.overlap_rows
     return options
 
 

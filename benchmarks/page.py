@@ -30,7 +30,7 @@ TITLES = {
     "loop": "The demo's wall time",
     "scale": "Large datasets",
     "requests": "Requests to a teacher or judge",
-    "pilot": "What `tapir check --pilot` foretells",
+    "pilot": "What `tapir check --pilot` forecasts",
     "demo_gain": "What the demo's student gains",
     "gpu": "On a GPU",
 }

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from tapir_ray.cluster.capacity import claimed, fits_with_servers, fitting, model_servers, possible_nodes
 from tapir_ray.cluster.jobs.follow import connect
-from tapir_ray.cluster.jobs.remote_query import Errand
+from tapir_ray.cluster.jobs.remote_query import RemoteQuery
 from tapir_ray.cluster.jobs.submit import Submission
 from tapir_ray.cluster.jobs.submit import check as check_submission
 from tapir_ray.cluster.session import session
@@ -38,9 +38,9 @@ def check_by_job(submission: Submission, address: str, names: Iterable[str] = ()
     The job gets the environment variables `names`. Raises StageError if the job does not answer.
     """
     submission = replace(submission, job=JOB, arguments=("--json",))
-    errand = Errand(submission.script, submission.words, names)
-    check_submission(submission, errand.files)
-    return errand.run(connect(address), max(PATIENCE_S, 2 * submission.config.resources.no_progress_timeout_s))
+    query = RemoteQuery(submission.script, submission.words, names)
+    check_submission(submission, query.files)
+    return query.run(connect(address), max(PATIENCE_S, 2 * submission.config.resources.no_progress_timeout_s))
 
 
 def check_cluster(config: Config, run_dir: str, address: str) -> dict[str, Any]:

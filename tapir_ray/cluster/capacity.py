@@ -52,7 +52,7 @@ def stopped_by_lost_nodes(config: Config) -> Iterator[None]:
         sentence = f"nodes were lost: {short}, or add nodes to the cluster and start the same command again"
         return StageError(f"{sentence}; finished rows are kept")
 
-    with watched(look, CHECK_S, "room"):
+    with watched(look, CHECK_S, "capacity"):
         yield
 
 

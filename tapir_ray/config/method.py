@@ -81,7 +81,7 @@ class Filter(Section):
     other_task: bool = key(True, invalidates=("expanded",))
     evaluation_sets: list[str] = key(default_factory=list, invalidates=("evaluation_sets",))
     """Files with instructions that must not be trained on."""
-    functions: list[str] = Field(default_factory=list)
+    functions: list[str] = key(default_factory=list, invalidates=("answers", "checked"))
     """`package:function`, each called with a row; returns a reason to filter it, or None."""
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from tapir_ray.cluster.jobs.follow import connect, listed, works_on
-from tapir_ray.cluster.jobs.remote_query import Errand
+from tapir_ray.cluster.jobs.remote_query import RemoteQuery
 from tapir_ray.data.secret_uris import refuse_secret
 from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError
@@ -25,7 +25,7 @@ def remote_status(run_dir: str, address: str, names: Iterable[str] = ()) -> dict
     if not is_remote(run_dir) and not PurePath(run_dir).is_absolute():
         raise InputError(f"{run_dir}: with --address give the run's URI, or its absolute path on the cluster's nodes")
     refuse_secret(run_dir)
-    errand = Errand("jobs/status.py", [run_dir, "--json"], names)
+    query = RemoteQuery("jobs/status.py", [run_dir, "--json"], names)
     client = connect(address)
     jobs = {str(job.submission_id): job.status.value for job in listed(client) if works_on(job, run_dir)}
-    return {**errand.run(client), "jobs": jobs}
+    return {**query.run(client), "jobs": jobs}

@@ -78,10 +78,11 @@ class Run(Tables):
         if not self._was_started() and (others or stored.digest() != config.digest()):
             raise InputError(f"{self.uri} is not empty and has no run that was started; use another --run-dir")
         if stored.digest() != config.digest() and self._has_table():
+            fork = f" and --fork {self.uri}, which keeps the outputs that are still valid"
             raise InputError(
                 f"{self.uri} has a run with another config ({in_words(differences(stored, config))}); "
-                "set these keys back to continue it, or start a new run with another --run-dir and "
-                f"--fork {self.uri}, which keeps the outputs that are still valid"
+                "set these keys back to continue it, or start a new run with another --run-dir"
+                f"{fork if config.regenerate is None else ''}"
             )
 
     def stored_config(self) -> Config:

@@ -52,11 +52,11 @@ def _targets(batch: dict[str, Any]) -> torch.Tensor:
 
 
 def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_of: LossesOf) -> torch.Tensor:
-    """`losses_of` the response tokens, or, where the logits of the whole batch are there, the loss of each."""
+    """`losses_of` the response tokens, or the loss of each if the logits of the whole batch exist."""
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     head = getattr(model, "module", model).get_output_embeddings()
     if type(head) is not torch.nn.Linear:
-        _say_once(head, "its output layer is not a plain matrix")
+        _warn_once(head, "its output layer is not a plain matrix")
         return _losses_of_logits(model, inputs, targets_BT)
     if not hasattr(head, _CHANGE):
         setattr(head, _CHANGE, measured_change(model, head, inputs))
@@ -67,7 +67,7 @@ def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_
             output = model(**inputs).logits
     if change is None or given.losses is None or output.numel() != 1:
         setattr(head, _CHANGE, None)
-        _say_once(head, "the model changes its logits after the output layer")
+        _warn_once(head, "the model changes its logits after the output layer")
         return _losses_of_logits(model, inputs, targets_BT)
     if not output.requires_grad:
         return given.losses
@@ -75,17 +75,17 @@ def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_
     return given.losses.detach().sum() + output.flatten() / change.scale
 
 
-_CHANGE, _SAID = "tapir_change_of_logits", "tapir_logits_were_said"
+_CHANGE, _WARNED = "tapir_change_of_logits", "tapir_logits_warned"
 """On an output layer: what the model does to its output, measured before the first batch (None: what nothing here can);
-and that it was said what this costs."""
+and whether the cost of this was logged."""
 
 
-def _say_once(head: Any, why: str) -> None:
-    if not getattr(head, _SAID, False):
-        setattr(head, _SAID, True)
+def _warn_once(head: Any, why: str) -> None:
+    if not getattr(head, _WARNED, False):
+        setattr(head, _WARNED, True)
         logging.getLogger(__name__).warning(
             "all logits of a batch are computed at once, since %s: memory grows with train.micro_batch_size times "
-            "train.sequence_length times the vocabulary; lower train.micro_batch_size if it does not last",
+            "train.sequence_length times the vocabulary; lower train.micro_batch_size if it runs out",
             why,
         )
 

@@ -123,7 +123,7 @@ def _weight_problems(file: Path) -> Iterator[str]:
         if end > size:
             yield f"{file.name} is cut short: it has {size:,} of {end:,} bytes"
         elif end < size:
-            yield f"{file.name} has {size:,} bytes where its header says {end:,}: copy it again"
+            yield f"{file.name} has {size:,} bytes, and its header says {end:,}: copy it again"
     else:
         with file.open("rb") as stream:
             begins = stream.read(2)

@@ -1,7 +1,7 @@
 """Runs a short job on a cluster that answers a question of a local command with one line of JSON.
 
-    errand = Errand("jobs/status.py", ["/shared/runs/mine", "--json"], ["AWS_PROFILE"])
-    found = errand.run(connect("http://HEAD:8265"))
+    query = RemoteQuery("jobs/status.py", ["/shared/runs/mine", "--json"], ["AWS_PROFILE"])
+    found = query.run(connect("http://HEAD:8265"))
 
 The script is a file of this folder, which is sent as by `tapir submit`. The job claims no CPU and is deleted once it
 has answered.
@@ -31,7 +31,7 @@ PATIENCE_S = 180.0
 """Longest wait for the answer, in seconds."""
 
 
-class Errand:
+class RemoteQuery:
     """A script with its arguments, and the `names` of environment variables to forward, such as keys of a storage."""
 
     def __init__(self, script: str, arguments: Sequence[str], names: Iterable[str] = ()) -> None:
@@ -47,7 +47,7 @@ class Errand:
     def run(self, client: JobSubmissionClient, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         """Runs the job and returns its answer. Raises its InputError, or StageError if it does not answer in time."""
         submission_id = f"tapir-{PurePath(self._script).stem}-{uuid.uuid4().hex[:12]}"
-        with tempfile.TemporaryDirectory(prefix="tapir-errand-") as folder:
+        with tempfile.TemporaryDirectory(prefix="tapir-query-") as folder:
             package = Path(folder) / "tree.zip"
             private = {FILE: json.dumps(self._variables).encode()} if self._variables else {}
             pack(self._tree, self.files, private, package)

@@ -39,6 +39,13 @@ def test_a_key_that_a_filter_reads_makes_its_table_stale(kind: type[Filter]) -> 
         assert MARKS[kind.when] in {table.path for table in stale}, key
 
 
+def test_a_function_of_the_user_makes_the_answers_to_the_seed_data_stale() -> None:
+    """It may be one that is called after answering."""
+    filled = config(seed_data={"path": "x", "responses": "fill"}, classify={"by": "teacher"})
+    stale = following(changed_by(["filter.functions"], layout(filled)), layout(filled))
+    assert layout(filled).instructions in stale
+
+
 def test_the_config_turns_filters_off() -> None:
     names = [type(one).__name__ for one in row_filters(config(**ALL_ON), BEFORE)]
     assert names == ["Empty", "OverLong", "PromptLeakage", "OtherTask", "UserFunction"]
