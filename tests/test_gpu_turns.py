@@ -84,4 +84,4 @@ def test_one_gpu_changes_hands_through_two_rounds(tmp_path: Path, cluster: Any) 
         manifest = driver.run.read_json(f"{table}/_manifest.json")
         assert manifest["statuses"] == {"ok": manifest["rows"]} and manifest["rows"] >= 40, table
     assert driver.run.exists("checkpoints/02/_manifest.json")
-    assert not driver.files("rounds/01/scored_answered"), "the intermediate table is deleted once it is not needed"
+    assert not driver.files("rounds/01/scored-answered"), "the intermediate table is deleted once it is not needed"

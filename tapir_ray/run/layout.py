@@ -24,6 +24,8 @@ SEED_FILE, STATE = "seed_data.jsonl", "state"
 """File of rows that a simulator wrote for the run, and folder of the curriculum's state."""
 BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, SEED_FILE, STATE})
 """Entries in the folder of a run that depend on its config, and are made again for another config."""
+WORKING = "-"
+"""Character before the last part of a working table's name. No table of a layout has it in its name."""
 DATASET, DATASET_ROWS = "dataset", "dataset/data"
 """Result of a regeneration: the folder with the card, and the folder of its Parquet files."""
 
@@ -73,9 +75,16 @@ class Table:
         assert self.schema is not None, self.path
         return self.schema
 
-    def sibling(self, name: str) -> Table:
-        """Returns a table with another name and the same folder, schema and key."""
-        return Table(f"{posixpath.dirname(self.path)}/{name}", self.schema, self.key)
+    def working(self, name: str) -> Table:
+        """Returns a table next to this one for rows on their way into it: `scored-answered` for `answered`.
+
+        It has the same schema and key. It is not in the layout, and is deleted once this table is finished.
+        """
+        return Table(f"{self.path}{WORKING}{name}", self.schema, self.key)
+
+    def is_working(self, name: str) -> bool:
+        """Returns True for the name of a working table of this table, or of one of its working tables."""
+        return name.startswith(f"{self.name}{WORKING}")
 
     def of(self, shard: str) -> Table:
         """Returns the table of this name in the folder of a shard."""

@@ -26,6 +26,8 @@ from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer, with_lengths
 from tapir_ray.transforms.judge import judge
 
+ANSWERED = "answered"
+"""Working table of a table's answers, written if they cannot be made while the judge runs."""
 FACTS_S = 5.0
 """Seconds that the progress line waits for the engines' board, an actor that starts with the pipeline."""
 
@@ -45,8 +47,7 @@ def answering(context: Context, table: Table) -> Iterator[None]:
     with engine.guarded(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table.path)):
         yield
     context.run.forget_answers(table)
-    if (answered := answered_of(table)) != table:
-        context.run.clear(answered)
+    context.run.clear(table.working(ANSWERED))
 
 
 def answer_and_judge(
@@ -93,7 +94,7 @@ def _answered_before(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, samples: int, temperature: float
 ) -> ray.data.Dataset:
     """Writes the answers to a table of their own, before the judge's server starts; returns its remaining rows."""
-    run, answered = context.run, answered_of(table)
+    run, answered = context.run, table.working(ANSWERED)
     left = expected - run.kept(table)
     if left and not run.done(answered):
         context.roles.free_resources_for("student")
@@ -109,11 +110,6 @@ def _answers(
     resources = context.config.resources
     make = functools.partial(_generate, context, model, table, samples, temperature)
     return context.run.answers(table, rows, make, expected, resources.rows_per_block, context.transform_cpus)
-
-
-def answered_of(table: Table) -> Table:
-    """Returns the table of a scored table's answers, written if they cannot be made while the judge runs."""
-    return table.sibling(f"{table.name}_answered")
 
 
 def _generate(

@@ -54,7 +54,7 @@ def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: d
 
 def _of_turn(table: Table, turn: int) -> Table:
     """Returns the table of the answers to a turn that is not the last."""
-    return table.sibling(f"{table.name}_turn_{turn}")
+    return table.working(f"turn_{turn}")
 
 
 def _answer_turns(

@@ -47,6 +47,13 @@ def test_a_fork_keeps_valid_outputs(tmp_path: Path) -> None:
     assert fork(old.uri, str(tmp_path / "new"), changed, layout(changed)) == [], "an existing fork is continued"
 
 
+def test_a_fork_leaves_working_tables_out(tmp_path: Path) -> None:
+    names = ["seed/read", "seed/instructions", "rounds/01/scored", "rounds/01/scored-answered"]
+    old = run_with(tmp_path / "old", dict.fromkeys(names, 0))
+    assert fork(old.uri, str(tmp_path / "new"), config(), layout(config())) == names[:3]
+    assert Run.at(str(tmp_path / "new")).children("rounds/01") == ["scored"]
+
+
 def test_an_interrupted_fork_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = run_with(tmp_path / "old", dict.fromkeys(["seed/read", "seed/instructions"], 0))
     old.write_text("cache/00.jsonl", "{}")
@@ -83,6 +90,18 @@ def test_only_failed_rows_are_asked_again(tmp_path: Path, ray_local: None) -> No
     assert pq.read_table(part)["instruction_id"].to_pylist() == ["2", "3", "4", "5"]
     assert not run.exists("rounds/01/generated") and not run.exists("rounds/01/training")
     assert not run.exists("summary.json")
+
+
+def test_a_retry_deletes_the_answers_of_the_student_before_it(tmp_path: Path, ray_local: None) -> None:
+    tables = layout(config(curriculum={"rounds": 2}))
+    kept, retried, later = tables.round(1).candidates, tables.round(1).scored, tables.round(2).scored
+    turn = tables.evaluation.working("turn_1")
+    stale = [one.working("answered") for one in (retried, later, turn)] + [turn]
+    run = run_with(tmp_path / "run", {retried.path: 2} | {one.path: 0 for one in [kept.working("answered"), *stale]})
+    assert not run.exists(tables.evaluation.path), "the run was stopped between two turns"
+    assert retry_failed(run, config(), tables) == {retried.path: 2}
+    assert [one.path for one in stale if run.exists(one.path)] == []
+    assert run.done(kept.working("answered")), "it does not depend on the failed rows"
 
 
 def test_a_run_without_failed_rows_is_unchanged(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,18 @@ def test_every_output_has_its_own_path_and_comes_after_its_inputs(given: Config)
         made.append(table)
         if table.schema is not None:
             assert set(table.key) <= set(table.schema.names), table
+
+
+@pytest.mark.parametrize("given", [config(), REGENERATION], ids=["tapir", "regenerate"])
+def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
+    made = layout_of(given).all()
+    for table in made:
+        turn = table.working("turn_1")
+        assert posixpath.dirname(turn.path) == posixpath.dirname(table.path)
+        assert (turn.schema, turn.key) == (table.schema, table.key)
+        for name in (turn.name, turn.working("answered").name):
+            assert {one.name for one in made if one.is_working(name)} == {table.name}
+        assert not any(one.is_working(table.name) for one in made)
 
 
 def test_outputs_named_by_config_keys_exist_in_a_method() -> None:

@@ -116,7 +116,7 @@ def test_a_suite_in_one_file_stores_answers_scores_and_summary(tmp_path: Path, r
     }  # fmt: skip
     assert [turn["content"] for turn in rows["Rome"]["messages"]] == ["The capital of Italy?", "Rome", "Again?"]
     assert rows["Rome"]["student_response"] == "I forgot." and rows["Lima"]["status"] == "failed"
-    assert not context.run.exists(f"{TABLE}_turn_1")
+    assert not context.run.exists(f"{TABLE}-turn_1")
     summary = summary_of(context)
     assert (summary.mean, summary.rows) == (0.833, 3)
     assert summary.by_category == {"Europe": 0.75, "elsewhere": 1.0}
@@ -129,7 +129,7 @@ def test_a_stopped_suite_continues_with_its_missing_items(tmp_path: Path, ray_lo
     with running(lambda body, attempt: "Lima" if repaired and is_about(body, "Peru") else student(body, 0)) as endpoint:
         context = context_of(tmp_path, endpoint.url, max_error_rate=0.0, **WITHOUT_HOLDOUT)
         with context.roles:
-            with pytest.raises(StageError, match="evaluation/Capitals_turn_1"):
+            with pytest.raises(StageError, match="evaluation/Capitals-turn_1"):
                 evaluate.evaluate(context)
             before, repaired = len(endpoint.requests), True
             evaluate.evaluate(context)
