@@ -44,7 +44,10 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
         if table.path in retried:
             files, cpus = run.manifest(table).files, config.resources.transform_cpus
             unpublish(run.path(table.path), run.fs, files, table.key, MANIFEST, cpus)
-        elif run.exists(table.path):
+        else:
+            # Also of a table that was not begun: a round has its plan before its training set.
+            for file in filter(run.exists, table.files):
+                run.fs.delete_file(run.path(file))
             run.clear(table)
     return retried
 

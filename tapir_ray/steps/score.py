@@ -59,7 +59,7 @@ def plan(context: Context, round_number: int) -> Plan:
     stats = score_stats(rows, context.config.judge.min_teacher_score, context.transform_cpus)
     context.curriculum.observe(round_number, stats)
     made = context.curriculum.plan(round_number)
-    # A restarted run gets the stored plan and must not log it twice.
+    # A restarted run gets the stored plan and must not log it twice. A retry of the scores has deleted it.
     if context.run.find_json(tables.plan) is None:
         note_holdout(context, tables.scored, round_number - 1)
         numbers = made.model_dump(include=SHOWN)

@@ -104,6 +104,16 @@ def test_a_retry_deletes_the_answers_of_the_student_before_it(tmp_path: Path, ra
     assert run.done(kept.working("answered")), "it does not depend on the failed rows"
 
 
+@pytest.mark.parametrize("trained_on", [{}, {"rounds/01/training": 0}], ids=["stopped before mix", "mixed"])
+def test_a_retry_of_scores_deletes_their_plan(trained_on: dict[str, int], tmp_path: Path, ray_local: None) -> None:
+    run = run_with(tmp_path / "run", {"seed/read": 0, "rounds/01/scored": 1, **trained_on})
+    for file in ("seed_data.jsonl", "rounds/01/plan.json"):
+        run.write_text(file, "{}")
+    assert retry_failed(run, config(), layout(config())) == {"rounds/01/scored": 1}
+    assert not run.exists("rounds/01/plan.json"), "a stored plan is not logged again"
+    assert run.exists("seed_data.jsonl"), "it does not depend on the scores"
+
+
 def test_a_run_without_failed_rows_is_unchanged(tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", {"seed/read": 0, "seed/instructions": 0})
     assert retry_failed(run, config(), layout(config())) == {}
