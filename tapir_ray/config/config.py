@@ -16,11 +16,10 @@ from tapir_ray.config.keys import without_neutral
 from tapir_ray.config.method import Curriculum, Evaluate, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
-from tapir_ray.config.registry import MEASURES, resolve
+from tapir_ray.config.registry import MEASURES, needs_judge
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
-from tapir_ray.errors import InputError
 
 
 class Config(Section):
@@ -139,24 +138,22 @@ class Config(Section):
 
     @property
     def judges(self) -> bool:
-        """Whether the run asks the judge at all. Some regenerations and difficulty measures do not."""
+        """Whether the run asks the judge at all. Some regenerations, and measures with suites, do not."""
         made = self.regenerate
         if made is None:
-            return self.measure_needs_judge or self.respond.scores
+            return self.measure_needs_judge or self.respond.scores or self.suites_need_judge
         return made.does("judge") or (made.answers and self.respond.scores)
 
     @property
     def measure_needs_judge(self) -> bool:
-        """Whether the judge scores the student's answers for `curriculum.difficulty.measure`.
+        """Whether the judge scores the student's answers for `curriculum.difficulty.measure`."""
+        return needs_judge(self.curriculum.difficulty.measure, MEASURES, what="curriculum.difficulty.measure")
 
-        True for a measure that cannot be imported: a machine that only shows or submits a run may lack its module.
-        """
-        spec = self.curriculum.difficulty.measure
-        try:
-            measure = resolve(spec, MEASURES, what="curriculum.difficulty.measure")
-        except InputError:
-            return True
-        return bool(getattr(measure, "judge", True))
+    @property
+    def suites_need_judge(self) -> bool:
+        """Whether a suite of the user asks the judge. The holdout asks it as the measure says."""
+        users = (suite for suite in self.evaluate.suites if ":" in suite)
+        return any(needs_judge(suite, {}, what="evaluate.suites") for suite in users)
 
     @property
     def judge_endpoint(self) -> Endpoint:

@@ -47,3 +47,15 @@ def resolve(spec: str, registry: Mapping[str, Callable[..., Any] | str], what: s
     if not callable(found):
         raise InputError(f"{what}: {spec!r} is not a function")
     return found
+
+
+def needs_judge(spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> bool:
+    """Whether the measure or suite that `spec` names asks the judge: its attribute `judge`, True without one.
+
+    True for a module that cannot be imported: a machine that only shows or submits a run may lack it.
+    """
+    try:
+        found = resolve(spec, registry, what)
+    except InputError:
+        return True
+    return bool(getattr(found, "judge", True))

@@ -19,7 +19,10 @@ HELD = ["split", "status", "response"]
 
 
 class HoldoutSuite(Suite):
-    """Held-out rows with a teacher's answer. The summary covers the half that does not select the best round."""
+    """Held-out rows with a teacher's answer. The summary covers the half that does not select the best round.
+
+    The judge is asked if the run's difficulty measure needs it, so `judge` stays False.
+    """
 
     def items(self) -> ray.data.Dataset:
         cpus = self.config.resources.transform_cpus

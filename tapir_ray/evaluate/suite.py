@@ -62,6 +62,8 @@ class Suite(ABC):
     """Columns of the results: those of SCORED, plus FOLLOW_UPS for several turns, plus any of the suite's own."""
     turns: ClassVar[int] = 1
     """Most user turns of an item. The student answers them one after the other, with its earlier answers as context."""
+    judge: ClassVar[bool] = False
+    """Whether `scored` asks the judge. Without it a run whose measure needs no judge has no client for the judge."""
 
     def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> None:
         self.run, self.config, self.layout, self.roles = run, config, layout, roles
