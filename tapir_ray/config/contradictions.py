@@ -22,6 +22,11 @@ from tapir_ray.config.section import Section
 from tapir_ray.data.storage import is_remote
 
 SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
+COMPARING = tuple(
+    f"judge.{name}"
+    for name in ("verifiers", "min_teacher_score", "mode", "both_orders", "repeat_share", "repeat_temperature")
+)
+"""Keys that only the comparison of the teacher's answer with the student's reads."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,16 @@ SILENCES: tuple[Silence, ...] = (
         tuple(f"judge.{name}" for name in Judge.model_fields),
         "curriculum.difficulty.measure",
         lambda config: config.regenerate is None and not config.judges,
-        "with a curriculum.difficulty.measure that needs no judge, and without respond.samples above 1 or "
-        "respond.min_score: take it out",
+        "with a curriculum.difficulty.measure that needs no judge, and without respond.samples above 1, "
+        "respond.min_score or a suite that asks the judge: take it out",
+    ),
+    Silence(
+        COMPARING,
+        "curriculum.difficulty.measure",
+        # A suite of the user may read any key of the judge.
+        lambda config: config.regenerate is None and not (config.measure_needs_judge or config.suites_need_judge),
+        "with a curriculum.difficulty.measure that needs no judge: no two answers are compared, and "
+        "respond.samples and respond.min_score score each answer alone; take it out",
     ),
     Silence(
         ("judge.both_orders",),

@@ -121,6 +121,27 @@ def test_a_judge_of_new_answers_is_no_contradiction_to_a_measure_without_one() -
     assert not changed(parse({**SMALL, "judge": {"model": "j"}}), given).judges, "an override wins over the file"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("verifiers", ["reference_number"]),
+        ("min_teacher_score", 3),
+        ("mode", "pointwise"),
+        ("both_orders", True),
+        ("repeat_share", 0.1),
+        ("repeat_temperature", 0.5),
+    ],
+)
+def test_a_judge_of_new_answers_alone_compares_nothing(key: str, value: Any) -> None:
+    """New answers are scored one by one, but a suite may compare two."""
+    judged = {**SMALL, "judge": {"model": "j", key: value}, "respond": {"min_score": 5}}
+    alone = {**judged, "curriculum": {"difficulty": {"measure": NO_JUDGE}}}
+    with pytest.raises(InputError, match=rf"judge\.{key} has no effect .* that needs no judge: no two answers"):
+        parse(alone)
+    assert parse(judged).judges
+    assert parse({**alone, "evaluate": {"suites": ["holdout", "tests.evaluate.test_registry:Judged"]}}).judges
+
+
 def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"student\.revision has no effect on a folder"):
         parse({**SMALL, "student": {"model": str(tmp_path), "revision": "main"}})
