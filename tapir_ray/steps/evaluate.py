@@ -19,17 +19,44 @@ from tapir_ray.steps.answer import answer, answering
 from tapir_ray.steps.context import ON_HOLDOUT, Context
 from tapir_ray.steps.train import student_after
 
+SUITE = "suite"
+"""Event of a suite that begins, and the key of its name in `extra` of the table's manifest."""
+
 
 def evaluate(context: Context) -> None:
-    """Writes `evaluation/NAME` for every suite of `evaluate.suites`: the last student's answers and scores."""
+    """Writes `evaluation/NAME` for every suite of `evaluate.suites`: the last student's answers and scores.
+
+    A table of another suite of that name is made again.
+    """
     last, loop = context.config.curriculum.rounds, context.loop
-    for table, suite in suites(context.run, context.config, loop, context.roles).items():
+    found = suites(context.run, context.config, loop, context.roles)
+    for spec, (table, suite) in zip(context.config.evaluate.suites, found.items(), strict=True):
+        clear_another(context, spec, table)
         if context.run.done(table):
             continue
         with context.stage("evaluate", last):
-            run_suite(context, suite, student_after(context, last), table)
+            context.run.event(SUITE, table=table.path, suite=spec)
+            run_suite(context, suite, student_after(context, last), table, extra={SUITE: spec})
         if table == loop.evaluation:
             note_holdout(context, table, last)
+
+
+def clear_another(context: Context, spec: str, table: Table) -> None:
+    """Deletes the results in `table`, finished or not, if their suite is not `spec`, and says so.
+
+    `a:Capitals` and `b:Capitals` have the same table.
+    """
+    run = context.run
+    manifest = run.done(table)
+    # An unfinished table has no manifest; the last event has the suite of its rows.
+    begun = [event["suite"] for event in run.events(SUITE) if event["table"] == table.path][-1:]
+    for other in [manifest.extra.get(SUITE, spec)] if manifest is not None else begun:
+        if other != spec:
+            context.progress.say(f"{table} has the results of {other}: they are deleted, and {spec} runs")
+            folder, turns = table.path.rpartition("/")[0], f"{table.name}_turn_"
+            for name in run.children(folder):
+                if name == table.name or name.startswith(turns):
+                    run.clear(table.sibling(name))
 
 
 def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: dict[str, Any] | None = None) -> None:

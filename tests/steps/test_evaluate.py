@@ -194,6 +194,42 @@ def test_the_example_of_the_page_measures_two_turns(
     assert summary == Summary(5.5, 1, {"writing": 5.5}, {})
 
 
+class Empty(Suite):
+    """No items."""
+
+    def items(self) -> ray.data.Dataset:
+        raise AssertionError("count is known")
+
+    def count(self) -> int:
+        return 0
+
+    def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
+        return rows
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_results_of_another_suite_with_the_same_name_are_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: bool
+) -> None:
+    spec, other, table = f"{__name__}:Empty", "other:Empty", "evaluation/Empty"
+    context = context_of(tmp_path, "http://127.0.0.1:9/v1", holdout={"rows": 0}, evaluate={"suites": [spec]})
+    context.run.event("suite", table=table, suite=other)
+    for name in (table, f"{table}_turn_1", "evaluation/EmptyHanded"):
+        context.run.write_rows(name, conform([{"instruction_id": "old"}], SCORED))
+    if finished:
+        context.run.publish(table, extra={"suite": other})
+    else:
+        context.run.fs.delete_file(context.run.path(f"{table}/_manifest.json"))
+    evaluate.evaluate(context)
+    manifest = context.run.manifest(table)
+    assert manifest.rows == 0 and manifest.extra == {"suite": spec}
+    assert not context.run.exists(f"{table}_turn_1") and context.run.exists("evaluation/EmptyHanded")
+    assert f"{table} has the results of {other}" in "".join(capsys.readouterr())
+    evaluate.evaluate(context)
+    assert context.run.manifest(table) == manifest
+    assert [event["suite"] for event in context.run.events("suite")] == [other, spec]
+
+
 def test_a_suite_without_items_sends_no_request(tmp_path: Path, ray_local: None) -> None:
     context = context_of(tmp_path, "http://127.0.0.1:9/v1")
     context.run.write_rows("seed/instructions", conform([], INSTRUCTIONS))
