@@ -108,7 +108,7 @@ def scored(folder: Path, rows: int, tasks: Sequence[str]) -> None:
             "student_score": pa.array(student),
             "difficulty": pa.array(teacher - student),
             "position_gap": pa.array(generator.integers(0, 4, count) / 2),
-            "repeat_difficulty": pa.array(teacher - student + 0.5, mask=generator.random(count) > 0.05),
+            "repeat_mfd": pa.array(teacher - student + 0.5, mask=generator.random(count) > 0.05),
             "response_chars": pa.array(generator.integers(20, 900, count)),
             "student_response_chars": pa.array(generator.integers(20, 900, count)),
             "times_trained": pa.array(generator.integers(0, 2, count)),

@@ -28,6 +28,7 @@ from fractions import Fraction
 from tapir_ray.config import Config
 from tapir_ray.curriculum.difficulty import HARD
 from tapir_ray.curriculum.measures import load_measure
+from tapir_ray.curriculum.measures.mfd import mfd
 from tapir_ray.curriculum.quotas import Cell, apportion, exact, round_half_up
 from tapir_ray.curriculum.record import Record, shared_out
 from tapir_ray.curriculum.schedule import alpha as scheduled_alpha
@@ -210,12 +211,14 @@ def _moved_alpha(hard: int, n: int, alpha: float, config: Config) -> float:
 def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
     """Returns the reasons to distrust the difficulties of this round."""
     warnings = []
-    if stats.noise is not None and delta < 2 * stats.noise:
-        warnings.append(
-            f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
-        )
-    if stats.noise is None and (why := _unmeasured(stats, config)):
-        warnings.append(f"σ of the judge is not measured, so δ cannot be compared with 2σ: {why}")
+    # σ is of the MFD; under another measure δ has other units.
+    if load_measure(config.curriculum.difficulty.measure) is mfd:
+        if stats.noise is not None and delta < 2 * stats.noise:
+            warnings.append(
+                f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
+            )
+        if stats.noise is None and (why := _unmeasured(stats, config)):
+            warnings.append(f"σ of the judge is not measured, so δ cannot be compared with 2σ: {why}")
     length = stats.length_correlation
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
         warnings.append(f"scores follow the length of answers (correlation {length:.2f})")
@@ -224,7 +227,7 @@ def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
 
 def _unmeasured(stats: ScoreStats, config: Config) -> str | None:
     """Returns why the requested second judging does not measure noise; None if it was not requested or had few rows."""
-    if not config.judge.repeat_share or not config.measure_needs_judge:
+    if not config.judge.repeat_share:
         return None
     if config.judge.repeated_at(config.judge_endpoint) == 0.0:
         return "at temperature 0 a reply repeats itself; set judge.repeat_temperature"

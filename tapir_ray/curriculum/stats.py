@@ -138,7 +138,9 @@ class ScoreStats(Counts):
 
     @property
     def noise(self) -> float | None:
-        """σ of a single MFD: sd(mfd − repeat_difficulty)/√2 over rows judged twice.
+        """σ of a single MFD, whatever the difficulty measure, in points of the judge's scale.
+
+        It is sd(teacher_score − student_score − repeat_mfd)/√2 over rows judged twice.
 
         None if it was not measured: with fewer than 2 such rows, or if every second reply repeated the first, as a
         deterministic endpoint does. If the second judging had a higher temperature, it is an upper bound.
@@ -190,7 +192,7 @@ def score_stats(rows: ray.data.Dataset, min_teacher_score: float, transform_cpus
 NEEDED = ["task", "status", "difficulty", "teacher_score", "student_score"]
 OPTIONAL = [
     "position_gap",
-    "repeat_difficulty",
+    "repeat_mfd",
     "repeat_same",
     "response_chars",
     "student_response_chars",
@@ -231,12 +233,10 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         by_task[entry["task"]] = by_task[entry["task"]].merged(
             TaskStats(judged=entry["count_all"], teacher_milli=entry["teacher_sum"], student_milli=entry["student_sum"])
         )
-    gap = pc.subtract(scored["teacher_score"], scored["student_score"])
-    # `repeat_difficulty` is the second judging's gap, so this is the difference of two measurements of one row.
-    repeat = _pairs(pc.subtract(gap, scored["repeat_difficulty"])) if _has(rows, "repeat_difficulty") else Moments()
-    same = (
-        pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_difficulty"])) if _has(rows, "repeat_same") else None
-    )
+    # Not `difficulty`, which another measure may have written.
+    mfd = pc.subtract(scored["teacher_score"], scored["student_score"])
+    repeat = _pairs(pc.subtract(mfd, scored["repeat_mfd"])) if _has(rows, "repeat_mfd") else Moments()
+    same = pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_mfd"])) if _has(rows, "repeat_same") else None
     seen = pc.greater(pc.fill_null(scored["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
     n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)

@@ -72,7 +72,7 @@ SCORED = pa.schema(
         ("scored_by", pa.string()),
         ("difficulty", pa.float64()),
         ("position_gap", pa.float64()),
-        ("repeat_difficulty", pa.float64()),
+        ("repeat_mfd", pa.float64()),
         ("repeat_same", pa.bool_()),
         ("response_chars", pa.int64()),
         ("student_response_chars", pa.int64()),
@@ -81,7 +81,7 @@ SCORED = pa.schema(
 )
 """Scores are 1 to 10, averaged over both orders of the answers; `scored_by`: `judge`, or the verifier as the config
 names it. `difficulty` = teacher_score − student_score (MFD), unless the config names another measure.
-`repeat_difficulty`: the difficulty judged a second time, in a sample. `repeat_same`: True if the judge's replies were
+`repeat_mfd`: MFD of the second judging, in a sample, under any measure. `repeat_same`: True if the judge's replies were
 the same texts."""
 
 GENERATED_ROWS = pa.schema(

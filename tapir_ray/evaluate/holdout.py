@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
+from tapir_ray.curriculum.difficulty import with_difficulty
 from tapir_ray.curriculum.measures import Measure, load_measure
 from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform
 from tapir_ray.evaluate.holdout_scores import reported_scores
@@ -34,8 +37,11 @@ class HoldoutSuite(Suite):
         return sum(len(_held(pa.Table.from_batches([batch]))) for batch in batches)
 
     def results(self, rows: ray.data.Dataset, model: EvaluatedModel) -> ray.data.Dataset:
-        """Returns the rows with what the run's difficulty measure needs: answers and judge's scores, or neither."""
-        return super().results(rows, model) if self._needs.asks_student else rows
+        """Returns the rows with `difficulty` and what its measure needs: answers and judge's scores, or neither."""
+        rows = super().results(rows, model) if self._needs.asks_student else rows
+        measured = functools.partial(with_measured, spec=self.config.curriculum.difficulty.measure)
+        cpus = self.config.resources.transform_cpus
+        return rows.map_batches(measured, batch_format="pyarrow", batch_size=None, num_cpus=cpus)
 
     def scored(self, rows: ray.data.Dataset) -> ray.data.Dataset:
         if self._needs.judge:
@@ -51,6 +57,14 @@ class HoldoutSuite(Suite):
         manifest = self.run.manifest(table)
         scores = reported_scores(self.run, table, self.config.random_seed, self.config.holdout.select_share)
         return summarised(scores, {**manifest.reasons, **manifest.errors})
+
+
+def with_measured(rows: pa.Table, spec: str) -> pa.Table:
+    """Returns `rows` as SCORED with `difficulty` by the measure `spec`.
+
+    Holdout rows have no student samples: the measure gets them as nulls, as in `rounds/NN/scored`.
+    """
+    return conform(with_difficulty(conform(rows, load_measure(spec).schema), spec), SCORED)
 
 
 def _held(batch: pa.Table) -> pa.Table:

@@ -1,9 +1,9 @@
-"""Judge: scores the teacher's and the student's answer; their difference is the MFD.
+"""Judge: scores the teacher's and the student's answer.
 
     scored = judge(answered, config, roles, random_seed)
 
-MFD(x) = J(x, teacher) − J(x, student) on a scale of 1 to 10 (our reading of TAPIR, arXiv 2405.13448). Pairwise scores
-are asked in both orders and averaged, which cancels a bias for the first answer.
+Scores are 1 to 10. Pairwise scores are asked in both orders and averaged, which cancels a bias for the first answer.
+The difficulty measure writes `difficulty` (curriculum/measures). `repeat_mfd` is an MFD under any measure.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class NotJudged(Exception):
 def judge(
     rows: ray.data.Dataset, config: Config, roles: Roles, random_seed: int, schema: pa.Schema = schemas.SCORED
 ) -> ray.data.Dataset:
-    """Returns `rows` as `schema` with scores, difficulty, position_gap, the repeat's columns and both answer lengths.
+    """Returns `rows` as `schema` with scores, position_gap, the repeat's columns and both answer lengths.
 
     - A row whose answers are both graded by a verifier (`judge.verifiers`) gets its scores without a request.
     - Rows that are not ok, or have no response to compare with, pass unchanged.
@@ -102,7 +102,6 @@ class JudgeRow:
                 **lengths,
                 "teacher_score": verified.teacher_score,
                 "student_score": verified.student_score,
-                "difficulty": verified.teacher_score - verified.student_score,
                 "scored_by": verified.verifier,
             }
         judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
@@ -122,12 +121,11 @@ class JudgeRow:
         scores: dict[str, Any] = {
             "teacher_score": first.teacher_score,
             "student_score": first.student_score,
-            "difficulty": first.teacher_score - first.student_score,
             "position_gap": first.position_gap,
             "scored_by": JUDGE,
         }
         if repeat and isinstance(repeat[0], Judging):
-            scores["repeat_difficulty"] = repeat[0].teacher_score - repeat[0].student_score
+            scores["repeat_mfd"] = repeat[0].teacher_score - repeat[0].student_score
             scores["repeat_same"] = repeat[0].texts == first.texts
         return {**row, **lengths, **scores}
 

@@ -75,7 +75,7 @@ def sample(n: int, seed: int = 0) -> pa.Table:
         status=[generator.choice(["ok", "ok", "ok", "failed", "filtered"]) for _ in range(n)],
         response_chars=[generator.randint(1, 5000) for _ in range(n)],
         student_response_chars=[generator.randint(1, 5000) for _ in range(n)],
-        repeat_difficulty=[generator.choice([None, 0.5, 1.0]) for _ in range(n)],
+        repeat_mfd=[generator.choice([None, 0.5, 1.0]) for _ in range(n)],
         position_gap=[generator.choice([None, -0.5, 1.0]) for _ in range(n)],
     )
 
@@ -102,16 +102,23 @@ def test_the_noise_is_the_standard_deviation_of_one_judgement() -> None:
     true = [generator.uniform(3, 6) for _ in range(4000)]
     first = [(9.0, 9.0 - value - generator.gauss(0, 0.5)) for value in true]
     again = [value + generator.gauss(0, 0.5) for value in true]
-    noise = table_stats(scored(first, repeat_difficulty=again), 4.0).noise
+    noise = table_stats(scored(first, repeat_mfd=again), 4.0).noise
     assert noise == pytest.approx(0.5, rel=0.05)
     assert table_stats(scored([(9.0, 5.0)]), 4.0).noise is None
 
 
+def test_the_noise_is_of_the_mfd_under_another_measure() -> None:
+    rows = scored([(9.0, 5.0), (9.0, 6.0), (8.0, 6.0)], repeat_mfd=[4.0, 2.0, 3.0], response_chars=[40, 900, 7])
+    own = with_difficulty(rows, "tests.curriculum.test_difficulty:longest_first")
+    assert table_stats(own, 4.0).repeats == table_stats(rows, 4.0).repeats
+    assert table_stats(own, 4.0).noise == pytest.approx(math.sqrt(1 / 2)), "differences 0, 1 and −1"
+
+
 def test_identical_repeats_measure_no_noise() -> None:
     scores, again = [(9.0, 5.0)] * 4, [4.0, 4.0, 4.0, None]
-    same = table_stats(scored(scores, repeat_difficulty=again, repeat_same=[True, True, True, None]), 4.0)
+    same = table_stats(scored(scores, repeat_mfd=again, repeat_same=[True, True, True, None]), 4.0)
     assert (same.repeats.n, same.repeats_same, same.noise) == (3, 3, None), "None, not 0"
-    one_differs = table_stats(scored(scores, repeat_difficulty=again, repeat_same=[True, False, True, None]), 4.0)
+    one_differs = table_stats(scored(scores, repeat_mfd=again, repeat_same=[True, False, True, None]), 4.0)
     assert one_differs.noise == 0.0, "measured: another reply with the same scores"
     assert same.merged(one_differs).noise == 0.0
 

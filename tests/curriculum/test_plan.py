@@ -132,6 +132,11 @@ def test_noise_and_length_bias_of_the_judge_are_warnings() -> None:
     warnings = " ".join(planned(noisy).warnings)
     assert "2σ" in warnings
     assert "length" in warnings
+    own = planned(
+        noisy, config(curriculum={"difficulty": {"measure": "tests.curriculum.test_difficulty:longest_first"}})
+    )
+    assert own.noise == planned(noisy).noise and "σ" not in " ".join(own.warnings), "δ is not in units of the MFD"
+    assert "length" in " ".join(own.warnings)
     calm = config(judge={"model": "other"})
     assert planned(stats(Math={0.0: 60, 4.0: 60}), calm).warnings[0].startswith("no rows of")
 

@@ -68,7 +68,7 @@ def scored(context: Context) -> list[dict[str, Any]]:
     table = context.loop.round(1).scored
     rows = rows_of(context, table)
     assert len(rows) == ROWS and {row["status"] for row in rows} == {"ok"}, [row["reason"] for row in rows]
-    for name in ("teacher_score", "student_score", "scored_by", "repeat_difficulty", "position_gap"):
+    for name in ("teacher_score", "student_score", "scored_by", "repeat_mfd", "position_gap"):
         assert {row[name] for row in rows} == {None}, "nothing was judged"
     stats = score_stats(context.map(context.read(table), score.without_holdout), 4.0)
     assert (stats.reliable, stats.unreliable, stats.noise) == (ROWS - HELD, 0, None)

@@ -77,6 +77,12 @@ def length_judge(body: dict[str, Any], attempt: int) -> str:
     return f"Fine.\nScores: {scores[0] + 1} {scores[1]}"
 
 
+def mfd_of(row: dict[str, Any]) -> float:
+    """Returns the row's MFD; the judge itself writes no difficulty."""
+    assert row.get("difficulty") is None
+    return row["teacher_score"] - row["student_score"]
+
+
 def answered(count: int = 6, **changes: Any) -> list[dict[str, Any]]:
     return [
         instruction(
@@ -101,8 +107,8 @@ def judged(answer: Answer, rows: list[dict[str, Any]], **judge_settings: Any) ->
 def test_both_orders_cancel_the_bias_and_keep_the_gap(ray_local: None) -> None:
     rows, seen = judged(length_judge, answered(), repeat_share=0.0)
     for row in rows.values():
-        assert (row["teacher_score"], row["student_score"], row["difficulty"]) == (4.5, 2.5, 2.0)
-        assert row["position_gap"] == 2.0 and row["repeat_difficulty"] is None and row["times_trained"] == 2
+        assert (row["teacher_score"], row["student_score"], mfd_of(row)) == (4.5, 2.5, 2.0)
+        assert row["position_gap"] == 2.0 and row["repeat_mfd"] is None and row["times_trained"] == 2
         assert (row["response_chars"], row["student_response_chars"]) == (4, 2)
         assert row["status"] == "ok"
     assert len(seen.requests) == 12 and seen.usage["judge"]["requests"] == 12
@@ -112,7 +118,7 @@ def test_both_orders_cancel_the_bias_and_keep_the_gap(ray_local: None) -> None:
 def test_one_order_keeps_the_bias(ray_local: None) -> None:
     rows, seen = judged(length_judge, answered(3), both_orders=False, repeat_share=1.0)
     for row in rows.values():
-        assert row["difficulty"] == 3.0 and row["position_gap"] is None and row["repeat_difficulty"] == 3.0
+        assert mfd_of(row) == 3.0 and row["position_gap"] is None and row["repeat_mfd"] == 3.0
     assert len(seen.requests) == 6 and len({body["seed"] for body in seen.requests}) == 6
 
 
@@ -136,8 +142,8 @@ def test_replies_without_scores_are_asked_again_and_then_fail(ray_local: None) -
 
     rows, _ = judged(forgetful, answered(2), repeat_share=0.0, parse_attempts=3)
     first, second = (rows[row["instruction_id"]] for row in answered(2))
-    assert (first["status"], first["reason"], first["difficulty"]) == ("failed", "unparseable_scores", None)
-    assert second["status"] == "ok" and second["difficulty"] == 0.0
+    assert (first["status"], first["reason"], first["teacher_score"]) == ("failed", "unparseable_scores", None)
+    assert second["status"] == "ok" and mfd_of(second) == 0.0
     assert sorted(len(seeds) for seeds in seeds_seen.values()) == [2, 2, 3, 3]
 
 
@@ -169,8 +175,8 @@ def test_a_row_without_budget_for_its_second_judgement_is_not_finished() -> None
         row_of = JudgeRow(Prompts(), config.judge, 0)
         (row,) = directly(row_of, answered(1), config, LastRequests(1))
         (whole,) = directly(row_of, answered(1), config, LastRequests(2))
-    assert (row["status"], row["reason"], row.get("difficulty")) == ("failed", schemas.BUDGET_USED_UP, None)
-    assert whole["status"] == "ok" and whole["difficulty"] == whole["repeat_difficulty"] is not None
+    assert (row["status"], row["reason"], row.get("teacher_score")) == ("failed", schemas.BUDGET_USED_UP, None)
+    assert whole["status"] == "ok" and mfd_of(whole) == whole["repeat_mfd"] is not None
 
 
 @pytest.mark.parametrize("mode", ["pairwise", "pointwise"])
@@ -184,11 +190,11 @@ def test_a_truncated_verdict_is_asked_again(mode: str) -> None:
     with running(cut) as seen:
         config = config_for(seen.url, judge={"mode": mode, "both_orders": False, "repeat_share": 0.0})
         (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
-    assert row["difficulty"] == (3.0 if mode == "pairwise" else 2.0)
+    assert mfd_of(row) == (3.0 if mode == "pairwise" else 2.0)
     with running(lambda body, n: Choice("Scores: 9 3\nScore: 9", "length")) as seen:
         config = config_for(seen.url, judge={"mode": mode, "both_orders": False, "repeat_share": 0.0})
         (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
-    assert (row["status"], row["reason"], row.get("difficulty")) == ("failed", "unparseable_scores: cut_off", None)
+    assert (row["status"], row["reason"], row.get("teacher_score")) == ("failed", "unparseable_scores: cut_off", None)
 
 
 @pytest.mark.parametrize(("structured", "sent"), [("auto", True), ("on", True), ("off", False)])
@@ -196,7 +202,7 @@ def test_the_judge_is_asked_for_json_unless_structured_is_off(structured: str, s
     with running(lambda body, n: '{"reasoning": "Scores: 1 1", "answer_1": 9, "answer_2": 4}') as seen:
         config = config_for(seen.url, judge={"structured": structured, "both_orders": False, "repeat_share": 0.0})
         (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
-    assert row["difficulty"] == 5.0 and ["response_format" in body for body in seen.requests] == [sent]
+    assert mfd_of(row) == 5.0 and ["response_format" in body for body in seen.requests] == [sent]
 
 
 def refuses(body: dict[str, Any], attempt: int) -> str | Fault:
@@ -236,14 +242,14 @@ def test_a_repeat_is_asked_at_a_temperature() -> None:
         config = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
         (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
     assert sorted(body["temperature"] for body in seen.requests) == [0.0, 0.7]
-    assert (row["difficulty"], row["repeat_difficulty"], row["repeat_same"]) == (3.0, 1.0, False)
+    assert (mfd_of(row), row["repeat_mfd"], row["repeat_same"]) == (3.0, 1.0, False)
 
 
 def test_a_repeat_that_cannot_differ_is_not_asked_and_an_identical_one_is_marked() -> None:
     with running(lambda body, n: "Scores: 8 5") as seen:
         cold = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False, "repeat_temperature": 0.0})
         (row,) = directly(JudgeRow(Prompts(), cold.judge, 0), answered(1), cold)
-        assert len(seen.requests) == 1 and row.get("repeat_difficulty") is None
+        assert len(seen.requests) == 1 and row.get("repeat_mfd") is None
         fixed = config_for(
             seen.url, judge={"repeat_share": 1.0, "both_orders": False}, teacher={"extra_body": {"temperature": 0}}
         )
@@ -251,4 +257,4 @@ def test_a_repeat_that_cannot_differ_is_not_asked_and_an_identical_one_is_marked
         assert len(seen.requests) == 2, "the endpoint's own temperature of 0 wins"
         warm = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
         (row,) = directly(JudgeRow(Prompts(), warm.judge, 0), answered(1), warm)
-    assert (row["repeat_difficulty"], row["repeat_same"]) == (3.0, True)
+    assert (row["repeat_mfd"], row["repeat_same"]) == (3.0, True)

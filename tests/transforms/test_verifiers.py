@@ -96,7 +96,7 @@ def test_the_judge_is_asked_only_about_rows_without_a_verifier(ray_local: None) 
     assert len(seen.requests) == 2
     assert [row["scored_by"] for row in found] == [ONE_WORD, "reference_number", "judge", "judge"]
     assert [(row["teacher_score"], row["student_score"]) for row in found] == [(10, 1), (10, 10), (8, 6), (8, 6)]
-    assert [row["difficulty"] for row in found] == [9, 0, 2, 2]
+    assert {row["difficulty"] for row in found} == {None}, "the difficulty measure writes it"
     assert found[0]["student_response_chars"] == 7 and found[0]["status"] == "ok"
 
 
