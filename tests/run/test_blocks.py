@@ -198,7 +198,7 @@ def test_answers_inside_a_pipeline_are_not_generated_again(tmp_path: Path, ray_l
         start(30)
     kept, first = ids_in(tmp_path / "run/t/answers"), made.read_text().splitlines()
     assert len(kept) >= 30 and set(kept) <= set(first)
-    start(100)
+    start(1000)  # not killed: rows that were judged and not yet written are judged again, and count twice
     again = made.read_text().splitlines()[len(first) :]
     assert not set(again) & set(kept) and set(again) | set(kept) == {str(n) for n in range(100)}
     assert run.manifest("t").rows == 100
