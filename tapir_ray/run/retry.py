@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
-
 from tapir_ray.config import Config
 from tapir_ray.data.schemas import FAILED
 from tapir_ray.run.layout import DATASET_ROWS, SHARDS, Layout, ShardLayout, Table
@@ -40,9 +38,12 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
         stale += following([table], layout)
     # Dependent tables first: after a crash at any point, every remaining table was made from the remaining ones.
     for table in reversed(stale):
-        _clear_working(run, table)
+        run.clear_working(table)
         if table.path in retried:
-            files, cpus = run.manifest(table).files, config.resources.transform_cpus
+            files, cpus = (
+                run.manifest(table).files,
+                config.resources.transform_cpus,
+            )  # They hold answers of the student before the retry.
             unpublish(run.path(table.path), run.fs, files, table.key, MANIFEST, cpus)
         else:
             # Also of a table that was not begun: a round has its plan before its training set.
@@ -50,13 +51,6 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
                 run.fs.delete_file(run.path(file))
             run.clear(table)
     return retried
-
-
-def _clear_working(run: Run, table: Table) -> None:
-    """Deletes the working tables of a table. They hold answers of the student before the retry."""
-    folder = posixpath.dirname(table.path)
-    for name in filter(table.is_working, run.children(folder)):
-        run.clear(posixpath.join(folder, name))
 
 
 def _retry_shards(run: Run, layout: ShardLayout) -> dict[str, int]:

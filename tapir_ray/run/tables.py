@@ -11,6 +11,7 @@ last. A table without a manifest is not finished: its rows are resumed (`remaini
 from __future__ import annotations
 
 import functools
+import posixpath
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -114,6 +115,12 @@ class Tables(Storage):
     def clear(self, table: Table | str) -> None:
         """Deletes a table, finished or not. A crash on the way leaves nothing to resume (see `table_removal.py`)."""
         table_removal.remove(self.fs, self.path(str(table)))
+
+    def clear_working(self, table: Table) -> None:
+        """Deletes the working tables of a table (`Table.working`)."""
+        folder = posixpath.dirname(table.path)
+        for name in filter(table.is_working, self.children(folder)):
+            self.clear(posixpath.join(folder, name))
 
     def remaining(
         self, table: Table | str, rows: ray.data.Dataset, key: blocks.Key, transform_cpus: float = 0.1

@@ -53,10 +53,8 @@ def clear_another(context: Context, spec: str, table: Table) -> None:
     for other in [manifest.extra.get(SUITE, spec)] if manifest is not None else begun:
         if other != spec:
             context.progress.say(f"{table} has the results of {other}: they are deleted, and {spec} runs")
-            folder, turns = table.path.rpartition("/")[0], f"{table.name}_turn_"
-            for name in run.children(folder):
-                if name == table.name or name.startswith(turns):
-                    run.clear(table.sibling(name))
+            run.clear_working(table)
+            run.clear(table)
 
 
 def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: dict[str, Any] | None = None) -> None:

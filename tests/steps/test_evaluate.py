@@ -214,7 +214,7 @@ def test_results_of_another_suite_with_the_same_name_are_made_again(
     spec, other, table = f"{__name__}:Empty", "other:Empty", "evaluation/Empty"
     context = context_of(tmp_path, "http://127.0.0.1:9/v1", holdout={"rows": 0}, evaluate={"suites": [spec]})
     context.run.event("suite", table=table, suite=other)
-    for name in (table, f"{table}_turn_1", "evaluation/EmptyHanded"):
+    for name in (table, f"{table}-turn_1", "evaluation/EmptyHanded"):
         context.run.write_rows(name, conform([{"instruction_id": "old"}], SCORED))
     if finished:
         context.run.publish(table, extra={"suite": other})
@@ -223,7 +223,7 @@ def test_results_of_another_suite_with_the_same_name_are_made_again(
     evaluate.evaluate(context)
     manifest = context.run.manifest(table)
     assert manifest.rows == 0 and manifest.extra == {"suite": spec}
-    assert not context.run.exists(f"{table}_turn_1") and context.run.exists("evaluation/EmptyHanded")
+    assert not context.run.exists(f"{table}-turn_1") and context.run.exists("evaluation/EmptyHanded")
     assert f"{table} has the results of {other}" in "".join(capsys.readouterr())
     evaluate.evaluate(context)
     assert context.run.manifest(table) == manifest
