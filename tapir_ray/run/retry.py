@@ -38,12 +38,12 @@ def retry_failed(run: Run, config: Config, layout: Layout) -> dict[str, int]:
         stale += following([table], layout)
     # Dependent tables first: after a crash at any point, every remaining table was made from the remaining ones.
     for table in reversed(stale):
-        run.clear_working(table)
+        run.clear_working(table)  # answers of the student before the retry
         if table.path in retried:
             files, cpus = (
                 run.manifest(table).files,
                 config.resources.transform_cpus,
-            )  # They hold answers of the student before the retry.
+            )
             unpublish(run.path(table.path), run.fs, files, table.key, MANIFEST, cpus)
         else:
             # Also of a table that was not begun: a round has its plan before its training set.
