@@ -156,6 +156,10 @@ def _exchange(turn: dict[str, Any], name: str) -> Iterator[Turn]:
     used = {key for key, _ in sides.values()}
     others = {key: value for key, value in turn.items() if key not in used}
     *first, last = (side for side in (SYSTEM, USER, ASSISTANT) if side in sides)
+    # They would be overwritten below, and a text be lost without a word.
+    for key in ("role", "content"):
+        if not is_blank(others.get(key)):
+            raise Malformed(f"a turn of {name} has both {key} and {sides[last][0]}: leave one of them out")
     for side in first:
         yield from _read({"role": side, "content": sides[side][1]}, name)
     yield from _read({**others, "role": last, "content": sides[last][1]}, name)

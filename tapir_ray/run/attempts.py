@@ -83,16 +83,17 @@ def owned(storage: Storage, tell: Tell = list) -> Iterator[int]:
     ended = threading.Event()
     # A thread, so that the heartbeat continues while the main thread waits for Ray.
     beat = threading.Thread(target=_beat, args=(storage, attempt, ended, tell), daemon=True, name="tapir-heartbeat")
-    beat.start()
     exit_status, reason = 0, None
     try:
+        beat.start()  # in the try: a signal from here on leaves a record of the end
         yield attempt
     except BaseException as error:
         exit_status, reason = why_ended(error)
         raise
     finally:
         ended.set()
-        beat.join()
+        if beat.is_alive():
+            beat.join()
         end = {"time": now(), "exit_status": exit_status, "reason": reason, "stages": tell()}
         _write_end(storage, attempt, end)
 

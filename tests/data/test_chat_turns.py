@@ -138,3 +138,10 @@ def test_other_fields_of_turns_are_kept() -> None:
 def test_an_invalid_turn_is_malformed(turns: list[Any]) -> None:
     with pytest.raises(Malformed):
         read_turns(turns, "messages")
+
+
+def test_a_turn_with_two_contents_is_malformed() -> None:
+    """One of them would be lost."""
+    turns = [{"role": "user", "content": "q"}, {"role": "", "content": "0", "human": "a"}]
+    with pytest.raises(Malformed, match="a turn of messages has both content and human: leave one of them out"):
+        parse({"messages": turns})
