@@ -65,7 +65,7 @@ class ChatTemplate:
         """(opening mark, text that closes the thoughts without any) if the prompt opens thoughts; else None."""
         try:
             shown = self._render([{"role": "user", "content": _probe(0)}], add_generation_prompt=True)
-        except Exception:
+        except Exception:  # A template is the model's own code: it may refuse a lone user turn with any error.
             return None
         after = shown.rpartition(_probe(0))[2]
         for opening, closing in THOUGHTS:
