@@ -54,9 +54,13 @@ real: setup
 	$(BIN)/tapir run configs/smollm2_recorded.yaml --set student.model="$$($(BIN)/python -m benchmarks.smollm2)" \
 		$(if $(ALPACA),seed_data.path="$(abspath $(ALPACA))")
 
-# Two processes: the tests that use the tests' Ray in one, the rest in the other.
+# The loop end to end first and alone: next to other tests its processes take three times as long. Then two processes:
+# the tests that use the tests' Ray in one, the rest in the other.
+LOOP := tests/test_end_to_end.py
+
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest $(LOOP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --ignore $(LOOP)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

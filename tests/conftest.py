@@ -19,8 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-LONGEST = ("ray", "tests/test_end_to_end.py")
-"""The longest groups of tests: they come first, so that no worker is left alone with one of them at the end."""
+LONGEST = "ray"
+"""The longest group of tests: it comes first, so that no worker is left alone with it at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def group(item: pytest.Item) -> str:
         return "ray" if "ray_local" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
 
-    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+    items.sort(key=lambda item: group(item) != LONGEST)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
 

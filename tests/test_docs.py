@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, get_args
 
 import pytest
 
 from tapir_ray.config import Config, Endpoint, Judge, Section
+from tapir_ray.config.keys import section_of
 from tapir_ray.config.section import default_of
 from tapir_ray.config.yaml_files import read_yaml
 
@@ -48,12 +48,6 @@ def test_the_index_names_every_page() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
-
-
-def section_of(field: Any) -> type[Section] | None:
-    """Returns the section that a field holds: the section itself, an optional one, or a list of them."""
-    kinds = [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
 
 
 def section_at(path: str) -> type[Section]:

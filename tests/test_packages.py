@@ -11,6 +11,7 @@ import tapir_ray
 
 ROOT = Path(tapir_ray.__file__).parent
 MOST_ENTRIES = 17
+MOST_LINES = 350
 
 
 def package(module: str) -> str:
@@ -46,3 +47,8 @@ def test_no_package_imports_one_that_imports_it() -> None:
 def test_the_packages_are_few() -> None:
     entries = [entry.name for entry in ROOT.iterdir() if entry.name != "__pycache__"]
     assert len(entries) <= MOST_ENTRIES, sorted(entries)
+
+
+def test_no_module_is_too_long_to_read() -> None:
+    long = {file: len(file.read_text().splitlines()) for file in ROOT.rglob("*.py")}
+    assert not {str(file.relative_to(ROOT)): lines for file, lines in long.items() if lines > MOST_LINES}

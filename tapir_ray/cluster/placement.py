@@ -1,4 +1,4 @@
-"""Placement of actors that claim no resources.
+"""Placement and namespace of the actors that claim no resources.
 
 actor.options(**with_driver()).remote(…)
 """
@@ -9,6 +9,9 @@ from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+NAMESPACE = "tapir"
+"""Ray namespace of named actors: another driver finds them there."""
 
 
 def with_driver() -> dict[str, Any]:

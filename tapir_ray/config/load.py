@@ -10,13 +10,14 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.contradictions import refuse_contradictions, without_generated_seed
 from tapir_ray.config.credentials import refuse_secrets
+from tapir_ray.config.keys import section_of
 from tapir_ray.config.renamed import RENAMED
 from tapir_ray.config.section import Section
 from tapir_ray.config.yaml_files import Read, read_yaml
@@ -156,14 +157,10 @@ def _section_at(path: Iterable[int | str]) -> type[Section] | None:
     for part in path:
         if str(part).isdigit():
             continue  # an index in a list of sections
-        if str(part) not in section.model_fields:
+        found = section_of(section.model_fields[str(part)]) if str(part) in section.model_fields else None
+        if found is None:
             return None
-        annotation = section.model_fields[str(part)].annotation
-        kinds = (annotation, *get_args(annotation))
-        found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-        if not found:
-            return None
-        section = found[0]
+        section = found
     return section
 
 

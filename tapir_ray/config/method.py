@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tapir_ray.config.section import Count, Section, Share, key
+from tapir_ray.config.section import Count, Section, Share, key, on_and_off_of_yaml
 
 
 class Difficulty(Section):
@@ -221,11 +221,7 @@ class Train(Section):
             )
         return self
 
-    @field_validator("initial_sft", mode="before")
-    @classmethod
-    def _on_and_off_of_yaml(cls, given: Any) -> Any:
-        """Turns true and false back into "on" and "off": YAML reads a bare `on` or `off` as a truth value."""
-        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+    _on_and_off = field_validator("initial_sft", mode="before")(on_and_off_of_yaml)
 
 
 class Evaluate(Section):

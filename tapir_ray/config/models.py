@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 from tapir_ray.config import prices
 from tapir_ray.config.engines import OPENAI, SPECS, VLLM, EngineName, EngineSpec, spec_of
 from tapir_ray.config.price import Price
-from tapir_ray.config.section import Count, Section, Share, default_of, key
+from tapir_ray.config.section import Count, Section, Share, default_of, key, on_and_off_of_yaml
 from tapir_ray.data.thoughts import DEFAULT_MARKS
 from tapir_ray.errors.redaction import looks_like_a_key, secret_of
 
@@ -259,11 +259,7 @@ class Judge(Endpoint):
         asked = endpoint.extra_body.get("temperature", max(self.repeat_temperature, endpoint.sampling.temperature))
         return 1.0 if asked is None else float(asked)
 
-    @field_validator("structured", mode="before")
-    @classmethod
-    def _on_and_off_of_yaml(cls, given: Any) -> Any:
-        """Turns true and false back into "on" and "off": YAML reads a bare `on` or `off` as a truth value."""
-        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+    _on_and_off = field_validator("structured", mode="before")(on_and_off_of_yaml)
 
     @model_validator(mode="before")
     @classmethod

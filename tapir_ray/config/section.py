@@ -50,6 +50,11 @@ class Section(BaseModel):
         return value
 
 
+def on_and_off_of_yaml(given: Any) -> Any:
+    """Turns true and false back into "on" and "off": YAML reads a bare `on` or `off` as a truth value."""
+    return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given
+
+
 def default_of(section: type[Section], key: str) -> Any:
     """Returns the default of a key as plain JSON values."""
     value = section.model_fields[key].get_default(call_default_factory=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 import ray
 
-from tapir_ray.cluster.placement import with_driver
+from tapir_ray.cluster.placement import NAMESPACE, with_driver
 from tapir_ray.config import Config
 from tapir_ray.curriculum import tasks
 from tapir_ray.curriculum.mix import Mix, make_mix
@@ -32,8 +32,6 @@ from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.run.layout import STATE
-
-NAMESPACE = "tapir"
 
 
 class StateFiles:

@@ -19,7 +19,7 @@ from tapir_ray.train.loss import response_loss, token_losses
 
 
 def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) -> dict[str, tuple[float, int]]:
-    """(sum of the cross-entropy over the response tokens in nats, their number) by pair id, the same on every rank.
+    """Returns (cross-entropy over the response tokens in nats, their number) by pair id, the same on every rank.
 
     A collective call: each rank takes every world-th sequence, and all ranks do the same number of forward passes.
     """
@@ -47,7 +47,7 @@ def pair_losses(engine: Any, device: Any, reader: PackedReader, train: Train) ->
 
 
 def mean_of(pairs: Mapping[str, tuple[float, int]]) -> float:
-    """Mean cross-entropy over the response tokens of all pairs, in nats per token."""
+    """Returns the mean cross-entropy over the response tokens of all pairs, in nats per token."""
     return sum(loss for loss, _ in pairs.values()) / max(1, sum(tokens for _, tokens in pairs.values()))
 
 
@@ -65,9 +65,9 @@ def _parts(reader: PackedReader, train: Train) -> Iterator[range]:
 
 
 def mean_loss(engine: Any, device: Any, parts: Iterable[Sequence[Packed]], train: Train) -> float:
-    """Mean cross-entropy over the response tokens of all ranks' batches, in nats per token, the same on every rank.
+    """Returns the mean cross-entropy over the response tokens of all ranks' batches, in nats per token.
 
-    A collective call: each rank passes its own batches, all ranks the same number.
+    It is the same on every rank. A collective call: each rank passes its own batches, all ranks the same number.
     """
     import torch
     from torch import distributed

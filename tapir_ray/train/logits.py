@@ -30,13 +30,13 @@ class Change:
     cap: float | None = None
 
     def of_(self, logits: torch.Tensor) -> torch.Tensor:
-        """The changed logits, in place."""
+        """Changes the logits in place and returns them."""
         if self.cap is not None:
             return logits.mul_(self.scale / self.cap).tanh_().mul_(self.cap)
         return logits if self.scale == 1.0 else logits.mul_(self.scale)
 
     def slope_of(self, changed: torch.Tensor) -> torch.Tensor | None:
-        """The factor of gradients for each changed logit; None if it is `scale`.
+        """Returns the factor of the gradient of each changed logit; None if all have the factor `scale`.
 
         d/dx cap · tanh(scale · x / cap) = scale · (1 − (changed / cap)²).
         """
@@ -46,9 +46,9 @@ class Change:
 
 
 def measured_change(model: Any, head: torch.nn.Linear, inputs: dict[str, Any]) -> Change | None:
-    """The change between the output of `head` and the logits of `model`. A collective call without gradients.
+    """Returns the change between the output of `head` and the logits of `model`. A collective call without gradients.
 
-    None if `Change` cannot express it, such as a bias on single tokens or a truncated vocabulary.
+    It is None if `Change` cannot express it, such as a bias on single tokens or a truncated vocabulary.
     """
     asked = torch.linspace(-WIDEST, WIDEST, head.out_features, device=inputs["input_ids"].device)
     asked[0], asked[-1] = TINY, HUGE

@@ -1,9 +1,9 @@
-"""The loss of the student: cross-entropy over response tokens, without the logits of a whole sequence in memory.
+"""Cross-entropy of the student over response tokens, without the logits of a whole sequence in memory.
 
-    loss = response_loss(model, collate(rows, one_row=False))    (a model, a PeftModel or a DeepSpeed engine)
+    loss = response_loss(model, collate(rows, one_row=False))    # a model, a PeftModel or a DeepSpeed engine
 
-The output layer computes the loss itself, a chunk of tokens after the other, inside its own call in the model's
-forward pass: so ZeRO-3 gathers its weight as for any layer, and adapters, checkpointing and hooks stay as they are.
+The output layer computes the loss in its own call in the model's forward pass, one chunk of tokens after the other. So
+ZeRO-3 gathers its weight as for any layer, and adapters, checkpointing and hooks are unchanged.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.logits import Change, called_as, measured_change
 
 LossesOf = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, Change], torch.Tensor]
-"""Of hidden states [N, H], the output layer's weight [V, H], targets [N], the layer's bias [V] and what becomes of its
-logits: the loss of each, or their sum."""
+"""Function of hidden states [N, H], the output layer's weight [V, H], targets [N], the layer's bias [V] and the change
+of its logits; returns the loss of each target, or their sum."""
 PLAIN = Change()
 LOGITS_AT_ONCE = 2**25
-"""Logits of a chunk (128 MiB in float32): 1,024 tokens of a vocabulary of 32k. Slower from a quarter of it on down."""
+"""Logits of a chunk (128 MiB in float32): 1,024 tokens at a vocabulary of 32k. A quarter of it, or less, is slower."""
 
 
 def response_loss(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """Sum of the cross-entropy over the response tokens of a batch (nats, a float32 scalar), each predicted by its left
-    neighbour.
+    """Returns the sum of the cross-entropy over the response tokens of a batch, in nats: a float32 scalar.
 
-    Logits are computed only where a response token follows. A model that changes its logits after the output layer by
-    more than a scale and a soft cap, or whose output layer is no linear one, computes those of the whole batch at once.
+    Each token is predicted by its left neighbour, and only such neighbours get logits. Two kinds of model compute the
+    logits of the whole batch at once: those whose output layer is not linear, and those that change their logits
+    afterwards by more than a scale and a soft cap.
     """
     return _losses(model, batch, _targets(batch), chunked_cross_entropy).sum()
 
 
 def token_losses(model: Any, batch: dict[str, Any]) -> torch.Tensor:
-    """The same of each response token, without gradients: float32 [batch, longest], at its left neighbour; else 0."""
+    """Returns the cross-entropy of each response token, in nats and without gradients: float32 [batch, longest].
+
+    The loss of a token is at its left neighbour; all other places are 0.
+    """
     targets_BT = _targets(batch)
     losses_BT = torch.zeros(targets_BT.shape, device=targets_BT.device)
     with torch.no_grad():
@@ -52,7 +55,7 @@ def _targets(batch: dict[str, Any]) -> torch.Tensor:
 
 
 def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_of: LossesOf) -> torch.Tensor:
-    """`losses_of` the response tokens, or the loss of each if the logits of the whole batch exist."""
+    """Returns `losses_of` the response tokens, or the loss of each if the logits of the whole batch are computed."""
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     head = getattr(model, "module", model).get_output_embeddings()
     if type(head) is not torch.nn.Linear:
@@ -76,8 +79,8 @@ def _losses(model: Any, batch: dict[str, Any], targets_BT: torch.Tensor, losses_
 
 
 _CHANGE, _WARNED = "tapir_change_of_logits", "tapir_logits_warned"
-"""On an output layer: what the model does to its output, measured before the first batch (None: what nothing here can);
-and whether the cost of this was logged."""
+"""Attributes of an output layer: the change of its logits, measured before the first batch (None if `Change` cannot
+express it); and True once the cost of that was logged."""
 
 
 def _warn_once(head: Any, why: str) -> None:
@@ -92,7 +95,7 @@ def _warn_once(head: Any, why: str) -> None:
 
 @dataclass
 class _Given:
-    """What an output layer computed instead of logits; None where it was not asked for those of the batch."""
+    """Losses that an output layer computed instead of logits; None if it was never called for the whole batch."""
 
     losses: torch.Tensor | None = None
 
@@ -100,8 +103,10 @@ class _Given:
 def _as_loss(
     given: _Given, head: torch.nn.Linear, targets_BT: torch.Tensor, losses_of: LossesOf, change: Change
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A call of `head` that computes the loss of `targets_BT`, and gives a 0 of shape [1, 1, 1] whose gradient is the
-    loss's: a scale and a cap leave it 0, and multiply its gradient by the scale."""
+    """Returns a forward of `head` that computes the loss of `targets_BT` and returns a 0 with the loss's gradient.
+
+    The 0 has shape [1, 1, 1]. A later scale and cap leave it 0, and multiply its gradient by the scale.
+    """
 
     def forward(hidden_BTH: torch.Tensor) -> torch.Tensor:
         if hidden_BTH.shape[:-1] != targets_BT.shape:
@@ -116,7 +121,7 @@ def _as_loss(
 
 
 def _losses_of_logits(model: Any, inputs: dict[str, Any], targets_BT: torch.Tensor) -> torch.Tensor:
-    """The loss of each response token from the model's logits, at positions where some row of the batch has one."""
+    """Returns the loss of each response token, from logits at all positions where a row of the batch has one."""
     keep = (targets_BT != IGNORED).any(dim=0).nonzero().squeeze(1)
     if len(keep) == 0:
         keep = keep.new_zeros(1)
@@ -133,8 +138,12 @@ def chunked_cross_entropy(
     bias_V: torch.Tensor | None = None,
     change: Change = PLAIN,
 ) -> torch.Tensor:
-    """Sum of the cross-entropy of logits `change(hidden @ weight.T + bias)` (nats, a float32 scalar), `LOGITS_AT_ONCE`
-    at a time."""
+    """Returns the sum of the cross-entropy of the logits `change(hidden @ weight.T + bias)`, in nats: a float32 scalar.
+
+    It computes at most `LOGITS_AT_ONCE` logits at a time.
+    """
+    # Not torch's linear_cross_entropy: it has no soft cap, and sums the loss of a batch in the type of `hidden`, which
+    # in bfloat16 keeps three digits (docs/decisions.md).
     chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
     grad = torch.is_grad_enabled()
     loss: torch.Tensor = _ChunkedCrossEntropy.apply(hidden_NH, weight_VH, bias_V, targets_N, change, chunk, grad)
@@ -148,8 +157,7 @@ def chunked_token_losses(
     bias_V: torch.Tensor | None = None,
     change: Change = PLAIN,
 ) -> torch.Tensor:
-    """The cross-entropy of each row of such logits, without gradients (nats, float32 [N]), `LOGITS_AT_ONCE` at a
-    time."""
+    """Returns the cross-entropy of each row of such logits, without gradients, in nats: float32 [N]."""
     chunk = max(1, LOGITS_AT_ONCE // len(weight_VH))
     parts = zip(hidden_NH.split(chunk), targets_N.split(chunk), strict=True)
     return torch.cat(

@@ -13,14 +13,13 @@ from typing import Any
 
 import ray
 
-from tapir_ray.cluster.placement import with_driver
+from tapir_ray.cluster.placement import NAMESPACE, with_driver
 from tapir_ray.config import Budget
 from tapir_ray.data.values import one_line
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.budget.usage import Account
 
-NAMESPACE = "tapir"
 SAVE_S = 1.0
 CLOSE_ATTEMPTS = 5
 

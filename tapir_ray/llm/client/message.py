@@ -1,6 +1,6 @@
 """Text and thoughts of a message, in the formats of many servers: a string, parts, or fields for thoughts.
 
-said = read_message(choice)                 # said.text, said.thoughts, said.refused, said.calls_tool, said.problem
+found = read_message(choice)     # found.text, found.thoughts, found.refused, found.calls_tool, found.problem
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DEEPEST = 8
 
 
 @dataclass
-class Said:
+class Content:
     """Content of a message. `problem` names a part that is neither text nor thoughts."""
 
     texts: list[str] = field(default_factory=list)
@@ -43,68 +43,68 @@ class Said:
         return "".join(self.texts)
 
 
-def read_message(choice: dict[str, Any]) -> Said:
+def read_message(choice: dict[str, Any]) -> Content:
     """Returns the message of a choice, or its `text` as in the older completions API. Never raises."""
-    said = Said()
+    found = Content()
     message = choice.get("message")
     if not isinstance(message, dict):
         if isinstance(choice.get("text"), str):
-            said.texts.append(choice["text"])
+            found.texts.append(choice["text"])
         else:
-            said.problem = "no_message: the reply has neither a message nor a text"
-        return said
+            found.problem = "no_message: the reply has neither a message nor a text"
+        return found
     for name in _THOUGHT_FIELDS:
-        _add_thoughts(said, message.get(name), _DEEPEST)
-        if said.thoughts:
+        _add_thoughts(found, message.get(name), _DEEPEST)
+        if found.thoughts:
             break  # OpenRouter and others repeat the same thoughts in a second field
-    _add(said, message.get("content"), _DEEPEST)
-    said.refused = said.refused or bool(message.get("refusal"))
-    said.calls_tool = said.calls_tool or bool(message.get("tool_calls")) or bool(message.get("function_call"))
-    return said
+    _add(found, message.get("content"), _DEEPEST)
+    found.refused = found.refused or bool(message.get("refusal"))
+    found.calls_tool = found.calls_tool or bool(message.get("tool_calls")) or bool(message.get("function_call"))
+    return found
 
 
-def _add(said: Said, content: Any, depth: int) -> None:
+def _add(found: Content, content: Any, depth: int) -> None:
     if content is None:
         return
     if isinstance(content, str):
-        said.texts.append(content)
+        found.texts.append(content)
     elif isinstance(content, list) and depth:
         for part in content:
-            _add(said, part, depth - 1)
+            _add(found, part, depth - 1)
     elif isinstance(content, dict) and depth:
-        _add_part(said, content, depth - 1)
+        _add_part(found, content, depth - 1)
     else:
-        said.problem = f"unreadable_content: the content is a {type(content).__name__}, not a text"
+        found.problem = f"unreadable_content: the content is a {type(content).__name__}, not a text"
 
 
-def _add_part(said: Said, part: dict[str, Any], depth: int) -> None:
+def _add_part(found: Content, part: dict[str, Any], depth: int) -> None:
     kind = part.get("type")
     if not isinstance(kind, str):
         kind = "text" if "text" in part else None
     if kind in _THOUGHTS or part.get("thought") is True:
-        _add_thoughts(said, part, depth)
+        _add_thoughts(found, part, depth)
     elif kind is None and isinstance(part.get("parts"), list):
-        _add(said, part["parts"], depth)  # Gemini's own API
+        _add(found, part["parts"], depth)  # Gemini's own API
     elif kind in _TEXT and isinstance(part.get("text"), str):
-        said.texts.append(part["text"])
+        found.texts.append(part["text"])
     elif kind in _TEXT and isinstance(part.get("text"), dict) and isinstance(part["text"].get("value"), str):
-        said.texts.append(part["text"]["value"])  # OpenAI's assistants
+        found.texts.append(part["text"]["value"])  # OpenAI's assistants
     elif kind == "refusal":
-        said.refused = True
+        found.refused = True
     elif kind in _TOOLS:
-        said.calls_tool = True
+        found.calls_tool = True
     elif kind not in _HIDDEN:
-        said.problem = f"unreadable_content: a part of type {kind!r} is not text"
+        found.problem = f"unreadable_content: a part of type {kind!r} is not text"
 
 
-def _add_thoughts(said: Said, value: Any, depth: int) -> None:
+def _add_thoughts(found: Content, value: Any, depth: int) -> None:
     """Adds the texts in a value. Encrypted thoughts have none."""
     if isinstance(value, str):
         if value.strip():
-            said.thoughts.append(value)
+            found.thoughts.append(value)
     elif isinstance(value, list) and depth:
         for part in value:
-            _add_thoughts(said, part, depth - 1)
+            _add_thoughts(found, part, depth - 1)
     elif isinstance(value, dict) and depth:
         for name in ("thinking", "reasoning", "reasoning_content", "text", "summary", "content"):
-            _add_thoughts(said, value.get(name), depth - 1)
+            _add_thoughts(found, value.get(name), depth - 1)

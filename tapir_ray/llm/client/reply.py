@@ -17,7 +17,7 @@ from tapir_ray.data.thoughts import UNFINISHED_THINKING, split_thoughts
 from tapir_ray.llm.budget.usage import Count
 from tapir_ray.llm.client import ends
 from tapir_ray.llm.client.faults import Fault, fault_in, is_blocked
-from tapir_ray.llm.client.message import Said, read_message
+from tapir_ray.llm.client.message import Content, read_message
 from tapir_ray.llm.client.usage_fields import read_usage
 
 CUT_OFF, REFUSED, EMPTY, TOOL_CALL = "cut_off", "refused", "empty", "tool_call"
@@ -77,13 +77,13 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
     choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     if choice is None:
         return _without_choice(completion, whole, count, known)
-    said, end, named = read_message(choice), *_end(choice, endpoint)
+    content, end, named = read_message(choice), *_end(choice, endpoint)
     fault = fault_in(whole) or fault_in(choice) or fault_in(choice.get("message"))
-    thoughts, text, complete = split_thoughts(said.text, endpoint.thinking_marks)
-    thoughts = _text("\n\n".join(said.thoughts) or thoughts)
-    status, reason, attempts = _judged(said, end, named, fault, bool(thoughts), text, complete)
+    thoughts, text, complete = split_thoughts(content.text, endpoint.thinking_marks)
+    thoughts = _text("\n\n".join(content.thoughts) or thoughts)
+    status, reason, attempts = _judged(content, end, named, fault, bool(thoughts), text, complete)
     # Text without output tokens: the endpoint does not really count, so the worst case is taken.
-    unreported = known and not count.output_tokens and bool(said.text or said.thoughts)
+    unreported = known and not count.output_tokens and bool(content.text or content.thoughts)
     reply = Reply(
         text=None if status == FAILED else _text(text),
         reasoning=thoughts if endpoint.reasoning == "keep" else None,
@@ -99,18 +99,18 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
 
 
 def _judged(
-    said: Said, end: str, named: str | None, fault: Fault | None, thinks: bool, text: str, complete: bool
+    content: Content, end: str, named: str | None, fault: Fault | None, thinks: bool, text: str, complete: bool
 ) -> tuple[str, str | None, int | None]:
     """Returns (status, reason, attempts) of a reply with a choice."""
-    if (fault and fault.policy) or end == ends.FILTERED or said.refused:
+    if (fault and fault.policy) or end == ends.FILTERED or content.refused:
         return FILTERED, REFUSED, 1
     if fault is not None:
         return FAILED, f"{BROKEN_OFF}: {fault.message}", None
     if end == ends.BROKEN:
         return FAILED, f"{BROKEN_OFF}: finish_reason {named}", None
-    if said.problem is not None and end != ends.CUT:
+    if content.problem is not None and end != ends.CUT:
         # A missing message may come with the next attempt. A message in another format comes in it every time.
-        return FAILED, said.problem, None if said.problem.startswith("no_message") else 1
+        return FAILED, content.problem, None if content.problem.startswith("no_message") else 1
     if end not in (ends.CUT, ends.UNKNOWN) and _text(text) != text:
         return FAILED, "unreadable_content: half of a surrogate pair, which is not a character", 1
     if end == ends.UNKNOWN:
@@ -118,7 +118,7 @@ def _judged(
         example = json.dumps({named or "": ends.WHOLE}, ensure_ascii=False)
         reason = f"{UNKNOWN_END}: {what}; if the answers are whole, set finish_reasons: {example} for the endpoint"
         return FAILED, reason, UNKNOWN_END_ATTEMPTS
-    if end == ends.TOOL or said.calls_tool:
+    if end == ends.TOOL or content.calls_tool:
         return FILTERED, TOOL_CALL, 1
     if not complete or (thinks and not text.strip()):
         return FAILED, UNFINISHED_THINKING, 1

@@ -12,10 +12,9 @@ from typing import Any
 
 import ray
 
-from tapir_ray.cluster.placement import with_driver
+from tapir_ray.cluster.placement import NAMESPACE, with_driver
 
 CHECK_S = 5.0
-NAMESPACE = "tapir"
 
 
 def guarded(name: str) -> Any:
