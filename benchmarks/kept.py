@@ -78,6 +78,8 @@ def loss(kind: str, dtype: str, chunk: int) -> str:
     weight = torch.randn(VOCABULARY, HIDDEN, dtype=hidden.dtype).mul_(0.05).requires_grad_()
     targets = torch.randint(VOCABULARY, (TOKENS,))
     torch.autograd.grad(loss_of(kind, hidden[:2], weight[:64], targets[:2] % 64, chunk), (hidden, weight))
+    with torch.no_grad():
+        value = loss_of(kind, hidden, weight, targets, chunk).item()
     found, seconds, mib = measured(
         lambda: torch.autograd.grad(loss_of(kind, hidden, weight, targets, chunk), (hidden, weight)), 3
     )
@@ -85,7 +87,8 @@ def loss(kind: str, dtype: str, chunk: int) -> str:
     truth = torch.nn.functional.cross_entropy(exact[0] @ exact[1].T, targets, reduction="sum")
     expected = torch.autograd.grad(truth, exact)
     apart = [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)]
-    return f"{kind:15} {mib:5.0f} MiB {seconds:6.2f} s   gradients off by {apart[0]:.1e} and {apart[1]:.1e}"
+    off = abs(value - truth.item()) / truth.item()
+    return f"{kind:15} {mib:5.0f} MiB {seconds:6.2f} s   off by {off:.1e}, gradients by {apart[0]:.1e} and {apart[1]:.1e}"
 
 
 def attention(kind: str, length: int) -> str:
