@@ -88,7 +88,8 @@ def loss(kind: str, dtype: str, chunk: int) -> str:
     expected = torch.autograd.grad(truth, exact)
     apart = [((a.double() - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True)]
     off = abs(value - truth.item()) / truth.item()
-    return f"{kind:15} {mib:5.0f} MiB {seconds:6.2f} s   off by {off:.1e}, gradients by {apart[0]:.1e} and {apart[1]:.1e}"
+    errors = f"off by {off:.1e}, gradients by {apart[0]:.1e} and {apart[1]:.1e}"
+    return f"{kind:15} {mib:5.0f} MiB {seconds:6.2f} s   {errors}"
 
 
 def attention(kind: str, length: int) -> str:
