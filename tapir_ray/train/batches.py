@@ -137,3 +137,18 @@ def collate(rows: Sequence[Packed], one_row: bool) -> dict[str, Any]:
             batch[name][number, :length] = values
         batch["position_ids"][number, length:] = np.arange(longest - length)
     return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def longest_first(lengths: Sequence[int], batch_size: int, max_tokens: int | None) -> Iterator[list[int]]:
+    """Yields the index of every row once, longest row first, in batches of at most `batch_size` rows.
+
+    With `max_tokens`, a batch padded to its longest row has at most that many tokens, unless it is a single row.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    start = 0
+    while start < len(order):
+        rows = batch_size
+        if max_tokens is not None:
+            rows = min(rows, max(1, max_tokens // max(1, lengths[order[start]])))
+        yield order[start : start + rows]
+        start += rows

@@ -8,13 +8,14 @@ The model is a HF name, folder or URI. Import this module in workers only: it lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer
 
 from tapir_ray.run.model_store import local
+from tapir_ray.train.batches import longest_first
 from tapir_ray.train.weights import load_classifier, refuse_sizes
 
 TokenIds = list[int]
@@ -116,18 +117,3 @@ class SequenceClassifier:
                 for index, output, probability in zip(batch, output_B.tolist(), best_B.tolist(), strict=True):
                     outputs[index], probabilities[index] = output, probability
         return outputs, probabilities
-
-
-def longest_first(lengths: Sequence[int], batch_size: int, max_tokens: int | None) -> Iterator[list[int]]:
-    """Yields the index of every row once, longest row first, in batches of at most `batch_size` rows.
-
-    With `max_tokens`, a batch padded to its longest row has at most that many tokens, unless it is a single row.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    start = 0
-    while start < len(order):
-        rows = batch_size
-        if max_tokens is not None:
-            rows = min(rows, max(1, max_tokens // max(1, lengths[order[start]])))
-        yield order[start : start + rows]
-        start += rows

@@ -201,7 +201,7 @@ def test_batches_hold_rows_of_similar_length() -> None:
 def test_prediction_runs_every_row_once_within_its_limits(
     lengths: list[int], batch_size: int, max_tokens: int | None
 ) -> None:
-    from tapir_ray.train.sequence_classifier import longest_first
+    from tapir_ray.train.batches import longest_first
 
     batches = list(longest_first(lengths, batch_size, max_tokens))
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
