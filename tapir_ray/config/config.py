@@ -16,7 +16,7 @@ from tapir_ray.config.keys import without_neutral
 from tapir_ray.config.method import Curriculum, Evaluate, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
-from tapir_ray.config.registry import MEASURES, needs_judge
+from tapir_ray.config.registry import MEASURES, needs_judge, needs_losses
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
@@ -96,6 +96,12 @@ class Config(Section):
                 f"{self.student.max_model_len}"
             )
         self._refuse_engines()
+        if self.regenerate is None and self.student.endpoint is not None and self.measure_needs_losses:
+            raise ValueError(
+                f"curriculum.difficulty.measure {self.curriculum.difficulty.measure} needs the student's losses, which "
+                "no endpoint gives: set student.engine vllm and take student.endpoint out, or name a measure without "
+                "losses"
+            )
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: training workers cannot share a GPU; set "
@@ -148,6 +154,11 @@ class Config(Section):
     def measure_needs_judge(self) -> bool:
         """Whether the judge scores the student's answers for `curriculum.difficulty.measure`."""
         return needs_judge(self.curriculum.difficulty.measure, MEASURES, what="curriculum.difficulty.measure")
+
+    @property
+    def measure_needs_losses(self) -> bool:
+        """Whether `curriculum.difficulty.measure` needs the student's losses of the rows' own responses."""
+        return needs_losses(self.curriculum.difficulty.measure, MEASURES, what="curriculum.difficulty.measure")
 
     @property
     def suites_need_judge(self) -> bool:

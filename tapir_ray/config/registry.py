@@ -54,8 +54,21 @@ def needs_judge(spec: str, registry: Mapping[str, Callable[..., Any] | str], wha
 
     True for a module that cannot be imported: a machine that only shows or submits a run may lack it.
     """
+    return _declared("judge", True, spec, registry, what)
+
+
+def needs_losses(spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> bool:
+    """Whether the measure that `spec` names needs the student's losses: its attribute `losses`, False without one.
+
+    False for a module that cannot be imported.
+    """
+    return _declared("losses", False, spec, registry, what)
+
+
+def _declared(need: str, default: bool, spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> bool:
+    """Returns the attribute `need` of the object that `spec` names; `default` if one of them is missing."""
     try:
         found = resolve(spec, registry, what)
     except InputError:
-        return True
-    return bool(getattr(found, "judge", True))
+        return default
+    return bool(getattr(found, need, default))

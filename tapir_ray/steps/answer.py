@@ -1,6 +1,7 @@
-"""Student's answers and the judge's scores of a table's rows, in one streaming pipeline if both models fit.
+"""Student's losses and answers and the judge's scores of a table's rows.
 
-If a local judge and the student's engine need the same GPUs, they run one after the other, with a table in between.
+Answers and scores are made in one streaming pipeline if both models fit. If a local judge and the student's engine need
+the same GPUs, they run one after the other, with a table in between.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
+from tapir_ray.steps.losses import LOSS_TABLE, losses_before
 from tapir_ray.transforms.answer import student_answer, with_lengths
 from tapir_ray.transforms.judge import judge
 
@@ -36,7 +38,7 @@ FACTS_S = 5.0
 def answering(context: Context, table: Table) -> Iterator[None]:
     """Context manager for writing a `table` of answers: aborts if the student's engines crash-loop.
 
-    Releases the resources of the engines on exit, and removes the stored answers once the table is written.
+    Releases the resources of the engines on exit, and removes the stored answers and losses once the table is written.
     """
     student = context.config.student
     if not student.spec.local:
@@ -47,13 +49,19 @@ def answering(context: Context, table: Table) -> Iterator[None]:
     with engine.guarded(context.run.uri_of(PROCESSES), replicas, lambda: progress.rows(table.path)):
         yield
     context.run.forget_answers(table)
-    context.run.clear(table.working(ANSWERED))
+    for name in (ANSWERED, LOSS_TABLE):
+        context.run.clear(table.working(name))
 
 
 def answer_and_judge(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int, needs: Measure
 ) -> ray.data.Dataset:
-    """Returns the rows with what the measure needs: answers of `model`, judge's scores, both or neither. Lazy."""
+    """Returns the rows with what the measure needs: losses and answers of `model`, judge's scores, or none of them.
+
+    Lazy but for the losses, which are computed before this function returns.
+    """
+    if needs.losses:
+        rows = losses_before(context, rows, model, table, expected)
     if not needs.asks_student:
         return rows
     rows = answer(context, rows, model, table, expected, needs.samples, needs.temperature)

@@ -112,6 +112,15 @@ def test_a_measure_without_a_judge_is_forecast_without_one(seed_path: Path, engi
     assert [round(line.size.calls) for line in lines if line.role == "student"] == calls
 
 
+def test_a_measure_of_losses_is_forecast_without_requests(seed_path: Path) -> None:
+    difficulty = {"measure": "tests.curriculum.test_measures:ratio"}
+    one = config(seed_path, judge={}, curriculum={"rounds": 2, "difficulty": difficulty})
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    asked = {(line.stage, line.role) for line in lines}
+    assert asked == {(f"round {number} {stage}", "teacher") for number in (1, 2) for stage in ("expand", "respond")}
+
+
 @pytest.mark.parametrize(
     ("responses", "operations", "expected"),
     [

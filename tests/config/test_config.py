@@ -190,6 +190,21 @@ def test_a_judge_that_nothing_asks_is_no_endpoint() -> None:
     assert "judge" in parse({**own, **answers, "regenerate": {"operations": ["answer", "judge"]}}).endpoints
 
 
+def test_losses_of_a_student_behind_an_endpoint_are_refused() -> None:
+    """Found before the first request: an endpoint gives answers, not losses."""
+    student = {"model": "m", "engine": "openai", "endpoint": {"model": "s", "api_key_env": None}}
+    losses = {"difficulty": {"measure": "tests.curriculum.test_measures:ratio"}}
+    with pytest.raises(InputError, match=r"curriculum\.difficulty\.measure .*ratio needs the student's losses.*vllm"):
+        parse({**SMALL, "student": student, "curriculum": losses})
+    assert parse({**SMALL, "curriculum": losses}).measure_needs_losses
+    for other in ("mfd", "tests.curriculum.test_measures:answer_length", "not_here:f"):
+        assert not parse(
+            {**SMALL, "student": student, "curriculum": {"difficulty": {"measure": other}}}
+        ).measure_needs_losses
+    answers = {"seed_data": {"path": "a", "responses": "replace"}, "regenerate": {"operations": ["answer"]}}
+    parse({**SMALL, "student": student, "curriculum": losses, **answers})
+
+
 def test_config_needs_neither_torch_nor_ray() -> None:
     code = "import sys, tapir_ray.config; sys.exit(bool({'torch', 'ray', 'vllm'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -37,6 +37,12 @@ def disagreement(rows: pa.Table) -> pa.Table:
     )
 
 
+@measure(losses=True)
+def ratio(rows: pa.Table) -> Column:
+    """Returns the loss of the response given its conversation, divided by its loss alone."""
+    return pc.divide(rows["response_loss"], rows["response_loss_alone"])
+
+
 def test_a_measure_declares_its_inputs_and_a_plain_function_needs_the_judge() -> None:
     mfd, length = load_measure("mfd"), load_measure(f"{HERE}:answer_length")
     assert mfd.judge and mfd.positive and mfd.asks_student and mfd.schema == SCORED
@@ -44,6 +50,18 @@ def test_a_measure_declares_its_inputs_and_a_plain_function_needs_the_judge() ->
     plain = load_measure("tests.curriculum.test_difficulty:longest_first")
     assert plain == Measure(longest_first, judge=True) and not plain.positive
     assert not Measure(longest_first).asks_student, "a measure of columns that the rows have already"
+
+
+def test_a_measure_of_losses_asks_nobody_and_gets_two_columns() -> None:
+    found = load_measure(f"{HERE}:ratio")
+    assert found.losses and not (found.asks_student or found.judge or found.positive)
+    assert found.schema.names == [*SCORED.names, "response_loss", "response_loss_alone"]
+    rows = conform(
+        [{"response_loss": 1.0, "response_loss_alone": 4.0}, {"response_loss": None, "response_loss_alone": None}],
+        found.schema,
+    )
+    assert with_difficulty(rows, f"{HERE}:ratio")["difficulty"].to_pylist() == [0.25, None]
+    assert not load_measure(f"{HERE}:disagreement").losses
 
 
 @pytest.mark.parametrize("spec", ["mdf", "no_such_module:f", f"{HERE}:nothing", "math:pi"])

@@ -35,5 +35,9 @@ def test_a_measure_of_samples_finds_nulls() -> None:
     assert difficulties(ROWS, "tests.curriculum.test_measures:disagreement") == [None, None]
 
 
+def test_a_measure_of_losses_finds_nulls() -> None:
+    assert difficulties(ROWS, "tests.curriculum.test_measures:ratio") == [None, None]
+
+
 def test_a_block_without_rows_keeps_its_schema() -> None:
     assert difficulties(SCORED.empty_table(), "mfd") == []

@@ -25,6 +25,8 @@ Column: TypeAlias = Any
 Function: TypeAlias = Callable[[pa.Table], Column | pa.Table]
 
 SAMPLES = pa.field("student_samples", pa.list_(pa.string()))
+LOSSES = (pa.field("response_loss", pa.float64()), pa.field("response_loss_alone", pa.float64()))
+"""Mean cross-entropy of a row's response in nats per token, given its conversation and without it."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Measure:
     Holdout rows are in no plan and have no samples."""
     temperature: float = 1.0
     """Sampling temperature of `samples`."""
+    losses: bool = False
+    """Needs `response_loss` and `response_loss_alone`: the student's mean cross-entropy of the row's own response, in
+    nats per token. Both are over the tokens that a training has in its loss: given the conversation, and after the
+    tokenizer's BOS token alone (EOS if it has none).
+
+    Nothing is truncated: a row of more than `student.max_model_len` tokens has nulls. So have rows whose response is
+    missing or cannot be encoded, and those of the holdout, which are in no plan. A student behind an endpoint has no
+    losses."""
     columns: Sequence[pa.Field] = ()
     """Columns that the function adds and the scored table keeps."""
     positive: bool = False
@@ -61,7 +71,8 @@ class Measure:
     @property
     def schema(self) -> pa.Schema:
         """Schema of the scored table."""
-        return pa.schema([*SCORED, *([SAMPLES] if self.samples else []), *self.columns])
+        needed = [*([SAMPLES] if self.samples else []), *(LOSSES if self.losses else [])]
+        return pa.schema([*SCORED, *needed, *self.columns])
 
 
 def measure(
@@ -70,13 +81,14 @@ def measure(
     answers: bool = False,
     samples: int = 0,
     temperature: float = 1.0,
+    losses: bool = False,
     columns: Sequence[pa.Field] = (),
     positive: bool = False,
 ) -> Callable[[Function], Measure]:
     """Decorator that turns a function into a Measure; the arguments are the fields of Measure."""
 
     def made(function: Function) -> Measure:
-        return Measure(function, judge, answers, samples, temperature, columns, positive)
+        return Measure(function, judge, answers, samples, temperature, losses, columns, positive)
 
     return made
 
