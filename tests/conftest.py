@@ -19,30 +19,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-RAYS = ("ray 1", "ray 2")
-"""Groups of the tests that use the tests' Ray, each on a process and a Ray of its own. They mostly wait."""
+LONGEST = "ray"
+"""The longest group of tests: it comes first, so that no worker is left alone with it at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups the tests for `--dist loadgroup`: files of tests that use Ray in turn in RAYS, the rest file by file.
-
-    Those with Ray come first, so that no worker is left alone with them at the end.
-    """
-    on_ray = sorted({file_of(item) for item in items if "ray_local" in getattr(item, "fixturenames", ())})
-    groups = {file: RAYS[number % len(RAYS)] for number, file in enumerate(on_ray)}
+    """Groups the tests for `--dist loadgroup`: tests that need the shared Ray in one process, the rest file by file."""
 
     def group(item: pytest.Item) -> str:
-        on_ray = "ray_local" in getattr(item, "fixturenames", ())
-        return groups[file_of(item)] if on_ray else file_of(item)
+        return "ray" if "ray_local" in getattr(item, "fixturenames", ()) else item.nodeid.split("::")[0]
 
-    items.sort(key=lambda item: group(item) not in RAYS)
+    items.sort(key=lambda item: group(item) != LONGEST)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group(item)))
-
-
-def file_of(item: pytest.Item) -> str:
-    return item.nodeid.split("::")[0]
 
 
 @pytest.fixture(scope="session")
