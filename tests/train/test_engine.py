@@ -47,6 +47,7 @@ def work_of(base: str, train: Train) -> Work:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [2, 3])
 def test_gradients_of_micro_batches_are_summed_in_32_bits(tmp_path: Path, zero_stage: Any) -> None:
     """A sum of 64 of them in 16 bits is off by 0.8 %."""
@@ -87,6 +88,7 @@ def apart_from_the_sum(base: str, zero_stage: Any, count: int = 64) -> dict[str,
     return {name: float((found[name] - sum_).norm() / sum_.norm()) for name, sum_ in added.items()}
 
 
+@pytest.mark.slow
 def test_an_engine_on_cpus_attends_within_each_packed_conversation(tmp_path: Path) -> None:
     """The same holds with an adapter and with sharded weights. Unpacked rows are attended whole."""
     base = str(tmp_path / "base")

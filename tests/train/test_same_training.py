@@ -77,7 +77,7 @@ def largest_difference(losses: list[float], expected: list[float]) -> float:
     return max(abs(loss - other) / other for loss, other in zip(losses, expected, strict=True))
 
 
-@pytest.mark.parametrize(("workers", "micro_batch_size"), [(1, 8), (2, 4), (2, 2)])
+@pytest.mark.parametrize(("workers", "micro_batch_size"), [(1, 8), pytest.param(2, 4, marks=pytest.mark.slow), (2, 2)])
 def test_workers_and_accumulation_do_not_change_the_steps(
     alone: Pool,
     pair: Pool,

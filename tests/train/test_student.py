@@ -141,6 +141,7 @@ def test_a_model_that_cannot_be_trained_is_refused_before_the_first_step(
         run(str(tmp_path / "capped"), packed, tmp_path, "capped", workers=1)
 
 
+@pytest.mark.slow
 def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
     ray_local: None, model: str, packed: str, tmp_path: Path
 ) -> None:

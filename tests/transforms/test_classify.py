@@ -76,6 +76,7 @@ def table() -> pa.Table:
     return schemas.conform(rows, schemas.INSTRUCTIONS)
 
 
+@pytest.mark.slow
 def test_labels_equal_those_of_a_plain_loop_for_any_blocks_and_workers(
     ray_local: None, model: str, expected: dict[str, tuple[str, float]]
 ) -> None:
@@ -111,6 +112,7 @@ def test_other_columns_keep_the_given_task_and_an_empty_table_passes(
     assert classify(empty, model, config(1)).take_all() == []
 
 
+@pytest.mark.slow
 def test_rows_wait_for_at_most_one_window(ray_local: None, model: str) -> None:
     """Otherwise rows that a teacher writes one by one would be stored only after a thousand of them."""
     import ray.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
+import pytest
 
 from tapir_ray.config import Curriculum
 from tapir_ray.curriculum.tasks import load
@@ -21,6 +22,7 @@ def _copy_the_teacher(batch: pa.Table) -> pa.Table:
     return schemas.conform(rows, schemas.SCORED)
 
 
+@pytest.mark.slow
 def test_label_expand_respond_and_judge_in_one_pipeline(ray_local: None) -> None:
     taxonomy = load(Curriculum())
     draws = [

@@ -113,6 +113,7 @@ def up(name: str) -> bool:
     return any(found == name for found in ray.util.list_named_actors())
 
 
+@pytest.mark.slow
 def test_an_own_engine_teaches_holds_its_claim_and_frees_it_for_training(ray_local: None) -> None:
     cpus = ray.cluster_resources()["CPU"]
     # Training fits only once the echo has stopped.
