@@ -17,7 +17,7 @@ def warnings_about(config: Config) -> list[str]:
     - a model name without a date, and a price from the list
     - a judge that is the teacher, and noise that cannot be measured
     - a simulated teacher that does not know the seed data
-    - answers that are trained on several times
+    - answers that are trained on several times, and unseen rows that repeat answers that are
     """
     found = []
     for key, endpoint in config.endpoints.items():
@@ -52,5 +52,10 @@ def warnings_about(config: Config) -> list[str]:
         found.append(
             "seed_data.turns and train.loss_mask are both all: a conversation becomes a row for each of its answers, "
             "and each row trains on the earlier answers again; set one of them to last"
+        )
+    if config.seed_data.turns == "all" and config.score.candidates == "unseen" and config.train.initial_share < 1.0:
+        found.append(
+            "seed_data.turns all with score.candidates unseen: the initial SFT may train on an earlier turn of a "
+            "conversation whose later turn counts as unseen; set seed_data.turns last"
         )
     return found

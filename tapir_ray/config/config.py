@@ -21,6 +21,11 @@ from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
 
+NO_UNSEEN_ROWS = (
+    "score.candidates unseen leaves round 1 without candidates, since the initial SFT trains on all seed rows: set "
+    "train.initial_share below 1, train.initial_sft off, or score.candidates all"
+)
+
 
 class Config(Section):
     """Configuration of one run."""
@@ -95,6 +100,8 @@ class Config(Section):
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
                 f"{self.student.max_model_len}"
             )
+        if self.regenerate is None:
+            self._refuse_without_unseen_rows()
         self._refuse_engines()
         if self.regenerate is None and self.student.endpoint is not None and self.measure_needs_losses:
             raise ValueError(
@@ -118,6 +125,11 @@ class Config(Section):
                 f"resources.train.replicas {workers}"
             )
         return self
+
+    def _refuse_without_unseen_rows(self) -> None:
+        """Raises ValueError if round 1 has no candidates, since the initial SFT has trained on all rows."""
+        if self.certain_initial_sft and not self.leaves_unseen_rows and self.curriculum.rounds:
+            raise ValueError(NO_UNSEEN_ROWS)
 
     def _refuse_engines(self) -> None:
         """Raises ValueError for settings that an engine cannot start with."""
@@ -165,6 +177,17 @@ class Config(Section):
         """Whether a suite of the user asks the judge. The holdout asks it as the measure says."""
         users = (suite for suite in self.evaluate.suites if ":" in suite)
         return any(needs_judge(suite, {}, what="evaluate.suites") for suite in users)
+
+    @property
+    def certain_initial_sft(self) -> bool:
+        """Whether the initial SFT is on, whatever the student's files are."""
+        setting = self.train.initial_sft
+        return setting == "on" or (setting == "auto" and self.student.create is not None)
+
+    @property
+    def leaves_unseen_rows(self) -> bool:
+        """Whether round 1 has candidates after an initial SFT; probes can help from round 2 on."""
+        return self.score.candidates == "all" or self.train.initial_share < 1.0
 
     @property
     def judge_endpoint(self) -> Endpoint:

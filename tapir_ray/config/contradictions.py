@@ -78,13 +78,49 @@ SILENCES: tuple[Silence, ...] = (
         "curriculum.difficulty.top_fraction=null)",
     ),
     Silence(
+        ("curriculum.difficulty.threshold",),
+        "curriculum.difficulty.select",
+        lambda config: config.curriculum.difficulty.select == "frontier",
+        "with curriculum.difficulty.select frontier, which selects the share curriculum.difficulty.top_fraction: take "
+        "one of them out",
+    ),
+    Silence(
+        (
+            *(f"curriculum.difficulty.{name}" for name in ("threshold", "top_fraction", "min_hard_share")),
+            "curriculum.alpha",
+            "curriculum.alpha_step",
+            "expand.sources.easy",
+        ),
+        "curriculum.difficulty.select",
+        lambda config: config.curriculum.difficulty.select == "none",
+        "with curriculum.difficulty.select none, under which all rows are in one pool: take it out",
+    ),
+    Silence(
+        ("curriculum.difficulty.min_hard_share",),
+        "expand.sources.hard",
+        lambda config: config.expand.sources.hard == 0,
+        "with expand.sources.hard 0, as no hard row is expanded: take one of them out",
+    ),
+    Silence(
+        ("expand.probe_share",),
+        "curriculum.rounds",
+        lambda config: config.curriculum.rounds < 2,
+        "with curriculum.rounds below 2, as the last round has no probes: take it out",
+    ),
+    Silence(
+        ("mix.fill",),
+        "mix.size",
+        lambda config: config.mix.fill != "none" and config.mix.size is None,
+        "without mix.size, up to which unscored rows fill the training set: set it, or take this out",
+    ),
+    Silence(
         ("train.checkpoint_minutes",),
         "train.checkpoint_steps",
         lambda config: config.train.checkpoint_steps is not None,
         "with train.checkpoint_steps: take one of them out",
     ),
     Silence(
-        ("train.initial_epochs",),
+        ("train.initial_epochs", "train.initial_share"),
         "train.initial_sft",
         lambda config: config.train.initial_sft == "off",
         "with train.initial_sft off: take one of them out",

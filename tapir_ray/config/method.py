@@ -15,12 +15,17 @@ class Difficulty(Section):
     measure: str = key("mfd", invalidates=("scored", "evaluation"))
     """A registered measure or `package:object` (docs/measures.md). For a measure that needs no judge, the student's
     answers are not judged."""
+    select: Literal["hard", "frontier", "none"] = key("hard", invalidates=("scored",))
+    """Rows that are selected, the pool `hard`: the hardest ones, those nearest to the middle (min + max) / 2 of the
+    round's reliable difficulties, or (`none`) all usable rows, without scoring any but the holdout."""
     threshold: float = 2.0
     """δ: hard if difficulty ≥ δ, in units of the measure."""
     top_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Instead of δ: the hardest rows, this share of the reliable ones, are hard."""
+    """Instead of δ: the hardest rows, this share of the reliable ones, are hard. With `select: frontier` the share
+    nearest to the middle; `null` is then 0.5."""
     on_small_pool: Literal["move_threshold", "move_alpha", "stop"] = "move_threshold"
-    """What the plan changes if a pool cannot fill its share: δ, α, or nothing (`stop`: exit 1)."""
+    """What the plan changes if a pool cannot fill its share: δ (or the interval of `frontier`), α, or nothing (`stop`:
+    exit 1)."""
     min_hard_share: Share = 0.05
     """A hard pool below this share of the reliable rows is too small to expand from."""
 
@@ -51,13 +56,48 @@ class Score(Section):
 
     max_rows: Count = 10_000
     """Rows per round."""
+    candidates: Literal["all", "unseen"] = "all"
+    """`unseen`: only rows that no training set has had, so that the difficulty does not measure memory."""
+
+
+class Sources(Section):
+    """Shares of a round's draws by the rows that they are drawn from; they sum to 1.
+
+    If any is given, the others are 0.
+    """
+
+    hard: Share = 1.0
+    easy: Share = 0.0
+    random: Share = 0.0
+    """All usable rows, scored or not, of any pool."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_those_given(cls, given: Any) -> Any:
+        return {**dict.fromkeys(cls.model_fields, 0.0), **given} if isinstance(given, dict) and given else given
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Sources:
+        if abs(sum(self.shares.values()) - 1.0) > 1e-3:
+            given = " + ".join(f"{name} {share:g}" for name, share in self.shares.items() if share) or "all shares 0"
+            raise ValueError(f"the shares ({given}) sum to {sum(self.shares.values()):.4g}, but must sum to 1")
+        return self
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share by source."""
+        return {"hard": self.hard, "easy": self.easy, "random": self.random}
 
 
 class Expand(Section):
-    """New instructions similar to the hard ones."""
+    """New instructions similar to drawn rows."""
 
     size: Count = 10_000
     """Draws per round; each gives at most one new instruction."""
+    sources: Sources = Sources()
+    probe_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a round's generated rows that is kept out of its training set, so that the next round scores them
+    unseen. The last round has none."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     annotation: str = key("respond", invalidates=("generated",))
     """Answers new instructions: a registered annotation or `package:function`."""
@@ -125,6 +165,9 @@ class Mix(Section):
     `max_repeat` 2 give 200 hard and 200 easy pairs."""
     max_repeat: Count = 2
     """Most times that a row may be in the set."""
+    fill: Literal["none", "unscored"] = key("none", invalidates=("pool",))
+    """`unscored`: rows that were not scored this round fill the set up to `size`, each once, before any row is
+    repeated."""
 
 
 class Lora(Section):
@@ -159,6 +202,8 @@ class Train(Section):
     """`cumulative`: a round trains on the mixes of all rounds so far. The hard share is then that of all these mixes
     together, not the round's α. A pair in several mixes is trained on once for each, at independent places."""
     initial_epochs: Count = key(1, invalidates=("sft_packed",))
+    initial_share: Annotated[float, Field(gt=0, le=1)] = key(1.0, invalidates=("sft_training",))
+    """Share of the seed rows in the initial SFT, chosen by a hash of their ids; the others stay unseen."""
     epochs: Count = key(1, invalidates=("packed",))
     sequence_length: Count = 2048
     packing: bool = True

@@ -67,7 +67,11 @@ class Estimate:
 
 
 def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
-    """Returns the requests of a run that trains, over all its rounds."""
+    """Returns the requests of a run that trains, over all its rounds.
+
+    With `score.candidates: unseen` only the rows of the initial SFT count as seen: which rows a round trains on is not
+    known, and a bound must not be too low.
+    """
     lines: list[Line] = []
     held = sum(seed.held_out(config).values())
     settings, rows = config.classify, seed.usable
@@ -80,14 +84,18 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
         _add(lines, config, sizes, "answer the seed data", "fill", sizes.tasks, filled)
     old = {task: share * (rows - held) for task, share in sizes.tasks.items()}
     new: dict[str | None, float] = dict.fromkeys(old, 0.0)
+    trained = config.train.initial_share if config.score.candidates == "unseen" and config.certain_initial_sft else 0.0
+    candidates = {task: (1 - trained) * n for task, n in old.items()}
     for number in range(1, config.curriculum.rounds + 1):
-        chosen = _apportioned(config.score.max_rows, {task: old[task] + new[task] for task in old}, taxonomy)
-        of_new = {task: n * new[task] / max(1e-9, old[task] + new[task]) for task, n in chosen.items()}
+        room = {task: candidates[task] + new[task] for task in old}
+        chosen = _apportioned(config.score.max_rows, room, taxonomy)
+        of_new = {task: n * new[task] / max(1e-9, room[task]) for task, n in chosen.items()}
         of_old = {task: n - of_new[task] for task, n in chosen.items()}
         name = f"round {number}"
-        _add(lines, config, sizes, f"{name} score", "score_seed", of_old)
+        selects = config.curriculum.difficulty.select != "none"
+        _add(lines, config, sizes, f"{name} score", "score_seed", of_old if selects else {})
         _add(lines, config, sizes, f"{name} score", "score_holdout", {None: 1.0}, held)
-        _add(lines, config, sizes, f"{name} score", "score_new", of_new)
+        _add(lines, config, sizes, f"{name} score", "score_new", of_new if selects else {})
         draws = _apportioned(config.expand.size, dict.fromkeys(old, float(config.expand.size)), taxonomy)
         _add(lines, config, sizes, f"{name} expand", "expand", draws)
         kept = {task: n * sizes.expanded * _fresh(sizes, old, new, draws, task) for task, n in draws.items()}

@@ -89,7 +89,9 @@ class _Pilot:
         answer = RespondRow(self.prompts, config, dict(taxonomy.styles))
         if config.seed_data.responses != "keep":
             chosen, held = await self._filled(answer, chosen), await self._filled(answer, held)
-        scored = await self._score("score_seed", chosen)
+        # Under `select: none` a run scores the holdout alone.
+        selects = config.curriculum.difficulty.select != "none"
+        scored = await self._score("score_seed", chosen) if selects else chosen
         await self._score("score_holdout", held)
         draws = _draws(scored, taxonomy, self.rows)
         sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
@@ -101,7 +103,8 @@ class _Pilot:
         answered = await self._ask("respond", answer, fresh)
         new = [row for row in answered if row["status"] == OK]
         self.sizes.accepted = len(new) / max(1, len(fresh))
-        await self._score("score_new", new)
+        if selects:
+            await self._score("score_new", new)
         self._keep("scored", scored, schemas.SCORED)
         self._keep("generated", answered, schemas.GENERATED_ROWS)
 

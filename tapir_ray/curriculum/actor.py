@@ -182,7 +182,10 @@ class Curriculum:
         rounds = self.state["rounds"]
         found: dict[str, float] = {"rounds_planned": sum("plan" in entry for entry in rounds.values())}
         for number, entry in rounds.items():
-            shown = ("alpha", "threshold", "hard", "easy", "unreliable", "failed", "noise", "student_score")
+            shown = (
+                "alpha", "threshold", "ceiling", "hard", "easy", "unreliable", "failed", "seen", "unseen", "noise",
+                "student_score",
+            )  # fmt: skip
             plan = entry.get("plan", {})
             found |= {f"round_{number}/{name}": plan[name] for name in shown if plan.get(name) is not None}
         return found

@@ -1,37 +1,48 @@
 """Plan of a round, from its scores: a pure function of counts.
 
-    plan = make_plan(1, stats, config, taxonomy)         # δ, α, draws by task
+    plan = make_plan(1, stats, config, taxonomy)         # δ, α, draws by source and task
+
+`selection.py` has the rules by which difficulties are selected (`curriculum.difficulty.select`), the pool `hard`.
 
 The paper does not say what to do if a pool is too small; these rules are this project's. With n reliable rows, the plan
 aims at a mix of as many rows as were scored (or `mix.size` pairs), each at most `mix.max_repeat` times:
 
-- easy · max_repeat ≥ (1 − α) · n;
-- hard · max_repeat + expand.size ≥ α · n, since expansions add to the hard pool, and
-  hard ≥ curriculum.difficulty.min_hard_share · n (at least 1), since expansions need sources.
+- easy · max_repeat + expansions of easy rows ≥ (1 − α) · n;
+- hard · max_repeat + expansions of hard rows ≥ α · n;
+- hard ≥ curriculum.difficulty.min_hard_share · n (at least 1), if expansions need hard rows as sources.
 
-If one of them fails, `curriculum.difficulty.on_small_pool` decides:
+Expansions are those in the round's training set, without its probes. Those of random rows (`expand.sources`) count in
+proportion to the pools. If one of the rules fails, `curriculum.difficulty.on_small_pool` decides:
 
-- `move_threshold` moves δ to the nearest value of the histogram that satisfies both, or comes closest to it. For a
-  `positive` measure such as `mfd` that value is above 0: where the student is as good, it has nothing to learn.
-- `move_alpha` keeps δ and moves α.
+- `move_threshold` moves δ to the nearest value of the histogram that satisfies all, or comes closest to it. An interval
+  of `frontier` gets wider or narrower around its middle. For a `positive` measure such as `mfd` the low end is then
+  above 0: if the student is as good, it has nothing to learn.
+- `move_alpha` keeps the interval and moves α.
 - `stop` ends the run.
 
-A hard pool that is still empty is an error.
+A round without a row to draw from is an error. `select: none` needs no scores: all usable rows are hard, and α is 1.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from fractions import Fraction
+from dataclasses import dataclass, field
 
 from tapir_ray.config import Config
-from tapir_ray.curriculum.difficulty import HARD
+from tapir_ray.curriculum import sources
+from tapir_ray.curriculum.difficulty import EASY, HARD
 from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.curriculum.measures.mfd import mfd
-from tapir_ray.curriculum.quotas import Cell, apportion, exact, round_half_up
+from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.record import Record, shared_out
 from tapir_ray.curriculum.schedule import alpha as scheduled_alpha
+from tapir_ray.curriculum.selection import (
+    Interval,
+    asked_interval,
+    floor_or_ceiling,
+    moved_alpha,
+    moved_interval,
+    needs,
+)
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.errors import StageError
@@ -47,10 +58,16 @@ class Plan(Record):
     """Decisions of a round. `alpha_asked` is what the configuration says, `alpha` what is done; likewise for δ."""
 
     round: int
+    select: str
+    """Rule by which rows are hard: `hard`, `frontier` or `none` (all usable rows are hard)."""
     alpha_asked: float
     alpha: float
-    threshold_asked: float
-    threshold: float
+    threshold_asked: float | None
+    threshold: float | None
+    """δ, the lowest difficulty of a hard row; None under `select: none`."""
+    ceiling_asked: float | None
+    ceiling: float | None
+    """The highest difficulty of a hard row; None if there is no upper end."""
     top_fraction: float | None
     hard: int
     easy: int
@@ -64,9 +81,15 @@ class Plan(Record):
     """Mixture weights over the tasks that have rows."""
     absent_tasks: list[str]
     expand: dict[str, int]
-    """Draws from the hard rows of each task; they sum to expand.size."""
+    """Draws by task; they sum to expand.size."""
+    sources: dict[str, dict[str, int]]
+    """Draws by source (`hard`, `easy`, `random`) and task."""
     noise: float | None
     """σ of a single MFD; None if it was not measured."""
+    seen: int
+    """Rows of status ok that were trained on before."""
+    unseen: int
+    """All other rows of status ok."""
     mean_seen: float | None
     """Mean difficulty of rows that were trained on before; it measures memory."""
     mean_unseen: float | None
@@ -78,79 +101,105 @@ class Plan(Record):
 
     @property
     def draws(self) -> dict[Cell, int]:
-        """`expand` as a quota table for `sampling.cutoffs`."""
-        return {(HARD, task): n for task, n in self.expand.items()}
+        """Draws from the pools hard and easy as a quota table for `sampling.cutoffs`."""
+        return {(pool, task): n for pool in (HARD, EASY) for task, n in self.sources.get(pool, {}).items()}
+
+    @property
+    def random_draws(self) -> dict[Cell, int]:
+        """Draws from rows of any pool as a quota table; their pool is `random`."""
+        return {(sources.RANDOM, task): n for task, n in self.sources.get(sources.RANDOM, {}).items()}
+
+    @property
+    def in_words(self) -> str:
+        """The decision in one line: `α 0.3, δ 2, 40 hard and 60 easy`."""
+        if self.threshold is None:
+            return f"α {self.alpha:g}, nothing is selected, {self.hard} rows"
+        ends = f"δ {self.threshold:g}" + ("" if self.ceiling is None else f" to {self.ceiling:g}")
+        return f"α {self.alpha:g}, {ends}, {self.hard} hard and {self.easy} easy"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Selection of a round: the interval asked for, the one that is used, α, and (hard, easy) rows by task."""
+
+    asked: Interval | None
+    interval: Interval | None
+    alpha: float
+    pools: dict[str, tuple[int, int]]
+    warnings: list[str] = field(default_factory=list)
 
 
 def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Taxonomy) -> Plan:
     """Returns the plan of a round.
 
-    Raises StageError, which says what to change, if no row is hard or reliable, or if a pool is too small and
-    `on_small_pool` is `stop`.
+    Raises StageError, which says what to change, if no row is usable or reliable, if there is no row to draw from, or
+    if a pool is too small and `on_small_pool` is `stop`.
     """
     rules = config.curriculum.difficulty
-    alpha_asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
-    histogram = stats.histogram
-    if not histogram:
-        scores = "the judge's scores and judge.min_teacher_score"
-        what_decides = scores if config.measure_needs_judge else f"the values of the measure {rules.measure}"
-        raise StageError(
-            f"round {round_number}: no reliable row ({stats.unreliable} unreliable, {stats.failed} failed, "
-            f"{stats.unscored} unscored of {stats.rows}); see {what_decides}"
-        )
-    n = sum(histogram.values())
-    asked = rules.threshold if rules.top_fraction is None else _quantile(histogram, rules.top_fraction)
-    hard_need, easy_need = _needs(n, alpha_asked, config)
-    delta, alpha, warnings = asked, alpha_asked, []
-    hard = _hard(histogram, asked)
-    if hard < hard_need or n - hard < easy_need:
-        small = f"{hard} hard (needs {hard_need}) and {n - hard} easy (needs {easy_need}) of {n} rows at δ = {asked:g}"
-        if rules.on_small_pool == "stop":
-            raise StageError(f"round {round_number}: {small}; {WHAT_TO_CHANGE}, or curriculum.difficulty.on_small_pool")
-        if rules.on_small_pool == "move_threshold":
-            delta = _moved(histogram, asked, hard_need, easy_need, positive=load_measure(rules.measure).positive)
-            hard = _hard(histogram, delta)
-            moved = (
-                f"δ moved to {delta:g}, {hard} hard and {n - hard} easy" if delta != asked else "no other δ is better"
-            )
-            warnings.append(f"{small}: {moved}")
-        else:
-            alpha = _moved_alpha(hard, n, alpha_asked, config)
-            warnings.append(f"{small}: α moved from {alpha_asked:g} to {alpha:g}")
-    pools = stats.pools(delta)
+    asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
+    chosen = (
+        _all_usable(round_number, stats, asked)
+        if rules.select == "none"
+        else _selected(round_number, stats, config, asked)
+    )
+    pools, interval = chosen.pools, chosen.interval
     weights = taxonomy.effective_weights(pools)
-    sources = {task: config.expand.size for task, (n_hard, _) in pools.items() if n_hard and task in weights}
-    if not sources:
-        raise StageError(f"round {round_number}: no hard row among {n} at δ = {delta:g}; {WHAT_TO_CHANGE}")
+    anywhere = taxonomy.effective_weights(stats.usable) if config.expand.sources.random else {}
+    rooms = {
+        HARD: [task for task, (hard, _) in pools.items() if hard and task in weights],
+        EASY: [task for task, (_, easy) in pools.items() if easy and task in weights],
+        sources.RANDOM: list(anywhere),
+    }
+    shares = config.expand.sources.shares
+    weights_of = {HARD: weights, EASY: weights, sources.RANDOM: anywhere}
+    draws, moved_draws = sources.draws_by_source(config.expand.size, shares, rooms, weights_of)
+    hard, easy = (sum(counts[at] for counts in pools.values()) for at in (0, 1))
+    if not draws:
+        what = " or ".join(source for source, share in shares.items() if share)
+        at = f" at {interval}" if interval else ""
+        raise StageError(f"round {round_number}: no {what} row among {hard + easy}{at}; {WHAT_TO_CHANGE}")
     absent = taxonomy.absent(pools)
     judged = sum(task.judged for task in stats.by_task.values())
+    unreliable = {task: found.unreliable for task, found in stats.by_task.items()}
     return Plan(
         round=round_number,
-        alpha_asked=alpha_asked,
-        alpha=alpha,
-        threshold_asked=asked,
-        threshold=delta,
+        select=rules.select,
+        alpha_asked=asked,
+        alpha=chosen.alpha,
+        threshold_asked=chosen.asked and chosen.asked.low,
+        threshold=interval and interval.low,
+        ceiling_asked=chosen.asked and chosen.asked.high,
+        ceiling=interval and interval.high,
         top_fraction=rules.top_fraction,
         hard=hard,
-        easy=n - hard,
+        easy=easy,
         unreliable=stats.unreliable,
         failed=stats.failed,
         filtered=stats.filtered,
         unscored=stats.unscored,
         by_task={
-            task: PoolCounts(hard=n_hard, easy=n_easy, unreliable=stats.by_task[task].unreliable)
+            task: PoolCounts(hard=n_hard, easy=n_easy, unreliable=unreliable.get(task, 0))
             for task, (n_hard, n_easy) in pools.items()
         },
         weights=weights,
         absent_tasks=absent,
-        expand=apportion(config.expand.size, sources, weights),
+        expand=sources.by_task(draws),
+        sources=draws,
         noise=stats.noise,
+        seen=stats.trained,
+        unseen=stats.untrained,
         mean_seen=stats.seen.mean,
         mean_unseen=stats.unseen.mean,
         length_correlation=stats.length_correlation,
         teacher_score=sum(task.teacher_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
         student_score=sum(task.student_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
-        warnings=warnings + _warnings(stats, delta, config) + shared_out(absent),
+        warnings=[
+            *chosen.warnings,
+            *moved_draws,
+            *_few_unseen(stats, config),
+            *(_warnings(stats, interval, config) if interval else []),
+            *shared_out(absent),
+        ],
     )
 
 
@@ -159,66 +208,75 @@ WHAT_TO_CHANGE = (
 )
 
 
-def _hard(histogram: Mapping[float, int], delta: float) -> int:
-    return sum(n for value, n in histogram.items() if value >= delta)
+def _all_usable(round_number: int, stats: ScoreStats, alpha: float) -> _Chosen:
+    """Returns the selection of all usable rows, which needs no scores."""
+    if not stats.usable:
+        raise StageError(
+            f"round {round_number}: no usable row ({stats.unreliable} unreliable, {stats.failed} failed, "
+            f"{stats.filtered} filtered of {stats.rows})"
+        )
+    said = f"curriculum.difficulty.select none has no easy pool: α is 1, not {alpha:g}"
+    pools = {task: (n, 0) for task, n in stats.usable.items()}
+    return _Chosen(None, None, 1.0, pools, [said] if alpha < 1.0 else [])
 
 
-def _needs(n: int, alpha: float, config: Config) -> tuple[int, int]:
-    """Returns the fewest (hard, easy) rows that a round needs, by the rules at the top of this file."""
-    rows = n if config.mix.size is None or config.mix.unit == "tokens" else min(n, config.mix.size)
-    repeat, share = config.mix.max_repeat, exact(alpha)
-    hard = max(
-        1,
-        math.ceil(exact(config.curriculum.difficulty.min_hard_share) * n),
-        math.ceil((share * rows - config.expand.size) / repeat),
-    )
-    return hard, math.ceil((1 - share) * rows / repeat)
-
-
-def _quantile(histogram: Mapping[float, int], fraction: float) -> float:
-    """Returns the threshold whose hard rows are nearest to `fraction` of all; of two equally near, the higher one."""
-    target = round_half_up(exact(fraction) * sum(histogram.values()))
-    return min(histogram, key=lambda value: (abs(_hard(histogram, value) - target), -value))
-
-
-def _moved(histogram: Mapping[float, int], asked: float, hard_need: int, easy_need: int, positive: bool) -> float:
-    """Returns the value of the histogram with the fewest rows missing in both pools; of equals, the nearest to `asked`.
-
-    `asked` itself is a candidate if it leaves a hard row, and the result if there is no candidate.
-    """
+def _selected(round_number: int, stats: ScoreStats, config: Config, asked_alpha: float) -> _Chosen:
+    """Returns the selection by difficulty, moved as `on_small_pool` says if a pool is too small."""
+    rules, histogram = config.curriculum.difficulty, stats.histogram
+    if not histogram:
+        scores = "the judge's scores and judge.min_teacher_score"
+        what_decides = scores if config.measure_needs_judge else f"the values of the measure {rules.measure}"
+        raise StageError(
+            f"round {round_number}: no reliable row ({stats.unreliable} unreliable, {stats.failed} failed, "
+            f"{stats.unscored} unscored of {stats.rows}); see {what_decides}"
+        )
     n = sum(histogram.values())
-    allowed = [value for value in histogram if value > 0.0 or not positive]
-    if _hard(histogram, asked):
-        allowed.append(asked)
+    asked = asked_interval(histogram, rules)
+    added = sources.added(round_number, n, sum(stats.unscored_by_task.values()), config)
+    need = needs(n, asked_alpha, config, added)
+    interval, alpha, warnings = asked, asked_alpha, []
+    hard = asked.rows(histogram)
+    if need.lack(hard, n - hard):
+        small = f"{hard} hard (needs {need.hard}) and {n - hard} easy (needs {need.easy}) of {n} rows at {asked}"
+        if rules.on_small_pool == "stop":
+            raise StageError(f"round {round_number}: {small}; {WHAT_TO_CHANGE}, or curriculum.difficulty.on_small_pool")
+        if rules.on_small_pool == "move_threshold":
+            positive = load_measure(rules.measure).positive
+            interval = moved_interval(histogram, asked, need, rules.select, positive)
+            hard, what = interval.rows(histogram), "δ" if asked.high is None else "interval"
+            to = f"{interval.low:g}" if interval.high is None else f"{interval.low:g} to {interval.high:g}"
+            moved = f"{what} moved to {to}, {hard} hard and {n - hard} easy"
+            warnings.append(f"{small}: {moved if interval != asked else f'no other {what} is better'}")
+        else:
+            alpha = moved_alpha(hard, n, asked_alpha, config, added)
+            warnings.append(f"{small}: α moved from {asked_alpha:g} to {alpha:g}")
+    return _Chosen(asked, interval, alpha, stats.pools(interval.low, interval.high), warnings)
 
-    def lack(value: float) -> int:
-        hard = _hard(histogram, value)
-        return max(0, hard_need - hard) + max(0, easy_need - (n - hard))
 
-    return min(allowed, key=lambda value: (lack(value), abs(value - asked), -value), default=asked)
-
-
-def _moved_alpha(hard: int, n: int, alpha: float, config: Config) -> float:
-    """Returns the α nearest to `alpha` that a mix of all n rows can have; expansions count as hard."""
-    repeat = config.mix.max_repeat
-    # Exact fractions, so that only the last line rounds.
-    least = 1 - Fraction((n - hard) * repeat, n)
-    most = Fraction(hard * repeat + config.expand.size, n)
-    # 12 digits as in `schedule.alpha`, so that moved and scheduled values compare equal.
-    return float(round(min(max(exact(alpha), least, Fraction(0)), most, Fraction(1)), 12))
+def _few_unseen(stats: ScoreStats, config: Config) -> list[str]:
+    """Returns a warning if the rows that were not trained on do not fill `score.max_rows`."""
+    if config.score.candidates == "all" or stats.rows >= config.score.max_rows:
+        return []
+    return [
+        f"score.candidates unseen leaves {stats.rows} candidates of score.max_rows {config.score.max_rows}: lower "
+        "train.initial_share, raise expand.probe_share, or give more seed data"
+    ]
 
 
-def _warnings(stats: ScoreStats, delta: float, config: Config) -> list[str]:
+def _warnings(stats: ScoreStats, interval: Interval, config: Config) -> list[str]:
     """Returns the reasons to distrust the difficulties of this round."""
-    warnings = []
+    warnings = floor_or_ceiling(stats.histogram, config.curriculum.difficulty.select)
     # σ is of the MFD; under another measure δ has other units.
     if load_measure(config.curriculum.difficulty.measure) is mfd:
-        if stats.noise is not None and delta < 2 * stats.noise:
+        # The noise moves a row across δ, or out of an interval that is narrower than it.
+        size = interval.low if interval.high is None else interval.high - interval.low
+        what = "δ" if interval.high is None else "the width of the interval"
+        if stats.noise is not None and size < 2 * stats.noise:
             warnings.append(
-                f"δ = {delta:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
+                f"{what} = {size:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
             )
         if stats.noise is None and (why := _unmeasured(stats, config)):
-            warnings.append(f"σ of the judge is not measured, so δ cannot be compared with 2σ: {why}")
+            warnings.append(f"σ of the judge is not measured, so {what} cannot be compared with 2σ: {why}")
     length = stats.length_correlation
     if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
         warnings.append(f"scores follow the length of answers (correlation {length:.2f})")

@@ -93,7 +93,11 @@ class ScoreStats(Counts):
     failed: int = 0
     filtered: int = 0
     unscored: int = 0
-    """Rows of status ok without a difficulty or a task, such as those beyond `score.max_rows`."""
+    """Rows of status ok without a difficulty or a task, such as all rows under `curriculum.difficulty.select: none`."""
+    unscored_by_task: dict[str, int] = {}
+    """Those of them with a task."""
+    trained: int = 0
+    """Rows of status ok that were trained on before, scored or not."""
     tokens: int = 0
     """Sum of the column `tokens`; 0 without such a column."""
     by_task: dict[str, TaskStats] = {}
@@ -122,6 +126,18 @@ class ScoreStats(Counts):
     def reliable(self) -> int:
         """Rows that can be hard or easy."""
         return sum(task.reliable for task in self.by_task.values())
+
+    @property
+    def usable(self) -> dict[str, int]:
+        """Rows that may be drawn from, by task: reliable and unscored ones."""
+        reliable = {name: task.reliable for name, task in self.by_task.items() if task.reliable}
+        found: dict[str, int] = _add(reliable, self.unscored_by_task)
+        return found
+
+    @property
+    def untrained(self) -> int:
+        """Rows of status ok that were not trained on before."""
+        return self.rows - self.failed - self.filtered - self.trained
 
     @property
     def histogram(self) -> dict[float, int]:
@@ -163,10 +179,11 @@ class ScoreStats(Counts):
         found = [r for r in (self.teacher_length.correlation, self.student_length.correlation) if r is not None]
         return max(found, key=abs, default=None)
 
-    def pools(self, delta: float) -> dict[str, tuple[int, int]]:
-        """Returns the number of (hard, easy) rows of every task at the threshold δ."""
+    def pools(self, delta: float, ceiling: float | None = None) -> dict[str, tuple[int, int]]:
+        """Returns the number of (hard, easy) rows of every task; difficulties from δ to the ceiling are hard."""
+        top = math.inf if ceiling is None else ceiling
         return {
-            name: (hard := sum(n for value, n in task.histogram.items() if value >= delta), task.reliable - hard)
+            name: (hard := sum(n for value, n in task.histogram.items() if delta <= value <= top), task.reliable - hard)
             for name, task in sorted(self.by_task.items())
         }
 
@@ -205,9 +222,10 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
     """Returns the statistics of a table; the columns in OPTIONAL may be missing."""
     status = pc.value_counts(rows["status"])
     counts = {entry["values"].as_py(): entry["counts"].as_py() for entry in status}
-    scored = rows.filter(
-        pc.and_(pc.equal(rows["status"], OK), pc.and_(pc.is_valid(rows["difficulty"]), pc.is_valid(rows["task"])))
-    )
+    ok = rows.filter(pc.equal(rows["status"], OK))
+    scored = ok.filter(pc.and_(pc.is_valid(ok["difficulty"]), pc.is_valid(ok["task"])))
+    unscored = ok["task"].filter(pc.and_(pc.is_null(ok["difficulty"]), pc.is_valid(ok["task"])))
+    trained = pc.greater(pc.fill_null(ok["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     # δ is decided later from these counts. Here 0.0 serves only to separate the unreliable rows.
     pools = pool_of(scored["difficulty"], scored["teacher_score"], 0.0, min_teacher_score)
     histograms: dict[str, Counter[float]] = defaultdict(Counter)
@@ -245,6 +263,8 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         failed=n_failed,
         filtered=n_filtered,
         unscored=counts.get(OK, 0) - len(scored),
+        unscored_by_task=dict(sorted(Counter(unscored.to_pylist()).items())),
+        trained=0 if trained is None else pc.sum(trained).as_py() or 0,
         tokens=(pc.sum(rows["tokens"]).as_py() or 0) if _has(rows, "tokens") else 0,
         by_task=dict(sorted(by_task.items())),
         repeats=repeat,

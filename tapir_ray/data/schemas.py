@@ -85,10 +85,16 @@ names it. `difficulty` = teacher_score − student_score (MFD), unless the confi
 the same texts."""
 
 GENERATED_ROWS = pa.schema(
-    [("draw_id", pa.string()), *INSTRUCTIONS, ("style", pa.string()), ("answer_score", pa.float64())]
+    [
+        ("draw_id", pa.string()),
+        *INSTRUCTIONS,
+        ("style", pa.string()),
+        ("answer_score", pa.float64()),
+        ("pool", pa.string()),
+    ]
 )
 """One row for each draw, also if it failed. `answer_score` is the judge's score of the teacher's answer, 1 to 10; null
-unless answers are gated."""
+unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`."""
 
 TRAINING = pa.schema(
     [
@@ -105,7 +111,8 @@ TRAINING = pa.schema(
         ("reason", pa.string()),
     ]
 )
-"""`tokens` counts the response tokens, those in the loss; `pool` is `hard` or `easy`."""
+"""`tokens` counts the response tokens, those in the loss. `pool` is `hard`, `easy`, `unscored` (`mix.fill`), `probe`
+(kept out of the training set) or, in the initial SFT, `seed`."""
 
 PACKED = pa.schema(
     [
@@ -134,9 +141,12 @@ def instruction_id(messages: Sequence[Message]) -> str:
     return _hash("instruction", *(part for message in messages for part in (message["role"], message["content"])))
 
 
-def draw_id(round_number: int, parent_id: str, copy: int) -> str:
-    """Id of the `copy`-th request of a round to expand the instruction `parent_id`."""
-    return _hash("draw", str(round_number), parent_id, str(copy))
+def draw_id(round_number: int, parent_id: str, copy: int, *source: str) -> str:
+    """Id of the `copy`-th request of a round to expand the instruction `parent_id`.
+
+    `source` keeps draws apart that two sources make from one parent.
+    """
+    return _hash("draw", str(round_number), parent_id, str(copy), *source)
 
 
 def pair_id(instruction: str, copy: int) -> str:
@@ -147,6 +157,12 @@ def pair_id(instruction: str, copy: int) -> str:
 def order_key(row_id: str, random_seed: int, *salt: object) -> str:
     """A uniform 128-bit hash of (row id, random seed, salt) as hex; sorting by it is a reproducible shuffle."""
     return _hash("order", row_id, str(random_seed), *(str(part) for part in salt))
+
+
+def in_share(row_id: str, random_seed: int, share: float, *salt: object) -> bool:
+    """Whether a row is in a share of all rows that is drawn by the hash of (row id, random seed, salt)."""
+    # 13 hex digits are 52 bits, which a float holds exactly.
+    return int(order_key(row_id, random_seed, *salt)[:13], 16) / 16**13 < share
 
 
 def prompt_hash(messages: Sequence[Message]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from tapir_ray.data.schemas import HOLDOUT, OK, order_key
+from tapir_ray.data.schemas import HOLDOUT, OK, in_share
 from tapir_ray.evaluate.suite import NO_TASK, summarised
 from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
@@ -60,8 +60,7 @@ def holdout_scores(run: Run, layout: LoopLayout, random_seed: int, select_share:
 
 def selects(row_id: str, random_seed: int, select_share: float) -> bool:
     """Returns True for a row of the half that selects the best round. It depends on id and seed alone."""
-    # 13 hex digits are 52 bits, which a float holds exactly.
-    return int(order_key(row_id, random_seed, "select")[:13], 16) / 16**13 < select_share
+    return in_share(row_id, random_seed, select_share, "select")
 
 
 def reported_score(run: Run, table: Table, random_seed: int, select_share: float) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def distill(context: Context, stop: StopAfter) -> None:
         if not mix.done(context, round_number):
             score.score(context, round_number)  # the student answers, the judge compares: difficulty (MFD)
             stop.after("score")
-            plan = score.plan(context, round_number)  # δ, α and the number of expansions by task
-            generate.generate(context, round_number, plan)  # new instructions like the hard ones, answered in style
+            plan = score.plan(context, round_number)  # δ, α and the number of expansions by source and task
+            generate.generate(context, round_number, plan)  # new instructions like the drawn ones, answered in style
             stop.after("generate")
             mix.mix(context, round_number, plan)  # α hard and 1 − α easy, tasks by weight
         # An existing training set skips the stages above, so `--until` has to stop for them here.
@@ -146,7 +146,9 @@ def _round(
         return Begin(stage, ("messages", "response", *columns)) if first else None
 
     candidates = Table(f"{folder}/candidates", SCORED, ID, (instructions, *generated_before), "score")
-    scores = ("teacher_score", "student_score") if config.measure_needs_judge else ("difficulty",)
+    scores: tuple[str, ...] = ("teacher_score", "student_score") if config.measure_needs_judge else ("difficulty",)
+    if config.curriculum.difficulty.select == "none":
+        scores = ()
     scored = Table(
         f"{folder}/scored",
         scored_schema(config.curriculum.difficulty.measure),

@@ -26,7 +26,10 @@ RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 KILLED = "killed"
 """The process or its machine ended without storing a reason, and there is no heartbeat."""
 NOT_STARTED = "not started"
-SHOWN = (("alpha", "α"), ("threshold", "δ"), ("hard", "hard"), ("easy", "easy"), ("difficulty", "mean difficulty"),
+SHOWN = (("alpha", "α"), ("threshold", "δ"), ("ceiling", "ceiling"), ("hard", "hard"), ("easy", "easy"),
+         ("seen", "seen"), ("unseen", "unseen"), ("draws_hard", "draws from hard rows"),
+         ("draws_easy", "draws from easy rows"), ("draws_random", "draws from random rows"),
+         ("unscored", "unscored units in the mix"), ("probes", "probes"), ("difficulty", "mean difficulty"),
          ("student_score", "student's score"), ("teacher_score", "teacher's score"),
          ("holdout_score", "on the holdout"))  # fmt: skip
 """Keys of a round's numbers, and their names in the output."""
@@ -40,6 +43,7 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
 
     - `stages`: stages under way, or those in which the last attempt ended, with rows, rows per second and what waits.
     - `shards`: `finished` and `all` (None until it is known) of a regeneration; None for a run with rounds.
+    - `select`: the rule by which rows are selected; None for a regeneration.
     - `rounds`: the numbers of each round. `spend`: usage by role, and the budget.
     - `reason`: why the last attempt ended. `continue`: the command that continues the run.
 
@@ -62,6 +66,7 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
         "owner": asdict(last) if last is not None else None,
         "stages": last.stages if last is not None else [],
         "shards": shards_of(run, layout, config) if isinstance(layout, ShardLayout) else None,
+        "select": config.curriculum.difficulty.select if isinstance(layout, LoopLayout) else None,
         "rounds_planned": len(checkpoints),
         "rounds_trained": sum(run.done(checkpoint) is not None for checkpoint in checkpoints),
         "rounds": rounds_of(events),
@@ -152,7 +157,8 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
     for stage in found["stages"]:
         say(f"{'in' if found['status'] == RUNNING else 'ended in'} {in_words(stage)}")
     if (shards := found["shards"]) is None:
-        say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}")
+        rule = "" if found["select"] == "hard" else f"; curriculum.difficulty.select {found['select']}"
+        say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}{rule}")
     else:
         of = "; their number is known once the rows are cleaned" if shards["all"] is None else f" of {shards['all']}"
         say(f"shards finished: {shards['finished']}{of}")

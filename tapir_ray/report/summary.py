@@ -27,7 +27,8 @@ from tapir_ray.steps.train import student_after
 from tapir_ray.transforms.pack_stats import PackStats
 
 PLANNED = (
-    "alpha_asked", "threshold", "threshold_asked", "hard", "easy", "unreliable", "noise", "mean_seen", "mean_unseen"
+    "select", "alpha_asked", "threshold", "threshold_asked", "ceiling", "ceiling_asked", "hard", "easy", "unreliable",
+    "noise", "seen", "unseen", "mean_seen", "mean_unseen",
 )  # fmt: skip
 """Keys of a round's plan that `summary.json` shows."""
 COLUMNS = (
@@ -152,7 +153,10 @@ def _round(
         "round": number,
         "alpha": mix.get("alpha"),
         **{name: made.get(name) for name in PLANNED},
+        "draws": {source: sum(tasks.values()) for source, tasks in made.get("sources", {}).items()},
         "hard_share": mix.get("share"),
+        "unscored": mix.get("unscored"),
+        "probes": sum(mix["probes"].values()) if "probes" in mix else None,
         "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
         "generated": generated and generated.count(OK),
         "filtered": generated.reasons if generated else {},
@@ -213,7 +217,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         table.add_row(
             str(entry["round"]),
             _moved(entry["alpha_asked"], entry["alpha"]),
-            _moved(entry["threshold_asked"], entry["threshold"]),
+            _ends(entry),
             _count(entry["hard"]),
             _count(entry["easy"]),
             _count(entry["generated"]),
@@ -247,6 +251,8 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
         out.print(_by_task("loss on the holdout (nats per response token)", losses))
     for entry in summary["rounds"]:
+        if said := _choices(entry):
+            out.print(f"round {entry['round']}: {said}", highlight=False)
         if entry["scored"]:
             noise = "not measured" if entry["noise"] is None else f"{entry['noise']:.2f}"
             out.print(f"round {entry['round']}: σ of a single MFD {noise}", highlight=False)
@@ -298,6 +304,28 @@ def _moved(asked: float | None, done: float | None) -> str:
     if asked is None or done is None:
         return "-"
     return f"{asked:g}" if asked == done else f"{asked:g} → {done:g}"
+
+
+def _ends(entry: dict[str, Any]) -> str:
+    """Returns δ, or the interval of hard difficulties, before and after a move: `2 → 1.5`, `2..5 → 1..6`."""
+    if entry["ceiling"] is None:
+        return _moved(entry["threshold_asked"], entry["threshold"])
+    asked, done = ((entry[f"threshold{which}"], entry[f"ceiling{which}"]) for which in ("_asked", ""))
+    return " → ".join(f"{low:g}..{high:g}" for low, high in dict.fromkeys((asked, done)))
+
+
+def _choices(entry: dict[str, Any]) -> str:
+    """Returns how rows were selected, drawn and mixed, if not all by the defaults; the seen rows among candidates."""
+    said = [f"curriculum.difficulty.select {entry['select']}"] if entry["select"] not in (None, "hard") else []
+    if entry["seen"] is not None:
+        said.append(f"{entry['seen']} seen and {entry['unseen']} unseen candidates")
+    if set(entry["draws"]) - {"hard"}:
+        said.append(f"draws from {_pairs(entry['draws'])}")
+    if entry["probes"]:
+        said.append(f"{entry['probes']} probes")
+    if entry["unscored"]:
+        said.append(f"{entry['unscored']:,} unscored units in the mix")
+    return ", ".join(said)
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -1,14 +1,19 @@
-"""Generate: the teacher writes instructions like the hard ones, then answers those that pass the filters."""
+"""Generate: the teacher writes instructions like the drawn ones, then answers those that pass the filters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from tapir_ray.curriculum.difficulty import with_pool
+from tapir_ray.curriculum.difficulty import EASY, HARD, with_pool
 from tapir_ray.curriculum.plan import Plan
+from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
-from tapir_ray.data.schemas import GENERATED_ROWS, conform, draw_id, with_columns
+from tapir_ray.curriculum.sources import RANDOM
+from tapir_ray.data.schemas import GENERATED_ROWS, OK, conform, draw_id, with_columns
 from tapir_ray.steps import classifier, decontaminate, shares
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
@@ -67,30 +72,59 @@ def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ra
 
 
 def draws(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
-    """Returns draws from the hard rows, by the plan's number for each task, with the fewest repeats of a row. Lazy."""
+    """Returns the plan's draws from each source and task, with the fewest repeats of a row. Lazy.
+
+    `pool` is that of the row that a draw is from; an unscored row counts as easy.
+    """
+    from_pools = _drawn(context, round_number, plan, plan.draws) if plan.draws else None
+    if not plan.random_draws:
+        assert from_pools is not None
+        return from_pools
+    anywhere = _drawn(context, round_number, plan, plan.random_draws, RANDOM)
+    return anywhere if from_pools is None else from_pools.union(anywhere)
+
+
+def _drawn(
+    context: Context, round_number: int, plan: Plan, quota: Mapping[Cell, int], *source: str
+) -> ray.data.Dataset:
+    """Returns the draws of a quota table. A `source` has its own keys, ids, and pool for all rows."""
     seed, cpus = context.config.random_seed, context.transform_cpus
-    cells = _with_pools(context, round_number, plan, CELLS)
-    found = count_cells(cells, seed, (round_number, "expand"), transform_cpus=cpus)
-    chosen = cutoffs(cells, found, plan.draws, transform_cpus=cpus)
-    rows = take(_with_pools(context, round_number, plan), chosen, cpus)
-    return context.map(rows, _as_draws, round_number=round_number)
+    cells = _with_pools(context, round_number, plan, bool(source), CELLS)
+    found = count_cells(cells, seed, (round_number, "expand", *source), transform_cpus=cpus)
+    chosen = cutoffs(cells, found, quota, transform_cpus=cpus)
+    rows = take(_with_pools(context, round_number, plan, bool(source)), chosen, cpus)
+    return context.map(rows, _as_draws, round_number=round_number, source=source)
 
 
 CELLS = ["instruction_id", "task", "split", "difficulty", "teacher_score", "status"]
 """Columns of a scored table that decide the cell of a row."""
+MEASURED = "measured_pool"
+"""Column with the pool of a row by its difficulty, if `pool` is that of its source."""
 
 
-def _with_pools(context: Context, round_number: int, plan: Plan, columns: list[str] | None = None) -> ray.data.Dataset:
+def _with_pools(
+    context: Context, round_number: int, plan: Plan, anywhere: bool, columns: list[str] | None = None
+) -> ray.data.Dataset:
     rows = context.map(context.read(context.loop.round(round_number).scored, columns=columns), without_holdout)
-    return context.map(rows, with_pool, delta=plan.threshold, min_teacher_score=context.config.judge.min_teacher_score)
+    low, least = plan.threshold, context.config.judge.min_teacher_score
+    rows = context.map(rows, with_pool, delta=low, min_teacher_score=least, ceiling=plan.ceiling)
+    return context.map(rows, of_any_pool) if anywhere else rows
 
 
-def _as_draws(batch: pa.Table, round_number: int) -> pa.Table:
+def of_any_pool(batch: pa.Table) -> pa.Table:
+    """Returns rows with `pool` random, if they are ok and not unreliable, and their own pool in another column."""
+    pool = pc.if_else(pc.and_(pc.equal(batch["status"], OK), pc.is_null(batch["pool"])), EASY, batch["pool"])
+    usable = pc.is_in(pool, pa.array([HARD, EASY]))
+    return with_columns(batch, pool=pc.if_else(usable, RANDOM, pa.scalar(None, pa.string())), **{MEASURED: pool})
+
+
+def _as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...]) -> pa.Table:
     parents = batch["instruction_id"].to_pylist()
     copies = batch["copy"].to_pylist()
-    ids = [draw_id(round_number, parent, copy) for parent, copy in zip(parents, copies, strict=True)]
+    ids = [draw_id(round_number, parent, copy, *source) for parent, copy in zip(parents, copies, strict=True)]
     batch = with_columns(
         batch,
+        pool=batch[MEASURED] if source else batch["pool"],
         draw_id=pa.array(ids, pa.string()),
         parent_id=batch["instruction_id"],
         round=pa.array([round_number] * len(batch), pa.int64()),

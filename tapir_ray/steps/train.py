@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.data.schemas import HOLDOUT, OK, SEED, TRAINING, pair_id
+from tapir_ray.config.config import NO_UNSEEN_ROWS
+from tapir_ray.data.schemas import HOLDOUT, OK, SEED, TRAINING, in_share, pair_id
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.run.attempts import check_owner
 from tapir_ray.run.layout import Table
@@ -51,7 +52,10 @@ def student_after(context: Context, round_number: int) -> str:
 def initial_sft(context: Context, source: Table) -> None:
     """Writes `seed/training`, `seed/packed` and `checkpoints/00`, the student fine-tuned on the seed data.
 
-    If the initial SFT is off (`auto`: for a model with a chat template), `checkpoints/00` only names the model.
+    `train.initial_share` of the seed rows are trained on, the same in every start. If the initial SFT is off (`auto`:
+    for a model with a chat template), `checkpoints/00` only names the model.
+
+    Raises InputError if it would leave no row for `score.candidates: unseen`, and if the share has no row.
     """
     run, config, layout = context.run, context.config, context.loop
     if run.done(layout.sft_checkpoint):
@@ -60,10 +64,16 @@ def initial_sft(context: Context, source: Table) -> None:
     if not _wanted(context, base):
         run.publish(layout.sft_checkpoint, extra={"model": base})
         return
+    if config.curriculum.rounds and not config.leaves_unseen_rows:
+        raise InputError(NO_UNSEEN_ROWS)
     with context.stage("sft", 0):
         if not run.done(layout.sft_training):
+            share = config.train.initial_share
             rows = context.map(context.read(source), _pairs)
-            context.write(layout.sft_training, rows, "seed data to train on")
+            rows = context.map(rows, in_initial_share, random_seed=config.random_seed, share=share)
+            if not context.write(layout.sft_training, rows, "seed data to train on").rows and share < 1.0:
+                run.clear(layout.sft_training)
+                raise InputError(f"train.initial_share {share:g} has no seed row: raise it")
         held = _packed_holdout(context, source, base)
         _fit(context, [layout.sft_training], 0, base, config.train.initial_epochs, config.train.learning_rate, held)
 
@@ -212,6 +222,14 @@ def _shown(at: dict[str, Any]) -> dict[str, str]:
         "loss": f"{at['loss']:.2f}",
         "tokens/s": f"{at['tokens_per_second']:,.0f}",
     }
+
+
+def in_initial_share(batch: pa.Table, random_seed: int, share: float) -> pa.Table:
+    """Returns the rows of the initial SFT: a share of all, by a hash of id and random seed."""
+    if share == 1.0:
+        return batch
+    ids = batch["instruction_id"].to_pylist()
+    return batch.filter(pa.array([in_share(row_id, random_seed, share, "initial_sft") for row_id in ids], pa.bool_()))
 
 
 def _wanted(context: Context, base: str) -> bool:

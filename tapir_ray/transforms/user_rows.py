@@ -36,6 +36,8 @@ from tapir_ray.transforms.ingest import CONVERSATION_ID, FILE_BITS, POSITION, RO
 
 HAS_SPLIT = pa.field("has_split", pa.bool_())
 SPLITS = (SEED, HOLDOUT, GENERATED)
+POOLS = ("hard", "easy")
+"""Pools of a generated row."""
 PYTHON: dict[pa.DataType, tuple[type, ...]] = {pa.string(): (str,), pa.float64(): (float, int), pa.int64(): (int,)}
 LARGEST = 1 << 63
 
@@ -91,6 +93,8 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
             raise Malformed(f"status is {row['status']!r}; it must be {', '.join(STATUSES)}")
         if given not in (None, *SPLITS):
             raise Malformed(f"split is {given!r}; it must be {', '.join(SPLITS)}")
+        if generated and row.get("pool") not in (None, *POOLS):
+            raise Malformed(f"pool is {row['pool']!r}; it must be {' or '.join(POOLS)}")
         turns = _turns(raw, row["status"])
         row["messages"] = None if turns is None else [turn.message for turn in turns]
         row[NO_LOSS] = _no_loss(raw, turns or [])

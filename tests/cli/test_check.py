@@ -98,6 +98,34 @@ def test_the_rows_of_a_run_are_counted_over_all_rounds(seed_path: Path) -> None:
         assert line.cost == pytest.approx((line.size.input + 2 * line.size.output) / 1e6)
 
 
+def test_without_a_selection_only_the_holdout_is_scored(seed_path: Path) -> None:
+    """The 30 rows of round 1 and the new ones of round 2 are neither answered nor judged."""
+    weights = {"Math": 0.4, "Grammar": 0.4, "Others": 0.2}
+    one = config(seed_path, curriculum={"rounds": 2, "weights": weights, "difficulty": {"select": "none"}})
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    assert {line.stage: round(line.size.calls) for line in lines if line.role == "judge"} == {
+        "round 1 score": 20, "round 2 score": 20, "evaluate": 20,
+    }  # fmt: skip
+    assert {line.stage for line in lines if line.role == "teacher"} == {
+        f"round {number} {stage}" for number in (1, 2) for stage in ("expand", "respond")
+    }
+
+
+@pytest.mark.parametrize(("initial_sft", "rows"), [("on", 27), ("off", 40)])
+def test_unseen_candidates_are_bounded_by_what_the_initial_sft_leaves(
+    seed_path: Path, initial_sft: str, rows: int
+) -> None:
+    """The initial SFT takes 70 % of 90 rows and leaves 27. Without it 40 of 90 are scored (`score.max_rows`)."""
+    share = {"initial_share": 0.7} if initial_sft == "on" else {}
+    train = {"sequence_length": 512, "initial_sft": initial_sft, **share}
+    one = config(seed_path, train=train, score={"max_rows": 40, "candidates": "unseen"})
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = {line.stage: line for line in estimated(one, seed, taxonomy, guessed(one, seed, taxonomy)).lines}
+    assert lines["round 1 score"].rows == pytest.approx(rows + 10, abs=0.5)
+    assert lines["round 2 score"].rows == pytest.approx(40 + 10, abs=0.5), "and 20 new rows"
+
+
 @pytest.mark.parametrize(("engine", "calls"), [("vllm", []), ("openai", [4 * 40 + 10] * 2 + [10])])
 def test_a_measure_without_a_judge_is_forecast_without_one(seed_path: Path, engine: str, calls: list[int]) -> None:
     """A student behind an endpoint is asked for its answer and for three samples of each row; holdout rows need no

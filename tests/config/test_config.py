@@ -20,6 +20,7 @@ SHIPPED = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 SMALL = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
 FILL, SETS = {"seed_data": {"path": "a", "responses": "fill"}}, {"filter": {"evaluation_sets": ["e.jsonl"]}}
 LABELS, TRAINED = {"classify": {"by": "teacher"}}, {"classify": {"by": "deberta", "model": "m", "label_rows": 9}}
+UNSEEN = {"score": {"candidates": "unseen"}}
 STEPS = {"engine_kwargs": {"max_num_batched_tokens": 512}}
 SEEDS, BALANCED = (
     {**LABELS, "curriculum": {"tasks": "seed"}},
@@ -52,6 +53,16 @@ def test_every_shipped_config_parses(path: Path) -> None:
         ({"train": {"attention": "flash_attention_2", "precision": "float32"}}, "set train.precision bfloat16"),
         ({"train": {"attention": "flash_attention_2"}}, "needs GPUs: set resources.train.gpus"),
         ({"name": "../x"}, "name: "),
+        ({"expand": {"sources": {"hard": 0.5, "easy": 0.2}}}, "the shares (hard 0.5 + easy 0.2) sum to 0.7, but must"),
+        ({"expand": {"sources": {"hard": 0}}}, "the shares (all shares 0) sum to 0"),
+        ({"expand": {"sources": {"hrd": 1.0}}}, "expand.sources.hrd: unknown key; did you mean hard?"),
+        ({"expand": {"probe_share": 1.0}}, "expand.probe_share: "),
+        ({"train": {"initial_share": 0}}, "train.initial_share: "),
+        ({**UNSEEN, "train": {"initial_sft": "on"}}, "unseen leaves round 1 without candidates"),
+        (
+            {**UNSEEN, "student": {"create": {}, "max_model_len": 512}, "train": {"sequence_length": 512}},
+            "set train.initial_share below 1, train.initial_sft off, or score.candidates all",
+        ),
         ({"student": {"create": {}}}, "student.max_model_len 2048 is above student.create.max_length 512"),
         ({"student": {"create": {"hidden_size": 100, "heads": 3}}}, "not a multiple of create.heads"),
         ({"student": {"model": "m", "engine": "openai"}}, "needs student.endpoint"),
@@ -98,6 +109,20 @@ def test_a_mistake_names_its_key(change: dict, sentence: str) -> None:
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_unseen_candidates_need_a_part_of_the_seed_data_that_is_not_trained_on() -> None:
+    for train in ({"initial_sft": "on", "initial_share": 0.5}, {"initial_sft": "off"}, {}):
+        assert parse({**SMALL, **UNSEEN, "train": train}).score.candidates == "unseen"
+    no_round = {**UNSEEN, "train": {"initial_sft": "on"}, "curriculum": {"rounds": 0}}
+    assert parse({**SMALL, **no_round}).curriculum.rounds == 0
+
+
+def test_a_source_that_is_not_given_gets_no_draws() -> None:
+    given = parse({**SMALL, "expand": {"sources": {"random": 1.0}}})
+    assert given.expand.sources.shares == {"hard": 0.0, "easy": 0.0, "random": 1.0}
+    assert parse(yaml.safe_load(given.dump())) == given
+    assert parse(SMALL).expand.sources.shares == {"hard": 1.0, "easy": 0.0, "random": 0.0}
 
 
 def test_short_steps_are_for_gpus_and_greedy_answers() -> None:

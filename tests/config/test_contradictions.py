@@ -45,6 +45,16 @@ def test_two_sources_of_seed_data_are_refused(tmp_path: Path) -> None:
 
 PAIRS = {
     "curriculum.difficulty.threshold": {"curriculum": {"difficulty": {"threshold": 2, "top_fraction": 0.3}}},
+    **{f"curriculum.difficulty.{key}": {"curriculum": {"difficulty": {"select": "none", key: value}}}
+       for key, value in (("top_fraction", 0.3), ("min_hard_share", 0.1))},
+    **{f"curriculum.{key}": {"curriculum": {"difficulty": {"select": "none"}, key: 0.4}}
+       for key in ("alpha", "alpha_step")},
+    "expand.sources.easy": {
+        "expand": {"sources": {"hard": 0.5, "easy": 0.5}}, "curriculum": {"difficulty": {"select": "none"}},
+    },
+    "expand.probe_share": {"expand": {"probe_share": 0.2}, "curriculum": {"rounds": 1}},
+    "mix.fill": {"mix": {"fill": "unscored"}},
+    "train.initial_share": {"train": {"initial_share": 0.5, "initial_sft": False}},
     "train.checkpoint_minutes": {"train": {"checkpoint_minutes": 5, "checkpoint_steps": 9}},
     "train.initial_epochs": {"train": {"initial_epochs": 2, "initial_sft": False}},
     "cache.dir": {"cache": {"enabled": False, "dir": "/c"}},
@@ -108,6 +118,23 @@ def test_every_silenced_key_has_a_case() -> None:
         for key in silence.keys:
             names = {key, *(key.replace(f"{role}.", f"{other}.", 1) for role, other in roles.items())}
             assert names & known, key
+
+
+@pytest.mark.parametrize("select", ["frontier", "none"])
+def test_a_threshold_without_the_selection_of_hard_rows_is_refused(select: str) -> None:
+    difficulty = {"select": select, "threshold": 3}
+    with pytest.raises(InputError, match=rf"threshold has no effect with curriculum\.difficulty\.select {select}"):
+        parse({**SMALL, "curriculum": {"difficulty": difficulty}})
+    file = parse({**SMALL, "curriculum": {"difficulty": {"threshold": 3}}})
+    given = changed(file, [f"curriculum.difficulty.select={select}"])
+    assert given.curriculum.difficulty.select == select, "an override wins over the file"
+
+
+def test_a_smallest_hard_pool_without_a_hard_row_to_expand_is_refused() -> None:
+    sections = {"curriculum": {"difficulty": {"min_hard_share": 0.1}}, "expand": {"sources": {"random": 1}}}
+    with pytest.raises(InputError, match=r"min_hard_share has no effect with expand\.sources\.hard 0"):
+        parse({**SMALL, **sections})
+    assert parse({**SMALL, "mix": {"fill": "unscored", "size": 9}}).mix.fill == "unscored"
 
 
 def test_a_judge_of_new_answers_is_no_contradiction_to_a_measure_without_one() -> None:

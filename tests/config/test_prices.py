@@ -125,6 +125,9 @@ def test_warnings_name_unpinned_models_a_judge_that_is_the_teacher_listed_prices
         config(**quiet, train={"loss_mask": "all"}, seed_data={"path": "a.jsonl", "turns": "all"})
     )
     assert twice.startswith("seed_data.turns and train.loss_mask are both all")
+    unseen = {"score": {"candidates": "unseen"}, "train": {"initial_share": 0.5}}
+    (turns,) = warnings_about(config(**{**quiet, **unseen, "seed_data": {"path": "a", "turns": "all"}}))
+    assert "an earlier turn of a conversation" in turns and warnings_about(config(**quiet, **unseen)) == []
     (cold,) = warnings_about(config(**quiet, judge={"repeat_temperature": 0.0}))
     assert "judge.repeat_temperature" in cold and "not measured" in cold
     assert warnings_about(config(**quiet, judge={"repeat_temperature": 0.0, "repeat_share": 0.0})) == []

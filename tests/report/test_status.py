@@ -30,10 +30,11 @@ from tests.steps.contexts import context_for, write
 PRICED = {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None, "price": {"input": 1.0, "output": 10.0}}
 
 
-def run_in(folder: Path) -> Context:
+def run_in(folder: Path, **curriculum: Any) -> Context:
     """Returns a run of two rounds with a budget, as its first start leaves it."""
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
-    context = context_for(folder, seed, teacher=PRICED, budget={"max_cost": 5.0}, curriculum={"rounds": 2})
+    rounds = {"rounds": 2, **curriculum}
+    context = context_for(folder, seed, teacher=PRICED, budget={"max_cost": 5.0}, curriculum=rounds)
     context.run.progress = context.progress
     return context
 
@@ -190,6 +191,19 @@ def test_the_numbers_of_a_round_are_those_of_its_last_event(tmp_path: Path, caps
     text = shown(context, capsys)
     assert "round 1: α 0.25, δ 2, hard 70, easy 30, mean difficulty 1.5, student's score 5" in text
     assert "mix round 1, alpha 0.25" in text
+
+
+def test_a_selection_and_its_numbers_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = run_in(tmp_path, difficulty={"select": "frontier"})
+    context.note_round("plan", 1, threshold=2.0, ceiling=5.0, hard=40, easy=40, seen=10, unseen=70, draws_random=9)
+    context.note_round("mix", 1, alpha=0.3, unscored=120, probes=4)
+    text = shown(context, capsys)
+    assert "rounds trained: 0 of 2; curriculum.difficulty.select frontier" in text
+    assert (
+        "round 1: α 0.3, δ 2, ceiling 5, hard 40, easy 40, seen 10, unseen 70, draws from random rows 9, "
+        "unscored units in the mix 120, probes 4" in text
+    )
+    assert status(context.run.uri, layout_of)["select"] == "frontier"
 
 
 def test_spending_sums_all_attempts_against_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

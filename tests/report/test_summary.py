@@ -186,6 +186,30 @@ def test_the_loss_on_the_holdout_is_given_by_task(tmp_path: Path) -> None:
     assert "│ Math │ - │ - │ - │ 1.00 │ - │" in lines and "│ all │ - │ - │ - │ 1.00 │ - │" in lines
 
 
+def test_what_a_round_selected_drew_and_mixed_is_shown(tmp_path: Path) -> None:
+    context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0]), io.StringIO()
+    plain = {"alpha_asked": 0.3, "threshold_asked": 2.0, "threshold": 2.0, "ceiling_asked": None, "ceiling": None}
+    plain |= {"select": "hard", "hard": 40, "easy": 60, "seen": 90, "unseen": 10, "sources": {"hard": {"Math": 50}}}
+    middle = {**plain, "select": "frontier", "ceiling_asked": 7.0, "threshold": 2.5, "ceiling": 6.5}
+    middle |= {"sources": {"hard": {"Math": 30, "Art": 5}, "random": {"Math": 15}}}
+    every = {**plain, "select": "none", "threshold_asked": None, "threshold": None, "easy": 0, "seen": 0, "unseen": 99}
+    mixes = ({"probes": {}, "unscored": 0}, {"probes": {"Math": 7, "Art": 2}, "unscored": 1200}, {"probes": {}})
+    for number, (plan, mix) in enumerate(zip((plain, middle, every), mixes, strict=True), start=1):
+        context.run.write_json(f"rounds/{number:02d}/plan.json", {"plan": plan, "mix": {"alpha": 0.3, **mix}})
+    summary = summarise(context)
+    assert [entry["select"] for entry in summary["rounds"]] == ["hard", "frontier", "none"]
+    assert [entry["draws"] for entry in summary["rounds"][:2]] == [{"hard": 50}, {"hard": 35, "random": 15}]
+    assert [entry["probes"] for entry in summary["rounds"]] == [0, 9, 0]
+    print_table(summary, context.run, shown)
+    lines = " ".join(shown.getvalue().split())
+    assert "round 1: 90 seen and 10 unseen candidates" in lines
+    assert (
+        "round 2: curriculum.difficulty.select frontier, 90 seen and 10 unseen candidates, draws from hard 35, random "
+        "15, 9 probes, 1,200 unscored units in the mix" in lines
+    )
+    assert "round 3: curriculum.difficulty.select none, 0 seen and 99 unseen candidates" in lines
+
+
 def test_every_suite_is_in_the_summary_and_all_except_the_holdout_have_a_table(tmp_path: Path) -> None:
     suites = ["holdout", "tests.steps.test_evaluate:Capitals"]
     context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0], evaluate={"suites": suites}), io.StringIO()

@@ -46,6 +46,12 @@ def test_every_output_is_made_from_earlier_ones() -> None:
     [
         ({"judge": {"mode": "pointwise"}}, "checkpoints/00", "rounds/01/scored"),
         ({"mix": {"max_repeat": 5}}, "rounds/01/scored", "rounds/01/expanded"),
+        ({"mix": {"fill": "unscored", "size": 9}}, "rounds/01/scored", "rounds/01/expanded"),
+        ({"curriculum": {"difficulty": {"select": "none"}}}, "rounds/01/candidates", "rounds/01/scored"),
+        ({"score": {"candidates": "unseen"}}, "checkpoints/00", "rounds/01/candidates"),
+        ({"train": {"initial_share": 0.5}}, "seed/instructions", "seed/training"),
+        ({"expand": {"sources": {"easy": 1.0}}}, "rounds/01/scored", "rounds/01/expanded"),
+        ({"expand": {"probe_share": 0.5}}, "rounds/01/scored", "rounds/01/expanded"),
         ({"rewrite": {"mode": "second_pass"}}, "rounds/01/expanded", "rounds/01/generated"),
         ({"train": {"epochs": 2}}, "rounds/01/training", "rounds/01/packed"),
         ({"train": {"loss_mask": "all"}}, "seed/training", "seed/packed"),
@@ -62,6 +68,14 @@ def test_a_change_keeps_the_outputs_before_it(change: dict[str, Any], still: str
     left = kept(config(**change))
     assert still in left
     assert dropped not in left
+
+
+def test_filling_a_mix_of_the_same_size_keeps_the_generated_rows() -> None:
+    sized = parse({**BASE, "mix": {"size": 9}})
+    filled = config(mix={"size": 9, "fill": "unscored"})
+    stale = following(changed_by(differences(sized, filled), layout(filled)), layout(filled))
+    assert "rounds/01/pool" in {table.path for table in stale}
+    assert "rounds/01/generated" not in {table.path for table in stale}
 
 
 def test_a_change_of_the_seed_data_keeps_nothing() -> None:

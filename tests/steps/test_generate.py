@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from tapir_ray.curriculum.plan import Plan
-from tapir_ray.data.schemas import conform, instruction_id
+from tapir_ray.curriculum.plan import Plan, make_plan
+from tapir_ray.curriculum.stats import table_stats
+from tapir_ray.data.schemas import SCORED, conform, draw_id, instruction_id
 from tapir_ray.errors import StageError
 from tapir_ray.steps import generate, round_zero
 from tests.data.test_contamination_index import question
 from tests.steps.contexts import context_for, rows_of, write
 
 ROWS = 40
+DIFFICULTIES = {"hard": 6.0, "easy": 1.0, "unreliable": 6.0, "unscored": None}
 
 
 class Asked(Exception):
@@ -49,3 +52,52 @@ def test_a_repetitive_teacher_is_not_paid_for_answers(
     assert len(rows_of(context, "rounds/01/checked")) == ROWS
     assert context.run.done("rounds/01/generated") is None
     assert [event["reason"] for event in context.run.events("filter_share")] == ["near_duplicate"]
+
+
+def scored_rows(count: int = 5) -> list[dict[str, Any]]:
+    """Returns rows of each kind of DIFFICULTIES; `source` is the kind."""
+    rows = []
+    for kind, difficulty in DIFFICULTIES.items():
+        for number in range(count):
+            messages = [{"role": "user", "content": f"{kind} {number}"}]
+            row = {"instruction_id": instruction_id(messages), "messages": messages, "response": "a", "task": "Math"}
+            row |= {"difficulty": difficulty, "teacher_score": 2.0 if kind == "unreliable" else 9.0}
+            rows.append({**row, "split": "seed", "status": "ok", "source": kind})
+    return rows
+
+
+def drawn(folder: Path, sources: dict[str, float], size: int, select: str = "hard") -> list[dict[str, Any]]:
+    """Returns the draws of round 1 from `scored_rows`; `source` is the kind of the row that each is from."""
+    folder.mkdir(exist_ok=True)
+    context = context_for(
+        folder,
+        write(folder / "seed.jsonl", []),
+        expand={"size": size, "sources": sources},
+        curriculum={"difficulty": {"select": select}, "weights": {"Math": 1.0}},
+    )
+    table = conform(scored_rows(), SCORED)
+    context.run.write_rows(context.loop.round(1).scored, table)
+    plan = make_plan(1, table_stats(table, 4.0), context.config, context.taxonomy)
+    return generate.draws(context, 1, plan).take_all()
+
+
+def test_every_source_draws_from_its_rows_and_no_draw_has_the_id_of_another(ray_local: None, tmp_path: Path) -> None:
+    """Random draws take all 15 usable rows twice, so they share parents with both other sources."""
+    rows = drawn(tmp_path / "all", {"hard": 0.2, "easy": 0.2, "random": 0.6}, 50)
+    assert len({row["draw_id"] for row in rows}) == len(rows) == 50
+    kinds = Counter((row["source"], row["pool"]) for row in rows)
+    assert kinds == {("hard", "hard"): 10 + 10, ("easy", "easy"): 10 + 10, ("unscored", "easy"): 10}
+    alone = drawn(tmp_path / "hard", {"hard": 1.0}, 10)
+    assert {row["draw_id"] for row in alone} < {row["draw_id"] for row in rows}, "ids of hard draws stay"
+    assert {row["draw_id"] for row in alone} == {
+        draw_id(1, row["instruction_id"], copy) for row in scored_rows() if row["source"] == "hard" for copy in (0, 1)
+    }
+    assert {row["pool"] for row in alone} == {"hard"}
+
+
+@pytest.mark.parametrize("source", ["hard", "random"])
+def test_without_a_selection_unscored_rows_are_drawn_as_hard(ray_local: None, tmp_path: Path, source: str) -> None:
+    rows = drawn(tmp_path, {source: 1.0}, 15, select="none")
+    assert Counter((row["source"], row["pool"]) for row in rows) == {
+        ("hard", "hard"): 5, ("easy", "hard"): 5, ("unscored", "hard"): 5,
+    }  # fmt: skip

@@ -11,9 +11,12 @@ import pytest
 
 from tapir_ray.config import CreateModel
 from tapir_ray.curriculum.measures import Column, measure
+from tapir_ray.curriculum.plan import make_plan
 from tapir_ray.curriculum.stats import score_stats
 from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, SEED, conform, instruction_id
 from tapir_ray.llm.roles import Roles
+from tapir_ray.run.manifest import MANIFEST
+from tapir_ray.run.resume import unpublish
 from tapir_ray.steps import evaluate, score
 from tapir_ray.steps.context import Context
 from tapir_ray.train.create_student import create_student
@@ -43,10 +46,10 @@ def question_length(rows: pa.Table) -> Column:
     return pa.array([len(messages[-1]["content"]) for messages in rows["messages"].to_pylist()], pa.int64())
 
 
-def run_of(folder: Path, model: str, name: str, **sections: Any) -> Context:
+def run_of(folder: Path, model: str, name: str, select: str = "hard", **sections: Any) -> Context:
     """Returns a run of one round with labelled seed data, HELD rows of it in the holdout, and an untrained student."""
     seed = write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}])
-    difficulty = {"measure": f"{HERE}:{name}", "threshold": 1.0}
+    difficulty = {"measure": f"{HERE}:{name}", **({"threshold": 1.0} if select == "hard" else {"select": select})}
     curriculum = {"rounds": 1, "tasks": "seed", "difficulty": difficulty}
     resources = {"transform_cpus": 0.1, "student": {"cpus": 1}}
     student = {"model": model, "max_model_len": 64, "sampling": {"max_tokens": 8}, **sections.pop("student", {})}
@@ -109,6 +112,53 @@ def test_a_measure_of_the_rows_alone_asks_nothing_and_starts_no_engine(ray_local
     rows = scored(context)
     assert all(row["difficulty"] == len(row["messages"][0]["content"]) for row in rows)
     assert {row["student_response"] for row in rows} == {None}
+
+
+def test_without_a_selection_only_the_holdout_is_answered_and_a_stop_asks_nothing_twice(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first start dies between the answers of the holdout and the table of all candidates."""
+    with running(lambda body, attempt: "four") as seen:
+        student = behind_an_endpoint(seen)
+        context = run_of(tmp_path, "m", "answer_length", "none", student=student, cache={"enabled": False})
+        table = context.loop.round(1).scored
+        with Roles(context.config, context.run.run_id) as roles:
+            context.roles = roles
+            with monkeypatch.context() as dying:
+                dying.setattr(score, "_with_holdout", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    score.score(context, 1)
+            assert len(seen.requests) == HELD and context.run.done(table) is None
+            score.score(context, 1)
+    assert len(seen.requests) == HELD
+    assert not context.run.exists(f"{table}-held"), "the working table is deleted"
+    rows = rows_of(context, table)
+    assert len(rows) == len({row["instruction_id"] for row in rows}) == ROWS
+    assert {row["status"] for row in rows} == {"ok"}
+    for row in rows:
+        held = row["split"] == HOLDOUT
+        assert (row["student_response"], row["difficulty"]) == (("four", 4.0) if held else (None, None))
+        assert row["times_trained"] == 0
+    stats = score_stats(context.map(context.read(table), score.without_holdout), 4.0)
+    assert (stats.usable, stats.reliable) == ({"Math": ROWS - HELD}, 0)
+    made = make_plan(1, stats, context.config, context.taxonomy)
+    assert (made.hard, made.alpha, made.unseen) == (ROWS - HELD, 1.0, ROWS - HELD)
+
+    unpublished = context.run.manifest(table).files
+    unpublish(context.run.path(table.path), context.run.fs, unpublished, table.key, MANIFEST)
+    with Roles(context.config, context.run.run_id) as roles:
+        context.roles = roles
+        score.score(context, 1)
+    assert sorted(map(str, rows_of(context, table))) == sorted(map(str, rows)), "a retry keeps rows that did not fail"
+
+
+def test_without_a_selection_and_a_holdout_nothing_is_asked(ray_local: None, tmp_path: Path) -> None:
+    """Nothing listens on the port of teacher and judge, and no engine starts."""
+    context = run_of(tmp_path, "m", "answer_length", "none")
+    rows = [row for row in rows_of(context, context.loop.instructions) if row["split"] == SEED]
+    context.run.write_rows(context.loop.instructions, conform(rows, INSTRUCTIONS))
+    score.score(context, 1)
+    assert len(rows_of(context, context.loop.round(1).scored)) == ROWS - HELD
 
 
 @pytest.mark.slow

@@ -50,6 +50,16 @@ def test_difficulty_is_derived_from_scores_and_given_columns_are_kept() -> None:
     assert (failed["status"], failed["reason"], failed["draw_id"]) == ("failed", "TimeoutError", "d")
 
 
+def test_a_generated_row_is_hard_unless_it_gives_another_pool() -> None:
+    """A row of an unknown pool would be in no quota, and so silently in no training set."""
+    assert one({"messages": MESSAGES, "response": "a"}, GENERATED_ROWS)["pool"] == "hard"
+    assert one({"messages": MESSAGES, "response": "a", "pool": "easy"}, GENERATED_ROWS)["pool"] == "easy"
+    wrong = one({"messages": MESSAGES, "response": "a", "pool": "medium"}, GENERATED_ROWS)
+    assert (wrong["status"], wrong["reason"]) == (
+        "filtered", "malformed: own.jsonl:7: pool is 'medium'; it must be hard or easy",
+    )  # fmt: skip
+
+
 def test_an_id_that_does_not_match_the_messages_is_replaced() -> None:
     assert one({"messages": MESSAGES, "instruction_id": "mine-1"})["instruction_id"] == instruction_id(MESSAGES)
 
