@@ -158,6 +158,20 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    import json
+
+    from tapir_ray.methods import layout_of
+    from tapir_ray.report.compare import compare, print_comparison
+
+    found = compare(options.run, options.other, layout_of)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        print_comparison(found, sys.stdout)
+    return 0
+
+
 def configured(options: argparse.Namespace) -> tuple[Config, str]:
     """Returns the config of a command's options, and the folder or URI of its run."""
     config = load(options.config, options.set)
@@ -252,6 +266,11 @@ def _parser() -> argparse.ArgumentParser:
         help="with --address: environment variables that the job needs for the storage",
     )
     status.add_argument("--json", action="store_true", help="print JSON")
+
+    compared = verb("compare", _compare, "say how much better the students of a run are than those of another")
+    compared.add_argument("run", help="folder or URI of the run")
+    compared.add_argument("other", help="folder or URI of the run that it is compared with")
+    compared.add_argument("--json", action="store_true", help="print JSON")
 
     # `main` hands this verb over before parsing; it is here for --help.
     verbs.add_parser("simulate", help="serve a simulated teacher and judge on loopback")

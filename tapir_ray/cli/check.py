@@ -19,6 +19,7 @@ from tapir_ray.cli import run as launch
 from tapir_ray.config import Config
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.price_source import priced_by
+from tapir_ray.cost import control
 from tapir_ray.cost.estimate import Estimate
 from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
@@ -91,6 +92,10 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     listed = priced_by(config) if method.asks(config) else None
     if listed is not None:
         assumed.append(listed)
+    work = control.control_work(config, seed) if method.trains else None
+    assumed += [control.ASSUMED] if work else []
+    if config.curriculum.stop_when != "never":
+        assumed.append("all rounds are counted; curriculum.stop_when may end the run before")
     notes = [unused] if (unused := seed.notes.sentence("seed data")) is not None else []
     report = {
         "name": config.name,
@@ -100,6 +105,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         "pilot_usage": spent,
         "pilot_dir": place,
         "listed_prices": listed,
+        "control": work,
         "over_length_share": over_length(config, seed),
         "over_length": config.train.over_length,
         "unused_columns": dict(seed.notes.unused),
@@ -166,6 +172,11 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used)
         cost = sum(role["cost"] for role in used)
         out.print(f"pilots have used {tokens:,.0f} tokens, {_dollars(cost)} dollars so far: {report['pilot_dir']}")
+    if (work := report["control"]) is not None:
+        out.print(
+            f"control {work['control']}: {work['student_answers']:,} more answers of the student, and about "
+            f"{work['training_tokens']:,} tokens to train on, as many as the rounds train on"
+        )
     if (share := report["over_length_share"]) is not None:
         fate = "truncated" if report["over_length"] == "truncate" else "filtered"
         out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {fate}")

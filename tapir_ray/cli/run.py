@@ -43,6 +43,7 @@ from tapir_ray.run.trackers import PROGRESS_S, tracked
 from tapir_ray.run.trackers.background import users_trackers
 from tapir_ray.simulator import Options, running, write_seed
 from tapir_ray.steps.context import ROUND_EVENTS, Context
+from tapir_ray.steps.early_stop import ended
 from tapir_ray.steps.import_rows import import_rows, own_table
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.train.attention import check_here, check_on_worker
@@ -129,8 +130,8 @@ def evaluate(config: Config, run_dir: str) -> None:
 
     Raises InputError if a round of the run is not trained yet.
     """
-    last = loop_of(config).checkpoint(config.curriculum.rounds)
-    if Run.at(run_dir).done(last) is None:
+    last, run = loop_of(config).checkpoint(config.curriculum.rounds), Run.at(run_dir)
+    if run.done(last) is None and ended(run) is None:
         raise InputError(f"{run_dir} has no {last} to evaluate: train its rounds first (tapir run)")
     launch(config, run_dir)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
@@ -48,8 +48,11 @@ class Config(Section):
     respond: Respond = key(Respond(), invalidates=("answers", "generated"))
     rewrite: Rewrite = key(Rewrite(), invalidates=("answers", "generated"))
     mix: Mix = key(Mix(), invalidates=("expanded",))
-    train: Train = key(Train(), invalidates=("holdout_packed", "sft_packed", "packed"))
+    train: Train = key(Train(), invalidates=("holdout_packed", "sft_packed", "packed", "control_pool"))
     evaluate: Evaluate = key(Evaluate(), invalidates=())
+    control: Literal["none", "sft", "random"] = key("none", invalidates=())
+    """Second student next to the rounds, on as many tokens: `sft` trains it on the seed data alone, `random` also on
+    new instructions like random seed rows. Each kind has its own tables, so a finished run may get a control."""
     regenerate: Regenerate | None = key(None, invalidates=("ingested", "labelled", "regenerated"))
     """Only for `tapir regenerate`."""
     resources: Resources = key(Resources(), invalidates=())

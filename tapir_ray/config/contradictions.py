@@ -69,6 +69,20 @@ def _unread(place: str, key: str, config: Config) -> bool:
     return endpoint is not None and key not in endpoint.spec.reads
 
 
+def _no_comparison(by: str, when: Callable[[Config], bool], because: str, *, of_rounds: bool) -> tuple[Silence, ...]:
+    """Rules for the keys that compare students on the holdout, which have no effect if `when` is true.
+
+    Without `of_rounds` the rule is for the control alone.
+    """
+    rules = [Silence(("control",), by, lambda config: config.control != "none" and when(config),
+                     f"{because}, or control none")]  # fmt: skip
+    if of_rounds:
+        stops = "curriculum.stop_when"
+        rules.append(Silence((stops,), by, lambda config: config.curriculum.stop_when != "never" and when(config),
+                             f"{because}, or {stops} never"))  # fmt: skip
+    return tuple(rules)
+
+
 SILENCES: tuple[Silence, ...] = (
     Silence(
         ("curriculum.difficulty.threshold",),
@@ -225,6 +239,43 @@ SILENCES: tuple[Silence, ...] = (
         lambda config: _is_folder(config.student.model),
         "on a folder: take it out, or name a model of the Hugging Face hub in student.model",
     ),
+    *_no_comparison(
+        "curriculum.rounds",
+        lambda config: config.curriculum.rounds == 0,
+        "with curriculum.rounds 0: set it above 0",
+        of_rounds=False,
+    ),
+    Silence(
+        ("curriculum.stop_when",),
+        "curriculum.rounds",
+        lambda config: config.curriculum.stop_when != "never" and config.curriculum.rounds < 2,
+        "with curriculum.rounds below 2, as there is no round to leave out: take one of them out",
+    ),
+    *_no_comparison(
+        "holdout.rows",
+        lambda config: config.holdout.rows == 0,
+        "with holdout.rows 0, as students are compared on the holdout: set holdout.rows above 0",
+        of_rounds=True,
+    ),
+    *_no_comparison(
+        "curriculum.difficulty.measure",
+        lambda config: config.regenerate is None and not config.measure_needs_judge,
+        "with a curriculum.difficulty.measure that needs no judge, as the judge's scores of the holdout are compared: "
+        "set another measure",
+        of_rounds=True,
+    ),
+    *_no_comparison(
+        "student.engine",
+        lambda config: not config.student.spec.local,
+        "with a student at an endpoint, whose answers are those of one model: set student.engine vllm",
+        of_rounds=True,
+    ),
+    *_no_comparison(
+        "regenerate",
+        lambda config: config.regenerate is not None,
+        "with the section regenerate, which trains no student: take one of them out",
+        of_rounds=True,
+    ),
     *_engine("teacher"),
     *_engine("judge"),
     *_engine("student.endpoint"),
@@ -261,7 +312,8 @@ def without_generated_seed(content: dict[str, Any], in_overrides: Collection[str
 
 def _is_wish(config: Config, key: str) -> bool:
     """Whether the user chose the value of a key: not an empty one, nor a default in a section that a run wrote."""
-    value, section = _value(config, key), _value(config, key.rpartition(".")[0])
+    value, place = _value(config, key), key.rpartition(".")[0]
+    section = _value(config, place) if place else config
     if value in (None, {}, [], False):
         return False
     # `Config.dump` writes every key, users hardly ever do.

@@ -38,7 +38,10 @@ class Curriculum(Section):
     weights: dict[str, Annotated[float, Field(ge=0)]] = key(default_factory=dict, invalidates=("candidates",))
     """Replaces the weights of `tasks`; a task that is not named gets 0. Must sum to 1."""
     toxicity: bool = key(False, invalidates=("labels", "instructions", "candidates"))
-    rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("evaluation",))
+    rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("last_evaluation",))
+    stop_when: Literal["never", "no_gain"] = key("never", invalidates=("last_evaluation",))
+    """`no_gain`: the run ends after a round whose student is not shown to be better on the holdout than the one before:
+    the 95 % interval of the gain contains 0 or is below."""
     alpha: Share = 0.3
     alpha_step: Share = 0.2
     difficulty: Difficulty = Difficulty()

@@ -86,6 +86,7 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
     new: dict[str | None, float] = dict.fromkeys(old, 0.0)
     trained = config.train.initial_share if config.score.candidates == "unseen" and config.certain_initial_sft else 0.0
     candidates = {task: (1 - trained) * n for task, n in old.items()}
+    of_control = new
     for number in range(1, config.curriculum.rounds + 1):
         room = {task: candidates[task] + new[task] for task in old}
         chosen = _apportioned(config.score.max_rows, room, taxonomy)
@@ -101,6 +102,14 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
         kept = {task: n * sizes.expanded * _fresh(sizes, old, new, draws, task) for task, n in draws.items()}
         _add(lines, config, sizes, f"{name} respond", "respond", kept, drawn=sum(draws.values()))
         new = {task: new[task] + sizes.accepted * kept.get(task, 0.0) for task in new}
+        if config.control == "random":
+            draws = {task: share * config.expand.size for task, share in sizes.tasks.items()}
+            _add(lines, config, sizes, f"{name} control", "expand", draws)
+            kept = {task: n * sizes.expanded * _fresh(sizes, old, of_control, draws, task) for task, n in draws.items()}
+            _add(lines, config, sizes, f"{name} control", "respond", kept, drawn=sum(draws.values()))
+            of_control = {task: of_control[task] + sizes.accepted * kept[task] for task in of_control}
+        if config.control != "none":
+            _add(lines, config, sizes, f"{name} control", "score_holdout", {None: 1.0}, held)
     _add(lines, config, sizes, "evaluate", "score_holdout", {None: 1.0}, held)
     return Estimate(_merged(lines))
 

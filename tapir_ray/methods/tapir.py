@@ -24,10 +24,21 @@ from tapir_ray.data.schemas import (
 )
 from tapir_ray.methods.method import Method
 from tapir_ray.report.summary import print_table, summarise
-from tapir_ray.run.layout import CLASSIFIER, SEED_FILE, Begin, LoopLayout, Round, Table
-from tapir_ray.steps import evaluate, generate, mix, round_zero, score, train
+from tapir_ray.run.layout import (
+    CLASSIFIER,
+    CONTROL,
+    SEED_FILE,
+    Begin,
+    ControlExpansions,
+    ControlRound,
+    LoopLayout,
+    Round,
+    Table,
+)
+from tapir_ray.steps import control, early_stop, evaluate, generate, mix, round_zero, score, train
 from tapir_ray.steps.contamination_list import CONTAMINATION
 from tapir_ray.steps.context import Context
+from tapir_ray.steps.control import POOL
 from tapir_ray.steps.stop import StopAfter
 from tapir_ray.transforms.ingest import PARSED
 
@@ -37,8 +48,8 @@ PAIR = ("pair_id",)
 def distill(context: Context, stop: StopAfter) -> None:
     """Distils the teacher into the student in rounds, with a growing share of hard instructions.
 
-    Writes `rounds/NN/{scored,generated,training}`, `checkpoints/NN` and `evaluation/` into the run. Raises StageError
-    if a step cannot be completed, and Reached after the stage that `stop` names.
+    Writes `rounds/NN/{scored,generated,training}`, `checkpoints/NN`, `control/` and `evaluation/` into the run. Raises
+    StageError if a step cannot be completed, and Reached after the stage that `stop` names.
     """
     round_zero.ingest(context)
     stop.after("ingest")
@@ -49,6 +60,8 @@ def distill(context: Context, stop: StopAfter) -> None:
         if not mix.done(context, round_number):
             score.score(context, round_number)  # the student answers, the judge compares: difficulty (MFD)
             stop.after("score")
+            if early_stop.ends(context, round_number):  # the round before gained nothing
+                break
             plan = score.plan(context, round_number)  # δ, α and the number of expansions by source and task
             generate.generate(context, round_number, plan)  # new instructions like the drawn ones, answered in style
             stop.after("generate")
@@ -57,8 +70,11 @@ def distill(context: Context, stop: StopAfter) -> None:
         stop.after("score", "generate", "mix")
         train.train(context, round_number)
         stop.after("train")
+        control.control(context, round_number)  # a second student, on as many tokens without the curriculum
+        stop.after("control")
 
     evaluate.evaluate(context)
+    control.compare(context)  # the students of all rounds on the same holdout rows
     stop.after("evaluate")
 
 
@@ -97,10 +113,15 @@ def layout(config: Config) -> LoopLayout:
     packed = Table("seed/packed", PACKED, inputs=(training, base), stage="sft")
     student = checkpoint = Table("checkpoints/00", inputs=(packed,), stage="sft")
     rounds: list[Round] = []
+    controls: list[ControlRound] = []
+    pool = Table(f"{CONTROL}/pool", POOL, ID, (instructions, base), "control")
     for number in range(1, config.curriculum.rounds + 1):
         generated = tuple(one.generated for one in rounds)
         rounds.append(_round(config, number, instructions, classifier, bands, generated, student))
         student = rounds[-1].checkpoint
+        if config.control != "none":
+            drawn = (instructions, classifier, bands)
+            controls.append(_control(config.control, number, pool, rounds, controls, checkpoint, drawn))
     suites = [name_of(suite) for suite in config.evaluate.suites]
     results = {
         name: Table(f"evaluation/{name}", SCORED, ID, (instructions, student), "evaluate")
@@ -127,6 +148,8 @@ def layout(config: Config) -> LoopLayout:
         evaluation=results["holdout"],
         suites=tuple(results[name] for name in suites),
         answers=None if config.seed_data.responses == "keep" else instructions,
+        control_pool=pool if controls else None,
+        controls=tuple(controls),
     )
 
 
@@ -170,6 +193,45 @@ def _round(
     return Round(
         candidates, scored, expanded, bands, checked, contamination, generated, pool, training, packed, checkpoint, plan
     )
+
+
+def _control(
+    by: str,
+    number: int,
+    pool: Table,
+    rounds: list[Round],
+    earlier: list[ControlRound],
+    start: Table,
+    expanded_from: tuple[Table, Table, Table],
+) -> ControlRound:
+    """Returns the tables of the control next to the last of `rounds`; without an `earlier` one it begins at `start`.
+
+    `expanded_from` are the seed data, the classifier and the bands of the seed data, of which `random` expands.
+    """
+    folder, before = f"{CONTROL}/{by}/{number:02d}", earlier[-1] if earlier else None
+    new = _expansions(folder, before.expansions if before else None, *expanded_from) if by == "random" else None
+    # It draws as many tokens as the round has packed, from where the control before has stopped.
+    drawn = (pool, rounds[-1].packed, *((new.new,) if new else ()), *((before.training,) if before else ()))
+    training = Table(f"{folder}/training", TRAINING, PAIR, drawn, "control")
+    student = before.checkpoint if before else start
+    packed = Table(f"{folder}/packed", PACKED, inputs=(training, student), stage="control")
+    checkpoint = Table(f"{folder}/checkpoint", inputs=(packed,), stage="control")
+    evaluation = Table(f"{folder}/holdout", SCORED, ID, (expanded_from[0], checkpoint), "control")
+    return ControlRound(training, packed, checkpoint, evaluation, new)
+
+
+def _expansions(
+    folder: str, before: ControlExpansions | None, instructions: Table, classifier: Table, seed_bands: Table
+) -> ControlExpansions:
+    """Returns the tables of a control's new instructions; those of the round `before` are not repeated."""
+    expanded = Table(f"{folder}/expanded", generate.CHECKED, DRAW, (instructions, classifier), "control")
+    compared = (expanded, seed_bands, *((before.bands,) if before else ()))
+    bands = Table(f"{folder}/bands", inputs=compared, stage="control")
+    checked = Table(f"{folder}/checked", generate.CHECKED, DRAW, (expanded, bands), "control")
+    contamination = Table(f"{folder}/contamination", CONTAMINATION, inputs=(checked,), stage="control")
+    generated = Table(f"{folder}/generated", GENERATED_ROWS, DRAW, (checked,), "control")
+    new = Table(f"{folder}/new", POOL, ID, (generated,), "control")
+    return ControlExpansions(expanded, bands, checked, contamination, generated, new)
 
 
 TAPIR = Method(

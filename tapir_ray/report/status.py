@@ -14,12 +14,15 @@ from typing import Any, TextIO
 
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
+from tapir_ray.evaluate.control_gain import sentence
+from tapir_ray.evaluate.paired import Gain
 from tapir_ray.llm.budget.files import UsageFiles
 from tapir_ray.llm.budget.ledger import Ledger
 from tapir_ray.llm.roles import accounts_of
 from tapir_ray.run.attempts import Owner, owner
 from tapir_ray.run.layout import SHARDS, Layout, LoopLayout, ShardLayout
 from tapir_ray.run.run import Run
+from tapir_ray.steps import early_stop
 from tapir_ray.steps.context import ROUND_EVENTS
 
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
@@ -33,6 +36,8 @@ SHOWN = (("alpha", "α"), ("threshold", "δ"), ("ceiling", "ceiling"), ("hard", 
          ("student_score", "student's score"), ("teacher_score", "teacher's score"),
          ("holdout_score", "on the holdout"))  # fmt: skip
 """Keys of a round's numbers, and their names in the output."""
+GAIN = ("gain", "gain_low", "gain_high", "gain_rows", "control")
+"""Keys of the gain over the control, and of its kind; they are shown in a line of their own."""
 
 
 def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
@@ -59,6 +64,8 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
     events = run.all_events()
     layout = layout_of(config)
     checkpoints = [one.checkpoint for one in layout.rounds] if isinstance(layout, LoopLayout) else []
+    trained = sum(run.done(checkpoint) is not None for checkpoint in checkpoints)
+    ended = early_stop.ended(run)
     return {
         "run": run.uri,
         "name": config.name,
@@ -68,7 +75,9 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
         "shards": shards_of(run, layout, config) if isinstance(layout, ShardLayout) else None,
         "select": config.curriculum.difficulty.select if isinstance(layout, LoopLayout) else None,
         "rounds_planned": len(checkpoints),
-        "rounds_trained": sum(run.done(checkpoint) is not None for checkpoint in checkpoints),
+        "rounds_trained": trained,
+        # After a retry the run may have gone on.
+        "ended_early": ended if ended is not None and ended["round"] == trained else None,
         "rounds": rounds_of(events),
         "spend": spend(run, config),
         "last_event": events[-1] if events else None,
@@ -91,7 +100,7 @@ def shards_of(run: Run, layout: ShardLayout, config: Config) -> dict[str, int | 
 def rounds_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the numbers of each round from its events; later events win. Round 0 is the initial SFT."""
     rounds: dict[int, dict[str, Any]] = {}
-    names = {name for name, _ in SHOWN}
+    names = {*(name for name, _ in SHOWN), *GAIN}
     for event in events:
         if event["event"] in ROUND_EVENTS:
             entry = rounds.setdefault(event["round"], {"round": event["round"]})
@@ -162,9 +171,15 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
     else:
         of = "; their number is known once the rows are cleaned" if shards["all"] is None else f" of {shards['all']}"
         say(f"shards finished: {shards['finished']}{of}")
+    if found.get("ended_early") is not None:
+        say(early_stop.sentence(found["ended_early"]))
     for entry in found["rounds"]:
         numbers = [f"{word} {entry[name]:.4g}" for name, word in SHOWN if entry.get(name) is not None]
-        say(f"round {entry['round']}: {', '.join(numbers)}")
+        if numbers:
+            say(f"round {entry['round']}: {', '.join(numbers)}")
+        if entry.get("gain") is not None:
+            mean, low, high, rows, control = (entry[name] for name in GAIN)
+            say(f"round {entry['round']}: {sentence(control, Gain(mean, low, high, rows, left_out=0))}")
     for line in _spend_in_words(found["spend"]):
         say(line)
     if (event := found["last_event"]) is not None:

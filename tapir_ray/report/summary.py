@@ -14,12 +14,13 @@ from tapir_ray.evaluate.holdout_loss import holdout_loss_by_task, tasks_of_holdo
 from tapir_ray.evaluate.holdout_scores import holdout_scores
 from tapir_ray.evaluate.registry import suites
 from tapir_ray.report.console import console
+from tapir_ray.report.control_entry import control_entry, control_lines
 from tapir_ray.run.attempts import latest
 from tapir_ray.run.layout import LoopLayout
 from tapir_ray.run.layout import Table as RunTable
 from tapir_ray.run.run import Run
 from tapir_ray.run.versions import versions
-from tapir_ray.steps import contamination_list
+from tapir_ray.steps import contamination_list, early_stop
 from tapir_ray.steps.classifier import REPORT
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.seed import unused_columns
@@ -39,7 +40,7 @@ COLUMNS = (
 def summarise(context: Context) -> dict[str, Any]:
     """Writes `summary.json` from the run's manifests, plans, events and usage, and returns it."""
     run, config, layout = context.run, context.config, context.loop
-    rounds = config.curriculum.rounds
+    rounds = len(layout.rounds)
     holdout = holdout_scores(run, layout, config.random_seed, config.holdout.select_share)
     scores, best, seconds = holdout.reported, holdout.best, _seconds(run)
     usage = context.roles.usage()
@@ -63,6 +64,7 @@ def summarise(context: Context) -> dict[str, Any]:
         },
         "unused_columns": unused_columns(run),
         "seed": _seed(run, layout),
+        "ended_early": early_stop.ended(run) if rounds < config.curriculum.rounds else None,
         "best_round": best,
         "student": student_after(context, best),
         "usage": usage,
@@ -169,6 +171,7 @@ def _round(
         "holdout_loss_by_task": holdout_loss_by_task(run, tables.checkpoint, tasks),
         "seconds": seconds.get(number, {}),
         "packed": packed["packed"],
+        "control": control_entry(context, number),
         "warnings": list(dict.fromkeys(made.get("warnings", []) + mix.get("warnings", []) + packed["warnings"])),
     }
 
@@ -256,9 +259,14 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         if entry["scored"]:
             noise = "not measured" if entry["noise"] is None else f"{entry['noise']:.2f}"
             out.print(f"round {entry['round']}: σ of a single MFD {noise}", highlight=False)
+    for line in control_lines(summary):
+        out.print(line, soft_wrap=True)
+    if summary["ended_early"] is not None:
+        out.print(early_stop.sentence(summary["ended_early"]), soft_wrap=True)
     out.print(usage_table(summary["usage"]))
     parts = {"initial SFT": sft or {"warnings": []}, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
+    parts |= {f"round {entry['round']} control": entry["control"] for entry in summary["rounds"] if entry["control"]}
     for name, part in parts.items():
         for warning in part["warnings"]:
             out.print(f"{name}: {warning}", highlight=False)

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-SHARDS, IMPORTED, CLASSIFIER = "shards", "imported", "classifier"
+SHARDS, IMPORTED, CLASSIFIER, CONTROL = "shards", "imported", "classifier", "control"
 """Folders of a run."""
 SEED_FILE, STATE = "seed_data.jsonl", "state"
 """File of rows that a simulator wrote for the run, and folder of the curriculum's state."""
-BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, SEED_FILE, STATE})
+BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, CONTROL, SEED_FILE, STATE})
 """Entries in the folder of a run that depend on its config, and are made again for another config."""
 WORKING = "-"
 """Character before the last part of a working table's name. No table of a layout has it in its name."""
@@ -116,6 +116,35 @@ class Round:
 
 
 @dataclass(frozen=True)
+class ControlExpansions:
+    """Outputs of a control's own new instructions, as those of a round."""
+
+    expanded: Table
+    bands: Table
+    checked: Table
+    contamination: Table
+    generated: Table
+    new: Table
+    """Pairs of the generated rows with their tokens."""
+
+
+@dataclass(frozen=True)
+class ControlRound:
+    """Outputs of the control next to a round: a second student, trained on as many tokens without the curriculum.
+
+    `packed` and `evaluation` have the names of the student's outputs, so that the same config keys make them stale.
+    """
+
+    training: Table
+    packed: Table
+    checkpoint: Table
+    evaluation: Table
+    """The judge's scores of the holdout for the control."""
+    expansions: ControlExpansions | None = None
+    """Only of `control: random`."""
+
+
+@dataclass(frozen=True)
 class Layout:
     """Outputs of a run by name. Every method has these; each adds its own in a subclass."""
 
@@ -187,16 +216,32 @@ class LoopLayout(Layout):
     """The results of each of `evaluate.suites`, the holdout's among them, without the suites' own columns."""
     answers: Table | None = None
     """Table with the teacher's answers to the seed data; None if the data has answers of its own."""
+    control_pool: Table | None = None
+    """Seed rows with their tokens, of which the control draws; None without a control."""
+    controls: tuple[ControlRound, ...] = ()
+    """Outputs of the control of each round; empty without one."""
 
     def items(self) -> Iterator[tuple[str, Table]]:
-        yield from super().items()
-        for one in self.rounds:
+        later = ("evaluation", "control_pool")
+        yield from (item for item in super().items() if item[0] not in later)
+        for number, one in enumerate(self.rounds):
             yield from _tables(one)
-        yield from (("evaluation", table) for table in self.suites if table != self.evaluation)
+            for control in self.controls[number : number + 1]:
+                yield from () if control.expansions is None else _tables(control.expansions)
+                yield from _tables(control)
+        yield from () if self.control_pool is None else (("control_pool", self.control_pool),)
+        for table in dict.fromkeys((self.evaluation, *self.suites)):
+            yield "evaluation", table
+            # Another last round changes these, and no evaluation of an earlier student.
+            yield "last_evaluation", table
 
     def round(self, number: int) -> Round:
         """Returns the outputs of a round, counted from 1."""
         return self.rounds[number - 1]
+
+    def ended_after(self, number: int) -> LoopLayout:
+        """Returns the outputs of a run that ended after round `number`, with its student's results in `evaluation`."""
+        return replace(self, rounds=self.rounds[:number], controls=self.controls[:number])
 
     def bands(self, number: int) -> Table:
         """Returns the near-duplicate bands of a round's rows; for round 0 those of the seed data."""
@@ -213,6 +258,10 @@ class LoopLayout(Layout):
     def checkpoint(self, number: int) -> Table:
         """Returns the student after a round."""
         return self.sft_checkpoint if number == 0 else self.round(number).checkpoint
+
+    def control(self, number: int) -> ControlRound:
+        """Returns the outputs of the control next to a round, counted from 1."""
+        return self.controls[number - 1]
 
     def judged_holdout(self, number: int) -> Table:
         """Returns the table with the judge's scores of the holdout for the student after a round."""

@@ -111,7 +111,7 @@ class Context:
         self.trackers.log(kind, numbers, round_number)
 
 
-ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT = ("plan", "mix", "holdout")
+ROUND_EVENTS = PLANNED, MIXED, ON_HOLDOUT, OVER_CONTROL = ("plan", "mix", "holdout", "control_gain")
 """Events with numbers of a round. The last event of a kind and round is the valid one."""
 
 

@@ -28,7 +28,7 @@ def evaluate(context: Context) -> None:
 
     A table of another suite of that name is made again.
     """
-    last, loop = context.config.curriculum.rounds, context.loop
+    last, loop = len(context.loop.rounds), context.loop
     found = suites(context.run, context.config, loop, context.roles)
     for spec, (table, suite) in zip(context.config.evaluate.suites, found.items(), strict=True):
         clear_another(context, spec, table)
@@ -57,8 +57,17 @@ def clear_another(context: Context, spec: str, table: Table) -> None:
             run.clear(table)
 
 
-def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: dict[str, Any] | None = None) -> None:
+def run_suite(
+    context: Context,
+    suite: Suite,
+    model: str,
+    table: Table,
+    extra: dict[str, Any] | None = None,
+    label: str | None = None,
+) -> None:
     """Writes the results of a suite for the student `model` (HF folder or name); `extra` goes into the manifest.
+
+    `label` is the name of the stage in the progress; without it, that of the table.
 
     The results of a suite without items are an empty table. Raises StageError if results are missing or too many items
     failed.
@@ -72,7 +81,7 @@ def run_suite(context: Context, suite: Suite, model: str, table: Table, extra: d
     evaluated = EvaluatedModel(model, functools.partial(_answer_turns, context, suite, model, table, count))
     rows = suite.results(context.remaining(table, suite.items()), evaluated)
     with answering(context, table):
-        context.write(table, rows, f"evaluate on {table.name}", count, extra)
+        context.write(table, rows, label or f"evaluate on {table.name}", count, extra)
     for turn in range(1, suite.turns):
         context.run.clear(_of_turn(table, turn))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.sources import RANDOM
 from tapir_ray.data.schemas import GENERATED_ROWS, OK, conform, draw_id, with_columns
+from tapir_ray.run.layout import Table
 from tapir_ray.steps import classifier, decontaminate, shares
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
@@ -27,19 +29,63 @@ CHECKED = pa.schema([*GENERATED_ROWS, ("task_predicted", pa.string())])
 """Expanded rows, with the classifier's label in `task_predicted` and the requested task in `task`."""
 
 
+class Tables(Protocol):
+    """Outputs of a round's expansions, of the curriculum or of its control."""
+
+    @property
+    def expanded(self) -> Table: ...
+
+    @property
+    def bands(self) -> Table: ...
+
+    @property
+    def checked(self) -> Table: ...
+
+    @property
+    def contamination(self) -> Table: ...
+
+    @property
+    def generated(self) -> Table: ...
+
+
 def generate(context: Context, round_number: int, plan: Plan) -> None:
     """Writes `rounds/NN/expanded` (one row a draw), `checked` (filtered) and `generated` (answered).
 
-    Raises StageError if more than `filter.max_share` of the rows is filtered for one reason, before any answer is paid.
+    Raises StageError as `write_generated` does.
     """
-    run, tables = context.run, context.loop.round(round_number)
-    expanded, checked, generated = tables.expanded, tables.checked, tables.generated
-    if run.done(generated):
+    tables = context.loop.round(round_number)
+    if context.run.done(tables.generated):
         return
-    label, expected = f"round {round_number}", sum(plan.expand.values())
     with context.stage("generate", round_number):
+        earlier = [decontaminate.bands_of(context, before) for before in range(round_number)]
+        write_generated(
+            context,
+            tables,
+            lambda: draws(context, round_number, plan),
+            sum(plan.expand.values()),
+            earlier,
+            f"round {round_number}",
+        )
+
+
+def write_generated(
+    context: Context,
+    tables: Tables,
+    drawn: Callable[[], ray.data.Dataset],
+    expected: int,
+    earlier: list[str],
+    label: str,
+) -> None:
+    """Writes the tables of new instructions: one for each of the `expected` rows of `drawn`, filtered and answered.
+
+    They are compared with the near-duplicate bands in the folders `earlier`. Raises StageError if more than
+    `filter.max_share` of the rows is filtered for one reason, before any answer is paid.
+    """
+    run = context.run
+    expanded, checked, generated = tables.expanded, tables.checked, tables.generated
+    if not run.done(generated):
         if not run.done(expanded):
-            rows = context.remaining(expanded, draws(context, round_number, plan))
+            rows = context.remaining(expanded, drawn())
             rows = expand(rows, context.config, context.roles)
             if context.config.classify.by == "deberta" and context.config.filter.other_task:
                 # Adds the column `task_predicted`, for `classify` to fill at its place in the schema.
@@ -55,7 +101,7 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
             context.write(expanded, rows, f"{label} expand", expected)
         if not run.done(checked):
             rows = context.read(expanded)
-            context.write(checked, _filtered(context, rows, round_number), f"{label} filter", expected)
+            context.write(checked, _filtered(context, rows, tables, earlier), f"{label} filter", expected)
         list_contamination(context, checked, tables.contamination)
         shares.judge(context, checked, before=expanded, contaminated=tables.contamination)
         rows = context.remaining(generated, context.read(checked))
@@ -64,9 +110,8 @@ def generate(context: Context, round_number: int, plan: Plan) -> None:
         context.write(generated, rows, f"{label} respond", expected)
 
 
-def _filtered(context: Context, rows: ray.data.Dataset, round_number: int) -> ray.data.Dataset:
-    earlier = [decontaminate.bands_of(context, before) for before in range(round_number)]
-    bands = decontaminate.bands_of(context, round_number)
+def _filtered(context: Context, rows: ray.data.Dataset, tables: Tables, earlier: list[str]) -> ray.data.Dataset:
+    bands = context.run.uri_of(tables.bands.path)
     boilerplate = decontaminate.boilerplate(context)
     return filter_generated(rows, context.config, decontaminate.indexes(context), bands, earlier, boilerplate)
 
@@ -93,7 +138,7 @@ def _drawn(
     found = count_cells(cells, seed, (round_number, "expand", *source), transform_cpus=cpus)
     chosen = cutoffs(cells, found, quota, transform_cpus=cpus)
     rows = take(_with_pools(context, round_number, plan, bool(source)), chosen, cpus)
-    return context.map(rows, _as_draws, round_number=round_number, source=source)
+    return context.map(rows, as_draws, round_number=round_number, source=source)
 
 
 CELLS = ["instruction_id", "task", "split", "difficulty", "teacher_score", "status"]
@@ -118,7 +163,11 @@ def of_any_pool(batch: pa.Table) -> pa.Table:
     return with_columns(batch, pool=pc.if_else(usable, RANDOM, pa.scalar(None, pa.string())), **{MEASURED: pool})
 
 
-def _as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...]) -> pa.Table:
+def as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...] = ()) -> pa.Table:
+    """Returns drawn rows, with their repeats in `copy`, as rows to expand.
+
+    `source` is `random` for those of any pool.
+    """
     parents = batch["instruction_id"].to_pylist()
     copies = batch["copy"].to_pylist()
     ids = [draw_id(round_number, parent, copy, *source) for parent, copy in zip(parents, copies, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +29,32 @@ RAY_TRAIN = "ray_train"
 POOL_OF_SEED = "seed"
 
 
+@dataclass(frozen=True)
+class Training:
+    """Training of a student: what it reads, where it starts, and the outputs that it writes."""
+
+    stage: str
+    """Name in progress and trackers: `sft`, `train` or `control`."""
+    round_number: int
+    tables: list[Table]
+    """Tables of training pairs."""
+    packed: Table
+    checkpoint: Table
+    start: str
+    """HF folder, URI or name of the student to train."""
+    base: str | None = None
+    """Model under the adapter that the training continues; None if it starts with a new adapter, or has none."""
+
+    @property
+    def label(self) -> str:
+        return "initial SFT" if self.stage == "sft" else f"round {self.round_number} {self.stage}"
+
+    @property
+    def name(self) -> str:
+        """First part of the name of Ray Train's folder."""
+        return f"{'control' if self.stage == 'control' else 'round'}-{self.round_number:02d}-"
+
+
 def base_student(context: Context) -> str:
     """Returns the folder, URI or HF name of the untrained student: `student.model`, or one made by `student.create`."""
     run, student, made = context.run, context.config.student, context.loop.base
@@ -45,7 +71,11 @@ def base_student(context: Context) -> str:
 
 def student_after(context: Context, round_number: int) -> str:
     """Returns the HF folder (or name) of the student after a round. Raises StageError if it is not trained yet."""
-    checkpoint = context.loop.checkpoint(round_number)
+    return student_in(context, context.loop.checkpoint(round_number))
+
+
+def student_in(context: Context, checkpoint: Table) -> str:
+    """Returns the HF folder (or name) of the student of a checkpoint. Raises StageError if it is not trained yet."""
     return context.run.manifest(checkpoint).extra.get("model") or context.run.uri_of(checkpoint.path)
 
 
@@ -69,13 +99,14 @@ def initial_sft(context: Context, source: Table) -> None:
     with context.stage("sft", 0):
         if not run.done(layout.sft_training):
             share = config.train.initial_share
-            rows = context.map(context.read(source), _pairs)
+            rows = context.map(context.read(source), pairs)
             rows = context.map(rows, in_initial_share, random_seed=config.random_seed, share=share)
             if not context.write(layout.sft_training, rows, "seed data to train on").rows and share < 1.0:
                 run.clear(layout.sft_training)
                 raise InputError(f"train.initial_share {share:g} has no seed row: raise it")
-        held = _packed_holdout(context, source, base)
-        _fit(context, [layout.sft_training], 0, base, config.train.initial_epochs, config.train.learning_rate, held)
+        held = packed_holdout(context, source, base)
+        training = Training("sft", 0, [layout.sft_training], layout.sft_packed, layout.sft_checkpoint, base)
+        fit(context, training, config.train.initial_epochs, config.train.learning_rate, held)
 
 
 def train(context: Context, round_number: int) -> None:
@@ -83,17 +114,37 @@ def train(context: Context, round_number: int) -> None:
     run, settings, layout = context.run, context.config.train, context.loop
     if run.done(layout.checkpoint(round_number)):
         return
-    previous = settings.init_from == "previous"
-    start = student_after(context, round_number - 1) if previous else base_student(context)
     first = round_number if settings.data == "current" else 1
     tables = [layout.training(number) for number in range(first, round_number + 1)]
+    packed, checkpoint, previous = (
+        layout.packed(round_number), layout.checkpoint(round_number), layout.checkpoint(round_number - 1)
+    )  # fmt: skip
     with context.stage("train", round_number):
-        rate = settings.round_learning_rate or settings.learning_rate
-        held = _packed_holdout(context, layout.instructions, start)
-        _fit(context, tables, round_number, start, settings.epochs, rate, held)
+        training = Training("train", round_number, tables, packed, checkpoint, *start_of_round(context, previous))
+        held = packed_holdout(context, layout.instructions, training.start)
+        fit(context, training, settings.epochs, round_rate(context), held)
 
 
-def _packed_holdout(context: Context, source: Table, model: str) -> str | None:
+def round_rate(context: Context) -> float:
+    """Returns the peak learning rate of a round."""
+    settings = context.config.train
+    return settings.round_learning_rate or settings.learning_rate
+
+
+def start_of_round(context: Context, previous: Table) -> tuple[str, str | None]:
+    """Returns (student that a round trains, model under the adapter that it continues or None).
+
+    `previous` is the checkpoint after the round before.
+    """
+    settings = context.config.train
+    if settings.init_from == "base":
+        return base_student(context), None
+    trained = "model" not in context.run.manifest(previous).extra
+    continues = settings.lora is not None and settings.lora.between_rounds == "continue" and trained
+    return student_in(context, previous), base_student(context) if continues else None
+
+
+def packed_holdout(context: Context, source: Table, model: str) -> str | None:
     """Writes `seed/holdout` and `seed/holdout_packed`, the holdout packed like a training set.
 
     Returns the folder of the packed holdout; None if it is empty.
@@ -104,7 +155,7 @@ def _packed_holdout(context: Context, source: Table, model: str) -> str | None:
         if not run.done(source):
             return None  # a run that began with the user's own training set
         if not run.done(layout.holdout):
-            rows = context.map(context.read(source), _pairs, split=HOLDOUT)
+            rows = context.map(context.read(source), pairs, split=HOLDOUT)
             context.write(layout.holdout, rows, "holdout to measure the loss on")
         held = [run.files(layout.holdout)]
         stats = pack(
@@ -115,25 +166,27 @@ def _packed_holdout(context: Context, source: Table, model: str) -> str | None:
     return run.path(packed.path) if run.manifest(packed).extra["sequences"] else None
 
 
-def _fit(
-    context: Context, tables: list[Table], round_number: int, start: str, epochs: int, rate: float, held: str | None
-) -> None:
+def fit(context: Context, training: Training, epochs: int, rate: float, held: str | None) -> None:
+    """Packs the pairs of a training and trains its student on them, `epochs` times, with the peak learning rate `rate`.
+
+    `held` is the folder of the packed holdout, whose loss is measured; None if there is none. Raises StageError if no
+    pair can be packed, and InputError if the training was started with another number of workers.
+    """
     from tapir_ray.train.student import train_student
 
-    run, config = context.run, context.config
-    packed, checkpoint = context.loop.packed(round_number), context.loop.checkpoint(round_number)
-    label = "initial SFT" if round_number == 0 else f"round {round_number} train"
+    run, config, label = context.run, context.config, training.label
+    packed, checkpoint, tables = training.packed, training.checkpoint, training.tables
     with context.progress.stage(label) as facts:
         if not run.done(packed):
             stats = pack(
                 [run.files(table) for table in tables],
                 run.path(packed.path),
                 run.fs,
-                start,
+                training.start,
                 config.student,
                 config.train,
                 # Another order every round, since `train.data: cumulative` repeats the pairs of earlier rounds.
-                config.random_seed + round_number,
+                config.random_seed + training.round_number,
                 epochs,
                 context.transform_cpus,
             )
@@ -143,25 +196,25 @@ def _fit(
             raise StageError(f"{packed} holds no sequence; see the reasons in {', '.join(map(str, tables))}")
         # The name decides whether a stopped training continues from its checkpoint: same packed table, same workers.
         table = hashlib.blake2b(run.read_text(f"{packed}/{MANIFEST}").encode(), digest_size=6).hexdigest()
-        training = f"round-{round_number:02d}-{table}-{config.resources.train.replicas}"
-        _refuse_other_workers(run, training)
-        _remove_trainings(run, round_number, but=training)
+        folder = f"{training.name}{table}-{config.resources.train.replicas}"
+        _refuse_other_workers(run, folder)
+        _remove_trainings(run, training.name, but=folder)
         # A local teacher or judge may hold the GPUs that training needs.
         context.roles.free_resources_for("train")
         result = train_student(
             run.path(packed.path),
             run.fs,
-            start,
+            training.start,
             run.path(checkpoint.path),
             run.path(RAY_TRAIN),
-            training,
+            folder,
             config.student,
             config.train,
             config.resources,
             epochs,
             rate,
             config.random_seed,
-            base_model=_base_of_adapter(context, round_number),
+            base_model=training.base,
             on_progress=lambda at: facts.update(_shown(at)),
             before_writing=lambda: check_owner(run, run.attempt),
             holdout_dir=held,
@@ -175,8 +228,9 @@ def _fit(
     apart = ("losses", "holdout_pairs_before", "holdout_pairs", "checkpoint")
     summary = {key: value for key, value in asdict(result).items() if key not in apart}
     run.publish(checkpoint, extra=summary)
-    context.trackers.log_steps("train", [{"loss": loss} for loss in result.losses], round_number)
-    _remove_trainings(run, round_number)
+    kind = "control" if training.stage == "control" else "train"
+    context.trackers.log_steps(kind, [{"loss": loss} for loss in result.losses], training.round_number)
+    _remove_trainings(run, training.name)
 
 
 def _say_left_out(context: Context, label: str, stats: PackStats) -> None:
@@ -199,19 +253,10 @@ def _refuse_other_workers(run: Run, training: str) -> None:
             )
 
 
-def _base_of_adapter(context: Context, round_number: int) -> str | None:
-    """Returns the model under the adapter that this round continues to train; None if it starts with a new adapter."""
-    lora = context.config.train.lora
-    if lora is None or lora.between_rounds == "merge" or round_number == 0:
-        return None
-    trained = "model" not in context.run.manifest(context.loop.checkpoint(round_number - 1)).extra
-    return base_student(context) if trained else None
-
-
-def _remove_trainings(run: Run, round_number: int, but: str = "") -> None:
-    """Removes Ray Train's folders of a round, except `but`."""
+def _remove_trainings(run: Run, start: str, but: str = "") -> None:
+    """Removes Ray Train's folders whose names begin with `start`, except `but`."""
     for name in run.children(RAY_TRAIN):
-        if name.startswith(f"round-{round_number:02d}-") and name != but:
+        if name.startswith(start) and name != but:
             run.fs.delete_dir(run.path(f"{RAY_TRAIN}/{name}"))
 
 
@@ -240,7 +285,7 @@ def _wanted(context: Context, base: str) -> bool:
     return context.config.student.create is not None or not brings_template(base, context.config.student)
 
 
-def _pairs(batch: pa.Table, split: str = SEED) -> pa.Table:
+def pairs(batch: pa.Table, split: str = SEED) -> pa.Table:
     """Returns the ok rows of a split as training rows, each once."""
     keep = pc.and_(pc.equal(batch["status"], OK), pc.equal(batch["split"], split))
     batch = batch.filter(pc.and_(keep, pc.is_valid(batch["response"])))

@@ -126,6 +126,27 @@ def test_unseen_candidates_are_bounded_by_what_the_initial_sft_leaves(
     assert lines["round 2 score"].rows == pytest.approx(40 + 10, abs=0.5), "and 20 new rows"
 
 
+def test_the_control_is_in_the_forecast(seed_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each of two rounds has the control answer the ten holdout rows, and the judge score them in both orders."""
+    with running(teacher) as seen:
+        alone = check(config(seed_path, seen.url), str(tmp_path / "run"))
+        one = config(seed_path, seen.url, control="sft", train={"sequence_length": 512, "epochs": 3}, mix={"size": 80})
+        report = check(one, str(tmp_path / "run"))
+    calls = {line["stage"]: line["calls"] for line in report["stages"] if line["stage"].endswith("control")}
+    assert calls == {"round 1 control": 20, "round 2 control": 20}
+    assert report["tokens"] > alone["tokens"] and alone["control"] is None
+    seed, taxonomy = read_seed(one), tasks.load(one.curriculum)
+    lines = estimated(config(seed_path, control="random"), seed, taxonomy, guessed(one, seed, taxonomy)).lines
+    asked = {line.role: line.rows for line in lines if line.stage == "round 1 control"}
+    assert asked == {"teacher": 20 + 20, "judge": 10}, "as many draws as the round has, each answered"
+    pair = sum(len(f"question {n} of many others") + len(f"answer {n}") for n in range(100)) / 100 / 4
+    response = sum(len(f"answer {n}") for n in range(100)) / 100 / 4
+    tokens = pytest.approx(2 * 3 * 80 * pair / response, rel=0.02)
+    assert report["control"] == {"control": "sft", "student_answers": 20, "training_tokens": tokens}
+    shown = capsys.readouterr().out
+    assert "control sft: 20 more answers of the student, and about" in shown and "- control: a round trains" in shown
+
+
 @pytest.mark.parametrize(("engine", "calls"), [("vllm", []), ("openai", [4 * 40 + 10] * 2 + [10])])
 def test_a_measure_without_a_judge_is_forecast_without_one(seed_path: Path, engine: str, calls: list[int]) -> None:
     """A student behind an endpoint is asked for its answer and for three samples of each row; holdout rows need no

@@ -98,6 +98,8 @@ PAIRS = {
            "price": {"input": 1, "output": 2}, "same_as": "teacher", "mode": "pointwise", "parse_attempts": 2,
            "structured": "off", "repeat_share": 0.1, "verifiers": ["reference_number"], "min_teacher_score": 3,
        }.items()},
+    "control": {"control": "sft", "holdout": {"rows": 0}},
+    "curriculum.stop_when": {"curriculum": {"stop_when": "no_gain"}, "holdout": {"rows": 0}},
     "teacher.sampling.max_tokens": {"teacher": {"max_completion_tokens": 9, "sampling": {"max_tokens": 9}}},
 }  # fmt: skip
 
@@ -167,6 +169,29 @@ def test_a_judge_of_new_answers_alone_compares_nothing(key: str, value: Any) -> 
         parse(alone)
     assert parse(judged).judges
     assert parse({**alone, "evaluate": {"suites": ["holdout", "tests.evaluate.test_registry:Judged"]}}).judges
+
+
+@pytest.mark.parametrize(
+    ("sections", "why"),
+    [
+        ({"holdout": {"rows": 0}}, "holdout.rows 0"),
+        ({"curriculum": {"rounds": 0}}, "curriculum.rounds 0"),
+        ({"curriculum": {"difficulty": {"measure": NO_JUDGE}}}, "that needs no judge"),
+        ({"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"}}}, "a student at an endpoint"),
+        ({"regenerate": {"operations": ["filter"]}}, "the section regenerate"),
+    ],
+)
+def test_a_control_that_cannot_be_compared_is_refused(sections: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=rf"control has no effect with .*{why}.*, or control none"):
+        parse({**SMALL, "control": "sft", **sections})
+    assert parse({**SMALL, "control": "none", **sections}).control == "none"
+
+
+def test_a_rule_to_end_early_needs_a_round_to_leave_out() -> None:
+    stops = {"rounds": 1, "stop_when": "no_gain"}
+    with pytest.raises(InputError, match=r"curriculum\.stop_when has no effect with curriculum\.rounds below 2"):
+        parse({**SMALL, "curriculum": stops})
+    assert parse({**SMALL, "curriculum": {**stops, "rounds": 2}}).curriculum.stop_when == "no_gain"
 
 
 def test_a_revision_of_a_folder_is_refused(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def test_a_key_without_a_declaration_is_found() -> None:
 @pytest.mark.parametrize(
     ("name", "outputs"),
     [
-        ("train.weight_decay", ("holdout_packed", "sft_packed", "packed")),
+        ("train.weight_decay", ("holdout_packed", "sft_packed", "packed", "control_pool")),
         ("train.epochs", ("packed",)),
-        ("train.lora.rank", ("holdout_packed", "sft_packed", "packed")),
+        ("train.lora.rank", ("holdout_packed", "sft_packed", "packed", "control_pool")),
         ("teacher.model", ("labels", "instructions", "expanded", "generated")),
         ("judge.model", ("answers", "scored", "generated", "evaluation")),
         ("student.endpoint.model", ("scored", "evaluation")),
@@ -65,7 +65,7 @@ def test_only_keys_that_change_results_are_part_of_them() -> None:
     results = parse({**BASE, "teacher": {"engine_kwargs": {"swap_space": 1, "seed": 2}, "engine": "vllm"}}).results()
     left_out = {name for name in Config.model_fields if name not in results}
     speed = {"resources", "budget", "cache", "trackers", "max_error_rate"}
-    assert left_out == {"name", "run_dir", "evaluate", "regenerate"} | speed
+    assert left_out == {"name", "run_dir", "evaluate", "control", "regenerate"} | speed
     assert results["teacher"]["engine_kwargs"] == {"seed": 2}
     assert "batch" not in results["teacher"] and "select_share" in results["holdout"]
     assert parse({**BASE, "teacher": {"engine": "openai_batch"}}).results()["teacher"]["engine"] == "openai"

@@ -206,6 +206,17 @@ def test_a_selection_and_its_numbers_are_shown(tmp_path: Path, capsys: pytest.Ca
     assert status(context.run.uri, layout_of)["select"] == "frontier"
 
 
+def test_the_gain_over_the_control_is_said_as_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = run_in(tmp_path)
+    numbers = {"gain": -0.5, "gain_low": -0.82, "gain_high": -0.17, "gain_rows": 400, "control": "sft"}
+    context.note_round("control_gain", 1, **{**numbers, "gain": 0.1})
+    context.note_round("control_gain", 1, **numbers)
+    assert status(context.run.uri, layout_of)["rounds"] == [{"round": 1, **numbers}]
+    text = shown(context, capsys)
+    assert "round 1: curriculum -0.50 [-0.82, -0.17] over plain SFT (400 rows): plain SFT is better\n" in text
+    assert text.count("round 1") == 2, "the line and the last event"
+
+
 def test_spending_sums_all_attempts_against_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     context = run_in(tmp_path)
     accounts = accounts_of(context.config)

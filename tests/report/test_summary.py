@@ -226,3 +226,50 @@ def test_every_suite_is_in_the_summary_and_all_except_the_holdout_have_a_table(t
     lines = " ".join(shown.getvalue().split())
     assert "Capitals: mean score of the last student on 2 items, without 1 (bad_request 1)" in lines
     assert "│ Europe │ 0.75 │" in lines
+
+
+def with_control(folder: Path, scores: list[float], tokens: list[int]) -> Context:
+    """Returns a run of three rounds with a control; `scores` and `tokens` are the control's of each round."""
+    context = done(folder, [4.0, 5.0, 7.0, 6.0], control="sft")
+    row = {"split": HOLDOUT, "task": "Math", "status": "ok"}
+    for number, (score, trained) in enumerate(zip(scores, tokens, strict=True), start=1):
+        place = f"control/sft/{number:02d}"
+        held = [{**row, "instruction_id": name, "student_score": score} for name in (SELECTING, REPORTING, "other")]
+        context.run.write_rows(f"{place}/holdout", conform(held, SCORED))
+        context.run.publish(f"{place}/checkpoint", extra={"tokens": trained, "holdout_losses": [(0, 3.0), (9, 2.0)]})
+        context.run.publish(f"checkpoints/{number:02d}", extra={"tokens": 100_000})
+    return context
+
+
+def test_every_round_is_compared_with_its_control_over_all_holdout_rows(tmp_path: Path) -> None:
+    """The halves of the holdout do not matter here, and a row that the student lacks is counted."""
+    context, shown = with_control(tmp_path, [4.5, 7.0, 6.5], [100_900, 100_000, 99_100]), io.StringIO()
+    summary = summarise(context)
+    entry = summary["rounds"][0]["control"]
+    assert entry["gain"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "rows": 2, "left_out": 1}
+    assert (entry["student_score"]["mean"], entry["curriculum_score"]["mean"]) == (4.5, 5.0)
+    assert entry["student_score"]["rows"] == 2 and entry["holdout_loss"] == 2.0
+    assert (entry["tokens"], entry["curriculum_tokens"], entry["warnings"]) == (100_900, 100_000, [])
+    print_table(summary, context.run, shown)
+    lines = shown.getvalue()
+    rows = "(2 rows, without 1 that one of them lacks)"
+    assert f"round 1: curriculum +0.50 [+0.50, +0.50] over plain SFT {rows}: the curriculum paid" in lines
+    assert f"round 2: curriculum +0.00 [+0.00, +0.00] over plain SFT {rows}: no difference is shown" in lines
+    assert f"round 3: curriculum -0.50 [-0.50, -0.50] over plain SFT {rows}: plain SFT is better" in lines
+    assert "100,000 and 99,100 tokens" in lines and "compared over all holdout rows" in lines
+
+
+def test_a_control_that_trained_on_fewer_tokens_is_no_comparison(tmp_path: Path) -> None:
+    context, shown = with_control(tmp_path, [4.5] * 3, [100_000, 100_000, 90_000]), io.StringIO()
+    summary = summarise(context)
+    assert [len(entry["control"]["warnings"]) for entry in summary["rounds"]] == [0, 0, 1]
+    print_table(summary, context.run, shown)
+    assert "round 3 control: trained on 90,000 tokens, the curriculum on 100,000" in shown.getvalue()
+
+
+def test_a_run_without_a_control_has_none_in_its_summary(tmp_path: Path) -> None:
+    context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0]), io.StringIO()
+    summary = summarise(context)
+    print_table(summary, context.run, shown)
+    assert [entry["control"] for entry in summary["rounds"]] == [None] * 3
+    assert "curriculum" not in shown.getvalue()

@@ -47,6 +47,29 @@ def test_a_fork_keeps_valid_outputs(tmp_path: Path) -> None:
     assert fork(old.uri, str(tmp_path / "new"), changed, layout(changed)) == [], "an existing fork is continued"
 
 
+def test_a_fork_with_another_control_keeps_the_curriculum(tmp_path: Path) -> None:
+    """The tables of the control before are left behind; the seed rows with their tokens serve both."""
+    names = ["seed/read", "seed/instructions", "control/pool", "rounds/01/scored", "rounds/01/training"]
+    old = run_with(tmp_path / "old", dict.fromkeys([*names, "control/sft/01/training", "control/sft/01/holdout"], 0))
+    changed = config(control="random")
+    assert sorted(fork(old.uri, str(tmp_path / "new"), changed, layout(changed))) == sorted(names)
+    same = config(control="sft")
+    kept = fork(old.uri, str(tmp_path / "same"), same, layout(same))
+    assert {"control/sft/01/training", "control/sft/01/holdout"} < set(kept)
+
+
+def test_a_retry_of_scores_makes_the_control_again(tmp_path: Path, ray_local: None) -> None:
+    """It has as many tokens as the round, which changes."""
+    names = {"seed/read": 0, "control/pool": 0, "rounds/01/scored": 1, "rounds/01/packed": 0}
+    run = run_with(tmp_path / "run", {**names, "control/sft/01/training": 0, "control/sft/01/holdout": 2})
+    given = config(control="sft")
+    assert retry_failed(run, given, layout(given)) == {"rounds/01/scored": 1}
+    assert not run.exists("control/sft/01/training") and not run.exists("control/sft/01/holdout")
+    assert run.done("control/pool")
+    run = run_with(tmp_path / "other", {**names, "rounds/01/scored": 0, "control/sft/01/holdout": 2})
+    assert retry_failed(run, given, layout(given)) == {"control/sft/01/holdout": 2}, "only its failed rows"
+
+
 def test_a_fork_leaves_working_tables_out(tmp_path: Path) -> None:
     names = ["seed/read", "seed/instructions", "rounds/01/scored", "rounds/01/scored-answered"]
     old = run_with(tmp_path / "old", dict.fromkeys(names, 0))

@@ -22,7 +22,7 @@ from tests.config.test_keys import keys
 PACKAGE = Path(tapir_ray.__file__).parent
 PAGE = PACKAGE.parent / "docs" / "run.md"
 DECLARING = ("run/layout.py", "methods/")
-FOLDERS = ("seed/", "rounds/", "checkpoints/", "evaluation/", "imported/", "shards/")
+FOLDERS = ("seed/", "rounds/", "checkpoints/", "evaluation/", "control/", "imported/", "shards/")
 
 
 def config(**sections: Any) -> Config:
@@ -30,6 +30,8 @@ def config(**sections: Any) -> Config:
 
 
 REGENERATION = config(regenerate={"operations": ["filter"]})
+WITH_CONTROL = config(control="sft", curriculum={"rounds": 2})
+RANDOM = config(control="random", curriculum={"rounds": 2})
 
 
 def literals(source: str) -> Iterator[str]:
@@ -57,7 +59,9 @@ def test_no_path_of_an_output_is_outside_the_layout() -> None:
     assert paths('"""seed/read"""\nrun.read(f"rounds/{n}/scored")') == ["rounds/"]
 
 
-@pytest.mark.parametrize("given", [config(), REGENERATION], ids=["tapir", "regenerate"])
+@pytest.mark.parametrize(
+    "given", [config(), WITH_CONTROL, RANDOM, REGENERATION], ids=["tapir", "sft", "random", "regenerate"]
+)
 def test_every_output_has_its_own_path_and_comes_after_its_inputs(given: Config) -> None:
     made: list[Table] = []
     for table in layout_of(given).all():
@@ -67,7 +71,9 @@ def test_every_output_has_its_own_path_and_comes_after_its_inputs(given: Config)
             assert set(table.key) <= set(table.schema.names), table
 
 
-@pytest.mark.parametrize("given", [config(), REGENERATION], ids=["tapir", "regenerate"])
+@pytest.mark.parametrize(
+    "given", [config(), WITH_CONTROL, RANDOM, REGENERATION], ids=["tapir", "sft", "random", "regenerate"]
+)
 def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
     made = layout_of(given).all()
     for table in made:
@@ -80,7 +86,8 @@ def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
 
 
 def test_outputs_named_by_config_keys_exist_in_a_method() -> None:
-    layouts = [layout_of(config(seed_data={"path": "a", "responses": "fill"})), layout_of(REGENERATION)]
+    layouts = [layout_of(config(seed_data={"path": "a", "responses": "fill"})), layout_of(WITH_CONTROL)]
+    layouts.append(layout_of(REGENERATION))
     known = {name for tables in layouts for name, _ in tables.items()}
     assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= {*known, "summary"}
 
@@ -91,6 +98,25 @@ def test_an_output_has_the_same_name_in_every_round() -> None:
     assert tables.named("read") == [tables.read] and tables.named("regenerated") == []
     assert tables.judged_holdout(1) == tables.round(2).scored and tables.judged_holdout(2) == tables.evaluation
     assert tables.round(2).scored.inputs == (tables.round(2).candidates, tables.round(1).checkpoint)
+
+
+def test_a_control_is_made_next_to_each_round_from_its_tokens() -> None:
+    tables = layout(WITH_CONTROL)
+    first, second = tables.controls
+    assert {first.training.path, first.checkpoint.path} == {"control/sft/01/training", "control/sft/01/checkpoint"}
+    assert tables.round(1).packed in first.training.inputs and tables.sft_checkpoint in first.packed.inputs
+    assert {tables.round(2).packed, first.training} < set(second.training.inputs)
+    assert first.checkpoint in second.packed.inputs, "it continues the control of the round before"
+    made = [table.path for table in tables.all()]
+    assert made.index("checkpoints/01") < made.index("control/sft/01/holdout")
+    others = [table for table in tables.all() if not table.path.startswith("control/")]
+    assert not any(one.path.startswith("control/") for table in others for one in table.inputs), "nothing depends on it"
+    ended = tables.ended_after(1)
+    expanded = layout(RANDOM).named("generated")
+    assert [table.path for table in expanded if "control" in table.path] == [
+        "control/random/01/generated", "control/random/02/generated"
+    ]  # fmt: skip
+    assert (len(ended.rounds), len(ended.controls)) == (1, 1) and ended.judged_holdout(1) == tables.evaluation
 
 
 def test_a_table_of_a_shard_has_the_schema_of_the_whole_table() -> None:
@@ -104,7 +130,9 @@ def test_the_loop_stops_after_the_stages_of_the_layout() -> None:
     code = ast.parse((PACKAGE / "methods/tapir.py").read_text())
     calls = [node for node in ast.walk(code) if isinstance(node, ast.Call) and ast.unparse(node.func) == "stop.after"]
     stages = {ast.literal_eval(argument) for call in calls for argument in call.args}
-    assert stages == set(layout(config()).stages)
+    assert stages == set(layout(WITH_CONTROL).stages)
+    assert layout(WITH_CONTROL).stages[-3:] == ["train", "control", "evaluate"], "in their order in the loop"
+    assert "control" not in layout(config()).stages
 
 
 def test_every_method_has_a_config_that_runs_it() -> None:

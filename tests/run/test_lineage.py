@@ -90,6 +90,37 @@ def test_a_suite_is_added_without_making_any_output_stale() -> None:
     assert {"evaluation/holdout", "evaluation/Capitals"} <= {table.path for table in stale}
 
 
+def test_a_control_is_added_without_making_any_output_stale() -> None:
+    added = config(control="sft")
+    assert added.digest() == config().digest(), "it may be added to a finished run"
+    of_control = {f"control/sft/{number}/{name}" for number in ("01", "02")
+                  for name in ("training", "packed", "checkpoint", "holdout")}  # fmt: skip
+    assert outputs(added) - outputs(config()) == {"control/pool", *of_control}
+    assert outputs(config()) <= kept(added)
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "kept_too"),
+    [
+        ("judge.mode", "control/sft/01/training", "control/pool"),
+        ("student.sampling", "control/sft/01/holdout", "control/pool"),
+        ("train.epochs", "control/sft/01/training", "control/pool"),
+        ("train.sequence_length", "control/pool", "seed/instructions"),
+        ("mix.max_repeat", "control/sft/01/training", "control/pool"),
+    ],
+)
+def test_a_key_that_changes_the_rounds_changes_their_control(key: str, first: str, kept_too: str) -> None:
+    tables = layout(config(control="sft"))
+    stale = [table.path for table in following(changed_by([key], tables), tables)]
+    assert first in stale and kept_too not in stale
+
+
+def test_more_rounds_keep_the_scores_of_the_controls_before() -> None:
+    tables = layout(config(control="sft"))
+    stale = {table.path for table in following(changed_by(["curriculum.rounds"], tables), tables)}
+    assert stale == {"evaluation/holdout"}
+
+
 def test_a_change_of_speed_keeps_all_outputs() -> None:
     assert kept(config(resources={"cpus": 7}, budget={"max_tokens": 5})) == outputs(config())
 

@@ -16,9 +16,9 @@ from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, SEED, TRAINING, co
 from tapir_ray.errors import InputError
 from tapir_ray.steps import train as steps_train
 from tapir_ray.steps.train import (
-    _packed_holdout,
     _refuse_other_workers,
     initial_sft,
+    packed_holdout,
     student_after,
     train,
 )
@@ -44,10 +44,10 @@ def test_the_holdout_loss_is_measured_only_on_holdout_rows(ray_local: None, tmp_
     context.run.write_rows("seed/ingested", conform(made, INSTRUCTIONS))
     model = str(tmp_path / "model")
     create_student(SIZE, ["say 1 it is 2"] * 20, model, None, 0)
-    assert _packed_holdout(context, context.loop.instructions, model) is None, (
+    assert packed_holdout(context, context.loop.instructions, model) is None, (
         "a run with the user's own training set has no holdout"
     )
-    packed = _packed_holdout(context, context.loop.ingested, model)
+    packed = packed_holdout(context, context.loop.ingested, model)
     assert packed is not None
     held = {row["instruction_id"] for row in made if row["split"] == HOLDOUT and row["status"] == "ok"}
     assert {row["instruction_id"] for row in rows_of(context, "seed/holdout")} == held and len(held) == 4
