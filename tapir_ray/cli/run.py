@@ -229,6 +229,9 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
             print(f"warning: {warning}", file=sys.stderr)
         check_here(config.train)
     taxonomy = tasks.load(config.curriculum)
+    # Only a column of tasks and imported rows can have labels that the taxonomy lacks.
+    complete = not taxonomy.from_seed or (config.seed_data.task_column is None and not labelled)
+    taxonomy = taxonomy.styling(config.rewrite.tasks, complete)
     if (
         config.classify.by == "none"
         and not labelled
@@ -260,7 +263,8 @@ def with_seed_file(config: Config, run: Run) -> Config:
     path = run.uri_of(SEED_FILE)
     if not run.exists(SEED_FILE):
         with written(run, SEED_FILE) as file:
-            write_seed(file, config.simulator.seed_rows, config.random_seed)
+            settings = config.simulator
+            write_seed(file, settings.seed_rows, config.random_seed, settings.seed_error_rate)
     return config.model_copy(update={"seed_data": config.seed_data.model_copy(update={"path": path})})
 
 
@@ -279,6 +283,7 @@ def simulator(config: Config) -> AbstractContextManager[str]:
             position_bias=settings.position_bias,
             length_bias=settings.length_bias,
             error_rate=settings.error_rate,
+            teacher_error_rate=settings.teacher_error_rate,
             max_requests_per_minute=settings.max_requests_per_minute,
             log=settings.log,
             path=(settings.path or config.seed_data.path) if recorded else None,

@@ -72,6 +72,8 @@ class Config(Section):
             raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
         if self.regenerate is not None:
             self.regenerate.refuse(self.seed_data, self.classify, self.curriculum, self.filter)
+            if self.regenerate.does("rewrite") and self.rewrite.tasks == []:
+                raise ValueError("the operation rewrite needs a task in rewrite.tasks: name some, or remove it")
         elif self.student.model is None and self.student.create is None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         for where, endpoint in self.endpoints.items():

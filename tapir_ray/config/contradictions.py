@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from tapir_ray.config.config import Config
+from tapir_ray.config.data import TASKS
 from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
 from tapir_ray.config.models import Judge
 from tapir_ray.config.section import Section
 from tapir_ray.data.storage import is_remote
 
 SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
+OF_SEED_ROWS = ("seed_rows", "seed_error_rate")
+"""Keys of the simulator for the seed rows that it writes."""
 COMPARING = tuple(
     f"judge.{name}"
     for name in ("verifiers", "min_teacher_score", "mode", "both_orders", "repeat_share", "repeat_temperature")
@@ -140,6 +143,30 @@ SILENCES: tuple[Silence, ...] = (
         "with train.initial_sft off: take one of them out",
     ),
     Silence(
+        ("train.schedule",),
+        "curriculum.rounds",
+        lambda config: config.train.schedule == "whole" and config.curriculum.rounds < 2,
+        "with curriculum.rounds below 2, as no two rounds share a schedule: take one of them out",
+    ),
+    Silence(
+        ("rewrite.mode", "rewrite.mark"),
+        "rewrite.tasks",
+        lambda config: config.rewrite.tasks == [],
+        "with rewrite.tasks [], which leaves all answers without a style: take one of them out",
+    ),
+    Silence(
+        ("rewrite.tasks",),
+        "regenerate.operations",
+        lambda config: config.regenerate is not None and not config.regenerate.does("rewrite"),
+        "without the operation rewrite: add it to regenerate.operations, or take this out",
+    ),
+    Silence(
+        ("rewrite.mark",),
+        "regenerate",
+        lambda config: config.regenerate is not None,
+        "in a regeneration, which makes no training rows: take it out",
+    ),
+    Silence(
         ("cache.dir",),
         "cache.enabled",
         lambda config: not config.cache.enabled,
@@ -156,6 +183,18 @@ SILENCES: tuple[Silence, ...] = (
         "simulator.scenario",
         lambda config: config.simulator is not None and config.simulator.scenario != "recorded",
         "without simulator.scenario recorded: set it, or take the path out",
+    ),
+    Silence(
+        ("simulator.seed_error_rate",),
+        "simulator.seed_rows",
+        lambda config: config.simulator is not None and config.simulator.seed_rows == 0,
+        "without simulator.seed_rows: set it, or take this out",
+    ),
+    Silence(
+        ("simulator.teacher_error_rate",),
+        "simulator.scenario",
+        lambda config: config.simulator is not None and config.simulator.scenario != TASKS,
+        "without simulator.scenario tasks: set it, or take this out",
     ),
     Silence(
         ("classify.model", "classify.create", "classify.label_rows"),
@@ -301,13 +340,13 @@ def refuse_contradictions(config: Config, in_file: Collection[str], in_overrides
 
 
 def without_generated_seed(content: dict[str, Any], in_overrides: Collection[str]) -> dict[str, Any]:
-    """Returns the content without `simulator.seed_rows` if an override gives `seed_data.path`: the user's file wins."""
+    """Returns the content without OF_SEED_ROWS if an override gives `seed_data.path`: the user's file wins."""
     simulator, seed_data = content.get("simulator"), content.get("seed_data")
     if not isinstance(simulator, dict) or not isinstance(seed_data, dict):
         return content
     if SEED_PATH not in in_overrides or SEED_ROWS in in_overrides or seed_data.get("path") is None:
         return content
-    return {**content, "simulator": {key: value for key, value in simulator.items() if key != "seed_rows"}}
+    return {**content, "simulator": {key: value for key, value in simulator.items() if key not in OF_SEED_ROWS}}
 
 
 def _is_wish(config: Config, key: str) -> bool:

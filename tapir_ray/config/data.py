@@ -120,6 +120,10 @@ class Simulator(Section):
     """`recorded`: another file of pairs."""
     seed_rows: Annotated[int, Field(ge=0)] = 0
     """`tasks`: number of seed rows, skewed over tasks, to write into the run and use as seed data."""
+    seed_error_rate: Share = 0.0
+    """`tasks`: share of these seed rows with a wrong answer. The column `wrong` says which."""
+    teacher_error_rate: Share = key(0.0, invalidates=("answers", "generated"))
+    """`tasks`: share of the instructions that the teacher answers wrongly, each time."""
     latency_s: Annotated[float, Field(ge=0)] = key(0.0, invalidates=())
     judge_noise: Annotated[float, Field(ge=0)] = 0.0
     position_bias: float = 0.0

@@ -38,7 +38,7 @@ class Curriculum(Section):
     weights: dict[str, Annotated[float, Field(ge=0)]] = key(default_factory=dict, invalidates=("candidates",))
     """Replaces the weights of `tasks`; a task that is not named gets 0. Must sum to 1."""
     toxicity: bool = key(False, invalidates=("labels", "instructions", "candidates"))
-    rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("last_evaluation",))
+    rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("last_evaluation", "scheduled"))
     stop_when: Literal["never", "no_gain"] = key("never", invalidates=("last_evaluation",))
     """`no_gain`: the run ends after a round whose student is not shown to be better on the holdout than the one before:
     the 95 % interval of the gain contains 0 or is below."""
@@ -155,6 +155,17 @@ class Rewrite(Section):
     """Style of the task: one request with the style, or an answer and then its rewriting (as in the paper)."""
 
     mode: Literal["combined", "second_pass"] = "combined"
+    tasks: Literal["all"] | list[str] = "all"
+    """Tasks whose answers are written in their style; other tasks are answered plainly. `[]`: no styles."""
+    mark: bool = key(False, invalidates=("pool", "answered_training"))
+    """Append the style to the last user turn of the training rows of styled answers, after a blank line."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        if isinstance(given, str) and given != "all":
+            raise ValueError(f"write a list of tasks, such as [{given}], or all")
+        return given
 
 
 class Mix(Section):
@@ -221,6 +232,10 @@ class Train(Section):
     round_learning_rate: Annotated[float, Field(gt=0)] | None = key(None, invalidates=("packed",))
     """Peak learning rate of the rounds after the initial SFT; `null` is `learning_rate`."""
     warmup_ratio: Share = 0.03
+    """Share of the schedule's steps in which the learning rate rises."""
+    schedule: Literal["per_round", "whole"] = key("per_round", invalidates=("packed",))
+    """Learning-rate schedule of the rounds. `whole`: one warm-up and one decay over all of them; round r of R covers
+    the part from (r − 1) / R to r / R. The initial SFT has a schedule of its own."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this norm; 0 is off."""
@@ -257,6 +272,15 @@ class Train(Section):
             raise ValueError(
                 "lora.between_rounds continue has no adapter to continue with init_from base: set train.init_from "
                 "previous or train.lora.between_rounds merge"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_has_one_student(self) -> Train:
+        if self.schedule == "whole" and self.init_from == "base":
+            raise ValueError(
+                "schedule whole has one decay for a student that all rounds train, but with init_from base each round "
+                "trains another one: set train.init_from previous or train.schedule per_round"
             )
         return self
 

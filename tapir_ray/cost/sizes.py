@@ -121,6 +121,7 @@ def _of_row(
 ) -> dict[str, dict[str, Size]]:
     """Returns the sizes of a row by kind of request and role; `size` is `_guess` or `_bound`."""
     instruction, task = text_of(row["messages"]), row["task"] or taxonomy.labels[0]
+    styled = _styled_share(taxonomy, row["task"], most=student_text is not None)
     label = prompts.render("label", labels=taxonomy.labels, instruction=instruction)
     teacher, judge, student = config.teacher, config.judge, config.student
     limit, new_text = _limit(teacher), answer
@@ -140,18 +141,19 @@ def _of_row(
             found["student"] = size(instruction, 1, 1 + samples, 1, reply, student.sampling.max_tokens)
         return found
 
+    compared = _compared(config, prompts, instruction, (answer, new_text), 0.0, size)
     expand = prompts.render("expand", task=task, instruction=instruction)
     new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
     return {
         "label": {"teacher": size(label, 1, 1, config.classify.label_attempts, LABEL_TOKENS, limit)},
-        "fill": _answers(config, prompts, taxonomy, task, instruction, answer, size),
+        "fill": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled),
         "score_seed": score(measure.samples),
         "score_holdout": score(0),
         "score_new": score(measure.samples),
         "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
-        "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size),
-        "rewrite": _answers(config, prompts, taxonomy, task, instruction, answer, size, draft=True),
-        "prefer": {"judge": _compared(config, prompts, instruction, (answer, new_text), 0.0, size)},
+        "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled),
+        "rewrite": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled, draft=True),
+        "prefer": {"judge": compared if config.seed_data.responses == "replace" else compared.times(styled)},
     }
 
 
@@ -182,30 +184,46 @@ def _answers(
     instruction: str,
     answer: str,
     size: Any,
+    styled: float,
     draft: bool = False,
 ) -> dict[str, Size]:
-    """Returns the sizes by role of a new answer, or with `draft` of a rewriting of the existing one."""
-    style, samples, limit = taxonomy.styles.get(task, ""), config.respond.samples, _limit(config.teacher)
+    """Returns the sizes by role of a new answer, or with `draft` of a rewriting of the existing one.
+
+    `styled` is the share of answers in the style of the task. The others are plain, or with `draft` not asked for.
+    """
+    longest = "" if taxonomy.styled is None else max(taxonomy.styles.values(), key=len, default="")
+    style, samples, limit = taxonomy.styles.get(task, longest), config.respond.samples, _limit(config.teacher)
     reply = STYLED * len(answer.encode()) / BYTES_PER_TOKEN
-    plain = config.regenerate is not None and not config.regenerate.does("rewrite")
+    if config.regenerate is not None and not config.regenerate.does("rewrite"):
+        styled = 0.0
     rewrite = prompts.render("rewrite", task=task, style=style, instruction=instruction, answer=answer)
+    plain = size(instruction, 1, samples, 1, reply, limit)
+    rewriting = size(rewrite, 1, samples, 1, reply, limit)
     if draft:
-        teacher = size(rewrite, 1, samples, 1, reply, limit)
-    elif plain:
-        teacher = size(instruction, 1, samples, 1, reply, limit)
+        teacher = rewriting.times(styled)
     elif config.rewrite.mode == "second_pass":
-        teacher = size(instruction, 1, samples, 1, reply, limit) + size(rewrite, 1, samples, 1, reply, limit)
+        teacher = plain + rewriting.times(styled)
     else:
         system = prompts.render("respond", task=task, style=style)
-        teacher = size(system + instruction, 2, samples, 1, reply, limit)
+        teacher = size(system + instruction, 2, samples, 1, reply, limit).times(styled) + plain.times(1.0 - styled)
     if samples == 1 and config.respond.min_score is None:
         return {"teacher": teacher}
     gate = prompts.render("judge_pointwise", instruction=instruction, answer=answer) + _schema(config.judge, 1)
     judge_limit = _limit(config.judge_endpoint, config.judge.sampling.max_tokens)
-    return {
-        "teacher": teacher,
-        "judge": size(gate, 1, samples, config.judge.parse_attempts, JUDGE_TOKENS, judge_limit),
-    }
+    judged = size(gate, 1, samples, config.judge.parse_attempts, JUDGE_TOKENS, judge_limit)
+    return {"teacher": teacher, "judge": judged.times(styled) if draft else judged}
+
+
+def _styled_share(taxonomy: Taxonomy, task: str | None, most: bool) -> float:
+    """Returns the share of answers in the style of their task: of rows of `task`, or by the weights if it is None.
+
+    With `most` a bound: 1 if any task has a style, as rows may get other tasks.
+    """
+    if most or taxonomy.styled is None:
+        return float(taxonomy.styled is None or bool(taxonomy.styled))
+    if task is not None:
+        return float(taxonomy.is_styled(task))
+    return sum(taxonomy.weights.get(label, 0.0) for label in taxonomy.styled)
 
 
 def _schema(judge: Judge, count: int) -> str:

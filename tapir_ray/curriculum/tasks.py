@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tapir_ray.config import Curriculum
 from tapir_ray.config.yaml_files import read_yaml
@@ -38,6 +38,25 @@ class Taxonomy:
     from_seed: bool = False
     """True if the weights are placeholders until `with_seed_counts`."""
     toxicity: bool = True
+    styled: frozenset[str] | None = None
+    """Tasks whose answers are written in their style; None: all. `styles` has these alone."""
+
+    def styling(self, tasks: Sequence[str] | Literal["all"], complete: bool = True) -> Taxonomy:
+        """Returns the taxonomy with the styles of `tasks` alone (`rewrite.tasks`).
+
+        Raises InputError for a label that is not in the taxonomy, unless it is not `complete`: the seed data may have
+        tasks of its own.
+        """
+        if tasks == "all":
+            return self
+        for label in tasks if complete else ():
+            self.check(label, "rewrite.tasks")
+        styles = {label: style for label, style in self.styles.items() if label in tasks}
+        return dataclasses.replace(self, styles=styles, styled=frozenset(tasks))
+
+    def is_styled(self, label: str) -> bool:
+        """Returns True if answers of the task are written in its style."""
+        return self.styled is None or label in self.styled
 
     def effective_weights(self, present: Collection[str]) -> dict[str, float]:
         """Returns the weights of the present tasks, scaled to sum to 1, in the order of their names.
@@ -77,7 +96,7 @@ class Taxonomy:
             self,
             labels=labels,
             weights={label: allowed.get(label, 0) / total for label in labels},
-            styles={label: self.styles.get(label, PLAIN_STYLE) for label in labels},
+            styles={label: self.styles.get(label, PLAIN_STYLE) for label in labels if self.is_styled(label)},
             words={label: self.words.get(label, ()) for label in labels},
         )
 

@@ -57,10 +57,12 @@ INSTRUCTIONS = pa.schema(
         ("meta", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
+        ("style", pa.string()),
     ]
 )
 """`masked_turns`: positions in `messages` of answers that are masked out of the loss (turns of weight 0); null if none.
-`meta`: JSON of the other columns of the source row. `sampling`: JSON of the teacher's sampling parameters."""
+`meta`: JSON of the other columns of the source row. `sampling`: JSON of the teacher's sampling parameters.
+`style`: style that the teacher was asked to answer in; null for a plain answer and for one of the source row."""
 
 SCORED = pa.schema(
     [
@@ -85,13 +87,7 @@ names it. `difficulty` = teacher_score − student_score (MFD), unless the confi
 the same texts."""
 
 GENERATED_ROWS = pa.schema(
-    [
-        ("draw_id", pa.string()),
-        *INSTRUCTIONS,
-        ("style", pa.string()),
-        ("answer_score", pa.float64()),
-        ("pool", pa.string()),
-    ]
+    [("draw_id", pa.string()), *INSTRUCTIONS, ("answer_score", pa.float64()), ("pool", pa.string())]
 )
 """One row for each draw, also if it failed. `answer_score` is the judge's score of the teacher's answer, 1 to 10; null
 unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`."""

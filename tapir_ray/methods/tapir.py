@@ -150,6 +150,8 @@ def layout(config: Config) -> LoopLayout:
         answers=None if config.seed_data.responses == "keep" else instructions,
         control_pool=pool if controls else None,
         controls=tuple(controls),
+        answered_training=None if config.seed_data.responses == "keep" else training,
+        scheduled=rounds[0].packed if config.train.schedule == "whole" and rounds else None,
     )
 
 

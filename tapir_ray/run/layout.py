@@ -220,6 +220,10 @@ class LoopLayout(Layout):
     """Seed rows with their tokens, of which the control draws; None without a control."""
     controls: tuple[ControlRound, ...] = ()
     """Outputs of the control of each round; empty without one."""
+    answered_training: Table | None = None
+    """Training rows of the initial SFT that have these answers; None if the data has answers of its own."""
+    scheduled: Table | None = None
+    """Packed rows of the first round that share one learning-rate schedule; None if each round has its own."""
 
     def items(self) -> Iterator[tuple[str, Table]]:
         later = ("evaluation", "control_pool")

@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 from tapir_ray.simulator.families import FAMILIES, LEVELS
+from tapir_ray.simulator.tasks import answer, mistaken
 
 FLOOR = 0.005
 """Lowest share of the rows for each (family, level), so that a stratified holdout can be split off."""
@@ -47,8 +48,12 @@ def cell_counts(rows: int) -> dict[tuple[str, int], int]:
     return counts
 
 
-def seed_rows(rows: int, seed: int) -> list[dict[str, object]]:
-    """Alpaca rows with plain answers and the columns `family`, `task` (its label) and `level`, in random order."""
+def seed_rows(rows: int, seed: int, error_rate: float = 0.0) -> list[dict[str, object]]:
+    """Alpaca rows with plain answers and the columns `family`, `task` (its label) and `level`, in random order.
+
+    With an `error_rate` above 0 this share of the rows has a wrong answer, that of another problem of the same family
+    and level, and the column `wrong` says which. A hash of the instruction and `seed` decides.
+    """
     counts = cell_counts(rows)
     written: set[str] = set()
     table: list[dict[str, object]] = []
@@ -73,11 +78,20 @@ def seed_rows(rows: int, seed: int) -> list[dict[str, object]]:
                     }
                 )
     random.Random(f"order {seed}").shuffle(table)
-    return table
+    return [_with_error(row, seed, error_rate) for row in table] if error_rate > 0.0 else table
 
 
-def write_seed(path: str | Path, rows: int, seed: int) -> None:
-    """Writes `rows` rows as JSON lines; the same (rows, seed) gives the same file."""
+def _with_error(row: dict[str, object], seed: int, error_rate: float) -> dict[str, object]:
+    """The row with the column `wrong`, and with a wrong answer if it is true."""
+    instruction = str(row["instruction"])
+    rng = random.Random(f"seed error {seed} {instruction}")
+    if rng.random() >= error_rate:
+        return {**row, "wrong": False}
+    return {**row, "output": answer(mistaken(instruction, rng), styled=False), "wrong": True}
+
+
+def write_seed(path: str | Path, rows: int, seed: int, error_rate: float = 0.0) -> None:
+    """Writes `rows` rows as JSON lines; the same arguments give the same file."""
     with open(path, "w") as file:
-        for row in seed_rows(rows, seed):
+        for row in seed_rows(rows, seed, error_rate):
             file.write(json.dumps(row) + "\n")

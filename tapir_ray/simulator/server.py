@@ -53,8 +53,15 @@ class Scenario(Protocol):
 
 
 def scenario_of(options: Options) -> Scenario:
-    """The scenario named in the options. Raises InputError for a file that is missing or holds no pairs."""
-    return Tasks(options) if options.scenario == TASKS else Recorded(options)
+    """The scenario named in the options.
+
+    Raises InputError for a file that is missing or holds no pairs, and for a `teacher_error_rate` that has no effect.
+    """
+    if options.scenario == TASKS:
+        return Tasks(options)
+    if options.teacher_error_rate:
+        raise InputError("the simulator's teacher_error_rate has no effect without the scenario tasks: take it out")
+    return Recorded(options)
 
 
 class Server:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
+from tapir_ray.errors import InputError
 from tapir_ray.simulator import requests
 from tapir_ray.simulator.families import LEVELS, Family, Problem, grade, understand
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
+from tapir_ray.simulator.text import canonical
 
 UNKNOWN = "i do not know ."
 """Answer to an instruction of no family; any answer to such an instruction gets the lowest score."""
@@ -23,6 +25,9 @@ class Tasks:
     """Teacher and judge that know every family; see `reply`."""
 
     def __init__(self, options: Options) -> None:
+        """Raises InputError for a `teacher_error_rate` that is no share."""
+        if not 0.0 <= options.teacher_error_rate <= 1.0:
+            raise InputError(f"the simulator's teacher_error_rate {options.teacher_error_rate:g} must be from 0 to 1")
         self.options = options
 
     def reply(self, request: Request) -> str:
@@ -37,12 +42,24 @@ class Tasks:
         if request.kind == requests.LABEL:
             return _label(parts["instruction"], parts["labels"].split("\n"))
         if request.kind == requests.REWRITE:
-            return _answer(parts["instruction"], styled=True)
+            return self._teach(parts["instruction"], styled=True)
         asked = [message["content"] for message in request.conversation if message["role"] == "user"]
         instruction = asked[-1] if asked else ""
         if request.model == requests.STUDENT:
             return self._attempt(instruction)
-        return _answer(instruction, styled=request.kind == requests.STYLED)
+        return self._teach(instruction, styled=request.kind == requests.STYLED)
+
+    def _teach(self, instruction: str, styled: bool) -> str:
+        """The teacher's answer: the right one, or that of another problem.
+
+        `teacher_error_rate` is the share of the instructions with wrong answers. A hash of the instruction and `seed`
+        decides which, so plain and styled answers and rewritings of an instruction are to the same problem.
+        """
+        rate = self.options.teacher_error_rate
+        if rate == 0.0:
+            return answer(instruction, styled)
+        rng = random.Random(f"{self.options.seed} teach {canonical(instruction)}")
+        return answer(mistaken(instruction, rng) if rng.random() < rate else instruction, styled)
 
     def _attempt(self, instruction: str) -> str:
         """A student's answer: the right one, or with probability MISTAKES · level that of another problem."""
@@ -52,10 +69,10 @@ class Tasks:
         family, problem = known
         rng = random.Random(f"{self.options.seed} attempt {instruction}")
         wrong = rng.random() < MISTAKES * problem.level
-        return _answer(_other(family, problem.level, rng, instruction) if wrong else instruction, styled=False)
+        return answer(_other(family, problem.level, rng, instruction) if wrong else instruction, styled=False)
 
     def _judge(self, request: Request, answers: list[str]) -> str:
-        grades = [grade(request.parts["instruction"], answer) for answer in answers]
+        grades = [grade(request.parts["instruction"], one) for one in answers]
         return verdict(scores(self.options, request.identity, grades, answers), request.schema)
 
     def _expand(self, request: Request) -> str:
@@ -70,6 +87,21 @@ class Tasks:
         return _other(family, level, rng, instruction)
 
 
+def mistaken(instruction: str, rng: random.Random) -> str:
+    """Another problem of the same family and level, whose answer is wrong for `instruction`.
+
+    Its grade is below 1 in either style. An instruction of no family is returned as it is.
+    """
+    known = understand(instruction)
+    if known is None:
+        return instruction
+    family, problem = known
+    while True:
+        other = _other(family, problem.level, rng, instruction)
+        if all(grade(instruction, answer(other, styled)) < 1.0 for styled in (False, True)):
+            return other
+
+
 def _other(family: Family[Problem], level: int, rng: random.Random, instruction: str) -> str:
     while True:
         new = family.generate(level, rng)
@@ -77,7 +109,8 @@ def _other(family: Family[Problem], level: int, rng: random.Random, instruction:
             return new
 
 
-def _answer(instruction: str, styled: bool) -> str:
+def answer(instruction: str, styled: bool) -> str:
+    """The right answer, plain or in the style of the family's task; UNKNOWN for an instruction of no family."""
     known = understand(instruction)
     if known is None:
         return UNKNOWN

@@ -43,6 +43,7 @@ from tapir_ray.steps.train import (
     student_in,
 )
 from tapir_ray.transforms.count_tokens import count_tokens
+from tapir_ray.transforms.mark_style import mark_style
 
 SIZE, CELL = "size", "control"
 POOL = pa.schema([*TRAINING, (SIZE, pa.int64())])
@@ -153,7 +154,9 @@ def _pool(context: Context) -> Table:
     run, config, pool = context.run, context.config, context.loop.control_pool
     assert pool is not None
     if not run.done(pool):
-        rows = context.map(context.read(context.loop.instructions), pairs)
+        rows = context.read(context.loop.instructions)
+        rows = context.map(rows, mark_style) if config.rewrite.mark else rows
+        rows = context.map(rows, pairs)
         model = base_student(context)
         rows = count_tokens(rows, model, config.student, config.train, context.transform_cpus, SIZE)
         context.write(pool, rows, "tokens of the seed data")

@@ -18,6 +18,7 @@ from tapir_ray.steps.context import Context
 from tapir_ray.steps.generate import as_draws, write_generated
 from tapir_ray.steps.train import base_student
 from tapir_ray.transforms.count_tokens import count_tokens
+from tapir_ray.transforms.mark_style import mark_style
 
 CELL, GENERATED_POOL = "control", "generated"
 DECIDING = ["instruction_id", "task", "split", "status"]
@@ -34,7 +35,9 @@ def expansions(context: Context, round_number: int, size_column: str) -> None:
         return
     if not context.run.done(tables.generated):
         _generate(context, round_number, tables)
-    rows = context.map(context.read(tables.generated), _pairs)
+    rows = context.read(tables.generated)
+    rows = context.map(rows, mark_style) if config.rewrite.mark else rows
+    rows = context.map(rows, _pairs)
     rows = count_tokens(rows, base_student(context), config.student, config.train, context.transform_cpus, size_column)
     context.write(tables.new, rows, f"round {round_number} control: new pairs")
 

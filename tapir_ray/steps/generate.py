@@ -183,6 +183,7 @@ def as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...] = ()) -
         teacher_model=None,
         prompt_hash=None,
         sampling=None,
+        style=None,
         meta=None,
         license=None,
     )

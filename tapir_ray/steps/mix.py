@@ -19,6 +19,7 @@ from tapir_ray.steps.row_ids import ids_of, without_ids
 from tapir_ray.steps.score import probes, without_holdout
 from tapir_ray.steps.train import student_after
 from tapir_ray.transforms.count_tokens import count_tokens
+from tapir_ray.transforms.mark_style import mark_style
 
 
 def done(context: Context, round_number: int) -> bool:
@@ -66,13 +67,15 @@ def pools(context: Context, round_number: int, plan: Plan) -> ray.data.Dataset:
     """Returns the rows of all pools as the table `pool` has them, before their tokens are counted. Lazy."""
     config, tables = context.config, context.loop.round(round_number)
     scored = context.map(context.read(tables.scored), without_holdout)
-    least = config.judge.min_teacher_score
+    least, marks = config.judge.min_teacher_score, config.rewrite.mark
     scored = context.map(scored, with_pool, delta=plan.threshold, min_teacher_score=least, ceiling=plan.ceiling)
-    scored = context.map(scored, _hard_and_easy)
+    generated = context.read(tables.generated)
+    if marks:
+        # Before the tokens are counted, since a mark makes a pair longer.
+        scored, generated = context.map(scored, mark_style), context.map(generated, mark_style)
+    scored = context.map(scored, hard_and_easy)
     share = probe_share(round_number, config)
-    generated = context.map(
-        context.read(tables.generated), generated_pool, probe_share=share, random_seed=config.random_seed
-    )
+    generated = context.map(generated, generated_pool, probe_share=share, random_seed=config.random_seed)
     rows = scored.union(generated)
     return rows.union(_unscored(context, round_number)) if config.mix.fill == "unscored" else rows
 
@@ -83,6 +86,7 @@ def _unscored(context: Context, round_number: int) -> ray.data.Dataset:
     generated = [loop.round(before).generated for before in range(1, round_number)]
     rows = context.read(loop.instructions, *(table for table in generated if context.run.done(table)))
     rows = without_ids(context, rows, ids_of(context, [loop.round(round_number).scored]))
+    rows = context.map(rows, mark_style) if context.config.rewrite.mark else rows
     return context.map(rows, unscored_pool)
 
 
@@ -90,7 +94,7 @@ def _ok(batch: pa.Table) -> pa.Table:
     return batch.filter(pc.equal(batch["status"], OK)).drop_columns(["copy"])
 
 
-def _hard_and_easy(batch: pa.Table) -> pa.Table:
+def hard_and_easy(batch: pa.Table) -> pa.Table:
     return conform(batch.filter(pc.is_in(batch["pool"], pa.array([HARD, EASY]))), TRAINING)
 
 

@@ -22,7 +22,6 @@ from tapir_ray.transforms.respond import respond
 REGENERATED = pa.schema(
     [
         *INSTRUCTIONS,
-        ("style", pa.string()),
         ("answer_score", pa.float64()),
         ("other_response", pa.string()),
         ("new_score", pa.float64()),

@@ -62,6 +62,8 @@ def weigh_seed_tasks(context: Context) -> None:
         counts.update(task for task in batch["task"].filter(usable).to_pylist() if task is not None)
     context.curriculum.set_seed_counts(counts)
     context.taxonomy = context.taxonomy.with_seed_counts(counts)
+    if missing := sorted({*(context.taxonomy.styled or ())} - {*context.taxonomy.labels}):
+        context.progress.say(f"rewrite.tasks: no seed row has the task {', '.join(missing)}")
 
 
 def _fit_together(context: Context) -> bool:

@@ -47,6 +47,7 @@ def read(context: Context) -> None:
         check_responses(context, table, where, notes)
         if seed_data.task_column is not None:
             check_tasks(context, table, f"column {seed_data.task_column} of {seed_data.path}")
+            check_styled(context, table)
         if context.config.classify.by == "column":
             check_task_column(context, table, f"seed_data.task_column {seed_data.task_column}")
     except InputError:
@@ -132,6 +133,17 @@ def check_tasks(context: Context, table: Table, where: str) -> None:
         for task in pc.unique(batch["task"].filter(pc.equal(batch["status"], OK))).to_pylist():
             if task is not None:
                 context.taxonomy.check(task, where)
+
+
+def check_styled(context: Context, table: Table) -> None:
+    """Raises InputError for a label in `rewrite.tasks` that neither the taxonomy nor an ok row of `table` has."""
+    missing = set(context.taxonomy.styled or ()) - {*context.taxonomy.labels}
+    if not missing:
+        return
+    own = {row["task"] for row in _ok_rows(context, table, "task")} - {None}
+    if unknown := sorted(missing - own):
+        known = [*context.taxonomy.labels, *sorted(own - {*context.taxonomy.labels})]
+        raise InputError(f"rewrite.tasks: unknown task {unknown[0]!r}; the tasks are {', '.join(known)}")
 
 
 def check_task_column(context: Context, table: Table, where: str) -> None:

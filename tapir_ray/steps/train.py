@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tapir_ray.config import Config
 from tapir_ray.config.config import NO_UNSEEN_ROWS
 from tapir_ray.data.schemas import HOLDOUT, OK, SEED, TRAINING, in_share, pair_id
 from tapir_ray.errors import InputError, StageError
@@ -21,6 +22,7 @@ from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
+from tapir_ray.transforms.mark_style import mark_style
 from tapir_ray.transforms.pack import pack
 from tapir_ray.transforms.pack_stats import PackStats
 
@@ -99,7 +101,9 @@ def initial_sft(context: Context, source: Table) -> None:
     with context.stage("sft", 0):
         if not run.done(layout.sft_training):
             share = config.train.initial_share
-            rows = context.map(context.read(source), pairs)
+            rows = context.read(source)
+            rows = context.map(rows, mark_style) if config.rewrite.mark else rows
+            rows = context.map(rows, pairs)
             rows = context.map(rows, in_initial_share, random_seed=config.random_seed, share=share)
             if not context.write(layout.sft_training, rows, "seed data to train on").rows and share < 1.0:
                 run.clear(layout.sft_training)
@@ -218,6 +222,7 @@ def fit(context: Context, training: Training, epochs: int, rate: float, held: st
             on_progress=lambda at: facts.update(_shown(at)),
             before_writing=lambda: check_owner(run, run.attempt),
             holdout_dir=held,
+            schedule_part=_schedule_part(config, training.round_number),
         )
         facts.clear()
         facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}"}
@@ -231,6 +236,12 @@ def fit(context: Context, training: Training, epochs: int, rate: float, held: st
     kind = "control" if training.stage == "control" else "train"
     context.trackers.log_steps(kind, [{"loss": loss} for loss in result.losses], training.round_number)
     _remove_trainings(run, training.name)
+
+
+def _schedule_part(config: Config, round_number: int) -> tuple[int, int]:
+    """Returns (r, R) if a round trains with the r-th of R parts of one schedule, else (1, 1)."""
+    whole = config.train.schedule == "whole" and round_number > 0
+    return (round_number, config.curriculum.rounds) if whole else (1, 1)
 
 
 def _say_left_out(context: Context, label: str, stats: PackStats) -> None:

@@ -48,6 +48,16 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup_ratio: float) ->
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def rate_of_work(step: int, steps: int, work: Work) -> float:
+    """Learning rate at step `step` (from 0) of the `steps` steps of a training, by its part of the schedule.
+
+    The rounds before and after count with as many steps as this one. So step s of S in round r of R is at
+    ((r − 1) + s / S) / R of the schedule, and the rate depends on no other training.
+    """
+    before, parts = (work.schedule_part - 1) * steps, work.schedule_parts
+    return learning_rate_at(before + step, parts * steps, work.learning_rate, work.train.warmup_ratio)
+
+
 def dropout_seed(random_seed: int, step: int, rank: int) -> int:
     """Seed for the random numbers of a step on a rank: differs between ranks, and is the same after a resume."""
     return int(np.random.SeedSequence((random_seed, step, rank)).generate_state(1, np.uint64)[0])
@@ -146,7 +156,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     started, saved = time.time(), time.monotonic()
     reported = began = saved - done.seconds
     for step in range(len(done.losses), steps):
-        rate = learning_rate_at(step, steps, work.learning_rate, train.warmup_ratio)
+        rate = rate_of_work(step, steps, work)
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         rows = list(micro_batches(reader, step, train.global_batch_size, rank, world, micro))

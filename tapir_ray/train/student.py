@@ -79,6 +79,7 @@ def train_student(
     on_progress: Callable[[dict[str, Any]], None] | None = None,
     before_writing: Callable[[], None] = lambda: None,
     holdout_dir: str | None = None,
+    schedule_part: tuple[int, int] = (1, 1),
 ) -> TrainResult:
     """Trains `init_model` once through the packed table and writes the new student to the folder `out_dir`.
 
@@ -89,6 +90,7 @@ def train_student(
     - `holdout_dir` is a packed table whose loss is evaluated during the training.
     - `base_model`, with `train.lora`, continues the adapter stored with `init_model` (`between_rounds: continue`) on
       this model; without it the adapter is new. `out_dir` gets merged weights in both cases.
+    - `schedule_part` (r, R): the training covers the r-th of R equal parts of its learning-rate schedule.
 
     Raises InputError if `train.lora` names unknown modules. Raises StageError if the training fails; its checkpoints
     then stay.
@@ -129,6 +131,8 @@ def train_student(
         epochs=epochs,
         random_seed=random_seed,
         progress=mailbox,
+        schedule_part=schedule_part[0],
+        schedule_parts=schedule_part[1],
     )
     forget_torn(fs, own_dir, RESULT_FILE)
     fs.create_dir(own_dir, recursive=True)

@@ -30,3 +30,7 @@ class Work:
     random_seed: int
     progress: Any
     """Actor with a method `put(dict)` for progress messages, or None."""
+    schedule_part: int = 1
+    """Part of the learning-rate schedule that this training covers, from 1. It warms up in its first part alone."""
+    schedule_parts: int = 1
+    """Equal parts of the schedule; 1: the training has a schedule of its own."""

@@ -289,3 +289,15 @@ def test_an_estimate_is_never_above_its_bound(
     sizes.tasks = {name: share / sum(shares) for name, share in zip(names, shares, strict=True)}
     for line in estimated(one, seed, taxonomy, sizes).lines:
         assert 0 <= line.size.tokens <= line.most.tokens * (1 + 1e-9)
+
+
+def test_an_unknown_task_to_style_is_refused_before_anything_is_spent(seed_path: Path) -> None:
+    """The tasks of a column are known only once the rows are read."""
+    assert set(launch.check_offline(config(seed_path, rewrite={"tasks": ["Math"]})).styles) == {"Math"}
+    with pytest.raises(InputError, match=r"rewrite\.tasks: unknown task 'Maths'; the tasks are Math, Reasoning"):
+        launch.check_offline(config(seed_path, rewrite={"tasks": ["Maths"]}))
+    own: dict[str, Any] = {"curriculum": {"tasks": "seed"}, "rewrite": {"tasks": ["Chess"]}}
+    with pytest.raises(InputError, match=r"rewrite\.tasks: unknown task 'Chess'"):
+        launch.check_offline(config(seed_path, **own))
+    assert launch.check_offline(config(seed_path, seed_data={"task_column": "kind"}, **own)).styles == {}
+    assert launch.check_offline(config(seed_path, **own), labelled=True).styles == {}

@@ -57,6 +57,12 @@ PAIRS = {
     "train.initial_share": {"train": {"initial_share": 0.5, "initial_sft": False}},
     "train.checkpoint_minutes": {"train": {"checkpoint_minutes": 5, "checkpoint_steps": 9}},
     "train.initial_epochs": {"train": {"initial_epochs": 2, "initial_sft": False}},
+    "train.schedule": {"train": {"schedule": "whole"}, "curriculum": {"rounds": 1}},
+    "rewrite.mode": {"rewrite": {"mode": "second_pass", "tasks": []}},
+    "rewrite.mark": {"rewrite": {"mark": True, "tasks": []}},
+    "rewrite.tasks": {"rewrite": {"tasks": ["Math"]}, "regenerate": {"operations": ["filter"]}},
+    "simulator.seed_error_rate": {"simulator": {"seed_error_rate": 0.1}},
+    "simulator.teacher_error_rate": {"simulator": {"scenario": "recorded", "teacher_error_rate": 0.1}},
     "cache.dir": {"cache": {"enabled": False, "dir": "/c"}},
     "holdout.stratify_by": {"holdout": {"rows": 0, "stratify_by": ["level"]}},
     "holdout.max_share": {"holdout": {"rows": 0, "max_share": 0.5}},
@@ -266,3 +272,31 @@ def test_overrides_are_parsed_like_the_file(tmp_path: Path) -> None:
     assert config.seed_data.revision == "1234567"
     both = load(path, ["teacher={model: c}", "teacher.sampling.max_tokens=5", "teacher.sampling.top_p=0.5"]).teacher
     assert (both.model, both.sampling.max_tokens, both.sampling.top_p) == ("c", 5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("sections", "says"),
+    [
+        ({"train": {"schedule": "whole", "init_from": "base"}}, "set train.init_from previous or train.schedule"),
+        ({"rewrite": {"tasks": "Math"}}, r"write a list of tasks, such as \[Math\], or all"),
+        ({"rewrite": {"mark": True}, "regenerate": {"operations": ["filter"]}}, "mark has no effect in a regen"),
+        (
+            {"rewrite": {"tasks": []}, "seed_data": {"path": "a", "task_column": "t"}, "classify": {"by": "column"},
+             "regenerate": {"operations": ["rewrite"]}},
+            "the operation rewrite needs a task in rewrite.tasks",
+        ),
+    ],
+    ids=["two students", "no list", "regeneration", "nothing to rewrite"],
+)  # fmt: skip
+def test_styles_and_schedules_that_contradict_another_key_are_refused(sections: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse({**SMALL, **sections})
+
+
+def test_plain_answers_alone_and_the_defaults_are_no_contradiction() -> None:
+    assert parse({**SMALL, "rewrite": {"tasks": []}}).rewrite.tasks == []
+    assert parse({**SMALL, "rewrite": {"mode": "combined", "tasks": ["Math"], "mark": True}}).rewrite.mark
+    assert parse({**SMALL, "train": {"schedule": "per_round"}, "curriculum": {"rounds": 1}})
+    wrong = ["simulator.seed_error_rate=0.2"]
+    assert load(DEMO, wrong).simulator.seed_error_rate == 0.2  # type: ignore[union-attr]
+    assert changed(load(DEMO, wrong), ["seed_data.path=mine.jsonl"]).simulator.seed_error_rate == 0  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_ray.config import Curriculum
-from tapir_ray.curriculum.tasks import SHIPPED, load
+from tapir_ray.curriculum.tasks import PLAIN_STYLE, SHIPPED, load
 from tapir_ray.errors import InputError, StageError
 
 TAPIR = load(Curriculum(toxicity=True))
@@ -118,3 +118,23 @@ def test_the_heuristic_covers_real_instructions(data_folder: Path) -> None:
     assert labels["Others"] < 0.1 * len(rows)
     assert len(labels) >= 25
     assert labels.most_common(1)[0][1] < 0.3 * len(rows)
+
+
+def test_only_the_named_tasks_have_a_style() -> None:
+    some = TAPIR.styling(["Math", "Grammar"])
+    assert some.styles == {"Math": TAPIR.styles["Math"], "Grammar": TAPIR.styles["Grammar"]}
+    assert (some.labels, some.weights) == (TAPIR.labels, TAPIR.weights), "plain tasks are still trained on"
+    assert some.is_styled("Math") and not some.is_styled("Art")
+    assert TAPIR.styling([]).styles == {} and not TAPIR.styling([]).is_styled("Math")
+    assert TAPIR.styling("all") is TAPIR and TAPIR.is_styled("Art")
+    with pytest.raises(InputError, match=r"rewrite\.tasks: unknown task 'Maths'; the tasks are Math, Reasoning, "):
+        TAPIR.styling(["Grammar", "Maths"])
+
+
+def test_tasks_of_the_seed_data_alone_are_styled_if_they_are_named() -> None:
+    taxonomy = load(Curriculum(tasks="seed"))
+    counts = {"Math": 1, "Chess": 2, "Go": 1}
+    assert set(taxonomy.with_seed_counts(counts).styles) == {*taxonomy.labels, "Chess", "Go"}
+    some = taxonomy.styling(["Math", "Chess"], complete=False).with_seed_counts(counts)
+    assert some.styles == {"Math": taxonomy.styles["Math"], "Chess": PLAIN_STYLE}
+    assert taxonomy.styling([], complete=False).with_seed_counts(counts).styles == {}

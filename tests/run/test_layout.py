@@ -86,8 +86,8 @@ def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
 
 
 def test_outputs_named_by_config_keys_exist_in_a_method() -> None:
-    layouts = [layout_of(config(seed_data={"path": "a", "responses": "fill"})), layout_of(WITH_CONTROL)]
-    layouts.append(layout_of(REGENERATION))
+    filled = config(seed_data={"path": "a", "responses": "fill"}, train={"schedule": "whole"})
+    layouts = [layout_of(filled), layout_of(WITH_CONTROL), layout_of(REGENERATION)]
     known = {name for tables in layouts for name, _ in tables.items()}
     assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= {*known, "summary"}
 

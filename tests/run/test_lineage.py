@@ -53,7 +53,11 @@ def test_every_output_is_made_from_earlier_ones() -> None:
         ({"expand": {"sources": {"easy": 1.0}}}, "rounds/01/scored", "rounds/01/expanded"),
         ({"expand": {"probe_share": 0.5}}, "rounds/01/scored", "rounds/01/expanded"),
         ({"rewrite": {"mode": "second_pass"}}, "rounds/01/expanded", "rounds/01/generated"),
+        ({"rewrite": {"tasks": ["Math"]}}, "rounds/01/expanded", "rounds/01/generated"),
+        ({"rewrite": {"mark": True}}, "rounds/01/generated", "rounds/01/pool"),
+        ({"rewrite": {"mark": True}}, "checkpoints/00", "rounds/01/training"),
         ({"train": {"epochs": 2}}, "rounds/01/training", "rounds/01/packed"),
+        ({"train": {"schedule": "whole"}}, "rounds/01/training", "rounds/01/packed"),
         ({"train": {"loss_mask": "all"}}, "seed/training", "seed/packed"),
         ({"train": {"lora": {"between_rounds": "continue"}}}, "seed/training", "checkpoints/00"),
         ({"train": {"learning_rate": 1e-3}}, "seed/instructions", "checkpoints/00"),
@@ -133,3 +137,20 @@ def test_the_choice_of_the_best_round_makes_no_output_stale() -> None:
 def test_the_judge_scores_the_seed_data_only_if_the_teacher_answers_it(responses: str, again: bool) -> None:
     tables = layout(config(seed_data={"path": "a.jsonl", "responses": responses}))
     assert (tables.instructions in changed_by(["judge.mode"], tables)) == again
+
+
+@pytest.mark.parametrize(("schedule", "valid"), [("per_round", True), ("whole", False)])
+def test_another_number_of_rounds_changes_a_schedule_that_they_share(schedule: str, valid: bool) -> None:
+    before = config(train={"schedule": schedule})
+    after = config(train={"schedule": schedule}, curriculum={"rounds": 3})
+    stale = following(changed_by(differences(before, after), layout(after)), layout(after))
+    left = outputs(after) - {table.path for table in stale}
+    assert ("checkpoints/01" in left, "rounds/02/scored" in left) == (valid, valid)
+    assert {"checkpoints/00", "rounds/01/training"} <= left
+
+
+@pytest.mark.parametrize(("responses", "again"), [("keep", False), ("replace", True)])
+def test_a_mark_changes_the_initial_sft_only_if_the_teacher_answers_the_seed_data(responses: str, again: bool) -> None:
+    tables = layout(config(seed_data={"path": "a.jsonl", "responses": responses}))
+    assert (tables.sft_training in changed_by(["rewrite.mark"], tables)) == again
+    assert tables.instructions not in changed_by(["rewrite.mark"], tables), "no answer is paid for twice"

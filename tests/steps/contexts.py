@@ -42,6 +42,7 @@ def context_for(folder: Path, seed_path: str, **sections: Any) -> Context:
     roles = Roles(config, run.run_id)
     curriculum = cast(Handle, None)
     taxonomy, trackers = tasks.load(config.curriculum), Trackers(Events(run))
+    taxonomy = taxonomy.styling(config.rewrite.tasks, complete=not taxonomy.from_seed)
     return Context(run, config, layout_of(config), roles, taxonomy, curriculum, Progress(roles.usage), trackers)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pyarrow as pa
 import pytest
 
 from tapir_ray.curriculum.plan import Plan, make_plan
@@ -101,3 +102,11 @@ def test_without_a_selection_unscored_rows_are_drawn_as_hard(ray_local: None, tm
     assert Counter((row["source"], row["pool"]) for row in rows) == {
         ("hard", "hard"): 5, ("easy", "hard"): 5, ("unscored", "hard"): 5,
     }  # fmt: skip
+
+
+def test_a_draw_does_not_inherit_the_style_of_its_parent() -> None:
+    """A hard row of an earlier round has a styled answer; a plain answer to its expansion would be marked."""
+    parent = {"instruction_id": "p", "task": "Math", "style": "In steps.", "response": "r", "status": "ok"}
+    rows = conform([parent], SCORED).append_column("copy", pa.array([0]))
+    (draw,) = generate.as_draws(rows, 2).to_pylist()
+    assert (draw["parent_id"], draw["response"], draw["style"]) == ("p", None, None)

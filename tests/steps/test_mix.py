@@ -17,9 +17,9 @@ from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.mix import Mix, make_mix
 from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.stats import ScoreStats, TaskStats
-from tapir_ray.data.schemas import OK, TRAINING, conform, instruction_id
+from tapir_ray.data.schemas import GENERATED_ROWS, OK, SCORED, TRAINING, conform, instruction_id
 from tapir_ray.steps.context import Context
-from tapir_ray.steps.mix import mix
+from tapir_ray.steps.mix import mix, pools
 from tapir_ray.train.chat import IGNORED
 from tapir_ray.train.create_student import create_student
 from tapir_ray.transforms.count_tokens import count_tokens
@@ -99,3 +99,35 @@ def test_alpha_is_the_hard_share_of_the_tokens_in_the_loss(ray_local: None, tmp_
     else:
         assert pairs_share == pytest.approx(ALPHA, abs=0.01)
         assert share > 2 * ALPHA
+
+
+@pytest.mark.parametrize("mark", [False, True])
+def test_styled_rows_are_marked_before_their_tokens_are_counted(ray_local: None, tmp_path: Path, mark: bool) -> None:
+    """A round has plain seed rows, styled rows of earlier rounds and its own: each is marked by its own `style`."""
+    context = context_for(tmp_path, write(tmp_path / "seed.jsonl", []), rewrite={"mark": mark})
+
+    def row(text: str, style: str | None, **values: Any) -> dict[str, Any]:
+        messages = [{"role": "user", "content": text}]
+        ids = {"instruction_id": instruction_id(messages), "draw_id": text, "messages": messages}
+        return {**ids, "response": "r", "task": "Math", "style": style, "status": OK, **values}
+
+    scores = {"difficulty": 3.0, "teacher_score": 9.0}
+    scored = [
+        row("plain seed", None, split="seed", **scores),
+        row("styled seed", "In steps.", split="seed", **scores),
+        row("earlier round", "In steps.", split="generated", **{**scores, "difficulty": 0.0}),
+        row("held out", "In steps.", split="holdout", **scores),
+    ]
+    generated = [row("new", "In steps."), row("new plain", None), row("failed", "In steps.", status="failed")]
+    context.run.write_rows("rounds/01/scored", conform(scored, SCORED))
+    context.run.write_rows("rounds/01/generated", conform(generated, GENERATED_ROWS))
+    plan = cast(Plan, SimpleNamespace(threshold=2.0))
+    found = {one["instruction_id"]: one for one in pools(context, 1, plan).take_all()}
+    style = "\n\nIn steps." if mark else ""
+    marked = {"styled seed", "earlier round", "new"}
+    assert {ids: one["messages"][0]["content"] for ids, one in found.items()} == {
+        one["instruction_id"]: one["draw_id"] + (style if one["draw_id"] in marked else "")
+        for one in [*scored[:3], *generated[:2]]
+    }
+    assert Counter(one["pool"] for one in found.values()) == {"hard": 4, "easy": 1}
+    assert {tuple(one) for one in found.values()} == {tuple(TRAINING.names)}

@@ -35,8 +35,26 @@ GOOD = {"instruction": "i", "output": "o", "kind": "Math"}
             "seed_data.task_column task: no row has a value in this column; the other columns are kind",
         ),
         ([GOOD, {**GOOD, "kind": "Maths"}], {"seed_data": {"task_column": "kind"}}, "unknown task 'Maths'"),
+        (
+            [GOOD, {**GOOD, "kind": "Chess"}],
+            {
+                "seed_data": {"task_column": "kind"},
+                "curriculum": {"tasks": "seed"},
+                "rewrite": {"tasks": ["Chess", "Go"]},
+            },
+            "rewrite.tasks: unknown task 'Go'; the tasks are Math, ",
+        ),
     ],
-    ids=["malformed", "no response", "other answer", "transcript", "no prompt", "no task", "unknown task"],
+    ids=[
+        "malformed",
+        "no response",
+        "other answer",
+        "transcript",
+        "no prompt",
+        "no task",
+        "unknown task",
+        "unknown task to style",
+    ],
 )
 def test_unusable_seed_data_is_refused_with_the_reason(
     tmp_path: Path, ray_local: None, rows: list[Any], settings: dict[str, Any], words: str

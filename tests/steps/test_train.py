@@ -31,6 +31,10 @@ from tests.transforms.test_pack_stats import WHOLE
 
 SIZE = CreateModel(hidden_size=32, intermediate_size=64, layers=1, heads=2, vocab_size=512, max_length=64)
 RANK = 2
+RESULT = TrainResult(
+    steps=1, sequences=9, tokens=900, response_tokens=300, first_loss=2.0, last_loss=1.0, holdout_losses=[],
+    holdout_pairs_before={}, holdout_pairs={}, losses=[2.0], seconds=1.0, startup_seconds=1.0, checkpoint="",
+)  # fmt: skip
 
 
 def test_the_holdout_loss_is_measured_only_on_holdout_rows(ray_local: None, tmp_path: Path) -> None:
@@ -80,12 +84,8 @@ def test_left_out_pairs_are_reported_when_they_are_packed(
         tables.append(given)
         return replace(WHOLE, over_length=30 * len(tables))
 
-    result = TrainResult(
-        steps=1, sequences=9, tokens=900, response_tokens=300, first_loss=2.0, last_loss=1.0, holdout_losses=[],
-        holdout_pairs_before={}, holdout_pairs={}, losses=[2.0], seconds=1.0, startup_seconds=1.0, checkpoint="",
-    )  # fmt: skip
     monkeypatch.setattr(steps_train, "pack", pack)
-    monkeypatch.setattr("tapir_ray.train.student.train_student", lambda *_, **__: result)
+    monkeypatch.setattr("tapir_ray.train.student.train_student", lambda *_, **__: RESULT)
     for table in ("seed/instructions", "seed/holdout", "rounds/01/training"):
         run.write_rows(table, conform([], TRAINING))
     run.publish("checkpoints/00", extra={"model": "m"})
@@ -140,3 +140,54 @@ def test_one_adapter_is_continued_through_the_rounds(ray_local: None, tmp_path: 
     assert not torch.equal(first, last)
     values = torch.linalg.svdvals(last - query(base))
     assert int((values > 1e-4 * values[0]).sum()) == RANK, "one product of rank 2, not one for each round"
+
+
+@pytest.mark.parametrize(("schedule", "parts"), [("whole", [(1, 3), (2, 3), (3, 3)]), ("per_round", [(1, 1)] * 3)])
+def test_rounds_share_a_schedule_if_it_is_whole_and_the_initial_sft_has_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, schedule: str, parts: list[tuple[int, int]]
+) -> None:
+    context = context_for(tmp_path, write(tmp_path / "seed.jsonl", []), train={"schedule": schedule})
+    given: list[tuple[int, int]] = []
+
+    def trained(*_: Any, **arguments: Any) -> TrainResult:
+        given.append(arguments["schedule_part"])
+        return RESULT
+
+    monkeypatch.setattr(steps_train, "pack", lambda *_: WHOLE)
+    monkeypatch.setattr("tapir_ray.train.student.train_student", trained)
+    rounds = [f"rounds/{number:02d}/training" for number in (1, 2, 3)]
+    for table in ("seed/instructions", "seed/holdout", "seed/training", *rounds):
+        context.run.write_rows(table, conform([], TRAINING))
+    steps_train._fit(context, [context.loop.sft_training], 0, "m", 1, 1e-3, None)
+    for number in (1, 2, 3):
+        train(context, number)
+    assert given == [(1, 1), *parts]
+
+
+def test_marked_are_the_training_rows_of_the_initial_sft_and_not_the_holdout(
+    ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher answers the holdout in a style too, and students are measured on the instruction alone."""
+    model = str(tmp_path / "model")
+    create_student(SIZE, ["say 1 it is 2"] * 20, model, None, 0)
+    student = {"model": model, "max_model_len": 64}
+    sections = {"student": student, "train": {"sequence_length": 64, "initial_sft": "on"}, "rewrite": {"mark": True}}
+    context = context_for(tmp_path, write(tmp_path / "seed.jsonl", []), seed_data={"responses": "fill"}, **sections)
+    made = []
+    for number in range(8):
+        messages = [{"role": "user", "content": f"say {number}"}]
+        row = {"instruction_id": instruction_id(messages), "messages": messages, "response": f"it is {number}"}
+        split, style = (HOLDOUT if number < 4 else SEED), (None if number % 2 else "Be brief.")
+        made.append({**row, "split": split, "style": style, "status": OK})
+    context.run.write_rows("seed/instructions", conform(made, INSTRUCTIONS))
+    monkeypatch.setattr(steps_train, "_fit", lambda *_: None)
+    initial_sft(context, context.loop.instructions)
+
+    def prompts(table: str) -> dict[str, str]:
+        return {row["instruction_id"]: row["messages"][-1]["content"] for row in rows_of(context, table)}
+
+    ids = [row["instruction_id"] for row in made]
+    assert prompts("seed/training") == dict(
+        zip(ids[4:], ["say 4\n\nBe brief.", "say 5", "say 6\n\nBe brief.", "say 7"], strict=True)
+    )
+    assert prompts("seed/holdout") == {ids[n]: f"say {n}" for n in range(4)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -175,3 +176,63 @@ def test_a_continued_training_has_the_dropout_of_an_uninterrupted_one(
 def test_no_two_ranks_or_steps_share_random_numbers() -> None:
     seeds = {loop.dropout_seed(seed, step, rank) for seed in range(3) for step in range(9) for rank in range(4)}
     assert len(seeds) == 3 * 9 * 4
+
+
+def test_the_parts_of_one_schedule_have_the_rates_worked_out_by_hand(work: Work) -> None:
+    """12 steps in 3 parts, 3 of them in the warm-up: after it the step t has 0.5 (1 + cos((t − 3) · 20°))."""
+    whole = replace(
+        work, learning_rate=1.0, schedule_parts=3, train=work.train.model_copy(update={"warmup_ratio": 0.25})
+    )
+    parts = [
+        [loop.rate_of_work(step, 4, replace(whole, schedule_part=part)) for step in range(4)] for part in (1, 2, 3)
+    ]
+    assert parts[0] == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0])
+    assert parts[1] == pytest.approx([0.969846, 0.883022, 0.75, 0.586824], abs=1e-6)
+    assert parts[2] == pytest.approx([0.413176, 0.25, 0.116978, 0.030154], abs=1e-6)
+    own = [loop.rate_of_work(step, 4, replace(whole, schedule_parts=1)) for step in range(4)]
+    assert (
+        own == pytest.approx([1.0, 1.0, 0.75, 0.25]) == [loop.learning_rate_at(step, 4, 1.0, 0.25) for step in range(4)]
+    )
+
+
+def test_a_part_does_not_depend_on_the_steps_of_other_parts(work: Work) -> None:
+    """The second half begins at half of the peak after 10 steps as after 1,000."""
+    train = work.train.model_copy(update={"warmup_ratio": 0.0})
+    second = replace(work, learning_rate=1.0, schedule_part=2, schedule_parts=2, train=train)
+    assert [loop.rate_of_work(0, steps, second) for steps in (1, 10, 1000)] == pytest.approx([0.5] * 3)
+    assert [loop.rate_of_work(steps // 2, steps, second) for steps in (2, 10, 1000)] == pytest.approx(
+        [0.146447] * 3, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(("steps", "later"), [(20, 20), (20, 60), (100, 20), (37, 911)])
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.5])
+def test_the_rate_has_no_jump_at_the_border_of_two_rounds(work: Work, steps: int, later: int, ratio: float) -> None:
+    """The last step of a round and the first of the next differ by no more than two steps of a schedule do."""
+    whole = replace(
+        work, learning_rate=1.0, schedule_parts=3, train=work.train.model_copy(update={"warmup_ratio": ratio})
+    )
+    for part in (1, 2):
+        before, after = replace(whole, schedule_part=part), replace(whole, schedule_part=part + 1)
+        rates = [loop.rate_of_work(step, steps, before) for step in range(steps)]
+        following = [loop.rate_of_work(step, later, after) for step in range(later)]
+        largest = max(abs(a - b) for series in (rates, following) for a, b in itertools.pairwise(series))
+        assert abs(following[0] - rates[-1]) <= 2 * largest
+        if ratio == 0.0:
+            assert loop.rate_of_work(steps, steps, before) == pytest.approx(following[0])
+
+
+def test_the_steps_of_a_training_take_the_rates_of_its_part(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, rates = Plain(), []
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (rates.append(engine.optimizer.param_groups[0]["lr"]), step()))
+    monkeypatch.setattr(loop, "save", lambda engine, done: None)
+    third = replace(work, schedule_part=3, schedule_parts=3)
+    loop._train(engine, CPU, third, Done())
+    assert rates == [loop.learning_rate_at(12 + at, 18, 1e-3, 0.03) for at in range(STEPS)]
+    continued = Plain()
+    last = rates[4:]
+    rates.clear()
+    monkeypatch.setattr(continued, "step", lambda: rates.append(continued.optimizer.param_groups[0]["lr"]))
+    loop._train(continued, CPU, third, Done(losses=[3.0] * 4))
+    assert rates == last, "a continued training has the rates of an uninterrupted one"

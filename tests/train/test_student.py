@@ -72,20 +72,21 @@ def packed_folder(model: str, folder: Path, student: Student | None = None, sequ
     return str(folder)
 
 
-def plain_losses(model_dir: str, packed: str) -> list[float]:
+def plain_losses(model_dir: str, packed: str, part: tuple[int, int] = (1, 1)) -> list[float]:
     """Returns the losses of `plain_training` of the model in a folder."""
-    return plain_training(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), packed)
+    return plain_training(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), packed, part)
 
 
-def plain_training(model: Any, packed: str) -> list[float]:
-    """Trains the same model in one process, without Ray or DeepSpeed."""
+def plain_training(model: Any, packed: str, part: tuple[int, int] = (1, 1)) -> list[float]:
+    """Trains the same model in one process, without Ray or DeepSpeed, in part r of R of a schedule."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
     reader = PackedReader(packed, FS)
     losses = []
     for step in range(6):
         rows = [reader[i] for i in range(step * 4, min(step * 4 + 4, 22))]
-        optimizer.param_groups[0]["lr"] = learning_rate_at(step, 6, RATE, TRAIN.warmup_ratio)
+        place, steps = (part[0] - 1) * 6 + step, part[1] * 6
+        optimizer.param_groups[0]["lr"] = learning_rate_at(place, steps, RATE, TRAIN.warmup_ratio)
         optimizer.zero_grad()
         loss = response_loss(model, collate(rows, False)) / sum((row["labels"] != IGNORED).sum() for row in rows)
         loss.backward()
@@ -101,6 +102,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
     on_progress, holdout = changes.pop("on_progress", None), changes.pop("holdout", None)
     base_model = changes.pop("base_model", None)
     student = changes.pop("student", Student(model=model))
+    part = changes.pop("schedule_part", (1, 1))
     return train_student(
         packed_dir=packed,
         fs=FS,
@@ -117,6 +119,7 @@ def run(model: str, packed: str, folder: Path, name: str, **changes: Any) -> Tra
         base_model=base_model,
         on_progress=on_progress,
         holdout_dir=holdout,
+        schedule_part=part,
     )
 
 
@@ -170,10 +173,12 @@ def test_two_workers_take_the_steps_of_a_plain_loop_and_write_a_usable_student(
 def test_a_killed_worker_costs_only_the_steps_since_the_last_checkpoint(
     ray_local: None, model: str, packed: str, tmp_path: Path, stage: int, precision: str
 ) -> None:
-    """In 16 bits, the 32-bit weights updated by DeepSpeed must be restored too."""
-    settings = {"zero_stage": stage, "precision": precision}
+    """In 16 bits, the 32-bit weights updated by DeepSpeed must be restored too. The training has a part of a schedule,
+    which it keeps."""
+    part = (2, 3)
+    settings: dict[str, Any] = {"zero_stage": stage, "precision": precision, "schedule_part": part}
     plain = precision == "float32"
-    expected = plain_losses(model, packed) if plain else run(model, packed, tmp_path, "whole", **settings).losses
+    expected = plain_losses(model, packed, part) if plain else run(model, packed, tmp_path, "whole", **settings).losses
     steps: list[int] = []
     killed: list[int] = []
 

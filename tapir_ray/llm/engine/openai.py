@@ -18,7 +18,7 @@ from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.target import Secret, Target
 from tapir_ray.llm.engine.base import Engine, Setting
 
-NO_RESULT = {"log", "latency_s", "max_requests_per_minute"}
+NO_RESULT = {"log", "latency_s", "max_requests_per_minute", "seed_error_rate"}
 """Keys of the simulator that do not change replies, so they are not part of the cache key."""
 
 
@@ -62,6 +62,8 @@ class OpenAI(Engine):
         simulator = self.setting.config.simulator
         if self._simulated and simulator is not None:
             settings = simulator.model_dump(mode="json", exclude=NO_RESULT)
+            # Left out at its default, so that caches of older runs stay valid.
+            settings = {key: value for key, value in settings.items() if (key, value) != ("teacher_error_rate", 0.0)}
             return json.dumps(["simulator", self.setting.config.random_seed, settings], sort_keys=True)
         return self.setting.endpoint.base_url or ""
 
