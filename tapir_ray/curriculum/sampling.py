@@ -4,6 +4,8 @@
     chosen = cutoffs(rows, found, quota)                          # second pass
     sample = take(rows, chosen)                                   # lazy; adds the column `copy`
 
+`count_cells` and `cutoffs` also accept a table in memory, whose sample is `take_table(rows, chosen)`.
+
 Each row has a key, a uniform 128-bit hash of (instruction_id, random seed, salt). Every cell gives its rows with the
 smallest keys, so the same plan gives the same rows, whatever their order and the number of blocks.
 
@@ -89,7 +91,7 @@ def keys(ids: pa.Array | pa.ChunkedArray, random_seed: int, salt: tuple[object, 
 
 
 def count_cells(
-    rows: ray.data.Dataset,
+    rows: ray.data.Dataset | pa.Table,
     random_seed: int,
     salt: tuple[object, ...],
     size_column: str | None = None,
@@ -108,7 +110,7 @@ def count_cells(
 
 
 def cutoffs(
-    rows: ray.data.Dataset,
+    rows: ray.data.Dataset | pa.Table,
     found: Counts,
     quota: Mapping[Cell, int],
     unit: Literal["rows", "size"] = "size",
@@ -255,10 +257,13 @@ def _prefix(found: np.ndarray) -> np.ndarray:
 
 
 def _stream(
-    rows: ray.data.Dataset, function: Callable[..., pa.Table], transform_cpus: float, **kwargs: Any
+    rows: ray.data.Dataset | pa.Table, function: Callable[..., pa.Table], transform_cpus: float, **kwargs: Any
 ) -> Iterator[pa.Table]:
     """Maps `function` over the columns that it needs, and streams its small tables to the driver."""
     columns = ["instruction_id", "pool", "task", *([kwargs["size_column"]] if kwargs["size_column"] else [])]
+    if isinstance(rows, pa.Table):
+        yield function(rows.select(columns), **kwargs)
+        return
     small = rows.select_columns(columns).map_batches(
         functools.partial(function, **kwargs), batch_format="pyarrow", batch_size=BATCH_ROWS, num_cpus=transform_cpus
     )

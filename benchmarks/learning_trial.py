@@ -1,0 +1,134 @@
+"""A starting student, and one training of an arm: its config, its rounds, its scores on two holdouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.learning_arms import Arm, Regime
+from benchmarks.learning_loop import Student, holdout, row_of, score_of
+from benchmarks.learning_rounds import Rounds
+from tapir_ray.config import Config, load
+from tapir_ray.curriculum.tasks import Taxonomy
+from tapir_ray.curriculum.tasks import load as load_taxonomy
+from tapir_ray.data.schemas import INSTRUCTIONS, SEED, conform, pair_id
+from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.seed import cell_counts, seed_rows
+from tapir_ray.simulator.tasks import Tasks
+from tapir_ray.train.create_student import create_student
+from tapir_ray.train.loop import learning_rate_at
+
+CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
+UNIFORM_ROWS, SEED_SHARED_ROWS = 500, 400
+LIKE_NO_HOLDOUT = 1000
+"""Added to the random seed of a training for its holdouts, so that they share no problem with its seed rows."""
+
+
+def config_of(regime: Regime, changes: dict[str, Any], seed: int) -> Config:
+    """Returns the demo's config with the changes of a regime and an arm."""
+    base = {
+        "mix.max_repeat": 1,
+        "mix.size": None,
+        "score.max_rows": 1000,
+        "expand.size": regime.expand,
+        "train.global_batch_size": 4,
+    }
+    changed = {**base, **regime.changes, **changes, "random_seed": seed}
+    return load(CONFIG, [f"{key}={json.dumps(value)}" for key, value in changed.items()])
+
+
+def seed_data(regime: Regime, config: Config, seed: int) -> list[dict[str, Any]]:
+    """Returns the seed rows of a training, without those of its holdouts."""
+    held = forbidden(holdouts(seed))
+    rows = [row_of(row["instruction"], row["output"]) for row in seed_rows(regime.seed_rows, seed)]
+    return list({row["instruction_id"]: row for row in rows if row["instruction_id"] not in held}.values())
+
+
+def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
+    """Trains the initial SFT of a regime and a random seed into `folder`; nothing if it is there."""
+    if (folder / "done.json").exists():
+        return json.loads((folder / "done.json").read_text())
+    config = config_of(regime, {}, seed)
+    rows = seed_data(regime, config, seed)
+    texts = [text for row in rows for text in (row["messages"][0]["content"], row["response"])]
+    create_student(config.student.create, texts, str(folder / "base"), None, seed)
+    student = Student(config, str(folder / "base"))
+    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in rows]
+    sequences = regime.start_tokens // config.train.sequence_length
+    result = student.train(pairs, sequences, seed, rates(config, 0.0, 1.0))
+    used = result.pop("used")
+    student.save(str(folder / "student"))
+    scores = {name: float(score_of(student, rows).mean()) for name, rows in holdouts(seed).items()}
+    found = {**result, "score": scores["uniform"], "seed_score": scores["seed"], "epochs": sum(used.values()) / len(rows)}
+    (folder / "done.json").write_text(json.dumps(found))
+    return found
+
+
+def trial(regime: Regime, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
+    """Trains an arm from the start of its regime and seed; returns scores, rows, tokens and calls."""
+    config = config_of(regime, arm.changes, seed)
+    student = Student(config, str(start / "student"))
+    rows, held = seed_data(regime, config, seed), holdouts(seed)
+    sequences = regime.round_tokens // config.train.sequence_length
+    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in rows]
+    began = json.loads((start / "done.json").read_text())
+    table = conform([{**row, "split": SEED, "source": "seed"} for row in rows], INSTRUCTIONS)
+    rounds = Rounds(config, taxonomy_of(config, table), student, table, forbidden(held), Tasks(Options(seed=seed)))
+    rounds.trained = {row["instruction_id"]: 1 for row in rows}
+    made, scores = [], [{"uniform": began["score"], "seed": began["seed_score"]}]
+    for number, alpha in enumerate(arm.alphas, start=1):
+        schedule = rates(config, 0.0, 1.0)
+        if arm.seed_rows_only:
+            result = student.train(pairs, sequences, config.random_seed * 100 + number, schedule)
+            result.pop("used")
+        else:
+            result = rounds.run(number, alpha, sequences, schedule)
+        made.append(result)
+        scores.append({name: float(score_of(student, rows).mean()) for name, rows in held.items()})
+    by_task: dict[str, list[float]] = {}
+    for row, score in zip(held["uniform"], score_of(student, held["uniform"]), strict=True):
+        by_task.setdefault(row["task"], []).append(float(score))
+    return {
+        "regime": regime.name,
+        "arm": arm.name,
+        "seed": seed,
+        "start": began["score"],
+        "score": scores[-1]["uniform"],
+        "seed_score": scores[-1]["seed"],
+        "by_round": scores,
+        "by_task": {task: round(float(np.mean(found)), 3) for task, found in by_task.items()},
+        "rounds": made,
+        **{f"{name}_calls": n for name, n in rounds.calls.items()},
+    }
+
+
+def rates(config: Config, start: float, end: float) -> Any:
+    """Returns the learning rate at (step, steps)."""
+    train = config.train
+    return lambda step, steps: learning_rate_at(step, steps, train.learning_rate, train.warmup_ratio)
+
+
+def taxonomy_of(config: Config, seeds: pa.Table) -> Taxonomy:
+    """Returns the taxonomy of an arm, with the seed data's shares if the arm takes those."""
+    counts: dict[str, int] = {}
+    for task in seeds["task"].to_pylist():
+        counts[task] = counts.get(task, 0) + 1
+    return load_taxonomy(config.curriculum).with_seed_counts(counts)
+
+
+def holdouts(seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Returns the two holdouts of a random seed: uniform over families and levels, and in the seed data's shares."""
+    number = LIKE_NO_HOLDOUT + seed
+    return {
+        "uniform": holdout(UNIFORM_ROWS, number),
+        "seed": holdout(SEED_SHARED_ROWS, number, cell_counts(SEED_SHARED_ROWS)),
+    }
+
+
+def forbidden(held: dict[str, list[dict[str, Any]]]) -> set[str]:
+    """Returns the ids of all holdout rows."""
+    return {row["instruction_id"] for rows in held.values() for row in rows}
