@@ -150,5 +150,5 @@ class Rounds:
 
 
 def _styled(config: Config, task: str) -> bool:
-    tasks = config.rewrite.tasks
+    tasks = getattr(config.rewrite, "tasks", [])
     return tasks == "all" or task in tasks
