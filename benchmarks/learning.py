@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning_arms import ARMS, REGIMES, Arm, Regime
+from benchmarks.learning_arms import ARMS, REGIMES
 
 WORK = Path(os.environ.get("TAPIR_LEARNING", "runs/learning"))
 RESULTS = WORK / "results.jsonl"
@@ -46,7 +46,9 @@ def main() -> int:
         for arm in options.arms
         if (regime, arm, seed) not in done
     ]
-    starts = sorted({(regime, seed) for regime, _, seed in jobs if not (start_dir(regime, seed) / "done.json").exists()})
+    starts = sorted(
+        {(regime, seed) for regime, _, seed in jobs if not (start_dir(regime, seed) / "done.json").exists()}
+    )
     print(f"{len(starts)} starting students and {len(jobs)} trainings to do", flush=True)
     # A process per training: torch keeps memory of graphs of many sizes.
     with multiprocessing.get_context("spawn").Pool(options.jobs, initializer=_alone, maxtasksperchild=4) as pool:
@@ -91,7 +93,8 @@ def _one(job: tuple[str, str, int]) -> str:
     with open(RESULTS, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(line) + "\n")
-    return f"{regime} {arm} seed {seed}: {line['score']:.2f} uniform, {line['seed_score']:.2f} in the seed's shares ({line['seconds']} s)"
+    scores = f"{line['score']:.2f} uniform, {line['seed_score']:.2f} in the seed's shares"
+    return f"{regime} {arm} seed {seed}: {scores} ({line['seconds']} s)"
 
 
 def arguments() -> argparse.Namespace:

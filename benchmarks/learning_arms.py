@@ -31,20 +31,24 @@ class Arm:
     seed_rows_only: bool = False
 
 
+RISING, FALLING = (0.3, 0.5, 0.7), (0.7, 0.5, 0.3)
+OF_SEED, EQUAL = {**SEED_SHARES, **NOTHING_SELECTED, **PLAIN}, {**UNIFORM, **NOTHING_SELECTED, **PLAIN}
+HARDER, MIDDLE = {**UNIFORM, **HARD, **PLAIN}, {**UNIFORM, **FRONTIER, **PLAIN}
+STYLED = {**UNIFORM, **HARD, "rewrite.tasks": "all"}
 ARMS = {
     arm.name: arm
     for arm in (
         Arm("A0", "the seed rows again", seed_rows_only=True),
-        Arm("A1", "A0 + expansions of random rows, tasks as in the seed data", {**SEED_SHARES, **NOTHING_SELECTED, **PLAIN}),
-        Arm("A2", "A1 + equal task shares", {**UNIFORM, **NOTHING_SELECTED, **PLAIN}),
-        Arm("A3", "A2 + the harder half selected, α 0.5", {**UNIFORM, **HARD, **PLAIN}),
-        Arm("A3f", "A2 + the middle half selected (frontier), α 0.5", {**UNIFORM, **FRONTIER, **PLAIN}),
-        Arm("A4", "A3 with rising α (0.3, 0.5, 0.7)", {**UNIFORM, **HARD, **PLAIN}, (0.3, 0.5, 0.7)),
-        Arm("A4r", "A3 with falling α (0.7, 0.5, 0.3)", {**UNIFORM, **HARD, **PLAIN}, (0.7, 0.5, 0.3)),
-        Arm("A5", "A4 with answers in the task's style, unmarked", {**UNIFORM, **HARD, "rewrite.tasks": "all"}, (0.3, 0.5, 0.7)),
-        Arm("A6", "A4 with answers in the task's style, marked in the instruction", {**UNIFORM, **HARD, "rewrite.tasks": "all", "rewrite.mark": True}, (0.3, 0.5, 0.7)),
+        Arm("A1", "A0 + expansions of random rows, tasks as in the seed data", OF_SEED),
+        Arm("A2", "A1 + equal task shares", EQUAL),
+        Arm("A3", "A2 + the harder half selected, α 0.5", HARDER),
+        Arm("A3f", "A2 + the middle half selected (frontier), α 0.5", MIDDLE),
+        Arm("A4", "A3 with rising α (0.3, 0.5, 0.7)", HARDER, RISING),
+        Arm("A4r", "A3 with falling α (0.7, 0.5, 0.3)", HARDER, FALLING),
+        Arm("A5", "A4 with answers in the task's style, unmarked", STYLED, RISING),
+        Arm("A6", "A4 with answers in the task's style, marked", {**STYLED, "rewrite.mark": True}, RISING),
     )
-}  # fmt: skip
+}
 CONTRASTS = (
     ("A1", "A0", "fresh data"),
     ("A2", "A1", "task balance"),
@@ -76,8 +80,8 @@ class Regime:
 REGIMES = {
     regime.name: regime
     for regime in (
-        Regime("c", "scarce seed data, used up by the initial SFT", 1000, 400_000, 133_000, 2000),
-        Regime("b", "a competent start", 3000, 1_200_000, 167_000, 2500),
-        Regime("f", "a strong student, for which most new rows are redundant", 12_000, 3_000_000, 167_000, 2500),
+        Regime("c", "scarce seed data, used up by the initial SFT", 1000, 400_000, 133_000, 3000),
+        Regime("b", "a competent start", 3000, 1_200_000, 167_000, 3500),
+        Regime("f", "a strong student, for which most new rows are redundant", 12_000, 3_000_000, 167_000, 3500),
     )
 }

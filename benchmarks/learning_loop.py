@@ -82,7 +82,9 @@ class Student:
                 ids[place, longest - len(prompts[at]) :] = torch.tensor(prompts[at])
             made = self.answering.generate(
                 ids,
-                attention_mask=(torch.arange(longest)[None] >= torch.tensor([[longest - len(prompts[at])] for at in part])),
+                attention_mask=(
+                    torch.arange(longest)[None] >= torch.tensor([[longest - len(prompts[at])] for at in part])
+                ),
                 max_new_tokens=self.config.student.sampling.max_tokens,
                 do_sample=False,
                 eos_token_id=self.end[0],
@@ -92,7 +94,9 @@ class Student:
                 answers[at] = self.tokenizer.decode(made[place, longest:], skip_special_tokens=True)
         return answers
 
-    def train(self, pairs: list[dict[str, Any]], sequences: int, seed: int, rates: Callable[[int, int], float]) -> dict[str, Any]:
+    def train(
+        self, pairs: list[dict[str, Any]], sequences: int, seed: int, rates: Callable[[int, int], float]
+    ) -> dict[str, Any]:
         """Trains on `sequences` packed sequences of the pairs, as many epochs as they need; returns what was trained.
 
         `rates` gives the learning rate at (step, steps).
@@ -110,7 +114,9 @@ class Student:
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = rates(step, steps)
-            batch = collate(packed[step * train.global_batch_size : (step + 1) * train.global_batch_size], one_row=False)
+            batch = collate(
+                packed[step * train.global_batch_size : (step + 1) * train.global_batch_size], one_row=False
+            )
             in_loss = int((batch["labels"] != IGNORED).sum())
             loss = response_loss(model, batch) / max(1, in_loss)
             loss.backward()
@@ -130,7 +136,9 @@ class Student:
         }
 
 
-def packed_sequences(student: Student, pairs: list[dict[str, Any]], sequences: int, seed: int) -> tuple[list[Packed], dict[str, int]]:
+def packed_sequences(
+    student: Student, pairs: list[dict[str, Any]], sequences: int, seed: int
+) -> tuple[list[Packed], dict[str, int]]:
     """Returns exactly `sequences` packed sequences and how often each pair is in them.
 
     Epochs are ordered and packed as the product does; the last one is cut off where the number is reached.

@@ -29,9 +29,9 @@ HEAD = """# Does the curriculum teach?
 Written by `python benchmarks/learning.py report` from `benchmarks/results/learning.json`;
 `python benchmarks/learning.py run` makes the trainings again. The student is a Llama of 0.7M parameters, teacher and
 judge are the simulator's, tasks are its ten families at five levels. All arms of a regime and a random seed start from
-the same student and train for the same tokens, optimizer steps and schedules. Scores are means of 1 to 10 over a holdout
-after the last round. The unit is the random seed: intervals are 95 % intervals of the mean difference between two arms
-of the same seed (paired t), and p is corrected for the number of contrasts of a regime (Holm).
+the same student and train for the same tokens, optimizer steps and schedules. Scores are means of 1 to 10 over a
+holdout after the last round. The unit is the random seed: intervals are 95 % intervals of the mean difference between
+two arms of the same seed (paired t), and p is corrected for the number of contrasts of a regime (Holm).
 """
 
 
@@ -41,7 +41,9 @@ def report(lines: Sequence[dict[str, Any]]) -> None:
     regimes = {name: of_regime([line for line in lines if line["regime"] == name]) for name in REGIMES}
     found = {"benchmark": "learning", "date": datetime.now(UTC).date().isoformat(), "regimes": regimes}
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text("\n\n".join([HEAD.strip(), *(part for name in REGIMES if (part := section(name, regimes[name])))]) + "\n")
+    PAGE.write_text(
+        "\n\n".join([HEAD.strip(), *(part for name in REGIMES if (part := section(name, regimes[name])))]) + "\n"
+    )
 
 
 def of_regime(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -62,7 +64,10 @@ def figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "start": mean(lines, "start"),
         **{holdout: mean(lines, holdout) for holdout in HOLDOUTS},
         "scores": {str(line["seed"]): round(line["score"], 3) for line in lines},
-        "by_round": [round(float(np.mean([line["by_round"][at]["uniform"] for line in lines])), 3) for at in range(len(lines[0]["by_round"]))],
+        "by_round": [
+            round(float(np.mean([line["by_round"][at]["uniform"] for line in lines])), 3)
+            for at in range(len(lines[0]["by_round"]))
+        ],
         "tokens": round(sum(entry["tokens"] for entry in rounds) / count),
         "steps": round(sum(entry["steps"] for entry in rounds) / count),
         "pairs": round(sum(entry["pairs"] for entry in rounds) / count),
@@ -90,11 +95,26 @@ def contrasts(by_arm: Mapping[str, Mapping[int, dict[str, Any]]], holdout: str) 
         test = ttest_rel(left, right)
         low, high = test.confidence_interval(0.95)
         difference = float(np.mean(np.subtract(left, right)))
-        found.append({"contrast": f"{one} − {other}", "what": what, "seeds": len(seeds), "mean": difference, "low": float(low), "high": float(high), "p": float(test.pvalue)})
+        found.append(
+            {
+                "contrast": f"{one} − {other}",
+                "what": what,
+                "seeds": len(seeds),
+                "mean": difference,
+                "low": float(low),
+                "high": float(high),
+                "p": float(test.pvalue),
+            }
+        )
     if found:
-        for entry, corrected in zip(found, multipletests([entry["p"] for entry in found], method="holm")[1], strict=True):
+        for entry, corrected in zip(
+            found, multipletests([entry["p"] for entry in found], method="holm")[1], strict=True
+        ):
             entry["p_holm"] = float(corrected)
-    return [{name: round(value, 4) if isinstance(value, float) else value for name, value in entry.items()} for entry in found]
+    return [
+        {name: round(value, 4) if isinstance(value, float) else value for name, value in entry.items()}
+        for entry in found
+    ]
 
 
 def section(name: str, regime: Mapping[str, Any]) -> str:
@@ -106,8 +126,8 @@ def section(name: str, regime: Mapping[str, Any]) -> str:
     lines = [
         f"## Regime {name}: {what.what}",
         "",
-        f"{what.seed_rows:,} seed rows; the start scores {first['start']:.2f}. Each round trains {what.round_tokens:,} tokens in "
-        f"{first['steps'] // 3} steps.",
+        f"{what.seed_rows:,} seed rows; the start scores {first['start']:.2f}. Each of three rounds trains "
+        f"{what.round_tokens:,} tokens in {first['steps'] // 3} steps.",
         "",
         "| arm | uniform | seed's shares | after each round | distinct rows | teacher, judge calls |",
         "|---|---|---|---|---|---|",
@@ -121,9 +141,16 @@ def section(name: str, regime: Mapping[str, Any]) -> str:
     for holdout, shares in HOLDOUTS.items():
         rows = regime["contrasts"][holdout]
         if rows:
-            lines += ["", f"Contrasts on the holdout {shares}:", "", "| contrast | seeds | difference | 95 % interval | p, Holm |", "|---|---|---|---|---|"]
             lines += [
-                f"| {row['what']} ({row['contrast']}) | {row['seeds']} | {row['mean']:+.2f} | {row['low']:+.2f} to {row['high']:+.2f} | {row['p_holm']:.3f} |"
+                "",
+                f"Contrasts on the holdout {shares}:",
+                "",
+                "| contrast | seeds | difference | 95 % interval | p, Holm |",
+                "|---|---|---|---|---|",
+            ]
+            lines += [
+                f"| {row['what']} ({row['contrast']}) | {row['seeds']} | {row['mean']:+.2f} | "
+                f"{row['low']:+.2f} to {row['high']:+.2f} | {row['p_holm']:.3f} |"
                 for row in rows
             ]
     return "\n".join([*lines, "", f"![Differences of regime {name}](learning/{plot(name, regime)})"])

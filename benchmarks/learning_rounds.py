@@ -1,12 +1,11 @@
 """The rounds of one arm of the learning benchmark, in memory: candidates, plan, expansion, mix and training.
 
-Every decision is the product's: candidates and quotas, δ and α, draws, pools, the mix and its order. The student and the
-simulator's functions stand in for the engines and servers of a run (`learning_loop.py`).
+Every decision is the product's: candidates and quotas, δ and α, draws, pools, the mix and its order. The student and
+the simulator's functions stand in for the engines and servers of a run (`learning_loop.py`).
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +22,7 @@ from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take_table
 from tapir_ray.curriculum.stats import table_stats
 from tapir_ray.curriculum.tasks import Taxonomy
-from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS, OK, SCORED, TRAINING, conform, pair_id, with_columns
-from tapir_ray.simulator.options import Options
+from tapir_ray.data.schemas import GENERATED_ROWS, SCORED, TRAINING, conform, pair_id, with_columns
 from tapir_ray.simulator.requests import ANSWER, EXPAND, STYLED, Request
 from tapir_ray.simulator.tasks import Tasks
 from tapir_ray.steps.generate import as_draws, of_any_pool
@@ -123,14 +121,18 @@ class Rounds:
             known.add(new["instruction_id"])
             styled = _styled(config, new["task"])
             new["response"] = self._ask(STYLED if styled else ANSWER, {}, 0, new["messages"])
-            rows.append({**row, **new, "split": "generated", "source": "generated", "style": new["task"] if styled else None})
+            rows.append(
+                {**row, **new, "split": "generated", "source": "generated", "style": new["task"] if styled else None}
+            )
         return conform(rows, GENERATED_ROWS)
 
     def _taken(self, table: pa.Table, number: int, quota: dict[Cell, int], *source: str) -> pa.Table:
         found = count_cells(table, self.config.random_seed, (number, "expand", *source))
         return take_table(table, cutoffs(table, found, quota))
 
-    def _ask(self, kind: str, parts: dict[str, str], seed: int, conversation: list[dict[str, str]] | None = None) -> str:
+    def _ask(
+        self, kind: str, parts: dict[str, str], seed: int, conversation: list[dict[str, str]] | None = None
+    ) -> str:
         self.calls["teacher"] += 1
         identity = repr((kind, parts, conversation, seed))
         return self.teacher.reply(Request(kind, parts, tuple(conversation or ()), seed, identity, None, "teacher"))

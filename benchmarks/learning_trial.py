@@ -64,7 +64,12 @@ def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
     used = result.pop("used")
     student.save(str(folder / "student"))
     scores = {name: float(score_of(student, rows).mean()) for name, rows in holdouts(seed).items()}
-    found = {**result, "score": scores["uniform"], "seed_score": scores["seed"], "epochs": sum(used.values()) / len(rows)}
+    found = {
+        **result,
+        "score": scores["uniform"],
+        "seed_score": scores["seed"],
+        "epochs": sum(used.values()) / len(rows),
+    }
     (folder / "done.json").write_text(json.dumps(found))
     return found
 
