@@ -29,6 +29,7 @@ from tapir_ray.steps.generate import as_draws, of_any_pool
 from tapir_ray.steps.mix import generated_pool, hard_and_easy
 from tapir_ray.steps.score import CELLED, candidate_quota, scorable
 from tapir_ray.transforms.judge import seed_of
+from tapir_ray.transforms.mark_style import mark_style
 
 
 @dataclass
@@ -122,7 +123,13 @@ class Rounds:
             styled = _styled(config, new["task"])
             new["response"] = self._ask(STYLED if styled else ANSWER, {}, 0, new["messages"])
             rows.append(
-                {**row, **new, "split": "generated", "source": "generated", "style": new["task"] if styled else None}
+                {
+                    **row,
+                    **new,
+                    "split": "generated",
+                    "source": "generated",
+                    "style": self.taxonomy.styles[new["task"]] if styled else None,
+                }
             )
         return conform(rows, GENERATED_ROWS)
 
@@ -139,8 +146,13 @@ class Rounds:
 
     def mixed(self, number: int, config: Config, plan: Plan, scored: pa.Table) -> tuple[list[dict[str, Any]], Any]:
         """Returns the drawn training pairs of the round, and the mix."""
-        pooled = hard_and_easy(with_pool(scored, plan.threshold, config.judge.min_teacher_score, plan.ceiling))
-        new = generated_pool(self.generated[-1], 0.0, config.random_seed)
+        pooled, new = (
+            with_pool(scored, plan.threshold, config.judge.min_teacher_score, plan.ceiling),
+            self.generated[-1],
+        )
+        if config.rewrite.mark:
+            pooled, new = mark_style(pooled), mark_style(new)
+        pooled, new = hard_and_easy(pooled), generated_pool(new, 0.0, config.random_seed)
         rows = pa.concat_tables([conform(pooled, TRAINING), conform(new, TRAINING)])
         tokens = [self.student.encode(row).in_loss for row in rows.to_pylist()]
         rows = with_columns(rows, tokens=pa.array(tokens, pa.int64())).drop_columns(["copy"])
@@ -152,5 +164,5 @@ class Rounds:
 
 
 def _styled(config: Config, task: str) -> bool:
-    tasks = getattr(config.rewrite, "tasks", [])
+    tasks = config.rewrite.tasks
     return tasks == "all" or task in tasks

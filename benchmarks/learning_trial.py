@@ -38,7 +38,6 @@ def config_of(regime: Regime, changes: dict[str, Any], seed: int) -> Config:
         "train.global_batch_size": 4,
     }
     changed = {**base, **regime.changes, **changes, "random_seed": seed}
-    changed.pop("rewrite.tasks", None)
     return load(CONFIG, [f"{key}={json.dumps(value)}" for key, value in changed.items()])
 
 
