@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.learning_arms import ARMS, CONTRASTS, REGIMES, Regime
 
-TINY = Regime("tiny", "a few rows", 200, 8_192, 4_096, 40, {"score.max_rows": 100})
+TINY = Regime("tiny", "a few rows", 400, 8_192, 4_096, 150, {"score.max_rows": 300})
 
 
 @pytest.fixture(scope="module")

@@ -109,8 +109,8 @@ def test_the_initial_share_is_the_same_in_every_start(
     ray_local: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int
 ) -> None:
     """The rows are stored in one file, or in seven and in another order."""
-    monkeypatch.setattr(train, "_fit", lambda *_: None)
-    monkeypatch.setattr(train, "_packed_holdout", lambda *_: None)
+    monkeypatch.setattr(train, "fit", lambda *_: None)
+    monkeypatch.setattr(train, "packed_holdout", lambda *_: None)
     context = context_for(
         tmp_path, write(tmp_path / "seed.jsonl", []), train={"initial_sft": "on", "initial_share": 0.6}, random_seed=3
     )
@@ -145,7 +145,7 @@ def test_a_share_without_a_row_names_its_key(ray_local: None, tmp_path: Path, mo
         tmp_path, write(tmp_path / "seed.jsonl", []), train={"initial_sft": "on", "initial_share": 1e-9}
     )
     context.run.write_rows(context.loop.ingested, conform(SEED_ROWS, INSTRUCTIONS))
-    monkeypatch.setattr(train, "_fit", cast(Any, None))
+    monkeypatch.setattr(train, "fit", cast(Any, None))
     with pytest.raises(InputError, match=r"train\.initial_share 1e-09 has no seed row"):
         train.initial_sft(context, context.loop.ingested)
     assert context.run.done(context.loop.training(0)) is None
