@@ -90,7 +90,7 @@ GENERATED_ROWS = pa.schema(
     [("draw_id", pa.string()), *INSTRUCTIONS, ("answer_score", pa.float64()), ("pool", pa.string())]
 )
 """One row for each draw, also if it failed. `answer_score` is the judge's score of the teacher's answer, 1 to 10; null
-unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`."""
+unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`; null in a control."""
 
 TRAINING = pa.schema(
     [

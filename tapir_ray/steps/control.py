@@ -131,22 +131,17 @@ def _draw(context: Context, round_number: int) -> None:
     if tables.expansions is not None:
         expansions(context, round_number, SIZE)
         new = tables.expansions.new
-        cut, left = _cut_of_new(context, new, wanted, round_number)
-        parts.append(context.map(context.read(new), _drawn, epochs=[Epoch(0, NOTHING, cut)]))
+        # Without a usable pair the table has no file to read.
+        if size := _size(context, new):
+            left = max(0, wanted - size)
+            cut = _cut(context, _cells(context, new), (CELL, "new", round_number), min(size, wanted), size)
+            parts.append(context.map(context.read(new), _drawn, epochs=[Epoch(0, NOTHING, cut)]))
     if left:
-        pool = _pool(context)
-        epochs = list(_epochs(context, _cells(context, pool), begin, begin + left))
-        parts.append(context.map(context.read(pool), _drawn, epochs=epochs))
+        epochs = list(_epochs(context, begin, begin + left))
+        parts.append(context.map(context.read(_pool(context)), _drawn, epochs=epochs))
     rows = parts[0].union(parts[1]) if len(parts) > 1 else parts[0]
     extra = {BEGIN: begin, END: begin + left}
     context.write(tables.training, rows, f"round {round_number} control draws", extra=extra)
-
-
-def _cut_of_new(context: Context, new: Table, wanted: int, round_number: int) -> tuple[Cutoffs, int]:
-    """Returns the cut of the new pairs, at most `wanted` tokens, and the number of tokens that are left to fill."""
-    size = _size(context, new)
-    cut = _cut(context, _cells(context, new), (CELL, "new", round_number), min(size, wanted), size)
-    return cut, max(0, wanted - size)
 
 
 def _pool(context: Context) -> Table:
@@ -172,12 +167,13 @@ class Epoch:
     end: Cutoffs
 
 
-def _epochs(context: Context, cells: ray.data.Dataset, begin: int, end: int) -> Iterator[Epoch]:
-    """Yields the parts of the epochs between two positions, in tokens. Raises StageError if the pool has no row."""
+def _epochs(context: Context, begin: int, end: int) -> Iterator[Epoch]:
+    """Yields the parts of the epochs between two positions, in tokens. Raises StageError if no seed row is usable."""
     pool = _pool(context)
     size = _size(context, pool)
     if not size:
         raise StageError(f"control {context.config.control}: no seed row can be trained on; see the reasons in {pool}")
+    cells = _cells(context, pool)
     for number in range(begin // size, -(-end // size)):
         start, stop = max(0, begin - number * size), min(size, end - number * size)
         yield Epoch(number, *(_cut(context, cells, (CELL, number), tokens, size) for tokens in (start, stop)))

@@ -72,7 +72,8 @@ def _drawable(batch: pa.Table) -> pa.Table:
 
 
 def _with_task(batch: pa.Table) -> pa.Table:
-    return with_columns(batch, task=batch["of_task"])
+    """Returns drawn rows with their own task, and without a pool: nobody has measured their difficulty."""
+    return with_columns(batch, task=batch["of_task"], pool=None)
 
 
 def _pairs(batch: pa.Table) -> pa.Table:
