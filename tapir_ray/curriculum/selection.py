@@ -98,7 +98,8 @@ def needs(n: int, alpha: float, config: Config, added: Added) -> Needs:
     hard = math.ceil((share * rows - added.hard) / each)
     if config.expand.sources.hard:
         hard = max(1, math.ceil(exact(config.curriculum.difficulty.min_hard_share) * n), hard)
-    return Needs(hard, math.ceil(((1 - share) * rows - added.easy - added.spread * added.unscored) / each))
+    easy = math.ceil(((1 - share) * rows - added.easy - added.spread * added.unscored) / each)
+    return Needs(max(0, hard), max(0, easy))
 
 
 def moved_interval(histogram: Histogram, asked: Interval, need: Needs, select: str, positive: bool) -> Interval:
