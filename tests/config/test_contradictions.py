@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tapir_ray.config import Config, changed, load, parse
-from tapir_ray.config.contradictions import SILENCES, refuse_contradictions
+from tapir_ray.config.contradictions import refuse_contradictions
+from tapir_ray.config.silences import SILENCES
 from tapir_ray.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -107,6 +107,6 @@ def test_without_a_selection_unscored_rows_are_drawn_as_hard(ray_local: None, tm
 def test_a_draw_does_not_inherit_the_style_of_its_parent() -> None:
     """A hard row of an earlier round has a styled answer; a plain answer to its expansion would be marked."""
     parent = {"instruction_id": "p", "task": "Math", "style": "In steps.", "response": "r", "status": "ok"}
-    rows = conform([parent], SCORED).append_column("copy", pa.array([0]))
+    rows = conform([parent], SCORED).append_column("copy", pa.array([0])).append_column("pool", pa.array(["hard"]))
     (draw,) = generate.as_draws(rows, 2).to_pylist()
     assert (draw["parent_id"], draw["response"], draw["style"]) == ("p", None, None)

@@ -121,7 +121,7 @@ def test_styled_rows_are_marked_before_their_tokens_are_counted(ray_local: None,
     generated = [row("new", "In steps."), row("new plain", None), row("failed", "In steps.", status="failed")]
     context.run.write_rows("rounds/01/scored", conform(scored, SCORED))
     context.run.write_rows("rounds/01/generated", conform(generated, GENERATED_ROWS))
-    plan = cast(Plan, SimpleNamespace(threshold=2.0))
+    plan = cast(Plan, SimpleNamespace(threshold=2.0, ceiling=None))
     found = {one["instruction_id"]: one for one in pools(context, 1, plan).take_all()}
     style = "\n\nIn steps." if mark else ""
     marked = {"styled seed", "earlier round", "new"}

@@ -158,7 +158,9 @@ def test_rounds_share_a_schedule_if_it_is_whole_and_the_initial_sft_has_its_own(
     rounds = [f"rounds/{number:02d}/training" for number in (1, 2, 3)]
     for table in ("seed/instructions", "seed/holdout", "seed/training", *rounds):
         context.run.write_rows(table, conform([], TRAINING))
-    steps_train._fit(context, [context.loop.sft_training], 0, "m", 1, 1e-3, None)
+    loop = context.loop
+    sft = steps_train.Training("sft", 0, [loop.sft_training], loop.sft_packed, loop.sft_checkpoint, "m")
+    steps_train.fit(context, sft, 1, 1e-3, None)
     for number in (1, 2, 3):
         train(context, number)
     assert given == [(1, 1), *parts]
@@ -180,7 +182,7 @@ def test_marked_are_the_training_rows_of_the_initial_sft_and_not_the_holdout(
         split, style = (HOLDOUT if number < 4 else SEED), (None if number % 2 else "Be brief.")
         made.append({**row, "split": split, "style": style, "status": OK})
     context.run.write_rows("seed/instructions", conform(made, INSTRUCTIONS))
-    monkeypatch.setattr(steps_train, "_fit", lambda *_: None)
+    monkeypatch.setattr(steps_train, "fit", lambda *_: None)
     initial_sft(context, context.loop.instructions)
 
     def prompts(table: str) -> dict[str, str]:
