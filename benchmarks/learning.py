@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.learning_arms import ARMS, REGIMES
 
 WORK = Path(os.environ.get("TAPIR_LEARNING", "runs/learning"))
-RESULTS = WORK / "results.jsonl"
+RESULTS = Path(__file__).parent / "results" / "learning.jsonl"
 
 
 def main() -> int:

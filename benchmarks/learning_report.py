@@ -26,7 +26,7 @@ HOLDOUTS = {"score": "uniform over tasks and levels", "seed_score": "in the shar
 
 HEAD = """# Does the curriculum teach?
 
-Written by `python benchmarks/learning.py report` from `benchmarks/results/learning.json`;
+Written by `python benchmarks/learning.py report` from `benchmarks/results/learning.jsonl`;
 `python benchmarks/learning.py run` makes the trainings again. The student is a Llama of 0.7M parameters, teacher and
 judge are the simulator's, tasks are its ten families at five levels. All arms of a regime and a random seed start from
 the same student and train for the same tokens, optimizer steps and schedules. Scores are means of 1 to 10 over a
