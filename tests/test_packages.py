@@ -11,7 +11,22 @@ import tapir_ray
 
 ROOT = Path(tapir_ray.__file__).parent
 MOST_ENTRIES = 17
-MOST_LINES = 350
+MOST_LINES = 300
+LONGER = {
+    "config/method.py": 316,
+    "config/silences.py": 322,
+    "curriculum/stats.py": 314,
+    "data/column_reading.py": 342,
+    "data/dedup.py": 315,
+    "data/files.py": 302,
+    "llm/budget/ledger.py": 338,
+    "report/summary.py": 340,
+    "run/layout.py": 304,
+    "run/tables.py": 309,
+    "steps/train.py": 317,
+    "transforms/verdict.py": 310,
+}
+"""Modules that are longer, with their lines. None may grow, and none may be added: split a module instead."""
 
 
 def package(module: str) -> str:
@@ -50,5 +65,7 @@ def test_the_packages_are_few() -> None:
 
 
 def test_no_module_is_too_long_to_read() -> None:
-    long = {file: len(file.read_text().splitlines()) for file in ROOT.rglob("*.py")}
-    assert not {str(file.relative_to(ROOT)): lines for file, lines in long.items() if lines > MOST_LINES}
+    lines = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in ROOT.rglob("*.py")}
+    long = {name: n for name, n in lines.items() if n > MOST_LINES}
+    assert {name: n for name, n in long.items() if n > LONGER.get(name, MOST_LINES)} == {}
+    assert LONGER.keys() <= long.keys(), "take out of LONGER what is short enough now"

@@ -157,7 +157,7 @@ class Rewrite(Section):
     mode: Literal["combined", "second_pass"] = "combined"
     tasks: Literal["all"] | list[str] = "all"
     """Tasks whose answers are written in their style; other tasks are answered plainly. `[]`: no styles."""
-    mark: bool = key(False, invalidates=("pool", "answered_training"))
+    mark: bool = key(False, invalidates=("pool", "answered_training", "control_pool", "new"))
     """Append the style to the last user turn of the training rows of styled answers, after a blank line."""
 
     @field_validator("tasks", mode="before")

@@ -87,7 +87,7 @@ def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
 
 def test_outputs_named_by_config_keys_exist_in_a_method() -> None:
     filled = config(seed_data={"path": "a", "responses": "fill"}, train={"schedule": "whole"})
-    layouts = [layout_of(filled), layout_of(WITH_CONTROL), layout_of(REGENERATION)]
+    layouts = [layout_of(filled), layout_of(WITH_CONTROL), layout_of(RANDOM), layout_of(REGENERATION)]
     known = {name for tables in layouts for name, _ in tables.items()}
     assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= {*known, "summary"}
 

@@ -119,6 +119,14 @@ def test_a_key_that_changes_the_rounds_changes_their_control(key: str, first: st
     assert first in stale and kept_too not in stale
 
 
+def test_marked_styles_change_the_pairs_of_a_control_and_not_its_answers() -> None:
+    """A fork that kept them would compare a curriculum with marks against a control without."""
+    tables = layout(config(control="random"))
+    stale = {table.path for table in following(changed_by(["rewrite.mark"], tables), tables)}
+    assert {"control/pool", "control/random/01/new", "control/random/01/training"} <= stale
+    assert "control/random/01/generated" not in stale, "no answer is paid for twice"
+
+
 def test_more_rounds_keep_the_scores_of_the_controls_before() -> None:
     tables = layout(config(control="sft"))
     stale = {table.path for table in following(changed_by(["curriculum.rounds"], tables), tables)}
