@@ -43,7 +43,7 @@ def main() -> int:
         (regime, arm, seed)
         for regime in options.regimes
         for seed in options.seeds
-        for arm in options.arms
+        for arm in options.arms or REGIMES[regime].arms()
         if (regime, arm, seed) not in done
     ]
     starts = sorted(
@@ -101,7 +101,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "report"))
     parser.add_argument("--regimes", nargs="+", choices=list(REGIMES), default=["c", "b", "f"])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="default: all that make sense in a regime")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(5)))
     parser.add_argument("--jobs", type=int, default=2)
     return parser.parse_args()

@@ -29,20 +29,26 @@ class Arm:
     alphas: tuple[float, ...] = (0.5, 0.5, 0.5)
     """α of each round."""
     seed_rows_only: bool = False
+    answered_again: bool = False
+    """Whether the teacher answers the seed rows again before they are trained on."""
 
 
 RISING, FALLING = (0.3, 0.5, 0.7), (0.7, 0.5, 0.3)
 OF_SEED, EQUAL = {**SEED_SHARES, **NOTHING_SELECTED, **PLAIN}, {**UNIFORM, **NOTHING_SELECTED, **PLAIN}
 HARDER, MIDDLE = {**UNIFORM, **HARD, **PLAIN}, {**UNIFORM, **FRONTIER, **PLAIN}
+UNSEEN = {**HARDER, "score.candidates": "unseen", "expand.probe_share": 0.5}
 STYLED = {**UNIFORM, **HARD, "rewrite.tasks": "all"}
 ARMS = {
     arm.name: arm
     for arm in (
         Arm("A0", "the seed rows again", seed_rows_only=True),
+        Arm("A0t", "A0 with the teacher's answers to the seed rows", seed_rows_only=True, answered_again=True),
         Arm("A1", "A0 + expansions of random rows, tasks as in the seed data", OF_SEED),
         Arm("A2", "A1 + equal task shares", EQUAL),
         Arm("A3", "A2 + the harder half selected, α 0.5", HARDER),
         Arm("A3f", "A2 + the middle half selected (frontier), α 0.5", MIDDLE),
+        Arm("A3u", "A3 with difficulty of unseen rows: half of the draws are probes", UNSEEN),
+        Arm("A3uf", "A3f with difficulty of unseen rows: half of the draws are probes", {**UNSEEN, **MIDDLE}),
         Arm("A4", "A3 with rising α (0.3, 0.5, 0.7)", HARDER, RISING),
         Arm("A4r", "A3 with falling α (0.7, 0.5, 0.3)", HARDER, FALLING),
         Arm("A5", "A4 with answers in the task's style, unmarked", STYLED, RISING),
@@ -51,13 +57,23 @@ ARMS = {
 }
 CONTRASTS = (
     ("A1", "A0", "fresh data"),
+    ("A0t", "A0", "the teacher's answers alone"),
+    ("A1", "A0t", "fresh data over the teacher's answers"),
     ("A2", "A1", "task balance"),
     ("A3", "A2", "difficulty"),
     ("A3f", "A2", "frontier"),
+    ("A3u", "A2", "difficulty of unseen rows"),
+    ("A3uf", "A2", "frontier of unseen rows"),
     ("A4", "A3", "rising α"),
     ("A4", "A4r", "rising against falling α"),
     ("A6", "A5", "marked styles"),
 )
+
+
+REPLACED = frozenset({"A0t"})
+"""Arms for wrong seed answers alone."""
+ALL_SEEN = REPLACED | {"A3u", "A3uf"}
+"""Arms that need seed rows that the initial SFT has not seen, or wrong ones."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +91,18 @@ class Regime:
     """Draws of a round."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Config keys of all arms."""
+    start_share: float = 1.0
+    """Share of the seed rows that the initial SFT is trained on."""
+    seed_error_rate: float = 0.0
+    """Share of the seed rows with a wrong answer."""
+    teacher_error_rate: float = 0.0
+    """Share of the instructions that the teacher answers wrongly."""
+    without: frozenset[str] = ALL_SEEN
+    """Arms that make no sense in the regime."""
+
+    def arms(self) -> list[str]:
+        """Returns the names of the regime's arms."""
+        return [name for name in ARMS if name not in self.without]
 
 
 REGIMES = {
@@ -83,5 +111,35 @@ REGIMES = {
         Regime("c", "scarce seed data, used up by the initial SFT", 1000, 400_000, 133_000, 3000),
         Regime("b", "a competent start", 3000, 1_200_000, 167_000, 3500),
         Regime("f", "a strong student, for which most new rows are redundant", 12_000, 3_000_000, 167_000, 3500),
+        Regime(
+            "u",
+            "scarce seed data, of which the initial SFT has seen two thirds",
+            1500,
+            400_000,
+            133_000,
+            3000,
+            start_share=2 / 3,
+            without=REPLACED,
+        ),
+        Regime(
+            "d",
+            "scarce seed data, 30 % of its answers wrong",
+            1000,
+            400_000,
+            133_000,
+            3000,
+            seed_error_rate=0.3,
+            without=ALL_SEEN - REPLACED,
+        ),
+        Regime("e", "a teacher that is wrong 15 % of the time", 1000, 400_000, 133_000, 3000, teacher_error_rate=0.15),
+        Regime(
+            "a",
+            "a start that has not learnt its seed data yet, and few expansions",
+            3100,
+            370_000,
+            133_000,
+            800,
+            {"mix.max_repeat": 3, "score.max_rows": 900},
+        ),
     )
 }

@@ -20,6 +20,7 @@ from tapir_ray.curriculum.mix import make_mix
 from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take_table
+from tapir_ray.curriculum.sources import probe_share
 from tapir_ray.curriculum.stats import table_stats
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import GENERATED_ROWS, SCORED, TRAINING, conform, pair_id, with_columns
@@ -73,9 +74,17 @@ class Rounds:
             "warnings": [*plan.warnings, *mixed.warnings],
         }
 
+    def answered_again(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Returns rows with the teacher's answers in the place of their own."""
+        return [{**row, "response": self._ask(ANSWER, {}, 0, row["messages"])} for row in rows]
+
     def scored(self, number: int, config: Config) -> pa.Table:
         """Returns the candidates, with scores unless nothing is selected."""
-        rows = pa.concat_tables([conform(scorable(table), CELLED) for table in [self.seeds, *self.generated]])
+        tables = [scorable(table) for table in [self.seeds, *self.generated]]
+        if self.generated:
+            # The probes of the round before are in cells of their own, from which candidates are taken first.
+            tables[-1] = scorable(self.generated[-1], probe_share(number - 1, config), config.random_seed)
+        rows = pa.concat_tables([conform(table, CELLED) for table in tables])
         if config.score.candidates == "unseen":
             rows = rows.filter(pc.invert(pc.is_in(rows["instruction_id"], pa.array(sorted(self.trained), pa.string()))))
         counts = count_cells(rows, config.random_seed, (number, "score"))
@@ -152,7 +161,8 @@ class Rounds:
         )
         if config.rewrite.mark:
             pooled, new = mark_style(pooled), mark_style(new)
-        pooled, new = hard_and_easy(pooled), generated_pool(new, 0.0, config.random_seed)
+        share = probe_share(number, config)
+        pooled, new = hard_and_easy(pooled), generated_pool(new, share, config.random_seed)
         rows = pa.concat_tables([conform(pooled, TRAINING), conform(new, TRAINING)])
         tokens = [self.student.encode(row).in_loss for row in rows.to_pylist()]
         rows = with_columns(rows, tokens=pa.array(tokens, pa.int64())).drop_columns(["copy"])

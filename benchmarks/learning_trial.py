@@ -15,7 +15,7 @@ from benchmarks.learning_rounds import Rounds
 from tapir_ray.config import Config, load
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.curriculum.tasks import load as load_taxonomy
-from tapir_ray.data.schemas import INSTRUCTIONS, SEED, conform, pair_id
+from tapir_ray.data.schemas import INSTRUCTIONS, SEED, conform, in_share, pair_id
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.seed import cell_counts, seed_rows
 from tapir_ray.simulator.tasks import Tasks
@@ -36,6 +36,7 @@ def config_of(regime: Regime, changes: dict[str, Any], seed: int) -> Config:
         "score.max_rows": 1000,
         "expand.size": regime.expand,
         "train.global_batch_size": 4,
+        "train.initial_share": regime.start_share,
     }
     changed = {**base, **regime.changes, **changes, "random_seed": seed}
     return load(CONFIG, [f"{key}={json.dumps(value)}" for key, value in changed.items()])
@@ -44,8 +45,16 @@ def config_of(regime: Regime, changes: dict[str, Any], seed: int) -> Config:
 def seed_data(regime: Regime, config: Config, seed: int) -> list[dict[str, Any]]:
     """Returns the seed rows of a training, without those of its holdouts."""
     held = forbidden(holdouts(seed))
-    rows = [row_of(row["instruction"], row["output"]) for row in seed_rows(regime.seed_rows, seed)]
+    written = seed_rows(regime.seed_rows, seed, regime.seed_error_rate)
+    rows = [row_of(str(row["instruction"]), str(row["output"])) for row in written]
     return list({row["instruction_id"]: row for row in rows if row["instruction_id"] not in held}.values())
+
+
+def of_start(regime: Regime, config: Config, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the seed rows that the initial SFT of a regime trains on."""
+    names, share = [row["instruction_id"] for row in rows], regime.start_share
+    kept = [share == 1.0 or in_share(name, config.random_seed, share, "initial_sft") for name in names]
+    return [row for row, keep in zip(rows, kept, strict=True) if keep]
 
 
 def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
@@ -57,7 +66,7 @@ def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
     texts = [text for row in rows for text in (row["messages"][0]["content"], row["response"])]
     create_student(config.student.create, texts, str(folder / "base"), None, seed)
     student = Student(config, str(folder / "base"))
-    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in rows]
+    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in of_start(regime, config, rows)]
     sequences = regime.start_tokens // config.train.sequence_length
     result = student.train(pairs, sequences, seed, rates(config, 0.0, 1.0))
     used = result.pop("used")
@@ -67,7 +76,7 @@ def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
         **result,
         "score": scores["uniform"],
         "seed_score": scores["seed"],
-        "epochs": sum(used.values()) / len(rows),
+        "epochs": sum(used.values()) / len(pairs),
     }
     (folder / "done.json").write_text(json.dumps(found))
     return found
@@ -75,15 +84,18 @@ def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
 
 def trial(regime: Regime, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
     """Trains an arm from the start of its regime and seed; returns scores, rows, tokens and calls."""
-    config = config_of(regime, arm.changes, seed)
+    config = config_of(regime, {"curriculum.rounds": len(arm.alphas), **arm.changes}, seed)
     student = Student(config, str(start / "student"))
     rows, held = seed_data(regime, config, seed), holdouts(seed)
     sequences = regime.round_tokens // config.train.sequence_length
-    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in rows]
+    teacher = Tasks(Options(seed=seed, teacher_error_rate=regime.teacher_error_rate))
     began = json.loads((start / "done.json").read_text())
     table = conform([{**row, "split": SEED, "source": "seed"} for row in rows], INSTRUCTIONS)
-    rounds = Rounds(config, taxonomy_of(config, table), student, table, forbidden(held), Tasks(Options(seed=seed)))
-    rounds.trained = {row["instruction_id"]: 1 for row in rows}
+    rounds = Rounds(config, taxonomy_of(config, table), student, table, forbidden(held), teacher)
+    rounds.trained = {row["instruction_id"]: 1 for row in of_start(regime, config, rows)}
+    if arm.answered_again:
+        rows = rounds.answered_again(rows)
+    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in rows]
     made, scores = [], [{"uniform": began["score"], "seed": began["seed_score"]}]
     for number, alpha in enumerate(arm.alphas, start=1):
         schedule = rates(config, 0.0, 1.0)

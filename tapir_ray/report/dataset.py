@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from tapir_ray.report.console import console
-from tapir_ray.report.summary import usage_table
+from tapir_ray.report.usage_table import usage_table
 from tapir_ray.steps.dataset_card import Counts, left_out
 
 

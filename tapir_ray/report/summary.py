@@ -15,6 +15,8 @@ from tapir_ray.evaluate.holdout_scores import holdout_scores
 from tapir_ray.evaluate.registry import suites
 from tapir_ray.report.console import console
 from tapir_ray.report.control_entry import control_entry, control_lines
+from tapir_ray.report.examples import examples, print_examples
+from tapir_ray.report.usage_table import usage_table
 from tapir_ray.run.attempts import latest
 from tapir_ray.run.layout import LoopLayout
 from tapir_ray.run.layout import Table as RunTable
@@ -62,6 +64,7 @@ def summarise(context: Context) -> dict[str, Any]:
             table.name: asdict(suite.summary(table))
             for table, suite in suites(run, config, layout, context.roles).items()
         },
+        "examples": examples(run, layout),
         "unused_columns": unused_columns(run),
         "seed": _seed(run, layout),
         "ended_early": early_stop.ended(run) if rounds < config.curriculum.rounds else None,
@@ -263,6 +266,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         out.print(line, soft_wrap=True)
     if summary["ended_early"] is not None:
         out.print(early_stop.sentence(summary["ended_early"]), soft_wrap=True)
+    print_examples(summary["examples"], out)
     out.print(usage_table(summary["usage"]))
     parts = {"initial SFT": sft or {"warnings": []}, "holdout": summary["holdout"]}
     parts |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
@@ -284,19 +288,6 @@ def _by_task(title: str, students: dict[str, tuple[dict[str, float], float | Non
     for task in sorted({task for by_task, _ in students.values() for task in by_task}):
         table.add_row(task, *(_number(by_task.get(task)) for by_task, _ in students.values()))
     table.add_row("all", *(_number(mean) for _, mean in students.values()), style="bold")
-    return table
-
-
-def usage_table(usage: dict[str, dict[str, float]]) -> Table:
-    """Returns a table of the requests, tokens and cost of each role."""
-    table = Table(title="requests of the run, all attempts")
-    table.add_column("role")
-    for column in ("requests", "failed", "input tokens", "cached", "output tokens", "reasoning", "US dollars"):
-        table.add_column(column, justify="right")
-    names = ("requests", "failed", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
-    for role, used in usage.items():
-        unknown = f" (+ at most {used['unsettled_cost']:,.4f} unknown)" if used.get("unsettled_cost") else ""
-        table.add_row(role, *(f"{used[name]:,.0f}" for name in names), f"{used['cost']:,.4f}{unknown}")
     return table
 
 
