@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,12 @@ SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
 """Longest path that Ray appends to its folder."""
 IDLE_WORKER_MS = 300_000
 """Milliseconds that an idle worker process is kept for the next stage."""
+SAME_SIGNAL_S = 2.0
+"""Seconds in which a second signal is the first one again: timeout(1) signals a process and then its group."""
+_stopped_at: list[float] = []
+"""Time of the first signal, until the outermost `stopped_by_signals` is left."""
+_entered: list[None] = []
+"""An entry for each `stopped_by_signals` that is entered."""
 LOG_LEVELS = {
     "ray.data": logging.CRITICAL,
     "ray.train": logging.ERROR,
@@ -137,16 +144,21 @@ def close_token() -> None:
 def stopped_by_signals() -> Iterator[None]:
     """Context manager in which SIGTERM and Ctrl-C raise Stopped in the main thread; a second one ends the process.
 
-    Enter it again after starting Ray, which installs its own handler.
+    A second one within SAME_SIGNAL_S is taken for the first. Enter it again after starting Ray, which installs its own
+    handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _: object) -> None:
-        restore()
-        name = signal.Signals(number).name
-        raise Stopped(f"stopped by {name}; what is finished is kept, start the same command again to continue")
+        if not _stopped_at:
+            _stopped_at.append(time.monotonic())
+            name = signal.Signals(number).name
+            raise Stopped(f"stopped by {name}; what is finished is kept, start the same command again to continue")
+        if time.monotonic() - _stopped_at[0] >= SAME_SIGNAL_S:
+            restore()
+            signal.raise_signal(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -154,10 +166,16 @@ def stopped_by_signals() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    _entered.append(None)
     try:
         yield
     finally:
-        restore()
+        _entered.pop()
+        # While a stop is under way, Ray's handler would turn a signal that comes twice into exit status 15.
+        if not (_entered and _stopped_at):
+            restore()
+        if not _entered:
+            _stopped_at.clear()
 
 
 def set_environment(here: bool = False) -> None:
