@@ -22,14 +22,14 @@ from tapir_ray.simulator.tasks import Tasks
 from tapir_ray.train.create_student import create_student
 from tapir_ray.train.loop import learning_rate_at
 
-CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"
+CONFIG = Path(__file__).with_name("learning.yaml")
 UNIFORM_ROWS, SEED_SHARED_ROWS = 500, 400
 LIKE_NO_HOLDOUT = 1000
 """Added to the random seed of a training for its holdouts, so that they share no problem with its seed rows."""
 
 
 def config_of(regime: Regime, changes: dict[str, Any], seed: int) -> Config:
-    """Returns the demo's config with the changes of a regime and an arm."""
+    """Returns the base config with the changes of a regime and an arm."""
     base = {
         "mix.max_repeat": 1,
         "mix.size": None,

@@ -17,11 +17,12 @@ tables, which is mostly work. Writes benchmarks/results/loop.json.
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ QUICK = [
     "train.epochs=1",
     "curriculum.rounds=1",
 ]
+CONTROL_HOLDOUT = re.compile(r"control/\w+/\d+/holdout")
 Span = tuple[float, float]
 """(begin, end) in seconds since the epoch."""
 
@@ -105,22 +107,34 @@ def startups(
     for table, seconds in first_rows.items():
         if table == "seed/instructions":
             spans["classifier"].append(first_span(published[table], seconds))
-        elif table.endswith("/scored") or table == "evaluation/holdout":
+        elif table.endswith("/scored") or table.startswith("evaluation/") or CONTROL_HOLDOUT.fullmatch(table):
             spans["student_engine"].append(first_span(published[table], seconds))
-    number = 0
-    while manifest := run.done(f"checkpoints/{number:02d}"):
-        if "startup_seconds" in manifest.extra:
+    for packed, checkpoint in trainings(published):
+        manifest = run.done(checkpoint)
+        if manifest and "startup_seconds" in manifest.extra:
             # A training begins when its packed table is written.
-            folder = f"rounds/{number:02d}" if number else "seed"
-            packed = seconds_of(published[f"{folder}/packed"]["time"])
-            spans["training"].append((packed, packed + manifest.extra["startup_seconds"]))
-        number += 1
+            began = seconds_of(published[packed]["time"])
+            spans["training"].append((began, began + manifest.extra["startup_seconds"]))
     if run.exists("classifier/report.json"):
         report = run.read_json("classifier/report.json")
         trained = next(event for event in run.events("stage") if event["stage"] == "train_classifier")
         called = seconds_of(trained["time"]) - report["seconds"]
         spans["classifier"].append((called, called + report["start_seconds"]))
     return dict(spans)
+
+
+def trainings(published: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields (packed table, checkpoint) of every training: the initial SFT, the rounds, and their control."""
+    for table in published:
+        folder, _, name = table.rpartition("/")
+        if name != "packed":
+            continue
+        if folder == "seed":
+            yield table, "checkpoints/00"
+        elif folder.startswith("rounds/"):
+            yield table, f"checkpoints/{folder.removeprefix('rounds/')}"
+        else:
+            yield table, f"{folder}/checkpoint"
 
 
 def first_span(event: dict[str, Any], seconds: float) -> Span:

@@ -1,4 +1,4 @@
-"""A control is added to a finished run, killed and continued: the demo on real vLLM and DeepSpeed, by the command."""
+"""A control is added to a finished run, killed and continued: on real vLLM and DeepSpeed, by the command."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEW = [*(one for one in QUICK if one.partition("=")[0] not in {few.partition("="
 @pytest.mark.timeout(1800)
 def test_a_finished_run_gets_a_control_and_says_what_the_curriculum_gains(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    command = ["run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *FEW]
+    command = ["run", "tests/loop.yaml", "--run-dir", str(run_dir), "--set", *FEW]
     done = tapir(*command)
     assert done.returncode == 0, done.stderr[-4000:]
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
@@ -60,6 +60,6 @@ def test_a_finished_run_gets_a_control_and_says_what_the_curriculum_gains(tmp_pa
     compared = json.loads(tapir("compare", str(run_dir), str(run_dir), "--json").stdout)
     assert compared["last"]["mean"] == 0 and compared["rows_of_run_only"] == 0
 
-    without = load("configs/demo.yaml", FEW)
+    without = load("tests/loop.yaml", FEW)
     kept = fork(str(run_dir), str(tmp_path / "fork"), without, layout(without))
     assert "evaluation/holdout" in kept and not any(path.startswith("control") for path in kept)

@@ -37,7 +37,7 @@ def tapir(*arguments: str, timeout: int = 560) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("end") / "run"
-    command = ["run", "configs/demo.yaml", "--run-dir", str(folder), "--set", *QUICK]
+    command = ["run", "tests/loop.yaml", "--run-dir", str(folder), "--set", *QUICK]
     stopped = tapir(*command, "--until", "score")
     assert stopped.returncode == 0, stopped.stderr[-4000:]
     assert "stopped after score" in stopped.stderr
@@ -155,19 +155,19 @@ def test_students_load_in_transformers(run_dir: Path) -> None:
 
 def test_a_finished_run_repeats_nothing(run_dir: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
-    again = tapir("run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
+    again = tapir("run", "tests/loop.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
     assert again.returncode == 0, again.stderr[-2000:]
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")} == before
 
 
 def test_another_config_is_refused_in_its_folder(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["run", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK, "curriculum.alpha=0.9"]
+    command = ["run", "tests/loop.yaml", "--run-dir", str(run_dir), "--set", *QUICK, "curriculum.alpha=0.9"]
     assert cli.main(command) == 2
     assert "curriculum.alpha" in capsys.readouterr().err
 
 
 def test_the_classifier_command_reports_on_the_runs_classifier(run_dir: Path) -> None:
-    shown = tapir("classifier", "train", "configs/demo.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
+    shown = tapir("classifier", "train", "tests/loop.yaml", "--run-dir", str(run_dir), "--set", *QUICK)
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert "accuracy" in shown.stdout
     assert "macro-F1" in shown.stdout

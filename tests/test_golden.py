@@ -24,7 +24,7 @@ from tapir_ray.simulator.seed import write_seed
 from tests.runs import ROOT
 
 GOLDEN = Path(__file__).parent / "golden"
-DEMO = (
+LOOP = (
     "simulator.seed_rows=400",
     "holdout.rows=50",
     "classify.label_rows=60",
@@ -32,7 +32,7 @@ DEMO = (
     "train.initial_epochs=1",
 )
 """The smallest settings: the output of trained models is not compared."""
-DEMO_TABLES = (
+LOOP_TABLES = (
     "seed/read",
     "seed/split",
     "seed/ingested",
@@ -91,10 +91,10 @@ def check(name: str, found: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_has_the_stored_rows_up_to_its_first_training(tmp_path: Path) -> None:
+def test_the_loop_has_the_stored_rows_up_to_its_first_training(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    tapir("run", "configs/demo.yaml", "--run-dir", str(run), "--until", "sft", "--set", *DEMO)
-    check("demo", {table: digests(run / table) for table in DEMO_TABLES})
+    tapir("run", "tests/loop.yaml", "--run-dir", str(run), "--until", "sft", "--set", *LOOP)
+    check("loop", {table: digests(run / table) for table in LOOP_TABLES})
 
 
 @pytest.mark.slow

@@ -30,6 +30,11 @@ def test_overlapping_start_up_is_counted_once_and_work_is_not_counted(tmp_path: 
         {"table": "checkpoints/00", "rows": 0, "files": [], "extra": {"startup_seconds": 10.0}},
     )
 
+    run.write_json(
+        "control/sft/01/checkpoint/_manifest.json",
+        {"table": "control/sft/01/checkpoint", "rows": 0, "files": [], "extra": {"startup_seconds": 4.0}},
+    )
+
     def event(kind: str, second: int, **fields: Any) -> dict[str, Any]:
         return {"time": at(second), "attempt": 1, "event": kind, **fields}
 
@@ -43,13 +48,16 @@ def test_overlapping_start_up_is_counted_once_and_work_is_not_counted(tmp_path: 
         event("first_rows", 80, table="rounds/01/scored", seconds=30.0),
         event("table", 90, table="rounds/01/scored", seconds=40.0),
         event("stage", 90, stage="score", round=1, seconds=45.0),
+        event("table", 90, table="control/sft/01/packed", seconds=0.0),
+        event("first_rows", 97, table="control/sft/01/holdout", seconds=2.0),
+        event("table", 99, table="control/sft/01/holdout", seconds=4.0),
     ]
     run.append("events.jsonl", events)
     ratios, figures = loop.measured(run)
-    assert figures["startup_seconds"] == {"ray": 10.0, "student_engine": 30.0, "training": 10.0, "classifier": 12.0}
+    assert figures["startup_seconds"] == {"ray": 10.0, "student_engine": 32.0, "training": 14.0, "classifier": 12.0}
     assert figures["stage_seconds"] == {"ingest": 10.0, "train_classifier": 20.0, "sft": 25.0, "score": 45.0}
-    assert ratios["startup_share"] == pytest.approx(0.10 + 0.12 + 0.30)
-    assert ratios["share_with_all_first_rows"] == pytest.approx(0.10 + 0.08 + 0.12 + 0.30)
+    assert ratios["startup_share"] == pytest.approx(0.10 + 0.12 + 0.30 + 0.06)
+    assert ratios["share_with_all_first_rows"] == pytest.approx(0.10 + 0.08 + 0.12 + 0.30 + 0.06)
 
 
 def test_a_run_that_cannot_be_measured_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tapir_ray import cli
 def verb(options):
     from tapir_ray.cluster.session import session
     from tapir_ray.config import load
-    with session(load("configs/demo.yaml")):
+    with session(load("tests/loop.yaml")):
         import ray
         ray.get(ray.remote(num_cpus=0.1)(lambda: 1).remote())
         folder = ray._private.worker._global_node.get_temp_dir_path()

@@ -14,7 +14,7 @@ from tapir_ray.config.silences import SILENCES
 from tapir_ray.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "configs/demo.yaml"
+DEMO = ROOT / "tests/loop.yaml"
 SMALL: dict[str, Any] = {"name": "x", "seed_data": {"path": "a.jsonl"}, "student": {"model": "m"}}
 CREATED = {"create": {"max_length": 4096}}
 NO_JUDGE = "tests.curriculum.test_measures:answer_length"
