@@ -13,6 +13,10 @@ INSTALL := $(if $(filter pip,$(INSTALLER)),$(BIN)/pip install -q,$(UV) pip insta
 PINS := requirements/$(EXTRA).txt
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 
+# Without bytecode on disk, every process of a run would compile the sources of torch, transformers and vLLM again: three
+# times the CPU seconds of its imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup requirements demo real test test-slow test-restart test-all lint format
 
 setup: $(STAMP)
