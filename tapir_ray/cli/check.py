@@ -34,6 +34,10 @@ from tapir_ray.methods import method_of
 from tapir_ray.report.console import console
 from tapir_ray.run.run import Run
 
+UNLABELLED = (
+    "the seed rows have no tasks yet, so curriculum.tasks: seed is taken for the published shares; --pilot labels some "
+    "rows"
+)
 ASSUMED = "retries after errors are not counted"
 GUESSED = (
     "the resources of the cluster are not checked here; --pilot and run check them",
@@ -85,8 +89,10 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
                 Roles(config, "check", url).check()
             seed = read_seed(config)
         sizes, spent, place = guessed(config, seed, taxonomy), None, None
+    unlabelled = taxonomy.from_seed and not any(sizes.tasks)
     if taxonomy.from_seed:
-        taxonomy = taxonomy.with_seed_counts({str(task): round(1000 * n) for task, n in sizes.tasks.items() if task})
+        shares = taxonomy.weights if unlabelled else {task: n for task, n in sizes.tasks.items() if task}
+        taxonomy = taxonomy.with_seed_counts({task: round(1000 * share) for task, share in shares.items()})
     estimate = method.estimate(config, seed, taxonomy, sizes)
     assumed = [ASSUMED, *method.assumes, *(PILOT if pilot else GUESSED)]
     listed = priced_by(config) if method.asks(config) else None
@@ -94,6 +100,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         assumed.append(listed)
     work = control.control_work(config, seed) if method.trains else None
     assumed += [control.ASSUMED] if work else []
+    assumed += [UNLABELLED] if unlabelled else []
     if config.curriculum.stop_when != "never":
         assumed.append("all rounds are counted; curriculum.stop_when may end the run before")
     notes = [unused] if (unused := seed.notes.sentence("seed data")) is not None else []

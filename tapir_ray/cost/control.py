@@ -16,8 +16,8 @@ from tapir_ray.cost.sizes import BYTES_PER_TOKEN
 from tapir_ray.data.schemas import text_of
 
 ASSUMED = (
-    "control: a round trains on as many pairs as it scores (or on mix.size), as long as seed pairs, one token for "
-    "every 4 bytes"
+    "control: a round trains on as many pairs as it has candidates, and on its expansions too under "
+    "curriculum.difficulty.select none (or on mix.size), as long as seed pairs, one token for every 4 bytes"
 )
 
 
@@ -51,5 +51,7 @@ def _tokens_of_mix(config: Config, seed: Seed, held: int) -> float:
     )
     size = config.mix.size
     if size is None:
-        return min(config.score.max_rows, seed.usable - held) * (prompt + response)
+        # Without a selection no row is left out to meet α.
+        fresh = config.expand.size if config.curriculum.difficulty.select == "none" else 0
+        return (min(config.score.max_rows, seed.usable - held) + fresh) * (prompt + response)
     return size * (prompt + response) if config.mix.unit == "pairs" else size * (1 + prompt / max(1.0, response))

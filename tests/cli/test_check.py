@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tapir_ray.cli import main
 from tapir_ray.cli import run as launch
 from tapir_ray.cli.check import check
-from tapir_ray.config import Config, parse
+from tapir_ray.config import Config, load, parse
 from tapir_ray.cost.estimate import Estimate, estimated, estimated_regeneration
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
@@ -25,6 +25,7 @@ from tapir_ray.errors import InputError, Stopped
 from tapir_ray.run.run import Run
 from tapir_ray.steps.context import Context
 from tests.llm.endpoint import Choice, running
+from tests.runs import ROOT
 
 PRICE = {"input": 1.0, "output": 2.0}
 
@@ -260,6 +261,17 @@ def test_check_refuses_the_configs_that_run_refuses(seed_path: Path, tmp_path: P
     seed_path.write_text("{}\n")
     with running(teacher) as seen, pytest.raises(InputError, match=r"seed\.jsonl:1"):
         check(config(seed_path, seen.url), str(tmp_path / "run"))
+
+
+def test_the_tasks_of_seed_rows_without_labels_are_assumed_to_have_the_published_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`curriculum.tasks: seed` needs labels, which the rows of most users get in the run alone."""
+    overrides = ["curriculum.tasks=seed", "curriculum.weights={}", "control=none"]
+    estimate = check(load(ROOT / "tests/loop.yaml", overrides), str(tmp_path / "run"))
+    assert estimate["tokens"] > 0
+    assert any("--pilot labels some" in line for line in estimate["assumes"])
+    capsys.readouterr()
 
 
 def test_a_pilot_of_no_rows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
