@@ -56,6 +56,8 @@ class EngineSpec:
     """Whether the student can use it, not only the teacher and the judge."""
     batch_s: float = 0.0
     """Seconds that a request may wait for its batch to be answered; 0: requests are answered one by one."""
+    keeps: bool = False
+    """Whether the engines of the student can stay between tables (`resources.student.keep`)."""
     unbatched: str | None = None
     """Name of the engine that gives the same replies without batches. A pilot uses it, as a batch may take a day."""
     speed: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ VLLM = EngineSpec(
     local=True,
     paid=False,
     student=True,
+    keeps=True,
     speed=(
         "gpu_memory_utilization",
         "max_num_seqs",

@@ -39,6 +39,24 @@ class Replicas(Section):
         return self.replicas if self.min_replicas is None else self.min_replicas
 
 
+class StudentReplicas(Replicas):
+    """Resources of the student's engines."""
+
+    keep: bool = False
+    """Whether the engines stay between tables and rounds, and are given the new weights. They hold their resources."""
+
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> StudentReplicas:
+        if self.keep and self.tensor_parallel > 1:
+            raise ValueError(
+                f"keep needs tensor_parallel 1, not {self.tensor_parallel}: a kept engine is one worker with one claim, "
+                "and engines over several GPUs claim theirs by a placement group for each table; take one of them out"
+            )
+        if self.keep and self.min_replicas is not None:
+            raise ValueError("min_replicas has no effect with keep, which starts all replicas: take one of them out")
+        return self
+
+
 class Resources(Section):
     """Resources that the parts of a run claim. The same config with other `resources` runs on other machines."""
 
@@ -52,7 +70,7 @@ class Resources(Section):
     """Rows that stages with models write together: a stop loses at most these of each stage."""
     request_workers: Count = 1
     """Actors that send requests."""
-    student: Replicas = Replicas()
+    student: StudentReplicas = StudentReplicas()
     teacher: Replicas = Replicas()
     judge: Replicas = Replicas()
     classifier: Replicas = Replicas(cpus=0.5)

@@ -11,8 +11,7 @@ import os
 import torch
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-THREADS = "TAPIR_ENGINE_THREADS"
-"""Environment variable with the number of threads; one per core if it is unset."""
+from tapir_ray.llm.engine.variables import THREADS
 
 
 class OneProcess(UniProcExecutor):
