@@ -143,6 +143,11 @@ class Config(Section):
             claim = settings.spec.claims(self.resources, section)
             if claim is not None:
                 settings.spec.refuse(section, settings, claim)
+        if self.resources.student.keep and self.student.spec.local and not self.student.spec.keeps:
+            raise ValueError(
+                f"resources.student.keep has no effect on student.engine {self.student.engine}, whose engines end with "
+                "their table: take it out"
+            )
 
     @property
     def method(self) -> str:

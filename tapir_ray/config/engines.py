@@ -74,7 +74,7 @@ class EngineSpec:
 def _refuse_short_steps(section: str, settings: Settings, claim: Replicas) -> None:
     """Raises ValueError if a step of vLLM on CPUs is too short for a whole prompt.
 
-    Prompts are not read in chunks on CPUs; `llm/engine/vllm_stage.py` gives the reason.
+    Prompts are not read in chunks on CPUs; `llm/engine/requests.py` gives the reason.
     """
     tokens = settings.engine_kwargs.get("max_num_batched_tokens", settings.max_model_len)
     short = isinstance(tokens, int) and tokens < settings.max_model_len

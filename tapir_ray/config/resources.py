@@ -49,8 +49,9 @@ class StudentReplicas(Replicas):
     def _can_be_kept(self) -> StudentReplicas:
         if self.keep and self.tensor_parallel > 1:
             raise ValueError(
-                f"keep needs tensor_parallel 1, not {self.tensor_parallel}: a kept engine is one worker with one claim, "
-                "and engines over several GPUs claim theirs by a placement group for each table; take one of them out"
+                f"keep needs tensor_parallel 1, not {self.tensor_parallel}: a kept engine is one worker with one "
+                "claim, and engines over several GPUs claim theirs by a placement group for each table; take one of "
+                "them out"
             )
         if self.keep and self.min_replicas is not None:
             raise ValueError("min_replicas has no effect with keep, which starts all replicas: take one of them out")

@@ -10,7 +10,7 @@ from typing import Any
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import TASKS
-from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, VLLM, readers
+from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
 from tapir_ray.config.models import Judge
 from tapir_ray.data.storage import is_remote
 
@@ -247,16 +247,10 @@ SILENCES: tuple[Silence, ...] = (
         "with seed_data.columns.messages, which is read instead: take one of them out",
     ),
     Silence(
-        ("student.engine_kwargs", "student.batch_size"),
+        ("student.engine_kwargs", "student.batch_size", "resources.student.keep"),
         "student.engine",
         lambda config: not config.student.spec.local,
         "with this student.engine, as the run starts no engine for the student: take it out",
-    ),
-    Silence(
-        ("resources.student.keep",),
-        "student.engine",
-        lambda config: not config.student.spec.keeps,
-        f"with this student.engine: set student.engine {VLLM.name}, or take it out",
     ),
     Silence(
         ("student.endpoint.sampling",),

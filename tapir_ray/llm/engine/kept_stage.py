@@ -178,8 +178,9 @@ def generate(
         batch_size=student.batch_size,
         batch_format="pyarrow",
         num_cpus=0,
-        compute=ray.data.ActorPoolStrategy(size=len(engines), max_tasks_in_flight_per_actor=2 * batches),
-        max_concurrency=batches,
+        compute=ray.data.ActorPoolStrategy(
+            size=len(engines), max_tasks_in_flight_per_actor=2 * batches, max_concurrent_calls_per_actor=batches
+        ),
     )
 
 
