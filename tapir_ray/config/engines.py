@@ -57,7 +57,7 @@ class EngineSpec:
     batch_s: float = 0.0
     """Seconds that a request may wait for its batch to be answered; 0: requests are answered one by one."""
     keeps: bool = False
-    """Whether the engines of the student can stay between tables (`resources.student.keep`)."""
+    """Whether `resources.student.keep` has an effect: `StudentWork.engines` are actors of vLLM that stay."""
     unbatched: str | None = None
     """Name of the engine that gives the same replies without batches. A pilot uses it, as a batch may take a day."""
     speed: tuple[str, ...] = ()

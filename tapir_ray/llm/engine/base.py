@@ -65,7 +65,7 @@ class StudentWork:
     temperature: float = 1.0
     """Temperature of the further answers."""
     engines: Sequence[Any] | None = None
-    """Actors of engines that stay between tables (`resources.student.keep`); None if they live as long as a table."""
+    """Actors (`KeptEngine`) that stay between tables, with `resources.student.keep`; None if no engine stays."""
 
 
 class Engine(ABC):

@@ -28,8 +28,8 @@ from tapir_ray.llm.engine.requests import engine_environment
 from tapir_ray.llm.engine.worker import engine_sizes, set_threads
 from tapir_ray.run.model_store import local
 
-STOP_S = 20.0
-"""Longest wait, in seconds, for an engine to free its memory."""
+STOP_S, GRACE_S = 5.0, 1.0
+"""Longest wait, in seconds, for engines to end before their actors are killed; seconds of it for their processes."""
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json",
     "special_tokens_map.json",
@@ -117,10 +117,10 @@ class KeptEngine:
 
     async def stop(self) -> None:
         """Ends the engine's processes. The actor is of no further use."""
-        async with self._lock:
-            self._model = None
-            if self._engine is not None:
-                await asyncio.to_thread(self._engine.shutdown)
+        # Without the lock: an engine that is still starting is killed with its actor.
+        self._model = None
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.shutdown, GRACE_S)
 
     async def _start(self, folder: str, order: Order) -> None:
         set_threads(order.replicas)
