@@ -92,6 +92,9 @@ class Config(Section):
         for role in ("classifier", "train"):
             if getattr(self.resources, role).tensor_parallel > 1:
                 raise ValueError(f"resources.{role}.tensor_parallel has no effect; use resources.{role}.replicas")
+        for role in ("teacher", "judge", "classifier", "train"):
+            if getattr(self.resources, role).keep:
+                raise ValueError(f"resources.{role}.keep has no effect: only engines of the student are kept")
         if self.resources.train.min_replicas is not None:
             raise ValueError("resources.train.min_replicas has no effect: training keeps its number of workers")
         if self.classify.by == "column" and self.seed_data.task_column is None:

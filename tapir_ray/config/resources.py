@@ -24,6 +24,8 @@ class Replicas(Section):
     """GPUs of one engine, all on one node; each claims `cpus` and `gpus`. Not for `classifier` and `train`."""
     accelerator_type: str | None = None
     """GPU type by Ray's name, such as L4 or A100; `null` is any."""
+    keep: bool = False
+    """Whether the engines stay between tables and rounds, and are given the new weights. Only for `student`."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Replicas:
@@ -31,22 +33,6 @@ class Replicas(Section):
             raise ValueError(f"min_replicas {self.min_replicas} is above replicas {self.replicas}")
         if self.accelerator_type is not None and not self.gpus:
             raise ValueError(f"accelerator_type {self.accelerator_type} needs gpus above 0")
-        return self
-
-    @property
-    def fewest(self) -> int:
-        """Replicas that a stage needs to begin."""
-        return self.replicas if self.min_replicas is None else self.min_replicas
-
-
-class StudentReplicas(Replicas):
-    """Resources of the student's engines."""
-
-    keep: bool = False
-    """Whether the engines stay between tables and rounds, and are given the new weights. They hold their resources."""
-
-    @model_validator(mode="after")
-    def _can_be_kept(self) -> StudentReplicas:
         if self.keep and self.tensor_parallel > 1:
             raise ValueError(
                 f"keep needs tensor_parallel 1, not {self.tensor_parallel}: a kept engine is one worker with one "
@@ -56,6 +42,11 @@ class StudentReplicas(Replicas):
         if self.keep and self.min_replicas is not None:
             raise ValueError("min_replicas has no effect with keep, which starts all replicas: take one of them out")
         return self
+
+    @property
+    def fewest(self) -> int:
+        """Replicas that a stage needs to begin."""
+        return self.replicas if self.min_replicas is None else self.min_replicas
 
 
 class Resources(Section):
@@ -71,7 +62,7 @@ class Resources(Section):
     """Rows that stages with models write together: a stop loses at most these of each stage."""
     request_workers: Count = 1
     """Actors that send requests."""
-    student: StudentReplicas = StudentReplicas()
+    student: Replicas = Replicas()
     teacher: Replicas = Replicas()
     judge: Replicas = Replicas()
     classifier: Replicas = Replicas(cpus=0.5)
