@@ -116,12 +116,15 @@ class EngineClient:
             try:
                 async for group in ask.remote(self._order.model, asked):
                     for key, answer in await group:
-                        left.pop(key)[1].set_result(answer)
+                        _, wanted = left.pop(key)
+                        if not wanted.done():  # a cancelled one wants no answer
+                            wanted.set_result(answer)
             except (ray.exceptions.RayActorError, NotLoadedError):
                 await self._load_again()
             except Exception as error:
-                for _, answer in left.values():
-                    answer.set_exception(error)
+                for _, wanted in left.values():
+                    if not wanted.done():
+                        wanted.set_exception(error)
                 return
 
     async def _load_again(self) -> None:
