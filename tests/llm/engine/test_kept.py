@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,7 +146,8 @@ def test_an_engine_that_cannot_start_ends_the_run_with_its_log(engines: KeptEngi
 
 
 def test_only_models_of_one_kind_take_turns_in_an_engine(tmp_path: Path) -> None:
-    first, second = (create(tmp_path / f"{seed}", seed) for seed in (1, 2))
+    first, second = create(tmp_path / "first", 1, layers=1), str(tmp_path / "second")
+    shutil.copytree(first, second)
     order = Order(first, ARGUMENTS, REPLICAS)
     kind = identity_of(first, order)
     assert kind is not None and identity_of(second, order) == kind
@@ -155,7 +157,8 @@ def test_only_models_of_one_kind_take_turns_in_an_engine(tmp_path: Path) -> None
     as_stored = Order(first, {"dtype": "auto"}, REPLICAS)
     assert identity_of(second, as_stored) != identity_of(first, as_stored)
     for change in ({"rope_theta": 5.0}, {"tie_word_embeddings": False}):
-        other = create(tmp_path / f"other-{next(iter(change))}", 2)
+        other = str(tmp_path / next(iter(change)))
+        shutil.copytree(first, other)
         _change(other, "config.json", **change)
         assert identity_of(other, order) not in (kind, None)
     _change(second, "tokenizer.json", version="2")
