@@ -146,7 +146,11 @@ def test_an_engine_that_cannot_start_ends_the_run_with_its_log(engines: KeptEngi
 
 
 def test_only_models_of_one_kind_take_turns_in_an_engine(tmp_path: Path) -> None:
-    first, second = create(tmp_path / "first", 1, layers=1), str(tmp_path / "second")
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    Path(first).mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "dtype": "float32", "transformers_version": "5.0.0"}
+    for name, content in (("config.json", config), ("tokenizer.json", {"version": "1"})):
+        (Path(first) / name).write_text(json.dumps(content))
     shutil.copytree(first, second)
     order = Order(first, ARGUMENTS, REPLICAS)
     kind = identity_of(first, order)
