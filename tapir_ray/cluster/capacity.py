@@ -110,6 +110,7 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
     cpus, stages = sum(node["CPU"] for node in nodes), _of_stages(config)
     if cpus < stages:
         found.append(f"the stages need {stages:g} CPUs but the cluster has {cpus:g}; lower resources.transform_cpus")
+    kept = kept_student(config)
     for name, claim in claimed(config).items():
         # A local teacher and judge are stopped for the student and for training. The classifier works at the same time
         # as they do, except in a regeneration, which labels all rows before it sends the first request.
@@ -117,16 +118,34 @@ def shortage(config: Config, nodes: Sequence[Node]) -> str | None:
         others = {} if alone else {key: one for key, one in model_servers(config).items() if key != name}
         if short := _short(config, name, claim, others, nodes):
             found.append(short)
+        elif kept and name in ("train", "classifier", "student"):
+            # Next to a kept engine nothing can be stopped to make room but the models that the run serves.
+            others = (model_servers(config) if name != "train" else {}) | (kept if name != "student" else {})
+            if short := _short(config, name, claim, others, nodes):
+                found.append(f"{short}, or set resources.student.keep=false, so that engines leave room between tables")
     return "; ".join(found) or None
 
 
+def kept_student(config: Config) -> dict[str, Replicas]:
+    """Returns the resources of the student's engines by `student` if they are kept between tables, else nothing."""
+    kept = config.regenerate is None and config.resources.student.keep and config.student.spec.keeps
+    return {"student": config.resources.student} if kept else {}
+
+
+def fits_with_kept(config: Config, name: str, nodes: Sequence[Node]) -> bool:
+    """Whether `resources.<name>` fits next to the student's kept engines, in the worst placement."""
+    claim = getattr(config.resources, name)
+    return _short(config, name, claim, kept_student(config), nodes, worst=True) is None
+
+
 def fits_with_servers(config: Config, name: str, nodes: Sequence[Node]) -> bool:
-    """Whether `resources.<name>` fits next to the local teacher and judge.
+    """Whether `resources.<name>` fits next to the local teacher and judge, and next to the student's kept engines.
 
     They count with their highest number of replicas, in the worst placement that Ray may have chosen.
     """
     # Ray Serve may have scaled them up to this number.
     grown = {role: claim.model_copy(update={"min_replicas": None}) for role, claim in model_servers(config).items()}
+    grown |= {role: claim for role, claim in kept_student(config).items() if role != name}
     return _short(config, name, getattr(config.resources, name), grown, nodes, worst=True) is None
 
 

@@ -92,6 +92,9 @@ class Config(Section):
         for role in ("classifier", "train"):
             if getattr(self.resources, role).tensor_parallel > 1:
                 raise ValueError(f"resources.{role}.tensor_parallel has no effect; use resources.{role}.replicas")
+        for role in ("teacher", "judge", "classifier", "train"):
+            if getattr(self.resources, role).keep:
+                raise ValueError(f"resources.{role}.keep has no effect: only engines of the student are kept")
         if self.resources.train.min_replicas is not None:
             raise ValueError("resources.train.min_replicas has no effect: training keeps its number of workers")
         if self.classify.by == "column" and self.seed_data.task_column is None:
@@ -143,6 +146,11 @@ class Config(Section):
             claim = settings.spec.claims(self.resources, section)
             if claim is not None:
                 settings.spec.refuse(section, settings, claim)
+        if self.resources.student.keep and self.student.spec.local and not self.student.spec.keeps:
+            raise ValueError(
+                f"resources.student.keep has no effect on student.engine {self.student.engine}, whose engines end with "
+                "their table: take it out"
+            )
 
     @property
     def method(self) -> str:

@@ -56,6 +56,8 @@ class EngineSpec:
     """Whether the student can use it, not only the teacher and the judge."""
     batch_s: float = 0.0
     """Seconds that a request may wait for its batch to be answered; 0: requests are answered one by one."""
+    keeps: bool = False
+    """Whether `resources.student.keep` has an effect: `StudentWork.engines` are actors of vLLM that stay."""
     unbatched: str | None = None
     """Name of the engine that gives the same replies without batches. A pilot uses it, as a batch may take a day."""
     speed: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ class EngineSpec:
 def _refuse_short_steps(section: str, settings: Settings, claim: Replicas) -> None:
     """Raises ValueError if a step of vLLM on CPUs is too short for a whole prompt.
 
-    Prompts are not read in chunks on CPUs; `llm/engine/vllm_stage.py` gives the reason.
+    Prompts are not read in chunks on CPUs; `llm/engine/requests.py` gives the reason.
     """
     tokens = settings.engine_kwargs.get("max_num_batched_tokens", settings.max_model_len)
     short = isinstance(tokens, int) and tokens < settings.max_model_len
@@ -98,6 +100,7 @@ VLLM = EngineSpec(
     local=True,
     paid=False,
     student=True,
+    keeps=True,
     speed=(
         "gpu_memory_utilization",
         "max_num_seqs",

@@ -24,6 +24,8 @@ class Replicas(Section):
     """GPUs of one engine, all on one node; each claims `cpus` and `gpus`. Not for `classifier` and `train`."""
     accelerator_type: str | None = None
     """GPU type by Ray's name, such as L4 or A100; `null` is any."""
+    keep: bool = False
+    """Whether the engines stay between tables and rounds, and are given the new weights. Only for `student`."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Replicas:
@@ -31,6 +33,14 @@ class Replicas(Section):
             raise ValueError(f"min_replicas {self.min_replicas} is above replicas {self.replicas}")
         if self.accelerator_type is not None and not self.gpus:
             raise ValueError(f"accelerator_type {self.accelerator_type} needs gpus above 0")
+        if self.keep and self.tensor_parallel > 1:
+            raise ValueError(
+                f"keep needs tensor_parallel 1, not {self.tensor_parallel}: a kept engine is one worker with one "
+                "claim, and engines over several GPUs claim theirs by a placement group for each table; take one of "
+                "them out"
+            )
+        if self.keep and self.min_replicas is not None:
+            raise ValueError("min_replicas has no effect with keep, which starts all replicas: take one of them out")
         return self
 
     @property

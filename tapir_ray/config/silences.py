@@ -247,7 +247,7 @@ SILENCES: tuple[Silence, ...] = (
         "with seed_data.columns.messages, which is read instead: take one of them out",
     ),
     Silence(
-        ("student.engine_kwargs", "student.batch_size"),
+        ("student.engine_kwargs", "student.batch_size", "resources.student.keep"),
         "student.engine",
         lambda config: not config.student.spec.local,
         "with this student.engine, as the run starts no engine for the student: take it out",

@@ -105,6 +105,10 @@ class Roles:
         """
         self._engines.free_resources_for(part)
 
+    def kept_student(self) -> list[Any] | None:
+        """Returns the actors of the student's kept engines, started if they are not up; None if none are kept."""
+        return self._engines.kept_student()
+
     def watched(self) -> AbstractContextManager[None]:
         """Context manager that raises StageError in the main thread if an engine fails permanently."""
         return self._engines.watched()

@@ -145,5 +145,6 @@ def _generate(
         board,
         samples,
         temperature,
+        context.roles.kept_student(),
     )
     return engine_class(config.student.engine).generate(rows, work)

@@ -57,6 +57,32 @@ def test_a_local_teacher_stops_for_student_and_training_alone() -> None:
     assert "resources.teacher" in (shortage(many, [{"CPU": 8, "GPU": 1}]) or "")
 
 
+@pytest.mark.parametrize(
+    ("node", "sections", "key"),
+    [
+        ({"CPU": 4, "GPU": 1}, {"train": {"gpus": 1}}, "resources.train asks for 1 GPUs next to 1 for student"),
+        ({"CPU": 4, "GPU": 2}, {"train": {"gpus": 1}}, None),
+        ({"CPU": 2, "GPU": 2}, {"train": {"gpus": 1, "replicas": 2}}, "resources.train"),
+        ({"CPU": 4, "GPU": 1}, {"teacher": {"gpus": 1}}, "resources.student asks for 1 GPUs next to 1 for teacher"),
+        ({"CPU": 4, "GPU": 1}, {"classifier": {"gpus": 1}}, "resources.classifier asks for 1 GPUs next to 1"),
+        # A teacher is stopped for training, a kept engine is not.
+        ({"CPU": 4, "GPU": 2}, {"teacher": {"gpus": 1}, "train": {"gpus": 1}}, None),
+    ],
+)
+def test_a_kept_engine_needs_room_next_to_all_others(node: dict, sections: dict[str, Any], key: str | None) -> None:
+    kept = {"student": {"gpus": 1, "keep": True}}
+    content = {**SMALL, "resources": {**sections, **kept}, "classify": {"model": "m"}}
+    if "teacher" in sections:
+        content["teacher"] = {"engine": "vllm", "model": "t"}
+    short = shortage(parse(content), [node])
+    if key is None:
+        assert short is None
+    else:
+        assert key in (short or "") and "set resources.student.keep=false" in (short or "")
+    content["resources"] = {**sections, "student": {"gpus": 1}}
+    assert shortage(parse(content), [node]) is None
+
+
 def test_a_local_teacher_begins_with_the_fewest_replicas_and_may_grow() -> None:
     """The teacher fits if its fewest replicas do.
 

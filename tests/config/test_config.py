@@ -78,6 +78,7 @@ def test_every_shipped_config_parses(path: Path) -> None:
             "set train.init_from previous or train.lora.between_rounds merge",
         ),
         ({"resources": {"train": {"tensor_parallel": 2}}}, "resources.train.tensor_parallel has no effect"),
+        ({"resources": {"judge": {"keep": True}}}, "resources.judge.keep has no effect"),
         ({"resources": {"train": {"min_replicas": 1}}}, "resources.train.min_replicas has no effect"),
         ({"resources": {"train": {"gpus": 0.5, "replicas": 2}}}, "training workers cannot share a GPU"),
         ({"resources": {"student": {"min_replicas": 2}}}, "min_replicas 2 is above replicas 1"),

@@ -87,6 +87,8 @@ PAIRS = {
     "student.engine_kwargs": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"},
                                           "engine_kwargs": {"max_num_seqs": 4}}},
     "student.batch_size": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"}, "batch_size": 8}},
+    "resources.student.keep": {"student": {"model": "m", "engine": "openai", "endpoint": {"model": "s"}},
+                               "resources": {"student": {"keep": True}}},
     "student.endpoint.sampling": {
         "student": {"model": "m", "engine": "openai", "endpoint": {"model": "s", "sampling": {"max_tokens": 9}}},
     },

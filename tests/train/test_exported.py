@@ -14,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_ray.config import CreateModel, Lora, Student
-from tapir_ray.llm.engine.vllm_stage import tokenised
+from tapir_ray.llm.engine.requests import tokenised
 from tapir_ray.train import loop
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, stop_token_ids
 from tapir_ray.train.create_student import create_student

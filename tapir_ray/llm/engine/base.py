@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -64,6 +64,8 @@ class StudentWork:
     """Number of further answers to each row in `student_samples`. Rows of the holdout get none."""
     temperature: float = 1.0
     """Temperature of the further answers."""
+    engines: Sequence[Any] | None = None
+    """Actors (`KeptEngine`) that stay between tables, with `resources.student.keep`; None if no engine stays."""
 
 
 class Engine(ABC):

@@ -32,10 +32,17 @@ class EngineBoard:
 
     def __init__(self) -> None:
         self.engines: dict[str, Engine] = {}
+        self.workers: list[str] = []
 
     def put(self, worker: str, engine: Engine) -> None:
         """Replaces the state of a worker's engine."""
         self.engines[worker] = engine
+
+    def number_of(self, worker: str) -> int:
+        """Returns the number of a worker, from 0; a restarted worker keeps its number."""
+        if worker not in self.workers:
+            self.workers.append(worker)
+        return self.workers.index(worker)
 
     def facts(self) -> dict[str, str]:
         """Returns names and values for the progress line: starting engines, then answers and their tokens."""

@@ -11,12 +11,11 @@ import os
 import torch
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-THREADS = "TAPIR_ENGINE_THREADS"
-"""Environment variable with the number of threads; one per core if it is unset."""
+from tapir_ray.llm.engine.variables import THREADS
 
 
 class OneProcess(UniProcExecutor):
-    """Executor of an engine without tensor parallelism, set by its name in `llm/engine/vllm_stage.py`."""
+    """Executor of an engine without tensor parallelism, set by its name in `llm/engine/requests.py`."""
 
     def _init_executor(self) -> None:
         # Ray sets as many threads as the worker claims CPUs, and these are logical: a worker of 0.1 CPUs gets 1 thread.

@@ -11,13 +11,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tapir_ray.cluster.capacity import fits_with_servers, live_nodes
+from tapir_ray.cluster.capacity import fits_with_kept, fits_with_servers, kept_student, live_nodes
 from tapir_ray.config import Config
 from tapir_ray.data.storage import uri_in
 from tapir_ray.llm.engine.base import Engine, Setting
 from tapir_ray.llm.engine.registry import engine_class
+
+if TYPE_CHECKING:
+    from tapir_ray.llm.engine.kept import KeptEngines
 
 
 class Engines:
@@ -35,6 +38,8 @@ class Engines:
             setting = Setting(role, endpoint, config, run_id, recorded, simulator_url)
             self._engines[role] = engine_class(endpoint.engine)(setting)
         self._up: dict[str, Engine] = {}
+        self._kept: KeptEngines | None = None
+        self._processes = processes
         self._placing = threading.Lock()
 
     def __getitem__(self, role: str) -> Engine:
@@ -57,9 +62,22 @@ class Engines:
     def stop(self) -> None:
         """Stops the engines that are up."""
         self._stop(list(self._engines))
+        self._stop_kept()
+
+    def kept_student(self) -> list[Any] | None:
+        """Returns the actors (`KeptEngine`) of the student's kept engines, started if they are not up; else None."""
+        if not kept_student(self._config):
+            return None
+        if self._kept is None:
+            from tapir_ray.llm.engine.kept import KeptEngines
+
+            self._kept = KeptEngines(self._config.resources.student, self._processes)
+        return self._kept.handles()
 
     def free_resources_for(self, part: str) -> None:
         """Stops the engines with a claim if `resources.<part>` does not fit next to them on the live nodes.
+
+        Kept engines of the student are stopped last. For other work with `resources.student` they always stop.
 
         Nodes that an autoscaler may add do not count: they may never come, and Ray would wait for them although the
         engines could make room at once.
@@ -67,6 +85,8 @@ class Engines:
         claiming = [role for role, engine in self._up.items() if engine.claims() is not None]
         if claiming and not fits_with_servers(self._config, part, live_nodes()):
             self._stop(claiming)
+        if self._kept is not None and (part == "student" or not fits_with_kept(self._config, part, live_nodes())):
+            self._stop_kept()
 
     def worker_options(self) -> dict[str, Any]:
         """Returns Ray options for a worker that sends requests to the engines that are up."""
@@ -79,6 +99,11 @@ class Engines:
             for engine in self._engines.values():
                 stack.enter_context(engine.watched())
             yield
+
+    def _stop_kept(self) -> None:
+        if self._kept is not None:
+            self._kept.stop()
+            self._kept = None
 
     def _stop(self, roles: list[str]) -> None:
         with self._placing:

@@ -32,8 +32,8 @@ CRASH, FRAME = "*** SIGABRT received", re.compile(r"\[0x[0-9a-f]+\]")
 and hide the error."""
 CAUSE, CAUSES = re.compile(r"ERROR .*\] (\w*(?:Error|Exception): .*)"), 3
 """A line of vLLM's log that names an exception, and the number of them in a message."""
-ENGINE = "vLLMEngineStageUDF"
-"""Name of the engine's worker in Ray's errors."""
+ENGINE = "EngineStage"
+"""Part of the names of workers with and without an engine of their own (`vLLMEngineStageUDF`, `KeptEngineStage`)."""
 
 
 @contextmanager
@@ -71,7 +71,9 @@ def stopped_if_dying(processes: str, replicas: int, rows_done: Callable[[], int]
     except ray.exceptions.ActorDiedError as error:
         if ENGINE not in str(error):
             raise
-        entries = [entry for name in _names(storage) - before if (entry := storage.find_json(name)) and entry["worker"]]
+        # A kept engine may have been started for a table before.
+        names = _names(storage) - before or _names(storage)
+        entries = [entry for name in names if (entry := storage.find_json(name)) and entry["worker"]]
         entries.sort(key=lambda entry: entry["started"])
         raise StageError(
             f"the student's engine could not be started: {last_line(error)}; the end of its log:\n{last_lines(entries)}"

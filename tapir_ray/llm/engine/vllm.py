@@ -71,9 +71,16 @@ class Vllm(Engine):
 
     @staticmethod
     def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
+        arguments = dict(vars(work))
+        engines = arguments.pop("engines")
+        # Each imports what the other does without.
+        if engines is not None:
+            from tapir_ray.llm.engine import kept_stage
+
+            return kept_stage.generate(rows, engines, **arguments)
         from tapir_ray.llm.engine import vllm_stage
 
-        return vllm_stage.generate(rows, **vars(work))
+        return vllm_stage.generate(rows, **arguments)
 
     @staticmethod
     @contextmanager

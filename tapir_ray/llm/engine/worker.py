@@ -1,6 +1,6 @@
 """Mixins for the Ray worker of the student's engine: start the engine, ask it, keep its answers.
 
-engine = type(name, (Keeping, stage.fn), {})     # in `vllm_stage.py`; `stage.fn` is the class of `ray.data.llm`
+engine = type(name, (Keeping, Asking, stage.fn), {})     # in `vllm_stage.py`; `stage.fn` is the class of `ray.data.llm`
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -19,15 +19,55 @@ from tapir_ray.config import Replicas
 from tapir_ray.data.schemas import FAILED, FILTERED, OK
 from tapir_ray.data.thoughts import DEFAULT_MARKS, UNFINISHED_THINKING, Mark, split_thoughts
 from tapir_ray.llm.engine.board import Teller
+from tapir_ray.llm.engine.variables import THREADS
 from tapir_ray.run.answer_log import AnswerLog
 
+T = TypeVar("T")
 CUT = -1
 """Stands for each token of a cut-off answer from the log, whose tokens are no longer known."""
 KEPT = "__kept__"
 """Column that marks an answer from the log."""
 
 
-class Asking:
+class Answering:
+    """Worker that asks an engine for the answers to rows, and returns them as `collect` does."""
+
+    data_column: str
+    teller: Teller
+    collect: Callable[[dict[str, Any]], dict[str, Any]]
+
+    def outputs(self, batch: Any) -> AsyncIterator[dict[str, Any]]:
+        """Yields the rows of a batch with the engine's output, in lists under `data_column`."""
+        raise NotImplementedError
+
+    async def __call__(self, batch: Any) -> AsyncIterator[pa.Table]:
+        async for said in self.outputs(batch):
+            rows = [self.collect(row) for row in said.get(self.data_column, ())]
+            # Rows differ in their columns, and `pa.Table.from_pylist` takes those of the first row only.
+            names = dict.fromkeys(name for row in rows for name in row)
+            yield pa.table({name: [row.get(name) for row in rows] for name in names})
+
+    async def told(self, ask: Callable[[dict[str, Any]], Awaitable[T]], row: dict[str, Any]) -> tuple[T, list[T]]:
+        """Returns the answer to a row and its sampled answers, which are requested together; tells the board."""
+        # `n` of vLLM would sample the first answer too, which is greedy.
+        samples = [_sample(row, number) for number in range(row["samples"])]
+        tokens: int | None = None
+        self.teller.asked()
+        try:
+            first, *sampled = await asyncio.gather(ask(row), *map(ask, samples))
+            # An unasked row passes through the engine with a prompt of one token, and its answer does not count.
+            if not row.get("unasked"):
+                tokens = sum(map(self.tokens_of, (first, *sampled)))
+            return first, sampled
+        finally:
+            self.teller.answered(tokens)
+
+    def tokens_of(self, answer: Any) -> int:
+        """Returns the number of tokens of an answer."""
+        return len(answer["generated_tokens"])
+
+
+class Asking(Answering):
     """Mixin for Ray's engine worker that takes whole answers only, and ends the worker with its engine.
 
     The engine answers as many sequences at once as `vllm.LLM` would, on CPUs with its share of the node's cores. The
@@ -35,7 +75,6 @@ class Asking:
     """
 
     llm: Any
-    data_column: str
 
     def __init__(
         self,
@@ -46,11 +85,8 @@ class Asking:
         board: Any | None = None,
         **kwargs: Any,
     ) -> None:
-        from tapir_ray.llm.engine.cpu_executor import THREADS
-
-        if replicas.gpus == 0:
-            os.environ[THREADS] = str(threads(replicas, _node_cpus(), len(os.sched_getaffinity(0))))
-        kwargs["engine_kwargs"] = {**_batch_sizes(replicas, engine_kwargs), **engine_kwargs}
+        set_threads(replicas)
+        kwargs["engine_kwargs"] = {**engine_sizes(replicas, engine_kwargs), **engine_kwargs}
         self.teller = Teller(board, ray.get_runtime_context().get_actor_id() or "")
         self.teller.starting()
         super().__init__(*args, **kwargs)
@@ -59,12 +95,14 @@ class Asking:
         # Ray's worker calls `llm.generate_async` for each row; there is no other hook around a request.
         self.ask, self.llm.generate_async = self.llm.generate_async, self._ask_or_end
 
-    async def __call__(self, batch: dict[str, Any]) -> AsyncIterator[pa.Table]:
-        async for said in super().__call__(batch):  # type: ignore[misc]
-            rows = [self.collect(row) for row in said.get(self.data_column, ())]
-            # Rows differ in their columns, and `pa.Table.from_pylist` takes those of the first row only.
-            names = dict.fromkeys(name for row in rows for name in row)
-            yield pa.table({name: [row.get(name) for row in rows] for name in names})
+    def outputs(self, batch: Any) -> AsyncIterator[dict[str, Any]]:
+        # The class after `Answering` is Ray's worker.
+        said: AsyncIterator[dict[str, Any]] = super(Answering, self).__call__(batch)  # type: ignore[misc]
+        return said
+
+    def tokens_of(self, answer: Any) -> int:
+        tokens: int = answer[1]["num_generated_tokens"]
+        return tokens
 
     async def _ask_or_end(self, row: dict[str, Any]) -> Any:
         """Returns the engine's answer. If the engine is dead, logs the class of the error and ends this worker.
@@ -76,30 +114,22 @@ class Asking:
 
         # By default vLLM sends an output for every token.
         row["sampling_params"]["output_kind"] = RequestOutputKind.FINAL_ONLY
-        # `n` of vLLM would sample the first answer too, which is greedy.
-        samples = [_sample(row, number) for number in range(row["samples"])]
-        tokens: int | None = None
-        self.teller.asked()
         try:
-            (request, output, seconds), *sampled = await asyncio.gather(self.ask(row), *map(self.ask, samples))
+            (request, output, seconds), sampled = await self.told(self.ask, row)
             output["sampled_texts"] = [one["generated_text"] for _, one, _ in sampled]
-            # An unasked row passes through the engine with a prompt of one token, and its answer does not count.
-            if not row.get("unasked"):
-                tokens = sum(one["num_generated_tokens"] for one in (output, *(one for _, one, _ in sampled)))
             return request, output, seconds
         except BaseException as error:
             if self.llm.engine.errored:
                 logging.getLogger(__name__).error("the engine is dead: %s: %s", type(error).__name__, error)
                 os._exit(1)
             raise
-        finally:
-            self.teller.answered(tokens)
 
 
-class Keeping(Asking):
-    """Mixin for Ray's engine worker that logs each finished answer, and takes answers from the log if it has them."""
+class Keeping:
+    """Mixin for an Answering worker that logs each finished answer, and takes answers from the log if it has them."""
 
     IDX_IN_BATCH_COLUMN: str
+    collect: Callable[[dict[str, Any]], dict[str, Any]]
 
     def __init__(self, *args: Any, keep: Callable[[], AnswerLog], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -148,13 +178,19 @@ def threads(replicas: Replicas, node_cpus: float, cores: int) -> int:
     return max(1, cores // engines)
 
 
+def set_threads(replicas: Replicas) -> None:
+    """Sets the environment variable for the threads of an engine that this process starts on CPUs."""
+    if replicas.gpus == 0:
+        os.environ[THREADS] = str(threads(replicas, _node_cpus(), len(os.sched_getaffinity(0))))
+
+
 def _node_cpus() -> float:
     """Returns the logical CPUs of this worker's node."""
     here = ray.get_runtime_context().get_node_id()
     return next(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeID"] == here)
 
 
-def _batch_sizes(replicas: Replicas, engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
+def engine_sizes(replicas: Replicas, engine_kwargs: Mapping[str, Any]) -> dict[str, int]:
     """Returns the batch sizes of `vllm.LLM` for the device of this node."""
     # vLLM takes Ray's engine for a server, with a fraction of these sizes.
     from vllm.engine.arg_utils import EngineArgs

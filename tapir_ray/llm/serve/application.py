@@ -27,7 +27,7 @@ from tapir_ray.config import Endpoint, Replicas
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError
 from tapir_ray.llm.engine import health
-from tapir_ray.llm.engine.vllm_stage import WHOLE_PROMPTS, engine_environment
+from tapir_ray.llm.engine.requests import WHOLE_PROMPTS, engine_environment
 from tapir_ray.llm.serve import guard, proxies
 from tapir_ray.run.model_store import local
 from tapir_ray.train.model_files import file_problems

@@ -9,7 +9,9 @@ import ray
 
 from tapir_ray.cluster import capacity
 from tapir_ray.cluster.autoscaler import Group
+from tapir_ray.cluster.capacity import kept_student
 from tapir_ray.config import parse
+from tapir_ray.errors import InputError
 from tapir_ray.llm.engine.engines import Engines
 from tapir_ray.llm.serve import application
 
@@ -38,3 +40,17 @@ def test_training_does_not_count_on_a_node_that_may_never_be_added(
     engines.start()
     engines.free_resources_for("train")
     assert stopped == ended
+
+
+def test_kept_engines_are_for_a_student_that_is_loaded_and_on_one_gpu() -> None:
+    kept = {
+        "name": "x",
+        "seed_data": {"path": "a"},
+        "student": {"model": "m"},
+        "resources": {"student": {"keep": True}},
+    }
+    assert kept_student(parse(kept)) and not kept_student(parse({**kept, "resources": {}}))
+    with pytest.raises(InputError, match=r"resources.student.*keep needs tensor_parallel 1"):
+        parse({**kept, "resources": {"student": {"keep": True, "tensor_parallel": 2}}})
+    with pytest.raises(InputError, match="min_replicas has no effect with keep"):
+        parse({**kept, "resources": {"student": {"keep": True, "replicas": 2, "min_replicas": 1}}})

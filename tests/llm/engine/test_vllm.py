@@ -20,7 +20,9 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.data.schemas import ID, SCORED, conform
 from tapir_ray.llm.engine.board import EngineBoard
-from tapir_ray.llm.engine.vllm_stage import collect, engine_arguments, generate, tokenised
+from tapir_ray.llm.engine.requests import engine_arguments, tokenised
+from tapir_ray.llm.engine.vllm_stage import generate
+from tapir_ray.llm.engine.worker import collect
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.train.chat import encode_pair, encode_prompt, load_tokenizer, resolve_template
 from tapir_ray.train.create_student import create_student
