@@ -12,7 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ import ray.data
 
 from tapir_ray.config import Config
 from tapir_ray.data.schemas import OK, SCORED
+from tapir_ray.evaluate.paired import Metric
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
@@ -53,6 +54,8 @@ class Summary:
     """Means by the column `task`, rounded to 3 digits."""
     missing: dict[str, int]
     """Number of items without a score, by reason."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """Other figures of the suite by name, with their intervals (`paired.bootstrap`)."""
 
 
 class Suite(ABC):
@@ -102,7 +105,11 @@ class Suite(ABC):
         return summarised(scores, {**manifest.reasons, **manifest.errors})
 
 
-def summarised(scores: Iterable[tuple[str, float]], missing: dict[str, int] | None = None) -> Summary:
+def summarised(
+    scores: Iterable[tuple[str, float]],
+    missing: dict[str, int] | None = None,
+    metrics: dict[str, Metric] | None = None,
+) -> Summary:
     """Returns the summary of (category, score) pairs."""
     by_category: dict[str, list[float]] = defaultdict(list)
     for category, score in scores:
@@ -113,4 +120,5 @@ def summarised(scores: Iterable[tuple[str, float]], missing: dict[str, int] | No
         rows=len(every),
         by_category={name: round(fmean(found), 3) for name, found in sorted(by_category.items())},
         missing=missing or {},
+        metrics=metrics or {},
     )
