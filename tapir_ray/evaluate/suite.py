@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import ClassVar
@@ -58,6 +58,18 @@ class Summary:
     """Other figures of the suite by name, with their intervals (`paired.bootstrap`)."""
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """Work of measuring one student by a suite."""
+
+    answers: int
+    """Answers that the student writes, over all turns."""
+    judge_prompts: Sequence[str] = ()
+    """Text of each request to the judge."""
+    judge_tokens: int | None = None
+    """Guessed tokens of a reply of the judge; None is that of the run's own judging, 120."""
+
+
 class Suite(ABC):
     """Evaluation suite of a run."""
 
@@ -68,8 +80,27 @@ class Suite(ABC):
     judge: ClassVar[bool] = False
     """Whether `scored` asks the judge. Without it a run whose measure needs no judge has no client for the judge."""
 
-    def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> None:
-        self.run, self.config, self.layout, self.roles = run, config, layout, roles
+    decontaminated: ClassVar[bool] = True
+    """Whether the run filters training rows that overlap with an item. False if the items are rows of the run itself:
+    they are not there yet when the run reads its seed data."""
+
+    def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles, argument: str = "") -> None:
+        """Takes as `argument` the text after the colon of `lm_eval:TASK,TASK`, empty for other suites."""
+        self.run, self.config, self.layout, self.roles, self.argument = run, config, layout, roles, argument
+
+    def check(self) -> list[str]:
+        """Checks the suite's settings before anything is spent, without Ray, and returns warnings about them.
+
+        Raises InputError that names the key, and says where a missing file can be had.
+        """
+        return []
+
+    def forecast(self, answer: str) -> Forecast | None:
+        """Returns the work of measuring one student if all of its answers were the text `answer`. Needs no Ray.
+
+        None without an override: `tapir check` then says that the suite is not counted.
+        """
+        return None
 
     @abstractmethod
     def items(self) -> ray.data.Dataset:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tapir_ray.config import Config
-from tapir_ray.config.method import name_of
+from tapir_ray.config.evaluate import name_of
 from tapir_ray.cost.estimate import estimated
 from tapir_ray.curriculum.measures import scored_schema
 from tapir_ray.data.schemas import (
