@@ -20,7 +20,6 @@ LONGER = {
     "data/files.py": 302,
     "llm/budget/ledger.py": 338,
     "report/summary.py": 340,
-    "run/layout.py": 304,
     "run/tables.py": 309,
     "steps/train.py": 317,
     "transforms/verdict.py": 310,

@@ -27,6 +27,8 @@ class HoldoutSuite(Suite):
     The judge is asked if the run's difficulty measure needs it, so `judge` stays False.
     """
 
+    decontaminated = False
+
     def items(self) -> ray.data.Dataset:
         cpus = self.config.resources.transform_cpus
         rows = self.run.read(self.layout.instructions, transform_cpus=cpus)

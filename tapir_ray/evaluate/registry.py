@@ -31,9 +31,8 @@ def suite_class(spec: str) -> type[Suite]:
 
 
 def suites(run: Run, config: Config, layout: LoopLayout, roles: Roles) -> dict[Table, Suite]:
-    """Returns the suites of `evaluate.suites`, by the table of their results."""
-    specs = config.evaluate.suites
-    return {table: suite_of(spec, run, config, layout, roles) for table, spec in zip(layout.suites, specs, strict=True)}
+    """Returns the suites of `evaluate.suites`, by the table of their results for the last student."""
+    return {one.last: suite_of(one.suite, run, config, layout, roles) for one in layout.suites}
 
 
 def suite_of(spec: str, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> Suite:

@@ -16,7 +16,8 @@ from tapir_ray.config import Config, parse
 from tapir_ray.config.keys import invalidated_by
 from tapir_ray.methods import METHODS, layout_of
 from tapir_ray.methods.tapir import layout
-from tapir_ray.run.layout import LoopLayout, ShardLayout, Table, tree
+from tapir_ray.run.layout import LoopLayout, ShardLayout, Table
+from tapir_ray.run.tree import tree
 from tests.config.test_keys import keys
 
 PACKAGE = Path(tapir_ray.__file__).parent
