@@ -114,9 +114,9 @@ def _rounded(*values: float) -> list[float]:
     return [round(value, 4) for value in values]
 
 
-def in_words(gain: Gain) -> str:
+def in_words(gain: Gain, digits: int = 2) -> str:
     """Returns the difference and its interval, such as `+0.41 [+0.12, +0.70]`."""
-    return f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]"
+    return f"{gain.mean:+.{digits}f} [{gain.low:+.{digits}f}, {gain.high:+.{digits}f}]"
 
 
 def rows_in_words(gain: Gain) -> str:

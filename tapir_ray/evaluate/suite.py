@@ -125,6 +125,10 @@ class Suite(ABC):
         """Returns the results of `rows`, a subset of the items; lazy. A suite with its own harness overrides this."""
         return self.scored(model.answer(rows))
 
+    def reports(self, row_id: str) -> bool:
+        """Returns whether an item counts in the figures of one student. All items count in a comparison."""
+        return True
+
     def summary(self, table: Table) -> Summary:
         """Returns the summary of a table of results. Raises StageError if the table is not finished."""
         scores: list[tuple[str, float]] = []

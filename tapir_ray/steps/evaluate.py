@@ -16,6 +16,7 @@ from tapir_ray.config.evaluate import LAST
 from tapir_ray.data.schemas import OK, conform
 from tapir_ray.evaluate.holdout_scores import reported_score
 from tapir_ray.evaluate.registry import suites
+from tapir_ray.evaluate.results import MEASURED
 from tapir_ray.evaluate.settings import settings_of
 from tapir_ray.evaluate.suite import FOLLOW_UPS, EvaluatedModel, Suite
 from tapir_ray.run.layout import Table
@@ -26,8 +27,6 @@ from tapir_ray.steps.students import Measured, students
 
 SUITE, SETTINGS = "suite", "settings"
 """Event of a suite that begins, and the keys of its name and its settings in `extra` of the table's manifest."""
-MEASURED = "measured"
-"""Event of a table of results that is finished: `table`, `student`, and the `seconds` of the attempt."""
 
 
 def evaluate(context: Context) -> None:
