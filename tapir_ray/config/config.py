@@ -75,6 +75,10 @@ class Config(Section):
             self.regenerate.refuse(self.seed_data, self.classify, self.curriculum, self.filter)
             if self.regenerate.does("rewrite") and self.rewrite.tasks == []:
                 raise ValueError("the operation rewrite needs a task in rewrite.tasks: name some, or remove it")
+            if self.evaluate.only:
+                raise ValueError("evaluate.only measures a model, and regenerate makes a dataset: take one of them out")
+        elif self.evaluate.only and self.student.model is None:
+            raise ValueError("evaluate.only measures student.model as it is: name a HF name or folder")
         elif self.student.model is None and self.student.create is None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         for where, endpoint in self.endpoints.items():

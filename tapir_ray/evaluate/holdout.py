@@ -27,6 +27,7 @@ class HoldoutSuite(Suite):
     The judge is asked if the run's difficulty measure needs it, so `judge` stays False.
     """
 
+    split = HOLDOUT
     decontaminated = False
 
     def items(self) -> ray.data.Dataset:

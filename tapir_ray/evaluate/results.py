@@ -43,8 +43,8 @@ class Results:
         return dict(Counter(why.partition(":")[0] for why in chosen).most_common())
 
 
-def read_results(run: Run, table: Table) -> Results:
-    """Returns the results in a finished table. Raises StageError if it is not finished."""
+def read_results(run: Run, table: Table, split: str | None = None) -> Results:
+    """Returns the results in a finished table, or those of a split. Raises StageError if the table is not finished."""
     found, files = Results(), run.files(table)
     if not files:
         return found
@@ -52,7 +52,7 @@ def read_results(run: Run, table: Table) -> Results:
     known = CONTAMINATED in rows.schema.names
     columns = ["instruction_id", "status", "reason", "student_score", *([CONTAMINATED] if known else [])]
     marks: dict[str, bool | None] = {}
-    for batch in rows.to_batches(columns=columns):
+    for batch in rows.to_batches(columns=columns, filter=None if split is None else pads.field("split") == split):
         for row in batch.to_pylist():
             row_id, score = row["instruction_id"], row["student_score"]
             if row["status"] == OK and score is not None:
@@ -75,7 +75,7 @@ def entry(run: Run, suite: Suite, table: Table) -> dict[str, Any]:
     - `without_contaminated`: `score` over the other items; None unless there are both.
     - `seconds` of the evaluation, of the attempt that finished it.
     """
-    found, seed = read_results(run, table), suite.config.random_seed
+    found, seed = read_results(run, table, suite.split), suite.config.random_seed
     reported = {row_id: score for row_id, score in found.scores.items() if suite.reports(row_id)}
     dirty = None if found.contaminated is None else found.contaminated & reported.keys()
     clean = [score for row_id, score in sorted(reported.items()) if row_id not in (dirty or ())]

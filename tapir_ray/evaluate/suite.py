@@ -80,6 +80,8 @@ class Suite(ABC):
     judge: ClassVar[bool] = False
     """Whether `scored` asks the judge. Without it a run whose measure needs no judge has no client for the judge."""
 
+    split: ClassVar[str | None] = None
+    """Split of the rows that are items; None if all rows of the table are."""
     decontaminated: ClassVar[bool] = True
     """Whether the run filters training rows that overlap with an item. False if the items are rows of the run itself:
     they are not there yet when the run reads its seed data."""

@@ -62,7 +62,7 @@ def compare(one: str, other: str, layout_of: Callable[[Config], Layout]) -> dict
         "rows_of_other_only": len(theirs.keys() - mine.keys()),
         "last": {"rounds": [first.last, second.last], **asdict(paired_gain(theirs, mine))},
         "rounds": [{"round": number, **asdict(gain)} for number, gain in gains.items()],
-        "warnings": _warnings(first.config, second.config),
+        "warnings": warnings(first.config, second.config),
     }
 
 
@@ -84,7 +84,7 @@ def _scored(uri: str, layout_of: Callable[[Config], Layout]) -> Scored:
     return Scored(run.uri, config, found)
 
 
-def _warnings(one: Config, other: Config) -> list[str]:
+def warnings(one: Config, other: Config) -> list[str]:
     """Returns a sentence if the two runs were judged in different ways."""
     changed = differences(other, one)
     keys = [key for key in changed if key.startswith(("judge.", "prompts."))]

@@ -232,6 +232,13 @@ class LoopLayout(Layout):
 
 
 @dataclass(frozen=True)
+class EvaluationLayout(LoopLayout):
+    """Outputs of a run that trains nothing: its last student is the model that it measures."""
+
+    verb = "eval"
+
+
+@dataclass(frozen=True)
 class ShardLayout(Layout):
     """Outputs of a method that makes a dataset shard by shard."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
-from tapir_ray.config.evaluate import LAST
+from tapir_ray.config import Config
+from tapir_ray.config.evaluate import CONTROL, INITIAL, LAST
 from tapir_ray.data.schemas import OK, conform
 from tapir_ray.evaluate.holdout_scores import reported_score
 from tapir_ray.evaluate.registry import suites
@@ -20,24 +21,29 @@ from tapir_ray.evaluate.results import MEASURED
 from tapir_ray.evaluate.settings import settings_of
 from tapir_ray.evaluate.suite import FOLLOW_UPS, EvaluatedModel, Suite
 from tapir_ray.run.layout import Table
+from tapir_ray.run.run import Run
 from tapir_ray.steps.answer import answer, answering
 from tapir_ray.steps.context import ON_HOLDOUT, Context
 from tapir_ray.steps.item_contamination import MARKS, contaminated_items, with_marks
 from tapir_ray.steps.students import Measured, students
 
+EVERY = (LAST, INITIAL, CONTROL)
 SUITE, SETTINGS = "suite", "settings"
 """Event of a suite that begins, and the keys of its name and its settings in `extra` of the table's manifest."""
 
 
-def evaluate(context: Context) -> None:
+def evaluate(context: Context, of: Collection[str] | None = None, who: Collection[str] = EVERY) -> None:
     """Writes the results of every suite of `evaluate.suites` for each student of the run, the last one first.
 
-    A table of another suite of that name, or of other settings, is made again.
+    With `of` only these suites run, and `who` names the students to measure (`last`, `initial`, `control`). A table of
+    another suite of that name, or of other settings, is made again.
     """
     last = len(context.loop.rounds)
     found = suites(context.run, context.config, context.loop, context.roles)
     for tables, suite in zip(context.loop.suites, found.values(), strict=True):
-        for measured in students(context, tables):
+        if of is not None and tables.suite not in of:
+            continue
+        for measured in students(context, tables, who):
             clear_another(context, tables.suite, measured.table)
             if context.run.done(measured.table):
                 continue
@@ -62,18 +68,27 @@ def clear_another(context: Context, spec: str, table: Table) -> None:
 
     `a:Capitals` and `b:Capitals` have the same table.
     """
-    run, settings = context.run, settings_of(context.config, spec)
+    run = context.run
     manifest = run.done(table)
     # An unfinished table has no manifest; the last event has the suite of its rows.
     begun = [event for event in run.events(SUITE) if event["table"] == table.path][-1:]
     for noted in [manifest.extra] if manifest is not None else begun:
-        other = noted.get(SUITE, spec)
-        if other == spec and noted.get(SETTINGS, settings) == settings:
-            continue
-        whose = other if other != spec else f"{spec} with other settings or items"
-        context.progress.say(f"{table} has the results of {whose}: they are deleted, and {spec} runs")
-        run.clear_working(table)
-        run.clear(table)
+        if not _is_of(noted, context.config, spec):
+            whose = other if (other := noted.get(SUITE, spec)) != spec else f"{spec} with other settings or items"
+            context.progress.say(f"{table} has the results of {whose}: they are deleted, and {spec} runs")
+            run.clear_working(table)
+            run.clear(table)
+
+
+def is_done(run: Run, config: Config, spec: str, table: Table) -> bool:
+    """Returns whether the results in `table` are finished, and those of the suite `spec` with the config's settings."""
+    manifest = run.done(table)
+    return manifest is not None and _is_of(manifest.extra, config, spec)
+
+
+def _is_of(noted: Mapping[str, Any], config: Config, spec: str) -> bool:
+    settings = settings_of(config, spec)
+    return noted.get(SUITE, spec) == spec and noted.get(SETTINGS, settings) == settings
 
 
 def run_suite(

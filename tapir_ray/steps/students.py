@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from tapir_ray.config.evaluate import CONTROL, INITIAL, LAST
@@ -26,20 +26,21 @@ class Measured:
     """Training rows of the student; None if they are not known, as those of a model from elsewhere."""
 
 
-def students(context: Context, tables: SuiteTables) -> Iterator[Measured]:
-    """Yields the students that a suite measures, the last one first. Raises StageError if one is not trained yet.
+def students(context: Context, tables: SuiteTables, who: Collection[str]) -> Iterator[Measured]:
+    """Yields the students of `who` that a suite measures, the last one first. Raises StageError for an untrained one.
 
     The initial student is left out if it is the last one too: without a training, and behind an endpoint.
     """
     loop, last = context.loop, len(context.loop.rounds)
     after = student_after(context, last)
     trained = [loop.training(number) for number in range(1, last + 1)]
-    yield Measured(LAST, after, tables.last, _trained_on(context, trained))
-    if tables.initial is not None and context.config.student.spec.local:
+    if LAST in who:
+        yield Measured(LAST, after, tables.last, _trained_on(context, trained))
+    if INITIAL in who and tables.initial is not None and context.config.student.spec.local:
         model, rows = initial_student(context)
         if model != after:
             yield Measured(INITIAL, model, tables.initial, rows)
-    if tables.control is not None and last:
+    if CONTROL in who and tables.control is not None and last:
         drawn = [loop.control(number).training for number in range(1, last + 1)]
         model = student_in(context, loop.control(last).checkpoint)
         yield Measured(CONTROL, model, tables.control, _trained_on(context, drawn))
