@@ -126,7 +126,7 @@ def loop_of(config: Config) -> LoopLayout:
 
 
 def evaluate(config: Config, run_dir: str) -> None:
-    """Runs the suites of `evaluate.suites` on the last student of a run; as `launch`, but without training.
+    """Runs the suites of `evaluate.suites` on the students of a run; as `launch`, but without training.
 
     Raises InputError if a round of the run is not trained yet.
     """
