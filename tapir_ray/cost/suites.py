@@ -38,8 +38,8 @@ def suite_lines(config: Config, forecasts: Forecasts) -> list[Line]:
         guess, most = found
         stage = f"evaluate {name_of(spec)}"
         if guess.judge_prompts:
-            sizes = _judged(config, guess, most)
-            lines.append(priced(config, stage, "judge", *(size.times(students) for size in sizes)))
+            size, bound = _judged(config, guess, most)
+            lines.append(priced(config, stage, "judge", size.times(students), bound.times(students)))
         if config.student.endpoint is not None and guess.answers:
             limit = float(config.student.sampling.max_tokens)
             size = Size(guess.answers, 0.0, guess.answers * limit)

@@ -76,8 +76,8 @@ def _clean_gain(mine: Results, theirs: Results, common: list[str], random_seed: 
     clean = [row_id for row_id in common if row_id not in dirty]
     if not clean or len(clean) == len(common):
         return None
-    scores = ({row_id: of.scores[row_id] for row_id in clean} for of in (theirs, mine))
-    return asdict(paired_gain(*scores, random_seed=random_seed))
+    before, after = ({row_id: of.scores[row_id] for row_id in clean} for of in (theirs, mine))
+    return asdict(paired_gain(before, after, random_seed))
 
 
 def _lacking(one: Results, other: Results) -> dict[str, int]:

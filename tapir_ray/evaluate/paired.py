@@ -78,7 +78,8 @@ def bootstrap(
         raise InputError("a metric needs at least one scored item")
     drawn = [top[at].sum(axis=1) / bottom[at].sum(axis=1) for at in _draws(len(top), random_seed, resamples)]
     value = float(top.sum() / bottom.sum())
-    return Metric(*_rounded(value, *_interval(np.concatenate(drawn))), rows=len(top))
+    value, low, high = _rounded(value, *_interval(np.concatenate(drawn)))
+    return Metric(value, low, high, len(top))
 
 
 def paired_gain(
@@ -95,7 +96,8 @@ def paired_gain(
     differences = np.array([after[row_id] - before[row_id] for row_id in ids])
     means = np.concatenate([differences[at].mean(axis=1) for at in _draws(len(ids), random_seed, resamples)])
     left_out = len(before.keys() ^ after.keys())
-    return Gain(*_rounded(float(differences.mean()), *_interval(means)), rows=len(ids), left_out=left_out)
+    mean, low, high = _rounded(float(differences.mean()), *_interval(means))
+    return Gain(mean, low, high, len(ids), left_out)
 
 
 def _draws(rows: int, random_seed: int, resamples: int) -> Iterator[npt.NDArray[np.int64]]:
