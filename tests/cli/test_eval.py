@@ -14,6 +14,7 @@ import pyarrow.dataset as pads
 import pytest
 import ray.data
 
+from tapir_ray import cli
 from tapir_ray.cli.subjects import subjects
 from tapir_ray.config import CreateModel, parse
 from tapir_ray.data.schemas import SCORED, conform, instruction_id
@@ -137,6 +138,29 @@ def test_a_target_that_cannot_be_measured_is_refused(
     suites = given.pop("suites", [SPEC])
     with pytest.raises(InputError, match=says):
         found(target, *suites, **given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give a run or a model, and --suite"),
+        (["runs/a"], "give a run or a model, and --suite"),
+        (["runs/a", "--annotations", "a.json"], "leave RUN|MODEL and --suite out"),
+        (["--annotations", "none.json"], "none.json"),
+    ],
+)
+def test_the_command_says_what_is_missing(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_file_of_annotations_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps([{"preference": 1.0}, {"preference": 2.0}, {"preference": 2.0}, {"preference": 1.0}]))
+    assert cli.main(["eval", "--annotations", str(file)]) == 0
+    assert capsys.readouterr().out.startswith("win rate 50.000 %")
+    assert cli.main(["eval", "--annotations", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["win_rate"] == 50.0
 
 
 def evaluated(folder: Path, *arguments: str) -> dict[str, Any]:
