@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from ray.exceptions import RayError
 
 from tapir_ray.cli.config_warnings import warnings_about
-from tapir_ray.cli.suites import suites_to_check
+from tapir_ray.cli.suites import check_suites
 from tapir_ray.cluster.interrupt import watched
 from tapir_ray.cluster.session import session, stopped_by_signals
 from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
@@ -217,9 +217,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         engine_class(name)
     UserFunction.of(config)
     users_trackers(config)
-    for suite in suites_to_check(config).values():
-        for warning in suite.check():
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in check_suites(config):
+        print(f"warning: {warning}", file=sys.stderr)
     if config.seed_data.path is not None:
         find_seed(config.seed_data)
     for path in config.filter.evaluation_sets:

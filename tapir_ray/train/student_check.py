@@ -43,6 +43,17 @@ def check_student(student: Student, train: Train) -> list[str]:
     return warnings
 
 
+def check_answering(student: Student) -> None:
+    """Checks the files and the chat template of `student.model`, which is to answer and not to be trained.
+
+    Raises InputError, which says what to change. A hub name that is not on this machine is checked when it is loaded.
+    """
+    assert student.model is not None
+    if is_here(student.model, "student.model", student.revision):
+        refuse_files(student.model, "student.model")
+        load_tokenizer(student.model, student)
+
+
 def _tokenizer_to_be(student: Student) -> object:
     """A tokenizer with the special tokens of a created student and no vocabulary."""
     from tokenizers import Tokenizer, models
