@@ -105,7 +105,7 @@ class Config(Section):
             raise ValueError(
                 "evaluate.suites lacks holdout, whose scores choose the best round: add it, or set holdout.rows 0"
             )
-        if self.train.sequence_length > self.student.max_model_len:
+        if self.train.sequence_length > self.student.max_model_len and not self.evaluate.only:
             raise ValueError(
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
                 f"{self.student.max_model_len}"
