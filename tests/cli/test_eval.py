@@ -163,14 +163,17 @@ def test_a_file_of_annotations_needs_no_model(tmp_path: Path, capsys: pytest.Cap
     assert json.loads(capsys.readouterr().out)["win_rate"] == 50.0
 
 
-def test_a_model_without_a_chat_template_is_refused_before_it_is_loaded(
+def test_a_model_that_cannot_answer_is_refused_before_it_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = model_in(tmp_path / "model", 0)
     (model / "chat_template.jinja").unlink()
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["eval", str(model), "--suite", SPEC]) == 2
+    short = ["--set", "student.max_model_len=64"]
+    assert cli.main(["eval", str(model), "--suite", SPEC, *short]) == 2
     assert "has no chat template: set student.chat_template to one of" in capsys.readouterr().err
+    assert cli.main(["eval", str(model), "--suite", SPEC, "--set", "student.chat_template=plain"]) == 2
+    assert "student.max_model_len 4096 is above the 64 tokens that" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
