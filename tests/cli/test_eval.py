@@ -173,7 +173,7 @@ def test_a_model_that_cannot_answer_is_refused_before_it_is_loaded(
     assert cli.main(["eval", str(model), "--suite", SPEC, *short]) == 2
     assert "has no chat template: set student.chat_template to one of" in capsys.readouterr().err
     assert cli.main(["eval", str(model), "--suite", SPEC, "--set", "student.chat_template=plain"]) == 2
-    assert "student.max_model_len 4096 is above the 64 tokens that" in capsys.readouterr().err
+    assert "student.max_model_len 2048 is above the 64 tokens that" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
