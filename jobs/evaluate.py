@@ -1,4 +1,4 @@
-r"""Runs the evaluation suites of a trained run on its last student, as a Ray job.
+r"""Runs the evaluation suites of a trained run on its students, as a Ray job.
 
     ray job submit --address http://HEAD:8265 --working-dir . \
         -- python jobs/evaluate.py configs/mine.yaml --run-dir s3://bucket/runs/mine
@@ -23,6 +23,6 @@ def run(options: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     load()
-    parser = argparse.ArgumentParser(description="Run the evaluation suites of a trained run on its last student.")
+    parser = argparse.ArgumentParser(description="Run the evaluation suites of a trained run on its students.")
     takes_config(parser, "folder or URI of the trained run")
     sys.exit(ended(run, parser.parse_args()))

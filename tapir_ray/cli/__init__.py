@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from tapir_ray.cli import eval_verb
 from tapir_ray.cluster.session import set_environment
 from tapir_ray.config import Config, load
 from tapir_ray.config.credentials import refuse_words
@@ -266,6 +267,9 @@ def _parser() -> argparse.ArgumentParser:
         help="with --address: environment variables that the job needs for the storage",
     )
     status.add_argument("--json", action="store_true", help="print JSON")
+
+    evaluated = verb("eval", eval_verb.evaluate, "measure the student of a run, or a model, by evaluation suites")
+    eval_verb.add_options(evaluated, SET)
 
     compared = verb("compare", _compare, "say how much better the students of a run are than those of another")
     compared.add_argument("run", help="folder or URI of the run")

@@ -16,19 +16,23 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from tapir_ray.cli import run as launch
+from tapir_ray.cli.suites import suites_to_check
 from tapir_ray.config import Config
 from tapir_ray.config.engines import spec_of
+from tapir_ray.config.evaluate import HOLDOUT_SUITE
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.cost import control
 from tapir_ray.cost.estimate import Estimate
 from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
-from tapir_ray.cost.seed_sample import read_seed
-from tapir_ray.cost.sizes import Sizes, guessed
+from tapir_ray.cost.seed_sample import Seed, read_seed
+from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Sizes, guessed
+from tapir_ray.cost.suites import Forecasts, guessed_answer, suite_lines, suites_assumed, suites_work
 from tapir_ray.data.files import find_seed
 from tapir_ray.data.storage import sibling_uri
 from tapir_ray.errors import InputError
+from tapir_ray.evaluate.suite import Forecast
 from tapir_ray.llm.roles import Roles
 from tapir_ray.methods import method_of
 from tapir_ray.report.console import console
@@ -87,14 +91,15 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
             url = stack.enter_context(launch.simulator(config)) if config.simulator else None
             if method.asks(config):
                 Roles(config, "check", url).check()
-            seed = read_seed(config)
+            seed = read_seed(config) if config.reads_seed_data else Seed()
         sizes, spent, place = guessed(config, seed, taxonomy), None, None
     unlabelled = taxonomy.from_seed and not any(sizes.tasks)
     if taxonomy.from_seed:
         shares = taxonomy.weights if unlabelled else {task: n for task, n in sizes.tasks.items() if task}
         taxonomy = taxonomy.with_seed_counts({task: round(1000 * share) for task, share in shares.items()})
-    estimate = method.estimate(config, seed, taxonomy, sizes)
-    assumed = [ASSUMED, *method.assumes, *(PILOT if pilot else GUESSED)]
+    counted = forecasts(config, [row["response"] for row in seed.sample if row["response"] is not None])
+    estimate = Estimate([*method.estimate(config, seed, taxonomy, sizes).lines, *suite_lines(config, counted)])
+    assumed = [ASSUMED, *method.assumes, *suites_assumed(config, counted), *(PILOT if pilot else GUESSED)]
     listed = priced_by(config) if method.asks(config) else None
     if listed is not None:
         assumed.append(listed)
@@ -113,6 +118,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         "pilot_dir": place,
         "listed_prices": listed,
         "control": work,
+        "suites": suites_work(config, counted),
         "over_length_share": over_length(config, seed),
         "over_length": config.train.over_length,
         "unused_columns": dict(seed.notes.unused),
@@ -123,6 +129,17 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
     else:
         show(estimate, report, sys.stdout)
     return report
+
+
+def forecasts(config: Config, responses: list[str]) -> Forecasts:
+    """Returns the forecasts of the config's suites, without the holdout; `responses` are those of the seed data."""
+    longest = "x" * (BYTES_PER_TOKEN * config.student.sampling.max_tokens)
+    found = {spec: suite for spec, suite in suites_to_check(config).items() if spec != HOLDOUT_SUITE}
+    counted: dict[str, tuple[Forecast, Forecast] | None] = {}
+    for spec, suite in found.items():
+        guess, most = suite.forecast(guessed_answer(responses, config)), suite.forecast(longest)
+        counted[spec] = None if guess is None or most is None else (guess, most)
+    return counted
 
 
 def _now(config: Config) -> Config:
@@ -184,6 +201,12 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
             f"control {work['control']}: {work['student_answers']:,} more answers of the student, and about "
             f"{work['training_tokens']:,} tokens to train on, as many as the rounds train on"
         )
+    for name, suite in report["suites"].items():
+        if suite is not None:
+            out.print(
+                f"suite {name}: {suite['answers']:,} answers and {suite['judge_requests']:,} requests to the judge, "
+                f"for {suite['students']} students"
+            )
     if (share := report["over_length_share"]) is not None:
         fate = "truncated" if report["over_length"] == "truncate" else "filtered"
         out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {fate}")

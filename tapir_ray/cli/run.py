@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from ray.exceptions import RayError
 
 from tapir_ray.cli.config_warnings import warnings_about
+from tapir_ray.cli.suites import check_suites
 from tapir_ray.cluster.interrupt import watched
 from tapir_ray.cluster.session import session, stopped_by_signals
 from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
@@ -24,7 +25,6 @@ from tapir_ray.curriculum import actor, tasks
 from tapir_ray.curriculum.measures import load_measure
 from tapir_ray.data.files import find_seed, list_files
 from tapir_ray.errors import InputError, TapirError
-from tapir_ray.evaluate.registry import suite_class
 from tapir_ray.llm.engine.health import PROCESSES
 from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.llm.engine.watchdog import end_orphans
@@ -126,7 +126,7 @@ def loop_of(config: Config) -> LoopLayout:
 
 
 def evaluate(config: Config, run_dir: str) -> None:
-    """Runs the suites of `evaluate.suites` on the last student of a run; as `launch`, but without training.
+    """Runs the suites of `evaluate.suites` on the students of a run; as `launch`, but without training.
 
     Raises InputError if a round of the run is not trained yet.
     """
@@ -146,10 +146,11 @@ def warn(config: Config) -> None:
 
 
 @contextmanager
-def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Context]:
+def started(config: Config, run_dir: str, labelled: bool = False, asks: bool | None = None) -> Iterator[Context]:
     """Context manager of a run: checks it, starts simulator and Ray, opens roles and curriculum; closes all on exit.
 
-    `labelled` means that the rows to begin with already have their tasks.
+    `labelled` means that the rows to begin with already have their tasks. `asks` says whether endpoints are checked;
+    None checks them if the method sends requests.
     """
     taxonomy = check_offline(config, labelled)
     with ExitStack() as stack:
@@ -160,7 +161,7 @@ def started(config: Config, run_dir: str, labelled: bool = False) -> Iterator[Co
             end_orphans(run.uri_of(folder))
         config = with_seed_file(config, run)
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
-        if method_of(config).asks(config):
+        if method_of(config).asks(config) if asks is None else asks:
             Roles(config, run.run_id, simulator_url).check()
         stack.enter_context(session(config))
         check_storage(run, config)
@@ -216,8 +217,8 @@ def check_offline(config: Config, labelled: bool = False) -> tasks.Taxonomy:
         engine_class(name)
     UserFunction.of(config)
     users_trackers(config)
-    for spec in config.evaluate.suites:
-        suite_class(spec)
+    for warning in check_suites(config):
+        print(f"warning: {warning}", file=sys.stderr)
     if config.seed_data.path is not None:
         find_seed(config.seed_data)
     for path in config.filter.evaluation_sets:

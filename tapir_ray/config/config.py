@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 from tapir_ray.config.classify import Classify
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.engines import spec_of
+from tapir_ray.config.evaluate import ASK_JUDGE, HOLDOUT_SUITE, Evaluate, split_spec
 from tapir_ray.config.keys import without_neutral
-from tapir_ray.config.method import Curriculum, Evaluate, Expand, Filter, Mix, Respond, Rewrite, Score, Train
+from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
 from tapir_ray.config.registry import MEASURES, needs_judge, needs_losses
@@ -68,12 +69,16 @@ class Config(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         writes_seed = self.simulator is not None and self.simulator.seed_rows > 0
-        if self.seed_data.path is None and not writes_seed:
+        if self.seed_data.path is None and not writes_seed and self.reads_seed_data:
             raise ValueError("seed_data.path is missing: name a file, a folder or a HF hub id")
         if self.regenerate is not None:
             self.regenerate.refuse(self.seed_data, self.classify, self.curriculum, self.filter)
             if self.regenerate.does("rewrite") and self.rewrite.tasks == []:
                 raise ValueError("the operation rewrite needs a task in rewrite.tasks: name some, or remove it")
+            if self.evaluate.only:
+                raise ValueError("evaluate.only measures a model, and regenerate makes a dataset: take one of them out")
+        elif self.evaluate.only and self.student.model is None:
+            raise ValueError("evaluate.only measures student.model as it is: name a HF name or folder")
         elif self.student.model is None and self.student.create is None:
             raise ValueError("give exactly one of student.model (a HF name or folder) and student.create")
         for where, endpoint in self.endpoints.items():
@@ -99,11 +104,11 @@ class Config(Section):
             raise ValueError("resources.train.min_replicas has no effect: training keeps its number of workers")
         if self.classify.by == "column" and self.seed_data.task_column is None:
             raise ValueError("classify.by column needs seed_data.task_column")
-        if self.holdout.rows and "holdout" not in self.evaluate.suites:
+        if self.holdout.rows and HOLDOUT_SUITE not in self.evaluate.suites and not self.evaluate.only:
             raise ValueError(
                 "evaluate.suites lacks holdout, whose scores choose the best round: add it, or set holdout.rows 0"
             )
-        if self.train.sequence_length > self.student.max_model_len:
+        if self.train.sequence_length > self.student.max_model_len and not self.evaluate.only:
             raise ValueError(
                 f"train.sequence_length {self.train.sequence_length} is above student.max_model_len "
                 f"{self.student.max_model_len}"
@@ -155,12 +160,19 @@ class Config(Section):
     @property
     def method(self) -> str:
         """Name of the method, a key of `METHODS`."""
+        if self.evaluate.only:
+            return "evaluate"
         return "tapir" if self.regenerate is None else "regenerate"
+
+    @property
+    def reads_seed_data(self) -> bool:
+        """Whether the run needs seed data; a model that is measured needs it for the holdout alone."""
+        return not self.evaluate.only or HOLDOUT_SUITE in self.evaluate.suites
 
     @property
     def endpoints(self) -> dict[str, Endpoint]:
         """Endpoints that requests go to, by config key: `teacher`, `judge`, `student.endpoint`."""
-        found: dict[str, Endpoint] = {"teacher": self.teacher}
+        found: dict[str, Endpoint] = {"teacher": self.teacher} if self.asks_teacher else {}
         if self.judge.same_as is None and self.judges:
             found["judge"] = self.judge
         if self.student.endpoint is not None:
@@ -168,8 +180,20 @@ class Config(Section):
         return found
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher's endpoint is used; a model is measured without it, unless it is the judge or answers
+        the holdout."""
+        if not self.evaluate.only:
+            return True
+        answers = self.reads_seed_data and (self.seed_data.responses != "keep" or self.classify.by != "none")
+        return answers or (self.judges and self.judge.same_as == "teacher")
+
+    @property
     def judges(self) -> bool:
         """Whether the run asks the judge at all. Some regenerations, and measures with suites, do not."""
+        if self.evaluate.only:
+            measured = HOLDOUT_SUITE in self.evaluate.suites and self.measure_needs_judge
+            return measured or self.suites_need_judge
         made = self.regenerate
         if made is None:
             return self.measure_needs_judge or self.respond.scores or self.suites_need_judge
@@ -187,9 +211,10 @@ class Config(Section):
 
     @property
     def suites_need_judge(self) -> bool:
-        """Whether a suite of the user asks the judge. The holdout asks it as the measure says."""
-        users = (suite for suite in self.evaluate.suites if ":" in suite)
-        return any(needs_judge(suite, {}, what="evaluate.suites") for suite in users)
+        """Whether a suite asks the judge. The holdout asks it as the measure says."""
+        names = {split_spec(suite)[0] for suite in self.evaluate.suites}
+        users = (name for name in names if ":" in name)
+        return bool(names & {*ASK_JUDGE}) or any(needs_judge(name, {}, what="evaluate.suites") for name in users)
 
     @property
     def certain_initial_sft(self) -> bool:

@@ -294,23 +294,3 @@ class Train(Section):
         return self
 
     _on_and_off = field_validator("initial_sft", mode="before")(on_and_off_of_yaml)
-
-
-class Evaluate(Section):
-    """Suites that measure the last student. To add one to a finished run, start the run again."""
-
-    suites: list[str] = key(default_factory=lambda: ["holdout"], invalidates=())
-    """Registered suites or `package.module:Class`."""
-
-    @field_validator("suites")
-    @classmethod
-    def _each_has_its_table(cls, suites: list[str]) -> list[str]:
-        names = [name_of(suite) for suite in suites]
-        if doubled := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two suites have the name {doubled[0]}, so their tables would collide: name each once")
-        return suites
-
-
-def name_of(suite: str) -> str:
-    """Returns the name of a suite and of its table: `holdout`, or `Capitals` for `my.suites:Capitals`."""
-    return suite.rpartition(":")[2]

@@ -183,7 +183,6 @@ def _add(
     count = sum(by_task.values())
     if count <= 0 and not drawn:
         return
-    endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint, "student": config.student.endpoint}
     for role, most in sizes.most[asked].items():
         size, variance = _expected(sizes.rows[asked], role, by_task)
         if drawn and sizes.measured:
@@ -191,20 +190,26 @@ def _add(
             share = min(1.0, count / drawn)
             variance += (drawn * size.tokens / max(1e-9, count)) ** 2 * share * (1 - share) / sizes.measured
         bound = most.times(drawn or count)
-        endpoint = endpoints[role]
-        price = endpoint.known_price if endpoint is not None else None
-        lines.append(
-            Line(
-                stage,
-                role,
-                count,
-                size,
-                bound,
-                variance**0.5 if sizes.measured else 0.0,
-                None if price is None else _dollars(size, price.at(_input_of_one(size))),
-                None if price is None else _dollars(bound, price.dearest(_input_of_one(bound))),
-            )
-        )
+        lines.append(priced(config, stage, role, size, bound, count, variance**0.5 if sizes.measured else 0.0))
+
+
+def priced(
+    config: Config, stage: str, role: str, size: Size, most: Size, rows: float | None = None, error: float = 0.0
+) -> Line:
+    """Returns a line with the costs of a size and its bound; without `rows` every call is a row."""
+    endpoints = {"teacher": config.teacher, "judge": config.judge_endpoint, "student": config.student.endpoint}
+    endpoint = endpoints[role]
+    price = endpoint.known_price if endpoint is not None else None
+    return Line(
+        stage,
+        role,
+        size.calls if rows is None else rows,
+        size,
+        most,
+        error,
+        None if price is None else _dollars(size, price.at(_input_of_one(size))),
+        None if price is None else _dollars(most, price.dearest(_input_of_one(most))),
+    )
 
 
 def _input_of_one(size: Size) -> int:

@@ -11,7 +11,7 @@ import ray.data
 from tapir_ray.curriculum.difficulty import with_difficulty
 from tapir_ray.curriculum.measures import Measure, load_measure
 from tapir_ray.data.schemas import HOLDOUT, OK, SCORED, conform
-from tapir_ray.evaluate.holdout_scores import reported_scores
+from tapir_ray.evaluate.holdout_scores import read_scores, selects
 from tapir_ray.evaluate.suite import EvaluatedModel, Suite, Summary, summarised
 from tapir_ray.run.layout import Table
 from tapir_ray.transforms.answer import with_lengths
@@ -26,6 +26,9 @@ class HoldoutSuite(Suite):
 
     The judge is asked if the run's difficulty measure needs it, so `judge` stays False.
     """
+
+    split = HOLDOUT
+    decontaminated = False
 
     def items(self) -> ray.data.Dataset:
         cpus = self.config.resources.transform_cpus
@@ -55,8 +58,13 @@ class HoldoutSuite(Suite):
 
     def summary(self, table: Table) -> Summary:
         manifest = self.run.manifest(table)
-        scores = reported_scores(self.run, table, self.config.random_seed, self.config.holdout.select_share)
+        scores = [score for row_id, score in read_scores(self.run, table).items() if self.reports(row_id)]
         return summarised(scores, {**manifest.reasons, **manifest.errors})
+
+    def reports(self, row_id: str) -> bool:
+        """Returns whether the row does not select the best round; all rows count for a model without rounds."""
+        settings = self.config
+        return settings.evaluate.only or not selects(row_id, settings.random_seed, settings.holdout.select_share)
 
 
 def with_measured(rows: pa.Table, spec: str) -> pa.Table:

@@ -6,6 +6,7 @@ suites(run, config, layout, roles)[layout.evaluation].summary(layout.evaluation)
 from __future__ import annotations
 
 from tapir_ray.config import Config
+from tapir_ray.config.evaluate import split_spec
 from tapir_ray.config.registry import resolve
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate.holdout import HoldoutSuite
@@ -22,7 +23,7 @@ def suite_class(spec: str) -> type[Suite]:
 
     Raises InputError for a name that cannot be resolved, or that is not a suite.
     """
-    found = resolve(spec, SUITES, what="evaluate.suites")
+    found = resolve(split_spec(spec)[0], SUITES, what="evaluate.suites")
     # `resolve` returns any object of that name, also a function or an instance.
     if not (isinstance(found, type) and issubclass(found, Suite)):
         raise InputError(f"evaluate.suites: {spec!r} is not a subclass of tapir_ray.evaluate.suite.Suite")
@@ -30,6 +31,10 @@ def suite_class(spec: str) -> type[Suite]:
 
 
 def suites(run: Run, config: Config, layout: LoopLayout, roles: Roles) -> dict[Table, Suite]:
-    """Returns the suites of `evaluate.suites`, by the table of their results."""
-    classes = map(suite_class, config.evaluate.suites)
-    return {table: found(run, config, layout, roles) for table, found in zip(layout.suites, classes, strict=True)}
+    """Returns the suites of `evaluate.suites`, by the table of their results for the last student."""
+    return {one.last: suite_of(one.suite, run, config, layout, roles) for one in layout.suites}
+
+
+def suite_of(spec: str, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> Suite:
+    """Returns the suite that `spec` names, with its argument. Raises InputError as `suite_class` does."""
+    return suite_class(spec)(run, config, layout, roles, split_spec(spec)[1])

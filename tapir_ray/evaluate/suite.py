@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import ClassVar
 
@@ -22,6 +22,7 @@ import ray.data
 
 from tapir_ray.config import Config
 from tapir_ray.data.schemas import OK, SCORED
+from tapir_ray.evaluate.paired import Metric
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
@@ -53,6 +54,20 @@ class Summary:
     """Means by the column `task`, rounded to 3 digits."""
     missing: dict[str, int]
     """Number of items without a score, by reason."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """Other figures of the suite by name, with their intervals (`paired.bootstrap`)."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Work of measuring one student by a suite."""
+
+    answers: int
+    """Answers that the student writes, over all turns."""
+    judge_prompts: Sequence[str] = ()
+    """Text of each request to the judge."""
+    judge_tokens: int | None = None
+    """Guessed tokens of a reply of the judge; None is that of the run's own judging, 120."""
 
 
 class Suite(ABC):
@@ -65,8 +80,29 @@ class Suite(ABC):
     judge: ClassVar[bool] = False
     """Whether `scored` asks the judge. Without it a run whose measure needs no judge has no client for the judge."""
 
-    def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles) -> None:
-        self.run, self.config, self.layout, self.roles = run, config, layout, roles
+    split: ClassVar[str | None] = None
+    """Split of the rows that are items; None if all rows of the table are."""
+    decontaminated: ClassVar[bool] = True
+    """Whether the run filters training rows that overlap with an item. False if the items are rows of the run itself:
+    they are not there yet when the run reads its seed data."""
+
+    def __init__(self, run: Run, config: Config, layout: LoopLayout, roles: Roles, argument: str = "") -> None:
+        """Takes as `argument` the text after the colon of `lm_eval:TASK,TASK`, empty for other suites."""
+        self.run, self.config, self.layout, self.roles, self.argument = run, config, layout, roles, argument
+
+    def check(self) -> list[str]:
+        """Checks the suite's settings before anything is spent, without Ray, and returns warnings about them.
+
+        Raises InputError that names the key, and says where a missing file can be had.
+        """
+        return []
+
+    def forecast(self, answer: str) -> Forecast | None:
+        """Returns the work of measuring one student if all of its answers were the text `answer`. Needs no Ray.
+
+        None without an override: `tapir check` then says that the suite is not counted.
+        """
+        return None
 
     @abstractmethod
     def items(self) -> ray.data.Dataset:
@@ -91,6 +127,10 @@ class Suite(ABC):
         """Returns the results of `rows`, a subset of the items; lazy. A suite with its own harness overrides this."""
         return self.scored(model.answer(rows))
 
+    def reports(self, row_id: str) -> bool:
+        """Returns whether an item counts in the figures of one student. All items count in a comparison."""
+        return True
+
     def summary(self, table: Table) -> Summary:
         """Returns the summary of a table of results. Raises StageError if the table is not finished."""
         scores: list[tuple[str, float]] = []
@@ -102,7 +142,11 @@ class Suite(ABC):
         return summarised(scores, {**manifest.reasons, **manifest.errors})
 
 
-def summarised(scores: Iterable[tuple[str, float]], missing: dict[str, int] | None = None) -> Summary:
+def summarised(
+    scores: Iterable[tuple[str, float]],
+    missing: dict[str, int] | None = None,
+    metrics: dict[str, Metric] | None = None,
+) -> Summary:
     """Returns the summary of (category, score) pairs."""
     by_category: dict[str, list[float]] = defaultdict(list)
     for category, score in scores:
@@ -113,4 +157,5 @@ def summarised(scores: Iterable[tuple[str, float]], missing: dict[str, int] | No
         rows=len(every),
         by_category={name: round(fmean(found), 3) for name, found in sorted(by_category.items())},
         missing=missing or {},
+        metrics=metrics or {},
     )

@@ -123,7 +123,7 @@ class Roles:
     @property
     def batch_s(self) -> float:
         """Seconds that a stage may be without a finished row because it waits for batches; 0 without a batch engine."""
-        return max(endpoint.spec.batch_s for endpoint in self._endpoints.values())
+        return max((endpoint.spec.batch_s for endpoint in self._endpoints.values()), default=0.0)
 
     def ask(self, rows: ray.data.Dataset, function: AskRow, schema: pa.Schema) -> ray.data.Dataset:
         """Returns `function` of every row as rows of `schema`: a lazy dataset in no fixed order.
@@ -287,7 +287,7 @@ def _longest(endpoint: Endpoint) -> float:
 
 
 def _endpoints(config: Config) -> dict[str, Endpoint]:
-    endpoints = {"teacher": config.teacher}
+    endpoints = {"teacher": config.teacher} if config.asks_teacher else {}
     if config.judges:
         endpoints["judge"] = config.judge_endpoint
     student = config.student

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tapir_ray.config import Config
+from tapir_ray.methods.evaluate import EVALUATE
 from tapir_ray.methods.method import Method
 from tapir_ray.methods.regenerate import REGENERATE
 from tapir_ray.methods.tapir import TAPIR
 from tapir_ray.run.layout import Layout
 
-METHODS: dict[str, Method] = {"tapir": TAPIR, "regenerate": REGENERATE}
+METHODS: dict[str, Method] = {"tapir": TAPIR, "regenerate": REGENERATE, "evaluate": EVALUATE}
 
 
 def method_of(config: Config) -> Method:

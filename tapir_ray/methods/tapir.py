@@ -9,7 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from tapir_ray.config import Config
-from tapir_ray.config.method import name_of
+from tapir_ray.config.evaluate import HOLDOUT_SUITE, INITIAL, name_of
 from tapir_ray.cost.estimate import estimated
 from tapir_ray.curriculum.measures import scored_schema
 from tapir_ray.data.schemas import (
@@ -33,6 +33,7 @@ from tapir_ray.run.layout import (
     ControlRound,
     LoopLayout,
     Round,
+    SuiteTables,
     Table,
 )
 from tapir_ray.steps import control, early_stop, evaluate, generate, mix, round_zero, score, train
@@ -122,11 +123,11 @@ def layout(config: Config) -> LoopLayout:
         if config.control != "none":
             drawn = (instructions, classifier, bands)
             controls.append(_control(config.control, number, pool, rounds, controls, checkpoint, drawn))
-    suites = [name_of(suite) for suite in config.evaluate.suites]
-    results = {
-        name: Table(f"evaluation/{name}", SCORED, ID, (instructions, student), "evaluate")
-        for name in ("holdout", *suites)
-    }
+    last_control = controls[-1].checkpoint if controls else None
+    holdout_results = Table(f"evaluation/{HOLDOUT_SUITE}", SCORED, ID, (instructions, student), "evaluate")
+    suites = [
+        _suite(config, suite, instructions, checkpoint, student, last_control) for suite in config.evaluate.suites
+    ]
     return LoopLayout(
         read=read,
         split=split,
@@ -145,13 +146,35 @@ def layout(config: Config) -> LoopLayout:
         sft_packed=packed,
         sft_checkpoint=checkpoint,
         rounds=tuple(rounds),
-        evaluation=results["holdout"],
-        suites=tuple(results[name] for name in suites),
+        evaluation=holdout_results,
+        suites=tuple(suites),
         answers=None if config.seed_data.responses == "keep" else instructions,
         control_pool=pool if controls else None,
         controls=tuple(controls),
         answered_training=None if config.seed_data.responses == "keep" else training,
         scheduled=rounds[0].packed if config.train.schedule == "whole" and rounds else None,
+    )
+
+
+def _suite(
+    config: Config, suite: str, instructions: Table, first: Table, last: Table, control: Table | None
+) -> SuiteTables:
+    """Returns the results of a suite for the students of a run; those of the holdout are among the rounds' scores.
+
+    `first` is the checkpoint of round 0, which the initial student is read from or comes before.
+    """
+    name, wanted = name_of(suite), set(config.evaluate.students)
+
+    def results(folder: str, student: Table) -> Table:
+        return Table(f"{folder}/{name}", SCORED, ID, (instructions, student), "evaluate")
+
+    if suite == HOLDOUT_SUITE:
+        return SuiteTables(suite, results("evaluation", last))
+    return SuiteTables(
+        suite,
+        last=results("evaluation", last),
+        initial=results(f"evaluation/{INITIAL}", first) if INITIAL in wanted and not config.evaluate.only else None,
+        control=results(f"{CONTROL}/{config.control}/evaluation", control) if control and "control" in wanted else None,
     )
 
 

@@ -12,7 +12,9 @@ from typing import Any, TextIO
 
 from tapir_ray.config import Config
 from tapir_ray.config.differences import differences
+from tapir_ray.config.evaluate import HOLDOUT_SUITE
 from tapir_ray.errors import InputError
+from tapir_ray.evaluate.comparison import compared, in_lines
 from tapir_ray.evaluate.control_gain import values
 from tapir_ray.evaluate.holdout_scores import read_scores
 from tapir_ray.evaluate.paired import Gain, in_words, paired_gain, rows_in_words
@@ -24,10 +26,15 @@ from tapir_ray.run.run import Run
 class Scored:
     """A run with the holdout scores of its students."""
 
-    uri: str
+    run: Run
+    layout: LoopLayout
     config: Config
     rounds: dict[int, dict[str, float]]
     """Scores by id of the row, after each round that was scored; round 0 is the student at the start."""
+
+    @property
+    def uri(self) -> str:
+        return self.run.uri
 
     @property
     def last(self) -> int:
@@ -38,8 +45,9 @@ def compare(one: str, other: str, layout_of: Callable[[Config], Layout]) -> dict
     """Returns the gains of the run `one` over `other` as JSON values.
 
     `last` has the gain of the last scored round over the other run's last, `rounds` that of each round of both, all
-    over the rows of both runs; `warnings` says why the scores may not be comparable. Raises InputError if a folder
-    holds no run with scores, or if the runs have no holdout row in common.
+    over the rows of both runs. `suites` compares the last students by each further suite of both runs. `warnings` says
+    why the scores may not be comparable. Raises InputError if a folder holds no run with scores, or if the runs have no
+    holdout row in common.
     """
     runs = [_scored(uri, layout_of) for uri in (one, other)]
     first, second = runs
@@ -62,8 +70,21 @@ def compare(one: str, other: str, layout_of: Callable[[Config], Layout]) -> dict
         "rows_of_other_only": len(theirs.keys() - mine.keys()),
         "last": {"rounds": [first.last, second.last], **asdict(paired_gain(theirs, mine))},
         "rounds": [{"round": number, **asdict(gain)} for number, gain in gains.items()],
-        "warnings": _warnings(first.config, second.config),
+        "suites": suites_of_both(first, second),
+        "warnings": warnings(first.config, second.config),
     }
+
+
+def suites_of_both(one: Scored, other: Scored) -> dict[str, dict[str, Any]]:
+    """Returns how the last students differ (`comparison.compared`), by name of each suite that both runs have run."""
+    theirs = {tables.last.name: tables.last for tables in other.layout.suites if other.run.done(tables.last)}
+    found = {}
+    for tables in one.layout.suites:
+        name, table = tables.last.name, tables.last
+        # The holdout is compared by round.
+        if tables.suite != HOLDOUT_SUITE and name in theirs and one.run.done(table):
+            found[name] = compared(one.run, table, other.run, theirs[name], one.config.random_seed)
+    return {name: comparison for name, comparison in found.items() if comparison is not None}
 
 
 def _scored(uri: str, layout_of: Callable[[Config], Layout]) -> Scored:
@@ -81,10 +102,10 @@ def _scored(uri: str, layout_of: Callable[[Config], Layout]) -> Scored:
     found = {number: scores for number, scores in found.items() if scores}
     if not found:
         raise InputError(f"{run.uri} has no scores of the holdout yet: let it score a round first")
-    return Scored(run.uri, config, found)
+    return Scored(run, layout, config, found)
 
 
-def _warnings(one: Config, other: Config) -> list[str]:
+def warnings(one: Config, other: Config) -> list[str]:
     """Returns a sentence if the two runs were judged in different ways."""
     changed = differences(other, one)
     keys = [key for key in changed if key.startswith(("judge.", "prompts."))]
@@ -119,3 +140,6 @@ def print_comparison(found: dict[str, Any], file: TextIO) -> None:
     print(f"last round ({mine}, of the other {theirs}): {line(found['last'])}", file=file)
     for entry in found["rounds"]:
         print(f"round {entry['round']}: {line(entry)}", file=file)
+    for name, comparison in found["suites"].items():
+        for text in in_lines(comparison, "the first", "the second"):
+            print(f"{name}: {text}", file=file)

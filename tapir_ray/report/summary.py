@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict
 from typing import Any, TextIO
 
 from rich.table import Table
 
-from tapir_ray.data.schemas import FAILED, HOLDOUT, OK
+from tapir_ray.data.schemas import FAILED, OK
 from tapir_ray.errors import StageError, TapirError
 from tapir_ray.evaluate.holdout_loss import holdout_loss_by_task, tasks_of_holdout
 from tapir_ray.evaluate.holdout_scores import holdout_scores
@@ -16,6 +15,7 @@ from tapir_ray.evaluate.registry import suites
 from tapir_ray.report.console import console
 from tapir_ray.report.control_entry import control_entry, control_lines
 from tapir_ray.report.examples import examples, print_examples
+from tapir_ray.report.suites import print_suites, suites_entry
 from tapir_ray.report.usage_table import usage_table
 from tapir_ray.run.attempts import latest
 from tapir_ray.run.layout import LoopLayout
@@ -60,10 +60,7 @@ def summarise(context: Context) -> dict[str, Any]:
             "selecting_rows": holdout.selecting_rows,
             "selecting_scores": [mean and round(mean, 3) for mean in holdout.selecting],
         },
-        "suites": {
-            table.name: asdict(suite.summary(table))
-            for table, suite in suites(run, config, layout, context.roles).items()
-        },
+        "suites": suites_entry(run, layout, suites(run, config, layout, context.roles)),
         "examples": examples(run, layout),
         "unused_columns": unused_columns(run),
         "seed": _seed(run, layout),
@@ -246,13 +243,7 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
         out.print(_by_task(title + others, {name: (s["by_task"], s["mean"]) for name, s in scores.items() if s}))
     else:
         out.print("score of the student on the holdout: not measured, as no holdout row was scored")
-    for name, found in summary["suites"].items():
-        if name == HOLDOUT:
-            continue  # above, by round
-        title = f"{name}: mean score of the last student on {found['rows']} items"
-        missing = sum(found["missing"].values())
-        title += f", without {missing} ({_pairs(found['missing'])})" if missing else ""
-        out.print(_by_task(title, {"score": (found["by_category"], found["mean"])}))
+    print_suites(summary["suites"], out)
     if any(entry["holdout_loss"] is not None for entry in trained.values()):
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
         out.print(_by_task("loss on the holdout (nats per response token)", losses))

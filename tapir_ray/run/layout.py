@@ -11,12 +11,15 @@ A method builds its layout from its config (`methods/tapir.py`). The steps name 
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
+
+from tapir_ray.run.table import WORKING as WORKING
+from tapir_ray.run.table import Begin as Begin
+from tapir_ray.run.table import Table as Table
 
 SHARDS, IMPORTED, CLASSIFIER, CONTROL = "shards", "imported", "classifier", "control"
 """Folders of a run."""
@@ -24,71 +27,8 @@ SEED_FILE, STATE = "seed_data.jsonl", "state"
 """File of rows that a simulator wrote for the run, and folder of the curriculum's state."""
 BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, CONTROL, SEED_FILE, STATE})
 """Entries in the folder of a run that depend on its config, and are made again for another config."""
-WORKING = "-"
-"""Character before the last part of a working table's name. No table of a layout has it in its name."""
 DATASET, DATASET_ROWS = "dataset", "dataset/data"
 """Result of a regeneration: the folder with the card, and the folder of its Parquet files."""
-
-
-@dataclass(frozen=True)
-class Begin:
-    """Start of a run at `stage` with a user's own table (`--from STAGE=PATH`), which must have these columns."""
-
-    stage: str
-    columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Output folder of a run: a table of rows, or a model or an index if it has no schema.
-
-    Two tables with the same path are equal.
-    """
-
-    path: str
-    schema: pa.Schema | None = field(default=None, compare=False, repr=False)
-    key: tuple[str, ...] = field(default=(), compare=False)
-    """Columns whose values together are unique."""
-    inputs: tuple[Table, ...] = field(default=(), compare=False, repr=False)
-    stage: str = field(default="", compare=False)
-    """Stage that makes the table, by its name for `--until`; empty if it is made when it is first needed."""
-    begins_with: Begin | None = field(default=None, compare=False)
-    files: tuple[str, ...] = field(default=(), compare=False)
-    """Files of the run that belong to the table and are stored outside its folder."""
-
-    def __str__(self) -> str:
-        return self.path
-
-    @property
-    def name(self) -> str:
-        """The last part of the path, such as `scored`."""
-        return posixpath.basename(self.path)
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """Columns that a user's rows must have to begin a stage with this table."""
-        return () if self.begins_with is None else self.begins_with.columns
-
-    @property
-    def row_schema(self) -> pa.Schema:
-        """The schema of a table of rows."""
-        assert self.schema is not None, self.path
-        return self.schema
-
-    def working(self, name: str) -> Table:
-        """Returns a table next to this one for rows on their way into it: `scored-answered` for `answered`.
-
-        It has the same schema and key. It is not in the layout, and is deleted once this table is finished.
-        """
-        return Table(f"{self.path}{WORKING}{name}", self.schema, self.key)
-
-    def is_working(self, name: str) -> bool:
-        """Returns True for the name of a working table of this table, or of one of its working tables."""
-        return name.startswith(f"{self.name}{WORKING}")
-
-    def of(self, shard: str) -> Table:
-        """Returns the table of this name in the folder of a shard."""
-        return replace(self, path=f"{shard}/{self.name}")
 
 
 def shard_dir(number: int) -> str:
@@ -142,6 +82,21 @@ class ControlRound:
     """The judge's scores of the holdout for the control."""
     expansions: ControlExpansions | None = None
     """Only of `control: random`."""
+
+
+@dataclass(frozen=True)
+class SuiteTables:
+    """Results of a suite of `evaluate.suites` for each student, without the suite's own columns."""
+
+    suite: str
+    last: Table
+    initial: Table | None = None
+    control: Table | None = None
+
+    def students(self) -> dict[str, Table]:
+        """Returns the tables by student, the last one first."""
+        found = {"last": self.last, "initial": self.initial, "control": self.control}
+        return {name: table for name, table in found.items() if table is not None}
 
 
 @dataclass(frozen=True)
@@ -212,8 +167,8 @@ class LoopLayout(Layout):
     rounds: tuple[Round, ...]
     evaluation: Table
     """The results of the holdout for the last student."""
-    suites: tuple[Table, ...]
-    """The results of each of `evaluate.suites`, the holdout's among them, without the suites' own columns."""
+    suites: tuple[SuiteTables, ...]
+    """The results of each of `evaluate.suites`, the holdout's among them."""
     answers: Table | None = None
     """Table with the teacher's answers to the seed data; None if the data has answers of its own."""
     control_pool: Table | None = None
@@ -234,10 +189,13 @@ class LoopLayout(Layout):
                 yield from () if control.expansions is None else _tables(control.expansions)
                 yield from _tables(control)
         yield from () if self.control_pool is None else (("control_pool", self.control_pool),)
-        for table in dict.fromkeys((self.evaluation, *self.suites)):
+        initial = [one.initial for one in self.suites if one.initial is not None]
+        measured = (self.evaluation, *(table for one in self.suites for table in one.students().values()))
+        for table in dict.fromkeys(measured):
             yield "evaluation", table
             # Another last round changes these, and no evaluation of an earlier student.
-            yield "last_evaluation", table
+            if table not in initial:
+                yield "last_evaluation", table
 
     def round(self, number: int) -> Round:
         """Returns the outputs of a round, counted from 1."""
@@ -274,6 +232,13 @@ class LoopLayout(Layout):
 
 
 @dataclass(frozen=True)
+class EvaluationLayout(LoopLayout):
+    """Outputs of a run that trains nothing: its last student is the model that it measures."""
+
+    verb = "eval"
+
+
+@dataclass(frozen=True)
 class ShardLayout(Layout):
     """Outputs of a method that makes a dataset shard by shard."""
 
@@ -290,15 +255,3 @@ def _tables(group: Any) -> Iterator[tuple[str, Table]]:
         value = getattr(group, one.name)
         if isinstance(value, Table):
             yield one.name, value
-
-
-def tree(layout: Layout) -> str:
-    """Returns the outputs by stage, one line each, such as `mix  rounds/01/{pool,training}`."""
-    made: dict[str, dict[str, list[str]]] = {stage: {} for stage in [*layout.stages, ""]}
-    for table in layout.all():
-        made[table.stage].setdefault(posixpath.dirname(table.path), []).append(table.name)
-    lines = []
-    for stage, folders in made.items():
-        paths = [posixpath.join(f, n[0] if len(n) == 1 else f"{{{','.join(n)}}}") for f, n in folders.items()]
-        lines.append(f"{stage or 'when needed':11}  {'  '.join(paths)}")
-    return "\n".join(lines)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,10 @@ import ray.data
 from tapir_ray.config import SeedData
 from tapir_ray.data.formats import parse_evaluation
 from tapir_ray.data.ngrams import DEFAULT_WORDS, NO_BOILERPLATE, Boilerplate
-from tapir_ray.data.schemas import HOLDOUT, OK, with_columns
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, conform, instruction_id, with_columns
 from tapir_ray.errors import InputError
+from tapir_ray.evaluate.registry import suites
+from tapir_ray.evaluate.suite import FOLLOW_UPS, Suite
 from tapir_ray.run.layout import Table
 from tapir_ray.steps import seed
 from tapir_ray.steps.context import Context
@@ -28,6 +31,7 @@ from tapir_ray.transforms.filters.duplicates import seed_bands
 from tapir_ray.transforms.ingest import FILE_BITS, parse_sources
 
 ITEM_COLUMNS = ["instruction_id", "source", "messages", "status"]
+ITEMS = pa.schema([INSTRUCTIONS.field(name) for name in ITEM_COLUMNS])
 
 
 def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
@@ -40,23 +44,59 @@ def filter_rows(context: Context, rows: ray.data.Dataset) -> ray.data.Dataset:
 
 
 def indexes(context: Context) -> dict[str, ray.ObjectRef]:
-    """Returns references to the contamination indexes: `holdout`, and `evaluation` for `filter.evaluation_sets`."""
+    """Returns references to the contamination indexes: `holdout`, and `evaluation`.
+
+    The second has the rows of `filter.evaluation_sets` and the items of `evaluate.suites`.
+    """
     config = context.config
     found = {}
     if config.holdout.rows:
         table = _labelled(context) or context.loop.split
         rows = context.map(context.read(table, columns=[*ITEM_COLUMNS, "split"]), _held)
         found["holdout"] = contamination_index(rows, config, boilerplate(context))
-    return found | of_evaluation_sets(context)
+    return found | of_evaluation_sets(context, items_of_suites(context))
 
 
-def of_evaluation_sets(context: Context) -> dict[str, ray.ObjectRef]:
-    """Returns `{"evaluation": reference}` to the contamination index of `filter.evaluation_sets`; empty without any."""
-    if not context.config.filter.evaluation_sets:
+def of_evaluation_sets(context: Context, others: Sequence[ray.data.Dataset] = ()) -> dict[str, ray.ObjectRef]:
+    """Returns `{"evaluation": reference}` to the contamination index of `filter.evaluation_sets` and of `others`.
+
+    Empty without any of them.
+    """
+    parts = list(others)
+    if context.config.filter.evaluation_sets:
+        read_evaluation_sets(context)
+        rows = context.read(context.layout.evaluation_sets, columns=ITEM_COLUMNS)
+        parts.insert(0, context.map(rows, conform, schema=ITEMS))
+    if not parts:
         return {}
-    read_evaluation_sets(context)
-    rows = context.read(context.layout.evaluation_sets, columns=ITEM_COLUMNS)
-    return {"evaluation": contamination_index(rows, context.config, boilerplate(context))}
+    together = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
+    return {"evaluation": contamination_index(together, context.config, boilerplate(context))}
+
+
+def items_of_suites(context: Context) -> list[ray.data.Dataset]:
+    """Returns the texts of the items of each suite of `evaluate.suites` that a run is to keep out of its training."""
+    found = suites(context.run, context.config, context.loop, context.roles)
+    named = zip(context.loop.suites, found.values(), strict=True)
+    return [texts_of_items(context, suite, one.suite) for one, suite in named if suite.decontaminated]
+
+
+def texts_of_items(context: Context, suite: Suite, source: str | None = None) -> ray.data.Dataset:
+    """Returns the texts of a suite's items that must not be trained on, schema ITEMS; every later turn has its row.
+
+    The column `source` has this name, or the item's `instruction_id` without one. Lazy.
+    """
+    return context.map(suite.items(), _texts, source=source)
+
+
+def _texts(batch: pa.Table, source: str | None) -> pa.Table:
+    names = [name for name in ("instruction_id", "messages", "status", FOLLOW_UPS) if name in batch.column_names]
+    rows = []
+    for row in batch.select(names).to_pylist():
+        later = [[{"role": "user", "content": turn}] for turn in row.get(FOLLOW_UPS) or ()]
+        for messages in (row["messages"], *later):
+            named = {"source": source or row["instruction_id"], "instruction_id": instruction_id(messages)}
+            rows.append({**named, "messages": messages, "status": row["status"]})
+    return conform(rows, ITEMS)
 
 
 def boilerplate(context: Context) -> Boilerplate:

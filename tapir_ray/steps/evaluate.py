@@ -1,8 +1,10 @@
-"""Evaluate: runs every suite of `evaluate.suites` on the last student."""
+"""Evaluate: runs every suite of `evaluate.suites` on the last student, the initial one and the control."""
 
 from __future__ import annotations
 
 import functools
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,51 +12,83 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
+from tapir_ray.config import Config
+from tapir_ray.config.evaluate import CONTROL, INITIAL, LAST
 from tapir_ray.data.schemas import OK, conform
 from tapir_ray.evaluate.holdout_scores import reported_score
 from tapir_ray.evaluate.registry import suites
+from tapir_ray.evaluate.results import MEASURED
+from tapir_ray.evaluate.settings import settings_of
 from tapir_ray.evaluate.suite import FOLLOW_UPS, EvaluatedModel, Suite
 from tapir_ray.run.layout import Table
+from tapir_ray.run.run import Run
 from tapir_ray.steps.answer import answer, answering
 from tapir_ray.steps.context import ON_HOLDOUT, Context
-from tapir_ray.steps.train import student_after
+from tapir_ray.steps.item_contamination import MARKS, contaminated_items, with_marks
+from tapir_ray.steps.students import Measured, students
 
-SUITE = "suite"
-"""Event of a suite that begins, and the key of its name in `extra` of the table's manifest."""
+EVERY = (LAST, INITIAL, CONTROL)
+SUITE, SETTINGS = "suite", "settings"
+"""Event of a suite that begins, and the keys of its name and its settings in `extra` of the table's manifest."""
 
 
-def evaluate(context: Context) -> None:
-    """Writes `evaluation/NAME` for every suite of `evaluate.suites`: the last student's answers and scores.
+def evaluate(context: Context, of: Collection[str] | None = None, who: Collection[str] = EVERY) -> None:
+    """Writes the results of every suite of `evaluate.suites` for each student of the run, the last one first.
 
-    A table of another suite of that name is made again.
+    With `of` only these suites run, and `who` names the students to measure (`last`, `initial`, `control`). A table of
+    another suite of that name, or of other settings, is made again.
     """
-    last, loop = len(context.loop.rounds), context.loop
-    found = suites(context.run, context.config, loop, context.roles)
-    for spec, (table, suite) in zip(context.config.evaluate.suites, found.items(), strict=True):
-        clear_another(context, spec, table)
-        if context.run.done(table):
+    last = len(context.loop.rounds)
+    found = suites(context.run, context.config, context.loop, context.roles)
+    for tables, suite in zip(context.loop.suites, found.values(), strict=True):
+        if of is not None and tables.suite not in of:
             continue
-        with context.stage("evaluate", last):
-            context.run.event(SUITE, table=table.path, suite=spec)
-            run_suite(context, suite, student_after(context, last), table, extra={SUITE: spec})
-        if table == loop.evaluation:
-            note_holdout(context, table, last)
+        for measured in students(context, tables, who):
+            clear_another(context, tables.suite, measured.table)
+            if context.run.done(measured.table):
+                continue
+            _measure(context, tables.suite, suite, measured, last)
+            if measured.table == context.loop.evaluation:
+                note_holdout(context, measured.table, last)
+
+
+def _measure(context: Context, spec: str, suite: Suite, measured: Measured, round_number: int) -> None:
+    run, table = context.run, measured.table
+    settings = {SETTINGS: found} if (found := settings_of(context.config, spec)) else {}
+    label = None if measured.student == LAST else f"evaluate the {measured.student} student on {table.name}"
+    started = time.monotonic()
+    with context.stage("evaluate", round_number):
+        run.event(SUITE, table=table.path, suite=spec, **settings)
+        run_suite(context, suite, measured.model, table, {SUITE: spec, **settings}, label, measured.trained_on)
+    run.event(MEASURED, table=table.path, student=measured.student, seconds=round(time.monotonic() - started, 1))
 
 
 def clear_another(context: Context, spec: str, table: Table) -> None:
-    """Deletes the results in `table`, finished or not, if their suite is not `spec`, and says so.
+    """Deletes the results in `table`, finished or not, if their suite or its settings are others, and says so.
 
     `a:Capitals` and `b:Capitals` have the same table.
     """
     run = context.run
     manifest = run.done(table)
     # An unfinished table has no manifest; the last event has the suite of its rows.
-    begun = [event["suite"] for event in run.events(SUITE) if event["table"] == table.path][-1:]
-    for other in [manifest.extra.get(SUITE, spec)] if manifest is not None else begun:
-        if other != spec:
-            context.progress.say(f"{table} has the results of {other}: they are deleted, and {spec} runs")
+    begun = [event for event in run.events(SUITE) if event["table"] == table.path][-1:]
+    for noted in [manifest.extra] if manifest is not None else begun:
+        if not _is_of(noted, context.config, spec):
+            whose = other if (other := noted.get(SUITE, spec)) != spec else f"{spec} with other settings or items"
+            context.progress.say(f"{table} has the results of {whose}: they are deleted, and {spec} runs")
             run.clear_working(table)
             run.clear(table)
+
+
+def is_done(run: Run, config: Config, spec: str, table: Table) -> bool:
+    """Returns whether the results in `table` are finished, and those of the suite `spec` with the config's settings."""
+    manifest = run.done(table)
+    return manifest is not None and _is_of(manifest.extra, config, spec)
+
+
+def _is_of(noted: Mapping[str, Any], config: Config, spec: str) -> bool:
+    settings = settings_of(config, spec)
+    return noted.get(SUITE, spec) == spec and noted.get(SETTINGS, settings) == settings
 
 
 def run_suite(
@@ -64,22 +98,27 @@ def run_suite(
     table: Table,
     extra: dict[str, Any] | None = None,
     label: str | None = None,
+    trained_on: Sequence[Table] | None = None,
 ) -> None:
     """Writes the results of a suite for the student `model` (HF folder or name); `extra` goes into the manifest.
 
-    `label` is the name of the stage in the progress; without it, that of the table.
+    `label` is the name of the stage in the progress; without it, that of the table. `trained_on` are the training rows
+    of the student, whose items get a mark in the columns of MARKS; None if they are not known.
 
     The results of a suite without items are an empty table. Raises StageError if results are missing or too many items
     failed.
     """
     # The layout knows the table but not the columns of a suite of the user's own.
-    table = replace(table, schema=suite.schema)
+    table = replace(table, schema=pa.schema([*suite.schema, *(MARKS if suite.decontaminated else ())]))
     count = suite.count()
     if not count:
         context.run.publish(table, extra=extra)
         return
     evaluated = EvaluatedModel(model, functools.partial(_answer_turns, context, suite, model, table, count))
     rows = suite.results(context.remaining(table, suite.items()), evaluated)
+    if suite.decontaminated:
+        found = None if trained_on is None else contaminated_items(context, suite, trained_on)
+        rows = context.map(rows, with_marks, found=found)
     with answering(context, table):
         context.write(table, rows, label or f"evaluate on {table.name}", count, extra)
     for turn in range(1, suite.turns):

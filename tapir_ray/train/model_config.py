@@ -18,12 +18,17 @@ UNSCALED = ("default", "longrope", "llama3")
 
 
 def check_model(student: Student, train: Train, model: str) -> None:
-    """Raises InputError, which says what to set, if `model` fails `check_trained` or reads less than `max_model_len`.
+    """Raises InputError, which says what to set, if `model` fails `check_trained` or `check_length`."""
+    check_trained(student, train, model)
+    check_length(student, model)
+
+
+def check_length(student: Student, model: str) -> None:
+    """Raises InputError, which says what to set, if `model` reads less than `max_model_len`.
 
     `model` is a folder, URI or HF name. Lengths of scaled rotary positions are left to the engine, which checks them at
     its start.
     """
-    check_trained(student, train, model)
     text = read_config(student, model).get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
     if student.spec.local and longest is not None and student.max_model_len > longest and not _is_scaled(text):

@@ -11,7 +11,7 @@ from tapir_ray.config import Student, Train
 from tapir_ray.train.chat import check_template, load_tokenizer, resolve_template
 from tapir_ray.train.export_check import try_export
 from tapir_ray.train.lora import check_target_modules
-from tapir_ray.train.model_config import check_model
+from tapir_ray.train.model_config import check_length, check_model
 from tapir_ray.train.weights import is_here, load_student, refuse_files
 
 
@@ -41,6 +41,18 @@ def check_student(student: Student, train: Train) -> list[str]:
     if train.lora is not None:
         check_target_modules(student, train.lora, student.model)
     return warnings
+
+
+def check_answering(student: Student) -> None:
+    """Checks files, chat template and context length of `student.model`, which is to answer and not to be trained.
+
+    Raises InputError, which says what to change. A hub name that is not on this machine is checked when it is loaded.
+    """
+    assert student.model is not None
+    if is_here(student.model, "student.model", student.revision):
+        refuse_files(student.model, "student.model")
+        load_tokenizer(student.model, student)
+        check_length(student, student.model)
 
 
 def _tokenizer_to_be(student: Student) -> object:

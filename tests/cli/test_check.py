@@ -313,3 +313,19 @@ def test_an_unknown_task_to_style_is_refused_before_anything_is_spent(seed_path:
         launch.check_offline(config(seed_path, **own))
     assert launch.check_offline(config(seed_path, seed_data={"task_column": "kind"}, **own)).styles == {}
     assert launch.check_offline(config(seed_path, **own), labelled=True).styles == {}
+
+
+def test_the_suites_of_every_student_are_counted(seed_path: Path, tmp_path: Path) -> None:
+    suites = {"evaluate": {"suites": ["holdout", "tests.cli.test_eval:Lengths", "tests.steps.test_evaluate:Capitals"]}}
+    with running(teacher) as seen:
+        report = check(config(seed_path, seen.url, **suites, control="sft"), str(tmp_path / "run"), as_json=True)
+    assert report["suites"] == {"Lengths": {"students": 3, "answers": 18, "judge_requests": 0}, "Capitals": None}
+    assert "the suite Capitals is not counted, as it has no forecast" in report["assumes"]
+
+
+def test_a_model_is_checked_without_seed_data_and_endpoints(tmp_path: Path) -> None:
+    content = {"name": "x", "student": {"model": "owner/student"}}
+    one = parse({**content, "evaluate": {"only": True, "suites": ["tests.cli.test_eval:Lengths"]}})
+    report = check(one, str(tmp_path / "run"), as_json=True)
+    assert report["suites"] == {"Lengths": {"students": 1, "answers": 6, "judge_requests": 0}}
+    assert report["tokens"] == 0 and report["stages"] == []

@@ -9,7 +9,7 @@ import pytest
 
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate import paired
-from tapir_ray.evaluate.paired import Gain, in_words, paired_gain, rows_in_words
+from tapir_ray.evaluate.paired import Gain, Metric, bootstrap, in_words, paired_gain, rows_in_words
 
 
 def scores(values: list[float]) -> dict[str, float]:
@@ -78,3 +78,18 @@ def test_a_gain_in_words_has_its_sign() -> None:
     assert in_words(Gain(-0.5, -0.82, -0.17, 400, 0)) == "-0.50 [-0.82, -0.17]"
     signs = [Gain(0.0, low, high, 1, 0).sign for low, high in [(0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (0.0, 0.3)]]
     assert signs == [1, -1, 0, 0]
+
+
+def test_the_interval_of_a_mean_is_that_of_the_exact_binomial_distribution() -> None:
+    """One pass of six, as above: the 97.5th percentile is 3/6, the 2.5th is 0."""
+    assert bootstrap([1.0] + [0.0] * 5) == Metric(0.1667, 0.0, 0.5, 6)
+
+
+def test_weights_count_the_parts_of_an_item() -> None:
+    """3 of 4 instructions of one item and 0 of 1 of the other: 3 of 5 in all, 0.75 and 0 in resamples of one alone."""
+    assert bootstrap([3.0, 0.0, 0.0], [4.0, 1.0, 0.0]) == Metric(0.6, 0.0, 0.75, 2)
+
+
+def test_a_metric_without_an_item_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one scored item"):
+        bootstrap([1.0], [0.0])

@@ -13,6 +13,7 @@ from tapir_ray.data.schemas import HOLDOUT, SCORED, SEED, conform
 from tapir_ray.errors import InputError
 from tapir_ray.methods import layout_of
 from tapir_ray.report.compare import compare
+from tapir_ray.run.run import Run
 from tests.steps.contexts import context_for, write
 
 
@@ -54,6 +55,20 @@ def test_the_command_prints_lines_or_json(tmp_path: Path, capsys: pytest.Capture
     assert "round 0: +0.00 [+0.00, +0.00] (1 rows): no difference is shown" in shown
     assert cli.main(["compare", one, other, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == compare(one, other, layout_of)
+
+
+def test_a_suite_of_both_runs_is_compared_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = []
+    for name, score, suites in (("a", 1.0, ["my:X", "my:Mine"]), ("b", 0.0, ["my:X"])):
+        runs.append(run_in(tmp_path / name, [{"x": 3.0}], rounds=1, evaluate={"suites": ["holdout", *suites]}))
+        row = {"instruction_id": "i", "status": "ok", "student_score": score}
+        for suite in suites:
+            Run.at(runs[-1]).write_rows(f"evaluation/{suite.removeprefix('my:')}", conform([row], SCORED))
+    found = compare(*runs, layout_of)["suites"]
+    assert list(found) == ["X"] and found["X"]["gain"]["mean"] == 1.0
+    capsys.readouterr()
+    assert cli.main(["compare", *runs]) == 0
+    assert "X: the first 1.000, the second 0.000: +1.000 [+1.000, +1.000] (1 rows): better" in capsys.readouterr().out
 
 
 def test_runs_without_a_common_row_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -214,18 +214,25 @@ def test_every_suite_is_in_the_summary_and_all_except_the_holdout_have_a_table(t
     suites = ["holdout", "tests.steps.test_evaluate:Capitals"]
     context, shown = done(tmp_path, [4.0, 5.0, 7.0, 6.0], evaluate={"suites": suites}), io.StringIO()
     found = {"status": "ok", "task": "Europe"}
-    failed = {"status": "failed", "reason": "bad_request: no", "task": "Europe"}
-    rows = [{**found, "student_score": 1.0}, {**found, "student_score": 0.5}, failed]
-    context.run.write_rows("evaluation/Capitals", conform(rows, SCORED))
+    failed = {"instruction_id": "c", "status": "failed", "reason": "bad_request: no", "task": "Europe"}
+    scored = [{**found, "instruction_id": name, "student_score": score} for name, score in (("a", 1.0), ("b", 0.5))]
+    context.run.write_rows("evaluation/Capitals", conform([*scored, failed], SCORED))
+    before = [{**row, "student_score": 0.5} for row in scored]
+    context.run.write_rows("evaluation/initial/Capitals", conform(before, SCORED))
     summary = summarise(context)
-    assert summary["suites"] == {
-        "holdout": {"mean": 6.0, "rows": 1, "by_category": {"Math": 6.0}, "missing": {"unknown": 1}},
-        "Capitals": {"mean": 0.75, "rows": 2, "by_category": {"Europe": 0.75}, "missing": {"bad_request": 1}},
-    }
+    holdout, capitals = summary["suites"]["holdout"], summary["suites"]["Capitals"]
+    assert (holdout["mean"], holdout["by_category"], holdout["missing"]) == (6.0, {"Math": 6.0}, {"unknown": 1})
+    assert holdout["score"] == {"value": 6.0, "low": 6.0, "high": 6.0, "rows": 1}, "the half that is reported"
+    assert (capitals["mean"], capitals["rows"], capitals["missing"]) == (0.75, 2, {"bad_request": 1})
+    assert capitals["contaminated"] is None and capitals["initial"]["mean"] == 0.5 and "control" not in capitals
+    assert capitals["over_initial"]["gain"]["mean"] == 0.25
     print_table(summary, context.run, shown)
     lines = " ".join(shown.getvalue().split())
-    assert "Capitals: mean score of the last student on 2 items, without 1 (bad_request 1)" in lines
-    assert "│ Europe │ 0.75 │" in lines
+    assert "Capitals: mean score of each student on 2 items" in lines and "│ Europe │ 0.750 │ 0.500 │" in lines
+    assert "Capitals, the last student: 0.750 [0.500, 1.000] on 2 items" in lines
+    assert "Capitals, the last student: 1 items have no score (bad_request 1)" in lines
+    assert "the last student 0.750, the initial student 0.500: +0.250 [+0.000, +0.500] (2 rows)" in lines
+    assert "no difference is shown; 1 wins, 0 losses, 1 ties" in lines
 
 
 def with_control(folder: Path, scores: list[float], tokens: list[int]) -> Context:

@@ -16,7 +16,8 @@ from tapir_ray.config import Config, parse
 from tapir_ray.config.keys import invalidated_by
 from tapir_ray.methods import METHODS, layout_of
 from tapir_ray.methods.tapir import layout
-from tapir_ray.run.layout import LoopLayout, ShardLayout, Table, tree
+from tapir_ray.run.layout import LoopLayout, ShardLayout, Table
+from tapir_ray.run.tree import tree
 from tests.config.test_keys import keys
 
 PACKAGE = Path(tapir_ray.__file__).parent
@@ -30,6 +31,7 @@ def config(**sections: Any) -> Config:
 
 
 REGENERATION = config(regenerate={"operations": ["filter"]})
+MEASURED = config(evaluate={"only": True, "suites": ["my:Capitals"]})
 WITH_CONTROL = config(control="sft", curriculum={"rounds": 2})
 RANDOM = config(control="random", curriculum={"rounds": 2})
 
@@ -136,7 +138,7 @@ def test_the_loop_stops_after_the_stages_of_the_layout() -> None:
 
 
 def test_every_method_has_a_config_that_runs_it() -> None:
-    assert {config().method, REGENERATION.method} == set(METHODS)
+    assert {config().method, REGENERATION.method, MEASURED.method} == set(METHODS)
     assert isinstance(layout_of(config()), LoopLayout)
 
 
