@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tapir_ray.config.section import Count, Section
+from tapir_ray.config.section import Count, Section, key
 
 
 class MtBench(Section):
@@ -31,5 +31,5 @@ class AlpacaEval(Section):
     then a whole win or loss."""
     max_tokens: Count = 2048
     """Most tokens of an answer of the student."""
-    length_control: str | None = None
+    length_control: str | None = key(None, invalidates=())
     """The package's file `df_gamed.csv`, for the length-controlled win rate as well; `null` reports the raw one."""

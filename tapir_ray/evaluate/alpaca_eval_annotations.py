@@ -67,7 +67,10 @@ def win_rate(path: str) -> WinRate:
 
 
 def rate(annotations: Iterable[Any]) -> WinRate:
-    """Returns the win rate of annotations: mappings with a `preference`. Raises InputError if none has a usable one."""
+    """Returns the win rate of annotations, mappings with a `preference`, or of plain preferences.
+
+    Raises InputError if none is usable.
+    """
     left_out: Counter[str] = Counter()
     preferences: list[float] = []
     for annotation in annotations:

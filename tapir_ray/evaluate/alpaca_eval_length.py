@@ -57,6 +57,12 @@ def why_not_items(instructions: Sequence[str]) -> str | None:
     return None
 
 
+def check(gamed: str) -> None:
+    """Raises InputError without the package, and for a file that is not its `df_gamed.csv`."""
+    with package_quietly():
+        _gamed(gamed)
+
+
 def length_controlled(annotations: Sequence[Mapping[str, Any]], gamed: str) -> tuple[float, float]:
     """Returns (length-controlled win rate, its standard error) in percent, for annotations that `why_not` accepts.
 
