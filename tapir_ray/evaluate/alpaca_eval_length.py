@@ -74,7 +74,8 @@ def length_controlled(annotations: Sequence[Mapping[str, Any]], gamed: str) -> t
 
         told = glm.GLM_INFO[MODEL]
         before = _gamed(gamed)
-        difficulty = before.drop_duplicates("index").set_index("index")["instruction_difficulty"]
+        # As the package: by the number of the row in the table, in which every instruction's first row counts.
+        difficulty = before.drop_duplicates("index")["instruction_difficulty"]
         if missing := INSTRUCTIONS - len(difficulty.index.intersection(range(INSTRUCTIONS))):
             raise InputError(
                 f"{gamed} lacks the difficulty of {missing} instructions: is it the package's df_gamed.csv?"
