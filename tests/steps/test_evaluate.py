@@ -80,17 +80,18 @@ def is_about(body: dict[str, Any], words: str) -> bool:
     return any(words in message["content"] for message in body["messages"])
 
 
-def context_of(folder: Path, url: str, **sections: Any) -> Context:
-    """Returns a trained run without tables of rounds; its student and judge are at `url`."""
+def context_of(folder: Path, url: str, student_sections: dict[str, Any] | None = None, **sections: Any) -> Context:
+    """Returns a trained run without tables of rounds; its judge is at `url`, its student too unless it is given."""
     endpoint = {**ENDPOINT, "base_url": url}
+    student = student_sections or {"model": "m", "engine": "openai", "endpoint": endpoint}
     context = context_for(
         folder,
         write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}]),
-        student={"model": "m", "engine": "openai", "endpoint": endpoint},
+        student=student,
         teacher={**endpoint, "model": "judge"},
         **sections,
     )
-    context.run.publish(context.loop.checkpoint(context.config.curriculum.rounds), extra={"model": "m"})
+    context.run.publish(context.loop.checkpoint(context.config.curriculum.rounds), extra={"model": student["model"]})
     return context
 
 
