@@ -33,6 +33,8 @@ SOURCES = {
     BASELINE: "the baseline's answers (alpaca_eval_gpt4_baseline.json of the hub's data set tatsu-lab/alpaca_eval)",
     ITEMS: "the instructions (alpaca_eval.json of the hub's data set tatsu-lab/alpaca_eval)",
 }
+Z = 1.96
+"""Standard errors on each side of a 95 % interval of a normal distribution."""
 SCHEMA = pa.schema(
     [
         *SCORED,
@@ -116,9 +118,12 @@ def metrics(rows: Sequence[Mapping[str, Any]], config: Config) -> dict[str, Metr
     annotations, gamed = annotations_of(rows, config), config.evaluate.alpaca_eval.length_control
     if gamed is not None and alpaca_eval_length.why_not(annotations) is None:
         value, error = alpaca_eval_length.length_controlled(annotations, gamed)
-        low, high = value - 1.96 * error, value + 1.96 * error
         found["length_controlled_win_rate"] = Metric(
-            *(round(number, 4) for number in (value, low, high)), rows=len(annotations), standard_error=error
+            round(value, 4),
+            round(value - Z * error, 4),
+            round(value + Z * error, 4),
+            rows=len(annotations),
+            standard_error=error,
         )
     return found
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
-from tapir_ray.evaluate.alpaca_eval_annotations import read_preference
+from tapir_ray.evaluate.alpaca_eval_annotations import read_annotations, read_preference
 
 INSTRUCTIONS, DIGEST = 805, "bfe8c45991f635de0b1f94abeeb1335ef665d58eddd87ddf6fa71b7b0c2ce7a5"
 """Number of AlpacaEval's instructions, and the SHA-256 of their texts in order, with zero bytes between them."""
@@ -55,6 +55,18 @@ def why_not_items(instructions: Sequence[str]) -> str | None:
     if hashlib.sha256("\0".join(instructions).encode("utf-8", "surrogatepass")).hexdigest() != DIGEST:
         return f"the instructions are not AlpacaEval's {INSTRUCTIONS} in their order"
     return None
+
+
+def controlled_rate(path: str, gamed: str) -> tuple[float, float]:
+    """Returns (length-controlled win rate, its standard error) in percent of a file of annotations.
+
+    Raises InputError for a file that cannot be read, for annotations for which the rate is invalid, and as
+    `length_controlled` does.
+    """
+    annotations = read_annotations(path)
+    if (reason := why_not([row if isinstance(row, dict) else {} for row in annotations])) is not None:
+        raise InputError(f"annotations {path}: the length-controlled win rate would be invalid: {reason}")
+    return length_controlled(annotations, gamed)
 
 
 def check(gamed: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate.alpaca_eval_annotations import read_annotations
-from tapir_ray.evaluate.alpaca_eval_length import COLUMNS, check, length_controlled, why_not
+from tapir_ray.evaluate.alpaca_eval_length import COLUMNS, check, controlled_rate, length_controlled, why_not
 
 pytestmark = pytest.mark.skipif(find_spec("alpaca_eval") is None, reason="the package alpaca-eval is not installed")
 
@@ -65,12 +65,12 @@ def test_the_rate_is_that_of_the_package_with_the_same_table(
     command = [sys.executable, "-c", THEIRS, str(file)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    value, error = length_controlled(rows, table)
+    value, error = controlled_rate(str(file), table)
     assert [value, error] == pytest.approx(json.loads(ran.stdout.strip().splitlines()[-1]), abs=1e-6)
     assert value != pytest.approx(2.591, abs=0.1), "the table of the test moves the rate"
 
 
-def test_other_items_baselines_and_evaluators_are_refused_with_a_reason(annotations: list[Any]) -> None:
+def test_other_items_baselines_and_evaluators_are_refused_with_a_reason(annotations: list[Any], tmp_path: Path) -> None:
     assert why_not(annotations) is None
     first, second, *others = annotations
     for changed, words in (
@@ -82,6 +82,11 @@ def test_other_items_baselines_and_evaluators_are_refused_with_a_reason(annotati
     ):
         reason = why_not(changed)
         assert reason is not None and words in reason
+        (tmp_path / "changed.json").write_text(json.dumps(changed))
+        with pytest.raises(
+            InputError, match=rf"changed\.json: the length-controlled win rate would be invalid: .*{words}"
+        ):
+            controlled_rate(str(tmp_path / "changed.json"), "not read")
 
 
 def test_a_file_that_is_not_the_packages_table_is_refused(tmp_path: Path, annotations: list[Any]) -> None:

@@ -18,8 +18,9 @@ def first_token(choice: dict[str, Any]) -> dict[str, float] | None:
     by_token: dict[str, float] = {}
     for one in listed if isinstance(listed, list) else []:
         token, logprob = (one.get("token"), one.get("logprob")) if isinstance(one, dict) else (None, None)
-        number = isinstance(logprob, int | float) and not isinstance(logprob, bool) and math.isfinite(logprob)
-        if isinstance(token, str) and number:
+        if not isinstance(token, str) or not isinstance(logprob, int | float) or isinstance(logprob, bool):
+            continue
+        if math.isfinite(logprob):
             # A token may be half of a character.
             by_token.setdefault(token.encode("utf-8", "replace").decode(), float(logprob))
     return by_token or None
