@@ -104,10 +104,10 @@ class MtBenchSuite(Suite):
 
 
 def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Metric]:
-    """Returns `score` (all ratings), `turn_1` and `turn_2`, and the turns of each category as `math/turn_1`."""
+    """Returns `all_ratings`, `turn_1` and `turn_2`, and the turns of each category as `math/turn_1`."""
     found: dict[str, Metric] = {}
     if any(counts := [float(len(ratings_of(row))) for row in rows]):
-        found["score"] = bootstrap([sum(ratings_of(row)) for row in rows], counts)
+        found["all_ratings"] = bootstrap([sum(ratings_of(row)) for row in rows], counts)
     categories = sorted({row["task"] or NO_TASK for row in rows})
     for category in [None, *categories]:
         chosen = [row for row in rows if category in (None, row["task"] or NO_TASK)]

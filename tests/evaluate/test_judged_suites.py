@@ -64,7 +64,7 @@ def test_mt_bench_grades_both_turns_of_each_question(tmp_path: Path, ray_local: 
     assert summary.rows == 4 and not summary.missing and summary.by_category.keys() == {"math", "writing"}
     ratings = [row[f"turn_{turn}_score"] for row in rows for turn in (1, 2)]
     assert summary.mean == pytest.approx(sum(ratings) / 8, abs=1e-3)
-    assert summary.metrics.keys() >= {"score", "turn_1", "turn_2", "math/turn_1", "writing/turn_2"}
+    assert summary.metrics.keys() >= {"all_ratings", "turn_1", "turn_2", "math/turn_1", "writing/turn_2"}
 
 
 @pytest.mark.slow

@@ -199,6 +199,6 @@ def test_the_metrics_leave_out_turns_without_a_rating() -> None:
     ]
     found = metrics(rows)
     assert {name: (one.value, one.rows) for name, one in found.items()} == {
-        "score": (5.0, 2), "turn_1": (5.5, 2), "turn_2": (4.0, 1), "math/turn_1": (5.5, 2), "math/turn_2": (4.0, 1)
+        "all_ratings": (5.0, 2), "turn_1": (5.5, 2), "turn_2": (4.0, 1), "math/turn_1": (5.5, 2), "math/turn_2": (4.0, 1)
     }  # fmt: skip
     assert metrics([rows[2]]) == {} and json.dumps(sorted(found))

@@ -67,5 +67,5 @@ def test_smollm2_answers_both_turns_and_the_judge_grades_them_by_category(
         assert row["student_score"] == (row["turn_1_score"] + row["turn_2_score"]) / 2
         assert (row["references"] is not None) == (row["task"] in ("math", "reasoning", "coding"))
     assert summary.by_category.keys() == TEMPERATURES.keys() and summary.rows == 8 and not summary.missing
-    assert summary.mean == pytest.approx(summary.metrics["score"].value, abs=1e-3)
+    assert summary.mean == pytest.approx(summary.metrics["all_ratings"].value, abs=1e-3)
     assert usage["judge"]["requests"] == 16
