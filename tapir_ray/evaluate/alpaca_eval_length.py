@@ -18,6 +18,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from tapir_ray.data.values import one_line
@@ -29,6 +30,7 @@ INSTRUCTIONS, DIGEST = 805, "bfe8c45991f635de0b1f94abeeb1335ef665d58eddd87ddf6fa
 BASELINE, EVALUATOR, JUDGE = "gpt4_1106_preview", "weighted_alpaca_eval_gpt4_turbo", "gpt-4-1106-preview"
 MODEL = "length_controlled_v1"
 """Regression of the leaderboard."""
+NOT_INSTALLED = "the length-controlled win rate needs the package alpaca-eval: pip install 'tapir-ray[alpaca-eval]'"
 COLUMNS = ("index", "instruction_difficulty", "preference", "std_delta_len", "not_gamed_baseline")
 """Columns of `df_gamed.csv` that the regression reads."""
 
@@ -71,8 +73,9 @@ def controlled_rate(path: str, gamed: str) -> tuple[float, float]:
 
 def check(gamed: str) -> None:
     """Raises InputError without the package, and for a file that is not its `df_gamed.csv`."""
-    with package_quietly():
-        _gamed(gamed)
+    if find_spec("alpaca_eval") is None:
+        raise InputError(NOT_INSTALLED)
+    _gamed(gamed)
 
 
 def length_controlled(annotations: Sequence[Mapping[str, Any]], gamed: str) -> tuple[float, float]:
@@ -81,28 +84,22 @@ def length_controlled(annotations: Sequence[Mapping[str, Any]], gamed: str) -> t
     An annotation without a preference is predicted, and not fitted. Raises InputError without the package, and for a
     file `gamed` that is not the package's `df_gamed.csv`.
     """
-    with package_quietly() as glm:
-        import pandas as pd
+    import pandas as pd
 
+    before, difficulty = _gamed(gamed)
+    longer = pd.Series([len(row["output_1"]) - len(row["output_2"]) for row in annotations], dtype=float)
+    own = pd.DataFrame(
+        {
+            "index": range(INSTRUCTIONS),
+            "preference": [_won(row) for row in annotations],
+            "std_delta_len": longer / longer.std(),
+            "instruction_difficulty": difficulty.to_numpy(),
+            "not_gamed_baseline": True,
+        }
+    )
+    fitted_on = pd.concat([before, own], axis=0)
+    with package_quietly() as glm:
         told = glm.GLM_INFO[MODEL]
-        before = _gamed(gamed)
-        # As the package: by the number of the row in the table, in which every instruction's first row counts.
-        difficulty = before.drop_duplicates("index")["instruction_difficulty"]
-        if missing := INSTRUCTIONS - len(difficulty.index.intersection(range(INSTRUCTIONS))):
-            raise InputError(
-                f"{gamed} lacks the difficulty of {missing} instructions: is it the package's df_gamed.csv?"
-            )
-        longer = pd.Series([len(row["output_1"]) - len(row["output_2"]) for row in annotations], dtype=float)
-        own = pd.DataFrame(
-            {
-                "index": range(INSTRUCTIONS),
-                "preference": [_won(row) for row in annotations],
-                "std_delta_len": longer / longer.std(),
-                "instruction_difficulty": difficulty.reindex(range(INSTRUCTIONS)).to_numpy(),
-                "not_gamed_baseline": True,
-            }
-        )
-        fitted_on = pd.concat([before, own], axis=0)
         design, wanted = glm.make_dmatrix_for_model(fitted_on, own.assign(std_delta_len=0), formula=told["formula"])
         # The two baselines share the weight of the penalty.
         penalty = told["regularize_to_baseline_lambda"] / 2
@@ -111,8 +108,8 @@ def length_controlled(annotations: Sequence[Mapping[str, Any]], gamed: str) -> t
         model = glm.fit_LogisticRegressionCV(
             design[known], "preference", is_ytrue_proba=True, sample_weight=weight[known], **told["kwargs"]
         )
-        predicted = pd.Series(model.predict_proba(wanted)[:, 1])
-        return float(100 * predicted.mean()), float(100 * predicted.sem())
+    predicted = pd.Series(model.predict_proba(wanted)[:, 1])
+    return float(100 * predicted.mean()), float(100 * predicted.sem())
 
 
 def _won(row: Mapping[str, Any]) -> float | None:
@@ -120,19 +117,24 @@ def _won(row: Mapping[str, Any]) -> float | None:
     return None if preference is None else preference - 1
 
 
-def _gamed(path: str) -> Any:
+def _gamed(path: str) -> tuple[Any, Any]:
+    """Returns (table of the two baselines, difficulties by position) of the package's file."""
     import pandas as pd
 
+    where = f"evaluate.alpaca_eval.length_control {path}"
     try:
         found = pd.read_csv(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"evaluate.alpaca_eval.length_control {path} cannot be read: {one_line(error)}") from error
+        raise InputError(f"{where} cannot be read: {one_line(error)}") from error
     if missing := [name for name in COLUMNS if name not in found.columns]:
         raise InputError(
-            f"evaluate.alpaca_eval.length_control {path} lacks the column {missing[0]}: give df_gamed.csv of the hub's "
-            "data set tatsu-lab/alpaca_eval"
+            f"{where} lacks the column {missing[0]}: give df_gamed.csv of the hub's data set tatsu-lab/alpaca_eval"
         )
-    return found[list(COLUMNS)]
+    # As the package: by the number of the row in the table, in which every instruction's first row counts.
+    difficulty = found.drop_duplicates("index")["instruction_difficulty"].reindex(range(INSTRUCTIONS))
+    if lacking := int(difficulty.isna().sum()):
+        raise InputError(f"{where} lacks the difficulty of {lacking} instructions: is it the package's df_gamed.csv?")
+    return found[list(COLUMNS)], difficulty
 
 
 @contextmanager
@@ -148,10 +150,7 @@ def package_quietly() -> Iterator[Any]:
         try:
             from alpaca_eval.metrics import glm_winrate
         except ImportError as error:
-            raise InputError(
-                f"the length-controlled win rate needs the package alpaca-eval ({error}): pip install "
-                "'tapir-ray[alpaca-eval]'"
-            ) from error
+            raise InputError(NOT_INSTALLED) from error
         root.setLevel(level)
         yield glm_winrate
     finally:

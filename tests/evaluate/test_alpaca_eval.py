@@ -104,6 +104,7 @@ def test_parser_prompt_and_order_are_those_of_the_package() -> None:
             assert own.standard_error == pytest.approx(theirs["standard_error"], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_an_import_of_the_package_leaves_logging_and_environment_as_they_were() -> None:
     level, environment = logging.getLogger().level, dict(os.environ)
     with pytest.raises(ZeroDivisionError), package_quietly():

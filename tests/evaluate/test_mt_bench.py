@@ -199,6 +199,10 @@ def test_the_metrics_leave_out_turns_without_a_rating() -> None:
     ]
     found = metrics(rows)
     assert {name: (one.value, one.rows) for name, one in found.items()} == {
-        "all_ratings": (5.0, 2), "turn_1": (5.5, 2), "turn_2": (4.0, 1), "math/turn_1": (5.5, 2), "math/turn_2": (4.0, 1)
-    }  # fmt: skip
+        "all_ratings": (5.0, 2),
+        "turn_1": (5.5, 2),
+        "turn_2": (4.0, 1),
+        "math/turn_1": (5.5, 2),
+        "math/turn_2": (4.0, 1),
+    }
     assert metrics([rows[2]]) == {} and json.dumps(sorted(found))
