@@ -112,13 +112,15 @@ def count(tasks: Mapping[str, Any], limit: int | None) -> int:
 
 def item(name: str, task: Any, doc_id: int, doc: Any) -> dict[str, Any]:
     content = json.dumps(doc, ensure_ascii=False, default=str)
-    question = task.doc_to_text(doc)
+    question, target = task.doc_to_text(doc), _text(task.doc_to_target(doc))
+    # The harness gives the position of the right context for some tasks (winogrande).
+    asked = question if isinstance(question, str) else content
     return {
         # A data set may have a row twice, so its position is part of the id.
         "instruction_id": instruction_id([{"role": f"{name}/{doc_id}", "content": content}]),
-        # The harness gives the position of the right context for some tasks (winogrande).
-        "messages": [{"role": "user", "content": question if isinstance(question, str) else content}],
-        "response": _text(task.doc_to_target(doc)),
+        # Tasks that measure the likelihood of a whole text have no question.
+        "messages": [{"role": "user", "content": asked or target}],
+        "response": target,
         "task": name,
         "status": OK,
         DOC_ID: doc_id,

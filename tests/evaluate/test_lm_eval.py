@@ -126,6 +126,8 @@ def test_items_have_the_question_the_target_and_the_task(own: Path) -> None:
         ("own_answer", 0, "Repeat Rome:", "Rome"),
         ("own_answer", 1, "Repeat Paris:", "Paris"),
     ]
+    (text,) = items(load_tasks("own_text", settings(own)), 1)
+    assert text["messages"][0]["content"] == text["response"] == "The city of Rome is large."
     assert count(tasks, 2) == 4 and count(tasks, None) == 2 * len(NAMES) == len(items(tasks, None))
     assert len({row["instruction_id"] for row in items(tasks, None)}) == 14
 
