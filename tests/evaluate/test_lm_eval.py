@@ -20,6 +20,7 @@ from tapir_ray.run.layout import Table
 from tapir_ray.steps import evaluate
 from tapir_ray.steps.context import Context
 from tapir_ray.train.create_student import create_student
+from tests.runs import Driver, write_config
 from tests.steps.contexts import context_for, rows_of, write
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'tapir-ray[lm-eval]'")
@@ -233,3 +234,24 @@ def test_the_suite_keeps_each_item_and_the_figures_of_each_task(
     assert summary.metrics["own_choice/acc"].value == pytest.approx(sum(acc) / len(acc), abs=1e-4)
     perplexity = summary.metrics["own_text/word_perplexity"]
     assert perplexity.low <= perplexity.value <= perplexity.high and perplexity.value > 1
+
+
+@pytest.mark.slow
+def test_a_task_without_a_network_is_measured_before_and_after_a_training(tmp_path: Path, own: Path) -> None:
+    config = write_config(
+        tmp_path,
+        holdout={"rows": 0},
+        curriculum={"rounds": 1, "alpha": 0.5, "tasks": "seed", "difficulty": {"select": "none"}},
+        evaluate={"suites": ["lm_eval:own_choice"], "lm_eval": {"include_path": str(own)}},
+    )
+    driver = Driver(config, tmp_path / "run", HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1")
+    driver.finish()
+    tables = {
+        path: driver.rows(path) for path in ("evaluation/lm_eval.own_choice", "evaluation/initial/lm_eval.own_choice")
+    }
+    assert {path: len(rows) for path, rows in tables.items()} == dict.fromkeys(tables, len(NAMES))
+    last, initial = ({row["doc_id"]: row["metrics"] for row in rows} for rows in tables.values())
+    assert last.keys() == initial.keys()
+    found = json.loads((tmp_path / "run" / "summary.json").read_text())["suites"]["lm_eval.own_choice"]
+    assert found["rows"] == found["initial"]["rows"] == len(NAMES) and "acc" in found["metrics"]
+    assert found["over_initial"] is not None
