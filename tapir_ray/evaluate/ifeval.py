@@ -149,8 +149,9 @@ def read_prompts(config: Config) -> list[dict[str, Any]]:
 
     Raises InputError for a missing or broken file, an instruction that no check knows, and a prompt that comes twice.
     """
-    settings, rows = config.evaluate.ifeval, []
-    known, places = known_instructions(), {}
+    settings, known = config.evaluate.ifeval, known_instructions()
+    rows: list[dict[str, Any]] = []
+    places: dict[str, str] = {}
     for place, row in read_items(settings.path, PATH, SOURCE):
         prompt = text_of_field(row, "prompt", place, PATH)
         kinds, arguments = row.get("instruction_id_list"), row.get("kwargs")
