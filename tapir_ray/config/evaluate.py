@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from tapir_ray.config.checked_suites import IfEval, LmEval
+from tapir_ray.config.judged_suites import AlpacaEval, MtBench
 from tapir_ray.config.section import Section, key
 
 HOLDOUT_SUITE = "holdout"
@@ -28,6 +30,10 @@ class Evaluate(Section):
     """Students that the suites measure, besides the holdout, which the rounds measure for all of them."""
     only: bool = key(False, invalidates=())
     """Nothing is trained: `student.model` is measured as it is. `tapir eval MODEL` sets it."""
+    mt_bench: MtBench = key(MtBench(), invalidates=())
+    alpaca_eval: AlpacaEval = key(AlpacaEval(), invalidates=())
+    ifeval: IfEval = key(IfEval(), invalidates=())
+    lm_eval: LmEval = key(LmEval(), invalidates=())
 
     @field_validator("suites")
     @classmethod

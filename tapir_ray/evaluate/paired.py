@@ -57,6 +57,8 @@ class Metric:
     high: float
     rows: int
     """Items that it covers."""
+    standard_error: float | None = None
+    """Of the value, for a figure that is published with it."""
 
 
 def bootstrap(

@@ -9,13 +9,23 @@ from tapir_ray.config import Config
 from tapir_ray.config.evaluate import split_spec
 from tapir_ray.config.registry import resolve
 from tapir_ray.errors import InputError
+from tapir_ray.evaluate.alpaca_eval import AlpacaEvalSuite
 from tapir_ray.evaluate.holdout import HoldoutSuite
+from tapir_ray.evaluate.ifeval import IfEvalSuite
+from tapir_ray.evaluate.lm_eval import LmEvalSuite
+from tapir_ray.evaluate.mt_bench import MtBenchSuite
 from tapir_ray.evaluate.suite import Suite
 from tapir_ray.llm.roles import Roles
 from tapir_ray.run.layout import LoopLayout, Table
 from tapir_ray.run.run import Run
 
-SUITES: dict[str, type[Suite]] = {"holdout": HoldoutSuite}
+SUITES: dict[str, type[Suite]] = {
+    "holdout": HoldoutSuite,
+    "ifeval": IfEvalSuite,
+    "mt_bench": MtBenchSuite,
+    "alpaca_eval": AlpacaEvalSuite,
+    "lm_eval": LmEvalSuite,
+}
 
 
 def suite_class(spec: str) -> type[Suite]:

@@ -11,17 +11,18 @@ from typing import Any
 
 from tapir_ray.config import Config, Section
 from tapir_ray.config.evaluate import split_spec
+from tapir_ray.config.keys import without_neutral
 
 
 def settings_of(config: Config, spec: str) -> dict[str, Any]:
     """Returns the section of the suite `spec` as JSON values; a path of a local file is the hash of its content.
 
-    Empty for a suite without a section.
+    Without keys on which no result depends. Empty for a suite without a section.
     """
     section = getattr(config.evaluate, split_spec(spec)[0], None)
     if not isinstance(section, Section):
         return {}
-    return {name: _content(value) for name, value in section.model_dump(mode="json").items()}
+    return {name: _content(value) for name, value in without_neutral(section).items()}
 
 
 def _content(value: Any) -> Any:

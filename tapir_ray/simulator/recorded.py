@@ -13,8 +13,6 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from rapidfuzz.distance import LCSseq
-
 from tapir_ray.config import Curriculum
 from tapir_ray.config.data import RECORDED
 from tapir_ray.curriculum.tasks import OTHERS, load
@@ -23,12 +21,14 @@ from tapir_ray.data.files import find
 from tapir_ray.data.formats import Conversation, Malformed, Unsupported, parse
 from tapir_ray.data.readers import Unreadable, read_raw
 from tapir_ray.data.schemas import Message, text_of
-from tapir_ray.data.words import piece_ends, units
+from tapir_ray.data.words import piece_ends
 from tapir_ray.errors import InputError
 from tapir_ray.simulator import requests
+from tapir_ray.simulator.benchmarks import first_token, judged
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
+from tapir_ray.simulator.rouge import rouge_l
 
 TURN = re.compile(r"\n\n\[user\]\n")
 USED_UP = "no recorded rows left for this task"
@@ -74,6 +74,8 @@ class Recorded:
             return self._judge(request, [parts["answer_1"], parts["answer_2"]])
         if request.kind == requests.POINTWISE:
             return self._judge(request, [parts["answer"]])
+        if request.kind in requests.BENCHMARKS:
+            return judged(self.options, request, self._grade)
         if request.kind == requests.EXPAND:
             new = self._unseen(request)
             return f"{'' if new else USED_UP}<new_instruction>{new}</new_instruction>"
@@ -89,14 +91,21 @@ class Recorded:
             return " ".join(answer[: ends[kept]].split())
         return answer
 
+    def first_token(self, request: Request) -> dict[str, float] | None:
+        """Log probabilities of the reply's first token, for requests whose verdict is one token."""
+        return first_token(self.options, request, self._grade)
+
+    def _grade(self, question: str, answer: str) -> float | None:
+        recorded = self._known(question)
+        return None if recorded is None else rouge_l(answer, recorded)
+
     def _known(self, text: str, turn: str | None = None) -> str | None:
         """The recorded answer to a conversation's text (`text_of`), found by all of it, else by its last user turn."""
         turn = _last_user_turn_of(text) if turn is None else turn
         return self.answers.get(text.strip(), self.answers_to_turn.get(turn))
 
     def _judge(self, request: Request, answers: list[str]) -> str:
-        recorded = self._known(request.parts["instruction"])
-        grades = [0.0 if recorded is None else rouge_l(answer, recorded) for answer in answers]
+        grades = [self._grade(request.parts["instruction"], answer) or 0.0 for answer in answers]
         return verdict(scores(self.options, request.identity, grades, answers), request.schema)
 
     def _label(self, instruction: str, labels: Sequence[str]) -> str:
@@ -143,13 +152,3 @@ def _conversations(path: str, options: Options, columns: Mapped) -> Iterator[tup
         except (Malformed, Unsupported):
             continue
         yield from ((number, conversation) for conversation in conversations)
-
-
-def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F1 over units of `words.py` (Lin 2004): 2 · LCS / (units of answer + units of reference), in [0, 1]."""
-    if answer.strip() == reference.strip():
-        return 1.0
-    given, wanted = units(answer), units(reference)
-    if not given or not wanted:
-        return 0.0
-    return 2 * LCSseq.similarity(given, wanted) / (len(given) + len(wanted))

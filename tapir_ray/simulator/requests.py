@@ -17,6 +17,10 @@ STUDENT = "simulated-student"
 
 ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
 REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
+MT_BENCH_1, MT_BENCH_2, PREFERENCE = "mt_bench_turn_1", "mt_bench_turn_2", "alpaca_eval"
+BENCHMARKS = (MT_BENCH_1, MT_BENCH_2, PREFERENCE)
+NAMES = ("m", "M")
+"""Names of both answers in the requests of AlpacaEval's default evaluator."""
 
 _TAG = r"<{0}>\n(?P<{0}>.*)\n</{0}>"
 _INSTRUCTION = r"<instruction(?P<id>(?: id=\w+)?)>\n(?P<instruction>.*)\n</instruction(?P=id)>"
@@ -40,6 +44,23 @@ PROMPTS = {
     }.items()
 }
 """Patterns of the prompts. Those with more tags come first, because they match those with fewer as well."""
+_LATER = r"<{0}(?P=id)>\n(?P<{0}>.*)\n</{0}(?P=id)>"
+_TURN_1 = (
+    r"<question_1(?P<id>(?: id=\w+)?)>\n(?P<question_1>.*)\n</question_1(?P=id)>\s*"
+    rf"(?:{_LATER.format('reference_1')}\s*)?{_LATER.format('answer_1')}"
+)
+_TURN_2 = rf"\s*{_LATER.format('question_2')}\s*(?:{_LATER.format('reference_2')}\s*)?{_LATER.format('answer_2')}"
+MT_BENCH = {
+    MT_BENCH_2: re.compile(_TURN_1 + _TURN_2, re.DOTALL),
+    MT_BENCH_1: re.compile(_TURN_1, re.DOTALL),
+}
+"""Patterns of the prompts of MT-Bench; the first turn's matches the second's too."""
+ALPACA_EVAL = re.compile(
+    r'"instruction": """(?P<instruction>.*)""",\s*\}.*"model_identifier": "m",\s*"output": """(?P<output_1>.*)"""\s*\},'
+    r'\s*\{\s*"model_identifier": "M",\s*"output": """(?P<output_2>.*)"""\s*\}\s*\}',
+    re.DOTALL,
+)
+"""Prompt of AlpacaEval's default evaluator (the package alpaca-eval)."""
 STYLE = re.compile(r"\s*Task type: [^\n]*\.\s*\nAnswering style:.*?(?:\n\n|\Z)", re.DOTALL)
 """The shipped `respond` prompt at the start of a system message, up to the blank line before the row's own system text.
 
@@ -65,6 +86,8 @@ class Request:
     model: str
     schema: dict[str, Any] | None = None
     """JSON schema of the reply; it changes the form of a reply and not its content."""
+    top_logprobs: int = 0
+    """Number of likeliest first tokens whose probabilities are asked for."""
 
 
 def read(body: Any) -> Request:
@@ -88,7 +111,10 @@ def read(body: Any) -> Request:
     kind, parts, conversation = _recognise(messages)
     identity = repr((model, [(m["role"], m["content"]) for m in messages], seed, body.get("temperature")))
     schema = _schema(body.get("response_format"))
-    return Request(kind, parts, tuple(conversation), seed or 0, identity, max_tokens, model, schema)
+    logprobs = (body.get("top_logprobs") or 0) if body.get("logprobs") else 0
+    if not isinstance(logprobs, int) or not 0 <= logprobs <= 20:
+        raise BadRequest("top_logprobs must be a whole number from 0 to 20")
+    return Request(kind, parts, tuple(conversation), seed or 0, identity, max_tokens, model, schema, logprobs)
 
 
 def _schema(response_format: Any) -> dict[str, Any] | None:
@@ -122,16 +148,24 @@ def _messages(messages: Any) -> list[Message]:
 
 
 def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Message]]:
+    content = messages[-1]["content"]
     if len(messages) == 1 and messages[0]["role"] == "user":
-        content = messages[0]["content"]
         # A cheap test before the patterns, which search the whole text.
-        for kind, pattern in PROMPTS.items() if "</instruction" in content else ():
+        patterns = PROMPTS if "</instruction" in content else MT_BENCH if "</question_1" in content else {}
+        for kind, pattern in patterns.items():
             match = pattern.search(content)
             if match is not None:
-                return kind, {tag: text for tag, text in match.groupdict().items() if tag != "id"}, []
+                return kind, _parts(match), []
+    if '"model_identifier": "M"' in content and (match := ALPACA_EVAL.search(content)) is not None:
+        return PREFERENCE, _parts(match), []
     first = messages[0]
     style = STYLE.match(first["content"]) if first["role"] == "system" else None
     if style is None:
         return ANSWER, {}, messages
     own = first["content"][style.end() :].strip()
     return STYLED, {}, [*([{**first, "content": own}] if own else []), *messages[1:]]
+
+
+def _parts(match: re.Match[str]) -> dict[str, str]:
+    """The texts between the tags of a prompt; without those that are optional and not there."""
+    return {tag: text for tag, text in match.groupdict().items() if tag != "id" and text is not None}

@@ -51,6 +51,8 @@ UNUSUAL = {EMPTY: "", REFUSAL: NO_HELP, UNPARSEABLE: NO_SCORES}
 class Scenario(Protocol):
     def reply(self, request: Request) -> str: ...
 
+    def first_token(self, request: Request) -> dict[str, float] | None: ...
+
 
 def scenario_of(options: Options) -> Scenario:
     """The scenario named in the options.
@@ -121,13 +123,22 @@ class Server:
             if http.transport is not None:
                 http.transport.abort()
             return web.Response()
-        reply = completion(body, request, UNUSUAL[fault] if fault in UNUSUAL else self.scenario.reply(request), fault)
+        reply = self._completion(body, request, fault)
         tag = {} if fault is None else {"fault": fault}
         self._write({**record, "status": 200, **reply["usage"], **tag})
         if fault == TRUNCATED:
             text = json.dumps(reply)
             return web.Response(text=text[: len(text) // 2], content_type="application/json")
         return web.json_response(reply)
+
+    def _completion(self, body: dict[str, Any], request: Request, fault: str | None = None) -> dict[str, Any]:
+        reply = completion(body, request, UNUSUAL[fault] if fault in UNUSUAL else self.scenario.reply(request), fault)
+        found = self.scenario.first_token(request) if request.top_logprobs and fault not in UNUSUAL else None
+        if found is not None:
+            reply["choices"][0]["logprobs"] = logprobs(found, request.top_logprobs)
+            # As OpenAI ends a reply that is as long as it may be.
+            reply["choices"][0]["finish_reason"] = "length" if request.max_tokens == 1 else "stop"
+        return reply
 
     def _read(self, body: Any) -> Request:
         if self.options.refuse_response_format and isinstance(body, dict) and "response_format" in body:
@@ -139,7 +150,7 @@ class Server:
             request = self._read(body)
         except BadRequest as error:
             return 400, _error(str(error))
-        reply = completion(body, request, self.scenario.reply(request))
+        reply = self._completion(body, request)
         identity = {"prompt": prompt_hash(body["messages"]), "seed": body.get("seed")}
         self._write({"kind": request.kind, **identity, "status": 200, "batch": batch, **reply["usage"]})
         return 200, reply
@@ -177,6 +188,13 @@ def completion(body: dict[str, Any], request: Request, text: str, fault: str | N
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}],
         "usage": usage,
     }
+
+
+def logprobs(found: dict[str, float], most: int) -> dict[str, Any]:
+    """The `logprobs` of a choice of one token, with the `most` likeliest tokens."""
+    ranked = sorted(found.items(), key=lambda one: -one[1])[:most]
+    listed = [{"token": token, "logprob": number, "bytes": list(token.encode())} for token, number in ranked]
+    return {"content": [{**listed[0], "top_logprobs": listed}]}
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ import random
 
 from tapir_ray.errors import InputError
 from tapir_ray.simulator import requests
+from tapir_ray.simulator.benchmarks import first_token, judged
 from tapir_ray.simulator.families import LEVELS, Family, Problem, grade, understand
 from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import Options
@@ -37,6 +38,8 @@ class Tasks:
             return self._judge(request, [parts["answer_1"], parts["answer_2"]])
         if request.kind == requests.POINTWISE:
             return self._judge(request, [parts["answer"]])
+        if request.kind in requests.BENCHMARKS:
+            return judged(self.options, request, known)
         if request.kind == requests.EXPAND:
             return f"<new_instruction>{self._expand(request)}</new_instruction>"
         if request.kind == requests.LABEL:
@@ -48,6 +51,10 @@ class Tasks:
         if request.model == requests.STUDENT:
             return self._attempt(instruction)
         return self._teach(instruction, styled=request.kind == requests.STYLED)
+
+    def first_token(self, request: Request) -> dict[str, float] | None:
+        """Log probabilities of the reply's first token, for requests whose verdict is one token."""
+        return first_token(self.options, request, known)
 
     def _teach(self, instruction: str, styled: bool) -> str:
         """The teacher's answer: the right one, or that of another problem.
@@ -85,6 +92,11 @@ class Tasks:
         rng = random.Random(f"{self.options.seed} expand {request.identity}")
         level = min(problem.level + (rng.random() < HARDER), LEVELS[-1])
         return _other(family, level, rng, instruction)
+
+
+def known(question: str, answer: str) -> float | None:
+    """The grade of an answer, in [0, 1]; None for a question of no family."""
+    return None if understand(question) is None else grade(question, answer)
 
 
 def mistaken(instruction: str, rng: random.Random) -> str:

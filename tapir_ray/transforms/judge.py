@@ -9,9 +9,9 @@ The difficulty measure writes `difficulty` (curriculum/measures). `repeat_mfd` i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray.data
@@ -20,12 +20,14 @@ from tapir_ray.config import Config, Judge, Sampling
 from tapir_ray.data import schemas
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
-from tapir_ray.llm.client.reply import CUT_OFF, REFUSED
+from tapir_ray.llm.client.reply import CUT_OFF, REFUSED, Reply
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
-from tapir_ray.transforms.scores_json import scores_format
+from tapir_ray.transforms.scores_json import Scores, scores_format
 from tapir_ray.transforms.verdict import parse_scores
 from tapir_ray.transforms.verifiers import Verifier, load_verifiers, verify
+
+Parsed = TypeVar("Parsed")
 
 JUDGE = "judge"
 """Value of `scored_by` for rows that the judge scored."""
@@ -200,9 +202,9 @@ async def ask_verdict(
     After a reply without scores, or a cut-off reply, the prompt is asked again at a temperature of at least
     RETRY_TEMPERATURE.
     """
-    reason = UNPARSEABLE
-    for attempt in range(settings.parse_attempts):
-        reply = await client.chat(
+
+    async def ask(attempt: int) -> Reply:
+        return await client.chat(
             [{"role": "user", "content": prompt}],
             sampling=sampling_of(client, attempt, lowest),
             seed=seed_of(*seed, str(attempt)),
@@ -210,15 +212,38 @@ async def ask_verdict(
             response_format=None if settings.structured == "off" else scores_format(count),
             or_plain=settings.structured == "auto",
         )
+
+    def parse(reply: Reply) -> Scores | None:
+        return parse_scores(reply.text or "", count)
+
+    scores, text = await ask_until_parsed(client, ask, parse, settings.parse_attempts, UNPARSEABLE)
+    return Verdict(scores, text)
+
+
+async def ask_until_parsed(
+    client: Client,
+    ask: Callable[[int], Awaitable[Reply]],
+    parse: Callable[[Reply], Parsed | None],
+    attempts: int,
+    unparsed: str,
+) -> tuple[Parsed, str]:
+    """Returns (what `parse` finds in the judge's reply, its text), asking up to `attempts` times.
+
+    `ask` sends the request of an attempt, counted from 0. Raises NotJudged with the reason `unparsed` if no reply could
+    be read, and at once for a refusal or a failed request.
+    """
+    reason = unparsed
+    for attempt in range(attempts):
+        reply = await ask(attempt)
         if reply.status == schemas.FAILED or reply.reason == REFUSED:
             raise NotJudged(reply.status, f"judge_{reply.reason}" if reply.reason == REFUSED else str(reply.reason))
         # A cut-off reply may end in the middle of a score: `Score: 1` could have become a 10.
-        scores = parse_scores(reply.text or "", count) if reply.status == schemas.OK else None
-        if scores is not None:
-            return Verdict(scores, reply.text or "")
+        parsed = parse(reply) if reply.status == schemas.OK else None
+        if parsed is not None:
+            return parsed, reply.text or ""
         # Else the response cache would serve the same useless reply to the next attempt of the run.
         client.reject(reply)
-        reason = f"{UNPARSEABLE}: {CUT_OFF}" if reply.reason == CUT_OFF else UNPARSEABLE
+        reason = f"{unparsed}: {CUT_OFF}" if reply.reason == CUT_OFF else unparsed
     raise NotJudged(schemas.FAILED, reason)
 
 

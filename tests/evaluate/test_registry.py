@@ -21,7 +21,10 @@ def test_a_suite_is_a_registered_one_or_a_users_class() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "words"),
-    [("mt-bench", "one of holdout"), ("tests.steps.test_evaluate:exact", "not a subclass of .*Suite")],
+    [
+        ("mt-bench", "one of alpaca_eval, holdout, mt_bench, or"),
+        ("tests.steps.test_evaluate:exact", "not a subclass of .*Suite"),
+    ],
 )
 def test_a_spec_that_is_no_suite_is_refused(spec: str, words: str) -> None:
     with pytest.raises(InputError, match=f"evaluate.suites: .*{words}"):

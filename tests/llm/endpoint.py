@@ -35,6 +35,7 @@ class Choice:
     finish_reason: str = "stop"
     message: dict[str, Any] = field(default_factory=dict)
     usage: dict[str, Any] = field(default_factory=dict)
+    choice: dict[str, Any] = field(default_factory=dict)
     delay_s: float = 0.0
 
 
@@ -90,6 +91,7 @@ def running(answer: Answer, latency_s: float = 0.0) -> Iterator[Endpoint]:
                         "index": 0,
                         "finish_reason": choice.finish_reason,
                         "message": {"role": "assistant", "content": choice.content, **choice.message},
+                        **choice.choice,
                     }
                 ],
                 "usage": {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": 0, **choice.usage},

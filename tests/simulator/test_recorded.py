@@ -20,7 +20,8 @@ from tapir_ray.data.schemas import text_of
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.simulator.options import Options
-from tapir_ray.simulator.recorded import USED_UP, Recorded, rouge_l
+from tapir_ray.simulator.recorded import USED_UP, Recorded
+from tapir_ray.simulator.rouge import rouge_l
 from tapir_ray.transforms.respond import RespondRow
 from tests.simulator.asking import prompt, request, styled, user
 from tests.transforms.asking import config_for

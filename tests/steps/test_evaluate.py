@@ -80,17 +80,18 @@ def is_about(body: dict[str, Any], words: str) -> bool:
     return any(words in message["content"] for message in body["messages"])
 
 
-def context_of(folder: Path, url: str, **sections: Any) -> Context:
-    """Returns a trained run without tables of rounds; its student and judge are at `url`."""
+def context_of(folder: Path, url: str, student_sections: dict[str, Any] | None = None, **sections: Any) -> Context:
+    """Returns a trained run without tables of rounds; its judge is at `url`, its student too unless it is given."""
     endpoint = {**ENDPOINT, "base_url": url}
+    student = student_sections or {"model": "m", "engine": "openai", "endpoint": endpoint}
     context = context_for(
         folder,
         write(folder / "seed.jsonl", [{"instruction": "q", "output": "a"}]),
-        student={"model": "m", "engine": "openai", "endpoint": endpoint},
+        student=student,
         teacher={**endpoint, "model": "judge"},
         **sections,
     )
-    context.run.publish(context.loop.checkpoint(context.config.curriculum.rounds), extra={"model": "m"})
+    context.run.publish(context.loop.checkpoint(context.config.curriculum.rounds), extra={"model": student["model"]})
     return context
 
 
@@ -168,30 +169,32 @@ def test_the_holdout_is_a_suite(tmp_path: Path, ray_local: None) -> None:
 
 
 @pytest.mark.slow
-def test_the_example_of_the_page_measures_two_turns(
+def test_the_example_of_the_page_asks_the_judge(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first answer gets 8, the second 3. The judge sees the first answer together with the second question."""
+    """Polite, impolite, and a judge that does not say: it is asked three times, and the item is counted."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    (tmp_path / "mt_bench.py").write_text(code)
-    question = {"category": "writing", "turns": ["first?", "second?"]}
-    write(tmp_path / "question.jsonl", [{"question_id": 81, **question}])
+    (tmp_path / "support.py").write_text(code)
+    texts = ["kind?", "rude?", "strange?"]
+    write(tmp_path / "support.jsonl", [{"text": text, "product": "pens"} for text in texts])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    ray.cloudpickle.register_pickle_by_value(importlib.import_module("mt_bench"))
+    ray.cloudpickle.register_pickle_by_value(importlib.import_module("support"))
 
     def answer(body: dict[str, Any], attempt: int) -> str:
         if body["model"] == "judge":
-            return "Score: 3" if is_about(body, "second?") and is_about(body, "answer 1") else "Score: 8"
-        return "answer 2" if is_about(body, "second?") else "answer 1"
+            return "Yes." if is_about(body, "kind") else "no" if is_about(body, "rude") else "perhaps"
+        return body["messages"][0]["content"].replace("?", "!")
 
-    sections: dict[str, Any] = {"holdout": {"rows": 0}, "evaluate": {"suites": ["mt_bench:MtBench"]}}
+    sections: dict[str, Any] = {
+        "holdout": {"rows": 0}, "evaluate": {"suites": ["support:Politeness"]}, "max_error_rate": 0.5
+    }  # fmt: skip
     with running(answer) as endpoint:
         context = context_of(tmp_path, endpoint.url, **sections)
         with context.roles:
             evaluate.evaluate(context)
-    summary = summary_of(context)
-    assert summary == Summary(5.5, 1, {"writing": 5.5}, {})
+        assert len([body for body in endpoint.requests if body["model"] == "judge"]) == 1 + 1 + 3
+    assert summary_of(context) == Summary(0.5, 2, {"pens": 0.5}, {"no_verdict": 1})
 
 
 class Empty(Suite):

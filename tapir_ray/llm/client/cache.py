@@ -41,6 +41,8 @@ SUFFIX = ".replies"
 _OFFSET_BITS, _LENGTH_BITS = 40, 24
 """Bits of the place of a line (segments up to 1 TiB, lines up to 16 MiB). An int takes less memory than a tuple."""
 _KEPT = ("text", "reasoning", "finish_reason", "model", "input_tokens", "output_tokens")
+_IF_ANY = "logprobs"
+"""Field that few replies have; their lines alone contain it."""
 
 
 class Cache:
@@ -195,6 +197,8 @@ class Cache:
 
 def _line(key: str, reply: Reply) -> bytes:
     kept = {name: getattr(reply, name) for name in _KEPT}
+    if reply.logprobs is not None:
+        kept[_IF_ANY] = reply.logprobs
     return f"{key}\t{json.dumps(kept, ensure_ascii=False)}\n".encode()
 
 
@@ -203,7 +207,7 @@ def _reply(key: str, line: bytes) -> Reply:
     if found != key.encode() or not line.endswith(b"\n"):
         raise ValueError("not the line of this key")
     stored = json.loads(content)
-    return Reply(**{name: stored[name] for name in _KEPT}, key=key)
+    return Reply(**{name: stored[name] for name in _KEPT}, logprobs=stored.get(_IF_ANY), key=key)
 
 
 def _lines(content: bytes) -> Iterator[tuple[bytes, int, bytes]]:

@@ -75,6 +75,7 @@ class Client(ABC):
         kind: str,
         response_format: dict[str, Any] | None = None,
         or_plain: bool = True,
+        top_logprobs: int | None = None,
     ) -> Reply:
         """Returns the reply to one request, after up to `max_attempts` attempts. Errors are replies too, not raised.
 
@@ -84,10 +85,13 @@ class Client(ABC):
 
         If the endpoint refuses the `response_format`, the request is sent again without it, and so are all later
         requests. With `or_plain=False` the reply is the refusal instead.
+
+        `top_logprobs` asks for the likeliest first tokens (`Reply.logprobs`). A reply that has them is ok also if it is
+        cut off after that token.
         """
         own = "response_format" in self.target.endpoint.extra_body
         if response_format is None or own or (or_plain and self._plain):
-            return await self._chat(messages, sampling, seed, kind)
+            return await self._chat(messages, sampling, seed, kind, top_logprobs=top_logprobs)
         try:
             return await self._chat(messages, sampling, seed, kind, response_format)
         except FormatRefused as refused:
@@ -107,9 +111,10 @@ class Client(ABC):
         seed: int | None,
         kind: str,
         response_format: dict[str, Any] | None = None,
+        top_logprobs: int | None = None,
     ) -> Reply:
         endpoint = self.target.endpoint
-        body = request_body(endpoint, messages, sampling or endpoint.sampling, seed, response_format)
+        body = request_body(endpoint, messages, sampling or endpoint.sampling, seed, response_format, top_logprobs)
         # Without a seed, each sampled reply is meant to be a new one.
         if self._cache is None or (seed is None and body["temperature"]):
             return await self._ask(body, kind)
@@ -147,9 +152,9 @@ class Client(ABC):
                         attempts=None if again else 1,
                         overloaded=overloaded(error),
                     )
-                    refused = self._asks_for_format(body) and refuses_format(error)
+                    refused = self._asks_for("response_format", body) and refuses_format(error)
                 else:
-                    got, refused = understand(completion, endpoint, kind), False
+                    got, refused = understand(completion, endpoint, kind, self._asks_for("top_logprobs", body)), False
                     if not got.overloaded:
                         self._in_flight.succeeded()
                 if got.overloaded:
@@ -171,8 +176,9 @@ class Client(ABC):
             await asyncio.sleep(max(backoff * random.uniform(0.5, 1.0), pause or 0.0))
         raise AssertionError("the last attempt returns")
 
-    def _asks_for_format(self, body: dict[str, Any]) -> bool:
-        return "response_format" in body and "response_format" not in self.target.endpoint.extra_body
+    def _asks_for(self, parameter: str, body: dict[str, Any]) -> bool:
+        """Whether the caller has asked for a parameter; `extra_body` may send it with every request."""
+        return parameter in body and parameter not in self.target.endpoint.extra_body
 
     def _lease_id(self, body: dict[str, Any]) -> str | None:
         return None

@@ -17,6 +17,7 @@ from tapir_ray.data.thoughts import UNFINISHED_THINKING, split_thoughts
 from tapir_ray.llm.budget.usage import Count
 from tapir_ray.llm.client import ends
 from tapir_ray.llm.client.faults import Fault, fault_in, is_blocked
+from tapir_ray.llm.client.logprobs import first_token
 from tapir_ray.llm.client.message import Content, read_message
 from tapir_ray.llm.client.usage_fields import read_usage
 
@@ -47,6 +48,8 @@ class Reply:
     output_tokens: int = 0
     status: str = OK
     reason: str | None = None
+    logprobs: dict[str, float] | None = None
+    """Natural logarithms of the probabilities of the likeliest first tokens, by token, if they were asked for."""
     key: str | None = field(default=None, repr=False, compare=False)
     """Key of the reply in the cache."""
 
@@ -66,10 +69,11 @@ class Understood:
     overloaded: bool = False
 
 
-def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
+def understand(completion: Any, endpoint: Endpoint, kind: str, first: bool = False) -> Understood:
     """Reads the JSON of a chat completion. Accepts any JSON value and raises nothing.
 
-    Thoughts are split off by `endpoint.thinking_marks`, and kept only with `endpoint.reasoning: keep`.
+    Thoughts are split off by `endpoint.thinking_marks`, and kept only with `endpoint.reasoning: keep`. `first` is True
+    if the first token and its probabilities were asked for: a reply that has them may end after it.
     """
     whole = completion if isinstance(completion, dict) else {}
     count, known = read_usage(whole.get("usage"), kind)
@@ -82,6 +86,9 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
     thoughts, text, complete = split_thoughts(content.text, endpoint.thinking_marks)
     thoughts = _text("\n\n".join(content.thoughts) or thoughts)
     status, reason, attempts = _judged(content, end, named, fault, bool(thoughts), text, complete)
+    logprobs = first_token(choice) if first else None
+    if logprobs and reason == CUT_OFF:
+        status, reason = OK, None
     # Text without output tokens: the endpoint does not really count, so the worst case is taken.
     unreported = known and not count.output_tokens and bool(content.text or content.thoughts)
     reply = Reply(
@@ -93,6 +100,7 @@ def understand(completion: Any, endpoint: Endpoint, kind: str) -> Understood:
         output_tokens=count.output_tokens,
         status=status,
         reason=_text(reason),
+        logprobs=logprobs,
     )
     overloaded = fault is not None and fault.overloaded
     return Understood(reply, Count(kind, 1) if unreported else count, known and not unreported, attempts, overloaded)

@@ -24,6 +24,7 @@ def request_body(
     sampling: Sampling,
     seed: int | None,
     response_format: dict[str, Any] | None = None,
+    top_logprobs: int | None = None,
 ) -> dict[str, Any]:
     """Returns the JSON of a chat request. Parameters at the protocol's default are left out."""
     body: dict[str, Any] = {
@@ -42,6 +43,8 @@ def request_body(
         body["seed"] = seed
     if response_format is not None:
         body["response_format"] = response_format
+    if top_logprobs is not None:
+        body |= {"logprobs": True, "top_logprobs": top_logprobs}
     return {**body, **endpoint.extra_body}
 
 

@@ -15,6 +15,7 @@ from tapir_ray.config import Replicas, Student
 from tapir_ray.data.schemas import HOLDOUT
 from tapir_ray.data.storage import is_remote
 from tapir_ray.llm.engine import watchdog
+from tapir_ray.llm.row_sampling import sampling_of_row
 from tapir_ray.run.model_store import FOLDER, MODEL, folder
 from tapir_ray.train.chat import encode_prompt, shared_stop_token_ids, shared_tokenizer
 from tapir_ray.train.control_tokens import RowRefused
@@ -33,12 +34,13 @@ def tokenised(
 ) -> dict[str, Any]:
     """Returns the row with `tokenized_prompt`, `sampling_params`, `max_tokens` and `stop_token_ids` for the engine.
 
-    The columns `samples` and `sample_temperature` ask for further answers; a row of the holdout has 0 samples.
+    The columns `samples` and `sample_temperature` ask for further answers; a row of the holdout has 0 samples. The
+    columns of `row_sampling` replace the student's sampling.
 
     A row that cannot be answered has its reason in `unasked` (else ""). Its prompt is one token, since every row passes
     through the engine.
     """
-    sampling, tokenizer = student.sampling, shared_tokenizer(model, student)
+    sampling, tokenizer = sampling_of_row(row, student.sampling), shared_tokenizer(model, student)
     row["unasked"] = ""
     try:
         prompt = encode_prompt(tokenizer, row["messages"], student.chat_template_kwargs)

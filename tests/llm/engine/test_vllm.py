@@ -65,6 +65,14 @@ def test_a_prompt_equals_that_of_training_and_leaves_room_for_the_answer(model: 
     assert answered(row, ended)["finish_reason"] == "stop", "the last allowed token ends the turn"
 
 
+def test_a_row_may_have_a_sampling_of_its_own(model: str) -> None:
+    student = Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=20))
+    row = {"instruction_id": "a", "messages": [USER], "answer_temperature": 0.7, "answer_max_tokens": 9}
+    own = tokenised(row, model, student, 7)["sampling_params"]
+    assert (own["temperature"], own["max_tokens"]) == (0.7, 9)
+    assert asked(student, model, USER)["sampling_params"] == {**own, "temperature": 0.0, "max_tokens": 20}
+
+
 def test_thoughts_of_a_student_are_not_its_answer(model: str) -> None:
     row = asked(Student(model=model, max_model_len=64, sampling=Sampling(max_tokens=50)), model, USER)
     columns = ["instruction_id", "status", "reason"]
