@@ -1,0 +1,116 @@
+"""Measures if the curriculum teaches a real model on real rows: SmolLM2-135M-Instruct, four arms, two random seeds.
+
+    python -m benchmarks.smollm2                         # the student's folder, once
+    python benchmarks/learning_real.py run [--seeds 0 1] [--arms A0 A1 A2 A7] [--tokens 30000]
+    python benchmarks/learning_real.py report            # benchmarks/results/learning_real.json, docs/learning_real.md
+
+A training is one line of RESULTS; a training with a line is not done again, so a killed run loses at most one. Each
+training is a process of its own with one thread. Rows come from TAPIR_DATA. The learning rate was chosen on the seed
+100, which is not reported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(os.path.dirname(sys.path.pop(0)))  # not this folder, whose names hide packages that torch imports
+
+import argparse
+import fcntl
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+WORK = Path(os.environ.get("TAPIR_LEARNING", "runs/learning")) / "real"
+RESULTS = Path(os.environ.get("LR_RESULTS", Path(__file__).parent / "results" / "learning_real.jsonl"))
+Job = tuple[str, int, dict[str, Any], str]
+"""Arm, random seed, setting and folder of the student."""
+
+
+def main() -> int:
+    options = arguments()
+    if options.what == "report":
+        from benchmarks.learning_real_report import report
+
+        report(lines())
+        return 0
+    setting = {name: getattr(options, name) for name in ("tokens", "learning_rate", "seed_rows", "held_each")}
+    done = {key_of(line) for line in lines()}
+    asked = [(arm, seed, setting, str(options.model)) for seed in options.seeds for arm in options.arms]
+    jobs = [job for job in asked if key_of({"arm": job[0], "seed": job[1], **setting}) not in done]
+    print(f"{len(jobs)} trainings to do", flush=True)
+    # A process per training, so that each begins with the memory and the thread count of the first.
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
+        for said in pool.imap_unordered(train_one, jobs):
+            print(said, flush=True)
+    return 0
+
+
+def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns what tells a training from others: arm, random seed and setting."""
+    return tuple(line[name] for name in ("arm", "seed", "tokens", "learning_rate", "seed_rows", "held_each"))
+
+
+def lines() -> list[dict[str, Any]]:
+    """Returns the finished trainings."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def train_one(job: Job) -> str:
+    """Does one training, appends its line to RESULTS, and returns a summary."""
+    import torch
+
+    from benchmarks.learning_real_data import counted_rows, kept, reasons, split
+    from benchmarks.learning_real_trial import ARMS, Setting, Trial, config_of
+    from benchmarks.result import data_folder
+
+    torch.set_num_threads(1)
+    arm, seed, sizes, model = job
+    setting = Setting(**sizes)
+    config = config_of(model, setting, seed)
+    rows = kept(WORK / "rows.parquet", lambda: counted_rows(data_folder() / "seeds", config, model))
+    found, left_out = split(rows, config, setting.held_each, setting.seed_rows)
+    # The untrained student's losses are the same in every arm.
+    known = [one["before"] for one in lines() if key_of(one)[1:] == (seed, *sizes.values())]
+    line = Trial(ARMS[arm], seed, setting, model, found).run(known[0] if known else None)
+    line |= {"left_out": {**reasons(rows), **left_out}, "pool": len(found.pool)}
+    append(line)
+    return f"{arm} seed {seed}: {per_token(line, 'before'):.4f} → {per_token(line, 'after'):.4f} ({line['seconds']})"
+
+
+def append(line: dict[str, Any]) -> None:
+    """Adds a line to RESULTS."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with open(RESULTS, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(line) + "\n")
+
+
+def per_token(line: dict[str, Any], when: str) -> float:
+    """Returns the loss per response token of a training, the mean over tasks."""
+    tasks = [sum(loss for loss, _ in rows) / sum(tokens for _, tokens in rows) for rows in line[when].values()]
+    return sum(tasks) / len(tasks)
+
+
+def arguments() -> argparse.Namespace:
+    from benchmarks.learning_real_trial import ARMS, Setting
+    from benchmarks.smollm2 import default_folder
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "report"))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--tokens", type=int, default=Setting.tokens, help="of the three rounds together")
+    parser.add_argument("--learning-rate", type=float, default=Setting.learning_rate)
+    parser.add_argument("--seed-rows", type=int, default=Setting.seed_rows)
+    parser.add_argument("--held-each", type=int, default=Setting.held_each, help="holdout rows of each task")
+    parser.add_argument("--model", type=Path, default=default_folder(), help="folder of the student")
+    parser.add_argument("--jobs", type=int, default=1)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
