@@ -19,27 +19,33 @@ if __name__ == "__main__":
 
 import argparse
 import fcntl
+import hashlib
 import json
 import multiprocessing
 from pathlib import Path
 from typing import Any
 
 WORK = Path(os.environ.get("TAPIR_LEARNING", "runs/learning")) / "real"
-RESULTS = Path(os.environ.get("LR_RESULTS", Path(__file__).parent / "results" / "learning_real.jsonl"))
-Job = tuple[str, int, dict[str, Any], str]
-"""Arm, random seed, setting and folder of the student."""
+RESULTS = Path(__file__).parent / "results" / "learning_real.jsonl"
+SETTING = ("tokens", "learning_rate", "seed_rows", "held_each")
+Job = tuple[str, int, dict[str, Any], str, Path]
+"""Arm, random seed, setting, folder of the student, file of results."""
 
 
 def main() -> int:
     options = arguments()
+    setting = {name: getattr(options, name) for name in SETTING}
     if options.what == "report":
         from benchmarks.learning_real_report import report
 
-        report(lines())
+        report([line for line in lines(options.results) if setting.items() <= line.items()])
         return 0
-    setting = {name: getattr(options, name) for name in ("tokens", "learning_rate", "seed_rows", "held_each")}
-    done = {key_of(line) for line in lines()}
-    asked = [(arm, seed, setting, str(options.model)) for seed in options.seeds for arm in options.arms]
+    if not (options.model / "config.json").exists():
+        raise SystemExit(f"no model in {options.model}: run python -m benchmarks.smollm2")
+    done = {key_of(line) for line in lines(options.results)}
+    asked = [
+        (arm, seed, setting, str(options.model), options.results) for seed in options.seeds for arm in options.arms
+    ]
     jobs = [job for job in asked if key_of({"arm": job[0], "seed": job[1], **setting}) not in done]
     print(f"{len(jobs)} trainings to do", flush=True)
     # A process per training, so that each begins with the memory and the thread count of the first.
@@ -51,12 +57,18 @@ def main() -> int:
 
 def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
     """Returns what tells a training from others: arm, random seed and setting."""
-    return tuple(line[name] for name in ("arm", "seed", "tokens", "learning_rate", "seed_rows", "held_each"))
+    return tuple(line[name] for name in ("arm", "seed", *SETTING))
 
 
-def lines() -> list[dict[str, Any]]:
+def lines(results: Path) -> list[dict[str, Any]]:
     """Returns the finished trainings."""
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def work_file(data: Path, model: str) -> Path:
+    """Returns the path of the rows of a data folder, counted in tokens of a model."""
+    name = hashlib.blake2b(repr((str(data.resolve()), model)).encode(), digest_size=4).hexdigest()
+    return WORK / f"rows-{name}.parquet"
 
 
 def train_one(job: Job) -> str:
@@ -68,23 +80,24 @@ def train_one(job: Job) -> str:
     from benchmarks.result import data_folder
 
     torch.set_num_threads(1)
-    arm, seed, sizes, model = job
+    arm, seed, sizes, model, results = job
     setting = Setting(**sizes)
     config = config_of(model, setting, seed)
-    rows = kept(WORK / "rows.parquet", lambda: counted_rows(data_folder() / "seeds", config, model))
+    data = data_folder() / "seeds"
+    rows = kept(work_file(data, model), lambda: counted_rows(data, config, model))
     found, left_out = split(rows, config, setting.held_each, setting.seed_rows)
     # The untrained student's losses are the same in every arm.
-    known = [one["before"] for one in lines() if key_of(one)[1:] == (seed, *sizes.values())]
+    known = [one["before"] for one in lines(results) if one["seed"] == seed and sizes.items() <= one.items()]
     line = Trial(ARMS[arm], seed, setting, model, found).run(known[0] if known else None)
     line |= {"left_out": {**reasons(rows), **left_out}, "pool": len(found.pool)}
-    append(line)
-    return f"{arm} seed {seed}: {per_token(line, 'before'):.4f} → {per_token(line, 'after'):.4f} ({line['seconds']})"
+    append(line, results)
+    losses = f"{per_token(line, 'before'):.4f} → {per_token(line, 'after'):.4f}"
+    return f"{arm} seed {seed}: {losses} nats a response token ({line['seconds']:.0f} s)"
 
 
-def append(line: dict[str, Any]) -> None:
-    """Adds a line to RESULTS."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "a") as file:
+def append(line: dict[str, Any], results: Path) -> None:
+    """Adds a line to the results."""
+    with open(results, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(line) + "\n")
 
@@ -108,6 +121,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed-rows", type=int, default=Setting.seed_rows)
     parser.add_argument("--held-each", type=int, default=Setting.held_each, help="holdout rows of each task")
     parser.add_argument("--model", type=Path, default=default_folder(), help="folder of the student")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--jobs", type=int, default=1)
     return parser.parse_args()
 

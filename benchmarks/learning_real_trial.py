@@ -105,9 +105,25 @@ def _means(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 @dataclass
+class Clock:
+    """Seconds of a CPU by part of a training; on a shared machine more seconds pass than these."""
+
+    laps: dict[str, float] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
+    _last: float = field(default_factory=time.process_time)
+
+    def lap(self, name: str) -> None:
+        """Adds the seconds since the last lap to a part."""
+        now = time.process_time()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass
 class PoolRounds(Rounds):
     """Rounds whose candidates are rows of the recorded pool, and whose difficulty is a loss."""
 
+    clock: Clock = field(default_factory=Clock)
     scored_tokens: int = 0
     """Tokens of the forward passes that measured difficulties."""
 
@@ -118,6 +134,7 @@ class PoolRounds(Rounds):
         encoded = [self.student.encode(row) for row in chosen.to_pylist()]
         # Each row has two passes: the whole pair, and the response after one token.
         self.scored_tokens += sum(len(pair.input_ids) + pair.in_loss + 1 for pair in encoded)
+        self.clock.lap("select")
         return with_difficulty(chosen, config.curriculum.difficulty.measure)
 
     def expanded(self, number: int, config: Config, plan: Plan, scored: pa.Table) -> pa.Table:
@@ -159,14 +176,15 @@ class Trial:
             "after": after,
             "rounds": made,
             "scored_tokens": scored_tokens,
-            "seconds": {name: round(value, 1) for name, value in clock.laps.items()},
+            "cpu_seconds": {name: round(value, 1) for name, value in clock.laps.items()},
+            "seconds": round(time.monotonic() - clock.began, 1),
             "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         }
 
     def _train(self, student: Student, clock: Clock) -> tuple[list[dict[str, Any]], int]:
         config, sequences = self.config, self.setting.sequences(self.config)
         pool = conform(self.found.pool, INSTRUCTIONS)
-        rounds = PoolRounds(config, load_taxonomy(config.curriculum), student, pool)
+        rounds = PoolRounds(config, load_taxonomy(config.curriculum), student, pool, clock=clock)
         seeds = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in self.found.seeds.to_pylist()]
         task_of = dict(
             zip(
@@ -189,7 +207,7 @@ class Trial:
                 task: sum(used for name, used in new.items() if task_of[name] == task) for task in SHARES
             }
             made.append(result)
-            clock.lap("train and select")
+            clock.lap("train")
             print(f"{self.arm.name} seed {self.seed} round {number}: {json.dumps(result)}", flush=True)
         return made, rounds.scored_tokens
 
@@ -209,17 +227,3 @@ def holdout_losses(student: Student, rows: pa.Table) -> dict[str, list[tuple[flo
     for (task, pair), mean in zip(encoded, mean_losses(student.trained.eval(), sequences, TOKENS_ON_CPU), strict=True):
         found[task].append((round(mean * pair.in_loss, 4), pair.in_loss))
     return found
-
-
-@dataclass
-class Clock:
-    """Seconds by part of a training."""
-
-    laps: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.monotonic)
-
-    def lap(self, name: str) -> None:
-        """Adds the seconds since the last lap to a part."""
-        now = time.monotonic()
-        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
-        self._last = now

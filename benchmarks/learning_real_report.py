@@ -1,0 +1,307 @@
+"""The page of the real half of the learning benchmark: losses by task, and contrasts with bootstrap intervals.
+
+With two random seeds a t test says nothing, so the unit is the holdout row of one seed. The interval is a percentile
+bootstrap (Efron and Tibshirani 1993, chapter 13): the rows of each task are drawn with replacement, both arms of a row
+together. It covers another holdout of this size, and no other training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning_real_data import SHARES
+from benchmarks.learning_real_trial import ARMS, CONTRASTS
+
+ROOT = Path(__file__).parents[1]
+PAGE, PLOT = ROOT / "docs" / "learning_real.md", ROOT / "docs" / "learning" / "real.svg"
+RESULT = ROOT / "benchmarks" / "results" / "learning_real.json"
+REPORTED = range(100)
+"""Random seeds that are reported; settings were chosen on others."""
+UNIFORM = dict.fromkeys(SHARES, 1 / len(SHARES))
+MEANS = {"uniform": UNIFORM, "seed": SHARES}
+"""Weights of the tasks in the two means."""
+RESAMPLES = 10_000
+Losses = Mapping[str, Sequence[Sequence[float]]]
+"""(cross-entropy in nats, response tokens) of each holdout row, by task in one order."""
+
+HEAD = """# Does the curriculum teach a real model?
+
+Written by `python benchmarks/learning_real.py report` from `benchmarks/results/learning_real.jsonl`;
+`python benchmarks/learning_real.py run` makes the trainings again. [learning.md](learning.md) has the half with
+simulated tasks.
+
+The student is SmolLM2-135M-Instruct (from 4-bit weights, `benchmarks/smollm2.py`), all weights trained in float32. The
+tasks are five files of instruction data: Alpaca, Dolly, Math (GSM8K), Code (CodeAlpaca) and Roleplay. Each random seed
+splits their rows into a holdout of {held} rows a task, {seed_rows:,} seed rows (Alpaca 50 %, Dolly 20 %, the others
+10 % each), and a pool of all others. Rows with an instruction like one of the holdout are left out.
+
+The pool is a recorded teacher: its rows stand in for new instructions with their answers. No teacher writes, and no
+judge scores.
+
+| arm | each of the three rounds trains on |
+|---|---|
+| A0 | the seed rows again |
+| A1 | new pool rows, with the seed data's task shares of the response tokens |
+| A2 | new pool rows, with equal task shares of the response tokens |
+| A7 | as A2, with a share α of the response tokens from hard rows |
+
+A7 does what the product does by default, with the loss in place of the judge. In every round the current student's
+mean loss per response token (`response_loss`) is measured on about twice as many pool rows as are trained, none of them
+trained before. The harder half is hard (`top_fraction: 0.5`). α is 0.3, 0.5 and 0.7. A1 and A2 draw from as many
+candidates without measuring them (`select: none`).
+
+All arms of a seed begin at the same model and train as many packed sequences and optimizer steps, with a schedule a
+round: {tokens:,} tokens in all, learning rate {learning_rate:g}. The score is the loss per response token on the holdout:
+lower is better.
+"""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference of two losses per response token in nats, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def by_task(losses: Losses) -> dict[str, float]:
+    """Returns the loss per response token of each task: a long response counts for all of its tokens."""
+    return {task: sum(row[0] for row in rows) / sum(row[1] for row in rows) for task, rows in losses.items()}
+
+
+def mean_of(losses: Losses, weights: Mapping[str, float]) -> float:
+    """Returns the mean over tasks."""
+    return sum(weights[task] * loss for task, loss in by_task(losses).items())
+
+
+def resampled(one: Losses, other: Losses, weights: Mapping[str, float], resamples: int = RESAMPLES) -> np.ndarray:
+    """Returns the difference `one` − `other` on `resamples` holdouts drawn from this one, in nats per token."""
+    generator = np.random.default_rng(0)
+    total = np.zeros(resamples)
+    for task, rows in one.items():
+        change = np.array([row[0] for row in rows]) - np.array([row[0] for row in other[task]])
+        tokens = np.array([row[1] for row in rows])
+        drawn = generator.integers(0, len(rows), (resamples, len(rows)))
+        total += weights[task] * change[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
+    return total
+
+
+def difference(pairs: Sequence[tuple[Losses, Losses]], weights: Mapping[str, float]) -> Difference:
+    """Returns the difference `one` − `other`, the mean over the pairs (one for each random seed)."""
+    mean = float(np.mean([mean_of(one, weights) - mean_of(other, weights) for one, other in pairs]))
+    drawn = np.mean([resampled(one, other, weights) for one, other in pairs], axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Difference(mean, float(low), float(high))
+
+
+def report(lines: Sequence[dict[str, Any]]) -> None:
+    """Writes the results, the page and its plot. `lines` are the trainings of one setting; raises SystemExit for none."""
+    lines = [line for line in lines if line["seed"] in REPORTED]
+    if not lines:
+        raise SystemExit(
+            "no training of this setting: run `python benchmarks/learning_real.py run`, or name another one"
+        )
+    arms: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for line in lines:
+        arms[line["arm"]][line["seed"]] = line
+    arms = {name: dict(sorted(arms[name].items())) for name in ARMS if name in arms}
+    found = {
+        "benchmark": "learning_real",
+        "date": datetime.now(UTC).date().isoformat(),
+        "arms": {name: figures(list(seeds.values())) for name, seeds in arms.items()},
+        "contrasts": contrasts(arms),
+    }
+    RESULT.write_text(json.dumps(found, indent=1) + "\n")
+    draw(arms, found["contrasts"])
+    PAGE.write_text(page(arms, found))
+
+
+def figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the figures of an arm, means over its seeds."""
+    rounds = [entry for line in lines for entry in line["rounds"]]
+    rows: Counter[str] = Counter()
+    for entry in rounds:
+        rows.update(entry["by_task"])
+    count = len(lines)
+    return {
+        "seeds": [line["seed"] for line in lines],
+        "before": {name: _mean(lines, "before", weights) for name, weights in MEANS.items()},
+        "after": {name: _mean(lines, "after", weights) for name, weights in MEANS.items()},
+        "by_seed": {str(line["seed"]): round(mean_of(line["after"], UNIFORM), 4) for line in lines},
+        "before_by_task": _tasks(lines, "before"),
+        "after_by_task": _tasks(lines, "after"),
+        **{
+            name: round(sum(entry[name] for entry in rounds) / count)
+            for name in ("steps", "tokens", "response_tokens", "pairs", "distinct")
+        },
+        "rows_by_task": {task: round(rows[task] / count) for task in SHARES},
+        "scored_tokens": round(sum(line["scored_tokens"] for line in lines) / count),
+        "cpu_seconds": {
+            name: round(sum(line["cpu_seconds"].get(name, 0.0) for line in lines) / count)
+            for name in ("train", "select")
+        },
+    }
+
+
+def _mean(lines: Sequence[dict[str, Any]], when: str, weights: Mapping[str, float]) -> float:
+    return round(float(np.mean([mean_of(line[when], weights) for line in lines])), 4)
+
+
+def _tasks(lines: Sequence[dict[str, Any]], when: str) -> dict[str, float]:
+    found = [by_task(line[when]) for line in lines]
+    return {task: round(float(np.mean([one[task] for one in found])), 4) for task in SHARES}
+
+
+def contrasts(arms: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns the contrasts of the arms that share a seed: for each mean, by seed and over the seeds."""
+    found = []
+    for one, other, what in CONTRASTS:
+        seeds = sorted(arms.get(one, {}).keys() & arms.get(other, {}).keys())
+        if not seeds:
+            continue
+        pairs = {seed: (arms[one][seed]["after"], arms[other][seed]["after"]) for seed in seeds}
+        found.append(
+            {
+                "contrast": f"{one} − {other}",
+                "what": what,
+                "seeds": seeds,
+                **{
+                    name: {
+                        "mean": _rounded(difference(list(pairs.values()), weights)),
+                        "by_seed": {str(seed): _rounded(difference([pairs[seed]], weights)) for seed in seeds},
+                    }
+                    for name, weights in MEANS.items()
+                },
+                "by_task": {
+                    task: round(float(np.mean([by_task(a)[task] - by_task(b)[task] for a, b in pairs.values()])), 4)
+                    for task in SHARES
+                },
+            }
+        )
+    return found
+
+
+def _rounded(found: Difference) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in vars(found).items()}
+
+
+def page(arms: Mapping[str, Mapping[int, dict[str, Any]]], found: Mapping[str, Any]) -> str:
+    """Returns the text of the page."""
+    first = next(iter(next(iter(arms.values())).values()))
+    head = HEAD.format(
+        held=first["held_each"],
+        seed_rows=first["seed_rows"],
+        tokens=first["tokens"],
+        learning_rate=first["learning_rate"],
+    )
+    parts = [head.strip(), *_missing(arms), "## Loss on the holdout", _losses(found["arms"])]
+    if found["contrasts"]:
+        parts += ["## Contrasts", CONTRASTS_SAY, *(_contrasts(found["contrasts"], name) for name in MEANS)]
+    parts += ["![Changes of the loss and contrasts](learning/real.svg)", "## What was trained", _trained(found["arms"])]
+    return "\n\n".join(parts) + "\n"
+
+
+CONTRASTS_SAY = """A difference below 0 says that the first arm is better. Intervals in brackets are 95 % bootstrap
+intervals over the holdout rows: they cover another holdout, not another training. Two seeds are too few for the spread
+between trainings. A0 and A1 both see rows of the seed data's tasks, hardly any of them twice, so A1 − A0 shows how far
+two samples of the same kind are apart: a contrast of that size is chance."""
+
+
+def _missing(arms: Mapping[str, Mapping[int, Any]]) -> list[str]:
+    seeds = sorted({seed for trained in arms.values() for seed in trained} | {0, 1})
+    missing = [f"{arm} of seed {seed}" for seed in seeds for arm in ARMS if seed not in arms.get(arm, {})]
+    return [f"**Not complete.** These trainings are missing: {', '.join(missing)}."] if missing else []
+
+
+def _losses(arms: Mapping[str, Any]) -> str:
+    lines = [f"| arm | seeds | mean over tasks | in the seed's shares | {' | '.join(SHARES)} |"]
+    lines.append("|---" * (4 + len(SHARES)) + "|")
+    most = max(arms.values(), key=lambda entry: len(entry["seeds"]))
+    rows = [("before training", most, "before")] + [
+        (f"{n} {ARMS[n].what}", entry, "after") for n, entry in arms.items()
+    ]
+    for name, entry, when in rows:
+        tasks = " | ".join(f"{entry[f'{when}_by_task'][task]:.3f}" for task in SHARES)
+        seeds = ", ".join(map(str, entry["seeds"]))
+        lines.append(f"| {name} | {seeds} | **{entry[when]['uniform']:.4f}** | {entry[when]['seed']:.4f} | {tasks} |")
+    return "\n".join(lines)
+
+
+def _contrasts(rows: Sequence[Mapping[str, Any]], name: str) -> str:
+    seeds = sorted({seed for row in rows for seed in row["seeds"]})
+    shares = "Mean over tasks:" if name == "uniform" else "In the seed data's shares:"
+    lines = [shares, "", f"| contrast | mean over seeds | {' | '.join(f'seed {seed}' for seed in seeds)} |"]
+    lines.append("|---" * (2 + len(seeds)) + "|")
+    for row in rows:
+        each = [row[name]["by_seed"].get(str(seed)) for seed in seeds]
+        shown = " | ".join(str(Difference(**one)) if one else "" for one in each)
+        lines.append(f"| {row['what']} ({row['contrast']}) | {Difference(**row[name]['mean'])} | {shown} |")
+    return "\n".join(lines)
+
+
+def _trained(arms: Mapping[str, Any]) -> str:
+    lines = [
+        "Means over the seeds. Passes for the difficulty are not among the trained tokens.",
+        "",
+        f"| arm | steps | tokens | of responses | rows (distinct by round) | {' | '.join(SHARES)} | tokens of the "
+        "difficulty | CPU seconds: training, difficulty |",
+        "|---" * (7 + len(SHARES)) + "|",
+    ]
+    for name, entry in arms.items():
+        tasks = " | ".join(str(entry["rows_by_task"][task]) for task in SHARES)
+        lines.append(
+            f"| {name} | {entry['steps']} | {entry['tokens']:,} | {entry['response_tokens']:,} | {entry['pairs']} "
+            f"({entry['distinct']}) | {tasks} | {entry['scored_tokens']:,} | {entry['cpu_seconds']['train']}, "
+            f"{entry['cpu_seconds']['select']} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(arms: Mapping[str, Mapping[int, dict[str, Any]]], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draws the change of the loss by task and the contrasts."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "tapir-ray"  # the same figures give the same file
+    figure, (changes, differences) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
+    width = 0.8 / len(arms)
+    for number, (arm, seeds) in enumerate(arms.items()):
+        found = [
+            [by_task(line["after"])[task] - by_task(line["before"])[task] for task in SHARES] for line in seeds.values()
+        ]
+        changes.bar(np.arange(len(SHARES)) + number * width, np.mean(found, axis=0), width, label=arm)
+    changes.set_xticks(np.arange(len(SHARES)) + 0.4 - width / 2, list(SHARES))
+    changes.set_ylabel("change of the loss, nats per token")
+    changes.legend(fontsize=8)
+    places = np.arange(len(rows))[::-1]
+    for shift, seed in zip((0.12, -0.12), (0, 1), strict=True):
+        points = [(place, row["uniform"]["by_seed"].get(str(seed))) for place, row in zip(places, rows, strict=True)]
+        shown = [(place + shift, one) for place, one in points if one]
+        if shown:
+            means = np.array([one["mean"] for _, one in shown])
+            bounds = np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for _, one in shown]).T
+            differences.errorbar(
+                means, [at for at, _ in shown], xerr=bounds.clip(0), fmt="o", capsize=3, label=f"seed {seed}"
+            )
+    differences.axvline(0.0, linewidth=0.8, color="grey")
+    differences.set_yticks(places, [f"{row['what']}\n{row['contrast']}" for row in rows], fontsize=8)
+    differences.set_xlabel("difference in loss, mean over tasks, 95 % interval over rows")
+    if len(rows):
+        differences.legend(fontsize=8)
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT, metadata={"Date": None})
+    plt.close(figure)
