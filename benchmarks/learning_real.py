@@ -75,7 +75,8 @@ def train_one(job: Job) -> str:
     """Does one training, appends its line to RESULTS, and returns a summary."""
     import torch
 
-    from benchmarks.learning_real_data import counted_rows, kept, reasons, split
+    from benchmarks.learning_real_data import UNIFORM, counted_rows, kept, reasons, split
+    from benchmarks.learning_real_loss import mean_of
     from benchmarks.learning_real_trial import ARMS, Setting, Trial, config_of
     from benchmarks.result import data_folder
 
@@ -91,7 +92,7 @@ def train_one(job: Job) -> str:
     line = Trial(ARMS[arm], seed, setting, model, found).run(known[0] if known else None)
     line |= {"left_out": {**reasons(rows), **left_out}, "pool": len(found.pool)}
     append(line, results)
-    losses = f"{per_token(line, 'before'):.4f} → {per_token(line, 'after'):.4f}"
+    losses = " → ".join(f"{mean_of(line[when], UNIFORM):.4f}" for when in ("before", "after"))
     return f"{arm} seed {seed}: {losses} nats a response token ({line['seconds']:.0f} s)"
 
 
@@ -100,12 +101,6 @@ def append(line: dict[str, Any], results: Path) -> None:
     with open(results, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(line) + "\n")
-
-
-def per_token(line: dict[str, Any], when: str) -> float:
-    """Returns the loss per response token of a training, the mean over tasks."""
-    tasks = [sum(loss for loss, _ in rows) / sum(tokens for _, tokens in rows) for rows in line[when].values()]
-    return sum(tasks) / len(tasks)
 
 
 def arguments() -> argparse.Namespace:

@@ -29,6 +29,7 @@ FILES = {
 }
 SHARES = {"Alpaca": 0.5, "Dolly": 0.2, "Math": 0.1, "Code": 0.1, "Roleplay": 0.1}
 """Shares of the rows of the seed data."""
+UNIFORM = dict.fromkeys(SHARES, 1 / len(SHARES))
 WHOLE = "whole"
 """Column with the tokens of a whole pair, prompt and response; `tokens` are those of the response."""
 COUNTED = pa.schema([*INSTRUCTIONS, ("tokens", pa.int64()), (WHOLE, pa.int64())])

@@ -1,23 +1,19 @@
-"""The page of the real half of the learning benchmark: losses by task, and contrasts with bootstrap intervals.
-
-With two random seeds a t test says nothing, so the unit is the holdout row of one seed. The interval is a percentile
-bootstrap (Efron and Tibshirani 1993, chapter 13): the rows of each task are drawn with replacement, both arms of a row
-together. It covers another holdout of this size, and no other training.
-"""
+"""The page of the real half of the learning benchmark: losses by task, contrasts, and what was trained."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.learning_real_data import SHARES
+from benchmarks.learning_real_data import SHARES, UNIFORM
+from benchmarks.learning_real_loss import Difference, difference, loss_by_task, mean_of
+from benchmarks.learning_real_plot import draw
 from benchmarks.learning_real_trial import ARMS, CONTRASTS
 
 ROOT = Path(__file__).parents[1]
@@ -25,12 +21,8 @@ PAGE, PLOT = ROOT / "docs" / "learning_real.md", ROOT / "docs" / "learning" / "r
 RESULT = ROOT / "benchmarks" / "results" / "learning_real.json"
 REPORTED = range(100)
 """Random seeds that are reported; settings were chosen on others."""
-UNIFORM = dict.fromkeys(SHARES, 1 / len(SHARES))
 MEANS = {"uniform": UNIFORM, "seed": SHARES}
 """Weights of the tasks in the two means."""
-RESAMPLES = 10_000
-Losses = Mapping[str, Sequence[Sequence[float]]]
-"""(cross-entropy in nats, response tokens) of each holdout row, by task in one order."""
 
 HEAD = """# Does the curriculum teach a real model?
 
@@ -59,55 +51,13 @@ trained before. The harder half is hard (`top_fraction: 0.5`). α is 0.3, 0.5 an
 candidates without measuring them (`select: none`).
 
 All arms of a seed begin at the same model and train as many packed sequences and optimizer steps, with a schedule a
-round: {tokens:,} tokens in all, learning rate {learning_rate:g}. The score is the loss per response token on the holdout:
-lower is better.
+round: {tokens:,} tokens in all, learning rate {learning_rate:g}. The score is the loss per response token on the
+holdout: lower is better.
 """
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Difference of two losses per response token in nats, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
-
-def by_task(losses: Losses) -> dict[str, float]:
-    """Returns the loss per response token of each task: a long response counts for all of its tokens."""
-    return {task: sum(row[0] for row in rows) / sum(row[1] for row in rows) for task, rows in losses.items()}
-
-
-def mean_of(losses: Losses, weights: Mapping[str, float]) -> float:
-    """Returns the mean over tasks."""
-    return sum(weights[task] * loss for task, loss in by_task(losses).items())
-
-
-def resampled(one: Losses, other: Losses, weights: Mapping[str, float], resamples: int = RESAMPLES) -> np.ndarray:
-    """Returns the difference `one` − `other` on `resamples` holdouts drawn from this one, in nats per token."""
-    generator = np.random.default_rng(0)
-    total = np.zeros(resamples)
-    for task, rows in one.items():
-        change = np.array([row[0] for row in rows]) - np.array([row[0] for row in other[task]])
-        tokens = np.array([row[1] for row in rows])
-        drawn = generator.integers(0, len(rows), (resamples, len(rows)))
-        total += weights[task] * change[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
-    return total
-
-
-def difference(pairs: Sequence[tuple[Losses, Losses]], weights: Mapping[str, float]) -> Difference:
-    """Returns the difference `one` − `other`, the mean over the pairs (one for each random seed)."""
-    mean = float(np.mean([mean_of(one, weights) - mean_of(other, weights) for one, other in pairs]))
-    drawn = np.mean([resampled(one, other, weights) for one, other in pairs], axis=0)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Difference(mean, float(low), float(high))
-
-
 def report(lines: Sequence[dict[str, Any]]) -> None:
-    """Writes the results, the page and its plot. `lines` are the trainings of one setting; raises SystemExit for none."""
+    """Writes results, page and plot. `lines` are the trainings of one setting; raises SystemExit for none."""
     lines = [line for line in lines if line["seed"] in REPORTED]
     if not lines:
         raise SystemExit(
@@ -124,7 +74,7 @@ def report(lines: Sequence[dict[str, Any]]) -> None:
         "contrasts": contrasts(arms),
     }
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    draw(arms, found["contrasts"])
+    draw(arms, found["contrasts"], PLOT)
     PAGE.write_text(page(arms, found))
 
 
@@ -160,7 +110,7 @@ def _mean(lines: Sequence[dict[str, Any]], when: str, weights: Mapping[str, floa
 
 
 def _tasks(lines: Sequence[dict[str, Any]], when: str) -> dict[str, float]:
-    found = [by_task(line[when]) for line in lines]
+    found = [loss_by_task(line[when]) for line in lines]
     return {task: round(float(np.mean([one[task] for one in found])), 4) for task in SHARES}
 
 
@@ -185,7 +135,9 @@ def contrasts(arms: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[dict[str
                     for name, weights in MEANS.items()
                 },
                 "by_task": {
-                    task: round(float(np.mean([by_task(a)[task] - by_task(b)[task] for a, b in pairs.values()])), 4)
+                    task: round(
+                        float(np.mean([loss_by_task(a)[task] - loss_by_task(b)[task] for a, b in pairs.values()])), 4
+                    )
                     for task in SHARES
                 },
             }
@@ -267,41 +219,3 @@ def _trained(arms: Mapping[str, Any]) -> str:
             f"{entry['cpu_seconds']['select']} |"
         )
     return "\n".join(lines)
-
-
-def draw(arms: Mapping[str, Mapping[int, dict[str, Any]]], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draws the change of the loss by task and the contrasts."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams["svg.hashsalt"] = "tapir-ray"  # the same figures give the same file
-    figure, (changes, differences) = plt.subplots(1, 2, figsize=(11, 4), constrained_layout=True)
-    width = 0.8 / len(arms)
-    for number, (arm, seeds) in enumerate(arms.items()):
-        found = [
-            [by_task(line["after"])[task] - by_task(line["before"])[task] for task in SHARES] for line in seeds.values()
-        ]
-        changes.bar(np.arange(len(SHARES)) + number * width, np.mean(found, axis=0), width, label=arm)
-    changes.set_xticks(np.arange(len(SHARES)) + 0.4 - width / 2, list(SHARES))
-    changes.set_ylabel("change of the loss, nats per token")
-    changes.legend(fontsize=8)
-    places = np.arange(len(rows))[::-1]
-    for shift, seed in zip((0.12, -0.12), (0, 1), strict=True):
-        points = [(place, row["uniform"]["by_seed"].get(str(seed))) for place, row in zip(places, rows, strict=True)]
-        shown = [(place + shift, one) for place, one in points if one]
-        if shown:
-            means = np.array([one["mean"] for _, one in shown])
-            bounds = np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for _, one in shown]).T
-            differences.errorbar(
-                means, [at for at, _ in shown], xerr=bounds.clip(0), fmt="o", capsize=3, label=f"seed {seed}"
-            )
-    differences.axvline(0.0, linewidth=0.8, color="grey")
-    differences.set_yticks(places, [f"{row['what']}\n{row['contrast']}" for row in rows], fontsize=8)
-    differences.set_xlabel("difference in loss, mean over tasks, 95 % interval over rows")
-    if len(rows):
-        differences.legend(fontsize=8)
-    PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, metadata={"Date": None})
-    plt.close(figure)

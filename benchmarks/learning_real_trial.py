@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from benchmarks.learning_arms import Arm
 from benchmarks.learning_loop import Student
-from benchmarks.learning_real_data import SHARES, Split, response_shares, whole_of_response
+from benchmarks.learning_real_data import SHARES, UNIFORM, Split, response_shares, whole_of_response
 from benchmarks.learning_rounds import Rounds
 from benchmarks.learning_trial import rates
 from tapir_ray.config import Config, load
@@ -91,7 +91,7 @@ def changes_of(arm: Arm, setting: Setting, config: Config, found: Split) -> dict
     changes = dict(arm.changes)
     if changes.get("curriculum.weights") == OF_SEED:
         changes["curriculum.weights"] = response_shares(found.seeds)
-    weights = changes.get("curriculum.weights") or dict.fromkeys(SHARES, 1 / len(SHARES))
+    weights = changes.get("curriculum.weights") or UNIFORM
     whole = whole_of_response(found.pool)
     tokens = setting.sequences(config) * config.train.sequence_length
     size = round(MARGIN * tokens / sum(weight * whole[task] for task, weight in weights.items()))
@@ -153,6 +153,8 @@ class Trial:
     """Folder of the student."""
     found: Split
     config: Config = field(init=False)
+    trained: dict[str, int] = field(default_factory=dict)
+    """How often each instruction was trained on."""
 
     def __post_init__(self) -> None:
         plain = config_of(self.model, self.setting, self.seed)
@@ -184,7 +186,7 @@ class Trial:
     def _train(self, student: Student, clock: Clock) -> tuple[list[dict[str, Any]], int]:
         config, sequences = self.config, self.setting.sequences(self.config)
         pool = conform(self.found.pool, INSTRUCTIONS)
-        rounds = PoolRounds(config, load_taxonomy(config.curriculum), student, pool, clock=clock)
+        rounds = PoolRounds(config, load_taxonomy(config.curriculum), student, pool, trained=self.trained, clock=clock)
         seeds = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in self.found.seeds.to_pylist()]
         task_of = dict(
             zip(
