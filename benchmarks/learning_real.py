@@ -1,7 +1,7 @@
 """Measures if the curriculum teaches a real model on real rows: SmolLM2-135M-Instruct, four arms, two random seeds.
 
     python -m benchmarks.smollm2                         # the student's folder, once
-    python benchmarks/learning_real.py run [--seeds 0 1] [--arms A0 A1 A2 A7] [--tokens 30000]
+    python benchmarks/learning_real.py run [--seeds 0 1] [--arms A0 A1 A2 A7] [--tokens 46080]
     python benchmarks/learning_real.py report            # benchmarks/results/learning_real.json, docs/learning_real.md
 
 A training is one line of RESULTS; a training with a line is not done again, so a killed run loses at most one. Each

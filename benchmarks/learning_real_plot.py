@@ -32,9 +32,9 @@ def draw(arms: Mapping[str, Mapping[int, dict[str, Any]]], rows: Sequence[Mappin
     changes.set_ylabel("change of the loss, nats per token")
     changes.legend(fontsize=8)
     places = np.arange(len(rows))[::-1]
-    for shift, seed in zip((0.12, -0.12), (0, 1), strict=True):
+    for number, seed in enumerate(sorted({seed for row in rows for seed in row["seeds"]})):
         points = [(place, row["uniform"]["by_seed"].get(str(seed))) for place, row in zip(places, rows, strict=True)]
-        shown = [(place + shift, one) for place, one in points if one]
+        shown = [(place + 0.12 - 0.24 * number, one) for place, one in points if one]
         if shown:
             means = np.array([one["mean"] for _, one in shown])
             bounds = np.array([[one["mean"] - one["low"], one["high"] - one["mean"]] for _, one in shown]).T

@@ -45,10 +45,12 @@ judge scores.
 | A2 | new pool rows, with equal task shares of the response tokens |
 | A7 | as A2, with a share α of the response tokens from hard rows |
 
-A7 does what the product does by default, with the loss in place of the judge. In every round the current student's
-mean loss per response token (`response_loss`) is measured on about twice as many pool rows as are trained, none of them
-trained before. The harder half is hard (`top_fraction: 0.5`). α is 0.3, 0.5 and 0.7. A1 and A2 draw from as many
-candidates without measuring them (`select: none`).
+A7 is the product's default with a loss in place of the judge. In every round the current student's mean loss per
+response token (`response_loss`) is measured on about twice as many pool rows as are trained, none of them trained
+before. The harder half is hard (`top_fraction: 0.5`), as a loss has no δ like the 2 points of the MFD. α is 0.3, 0.5
+and 0.7. In two points it is not a run: the candidates are new pool rows instead of seed rows and earlier expansions,
+and no hard row is expanded, so that the difficulty of a trained row is measured and not that of its parent. A1 and A2
+draw from as many candidates without measuring them (`select: none`).
 
 All arms of a seed begin at the same model and train as many packed sequences and optimizer steps, with a schedule a
 round: {tokens:,} tokens in all, learning rate {learning_rate:g}. The score is the loss per response token on the
@@ -94,8 +96,9 @@ def figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "after_by_task": _tasks(lines, "after"),
         **{
             name: round(sum(entry[name] for entry in rounds) / count)
-            for name in ("steps", "tokens", "response_tokens", "pairs", "distinct")
+            for name in ("steps", "tokens", "response_tokens", "pairs")
         },
+        "distinct": round(sum(line["distinct"] for line in lines) / count),
         "rows_by_task": {task: round(rows[task] / count) for task in SHARES},
         "scored_tokens": round(sum(line["scored_tokens"] for line in lines) / count),
         "cpu_seconds": {
@@ -167,8 +170,9 @@ def page(arms: Mapping[str, Mapping[int, dict[str, Any]]], found: Mapping[str, A
 
 CONTRASTS_SAY = """A difference below 0 says that the first arm is better. Intervals in brackets are 95 % bootstrap
 intervals over the holdout rows: they cover another holdout, not another training. Two seeds are too few for the spread
-between trainings. A0 and A1 both see rows of the seed data's tasks, hardly any of them twice, so A1 − A0 shows how far
-two samples of the same kind are apart: a contrast of that size is chance."""
+between trainings. The tokens are too few to use the seed data up, and the student has not seen it before. So A0 trains
+on rows that are as new as those of A1, and A1 − A0 is no test of new data: it shows how far two samples of one kind are
+apart by chance."""
 
 
 def _missing(arms: Mapping[str, Mapping[int, Any]]) -> list[str]:
@@ -207,7 +211,7 @@ def _trained(arms: Mapping[str, Any]) -> str:
     lines = [
         "Means over the seeds. Passes for the difficulty are not among the trained tokens.",
         "",
-        f"| arm | steps | tokens | of responses | rows (distinct by round) | {' | '.join(SHARES)} | tokens of the "
+        f"| arm | steps | tokens | of responses | rows (distinct) | {' | '.join(SHARES)} | tokens of the "
         "difficulty | CPU seconds: training, difficulty |",
         "|---" * (7 + len(SHARES)) + "|",
     ]

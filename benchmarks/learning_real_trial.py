@@ -57,7 +57,7 @@ CONTRASTS = (("A1", "A0", "new rows"), ("A2", "A1", "task balance"), ("A7", "A2"
 class Setting:
     """Sizes that all arms share. Results of other settings are not compared."""
 
-    tokens: int = 30_000
+    tokens: int = 46_080
     """Tokens of the three rounds together."""
     learning_rate: float = 2e-5
     seed_rows: int = 1000
@@ -177,6 +177,7 @@ class Trial:
             "before": before,
             "after": after,
             "rounds": made,
+            "distinct": len(self.trained),
             "scored_tokens": scored_tokens,
             "cpu_seconds": {name: round(value, 1) for name, value in clock.laps.items()},
             "seconds": round(time.monotonic() - clock.began, 1),
