@@ -170,9 +170,9 @@ def page(arms: Mapping[str, Mapping[int, dict[str, Any]]], found: Mapping[str, A
 
 CONTRASTS_SAY = """A difference below 0 says that the first arm is better. Intervals in brackets are 95 % bootstrap
 intervals over the holdout rows: they cover another holdout, not another training. Two seeds are too few for the spread
-between trainings. The tokens are too few to use the seed data up, and the student has not seen it before. So A0 trains
-on rows that are as new as those of A1, and A1 − A0 is no test of new data: it shows how far two samples of one kind are
-apart by chance."""
+between trainings. The tokens are too few to use the seed data up, and no training came before. So A0 trains on rows
+that are as new to the student as those of A1, and A1 − A0 is no test of new data: it shows how far two samples of one
+kind are apart by chance."""
 
 
 def _missing(arms: Mapping[str, Mapping[int, Any]]) -> list[str]:

@@ -122,6 +122,45 @@ def test_the_interval_is_that_of_a_mean_of_independent_rows() -> None:
     assert both.high - both.low == pytest.approx(2 * 1.96 * error / 2**0.5, rel=0.1), "seeds are drawn independently"
 
 
+def line(arm: str, seed: int, loss: float) -> dict[str, Any]:
+    rounds = [{"steps": 2, "tokens": 90, "response_tokens": 50, "pairs": 5, "by_task": dict.fromkeys(SHARES, 1)}] * 3
+    return {
+        "arm": arm,
+        "seed": seed,
+        **vars(Setting()),
+        "before": {task: [[20.0, 10]] * 3 for task in SHARES},
+        "after": {task: [[loss, 10]] * 3 for task in SHARES},
+        "rounds": rounds,
+        "distinct": 14,
+        "scored_tokens": 0,
+        "cpu_seconds": {"train": 3.0},
+    }
+
+
+def test_a_page_compares_within_a_seed_and_names_the_missing_trainings() -> None:
+    from benchmarks.learning_real_report import contrasts, figures, page
+
+    arms = {
+        "A0": {0: line("A0", 0, 16.0), 1: line("A0", 1, 10.0)},
+        "A1": {0: line("A1", 0, 15.0), 1: line("A1", 1, 8.0)},
+        "A2": {0: line("A2", 0, 14.5)},
+    }
+    fresh, balance = contrasts(arms)
+    assert fresh["uniform"]["mean"] == {"mean": -0.15, "low": -0.15, "high": -0.15}
+    assert {seed: one["mean"] for seed, one in fresh["uniform"]["by_seed"].items()} == {"0": -0.1, "1": -0.2}
+    assert (balance["seeds"], balance["seed"]["mean"]["mean"]) == ([0], -0.05), "A1 of seed 1 has no partner"
+    found = {
+        "arms": {name: figures(list(seeds.values())) for name, seeds in arms.items()},
+        "contrasts": [fresh, balance],
+    }
+    text = page(arms, found)
+    assert "missing: A7 of seed 0, A2 of seed 1, A7 of seed 1." in text
+    assert "| new rows (A1 − A0) | -0.1500 [-0.1500, -0.1500] | -0.1000" in text
+    complete = {arm: {0: line(arm, 0, 16.0), 1: line(arm, 1, 16.0)} for arm in ARMS}
+    figured = {name: figures(list(seeds.values())) for name, seeds in complete.items()}
+    assert "missing" not in page(complete, {"arms": figured, "contrasts": contrasts(complete)})
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the five files, 60 rows each."""
