@@ -5,8 +5,8 @@
     python benchmarks/learning_real.py report            # benchmarks/results/learning_real.json, docs/learning_real.md
 
 A training is one line of RESULTS; a training with a line is not done again, so a killed run loses at most one. Each
-training is a process of its own with one thread. Rows come from TAPIR_DATA. The learning rate was chosen on the seed
-100, which is not reported.
+training is a process of its own with one thread. Rows come from TAPIR_DATA. Settings are the product's defaults as far
+as there are any, and were not tuned; the seeds from 100 on, which are not reported, are free for that.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGE, PLOT = ROOT / "docs" / "learning_real.md", ROOT / "docs" / "learning" / "real.svg"
 RESULT = ROOT / "benchmarks" / "results" / "learning_real.json"
 REPORTED = range(100)
-"""Random seeds that are reported; settings were chosen on others."""
+"""Random seeds that are reported; others are for choosing settings."""
 MEANS = {"uniform": UNIFORM, "seed": SHARES}
 """Weights of the tasks in the two means."""
 
@@ -53,8 +53,8 @@ and no hard row is expanded, so that the difficulty of a trained row is measured
 draw from as many candidates without measuring them (`select: none`).
 
 All arms of a seed begin at the same model and train as many packed sequences and optimizer steps, with a schedule a
-round: {tokens:,} tokens in all, learning rate {learning_rate:g}. The score is the loss per response token on the
-holdout: lower is better.
+round: {tokens:,} tokens in all, learning rate {learning_rate:g} (the product's default, not tuned). The score is
+the loss per response token on the holdout: lower is better.
 """
 
 
