@@ -15,6 +15,7 @@ from benchmarks.learning_real_data import SHARES, UNIFORM
 from benchmarks.learning_real_loss import Difference, difference, loss_by_task, mean_of
 from benchmarks.learning_real_plot import draw
 from benchmarks.learning_real_trial import ARMS, CONTRASTS
+from tapir_ray.config import Train
 
 ROOT = Path(__file__).parents[1]
 PAGE, PLOT = ROOT / "docs" / "learning_real.md", ROOT / "docs" / "learning" / "real.svg"
@@ -53,8 +54,8 @@ and no hard row is expanded, so that the difficulty of a trained row is measured
 draw from as many candidates without measuring them (`select: none`).
 
 All arms of a seed begin at the same model and train as many packed sequences and optimizer steps, with a schedule a
-round: {tokens:,} tokens in all, learning rate {learning_rate:g} (the product's default, not tuned). The score is
-the loss per response token on the holdout: lower is better.
+round: {tokens:,} tokens in all, learning rate {learning_rate:g}{untuned}. The score is the loss per
+response token on the holdout: lower is better.
 """
 
 
@@ -160,6 +161,7 @@ def page(arms: Mapping[str, Mapping[int, dict[str, Any]]], found: Mapping[str, A
         seed_rows=first["seed_rows"],
         tokens=first["tokens"],
         learning_rate=first["learning_rate"],
+        untuned=" (the product's default, not tuned)" if first["learning_rate"] == Train().learning_rate else "",
     )
     parts = [head.strip(), *_missing(arms), "## Loss on the holdout", _losses(found["arms"])]
     if found["contrasts"]:
