@@ -163,7 +163,7 @@ def page(arms: Mapping[str, Mapping[int, dict[str, Any]]], found: Mapping[str, A
         learning_rate=first["learning_rate"],
         untuned=" (the product's default, not tuned)" if first["learning_rate"] == Train().learning_rate else "",
     )
-    parts = [head.strip(), *_missing(arms), "## Loss on the holdout", _losses(found["arms"])]
+    parts = [head.strip(), *_missing(arms), "## Loss on the holdout", _losses(arms)]
     if found["contrasts"]:
         parts += ["## Contrasts", CONTRASTS_SAY, *(_contrasts(found["contrasts"], name) for name in MEANS)]
     parts += ["![Changes of the loss and contrasts](learning/real.svg)", "## What was trained", _trained(found["arms"])]
@@ -183,17 +183,17 @@ def _missing(arms: Mapping[str, Mapping[int, Any]]) -> list[str]:
     return [f"**Not complete.** These trainings are missing: {', '.join(missing)}."] if missing else []
 
 
-def _losses(arms: Mapping[str, Any]) -> str:
-    lines = [f"| arm | seeds | mean over tasks | in the seed's shares | {' | '.join(SHARES)} |"]
+def _losses(arms: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
+    lines = [f"| seed | arm | mean over tasks | in the seed data's shares | {' | '.join(SHARES)} |"]
     lines.append("|---" * (4 + len(SHARES)) + "|")
-    most = max(arms.values(), key=lambda entry: len(entry["seeds"]))
-    rows = [("before training", most, "before")] + [
-        (f"{n} {ARMS[n].what}", entry, "after") for n, entry in arms.items()
-    ]
-    for name, entry, when in rows:
-        tasks = " | ".join(f"{entry[f'{when}_by_task'][task]:.3f}" for task in SHARES)
-        seeds = ", ".join(map(str, entry["seeds"]))
-        lines.append(f"| {name} | {seeds} | **{entry[when]['uniform']:.4f}** | {entry[when]['seed']:.4f} | {tasks} |")
+    # By seed: seeds have other holdouts, so arms can be compared only within one.
+    for seed in sorted({seed for trained in arms.values() for seed in trained}):
+        there = {name: trained[seed] for name, trained in arms.items() if seed in trained}
+        rows = [("before training", next(iter(there.values()))["before"])]
+        for name, losses in rows + [(f"{name} {ARMS[name].what}", line["after"]) for name, line in there.items()]:
+            tasks = " | ".join(f"{loss:.3f}" for loss in loss_by_task(losses).values())
+            means = f"**{mean_of(losses, UNIFORM):.4f}** | {mean_of(losses, SHARES):.4f}"
+            lines.append(f"| {seed} | {name} | {means} | {tasks} |")
     return "\n".join(lines)
 
 
