@@ -38,7 +38,7 @@ def main() -> int:
     if options.what == "report":
         from benchmarks.learning_real_report import report
 
-        report([line for line in lines(options.results) if setting.items() <= line.items()])
+        report([line for line in lines(options.results) if setting.items() <= line.items()], setting)
         return 0
     if not (options.model / "config.json").exists():
         raise SystemExit(f"no model in {options.model}: run python -m benchmarks.smollm2")

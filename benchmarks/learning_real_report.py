@@ -33,8 +33,8 @@ simulated tasks.
 
 The student is SmolLM2-135M-Instruct (from 4-bit weights, `benchmarks/smollm2.py`), all weights trained in float32. The
 tasks are five files of instruction data: Alpaca, Dolly, Math (GSM8K), Code (CodeAlpaca) and Roleplay. Each random seed
-splits their rows into a holdout of {held} rows a task, {seed_rows:,} seed rows (Alpaca 50 %, Dolly 20 %, the others
-10 % each), and a pool of all others. Rows with an instruction like one of the holdout are left out.
+splits their rows into a holdout of {held_each} rows a task, {seed_rows:,} seed rows (Alpaca 50 %, Dolly 20 %, the
+others 10 % each), and a pool of all others. Rows with an instruction like one of the holdout are left out.
 
 The pool is a recorded teacher: its rows stand in for new instructions with their answers. No teacher writes, and no
 judge scores.
@@ -59,26 +59,24 @@ response token on the holdout: lower is better.
 """
 
 
-def report(lines: Sequence[dict[str, Any]]) -> None:
-    """Writes results, page and plot. `lines` are the trainings of one setting; raises SystemExit for none."""
-    lines = [line for line in lines if line["seed"] in REPORTED]
-    if not lines:
-        raise SystemExit(
-            "no training of this setting: run `python benchmarks/learning_real.py run`, or name another one"
-        )
+def report(lines: Sequence[dict[str, Any]], setting: Mapping[str, Any]) -> None:
+    """Writes results, page and plot. `lines` are the trainings of the setting, which may be incomplete."""
     arms: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
-        arms[line["arm"]][line["seed"]] = line
+        if line["seed"] in REPORTED:
+            arms[line["arm"]][line["seed"]] = line
     arms = {name: dict(sorted(arms[name].items())) for name in ARMS if name in arms}
     found = {
         "benchmark": "learning_real",
         "date": datetime.now(UTC).date().isoformat(),
+        "setting": dict(setting),
         "arms": {name: figures(list(seeds.values())) for name, seeds in arms.items()},
         "contrasts": contrasts(arms),
     }
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    draw(arms, found["contrasts"], PLOT)
     PAGE.write_text(page(arms, found))
+    if arms:
+        draw(arms, found["contrasts"], PLOT)
 
 
 def figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -155,18 +153,16 @@ def _rounded(found: Difference) -> dict[str, float]:
 
 def page(arms: Mapping[str, Mapping[int, dict[str, Any]]], found: Mapping[str, Any]) -> str:
     """Returns the text of the page."""
-    first = next(iter(next(iter(arms.values())).values()))
-    head = HEAD.format(
-        held=first["held_each"],
-        seed_rows=first["seed_rows"],
-        tokens=first["tokens"],
-        learning_rate=first["learning_rate"],
-        untuned=" (the product's default, not tuned)" if first["learning_rate"] == Train().learning_rate else "",
-    )
-    parts = [head.strip(), *_missing(arms), "## Loss on the holdout", _losses(arms)]
+    setting = found["setting"]
+    untuned = " (the product's default, not tuned)" if setting["learning_rate"] == Train().learning_rate else ""
+    parts = [HEAD.format(**setting, untuned=untuned).strip(), *_missing(arms)]
+    if arms:
+        parts += ["## Loss on the holdout", _losses(arms)]
     if found["contrasts"]:
         parts += ["## Contrasts", CONTRASTS_SAY, *(_contrasts(found["contrasts"], name) for name in MEANS)]
-    parts += ["![Changes of the loss and contrasts](learning/real.svg)", "## What was trained", _trained(found["arms"])]
+    if arms:
+        parts += ["![Changes of the loss and contrasts](learning/real.svg)"]
+        parts += ["## What was trained", _trained(found["arms"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -180,7 +176,7 @@ kind are apart by chance."""
 def _missing(arms: Mapping[str, Mapping[int, Any]]) -> list[str]:
     seeds = sorted({seed for trained in arms.values() for seed in trained} | {0, 1})
     missing = [f"{arm} of seed {seed}" for seed in seeds for arm in ARMS if seed not in arms.get(arm, {})]
-    return [f"**Not complete.** These trainings are missing: {', '.join(missing)}."] if missing else []
+    return ["**Not complete.** Trainings that are missing:\n" + ", ".join(missing) + "."] if missing else []
 
 
 def _losses(arms: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:

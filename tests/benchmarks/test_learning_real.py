@@ -149,16 +149,15 @@ def test_a_page_compares_within_a_seed_and_names_the_missing_trainings() -> None
     assert fresh["uniform"]["mean"] == {"mean": -0.15, "low": -0.15, "high": -0.15}
     assert {seed: one["mean"] for seed, one in fresh["uniform"]["by_seed"].items()} == {"0": -0.1, "1": -0.2}
     assert (balance["seeds"], balance["seed"]["mean"]["mean"]) == ([0], -0.05), "A1 of seed 1 has no partner"
-    found = {
-        "arms": {name: figures(list(seeds.values())) for name, seeds in arms.items()},
-        "contrasts": [fresh, balance],
-    }
-    text = page(arms, found)
-    assert "missing: A7 of seed 0, A2 of seed 1, A7 of seed 1." in text
+    setting = vars(Setting())
+    figured = {name: figures(list(seeds.values())) for name, seeds in arms.items()}
+    text = page(arms, {"setting": setting, "arms": figured, "contrasts": [fresh, balance]})
+    assert "missing:\nA7 of seed 0, A2 of seed 1, A7 of seed 1." in text
     assert "| new rows (A1 − A0) | -0.1500 [-0.1500, -0.1500] | -0.1000" in text
     complete = {arm: {0: line(arm, 0, 16.0), 1: line(arm, 1, 16.0)} for arm in ARMS}
     figured = {name: figures(list(seeds.values())) for name, seeds in complete.items()}
-    assert "missing" not in page(complete, {"arms": figured, "contrasts": contrasts(complete)})
+    assert "missing" not in page(complete, {"setting": setting, "arms": figured, "contrasts": contrasts(complete)})
+    assert "A0 of seed 0" in page({}, {"setting": setting, "arms": {}, "contrasts": []})
 
 
 @pytest.fixture(scope="module")
