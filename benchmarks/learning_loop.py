@@ -38,6 +38,8 @@ class Student:
 
     config: Config
     folder: str
+    answers: bool = True
+    """False for a student that only trains and measures losses, which then needs half the memory."""
     trained: Any = None
     answering: Any = None
     tokenizer: Any = None
@@ -46,8 +48,9 @@ class Student:
         options = {"dtype": torch.float32, "attn_implementation": "sdpa"}
         self.tokenizer = load_tokenizer(self.folder, self.config.student)
         self.trained = load_student(self.folder, self.config.student, **options)
-        # Packed attention changes a model for good, so answers come from a second one with the same weights.
-        self.answering = load_student(self.folder, self.config.student, **options).eval()
+        if self.answers:
+            # Packed attention changes a model for good, so answers come from a second one with the same weights.
+            self.answering = load_student(self.folder, self.config.student, **options).eval()
         attend_apart(self.trained)
         self.end = end_of_turn(self.tokenizer, self.config.student.chat_template_kwargs)
 

@@ -32,6 +32,7 @@ judge are the simulator's, tasks are its ten families at five levels. All arms o
 the same student and train for the same tokens, optimizer steps and schedules. Scores are means of 1 to 10 over a
 holdout after the last round. The unit is the random seed: intervals are 95 % intervals of the mean difference between
 two arms of the same seed (paired t), and p is corrected for the number of contrasts of a regime (Holm).
+[learning_real.md](learning_real.md) has a real model on real rows.
 
 First results: one regime, five random seeds, four arms. In regime c the difficulty of A3 is measured in round 1 on rows
 that the start has memorised, of which about 1 % are hard; this is a weakness of the arm, not of all selection.

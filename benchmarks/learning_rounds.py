@@ -42,9 +42,10 @@ class Rounds:
     student: Student
     seeds: pa.Table
     """Seed rows, schema INSTRUCTIONS."""
-    forbidden: set[str]
+    forbidden: set[str] = field(default_factory=set)
     """Ids that no new row may have: those of the holdouts."""
-    teacher: Tasks
+    teacher: Tasks | None = None
+    """The simulator, which also judges; None for rounds that override `measured` and `expanded`."""
     generated: list[pa.Table] = field(default_factory=list)
     trained: dict[str, int] = field(default_factory=dict)
     """How often each instruction was trained on."""
@@ -92,8 +93,11 @@ class Rounds:
         chosen = conform(take_table(rows, cutoffs(rows, counts, quota)), SCORED)
         times = [self.trained.get(name, 0) for name in chosen["instruction_id"].to_pylist()]
         chosen = with_columns(chosen, times_trained=pa.array(times, pa.int64()))
-        if config.curriculum.difficulty.select == "none":
-            return chosen
+        return chosen if config.curriculum.difficulty.select == "none" else self.measured(chosen, config)
+
+    def measured(self, chosen: pa.Table, config: Config) -> pa.Table:
+        """Returns the candidates with their difficulty, by answers of the student that the simulator judges."""
+        assert self.teacher is not None
         texts = [messages[-1]["content"] for messages in chosen["messages"].to_pylist()]
         answers = self.student.answer(texts)
         identities = chosen["instruction_id"].to_pylist()
@@ -149,6 +153,7 @@ class Rounds:
     def _ask(
         self, kind: str, parts: dict[str, str], seed: int, conversation: list[dict[str, str]] | None = None
     ) -> str:
+        assert self.teacher is not None
         self.calls["teacher"] += 1
         identity = repr((kind, parts, conversation, seed))
         return self.teacher.reply(Request(kind, parts, tuple(conversation or ()), seed, identity, None, "teacher"))
