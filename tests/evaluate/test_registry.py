@@ -22,7 +22,7 @@ def test_a_suite_is_a_registered_one_or_a_users_class() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("mt-bench", "one of alpaca_eval, holdout, mt_bench, or"),
+        ("mt-bench", "one of alpaca_eval, holdout, ifeval, lm_eval, mt_bench, or"),
         ("tests.steps.test_evaluate:exact", "not a subclass of .*Suite"),
     ],
 )
