@@ -134,7 +134,7 @@ def test_a_restart_after_the_losses_loads_no_student(ray_local: None, tmp_path: 
     context = context_of(tmp_path, str(folder))
     table, candidates = context.loop.round(1).scored, context.loop.round(1).candidates
     assert load_measure(SPEC).schema == table.row_schema
-    score._select(context, 1, candidates)
+    score.select_candidates(context, 1, candidates)
     first = context.remaining(table, context.read(candidates))
     losses_before(context, first, str(folder), table, ROWS)
     measured = rows_of(context, table.working(LOSS_TABLE))
