@@ -88,6 +88,8 @@ def session(config: Config) -> Iterator[None]:
         for name, level in LOG_LEVELS.items():
             logging.getLogger(name).setLevel(level)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="ray")
+        # Hints about the number of concurrent tasks, on which nobody can act.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
         if short := shortage(config, possible_nodes()):
             raise InputError(short)
         with stopped_by_signals(), interruptible(), stopped_by_lost_nodes(config):
