@@ -24,6 +24,7 @@ from typing import Any
 import ray
 
 from tapir_ray.config import Replicas
+from tapir_ray.data.values import one_line
 from tapir_ray.llm.engine.requests import engine_environment
 from tapir_ray.llm.engine.worker import engine_sizes, set_threads
 from tapir_ray.run.model_store import local
@@ -127,8 +128,9 @@ class KeptEngine:
         try:
             self._engine = await asyncio.to_thread(_new_engine, folder, order)
         except Exception as error:
+            logging.getLogger(__name__).exception("the engine could not be started")
             # The classes of vLLM cannot be unpickled without importing it.
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from None
 
     async def _replace(self, folder: str) -> None:
         self._model = None

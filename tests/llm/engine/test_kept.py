@@ -18,7 +18,7 @@ from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.data.schemas import ID, SCORED, conform
 from tapir_ray.errors import StageError
 from tapir_ray.llm.engine import kept_stage, vllm_stage
-from tapir_ray.llm.engine.health import stopped_if_dying
+from tapir_ray.llm.engine.health import last_lines, stopped_if_dying
 from tapir_ray.llm.engine.kept import KeptEngines, Order, identity_of
 from tapir_ray.llm.engine.watchdog import ENGINE_CORE, _title, is_alive
 from tapir_ray.train.create_student import create_student
@@ -108,7 +108,7 @@ def test_new_weights_answer_as_a_new_engine_does(engines: KeptEngines, tmp_path:
     assert after == fresh
     assert [row["student_response"] for row in before] != [row["student_response"] for row in after]
     assert asked(engines, first, samples=2) == before
-    assert len(workers(tmp_path)) == 1, "no engine was started a second time"
+    assert len(workers(tmp_path)) == 1, f"an engine was started a second time: {last_lines(workers(tmp_path)[:1])}"
 
 
 @pytest.mark.slow
@@ -140,7 +140,9 @@ def test_an_engine_that_cannot_start_ends_the_run_with_its_log(engines: KeptEngi
     # A prompt is read in one step, so vLLM refuses steps shorter than the longest prompt.
     student = student_of(model).model_copy(update={"engine_kwargs": {"max_num_batched_tokens": 8}})
     answers = kept_stage.generate(table(), engines.handles(), model, student, REPLICAS, 0.1, 1)
-    refused = pytest.raises(StageError, match=r"could not be started: (.|\n)*max_num_batched_tokens(.|\n)*log")
+    refused = pytest.raises(
+        StageError, match=r"could not be started: .*max_num_batched_tokens \(8\).*its log:\n(.|\n)*Traceback"
+    )
     with refused, interruptible(), stopped_if_dying(processes, 1, lambda: 0):
         answers.take_all()
 
