@@ -241,7 +241,7 @@ def test_a_task_without_a_network_is_measured_before_and_after_a_training(tmp_pa
     config = write_config(
         tmp_path,
         holdout={"rows": 0},
-        curriculum={"rounds": 1, "alpha": 0.5, "tasks": "seed", "difficulty": {"select": "none"}},
+        curriculum={"rounds": 1, "tasks": "seed", "difficulty": {"select": "none"}},
         evaluate={"suites": ["lm_eval:own_choice"], "lm_eval": {"include_path": str(own)}},
     )
     driver = Driver(config, tmp_path / "run", HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1")
