@@ -17,6 +17,7 @@ tables, which is mostly work. Writes benchmarks/results/loop.json.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def measured(run: Run) -> tuple[dict[str, float], dict[str, Any]]:
     first_rows = {event["table"]: event["seconds"] for event in run.events("first_rows")}
     if not first_rows:
         raise SystemExit(f"{run.uri} has no first_rows events: it was made by an older version")
-    process = run.read_json("attempts/00001.json")["started"]
+    process = process_start(run.read_json("attempts/00001.json"))
     ended = seconds_of(run.read_json("attempts/00001.ended.json")["time"])
     wall = ended - process
     stages: Counter[str] = Counter()
@@ -96,6 +97,17 @@ def measured(run: Run) -> tuple[dict[str, float], dict[str, Any]]:
         "startups": {name: [round(end - begin, 1) for begin, end in found] for name, found in spans.items()},
         "startup_total_seconds": round(total, 1),
     }
+
+
+def process_start(attempt: dict[str, Any]) -> float:
+    """Returns when the process of an attempt was started, in seconds since the epoch.
+
+    After a reboot of the machine, or on another one, it is the time of the attempt, some seconds later.
+    """
+    if attempt.get("boot") != Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+        return seconds_of(attempt["time"])
+    booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return float(booted.split()[1]) + attempt["started"] / os.sysconf("SC_CLK_TCK")
 
 
 def startups(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tapir_ray.cluster.processes import identity
 from tapir_ray.run.run import Run
 from tests.benchmarks.scripts import script
 
@@ -22,7 +25,7 @@ def test_overlapping_start_up_is_counted_once_and_work_is_not_counted(tmp_path: 
     """100 seconds: 10 until the first stage, two trainings that start in parallel, an engine's start, and work."""
     run = Run.at(str(tmp_path / "run"))
     run.write_json("summary.json", {"status": "done"})
-    run.write_json("attempts/00001.json", {"started": 0.0})
+    run.write_json("attempts/00001.json", {"time": at(0), "boot": "of another machine", "started": 12_345})
     run.write_json("attempts/00001.ended.json", {"time": at(100)})
     run.write_json("classifier/report.json", {"seconds": 20.0, "start_seconds": 12.0})
     run.write_json(
@@ -58,6 +61,12 @@ def test_overlapping_start_up_is_counted_once_and_work_is_not_counted(tmp_path: 
     assert figures["stage_seconds"] == {"ingest": 10.0, "train_classifier": 20.0, "sft": 25.0, "score": 45.0}
     assert ratios["startup_share"] == pytest.approx(0.10 + 0.12 + 0.30 + 0.06)
     assert ratios["share_with_all_first_rows"] == pytest.approx(0.10 + 0.08 + 0.12 + 0.30 + 0.06)
+
+
+def test_the_start_of_a_process_is_counted_from_the_boot() -> None:
+    """The record of an attempt has clock ticks since the boot, not a time."""
+    me = identity(os.getpid())
+    assert loop.process_start({**me, "time": at(0)}) == pytest.approx(psutil.Process().create_time(), abs=1.5)
 
 
 def test_a_run_that_cannot_be_measured_is_refused(tmp_path: Path) -> None:
