@@ -59,7 +59,7 @@ def measured(batch: pa.Table) -> pa.Table:
 
 
 def model_in(folder: Path, random_seed: int) -> Path:
-    create = CreateModel(hidden_size=16, intermediate_size=32, layers=1, heads=2, max_length=64)
+    create = CreateModel(hidden_size=64, intermediate_size=128, layers=1, heads=2, vocab_size=500, max_length=64)
     create_student(create, [*TEXTS, "Be brief."] * 9, str(folder), None, random_seed)
     return folder
 
