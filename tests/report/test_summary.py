@@ -222,7 +222,9 @@ def test_every_suite_is_in_the_summary_and_all_except_the_holdout_have_a_table(t
     summary = summarise(context)
     holdout, capitals = summary["suites"]["holdout"], summary["suites"]["Capitals"]
     assert (holdout["mean"], holdout["by_category"], holdout["missing"]) == (6.0, {"Math": 6.0}, {"unknown": 1})
-    assert holdout["score"] == {"value": 6.0, "low": 6.0, "high": 6.0, "rows": 1, "standard_error": None}, "the half that is reported"
+    assert holdout["score"] == {"value": 6.0, "low": 6.0, "high": 6.0, "rows": 1, "standard_error": None}, (
+        "the half that is reported"
+    )
     assert (capitals["mean"], capitals["rows"], capitals["missing"]) == (0.75, 2, {"bad_request": 1})
     assert capitals["contaminated"] is None and capitals["initial"]["mean"] == 0.5 and "control" not in capitals
     assert capitals["over_initial"]["gain"]["mean"] == 0.25
