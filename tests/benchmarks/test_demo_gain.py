@@ -32,7 +32,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     ("words", "committed"),
     [
         ([], True),
-        (["--seeds", "2", "0", "1"], True),
+        (["--seeds", "2", "0", "1", "4", "3"], True),
         (["--quick"], False),
         (["--seeds", "0"], False),
         (["--seeds", "0", "1", "2", "3"], False),
@@ -46,5 +46,6 @@ def test_only_the_full_default_set_overwrites_the_committed_results(
     monkeypatch.setattr(sys, "argv", ["demo_gain.py", "--work-dir", str(work), *words])
     assert benchmark.main() == 0
     written = benchmark.RESULT if committed else work / "demo_gain.json"
-    assert json.loads(written.read_text())["ratios"] == {"seeds_with_interval_above_0": 1.0}
+    ratios = json.loads(written.read_text())["ratios"]
+    assert ratios == {"seeds_above_sft": 1, "seeds_above_control": 1, "score_after_rounds": 2, "score_over_control": 1}
     assert len(list(tmp_path.rglob("demo_gain.json"))) == 1
