@@ -2,7 +2,7 @@
 
     python benchmarks/demo_gain.py [--seeds 0 1 2 3 4] [--work-dir runs/demo_gain] [--quick]
 
-For each random seed the demo runs as a user runs it and trains its control. Scores are the judge's, of every holdout row.
+For each random seed the demo runs as a user runs it, with its control. Scores are the judge's, of every holdout row.
 Intervals are paired bootstrap 95 % intervals of the mean difference over rows (`tapir_ray/evaluate/paired.py`). The
 default seeds without --set write benchmarks/results/demo_gain.json, other calls demo_gain.json in the work directory. A
 finished run in the work directory is reused.
