@@ -17,7 +17,7 @@ import pytest
 
 from tapir_ray.config import Replicas
 from tapir_ray.data.schemas import ID, SCORED, conform
-from tapir_ray.llm.engine.worker import Keeping, collect, threads
+from tapir_ray.llm.engine.worker import Asking, Keeping, collect, threads
 from tapir_ray.run import blocks
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.resume import resume_table
@@ -99,7 +99,7 @@ class Engine:
             }
 
 
-class KeepingEngine(Keeping, Engine):
+class KeepingEngine(Keeping, Asking, Engine):
     pass
 
 
