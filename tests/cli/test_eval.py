@@ -22,7 +22,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.evaluate.suite import Forecast, Suite
 from tapir_ray.run.run import Run
 from tapir_ray.train.create_student import create_student
-from tests.runs import ROOT
+from tests.runs import ROOT, write_config
 
 SPEC = f"{__name__}:Lengths"
 TEXTS = [f"What is {word} plus two?" for word in ("one", "two", "three", "four", "five", "six")]
@@ -177,15 +177,19 @@ def test_a_model_that_cannot_answer_is_refused_before_it_is_loaded(
     assert not (tmp_path / "runs").exists()
 
 
-def evaluated(folder: Path, *arguments: str) -> dict[str, Any]:
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
-        [sys.executable, "-m", "tapir_ray.cli", "eval", *arguments, "--json"],
-        capture_output=True, text=True, timeout=900, cwd=folder, env={**environment, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "tapir_ray.cli", *arguments],
+        capture_output=True, text=True, timeout=2000, cwd=folder, env={**environment, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return done
+
+
+def evaluated(folder: Path, *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(command(folder, "eval", *arguments, "--json").stdout.splitlines()[-1])
+    return found
 
 
 @pytest.mark.slow
@@ -211,3 +215,37 @@ def test_two_models_are_measured_and_compared_and_finished_results_are_read(tmp_
     assert over["gain"]["mean"] == pytest.approx(over["mean"] - over["other_mean"], abs=2e-4)
     summary = json.loads((Path(both["targets"][0]["run"]) / "summary.json").read_text())
     assert summary["status"] == "done" and summary["suites"]["Lengths"]["mean"] == both["suites"]["Lengths"]["mean"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_run_measures_its_students_and_a_model_answers_its_holdout(tmp_path: Path) -> None:
+    """The run is told to measure a suite of its own for all of its students; its last checkpoint is then a model."""
+    resources = {"cpus": 4, "transform_cpus": 0.4}
+    file = write_config(
+        tmp_path, evaluate={"suites": ["holdout", SPEC]}, control="sft", score={"max_rows": 40}, expand={"size": 10},
+        resources=resources,
+    )  # fmt: skip
+    run_dir = tmp_path / "run"
+    done = command(tmp_path, "run", str(file), "--run-dir", str(run_dir))
+    assert "Lengths: the last student" in done.stdout, "the comparison with the others is printed"
+    found = json.loads((run_dir / "summary.json").read_text())["suites"]["Lengths"]
+    tables = {"last": "evaluation/Lengths", "initial": "evaluation/initial/Lengths"}
+    tables["control"] = "control/sft/evaluation/Lengths"
+    for student, path in tables.items():
+        rows = pads.dataset(run_dir / path, format="parquet").to_table().to_pylist()
+        assert [row["contaminated"] for row in rows] == [False] * len(TEXTS), "no seed row asks this"
+        mean = sum(row["student_score"] for row in rows) / len(rows)
+        assert (found if student == "last" else found[student])["mean"] == pytest.approx(mean, abs=1e-3)
+    assert found["over_initial"]["gain"]["rows"] == found["over_control"]["gain"]["rows"] == len(TEXTS)
+
+    written = {path: (run_dir / path / "_manifest.json").stat().st_mtime_ns for path in tables.values()}
+    again = evaluated(tmp_path, str(run_dir), "--suite", SPEC, "holdout", "--before")
+    assert {path: (run_dir / path / "_manifest.json").stat().st_mtime_ns for path in written} == written
+    assert again["suites"]["Lengths"]["over_initial"]["gain"] == found["over_initial"]["gain"]
+    assert again["suites"]["holdout"]["over_initial"]["gain"]["rows"] >= 30
+
+    model = evaluated(tmp_path, str(run_dir / "checkpoints/01"), "--suite", "holdout", "--against", str(run_dir))
+    over = model["suites"]["holdout"]["over_against"]
+    assert over["gain"]["rows"] >= 30 and over["missing"].get("not an item") is None, "the same rows are held out"
+    assert abs(over["gain"]["mean"]) < 1.0, "the model is the run's last student"
