@@ -20,7 +20,7 @@ from tapir_ray.cluster.session import stopped_by_signals
 from tapir_ray.config.evaluate import HOLDOUT_SUITE, INITIAL, LAST, name_of
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate.comparison import compared
-from tapir_ray.evaluate.registry import suite_of
+from tapir_ray.evaluate.registry import suite_class, suite_of
 from tapir_ray.evaluate.results import entry
 from tapir_ray.llm.roles import Roles
 from tapir_ray.methods import layout_of, method_of
@@ -141,7 +141,8 @@ def _results(spec: str, views: Sequence[View], before: bool) -> dict[str, Any]:
     for name, view, table in others:
         if table is not None and view.run.done(table):
             found[name] = view.entry(spec, table)
-            found[f"over_{name}"] = compared(first.run, mine, view.run, table, seed)
+            split = suite_class(spec).split
+            found[f"over_{name}"] = compared(first.run, mine, view.run, table, seed, split=split)
     return found
 
 

@@ -28,9 +28,17 @@ SAME = 1e-9
 
 
 def compared(
-    run: Run, table: Table, other_run: Run, other_table: Table, random_seed: int = 0, moved: int = MOVED
+    run: Run,
+    table: Table,
+    other_run: Run,
+    other_table: Table,
+    random_seed: int = 0,
+    moved: int = MOVED,
+    split: str | None = None,
 ) -> dict[str, Any] | None:
     """Returns how one student's results differ from another's, as JSON values; None without a common item.
+
+    With a `split` only its rows are items (`Suite.split`).
 
     - `mean`, `other_mean`: over the items that both have a score for.
     - `gain`: fields of `paired.Gain`; `without_contaminated` is that of the items that neither was trained on, None
@@ -40,7 +48,7 @@ def compared(
     - `missing`, `other_missing`: items that only the other student has a score for, by reason; `not an item` is the
       reason of an item that one of the tables does not have.
     """
-    mine, theirs = read_results(run, table), read_results(other_run, other_table)
+    mine, theirs = read_results(run, table, split), read_results(other_run, other_table, split)
     common = sorted(mine.scores.keys() & theirs.scores.keys())
     if not common:
         return None

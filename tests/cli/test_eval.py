@@ -243,7 +243,8 @@ def test_a_run_measures_its_students_and_a_model_answers_its_holdout(tmp_path: P
     again = evaluated(tmp_path, str(run_dir), "--suite", SPEC, "holdout", "--before")
     assert {path: (run_dir / path / "_manifest.json").stat().st_mtime_ns for path in written} == written
     assert again["suites"]["Lengths"]["over_initial"]["gain"] == found["over_initial"]["gain"]
-    assert again["suites"]["holdout"]["over_initial"]["gain"]["rows"] >= 30
+    held = again["suites"]["holdout"]["over_initial"]
+    assert held["gain"]["rows"] >= 30 and "not an item" not in held["missing"], "seed rows are no items"
 
     model = evaluated(tmp_path, str(run_dir / "checkpoints/01"), "--suite", "holdout", "--against", str(run_dir))
     over = model["suites"]["holdout"]["over_against"]

@@ -47,6 +47,14 @@ def test_only_common_items_count_and_the_others_have_a_reason(tmp_path: Path) ->
     assert "question c" not in lines, "it has not moved"
 
 
+def test_rows_of_another_split_are_no_items(tmp_path: Path) -> None:
+    """The scores of the first round, which are the initial student's of the holdout, have seed rows too."""
+    held, seed = row("a", 1.0, split="holdout"), row("b", 1.0, split="seed")
+    run = run_with(tmp_path, [held], [held, seed])
+    found = compared(run, FIRST, run, SECOND, split="holdout")
+    assert found is not None and found["gain"]["left_out"] == 0 and found["missing"] == {}
+
+
 def test_the_items_that_moved_most_are_shown_gains_first(tmp_path: Path) -> None:
     steps = {"a": 0.1, "b": 0.9, "c": -0.8, "d": 0.5, "e": -0.1}
     first, second = [row(name, 1.0 + step) for name, step in steps.items()], [row(name, 1.0) for name in steps]
