@@ -20,6 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # not this folder: its requests.py would hide the package `requests`
+
 from tapir_ray.config import load
 from tapir_ray.evaluate.control_gain import values
 from tapir_ray.evaluate.holdout_scores import read_scores

@@ -17,3 +17,12 @@ SCRIPTS = sorted(
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_benchmark_can_be_imported(name: str) -> None:
     importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_takes_its_own_folder_off_the_path(name: str) -> None:
+    """`benchmarks/requests.py` hid the package `requests` from a script, which then could not import Ray."""
+    text = (ROOT / "benchmarks" / f"{name}.py").read_text()
+    if "main()" not in text or "from tapir_ray" not in text:
+        return
+    assert "sys.path" in text.partition("from tapir_ray")[0] or "-m benchmarks" in text, "set sys.path[0] before"
