@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml $(PINS)
 	esac
 	$(INSTALL) -r $(PINS)
 	$(INSTALL) -e .
+	# Compiles what every run imports; else the many processes of the first run compile it side by side.
+	-$(BIN)/python -c "import vllm.v1.engine.core" >$(VENV)/vllm.log 2>&1 & \
+		$(BIN)/python -c "import ray.data.llm, ray.serve.llm, ray.train.torch, transformers, deepspeed" >$(VENV)/ray.log 2>&1; wait
 	touch $@
 
 # Writes the pinned packages after a change to pyproject.toml. Pins that still fit are kept; without the files, all are renewed.
