@@ -103,6 +103,7 @@ VLLM = EngineSpec(
     keeps=True,
     speed=(
         "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
         "max_num_seqs",
         "max_num_batched_tokens",
         "enforce_eager",

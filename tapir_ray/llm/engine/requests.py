@@ -27,6 +27,10 @@ ON_CPUS = "tapir_ray.llm.engine.cpu_executor.OneProcess"
 """Class of the executor, by its name because this process does not import vLLM."""
 WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 """Engine arguments on CPUs: there vLLM 0.29 crashes if a prompt with a seed and a temperature is read in two steps."""
+KV_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""Environment variable with the GiB of an engine's KV cache on CPUs. In vLLM it wins over `kv_cache_memory_bytes`."""
+KV_CACHE_BYTES = 2**30
+"""KV cache on CPUs if neither the variable nor `engine_kwargs` gives it. vLLM's own is a third of the node's memory."""
 
 
 def tokenised(
@@ -80,6 +84,8 @@ def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[s
         arguments |= {"revision": student.revision, "tokenizer_revision": student.revision}
     if replicas.gpus == 0:
         arguments |= {"enforce_eager": True, **WHOLE_PROMPTS}
+        if KV_CACHE not in os.environ:
+            arguments["kv_cache_memory_bytes"] = KV_CACHE_BYTES
         if replicas.tensor_parallel == 1:
             arguments["distributed_executor_backend"] = ON_CPUS
     return {**arguments, **student.engine_kwargs}
@@ -96,8 +102,7 @@ def engine_environment(replicas: Replicas, processes: str | None, model: str = "
     """Returns the environment variables of an engine's worker; `model` is one that its process has to copy."""
     environment = {"VLLM_LOGGING_LEVEL": "WARNING", "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "0")}
     if replicas.gpus == 0:
-        # GiB. Without it vLLM takes a third of the memory of the node.
-        environment["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
+        environment |= {KV_CACHE: os.environ[KV_CACHE]} if KV_CACHE in os.environ else {}
     if is_remote(model):
         environment |= {MODEL: model, FOLDER: str(folder())}
     if processes is not None:
