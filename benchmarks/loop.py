@@ -46,7 +46,8 @@ QUICK = [
     "train.epochs=1",
     "curriculum.rounds=1",
 ]
-CONTROL_HOLDOUT = re.compile(r"control/\w+/\d+/holdout")
+ANSWERED = re.compile(r"rounds/\d+/scored(-held)?|evaluation/.*|control/\w+/(\d+/holdout|evaluation/.*)")
+"""Tables with answers of the student. `scored-held` has those to the holdout if no candidate is scored."""
 Span = tuple[float, float]
 """(begin, end) in seconds since the epoch."""
 
@@ -119,7 +120,7 @@ def startups(
     for table, seconds in first_rows.items():
         if table == "seed/instructions":
             spans["classifier"].append(first_span(published[table], seconds))
-        elif table.endswith("/scored") or table.startswith("evaluation/") or CONTROL_HOLDOUT.fullmatch(table):
+        elif ANSWERED.fullmatch(table):
             spans["student_engine"].append(first_span(published[table], seconds))
     for packed, checkpoint in trainings(published):
         manifest = run.done(checkpoint)
