@@ -136,12 +136,11 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
     if a pool is too small and `on_small_pool` is `stop`.
     """
     rules = config.curriculum.difficulty
-    asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
-    chosen = (
-        _all_usable(round_number, stats, asked)
-        if rules.select == "none"
-        else _selected(round_number, stats, config, asked)
-    )
+    if rules.select == "none":
+        asked, chosen = 1.0, _all_usable(round_number, stats)
+    else:
+        asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
+        chosen = _selected(round_number, stats, config, asked)
     pools, interval = chosen.pools, chosen.interval
     weights = taxonomy.effective_weights(pools)
     anywhere = taxonomy.effective_weights(stats.usable) if config.expand.sources.random else {}
@@ -208,16 +207,14 @@ WHAT_TO_CHANGE = (
 )
 
 
-def _all_usable(round_number: int, stats: ScoreStats, alpha: float) -> _Chosen:
-    """Returns the selection of all usable rows, which needs no scores."""
+def _all_usable(round_number: int, stats: ScoreStats) -> _Chosen:
+    """Returns the selection of all usable rows, which needs no scores. All are in one pool, so α is 1."""
     if not stats.usable:
         raise StageError(
             f"round {round_number}: no usable row ({stats.unreliable} unreliable, {stats.failed} failed, "
             f"{stats.filtered} filtered of {stats.rows})"
         )
-    said = f"curriculum.difficulty.select none has no easy pool: α is 1, not {alpha:g}"
-    pools = {task: (n, 0) for task, n in stats.usable.items()}
-    return _Chosen(None, None, 1.0, pools, [said] if alpha < 1.0 else [])
+    return _Chosen(None, None, 1.0, {task: (n, 0) for task, n in stats.usable.items()})
 
 
 def _selected(round_number: int, stats: ScoreStats, config: Config, asked_alpha: float) -> _Chosen:
