@@ -10,7 +10,8 @@ with an untrained round is refused.
 import argparse
 import sys
 
-from tapir_ray.cli import configured, ended, takes_config
+from tapir_ray.cli import ended
+from tapir_ray.cli.options import configured, takes_config
 from tapir_ray.cluster.jobs.env_vars import load
 
 

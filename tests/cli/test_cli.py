@@ -13,6 +13,7 @@ import ray.data
 import yaml
 
 from tapir_ray import cli, errors
+from tapir_ray.cli.verbs import VERBS
 from tapir_ray.errors import InputError, StageError, TapirError
 
 
@@ -56,7 +57,7 @@ def test_a_wrapped_error_is_shown_alone(
     status: int,
     line: str,
 ) -> None:
-    monkeypatch.setattr(cli, "_run", lambda options: function() or 0)  # type: ignore[operator]
+    monkeypatch.setattr(VERBS["run"], "run", lambda options: function() or 0)  # type: ignore[operator]
     assert cli.main(["run", "c.yaml"]) == status
     assert line in capsys.readouterr().err
 
@@ -65,7 +66,7 @@ def test_an_error_of_another_class_is_raised(monkeypatch: pytest.MonkeyPatch) ->
     def fails(options: argparse.Namespace) -> int:
         raise ValueError("ours to mend") from OSError("x")
 
-    monkeypatch.setattr(cli, "_run", fails)
+    monkeypatch.setattr(VERBS["run"], "run", fails)
     with pytest.raises(ValueError, match="ours to mend"):
         cli.main(["run", "c.yaml"])
     assert errors.own_error(ValueError("x")) is None

@@ -1,15 +1,18 @@
-"""Verb `eval`: its options, and what it prints."""
+"""Verb `eval`: a student measured by evaluation suites."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from tapir_ray.cli.options import takes_json, takes_set
 from tapir_ray.errors import InputError
 
+HELP = "measure the student of a run, or a model, by evaluation suites"
 
-def add_options(command: argparse.ArgumentParser, set_help: str) -> None:
-    """Adds the options of `tapir eval`; `set_help` is the help text of `--set`."""
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Adds the options of `tapir eval`."""
     command.add_argument(
         "target", nargs="?", metavar="RUN|MODEL", help="folder or URI of a run, or HF folder or name of a model"
     )
@@ -21,15 +24,15 @@ def add_options(command: argparse.ArgumentParser, set_help: str) -> None:
     command.add_argument(
         "--config", metavar="FILE", help="YAML file with other settings than those of the run; a model needs none"
     )
-    command.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help=set_help)
+    takes_set(command)
     command.add_argument("--run-dir", help="folder or URI for the results of a model; without it runs/eval-…")
     command.add_argument(
         "--annotations", metavar="FILE", help="print the win rate of a file of AlpacaEval annotations, measure nothing"
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
+    takes_json(command)
 
 
-def evaluate(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Runs the command and returns its exit status. Raises errors as `evaluate_students` and `win_rate` do."""
     import json
 
