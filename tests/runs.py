@@ -17,6 +17,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import yaml
 
+from tapir_ray.data.schemas import ID
 from tapir_ray.data.storage import Storage
 from tapir_ray.llm.engine.watchdog import identity, is_alive
 
@@ -98,11 +99,11 @@ class Driver:
         return process.poll() is None
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """Returns the rows, sorted by their keys."""
+        """Returns the rows, sorted by their keys: those of a suite by their id."""
         files = self.run.read_json(f"{table}/_manifest.json")["files"]
         paths = [self.run.path(f"{table}/{name}") for name in files]
         rows = pads.dataset(paths, filesystem=self.run.fs, format="parquet").to_table().to_pylist()
-        return sorted(rows, key=lambda row: [row[name] for name in TABLES[table]])
+        return sorted(rows, key=lambda row: [row[name] for name in TABLES.get(table, ID)])
 
     def keys(self, table: str) -> list[tuple[Any, ...]]:
         """Returns the keys of the rows, sorted."""
