@@ -10,7 +10,8 @@ from pathlib import Path
 import tapir_ray
 
 ROOT = Path(tapir_ray.__file__).parent
-MOST_ENTRIES = 17
+MOST_ENTRIES = 18
+"""17 packages and files of the application, and `api/`: the same work for a program, which `cli/` prints."""
 MOST_LINES = 300
 LONGER = {
     "config/silences.py": 322,
