@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+WARNING = "warning: "
+"""Begin of a warning."""
 Tell = Callable[[str], None]
 """Function that gets a message of one line."""
 
@@ -31,7 +33,7 @@ class Caller:
 
     def warn(self, sentence: str) -> None:
         """Tells a warning."""
-        self.tell(f"warning: {sentence}")
+        self.tell(f"{WARNING}{sentence}")
 
 
 PROGRAM = Caller()

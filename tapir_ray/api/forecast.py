@@ -22,7 +22,7 @@ from tapir_ray.config.engines import spec_of
 from tapir_ray.config.evaluate import HOLDOUT_SUITE
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.cost import control
-from tapir_ray.cost.estimate import Estimate
+from tapir_ray.cost.estimate import Estimate, Line
 from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
@@ -65,6 +65,34 @@ class Forecast:
     """Requests, tokens and price by stage and role."""
     report: dict[str, Any]
     """Everything that is known, as JSON values: `tapir check --json`."""
+    warnings: tuple[str, ...] = ()
+    """Sentences on what is valid but risky."""
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars; None if the price of a role is unknown."""
+        return self.estimate.cost()
+
+    @property
+    def tokens(self) -> float:
+        """Input and output tokens of all requests."""
+        return self.estimate.tokens()[0]
+
+    @property
+    def most_tokens(self) -> float:
+        """Upper end of a 95 % interval with a pilot, else a bound that a run cannot exceed."""
+        return self.estimate.tokens()[2]
+
+    @property
+    def lines(self) -> list[Line]:
+        """Requests, tokens and dollars by stage and role."""
+        return self.estimate.lines
+
+    @property
+    def assumes(self) -> list[str]:
+        """Assumptions of the numbers, a sentence each."""
+        found: list[str] = self.report["assumes"]
+        return found
 
 
 def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROGRAM) -> Forecast:
@@ -87,7 +115,7 @@ def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROG
     sizes: Sizes
     if pilot:
         folder = sibling_uri(run_dir, f"-pilot-{config.digest()[:8]}")
-        with started(_now(config), folder, caller=caller) as context:
+        with started(without_batches(config), folder, caller=caller) as context:
             seed = read_seed(context.config)
             sizes = measured(context, seed, pilot)
             place = context.run.uri
@@ -148,7 +176,7 @@ def forecasts(config: Config, responses: list[str]) -> Forecasts:
     return counted
 
 
-def _now(config: Config) -> Config:
+def without_batches(config: Config) -> Config:
     """Returns the config of a pilot: single requests instead of batches, which may take a day, and no trackers."""
     sections = {**config.model_dump(), "trackers": []}
     for role in ("teacher", "judge"):

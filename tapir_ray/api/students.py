@@ -19,6 +19,7 @@ from tapir_ray.api.opening import started
 from tapir_ray.api.subjects import Subject, subjects
 from tapir_ray.api.suites import NOWHERE
 from tapir_ray.cluster.session import stopped_by_signals
+from tapir_ray.config import Config
 from tapir_ray.config.evaluate import HOLDOUT_SUITE, INITIAL, LAST, name_of
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate.comparison import compared
@@ -41,7 +42,7 @@ def evaluate_students(
     suites: Sequence[str],
     before: bool = False,
     against: str | None = None,
-    config: str | None = None,
+    config: str | Config | None = None,
     overrides: Sequence[str] = (),
     run_dir: str | None = None,
     caller: Caller = PROGRAM,
@@ -51,7 +52,7 @@ def evaluate_students(
     - `target`: folder or URI of a run, or a HF folder or name of a model.
     - `before`: also the student before the run.
     - `against`: another run or model, measured by the same suites.
-    - `config`: YAML file with the settings of engine, judge and suites; without it those of the run of the two.
+    - `config`: YAML file or config with the settings of engine, judge and suites; without it those of the run of the two.
     - `overrides`: changed keys of it (`a.b=c`).
     - `run_dir`: folder or URI for the results of the model `target`; without it `runs/eval-…`.
 
