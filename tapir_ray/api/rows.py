@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     import pandas
     import ray.data
 
-    Rows = (
-        str | os.PathLike[str] | Sequence[Mapping[str, Any]] | pa.Table | pandas.DataFrame | datasets.Dataset
-        | ray.data.Dataset
-    )  # fmt: skip
-else:
-    Rows = Any
+# A text, since the packages are imported only by callers that have such rows.
+Rows: TypeAlias = (
+    "str | os.PathLike[str] | Sequence[Mapping[str, Any]] | pa.Table | pandas.DataFrame | datasets.Dataset | "
+    "ray.data.Dataset"
+)
+"""Rows as a program has them."""
 
 
 def arrow_of(rows: Rows) -> pa.Table:

@@ -52,7 +52,7 @@ def evaluate_students(
     - `target`: folder or URI of a run, or a HF folder or name of a model.
     - `before`: also the student before the run.
     - `against`: another run or model, measured by the same suites.
-    - `config`: YAML file or config with the settings of engine, judge and suites; without it those of the run of the two.
+    - `config`: YAML file or config with the settings of engine, judge and suites; without it that of a run.
     - `overrides`: changed keys of it (`a.b=c`).
     - `run_dir`: folder or URI for the results of the model `target`; without it `runs/eval-…`.
 

@@ -70,9 +70,8 @@ class Table:
         import ray.data
 
         # Ray's default takes folders such as `a=b` in the path of a run for columns.
-        return ray.data.read_parquet(
-            self._files, filesystem=self._fs, columns=columns and list(columns), partitioning=None
-        )
+        chosen = None if columns is None else list(columns)
+        return ray.data.read_parquet(self._files, filesystem=self._fs, columns=chosen, partitioning=None)
 
     def _dataset(self) -> Any:
         return pads.dataset(self._files, filesystem=self._fs, format="parquet")
