@@ -101,7 +101,8 @@ def test_a_shard_is_published_while_others_are_in_progress(
     tables = ShardedTables(run, MADE, COUNTS)
     blocks = iter(slowly())
     monkeypatch.setattr(
-        "tapir_ray.run.blocks.written",
+        blocks,
+        "written",
         lambda rows, write, *_: (row for block in blocks for row in write(block).to_pylist()),
     )
     tables.write(
