@@ -44,11 +44,8 @@ def test_a_table_comes_as_arrow_pandas_and_hugging_face(run: tapir.Run) -> None:
 
 
 def test_a_table_comes_as_a_ray_dataset(run: tapir.Run, ray_local: None) -> None:
-    assert sorted(row["difficulty"] for row in run.table("scored", round=1).to_ray(["difficulty"]).take_all()) == [
-        0,
-        0.5,
-        1,
-    ]
+    rows = run.table("scored", round=1).to_ray(["difficulty"]).take_all()
+    assert sorted(row["difficulty"] for row in rows) == [0, 0.5, 1]
 
 
 @pytest.mark.parametrize(
