@@ -50,7 +50,8 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
 
     A Ray that is already initialised is used, and not shut down.
 
-    With `signals`, SIGTERM and Ctrl-C raise Stopped in the main thread, and watchers raise their errors there.
+    With `signals`, SIGTERM and Ctrl-C raise Stopped in the main thread, and watchers raise their errors there. Without
+    them no handler is left installed, and errors of watchers end the pipeline that runs.
 
     Raises InputError if the config claims more resources than the cluster can have.
     """
@@ -62,7 +63,7 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
 
     folder, spill = None, None
     show_logs = bool(os.environ.get("TAPIR_WORKER_LOGS"))
-    of_caller = ray.is_initialized()
+    of_caller, handler = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     try:
         if of_caller:
             pass
@@ -99,6 +100,8 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
         if short := shortage(config, possible_nodes()):
             raise InputError(short)
+        if not signals and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has set its own
         with (
             ray.data.DataContext.current(context),
             stopped_by_signals() if signals else nullcontext(),
