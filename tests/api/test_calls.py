@@ -67,9 +67,8 @@ def test_answers_are_judged_in_a_thread_and_rays_owner_keeps_it(
     context = ray.data.DataContext.get_current()
     given = rows(6)
     judged = in_a_thread(lambda: tapir.judge(given, CONFIG))
-    assert judged["status"].to_pylist() == ["ok"] * 6 and judged["output"].to_pylist() == [
-        row["output"] for row in given
-    ]
+    assert judged["status"].to_pylist() == ["ok"] * 6
+    assert judged["output"].to_pylist() == [row["output"] for row in given]
     assert all(score > 5 for score in judged["teacher_score"].to_pylist())
     assert all(gain > 0 for gain in judged["difficulty"].to_pylist()), "the wrong answers score as well"
     assert ray.is_initialized() and ray.data.DataContext.get_current() is context
@@ -78,9 +77,7 @@ def test_answers_are_judged_in_a_thread_and_rays_owner_keeps_it(
 
 
 def test_single_answers_are_graded_and_tasks_are_named(ray_local: None) -> None:
-    given = datasets.Dataset.from_list(
-        [{"instruction": row["instruction"], "output": row["output"]} for row in rows(4)]
-    )
+    given = datasets.Dataset.from_list(rows(4)).select_columns(["instruction", "output"])
     graded = tapir.judge(given, CONFIG)
     assert all(score > 5 for score in graded["answer_score"].to_pylist())
     named = tapir.classify(given, CONFIG)
@@ -139,7 +136,7 @@ def test_a_run_is_returned_and_continues(tmp_path: Path, ray_local: None, capfd:
 def test_a_dataset_of_a_program_is_regenerated(tmp_path: Path, ray_local: None) -> None:
     import ray.data
 
-    given = [{"instruction": row["instruction"], "output": row["output"]} for row in rows(40)]
+    given = datasets.Dataset.from_list(rows(40)).select_columns(["instruction", "output"]).to_list()
     config = {"name": "again", "regenerate": {"operations": ["filter"]}, "resources": {"transform_cpus": 0.2}}
     run = tapir.regenerate(datasets.Dataset.from_list([*given, given[0]]), config, tmp_path / "run")
     made = run.table("dataset")

@@ -1,4 +1,4 @@
-"""The examples of docs/python.md run one after the other against the simulator; those that need an engine are marked."""
+"""The examples of docs/python.md run one after the other against the simulator, but for those that need an engine."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ def test_the_examples_of_the_page_run(
             exec(compile(code, "docs/python.md", "exec"), names)
             ran += 1
     assert ran >= 6
-    assert (
-        names["hardest"]["difficulty"] > 0
-        and "Name a colour." in names["again"].table("dataset").to_pandas()["instruction"].tolist()
-    )
+    assert names["hardest"]["difficulty"] > 0
+    assert len(names["again"].table("dataset")) == 1, "the repeated row is filtered"
     assert "round 1 score" in capsys.readouterr().out
