@@ -27,18 +27,27 @@ from tapir_ray.llm.roles import Roles
 
 ROW = pa.field("row", pa.int64())
 """Number of a row, from 0, by which the answers come back in order."""
-UNUSED = {"name": "rows", "seed_data": {"path": "rows"}, "student": {"model": "unused"}}
-"""Keys that every run needs and that have no effect here."""
+ALWAYS = ("name", "random_seed", "teacher", "prompts", "budget", "cache", "simulator", "resources")
+"""Keys of a config that have an effect here, next to those of the function."""
+OF_A_RUN = ("student", "classifier", "train")
+"""Claims in `resources` that only a run has."""
 
 
-def config_for_rows(config: ConfigLike, **sections: Mapping[str, Any]) -> Config:
-    """Returns a config for rows: `sections` are set, and keys that only a run needs may be missing.
+def config_for_rows(config: ConfigLike, *keys: str, **sections: Mapping[str, Any]) -> Config:
+    """Returns a config for rows: with the keys ALWAYS and `keys` of `config`, and with `sections` instead of its own.
 
-    Raises InputError that names the key.
+    So a config of a run may be given, and one without the keys that only a run needs. Raises InputError that names the
+    key.
     """
-    content = {**UNUSED, **content_of(config)}
-    for name, keys in sections.items():
-        content[name] = {**(content.get(name) or {}), **keys}
+    given = content_of(config)
+    # Unknown keys stay, since the config refuses them.
+    content = {key: value for key, value in given.items() if key in (*ALWAYS, *keys) or key not in Config.model_fields}
+    content = {"name": "rows", "student": {"model": "unused"}, **content, **sections}
+    if not (content.get("simulator") or {}).get("seed_rows"):
+        content["seed_data"] = {"path": "unused"}
+    if isinstance(claims := content.get("resources"), dict):
+        own = ("classifier",) if "classify" in sections and sections["classify"]["by"] == "deberta" else ()
+        content["resources"] = {key: value for key, value in claims.items() if key in own or key not in OF_A_RUN}
     return parse(content)
 
 

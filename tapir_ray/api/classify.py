@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tapir_ray.api.asking import ROW, asked, asking, config_for_rows
 from tapir_ray.api.caller import Caller, Tell, ignore, logged
-from tapir_ray.api.configs import ConfigLike
+from tapir_ray.api.configs import ConfigLike, content_of
 from tapir_ray.api.rows import Rows, arrow_of, conversations
 from tapir_ray.cluster.session import session
 from tapir_ray.config import Config
@@ -32,12 +32,22 @@ def classify(rows: Rows, config: ConfigLike, *, model: str | None = None, tell: 
     of a sequence classification model) gives `task_prob` too, 0 to 1, and asks nobody.
 
     `rows`: a path, a list of dicts, an Arrow table, a pandas frame, or a dataset of Hugging Face or Ray, with columns
-    as in the seed data (docs/data.md). Keys of `config` that only a run needs may be missing. `status` is `ok`, or
+    as in the seed data (docs/data.md). Of `config`, `teacher`, `curriculum.tasks`, `budget` and `cache` are used; keys that
+    only a run needs have no effect and may be missing. `status` is `ok`, or
     `failed` with a `reason`; then `task` is null.
 
     Raises InputError for rows, a model or an endpoint that cannot be used, and Stopped if the budget is used up.
     """
-    table, given = arrow_of(rows), config_for_rows(config)
+    table = arrow_of(rows)
+    settings = content_of(config).get("classify")
+    settings = settings if isinstance(settings, dict) else {}
+    if model is None:
+        read = {key: settings[key] for key in ("label_attempts",) if key in settings}
+        section = {"by": "teacher", **read}
+    else:
+        read = {key: settings[key] for key in ("max_length", "batch_size", "trust_remote_code") if key in settings}
+        section = {"by": "deberta", "model": model, "label_rows": 0, **read}
+    given = config_for_rows(config, "curriculum", classify=section)
     found = [{**row, "task": None} for row in conversations(table)]
     caller = Caller(tell or ignore)
     if model is not None:

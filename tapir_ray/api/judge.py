@@ -15,7 +15,7 @@ import pyarrow as pa
 from tapir_ray.api.asking import asked, asking, config_for_rows
 from tapir_ray.api.caller import Caller, Tell, ignore
 from tapir_ray.api.configs import ConfigLike
-from tapir_ray.api.rows import Rows, arrow_of, conversations
+from tapir_ray.api.rows import STUDENT, Rows, arrow_of, conversations
 from tapir_ray.config import Judge
 from tapir_ray.data.schemas import OK, SCORED, text_of, with_columns
 from tapir_ray.errors import InputError
@@ -24,7 +24,8 @@ from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.judge import JudgeRow, NotJudged, score_answer
 
-STUDENT = "student_response"
+ASKS_JUDGE_ALONE = {"only": True, "suites": ["holdout"]}
+"""Section `evaluate` of a config that needs no teacher, unless it is the judge."""
 PAIR = ("teacher_score", "student_score", "difficulty", "position_gap", "scored_by", "status", "reason")
 """Columns that the judging of two answers adds."""
 ONE = pa.schema([*SCORED, ("answer_score", pa.float64())])
@@ -38,15 +39,15 @@ def judge(rows: Rows, config: ConfigLike, *, tell: Tell | None = None) -> pa.Tab
     - Without it, each `response` is graded alone: `answer_score`.
 
     `rows`: a path, a list of dicts, an Arrow table, a pandas frame, or a dataset of Hugging Face or Ray, with columns
-    as in the seed data (docs/data.md). `config`: its section `judge`, and `teacher` for `judge.same_as`; keys that only
-    a run needs may be missing. `status` is `ok`, or `failed` or `filtered` with a `reason`; then the scores are null.
+    as in the seed data (docs/data.md). `config`: its section `judge`, or `teacher` if that is the judge, `budget`
+    and `cache`; keys that only a run needs have no effect and may be missing. `status` is `ok`, or `failed` or `filtered` with a `reason`; then the scores are null.
 
     Raises InputError for rows or an endpoint that cannot be used, and Stopped if the budget is used up.
     """
     table = arrow_of(rows)
-    given = config_for_rows(config)
+    given = config_for_rows(config, "judge", evaluate=ASKS_JUDGE_ALONE)
     settings = given.judge
-    found = conversations(table.drop_columns([STUDENT]) if STUDENT in table.column_names else table)
+    found = conversations(table)
     missing = [number for number, row in enumerate(found, start=1) if row["response"] is None]
     if missing:
         raise InputError(f"row {missing[0]} has no response to judge ({len(missing)} such rows): leave it out")

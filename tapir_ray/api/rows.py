@@ -30,6 +30,8 @@ Rows: TypeAlias = (
     "ray.data.Dataset"
 )
 """Rows as a program has them."""
+STUDENT = "student_response"
+"""Column with the answer of a student, for the judge; it is not read as the row's own answer."""
 
 
 def arrow_of(rows: Rows) -> pa.Table:
@@ -69,7 +71,7 @@ def conversations(table: pa.Table) -> list[dict[str, Any]]:
     """
     settings, found = SeedData(), []
     for number, row in enumerate(table.to_pylist(), start=1):
-        given = {key: value for key, value in row.items() if value is not None}
+        given = {key: value for key, value in row.items() if value is not None and key != STUDENT}
         (read,) = parsed_rows(given, f"row {number}", settings)
         if read["status"] != OK:
             raise InputError(f"rows cannot be read: {read['reason']}")

@@ -9,6 +9,7 @@ import pytest
 import tapir_ray as tapir
 from tapir_ray.api.asking import config_for_rows
 from tapir_ray.api.configs import configured, place_of
+from tapir_ray.api.judge import ASKS_JUDGE_ALONE
 
 CONTENT = {"name": "mine", "seed_data": {"path": "rows.jsonl"}, "student": {"model": "a/b"}}
 
@@ -44,8 +45,17 @@ def test_the_place_of_a_run_is_the_argument_then_the_config_then_its_name() -> N
     assert place_of(configured(CONTENT, {"run_dir": "s3://b/x"}), None) == "s3://b/x"
 
 
-def test_judge_and_classify_need_only_their_own_keys() -> None:
-    config = config_for_rows({"judge": {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}})
-    assert config.judge.model == "m" and config.judge.same_as is None
-    with pytest.raises(tapir.InputError, match=r"judge.modell: unknown key"):
-        config_for_rows({"judge": {"modell": "m"}})
+JUDGE = {"judge": {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": None}}
+
+
+def test_a_judge_needs_no_teacher_and_no_gpu_of_the_run() -> None:
+    """Else `judge` on a laptop would ask for the teacher's key, and for the GPUs that only the training needs."""
+    claims = {"train": {"gpus": 8}, "student": {"gpus": 1}, "transform_cpus": 0.2}
+    for given in (JUDGE, {**CONTENT, **JUDGE, "resources": claims, "train": {"attention": "flash_attention_2"}}):
+        config = config_for_rows(given, "judge", evaluate=ASKS_JUDGE_ALONE)
+        assert list(config.endpoints) == ["judge"] and config.judge.model == "m"
+        assert config.resources.train.gpus == 0
+    with pytest.raises(tapir.InputError, match=r"judge\.modell: unknown key"):
+        config_for_rows({"judge": {"modell": "m"}}, "judge", evaluate=ASKS_JUDGE_ALONE)
+    with pytest.raises(tapir.InputError, match=r"judgee: unknown key; did you mean judge"):
+        config_for_rows({"judgee": {}}, "judge")
