@@ -32,9 +32,9 @@ def classify(rows: Rows, config: ConfigLike, *, model: str | None = None, tell: 
     of a sequence classification model) gives `task_prob` too, 0 to 1, and asks nobody.
 
     `rows`: a path, a list of dicts, an Arrow table, a pandas frame, or a dataset of Hugging Face or Ray, with columns
-    as in the seed data (docs/data.md). Of `config`, `teacher`, `curriculum.tasks`, `budget` and `cache` are used; keys that
-    only a run needs have no effect and may be missing. `status` is `ok`, or
-    `failed` with a `reason`; then `task` is null.
+    as in the seed data (docs/data.md). Of `config`, `teacher`, `curriculum.tasks`, `budget` and `cache` are used; keys
+    that only a run needs have no effect and may be missing. `status` is `ok`, or `failed` with a `reason`; then `task`
+    is null.
 
     Raises InputError for rows, a model or an endpoint that cannot be used, and Stopped if the budget is used up.
     """

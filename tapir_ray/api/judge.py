@@ -39,8 +39,9 @@ def judge(rows: Rows, config: ConfigLike, *, tell: Tell | None = None) -> pa.Tab
     - Without it, each `response` is graded alone: `answer_score`.
 
     `rows`: a path, a list of dicts, an Arrow table, a pandas frame, or a dataset of Hugging Face or Ray, with columns
-    as in the seed data (docs/data.md). `config`: its section `judge`, or `teacher` if that is the judge, `budget`
-    and `cache`; keys that only a run needs have no effect and may be missing. `status` is `ok`, or `failed` or `filtered` with a `reason`; then the scores are null.
+    as in the seed data (docs/data.md). Of `config`, `judge` (or `teacher`, if that is the judge), `budget` and `cache`
+    are used; keys that only a run needs have no effect and may be missing. `status` is `ok`, or `failed` or `filtered`
+    with a `reason`; then the scores are null.
 
     Raises InputError for rows or an endpoint that cannot be used, and Stopped if the budget is used up.
     """
