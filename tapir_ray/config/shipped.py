@@ -11,6 +11,7 @@ from pathlib import Path
 from tapir_ray.errors import InputError
 
 FOLDER = Path(__file__).parent / "experiments"
+"""In the checkout it has a link to each file of `configs/`; in a wheel it has the files."""
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -11,6 +11,7 @@ from tapir_ray.api.offline import check_offline
 from tapir_ray.config import Config, load
 from tapir_ray.config.shipped import purpose, shipped, shipped_configs
 from tapir_ray.errors import InputError
+from tests.runs import ROOT
 
 NAMES = {"alpaca_recorded", "demo", "llama2_7b_paper", "openai_teacher", "qwen_1gpu_lora", "regenerate",
          "smollm2_recorded", "vllm_teacher"}  # fmt: skip
@@ -35,6 +36,13 @@ def test_the_names_and_purposes_are_listed() -> None:
     assert purpose(shipped("vllm_teacher")).startswith("A teacher that the run loads itself")
     with pytest.raises(InputError, match="there is no shipped config dmeo; there are alpaca_recorded, demo,"):
         shipped("dmeo")
+
+
+def test_the_package_has_a_link_to_every_config_of_the_checkout() -> None:
+    """`tapir submit` sends files and links to files, but no links to folders."""
+    files = {file.name for file in (ROOT / "configs").iterdir()}
+    assert {path.name for path in shipped_configs().values()} == files
+    assert all(path.resolve() == ROOT / "configs" / path.name for path in shipped_configs().values())
 
 
 @pytest.mark.parametrize("name", ["openai_teacher", "qwen_1gpu_lora", "llama2_7b_paper"])
