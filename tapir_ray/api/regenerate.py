@@ -105,8 +105,8 @@ def store(dataset: Any, folder: Storage) -> None:
 
 def _digest(table: pa.Table) -> str:
     """Returns a hash of the columns and rows of a table, whatever its chunks are."""
-    digest = xxhash.xxh3_128(str(table.schema.remove_metadata()))
+    digest = xxhash.xxh3_128(str(table.schema.remove_metadata()).encode())
     for batch in table.to_batches():
         for row in batch.to_pylist():
-            digest.update(repr(row))
+            digest.update(repr(row).encode())
     return digest.hexdigest()

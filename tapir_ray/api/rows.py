@@ -40,19 +40,20 @@ def arrow_of(rows: Rows) -> pa.Table:
         return rows
     if isinstance(rows, (str, os.PathLike)):
         return _table([_checked(row, place) for file in list_files(str(rows), "rows") for place, row in read_raw(file)])
-    if is_ray(rows):
+    given: Any = rows
+    if is_ray(given):
         import ray
 
-        blocks = [block for block in ray.get(rows.to_arrow_refs()) if len(block)]
+        blocks = [block for block in ray.get(given.to_arrow_refs()) if len(block)]
         return pa.concat_tables(blocks, promote_options="default") if blocks else pa.table({})
-    if _is(rows, "datasets", "Dataset"):
+    if _is(given, "datasets", "Dataset"):
         # `with_format` drops a format that would hide columns; `flatten_indices` applies a selection or shuffle.
-        plain = rows.with_format(None)
+        plain = given.with_format(None)
         return (plain if plain._indices is None else plain.flatten_indices()).data.table
-    if _is(rows, "pandas", "DataFrame"):
-        return pa.Table.from_pandas(rows, preserve_index=False)
-    if isinstance(rows, Iterable) and not isinstance(rows, Mapping):
-        return _table([_checked(row, f"row {number}") for number, row in enumerate(rows, start=1)])
+    if _is(given, "pandas", "DataFrame"):
+        return pa.Table.from_pandas(given, preserve_index=False)
+    if isinstance(given, Iterable) and not isinstance(given, Mapping):
+        return _table([_checked(row, f"row {number}") for number, row in enumerate(given, start=1)])
     raise InputError(
         f"rows are a {type(rows).__name__}: give a path, a list of dicts, an Arrow table, a pandas frame, or a dataset "
         "of Hugging Face or Ray (one split)"
