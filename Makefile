@@ -1,4 +1,4 @@
-# make setup · make demo · make real · make test · make test-all · make lint · make requirements
+# make setup · make demo · make real · make test · make test-all · make lint · make docs · make requirements
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 # times the CPU seconds of its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup requirements demo real test test-slow test-restart test-all lint format
+.PHONY: setup requirements demo real test test-slow test-restart test-all lint docs format
 
 setup: $(STAMP)
 
@@ -85,3 +85,7 @@ lint: setup
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The pages as a site in site/; a warning is an error.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q

@@ -25,6 +25,8 @@ import ray.data
 from tapir_ray.config import CreateModel, Replicas, Student
 from tapir_ray.data import schemas
 from tapir_ray.llm.engine import vllm_stage as student_stage
+from tapir_ray.llm.engine.base import StudentWork
+from tapir_ray.llm.engine.requests import engine_arguments
 from tapir_ray.train.create_student import create_student
 
 TRANSFORM_CPUS = 0.1
@@ -103,7 +105,8 @@ def by_stage(asked: Asked) -> dict[str, Any]:
 def answers_of(model: str, student: Student, replicas: Replicas, table: pa.Table) -> tuple[pa.Table, float, float]:
     """Returns (the table's rows with answers, seconds of engine start, seconds of answering)."""
     called, rows = time.time(), ray.data.from_arrow(table)
-    answered, ended = consumed(student_stage.generate(rows, model, student, replicas, TRANSFORM_CPUS, random_seed=0))
+    work = StudentWork(model, student, replicas, TRANSFORM_CPUS, random_seed=0)
+    answered, ended = consumed(student_stage.generate(rows, work))
     began = told(answered)[0]
     return answered, began - called, ended - began
 
@@ -117,7 +120,7 @@ def by_engine(asked: Asked) -> dict[str, Any]:
     # The start includes the import, as it does for the stage.
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=asked.model, **student_stage.engine_arguments(asked.model, asked.student, asked.replicas))
+    llm = LLM(model=asked.model, **engine_arguments(asked.model, asked.student, asked.replicas))
     began = time.time()
     sampling = SamplingParams(temperature=0.0, max_tokens=asked.student.sampling.max_tokens, seed=0)
     outputs = llm.chat([[user(text)] for text in asked.texts], sampling, use_tqdm=False)
@@ -166,10 +169,10 @@ def time_answers() -> None:
     student_stage.collect, student_stage.build_processor = collect, timed_processor
 
 
-def collect(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+def collect(row: dict[str, Any], columns: list[str], marks: Any) -> dict[str, Any]:
     """Returns the stage's row with the time of the request and the number of generated tokens in `meta`."""
     noted = {"arrived": row["metrics"]["arrived"], "tokens": row["num_generated_tokens"]}
-    return {**kept(row, columns), "meta": json.dumps(noted)}
+    return {**kept(row, columns, marks), "meta": json.dumps(noted)}
 
 
 class Timed:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,16 @@ def test_relative_links_resolve(page: Path) -> None:
 def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"({page.name})" not in index] == ["README.md"]
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    """A page that no menu has, a dead link or anchor: each is a warning, and a warning ends the build."""
+    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert (built.returncode, built.stderr) == (0, ""), built.stderr
+    home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert "config.html#" not in home and 'href="config.html"' in home and "../" not in home
 
 
 def test_the_readme_is_short() -> None:

@@ -22,7 +22,7 @@ from tapir_ray.evaluate import alpaca_eval_length
 from tapir_ray.evaluate.alpaca_eval_annotations import rate
 from tapir_ray.evaluate.alpaca_eval_evaluator import load_evaluator
 from tapir_ray.evaluate.alpaca_eval_judge import UNPARSED, Prefer
-from tapir_ray.evaluate.item_files import read_items, text_of_field
+from tapir_ray.evaluate.item_files import Distinct, read_items, text_of_field
 from tapir_ray.evaluate.paired import Metric, bootstrap
 from tapir_ray.evaluate.suite import Forecast, Suite, Summary
 from tapir_ray.llm.row_sampling import MAX_TOKENS, ROW_SAMPLING
@@ -184,12 +184,10 @@ def read_baseline(config: Config) -> list[dict[str, Any]]:
 
 def _by_instruction(path: str | None, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (instruction, row); a baseline's row also has `answer` and `by`, the name of its model."""
-    found: dict[str, str] = {}
+    read = Distinct(key, "instruction")
     for place, row in read_items(path, key, SOURCES[key]):
         text = text_of_field(row, "instruction", place, key)
-        if text in found:
-            raise InputError(f"{key} {place} has the instruction of {found[text]}: take one of them out")
-        found[text] = place
+        read.add(text, place)
         dataset = row.get("dataset") if isinstance(row.get("dataset"), str) else None
         if key == ITEMS:
             yield text, {"dataset": dataset}

@@ -19,7 +19,7 @@ from tapir_ray.data.schemas import FAILED, OK, SCORED, conform, instruction_id
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate.ifeval_checks import Prompt, check, known_instructions
-from tapir_ray.evaluate.item_files import read_items, text_of_field
+from tapir_ray.evaluate.item_files import Distinct, read_items, text_of_field
 from tapir_ray.evaluate.paired import Metric, bootstrap
 from tapir_ray.evaluate.suite import Forecast, Suite, Summary, summarised
 from tapir_ray.llm.row_sampling import MAX_TOKENS, ROW_SAMPLING, TEMPERATURE
@@ -151,7 +151,7 @@ def read_prompts(config: Config) -> list[dict[str, Any]]:
     """
     settings, known = config.evaluate.ifeval, known_instructions()
     rows: list[dict[str, Any]] = []
-    places: dict[str, str] = {}
+    read = Distinct(PATH, "prompt")
     for place, row in read_items(settings.path, PATH, SOURCE):
         prompt = text_of_field(row, "prompt", place, PATH)
         kinds, arguments = row.get("instruction_id_list"), row.get("kwargs")
@@ -163,9 +163,7 @@ def read_prompts(config: Config) -> list[dict[str, Any]]:
             raise InputError(f"{PATH} {place}: no check is known for {unknown[0]!r}: take the row out")
         messages = [{"role": "user", "content": prompt}]
         row_id = instruction_id(messages)
-        if row_id in places:
-            raise InputError(f"{PATH} {place} has the prompt of {places[row_id]}: take one of them out")
-        places[row_id] = place
+        read.add(row_id, place)
         rows.append(
             {
                 "instruction_id": row_id,

@@ -36,3 +36,18 @@ def text_of_field(row: dict[str, Any], name: str, place: str, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{key} {place}: {name} must be a text, and it is {one_line(repr(value))[:80]}")
     return value
+
+
+class Distinct:
+    """The items of a file that were read so far, to refuse one that comes twice: its answers would count twice."""
+
+    def __init__(self, key: str, name: str) -> None:
+        """Takes the config key of the file and the name of the repeated part, such as `prompt`, for the message."""
+        self._key, self._name = key, name
+        self._places: dict[str, str] = {}
+
+    def add(self, item: str, place: str) -> None:
+        """Keeps the place of an item. Raises InputError for an item that is there already."""
+        if item in self._places:
+            raise InputError(f"{self._key} {place} has the {self._name} of {self._places[item]}: take one of them out")
+        self._places[item] = place

@@ -18,7 +18,7 @@ import ray.data
 from tapir_ray.config import Config
 from tapir_ray.data.schemas import OK, SCORED, conform, instruction_id
 from tapir_ray.errors import InputError
-from tapir_ray.evaluate.item_files import read_items, text_of_field
+from tapir_ray.evaluate.item_files import Distinct, read_items, text_of_field
 from tapir_ray.evaluate.mt_bench_judge import TURNS, GradeTurns
 from tapir_ray.evaluate.paired import Metric, bootstrap
 from tapir_ray.evaluate.suite import FOLLOW_UPS, NO_TASK, Forecast, Suite, Summary, summarised
@@ -130,15 +130,13 @@ def read_questions(config: Config) -> list[dict[str, Any]]:
     and has none.
     """
     settings, rows = config.evaluate.mt_bench, []
-    places: dict[str, str] = {}
+    read = Distinct(QUESTIONS, "first turn")
     for place, question in read_items(settings.questions, QUESTIONS, SOURCES[QUESTIONS]):
         turns = _turns(question.get("turns"), place, QUESTIONS)
         category = text_of_field(question, "category", place, QUESTIONS)
         messages = [{"role": "user", "content": turns[0]}]
         row_id = instruction_id(messages)
-        if row_id in places:
-            raise InputError(f"{QUESTIONS} {place} has the first turn of {places[row_id]}: take one of them out")
-        places[row_id] = place
+        read.add(row_id, place)
         rows.append(
             {
                 "instruction_id": row_id,

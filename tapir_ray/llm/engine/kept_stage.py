@@ -1,6 +1,6 @@
 """Answers of a kept engine (`kept.py`) to the rows of a table, as a stage of Ray Data.
 
-    rows = generate(rows, engines, "runs/demo/checkpoints/01", config.student, config.resources.student, ...)
+    rows = generate(rows, StudentWork("runs/demo/checkpoints/01", config.student, …, engines=kept.handles()))
 
 The workers of the stage hold no engine: they send prompts to the engines of the run and log the answers.
 """
@@ -12,19 +12,20 @@ import asyncio
 import functools
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
 import ray.data
 
 from tapir_ray.cluster.ray_data import small_blocks
-from tapir_ray.config import Replicas, Student
 from tapir_ray.llm.engine.board import EngineBoard, Teller
 from tapir_ray.llm.engine.kept import Answer, NotLoadedError, Order
-from tapir_ray.llm.engine.requests import batches_at_once, engine_arguments, tokenised
+from tapir_ray.llm.engine.requests import asking, batches_at_once, engine_arguments, tokenised
 from tapir_ray.llm.engine.worker import Answering, Keeping, collect
-from tapir_ray.run.answer_log import AnswerLog
+
+if TYPE_CHECKING:  # its module imports the clients, which take the workers a second
+    from tapir_ray.llm.engine.base import StudentWork
 
 ROW, NUMBER = "__row", "__number"
 """Columns with the whole row, and in it with its number in the batch."""
@@ -139,45 +140,31 @@ class KeptEngineStageLog(Keeping, KeptEngineStage):
     """KeptEngineStage with a log of finished answers."""
 
 
-def generate(
-    rows: ray.data.Dataset,
-    engines: Sequence[Any],
-    model: str,
-    student: Student,
-    replicas: Replicas,
-    transform_cpus: float,
-    random_seed: int,
-    processes: str | None = None,
-    keep: Callable[[], AnswerLog] | None = None,
-    board: Any | None = None,
-    samples: int = 0,
-    temperature: float = 1.0,
-) -> ray.data.Dataset:
-    """Returns the rows that `vllm_stage.generate` would return, answered by `engines`, actors of `KeptEngine`. Lazy.
+def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
+    """Returns the rows that `vllm_stage.generate` would return, answered by `work.engines`. Lazy.
 
-    `processes` has no effect: the engines have their folder.
+    `work.processes` has no effect: the engines have their folder.
     """
     columns = rows.columns()
     if not columns:
         raise ValueError("generate: the rows have no columns")
-    if board is None:
-        board = ray.remote(num_cpus=0)(EngineBoard).remote()
+    student, replicas, engines = work.student, work.replicas, list(work.engines or ())
+    board = ray.remote(num_cpus=0)(EngineBoard).remote() if work.board is None else work.board
     batches = batches_at_once(student)
-    prompt = functools.partial(
-        _whole, model=model, student=student, random_seed=random_seed, samples=samples, temperature=temperature
-    )
-    rows = small_blocks(rows, student.batch_size, transform_cpus)
+    rows = small_blocks(rows, student.batch_size, work.transform_cpus)
     # One task per engine keeps it busy. Every further one would load the tokenizer and import transformers again.
-    rows = rows.map(prompt, num_cpus=transform_cpus, concurrency=replicas.replicas)
+    rows = rows.map(
+        functools.partial(_whole, **asking(work)), num_cpus=work.transform_cpus, concurrency=replicas.replicas
+    )
     arguments = {
-        "engines": list(engines),
-        "order": Order(model, engine_arguments(model, student, replicas), replicas),
+        "engines": engines,
+        "order": Order(work.model, engine_arguments(work.model, student, replicas), replicas),
         "collect": functools.partial(collect, columns=columns, marks=student.thinking_marks),
         "board": board,
     }
     return rows.map_batches(
-        KeptEngineStage if keep is None else KeptEngineStageLog,
-        fn_constructor_kwargs={**arguments, **({} if keep is None else {"keep": keep})},
+        KeptEngineStage if work.keep is None else KeptEngineStageLog,
+        fn_constructor_kwargs={**arguments, **({} if work.keep is None else {"keep": work.keep})},
         batch_size=student.batch_size,
         batch_format="pyarrow",
         num_cpus=0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tapir_ray.config import Replicas, Student
 from tapir_ray.data.schemas import HOLDOUT
@@ -19,6 +19,9 @@ from tapir_ray.llm.row_sampling import sampling_of_row
 from tapir_ray.run.model_store import FOLDER, MODEL, folder
 from tapir_ray.train.chat import encode_prompt, shared_stop_token_ids, shared_tokenizer
 from tapir_ray.train.control_tokens import RowRefused
+
+if TYPE_CHECKING:  # its module imports the clients, which take the workers a second
+    from tapir_ray.llm.engine.base import StudentWork
 
 TOO_LONG = "prompt_too_long"
 MOST_AT_ONCE = 1024
@@ -68,6 +71,12 @@ def tokenised(
         "stop_token_ids": row["stop_token_ids"],
     }
     return row
+
+
+def asking(work: StudentWork) -> dict[str, Any]:
+    """Returns the arguments of `tokenised` after the row, for the rows of a table."""
+    names = ("model", "student", "random_seed", "samples", "temperature")
+    return {name: getattr(work, name) for name in names}
 
 
 def engine_arguments(model: str, student: Student, replicas: Replicas) -> dict[str, Any]:

@@ -71,16 +71,14 @@ class Vllm(Engine):
 
     @staticmethod
     def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
-        arguments = dict(vars(work))
-        engines = arguments.pop("engines")
         # Each imports what the other does without.
-        if engines is not None:
+        if work.engines is not None:
             from tapir_ray.llm.engine import kept_stage
 
-            return kept_stage.generate(rows, engines, **arguments)
+            return kept_stage.generate(rows, work)
         from tapir_ray.llm.engine import vllm_stage
 
-        return vllm_stage.generate(rows, **arguments)
+        return vllm_stage.generate(rows, work)
 
     @staticmethod
     @contextmanager

@@ -1,6 +1,6 @@
 """Batched vLLM engine for the student inside a Ray Data pipeline (`ray.data.llm`).
 
-    rows = generate(rows, "runs/demo/checkpoints/01", config.student, config.resources.student, ...)
+    rows = generate(rows, StudentWork("runs/demo/checkpoints/01", config.student, config.resources.student, …))
 
 The engine lives as long as the pipeline: it ends when the table is written.
 """
@@ -8,41 +8,26 @@ The engine lives as long as the pipeline: it ends when the table is written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import ray.data
 from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
 from tapir_ray.cluster.ray_data import small_blocks
-from tapir_ray.config import Replicas, Student
-from tapir_ray.llm.engine.requests import batches_at_once, engine_arguments, engine_environment, tokenised
+from tapir_ray.llm.engine.base import StudentWork
+from tapir_ray.llm.engine.requests import asking, batches_at_once, engine_arguments, engine_environment, tokenised
 from tapir_ray.llm.engine.worker import Asking, Keeping, collect
-from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.model_store import local
 
 
-def generate(
-    rows: ray.data.Dataset,
-    model: str,
-    student: Student,
-    replicas: Replicas,
-    transform_cpus: float,
-    random_seed: int,
-    processes: str | None = None,
-    keep: Callable[[], AnswerLog] | None = None,
-    board: Any | None = None,
-    samples: int = 0,
-    temperature: float = 1.0,
-) -> ray.data.Dataset:
+def generate(rows: ray.data.Dataset, work: StudentWork) -> ray.data.Dataset:
     """Returns the rows with `student_response` and `finish_reason` (`stop` or `length`): a lazy dataset.
 
-    With `samples`, rows outside the holdout also get this number of answers, sampled at `temperature`, in
+    With `work.samples`, rows outside the holdout also get this number of answers, sampled at `work.temperature`, in
     `student_samples`. They are requested together with the first answer.
 
-    The processes of the engine end with their worker. They are recorded in the folder `processes` in case they do not.
-    With `keep`, which each worker calls, an answer is stored as soon as it is finished, before the rest of its batch.
-    The workers report the state of their engines to `board`, an actor of `EngineBoard`.
+    The processes of the engine end with their worker. They are recorded in `work.processes` in case they do not.
+    With `work.keep` an answer is stored as soon as it is finished, before the rest of its batch.
 
     Rows without an answer:
 
@@ -54,12 +39,13 @@ def generate(
 
     Raises ValueError for a dataset without columns.
     """
+    model, student, replicas, keep = work.model, work.student, work.replicas, work.keep
     bundle = {"CPU": replicas.cpus}
     if replicas.gpus:
         bundle["GPU"] = replicas.gpus
     batches = batches_at_once(student)
     # One task per engine keeps it busy. Every further one would load the tokenizer and import transformers again.
-    few: dict[str, Any] = {"num_cpus": transform_cpus, "concurrency": replicas.replicas}
+    few: dict[str, Any] = {"num_cpus": work.transform_cpus, "concurrency": replicas.replicas}
     config = vLLMEngineProcessorConfig(
         # A local path, because Ray reads the model's config in the driver too.
         model_source=local(model),
@@ -77,16 +63,13 @@ def generate(
         detokenize_stage=False,
         accelerator_type=replicas.accelerator_type,
         placement_group_config={"bundle_per_worker": bundle},
-        runtime_env={"env_vars": engine_environment(replicas, processes, model)},
+        runtime_env={"env_vars": engine_environment(replicas, work.processes, model)},
     )
     columns = rows.columns()
     if not columns:
         raise ValueError("generate: the rows have no columns")
-    rows = small_blocks(rows, student.batch_size, transform_cpus)
-    prompt = functools.partial(
-        tokenised, model=model, student=student, random_seed=random_seed, samples=samples, temperature=temperature
-    )
-    processor = build_processor(config, prompt, preprocess_map_kwargs=few)
+    rows = small_blocks(rows, student.batch_size, work.transform_cpus)
+    processor = build_processor(config, functools.partial(tokenised, **asking(work)), preprocess_map_kwargs=few)
     stage = processor.get_stage_by_name("vLLMEngineStage")
     engine = type(stage.fn.__name__, (Asking, stage.fn) if keep is None else (Keeping, Asking, stage.fn), {})
     arguments = {
@@ -94,7 +77,7 @@ def generate(
         **({} if keep is None else {"keep": keep}),
         "collect": functools.partial(collect, columns=columns, marks=student.thinking_marks),
         "replicas": replicas,
-        "board": board,
+        "board": work.board,
     }
     # `model_copy` does not validate. Assigned fields would, and derive the GPUs again from arguments already removed.
     processor.stages["vLLMEngineStage"] = stage.model_copy(update={"fn": engine, "fn_constructor_kwargs": arguments})

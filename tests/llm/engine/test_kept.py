@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -18,6 +19,7 @@ from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.data.schemas import ID, SCORED, conform
 from tapir_ray.errors import StageError
 from tapir_ray.llm.engine import kept_stage, vllm_stage
+from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.health import last_lines, stopped_if_dying
 from tapir_ray.llm.engine.kept import KeptEngines, Order, identity_of
 from tapir_ray.llm.engine.watchdog import ENGINE_CORE, _title, is_alive
@@ -72,12 +74,13 @@ def engines(ray_local: None, tmp_path: Path) -> Iterator[KeptEngines]:
     engines.stop()
 
 
+def work_of(model: str, samples: int = 0, engines: KeptEngines | None = None) -> StudentWork:
+    handles = None if engines is None else engines.handles()
+    return StudentWork(model, student_of(model), REPLICAS, 0.1, 1, samples=samples, temperature=0.7, engines=handles)
+
+
 def asked(engines: KeptEngines, model: str, samples: int = 0) -> list[dict[str, Any]]:
-    return rows_of(
-        kept_stage.generate(
-            table(), engines.handles(), model, student_of(model), REPLICAS, 0.1, 1, samples=samples, temperature=0.7
-        )
-    )
+    return rows_of(kept_stage.generate(table(), work_of(model, samples, engines)))
 
 
 def recorded(tmp_path: Path) -> list[dict[str, Any]]:
@@ -102,9 +105,7 @@ def test_new_weights_answer_as_a_new_engine_does(engines: KeptEngines, tmp_path:
     first, second = (create(tmp_path / f"student-{seed}", seed, tied) for seed in (1, 2))
     before = asked(engines, first, samples=2)
     after = asked(engines, second, samples=2)
-    fresh = rows_of(
-        vllm_stage.generate(table(), second, student_of(second), REPLICAS, 0.1, 1, samples=2, temperature=0.7)
-    )
+    fresh = rows_of(vllm_stage.generate(table(), work_of(second, samples=2)))
     assert after == fresh
     assert [row["student_response"] for row in before] != [row["student_response"] for row in after]
     assert asked(engines, first, samples=2) == before
@@ -139,7 +140,8 @@ def test_an_engine_that_cannot_start_ends_the_run_with_its_log(engines: KeptEngi
     model, processes = create(tmp_path / "student", 1), str(tmp_path / "processes")
     # A prompt is read in one step, so vLLM refuses steps shorter than the longest prompt.
     student = student_of(model).model_copy(update={"engine_kwargs": {"max_num_batched_tokens": 8}})
-    answers = kept_stage.generate(table(), engines.handles(), model, student, REPLICAS, 0.1, 1)
+    work = dataclasses.replace(work_of(model, engines=engines), student=student)
+    answers = kept_stage.generate(table(), work)
     refused = pytest.raises(
         StageError, match=r"could not be started: .*max_num_batched_tokens \(8\).*its log:\n(.|\n)*Traceback"
     )

@@ -19,6 +19,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from tapir_ray.config import CreateModel, Replicas, Sampling, Student
 from tapir_ray.data.schemas import ID, SCORED, conform
+from tapir_ray.llm.engine.base import StudentWork
 from tapir_ray.llm.engine.board import EngineBoard
 from tapir_ray.llm.engine.requests import engine_arguments, tokenised
 from tapir_ray.llm.engine.vllm_stage import generate
@@ -190,7 +191,7 @@ def test_long_prompts_are_sampled_with_a_seed(ray_local: None, tmp_path: Path) -
     )
     turns = [[{"role": "user", "content": f"{n} " + "What is two plus two? " * 14}] for n in range(16)]
     rows = conform([{ID[0]: str(n), "messages": turn, "status": "ok"} for n, turn in enumerate(turns)], SCORED)
-    found = generate(ray.data.from_arrow(rows), model, student, Replicas(cpus=1), 0.1, random_seed=1).to_pandas()
+    found = generate(ray.data.from_arrow(rows), StudentWork(model, student, Replicas(cpus=1), 0.1, 1)).to_pandas()
     assert list(found["status"]) == ["ok"] * 16, found["reason"].tolist()
     assert max(len(encode_prompt(load_tokenizer(model, student), turn, {})) for turn in turns) > 100
 
@@ -222,7 +223,7 @@ def test_a_restarted_engine_stores_every_answer_and_regenerates_none(ray_local: 
     table = ray.data.from_arrow(conform(rows, SCORED))
     replicas = Replicas(cpus=1, gpus=0)
     board: Any = ray.remote(num_cpus=0)(EngineBoard).remote()
-    answered = generate(table, model, student, replicas, 0.1, 0, keep=keep, board=board).take_all()
+    answered = generate(table, StudentWork(model, student, replicas, 0.1, 0, keep=keep, board=board)).take_all()
     facts = ray.get(board.facts.remote())
     # 80 rows without the ten stored ones and the one that is too long.
     assert facts.keys() == {"answers", "answer tokens"} and facts["answers"] == "69"
