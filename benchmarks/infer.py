@@ -36,7 +36,7 @@ import ray.data
 
 from benchmarks.answering import TRANSFORM_CPUS, Asked, answers_of, compared, consumed, create, time_answers, told, user
 from benchmarks.result import data_folder, show, start_ray, today, write, written
-from tapir_ray.cli.run import opened
+from tapir_ray.api.opening import opened
 from tapir_ray.config import Config, CreateModel, Replicas, Student, parse
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.data import schemas

@@ -21,7 +21,8 @@ import ray.data
 
 from benchmarks import echo, scale_data
 from benchmarks.result import local_ray
-from tapir_ray.cli.run import check_offline, opened
+from tapir_ray.api.offline import check_offline
+from tapir_ray.api.opening import opened
 from tapir_ray.config import Config, Curriculum, parse
 from tapir_ray.curriculum import tasks
 from tapir_ray.data.dedup import bands, mark_near_duplicates

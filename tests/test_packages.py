@@ -10,7 +10,10 @@ from pathlib import Path
 import tapir_ray
 
 ROOT = Path(tapir_ray.__file__).parent
-MOST_ENTRIES = 17
+MOST_ENTRIES = 18
+"""17 packages and files of the application, and `api/`: the same work for a program, which `cli/` prints."""
+NO_PACKAGES = {"__pycache__", "py.typed"}
+"""The second tells type checkers that the package has types."""
 MOST_LINES = 300
 LONGER = {
     "config/silences.py": 322,
@@ -58,7 +61,7 @@ def test_no_package_imports_one_that_imports_it() -> None:
 
 
 def test_the_packages_are_few() -> None:
-    entries = [entry.name for entry in ROOT.iterdir() if entry.name != "__pycache__"]
+    entries = [entry.name for entry in ROOT.iterdir() if entry.name not in NO_PACKAGES]
     assert len(entries) <= MOST_ENTRIES, sorted(entries)
 
 

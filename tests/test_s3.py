@@ -21,6 +21,7 @@ from tapir_ray.data.files import find, list_files
 from tapir_ray.data.readers import read_raw
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError
+from tapir_ray.run import model_store
 from tapir_ray.run.model_store import FOLDER, local, written
 from tapir_ray.run.run import Run
 from tests import s3
@@ -138,7 +139,7 @@ def test_a_models_folder_keeps_its_subfolders(bucket: str, models: Path) -> None
 def test_only_the_last_copies_of_a_runs_models_are_kept(
     bucket: str, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tapir_ray.run.model_store.UNUSED_S", 0.0)
+    monkeypatch.setattr(model_store, "UNUSED_S", 0.0)
     storage = Storage.at(f"{bucket}/runs/a")
     copies = []
     for name in ("checkpoints/00", "checkpoints/01", "checkpoints/02", "classifier/model"):

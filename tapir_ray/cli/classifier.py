@@ -19,7 +19,9 @@ from typing import Any
 import pyarrow as pa
 from rich.table import Table
 
-from tapir_ray.cli.run import check_offline, started
+from tapir_ray.api.offline import check_offline
+from tapir_ray.api.opening import started
+from tapir_ray.cli.terminal import TERMINAL
 from tapir_ray.config import Config
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.files import find
@@ -49,7 +51,7 @@ def prepare(config: Config, run_dir: str, train: bool, rows: Sequence[str] = ())
     if config.classify.by != "deberta" or config.classify.label_rows == 0:
         raise InputError("classify.by must be deberta and classify.label_rows above 0 to label rows and train on them")
     files = task_files(rows, config, check_offline(config)) if rows else {}
-    with started(config, run_dir) as context:
+    with started(config, run_dir, caller=TERMINAL) as context:
         labels, folder = context.loop.labels, context.loop.classifier
         if rows and context.run.done(labels):
             raise InputError(f"{context.run.uri} already has labelled rows: give another --run-dir to use --rows")
@@ -80,7 +82,7 @@ def score(config: Config, run_dir: str, rows: Sequence[str], model: str | None) 
     if model is not None:
         load_labels(model, config.classify.trust_remote_code)
     files = task_files(rows, config, check_offline(config, labelled=True))
-    with started(config, run_dir, labelled=True) as context:
+    with started(config, run_dir, labelled=True, caller=TERMINAL) as context:
         trained = context.run.find_json(f"{context.loop.classifier}/{classifier.REPORT}") is not None
         if model is None and config.classify.label_rows and not trained:
             raise InputError(

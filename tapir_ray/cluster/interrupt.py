@@ -31,14 +31,25 @@ T = TypeVar("T")
 
 _waiting: list[Exception] = []
 _open = threading.Event()
+_polled = threading.Event()
 _sending = threading.RLock()
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Context manager in which `interrupt` raises. Does nothing outside the main thread: Python interrupts no other."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+def interruptible(signals: bool = True) -> Iterator[None]:
+    """Context manager in which `interrupt` raises.
+
+    Without `signals`, and outside the main thread, which alone Python interrupts, the error is raised by
+    `raise_interrupt`: a Ray Data pipeline calls it at every step.
+    """
+    if not signals or threading.current_thread() is not threading.main_thread():
+        _polled.set()
+        try:
+            yield
+        finally:
+            with _sending:
+                _polled.clear()
+                _waiting.clear()
         return
 
     def stop(_: int, __: object) -> None:
@@ -58,12 +69,21 @@ def interruptible() -> Iterator[None]:
 
 
 def interrupt(error: Exception) -> None:
-    """Raises an error in the main thread. Does nothing if the main thread is not in `interruptible`."""
-    # By a signal, because only a signal handler can raise in a thread that waits in compiled code.
+    """Raises an error in the thread that is in `interruptible`. Does nothing without one."""
     with _sending:
-        if _open.is_set():
+        if _polled.is_set():
+            _waiting.append(error)
+        # By a signal, because only a signal handler can raise in a thread that waits in compiled code.
+        elif _open.is_set():
             _waiting.append(error)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+
+def raise_interrupt() -> None:
+    """Raises the error of `interrupt`, if there is one that no signal raises."""
+    with _sending:
+        if _polled.is_set() and _waiting:
+            raise _waiting.pop(0)
 
 
 @contextmanager

@@ -14,15 +14,23 @@ from typing import Any
 
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from tapir_ray.cluster.interrupt import raise_interrupt
+
 _running: dict[int, weakref.ref[Any]] = {}
 """Executors by id. Weak references, because Ray stops an executor without readers when it is garbage-collected."""
 
 
 class Watched(ExecutionCallback):
-    """Registers every pipeline for `waiting`. Ray creates one per pipeline and imports the class in workers by name."""
+    """Registers every pipeline for `waiting`, and ends it with the error of `interrupt`.
+
+    Ray creates one per pipeline and imports the class in workers by name.
+    """
 
     def before_execution_starts(self, executor: Any) -> None:
         _running[id(executor)] = weakref.ref(executor)
+
+    def on_execution_step(self, executor: Any) -> None:
+        raise_interrupt()
 
     def after_execution_succeeds(self, executor: Any) -> None:
         _running.pop(id(executor), None)

@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tapir_ray.cluster.capacity import possible_nodes, shortage, stopped_by_lost_nodes
@@ -45,8 +45,13 @@ LOG_LEVELS = {
 
 
 @contextmanager
-def session(config: Config) -> Iterator[None]:
+def session(config: Config, signals: bool = True) -> Iterator[None]:
     """Connects to the cluster of `RAY_ADDRESS` (set in a Ray job), or starts a local Ray; shuts down at the end.
+
+    A Ray that is already initialised is used, and not shut down.
+
+    With `signals`, SIGTERM and Ctrl-C raise Stopped in the main thread, and watchers raise their errors there. Without
+    them no handler is left installed, and errors of watchers end the pipeline that runs.
 
     Raises InputError if the config claims more resources than the cluster can have.
     """
@@ -58,8 +63,11 @@ def session(config: Config) -> Iterator[None]:
 
     folder, spill = None, None
     show_logs = bool(os.environ.get("TAPIR_WORKER_LOGS"))
+    of_caller, handler = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
     try:
-        if os.environ.get("RAY_ADDRESS"):
+        if of_caller:
+            pass
+        elif os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.WARNING, log_to_driver=show_logs)
         else:
             folder, spill = ray_folder()
@@ -78,7 +86,7 @@ def session(config: Config) -> Iterator[None]:
                 # The next stage reuses idle processes; a new one spends seconds on imports.
                 _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
             )
-        context = ray.data.DataContext.get_current()
+        context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         # The newer Parquet reader starts a pool of actors for every read, which takes seconds on a small machine.
         context.use_datasource_v2 = False
@@ -92,10 +100,18 @@ def session(config: Config) -> Iterator[None]:
         warnings.filterwarnings("ignore", category=UserWarning, module=r"ray\.data")
         if short := shortage(config, possible_nodes()):
             raise InputError(short)
-        with stopped_by_signals(), interruptible(), stopped_by_lost_nodes(config):
+        if not signals and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+        with (
+            ray.data.DataContext.current(context),
+            stopped_by_signals() if signals else nullcontext(),
+            interruptible(signals),
+            stopped_by_lost_nodes(config),
+        ):
             yield
     finally:
-        ray.shutdown()
+        if not of_caller:
+            ray.shutdown()
         for path in filter(None, (folder, spill)):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -32,6 +32,7 @@ from tapir_ray.errors import StageError, Stopped
 from tapir_ray.llm.asker import AskRow, Row
 from tapir_ray.llm.budget.usage import Count, Lease, Meter
 from tapir_ray.llm.client.client import Client
+from tapir_ray.llm.event_loop import complete
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.answer import student_answer
@@ -58,7 +59,17 @@ def measured(context: Context, seed: Seed, rows: int) -> Sizes:
 
     Raises Stopped if the budget is too small, StageError if all rows of a stage fail.
     """
-    return asyncio.run(_Pilot(context, seed, rows).run())
+    return complete(_Pilot(context, seed, rows).run())
+
+
+def answered(context: Context, seed: Seed, rows: int) -> dict[str, list[Row]]:
+    """Returns the rows of `measured` after each stage, by its name: label, fill, score_seed, …, in their order.
+
+    Raises errors as `measured` does.
+    """
+    pilot = _Pilot(context, seed, rows)
+    complete(pilot.run())
+    return pilot.answered
 
 
 class _Pilot:
@@ -67,6 +78,7 @@ class _Pilot:
     def __init__(self, context: Context, seed: Seed, rows: int) -> None:
         self.context, self.config, self.seed, self.rows = context, context.config, seed, rows
         self.prompts = Prompts(self.config.prompts.dir)
+        self.answered: dict[str, list[Row]] = {}
         self.sizes = Sizes(measured=rows, most=bounds(self.config, seed, context.taxonomy))
 
     async def run(self) -> Sizes:
@@ -151,6 +163,8 @@ class _Pilot:
             return answered
 
         self.sizes.rows.setdefault(asked, [])
+        if not rows:
+            return []
         with self.context.progress.stage(f"pilot {asked}") as facts:
             answered = list(await asyncio.gather(*(asyncio.create_task(one(row)) for row in rows)))
             facts["rows"] = len(answered)
@@ -159,6 +173,7 @@ class _Pilot:
             raise Stopped("the budget is too small for the pilot; raise it, or lower --pilot")
         if reasons and len(reasons) == len(answered):
             raise StageError(f"pilot {asked}: all {len(reasons)} rows failed; the first: {reasons[0]}")
+        self.answered[asked] = self.answered.get(asked, []) + answered
         return answered
 
     def _keep(self, name: str, rows: list[Row], schema: pa.Schema) -> None:

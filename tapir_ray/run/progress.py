@@ -98,16 +98,19 @@ class Progress:
         stall_after_s: float = math.inf,
         note: Callable[..., None] | None = None,
         batch_s: float = 0.0,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Calls `note` with an event if a stage has not moved for `stall_after_s` seconds.
 
-        A stage that waits for requests may stand still for `batch_s` seconds, the time of a batch at a provider.
+        A stage that waits for requests may stand still for `batch_s` seconds, the time of a batch at a provider. `tell`
+        gets the lines of ended stages and of stalls; without it all lines are printed to stderr.
         """
         self.usage = usage
         self.started = time.monotonic()
         self._stall_after_s = stall_after_s
         self._note = note
         self._batch_s = batch_s
+        self._tell = tell
         self._print = threading.Lock()
         self._stages: list[Stage] = []
         self._by_table: dict[str, Stage] = {}
@@ -184,6 +187,8 @@ class Progress:
             while not done.wait(TERMINAL_EVERY_S if terminal else LOG_EVERY_S):
                 self._ask(stage)
                 self.look(stage)
+                if self._tell is not None:
+                    continue
                 with self._print:
                     line = self._line(stage, before)
                     # On a terminal the code moves the cursor to the begin of the line and erases it.
@@ -232,7 +237,10 @@ class Progress:
                 self._note("stalled", stage=stage.label, seconds=round(stage.still_s), waits=stage.waits)
 
     def say(self, text: str) -> None:
-        """Prints a line, without mixing it into the progress line."""
+        """Tells or prints a line, without mixing it into the progress line."""
+        if self._tell is not None:
+            self._tell(text)
+            return
         with self._print:
             print(("\r\033[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapir_ray.api.offline import check_offline
+from tapir_ray.api.opening import opened
 from tapir_ray.cli import main
-from tapir_ray.cli import run as launch
 from tapir_ray.cli.check import check
 from tapir_ray.config import Config, load, parse
 from tapir_ray.cost.estimate import Estimate, estimated, estimated_regeneration
@@ -74,7 +75,7 @@ def teacher(body: dict[str, Any], attempt: int) -> Choice:
 @contextmanager
 def context_of(one: Config, folder: Path) -> Iterator[Context]:
     run = Run.open(one, str(folder))
-    with launch.opened(run, one, tasks.load(one.curriculum), None) as context:
+    with opened(run, one, tasks.load(one.curriculum), None) as context:
         yield context
 
 
@@ -305,14 +306,14 @@ def test_an_estimate_is_never_above_its_bound(
 
 def test_an_unknown_task_to_style_is_refused_before_anything_is_spent(seed_path: Path) -> None:
     """The tasks of a column are known only once the rows are read."""
-    assert set(launch.check_offline(config(seed_path, rewrite={"tasks": ["Math"]})).styles) == {"Math"}
+    assert set(check_offline(config(seed_path, rewrite={"tasks": ["Math"]})).styles) == {"Math"}
     with pytest.raises(InputError, match=r"rewrite\.tasks: unknown task 'Maths'; the tasks are Math, Reasoning"):
-        launch.check_offline(config(seed_path, rewrite={"tasks": ["Maths"]}))
+        check_offline(config(seed_path, rewrite={"tasks": ["Maths"]}))
     own: dict[str, Any] = {"curriculum": {"tasks": "seed"}, "rewrite": {"tasks": ["Chess"]}}
     with pytest.raises(InputError, match=r"rewrite\.tasks: unknown task 'Chess'"):
-        launch.check_offline(config(seed_path, **own))
-    assert launch.check_offline(config(seed_path, seed_data={"task_column": "kind"}, **own)).styles == {}
-    assert launch.check_offline(config(seed_path, **own), labelled=True).styles == {}
+        check_offline(config(seed_path, **own))
+    assert check_offline(config(seed_path, seed_data={"task_column": "kind"}, **own)).styles == {}
+    assert check_offline(config(seed_path, **own), labelled=True).styles == {}
 
 
 def test_the_suites_of_every_student_are_counted(seed_path: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import ray.data
 
 from tapir_ray import cli
-from tapir_ray.cli.subjects import subjects
+from tapir_ray.api.subjects import subjects
 from tapir_ray.config import CreateModel, parse
 from tapir_ray.data.schemas import SCORED, conform, instruction_id
 from tapir_ray.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.cli.run import check_offline
+from tapir_ray.api.offline import check_offline
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError
 from tests.runs import SIMULATED, Driver, write_config

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.cli.config_warnings import warnings_about
+from tapir_ray.api.config_warnings import warnings_about
 from tapir_ray.config import Price, parse, prices
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.errors import InputError

@@ -11,6 +11,7 @@ import ray.data
 
 from tapir_ray.config import Config, parse
 from tapir_ray.errors import InputError, StageError, Stopped
+from tapir_ray.run import row_counter
 from tapir_ray.run.attempts import owned
 from tapir_ray.run.run import Run
 
@@ -154,7 +155,7 @@ def test_an_exhausted_budget_ends_a_pipeline_early(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local student would otherwise answer thousands of rows that nobody judges. Rows in flight are kept."""
-    monkeypatch.setattr("tapir_ray.run.row_counter.DRAIN_S", 1.0)
+    monkeypatch.setattr(row_counter, "DRAIN_S", 1.0)
     asked = {str(number) for number in range(5)}
 
     def slow(row: dict[str, str]) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ import ray.data
 
 from tapir_ray.config import parse
 from tapir_ray.errors import StageError, Stopped
+from tapir_ray.run import blocks as run_blocks
 from tapir_ray.run.layout import Table
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.run import Run
@@ -101,7 +102,8 @@ def test_a_shard_is_published_while_others_are_in_progress(
     tables = ShardedTables(run, MADE, COUNTS)
     blocks = iter(slowly())
     monkeypatch.setattr(
-        "tapir_ray.run.blocks.written",
+        run_blocks,
+        "written",
         lambda rows, write, *_: (row for block in blocks for row in write(block).to_pylist()),
     )
     tables.write(

@@ -21,7 +21,7 @@ from tapir_ray.data import atomic_files
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError, own_error
 from tapir_ray.llm.budget.files import UsageFiles
-from tapir_ray.run import blocks, table_removal
+from tapir_ray.run import attempts, blocks, table_removal
 from tapir_ray.run.answer_log import AnswerLog
 from tapir_ray.run.attempts import claim, owner
 from tapir_ray.run.resume import _resume, _resume_and_tell
@@ -61,13 +61,13 @@ def test_a_torn_file_of_a_run_counts_as_absent_and_is_named(
 
 def owner_at_once(run: Run) -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tapir_ray.run.attempts.PATIENCE_S", 0.0)
+        patch.setattr(attempts, "PATIENCE_S", 0.0)
         return owner(run)
 
 
 def claim_at_once(run: Run) -> int:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tapir_ray.run.attempts.PATIENCE_S", 0.0)
+        patch.setattr(attempts, "PATIENCE_S", 0.0)
         return claim(run)
 
 

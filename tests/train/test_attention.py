@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.cli.run import check_offline, warn
+from tapir_ray.api.offline import check_offline, warn
+from tapir_ray.cli.terminal import TERMINAL
 from tapir_ray.config import Config, Replicas, Train
 from tapir_ray.errors import InputError
 from tapir_ray.train import attention
@@ -52,14 +53,14 @@ def test_a_laptop_that_only_checks_a_config_is_not_refused(
     without(monkeypatch, "flash_attn", "kernels")
     check_offline(flash(tmp_path))
     assert not capsys.readouterr().err, "only `warn` prints the warning, once"
-    warn(flash(tmp_path))
+    warn(flash(tmp_path), TERMINAL)
     assert (
         "warning: train.attention flash_attention_2 needs flash_attn where training takes place"
         in capsys.readouterr().err
     )
-    warn(config(tmp_path, classify={"by": "teacher"}))
+    warn(config(tmp_path, classify={"by": "teacher"}), TERMINAL)
     without(monkeypatch)
-    warn(flash(tmp_path))
+    warn(flash(tmp_path), TERMINAL)
     assert "not checked" not in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from tapir_ray.cli.verbs import check, classifier, compare, eval, regenerate, retry, run, status, submit
+from tapir_ray.cli.verbs import check, classifier, compare, eval, init, regenerate, retry, run, status, submit
 
 
 class Verb(Protocol):
@@ -25,6 +25,7 @@ class Verb(Protocol):
 
 # In the order of `tapir --help`.
 VERBS: dict[str, Verb] = {
+    "init": init,
     "run": run,
     "regenerate": regenerate,
     "retry": retry,

@@ -42,10 +42,19 @@ def run(options: argparse.Namespace) -> int:
         return _show_annotations(options.annotations, options.json)
     if options.target is None or not options.suite:
         raise InputError("give a run or a model, and --suite with at least one suite; or --annotations FILE")
-    from tapir_ray.cli.evaluate import evaluate_students, show
+    from tapir_ray.api.students import evaluate_students
+    from tapir_ray.cli.evaluate import show
+    from tapir_ray.cli.terminal import TERMINAL
 
     found = evaluate_students(
-        options.target, options.suite, options.before, options.against, options.config, options.set, options.run_dir
+        options.target,
+        options.suite,
+        options.before,
+        options.against,
+        options.config,
+        options.set,
+        options.run_dir,
+        TERMINAL,
     )
     if options.json:
         print(json.dumps(found))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import sys
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -25,6 +25,8 @@ SHOWN = 5
 """Most names of models in a message."""
 LONG_LIST = 50
 """Length from which the model list of a public provider may leave out aliases: a missing name is then a warning."""
+
+log = logging.getLogger(__name__)
 
 _NOT_HERE = (404, 405)
 _OWN_SUFFIXES = (".local", ".internal", ".svc")
@@ -46,7 +48,7 @@ async def check(target: Target) -> None:
 
     An endpoint without a model list passes if it has chat completions: an empty request, which reaches no model, shows
     it. A model that is not in the list is looked up by its name, because lists leave out aliases. If that fails too it
-    is refused, except for a public list of LONG_LIST names or more: then a warning is printed to stderr.
+    is refused, except for a public list of LONG_LIST names or more: then a warning is logged.
     """
     reply = await _ask(target, "GET", "/models")
     _refuse_key(target, reply)
@@ -62,7 +64,7 @@ async def check(target: Target) -> None:
         problem = f"{wanted} is not among the models of {_where(target)}, which are {shown}"
         if len(names) < LONG_LIST or is_own(target.base_url):
             raise InputError(f"{problem}; name one of them")
-        print(f"warning: {problem}; unless it is an alias, every request will fail", file=sys.stderr)
+        log.warning("%s; unless it is an alias, every request will fail", problem)
 
 
 def is_own(base_url: str | None) -> bool:

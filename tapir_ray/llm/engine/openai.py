@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 
@@ -17,6 +16,7 @@ from tapir_ray.llm.client.concurrency import InFlight
 from tapir_ray.llm.client.openai import OpenAIClient
 from tapir_ray.llm.client.target import Secret, Target
 from tapir_ray.llm.engine.base import Engine, Setting
+from tapir_ray.llm.event_loop import complete
 
 NO_RESULT = {"log", "latency_s", "max_requests_per_minute", "seed_error_rate"}
 """Keys of the simulator that do not change replies, so they are not part of the cache key."""
@@ -39,7 +39,7 @@ class OpenAI(Engine):
 
     def check(self) -> None:
         """Raises InputError if the key is missing or refused, or if the URL is not an API that serves the model."""
-        asyncio.run(check(self.target()))
+        complete(check(self.target()))
 
     def url(self) -> str | None:
         if self._simulated:

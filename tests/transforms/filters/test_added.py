@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import ray.data
 
-from tapir_ray.cli.run import check_offline
+from tapir_ray.api.offline import check_offline
 from tapir_ray.config import Config
 from tapir_ray.curriculum.tasks import TOXICITY
 from tapir_ray.data import schemas

@@ -40,7 +40,7 @@ def subjects(
     against: str | None,
     suites: Sequence[str],
     before: bool,
-    config: str | None,
+    config: str | Config | None,
     overrides: Sequence[str],
     run_dir: str | None,
 ) -> list[Subject]:
@@ -54,7 +54,9 @@ def subjects(
         raise InputError(f"--before: {target} is a model, which has no student before it: name that one by --against")
     if run_dir is not None and runs[0] is not None:
         raise InputError(f"--run-dir: {target} is a run, which holds its results itself: leave --run-dir out")
-    given = load(config, list(overrides)) if config is not None else None
+    given = load(config, list(overrides)) if isinstance(config, str) else config
+    if given is not None and not isinstance(config, str):
+        given = changed(given, list(overrides))
     stored = [None if run is None else changed(given or run.stored_config(), list(overrides)) for run in runs]
     base = given or next((one for one in stored if one is not None), None)
     found = []
