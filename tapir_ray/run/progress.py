@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tapir_ray.run.bars import Bars
+from tapir_ray.run.spending import spending
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 ASKER = "Asker"
@@ -284,20 +285,6 @@ class Progress:
     def _details(self, stage: Stage, before: dict[str, Any]) -> list[str]:
         spent = spending(self.usage(), before) if stage.table else []
         return spent + [f"{key} {value}" for key, value in dict(stage.facts).items()]
-
-
-def spending(usage: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> list[str]:
-    """Returns texts for the line: tokens since `before` and, if anything has a price, dollars of the run by role."""
-    tokens = sum(_tokens(role) for role in usage.values()) - sum(_tokens(role) for role in before.values())
-    parts = [f"{tokens:,.0f} tokens"] if tokens else []
-    costs = {name: role.get("cost", 0.0) for name, role in usage.items()}
-    if any(costs.values()):
-        parts.append("  ".join(f"{name} ${cost:,.4g}" for name, cost in costs.items()))
-    return parts
-
-
-def _tokens(role: dict[str, float]) -> float:
-    return role.get("input_tokens", 0) + role.get("output_tokens", 0)
 
 
 def _waiting() -> str | None:
