@@ -101,7 +101,7 @@ class Stage:
 
 
 class Progress:
-    """Printer of the stages: bars on a terminal, lines every LOG_EVERY_S in a file or pipe; a line at the end of each."""
+    """Printer of stages: bars on a terminal, lines every LOG_EVERY_S in a file or pipe, a line at the end of each."""
 
     def __init__(
         self,

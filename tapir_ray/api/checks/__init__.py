@@ -6,11 +6,11 @@ findings = checked(Subject(config, "runs/mine", seed, sizes, report, messages))
 from __future__ import annotations
 
 from tapir_ray.api.checks.base import FAIL, PASS, UNKNOWN, WARN, Check, Finding, Subject
-from tapir_ray.api.checks.disk import disk
-from tapir_ray.api.checks.endpoints import cut_off, endpoints
+from tapir_ray.api.checks.config_keys import budget, settings
 from tapir_ray.api.checks.memory import answering, capacity, training
+from tapir_ray.api.checks.roles import cut_off, endpoints
 from tapir_ray.api.checks.seed_rows import length, repeated_answers
-from tapir_ray.api.checks.settings import budget, settings
+from tapir_ray.api.checks.storage import disk
 from tapir_ray.api.checks.template import end_of_answers
 
 __all__ = ["FAIL", "PASS", "UNKNOWN", "WARN", "Check", "Finding", "Subject", "checked"]
