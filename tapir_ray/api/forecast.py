@@ -64,10 +64,10 @@ class Forecast:
 
     estimate: Estimate
     """Requests, tokens and price by stage and role."""
-    checks: list[Finding]
-    """What is fine, what is risky, what will fail, and what to change."""
     report: dict[str, Any]
     """Everything that is known, as JSON values: `tapir check --json`."""
+    checks: list[Finding]
+    """What is fine, what is risky, what will fail, and what to change."""
 
 
 def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROGRAM) -> Forecast:
@@ -140,7 +140,7 @@ def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROG
         "assumes": [*notes, *assumed],
     }
     checks = checked(Subject(config, run_dir, seed, sizes, report, list(dict.fromkeys(told))))
-    return Forecast(estimate, checks, {**report, "checks": [asdict(one) for one in checks]})
+    return Forecast(estimate, {**report, "checks": [asdict(one) for one in checks]}, checks)
 
 
 def forecasts(config: Config, responses: list[str]) -> Forecasts:

@@ -51,18 +51,14 @@ class Bars:
         self._console.print(text, soft_wrap=True)
 
     def _started(self) -> Progress:
-        one_line = {"markup": False, "style": "none"}
+        label, rest = Column(width=LABEL_WIDTH, no_wrap=True), Column(no_wrap=True, overflow="ellipsis", ratio=1)
         progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", table_column=Column(width=LABEL_WIDTH, no_wrap=True), **one_line),
+            TextColumn("{task.description}", markup=False, table_column=label),
             BarColumn(bar_width=BAR_WIDTH),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[amount]}", table_column=Column(no_wrap=True), **one_line),
-            TextColumn(
-                "{task.fields[text]}",
-                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-                **one_line,
-            ),
+            TextColumn("{task.fields[amount]}", markup=False, table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[text]}", markup=False, table_column=rest),
             console=self._console,
             transient=True,
             refresh_per_second=4,

@@ -46,23 +46,23 @@ def shown(monkeypatch: pytest.MonkeyPatch, work: Callable[[Progress], None]) -> 
 def test_a_stage_has_a_bar_with_the_time_left_and_then_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(progress: Progress) -> None:
         with progress.stage("round 1 score", "scored", 100):
-            for _ in range(6):
+            for _ in range(8):
                 progress.count("scored", 10, 1)
                 time.sleep(0.2)
             progress.say("a message of the run")
 
     text = shown(monkeypatch, work)
-    assert "━" in text and re.search(r"round 1 score +━.* 0:0\d +\d0/100 rows", text), text
+    assert "━" in text and re.search(r"round 1 score +━.* \d\d:\d\d +\d0/100 rows", text), text
     assert "a message of the run" in text
     last = text.rstrip().splitlines()[-1]
-    assert "round 1 score" in last and "60/100 rows" in last and "done in" in last and "━" not in last
+    assert "round 1 score" in last and "80/100 rows" in last and "done in" in last and "━" not in last
 
 
 def test_stages_at_once_have_a_bar_each(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(progress: Progress) -> None:
         with progress.stage("initial SFT") as facts, progress.stage("train the classifier"):
             facts |= {"step": "3/12", "loss": "1.23"}
-            time.sleep(0.7)
+            time.sleep(1.3)
 
     text = shown(monkeypatch, work)
     assert re.search(r"initial SFT +━.*step 3/12  loss 1.23", text) and re.search(r"train the classifier +━", text)

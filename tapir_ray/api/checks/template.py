@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from tapir_ray.train.chat import brings_template, end_of_turn, load_tokenizer, r
 from tapir_ray.train.weights import is_here
 
 NAME = "end of an answer"
+MARK = re.compile(r"<\|\w+\|>")
 
 
 def end_of_answers(subject: Subject) -> Iterator[Finding]:
@@ -25,7 +27,8 @@ def end_of_answers(subject: Subject) -> Iterator[Finding]:
         yield Finding(NAME, UNKNOWN, f"{student.model} is not on this machine", "download it, or see the run's start")
         return
     tokenizer = load_tokenizer(student.model, student)
-    end, stops = end_of_turn(tokenizer, student.chat_template_kwargs), stop_token_ids(tokenizer, {})
+    kwargs = student.chat_template_kwargs
+    end, stops = end_of_turn(tokenizer, kwargs), stop_token_ids(tokenizer, kwargs)
     own = brings_template(student.model, student)
     shown = f"{_token(tokenizer, end[-1])}; the engine stops at {', '.join(_token(tokenizer, one) for one in stops)}"
     problems = list(_problems(subject, tokenizer, end, own))
@@ -41,7 +44,7 @@ def _problems(subject: Subject, tokenizer: Any, end: list[int], own: bool) -> It
     student, lora = subject.config.student, subject.config.train.lora
     if own and student.chat_template is not None:
         theirs = _own_template(student)
-        if theirs != resolve_template(student.chat_template):
+        if theirs.strip() != resolve_template(student.chat_template).strip():
             yield (
                 f"student.chat_template {student.chat_template} replaces the template that {student.model} was tuned "
                 "with: it has to unlearn its own",
@@ -69,10 +72,8 @@ def _own_template(student: Any) -> str:
 
 def _split_marks(tokenizer: Any, template: str) -> list[str]:
     """Returns marks such as <|im_end|> in a template that are no tokens of the tokenizer."""
-    import re
-
     vocabulary = tokenizer.get_vocab()
-    return [mark for mark in dict.fromkeys(re.findall(r"<\|\w+\|>", template)) if mark not in vocabulary]
+    return [mark for mark in dict.fromkeys(MARK.findall(template)) if mark not in vocabulary]
 
 
 def _token(tokenizer: Any, token_id: int) -> str:

@@ -14,7 +14,7 @@ import pytest
 from tapir_ray.api.checks import FAIL, PASS, UNKNOWN, WARN, Finding, Subject, config_keys, memory, roles, seed_rows, storage
 from tapir_ray.api.checks.sizes import ModelSize, model_size
 from tapir_ray.api.checks.template import end_of_answers
-from tapir_ray.config import Config, Train, parse
+from tapir_ray.config import Config, Lora, Train, parse
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import Sizes
 from tapir_ray.train.create_student import create_student
@@ -25,14 +25,22 @@ LLAMA_7B = ModelSize(6_738_415_616, 32, 4096, 32_000, 2 * 32 * 32 * 128, "float1
 
 
 def config(**sections: Any) -> Config:
-    student = {"create": {"hidden_size": 32, "heads": 4, "layers": 2, "max_length": 128}, "max_model_len": 128}
+    create = {"hidden_size": 32, "heads": 4, "layers": 2, "max_length": 128}
+    sizes = {"max_model_len": 128, "sampling": {"max_tokens": 8}}
+    student = {**sizes, **sections.pop("student", {"create": create})}
     return parse(
         {
             "name": "checked",
             "seed_data": {"path": "a.jsonl"},
             "student": student,
-            "teacher": {"base_url": "http://127.0.0.1:9/v1", "api_key_env": None, "model": "t"},
+            "teacher": {
+                "base_url": "http://127.0.0.1:9/v1",
+                "api_key_env": None,
+                "model": "t",
+                "price": {"input": 1.0, "output": 2.0},
+            },
             "judge": {"same_as": "teacher"},
+            "train": {"sequence_length": 128},
             **sections,
         }
     )
@@ -68,8 +76,8 @@ def test_a_budget_below_the_forecast_is_reported() -> None:
 
 
 def test_an_endpoint_is_known_to_answer_only_after_a_pilot() -> None:
-    assert status(roles.endpoints(subject())) == [UNKNOWN]
-    assert status(roles.endpoints(subject(pilot_rows=50))) == [PASS]
+    assert set(status(roles.endpoints(subject()))) == {UNKNOWN}
+    assert set(status(roles.endpoints(subject(pilot_rows=50)))) == {PASS}
 
 
 @pytest.mark.parametrize(("cut", "expected"), [(0, PASS), (1, PASS), (2, WARN), (40, WARN)])
@@ -146,20 +154,18 @@ def test_a_7b_model_needs_an_adapter_on_24_gb(gpus: list[int], monkeypatch: pyte
     linear = (("layers.0.q_proj", 4096, 4096),) * 32
     monkeypatch.setattr(memory, "model_size", lambda one: replace(LLAMA_7B, linear=linear))
     gpus.append(24 * GIB)
-    train = {"gradient_checkpointing": True, "micro_batch_size": 1, "global_batch_size": 8}
-    claims = {"student": {"gpus": 1}, "train": {"gpus": 1}}
-    (full,) = memory.training(subject(config(train={**train, "sequence_length": 1024}, resources=claims)))
+    one = config(resources={"student": {"gpus": 1}, "train": {"gpus": 1}})
+    train = {"sequence_length": 1024, "gradient_checkpointing": True, "micro_batch_size": 1, "global_batch_size": 8}
+    (full,) = memory.training(subject(one.model_copy(update={"train": Train(**train)})))
     assert full.status == FAIL and "train.lora" in full.todo
-    (adapter,) = memory.training(
-        subject(config(train={**train, "sequence_length": 1024, "lora": {}}, resources=claims))
-    )
+    (adapter,) = memory.training(subject(one.model_copy(update={"train": Train(**train, lora=Lora())})))
     assert adapter.status == PASS, adapter.found
 
 
 def test_weights_and_cache_of_the_engine(gpus: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of 12.6 GiB in 16 bits, and 1 GiB for 2,048 tokens."""
     monkeypatch.setattr(memory, "model_size", lambda one: LLAMA_7B)
-    one = config(resources={"student": {"gpus": 1}, "train": {"gpus": 1}}).model_copy()
+    one = config(resources={"student": {"gpus": 1}, "train": {"gpus": 1}})
     student = one.student.model_copy(update={"max_model_len": 2048})
     one = one.model_copy(update={"student": student})
     gpus.append(24 * GIB)
@@ -173,8 +179,7 @@ def test_weights_and_cache_of_the_engine(gpus: list[int], monkeypatch: pytest.Mo
 
 def test_on_cpus_all_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: Machine(4 * GIB))
-    one = config(train={"sequence_length": 128})
-    assert status([*memory.answering(subject(one)), *memory.training(subject(one))]) == [PASS, PASS]
+    assert status([*memory.answering(subject()), *memory.training(subject())]) == [PASS, PASS]
     many = config(train={"sequence_length": 128, "global_batch_size": 8}, resources={"train": {"replicas": 8}})
     assert status(memory.training(subject(many))) == [FAIL]
 
@@ -208,7 +213,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def of_folder(folder: str, **sections: Any) -> list[Finding]:
-    student = {"model": folder, "max_model_len": 128, **sections.pop("student", {})}
+    student = {"model": folder, **sections.pop("student", {})}
     return list(end_of_answers(subject(config(student=student, train={"sequence_length": 128, **sections}))))
 
 
@@ -235,6 +240,6 @@ def test_marks_that_a_base_model_does_not_know(folder: str, tmp_path: Path) -> N
 
 
 def test_a_model_that_is_not_here_is_not_guessed() -> None:
-    one = config(student={"model": "nobody/not-here-7b", "max_model_len": 128}, train={"sequence_length": 128})
+    one = config(student={"model": "nobody/not-here-7b"})
     rows = [*end_of_answers(subject(one)), *memory.answering(subject(one)), *memory.training(subject(one))]
     assert status(rows) == [UNKNOWN] * 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,16 @@ from tapir_ray.run.trackers import RunInfo, background
 from tapir_ray.run.trackers.curves import Curves, points_of
 from tapir_ray.run.trackers.tensorboard import TensorBoard
 
-Read = Callable[[], dict[str, list[tuple[int, float]]]]
+CONFIG = {
+    "student": {"model": "m"},
+    "seed_data": {"path": "a.jsonl"},
+    "teacher": {"base_url": "http://127.0.0.1:9/v1", "model": "t", "api_key_env": None},
+}
 
 
 def info(folder: Path | str, attempt: int, **earlier: Any) -> RunInfo:
-    return RunInfo("mine-1a2b-3c4d", "mine", str(folder), attempt, {"name": "mine", "train": {"epochs": 2}}, (), **earlier)
+    content = {"name": "mine", "train": {"epochs": 2}}
+    return RunInfo("mine-1a2b-3c4d", "mine", str(folder), attempt, content, **{"earlier": (), **earlier})
 
 
 def steps(first: int, *losses: float) -> list[dict[str, Any]]:
@@ -36,7 +40,9 @@ def usage(requests: int, cost: float) -> dict[str, Any]:
     return {"teacher": {"respond": {"requests": requests, "cost": cost}}, "student": {}}
 
 
-PLAN = {"alpha": 0.3, "threshold": 2.0, "ceiling": None, "hard": 7, "student_score": 4.5, "student_scores": {"Q&A": 5.0}}
+PLAN = {
+    "alpha": 0.3, "threshold": 2.0, "ceiling": None, "hard": 7, "student_score": 4.5, "student_scores": {"Q&A": 5.0},
+}  # fmt: skip
 
 
 def attempts(make: type[Curves], folder: Path | str) -> None:
@@ -49,7 +55,7 @@ def attempts(make: type[Curves], folder: Path | str) -> None:
     first.end("stopped")
     done = [("train", line, 1) for line in steps(0, 5.0, 4.0, 3.0)]  # a step that no tracker was told
     second = make()
-    second.start(info(folder, 2, earlier_steps=done))
+    second.start(info(folder, 2, earlier=[("plan", PLAN, 1)], earlier_steps=done))
     second.log("plan", PLAN, 1)
     second.progress([], usage(10, 0.5))
     second.log_steps("train", steps(2, 3.0, 2.0), 1)
@@ -115,15 +121,13 @@ def test_what_is_no_number_makes_no_point() -> None:
 @pytest.mark.parametrize("name", ["mlflow", "wandb", "trackio"])
 def test_a_missing_package_is_refused_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background.importlib.util, "find_spec", lambda package: None)
-    config = {"student": {"model": "m"}, "seed_data": {"path": "a"}, "teacher": {"base_url": "http://127.0.0.1:9/v1"}}
     with pytest.raises(InputError, match=rf"trackers: {name} needs the package {name}.*'tapir-ray\[{name}\]'"):
-        background.users_trackers(parse({**config, "trackers": [name]}))
+        background.users_trackers(parse({**CONFIG, "trackers": [name]}))
 
 
 def test_a_run_has_tensorboard_unless_it_is_turned_off() -> None:
-    config = {"student": {"model": "m"}, "seed_data": {"path": "a"}, "teacher": {"base_url": "http://127.0.0.1:9/v1"}}
-    assert parse(config).trackers == ["tensorboard"] and background.users_trackers(parse(config))
-    assert not background.users_trackers(parse({**config, "trackers": []}))
+    assert parse(CONFIG).trackers == ["tensorboard"] and background.users_trackers(parse(CONFIG))
+    assert not background.users_trackers(parse({**CONFIG, "trackers": []}))
 
 
 @pytest.mark.slow
