@@ -121,7 +121,7 @@ def native_errors_to(path: Path) -> Iterator[None]:
 
 
 def keep(storage: Storage, attempt: int, folders: list[Path]) -> str | None:
-    """Copies the ends of the log files in `folders` to the run, without keys; returns the folder, None if it is empty."""
+    """Copies the ends of the log files in `folders` to the run, without keys; returns the folder if there are any."""
     files = [file for folder in folders for file in folder.rglob("*") if file.suffix in (".log", ".out", ".err")]
     sizes = {file: stat for file in files if not file.is_symlink() and (stat := file.stat()).st_size}
     latest = sorted(sizes, key=lambda file: sizes[file].st_mtime, reverse=True)[:MOST_FILES]

@@ -18,8 +18,8 @@ from tapir_ray.run.layout import Table
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.model_store import written
 from tapir_ray.run.run import Run
-from tapir_ray.steps import tokenizer_texts
 from tapir_ray.run.trackers.step_log import step_log
+from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student

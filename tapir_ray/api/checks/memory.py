@@ -149,10 +149,9 @@ def activation_bytes(size: ModelSize, train: Train, workers: int) -> float:
     """Returns the bytes between forward and backward pass of a micro-batch, with the logits in float32."""
     tokens = micro_batch_size(train, workers) * train.sequence_length
     wider = 2 if train.precision == "float32" else 1
-    if train.gradient_checkpointing:
-        layers = RECOMPUTED * size.layers + ACTIVATIONS  # and one layer that is computed again
-    else:
-        layers = ACTIVATIONS * size.layers
+    # With checkpointing, one layer at a time is computed again.
+    again = train.gradient_checkpointing
+    layers = RECOMPUTED * size.layers + ACTIVATIONS if again else ACTIVATIONS * size.layers
     return float(tokens * (layers * size.hidden * wider + 2 * 4 * size.vocabulary))
 
 

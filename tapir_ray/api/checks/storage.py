@@ -31,7 +31,8 @@ def disk(subject: Subject) -> Iterator[Finding]:
     if is_remote(subject.run_dir):
         yield Finding("disk", UNKNOWN, f"about {gib(need)} on {subject.run_dir}, whose free space is not known here")
         return
-    folder = next(one for one in (path := Path(subject.run_dir).absolute(), *path.parents) if one.exists())
+    path = Path(subject.run_dir).absolute()
+    folder = next(one for one in (path, *path.parents) if one.exists())
     free = shutil.disk_usage(folder).free
     what = f"{students} students and {1 + config.train.checkpoints_kept} checkpoints" if size else "rows and replies"
     unknown = "" if size or not method_of(config).trains else ", without the student, whose size is not known here"

@@ -77,9 +77,7 @@ class StepLog:
 
 
 @contextmanager
-def step_log(
-    storage: Storage, trackers: Tracker, kind: str, training: str, round_number: int
-) -> Iterator[StepLog]:
+def step_log(storage: Storage, trackers: Tracker, kind: str, training: str, round_number: int) -> Iterator[StepLog]:
     """Context manager of a StepLog; what waits is written at the exit, also after an error."""
     log = StepLog(storage, trackers, kind, training, round_number)
     try:

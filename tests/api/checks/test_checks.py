@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.api.checks import FAIL, PASS, UNKNOWN, WARN, Finding, Subject, config_keys, memory, roles, seed_rows, storage
+from tapir_ray.api.checks import (
+    FAIL,
+    PASS,
+    UNKNOWN,
+    WARN,
+    Finding,
+    Subject,
+    config_keys,
+    memory,
+    roles,
+    seed_rows,
+    storage,
+)
 from tapir_ray.api.checks.sizes import ModelSize, model_size
 from tapir_ray.api.checks.template import end_of_answers
 from tapir_ray.config import Config, Lora, Train, parse
