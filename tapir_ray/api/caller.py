@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 WARNING = "warning: "
 """Begin of a warning."""
@@ -34,6 +34,15 @@ class Caller:
     def warn(self, sentence: str) -> None:
         """Tells a warning."""
         self.tell(f"{WARNING}{sentence}")
+
+    def noting(self, told: list[str]) -> Caller:
+        """Returns the same caller, whose messages are added to a list as well."""
+
+        def tell(message: str) -> None:
+            told.append(message)
+            self.tell(message)
+
+        return replace(self, tell=tell)
 
 
 PROGRAM = Caller()

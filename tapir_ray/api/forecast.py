@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tapir_ray.api.caller import PROGRAM, Caller, logged
+from tapir_ray.api.checks import Finding, Subject, checked
 from tapir_ray.api.offline import check_offline, warn
 from tapir_ray.api.opening import simulator, started, with_seed_file
 from tapir_ray.api.suites import suites_to_check
@@ -65,6 +66,8 @@ class Forecast:
     """Requests, tokens and price by stage and role."""
     report: dict[str, Any]
     """Everything that is known, as JSON values: `tapir check --json`."""
+    checks: list[Finding]
+    """What is fine, what is risky, what will fail, and what to change."""
     warnings: tuple[str, ...] = ()
     """Sentences on what is valid but risky."""
 
@@ -107,6 +110,8 @@ def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROG
             "--pilot needs a config that trains, and this one has a section regenerate: leave --pilot out for a guess, "
             "or regenerate a few rows with seed_data.limit and another --run-dir"
         )
+    told: list[str] = []
+    caller = caller.noting(told)
     taxonomy = check_offline(config, caller=caller)
     if method.asks(config):
         warn(config, caller)
@@ -162,7 +167,9 @@ def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROG
         "unused_columns": dict(seed.notes.unused),
         "assumes": [*notes, *assumed],
     }
-    return Forecast(estimate, report)
+    warnings = list(dict.fromkeys(told))
+    checks = checked(Subject(config, run_dir, seed, sizes, report, warnings))
+    return Forecast(estimate, {**report, "checks": [asdict(one) for one in checks]}, checks, tuple(warnings))
 
 
 def forecasts(config: Config, responses: list[str]) -> Forecasts:

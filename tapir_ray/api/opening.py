@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from tapir_ray.api.caller import PROGRAM, Caller, logged
 from tapir_ray.api.offline import check_offline
 from tapir_ray.cluster.interrupt import watched
+from tapir_ray.cluster.logs import kept_after_error
 from tapir_ray.cluster.session import session
 from tapir_ray.cluster.workers import check_storage, refuse_other_machines, storage_watched
 from tapir_ray.config import Config
@@ -60,7 +61,8 @@ def started(
         simulator_url = stack.enter_context(simulator(config)) if config.simulator else None
         if method_of(config).asks(config) if asks is None else asks:
             Roles(config, run.run_id, simulator_url).check()
-        stack.enter_context(session(config, caller.signals))
+        logs = stack.enter_context(session(config, caller.signals))
+        stack.enter_context(kept_after_error(run, run.attempt, logs))
         check_storage(run, config)
         stack.enter_context(storage_watched(run, config))
         if simulator_url is not None:

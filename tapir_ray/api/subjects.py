@@ -108,8 +108,9 @@ def _of_model(base: Config | None, model: str, suites: Sequence[str], overrides:
         "name": f"eval-{_plain(model)}",
         "student": {**student, "model": place},
         "evaluate": {**content.get("evaluate", {}), "suites": list(dict.fromkeys(suites)), "only": True},
+        "trackers": [],
     }
-    for key in ("control", "run_dir", "trackers"):
+    for key in ("control", "run_dir"):
         content.pop(key, None)
     return changed(Config.model_validate(content), list(overrides))
 

@@ -53,7 +53,7 @@ def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace
         if own is None:
             sys.excepthook = _show_redacted
             raise
-        print(f"tapir: {sentence(own)}", file=sys.stderr)
+        print(f"tapir: {sentence(own)}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr)
         return own.exit_status
 
 

@@ -1,4 +1,4 @@
-"""`tapir check CONFIG`: the checks of `tapir run` before it spends anything, and an estimate of the whole run.
+"""`tapir check CONFIG`: what is fine, risky or wrong, as a table, and an estimate of the whole run.
 
 check(load("configs/demo.yaml"), "runs/demo", pilot=50, as_json=False)
 """
@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from typing import Any, TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from tapir_ray.api.checks import FAIL, PASS, UNKNOWN, WARN, Finding
 from tapir_ray.api.forecast import forecast
 from tapir_ray.cli.terminal import TERMINAL
 from tapir_ray.config import Config
 from tapir_ray.cost.estimate import Estimate
 from tapir_ray.report.console import console
+
+STYLES = {PASS: "green", WARN: "yellow", FAIL: "bold red", UNKNOWN: "dim"}
+"""Colours on a terminal by status."""
 
 
 def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -> dict[str, Any]:
@@ -23,16 +30,36 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
 
     Raises InputError as `api.forecast.forecast` does, before anything is printed.
     """
-    found = forecast(config, run_dir, pilot, TERMINAL)
+    told: list[str] = []
+    try:
+        # Warnings are rows of the table.
+        found = forecast(config, run_dir, pilot, TERMINAL if as_json else replace(TERMINAL, tell=told.append))
+    except BaseException:
+        for message in told:
+            TERMINAL.tell(message)
+        raise
     if as_json:
         print(json.dumps(found.report, indent=2))
     else:
+        show_checks(found.checks, sys.stdout)
         show(found.estimate, found.report, sys.stdout)
     return found.report
 
 
+def show_checks(findings: list[Finding], file: TextIO) -> None:
+    """Prints a row for each finding: what was checked, how it stands, what was found, and what to do."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("found", ratio=3)
+    table.add_column("what to do", ratio=2)
+    for one in findings:
+        table.add_row(one.name, Text(one.status, STYLES[one.status]), one.found, one.todo)
+    console(file).print(table)
+
+
 def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
-    """Prints the table, the total, a warning if the budget is too small, and the assumptions."""
+    """Prints the table of the forecast, the total, and the assumptions."""
     out = console(file)
     pilot = report["pilot_rows"]
     table = Table(title=f"{report['name']}: the whole run, by {f'a pilot of {pilot} rows' if pilot else 'a guess'}")
@@ -70,7 +97,6 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         f"{report['tokens_low']:,} to {report['tokens_high']:,}" if pilot else f"at most {report['tokens_high']:,}"
     )
     out.print(f"{report['tokens']:,} tokens ({between})")
-    out.print(*_beyond(report), sep="\n", end="")
     if pilot:
         used = report["pilot_usage"].values()
         tokens = sum(role["input_tokens"] + role["output_tokens"] for role in used)
@@ -87,21 +113,8 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
                 f"suite {name}: {suite['answers']:,} answers and {suite['judge_requests']:,} requests to the judge, "
                 f"for {suite['students']} students"
             )
-    if (share := report["over_length_share"]) is not None:
-        fate = "truncated" if report["over_length"] == "truncate" else "filtered"
-        out.print(f"{share:.1%} of the answered seed rows are longer than train.sequence_length and will be {fate}")
     for sentence in report["assumes"]:
         out.print(f"- {sentence}")
-
-
-def _beyond(report: dict[str, Any]) -> list[str]:
-    budget, cost = report["budget"], report["cost"]
-    found = []
-    if budget["max_tokens"] is not None and report["tokens"] > budget["max_tokens"]:
-        found.append(f"budget.max_tokens {budget['max_tokens']:,} will stop the run before its end\n")
-    if budget["max_cost"] is not None and cost is not None and cost > budget["max_cost"]:
-        found.append(f"budget.max_cost {budget['max_cost']:,} will stop the run before its end\n")
-    return found
 
 
 def _dollars(value: float | None) -> str:

@@ -13,11 +13,12 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tapir_ray.cluster.capacity import possible_nodes, shortage, stopped_by_lost_nodes
 from tapir_ray.cluster.interrupt import interruptible
+from tapir_ray.cluster.logs import native_errors_to, quiet
 from tapir_ray.cluster.private_folder import private_folder
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
@@ -34,18 +35,12 @@ _stopped_at: list[float] = []
 """Time of the first signal, until the outermost `stopped_by_signals` is left."""
 _entered: list[None] = []
 """An entry for each `stopped_by_signals` that is entered."""
-LOG_LEVELS = {
-    "ray.data": logging.CRITICAL,
-    "ray.train": logging.ERROR,
-    "ray.llm": logging.ERROR,
-    "ray.serve": logging.ERROR,
-    "ray._private.worker": logging.WARNING,
-}
-"""Log levels of libraries in the driver: their lines on each execution would bury those of the run."""
+LOG_LEVELS = {"ray.train": logging.ERROR, "ray.llm": logging.ERROR, "ray.serve": logging.ERROR}
+"""Log levels of libraries in the driver whose loggers are set up late (others: `logs.py`)."""
 
 
 @contextmanager
-def session(config: Config, signals: bool = True) -> Iterator[None]:
+def session(config: Config, signals: bool = True) -> Iterator[list[Path]]:
     """Connects to the cluster of `RAY_ADDRESS` (set in a Ray job), or starts a local Ray; shuts down at the end.
 
     A Ray that is already initialised is used, and not shut down.
@@ -53,7 +48,8 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
     With `signals`, SIGTERM and Ctrl-C raise Stopped in the main thread, and watchers raise their errors there. Without
     them no handler is left installed, and errors of watchers end the pipeline that runs.
 
-    Raises InputError if the config claims more resources than the cluster can have.
+    Gives the folders with log files: that of the driver and, for a local Ray, that of all its processes. They are
+    deleted at the end. Raises InputError if the config claims more resources than the cluster can have.
     """
     set_environment(here=True)
     import ray
@@ -64,7 +60,13 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
     folder, spill = None, None
     show_logs = bool(os.environ.get("TAPIR_WORKER_LOGS"))
     of_caller, handler = ray.is_initialized(), signal.getsignal(signal.SIGTERM)
+    logs = [Path(tempfile.mkdtemp(dir=private_folder(), prefix="log-"))]
+    ending = ExitStack()
     try:
+        opening = ending.enter_context(ExitStack())
+        if not (show_logs or of_caller):
+            ending.enter_context(quiet(logs[0] / "driver.log"))
+            opening.enter_context(native_errors_to(logs[0] / "driver-core.log"))
         if of_caller:
             pass
         elif os.environ.get("RAY_ADDRESS"):
@@ -86,6 +88,8 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
                 # The next stage reuses idle processes; a new one spends seconds on imports.
                 _system_config={"idle_worker_killing_time_threshold_ms": IDLE_WORKER_MS},
             )
+            logs.append(Path(folder) / "session_latest" / "logs")
+        opening.close()
         context = ray.data.DataContext.get_current().copy()
         context.enable_progress_bars = False
         # The newer Parquet reader starts a pool of actors for every read, which takes seconds on a small machine.
@@ -108,11 +112,12 @@ def session(config: Config, signals: bool = True) -> Iterator[None]:
             interruptible(signals),
             stopped_by_lost_nodes(config),
         ):
-            yield
+            yield logs
     finally:
         if not of_caller:
             ray.shutdown()
-        for path in filter(None, (folder, spill)):
+        ending.close()
+        for path in filter(None, (folder, spill, logs[0])):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -61,8 +61,9 @@ class Config(Section):
     budget: Budget = key(Budget(), invalidates=())
     cache: Cache = key(Cache(), invalidates=())
     simulator: Simulator | None = key(None, invalidates=("read",))
-    trackers: list[str] = key(default_factory=list, invalidates=())
-    """`package:Class` of more trackers of the run's metrics (docs/trackers.md)."""
+    trackers: list[str] = key(["tensorboard"], invalidates=())
+    """Where the run's numbers go: `tensorboard`, `mlflow`, `wandb`, `trackio`, or `package:Class`
+    (docs/trackers.md)."""
     max_error_rate: Share = key(0.05, invalidates=())
     """A stage ends the run if a larger share of its rows has failed."""
 

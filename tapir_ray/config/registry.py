@@ -16,6 +16,13 @@ MEASURES = {"mfd": "tapir_ray.curriculum.measures.mfd:mfd"}
 whether it needs a judge."""
 VERIFIERS = {"reference_number": "tapir_ray.transforms.verifiers.reference_number:reference_number"}
 """Values of `judge.verifiers`."""
+TRACKERS = {
+    "tensorboard": "tapir_ray.run.trackers.tensorboard:TensorBoard",
+    "mlflow": "tapir_ray.run.trackers.mlflow:MLflow",
+    "wandb": "tapir_ray.run.trackers.wandb:Wandb",
+    "trackio": "tapir_ray.run.trackers.trackio:Trackio",
+}
+"""Values of `trackers`."""
 
 
 def resolve(spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> Callable[..., Any]:

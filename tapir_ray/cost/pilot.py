@@ -168,6 +168,9 @@ class _Pilot:
         with self.context.progress.stage(f"pilot {asked}") as facts:
             answered = list(await asyncio.gather(*(asyncio.create_task(one(row)) for row in rows)))
             facts["rows"] = len(answered)
+        missed = self.sizes.reasons.setdefault(asked, Counter())
+        missed.update(str(row["reason"]) for row in answered if row["status"] != OK)
+        self.sizes.asked[asked] = self.sizes.asked.get(asked, 0) + len(answered)
         reasons = [str(row["reason"]) for row in answered if row["status"] == FAILED]
         if BUDGET_USED_UP in reasons:
             raise Stopped("the budget is too small for the pilot; raise it, or lower --pilot")

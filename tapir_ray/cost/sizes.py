@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,10 @@ class Sizes:
     """Share of the new instructions that do not repeat the seed data."""
     accepted: float = 1.0
     """Share of the new instructions that get a usable answer."""
+    reasons: dict[str, Counter[str]] = field(default_factory=dict)
+    """By kind of request: rows of the pilot without a result, by the reason."""
+    asked: dict[str, int] = field(default_factory=dict)
+    """By kind of request: rows of the pilot that were asked."""
     measured: int = 0
     """Rows that the pilot sent through each stage; 0 if the sizes are guesses."""
 

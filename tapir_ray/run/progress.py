@@ -1,4 +1,4 @@
-"""Live progress of a run: a line for each stage, numbers for trackers and heartbeat, and a message about a stall.
+"""Live progress of a run: a bar or a line for each stage, numbers for trackers and heartbeat, a message about a stall.
 
 progress = Progress(roles.usage, stall_after_s=300, note=run.event)
 with progress.stage("round 1 score", "rounds/01/scored", expected=1000):
@@ -16,6 +16,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
+
+from tapir_ray.run.bars import Bars
+from tapir_ray.run.spending import spending
 
 TERMINAL_EVERY_S, LOG_EVERY_S = 0.5, 10.0
 ASKER = "Asker"
@@ -67,6 +70,14 @@ class Stage:
         """Whether the stage has to move: it has not ended, and expects more rows or has no table."""
         return self.ended is None and (not self.table or self.expected is None or self.rows < self.expected)
 
+    @property
+    def portion(self) -> tuple[int, int | None]:
+        """(done, total): rows of a table, or steps of a training; total is None if it is not known."""
+        if self.table:
+            return self.rows, self.expected
+        done, _, total = str(self.facts.get("step", "")).partition("/")
+        return (int(done), int(total)) if done.isdigit() and total.isdigit() else (0, None)
+
     def move(self) -> None:
         """Notes that a row was written or a fact has changed."""
         self.moved, self.waits, self.stalled = time.monotonic(), None, False
@@ -90,7 +101,7 @@ class Stage:
 
 
 class Progress:
-    """Printer of a line for each stage: in place on a terminal, in a log every LOG_EVERY_S and at the end."""
+    """Printer of stages: bars on a terminal, lines every LOG_EVERY_S in a file or pipe, a line at the end of each."""
 
     def __init__(
         self,
@@ -112,6 +123,7 @@ class Progress:
         self._batch_s = batch_s
         self._tell = tell
         self._print = threading.Lock()
+        self._bars = Bars(sys.stderr) if tell is None and sys.stderr.isatty() else None
         self._stages: list[Stage] = []
         self._by_table: dict[str, Stage] = {}
         self._followed: dict[str, Callable[[], dict[str, Any]]] = {}
@@ -183,18 +195,13 @@ class Progress:
             self._by_table[table] = stage
 
         def watch() -> None:
-            terminal = sys.stderr.isatty()
-            while not done.wait(TERMINAL_EVERY_S if terminal else LOG_EVERY_S):
+            while not done.wait(LOG_EVERY_S if self._bars is None else TERMINAL_EVERY_S):
                 self._ask(stage)
                 self.look(stage)
-                if self._tell is not None:
-                    continue
-                with self._print:
-                    line = self._line(stage, before)
-                    # On a terminal the code moves the cursor to the begin of the line and erases it.
-                    print(("\r\033[K" if terminal else "") + line, end="" if terminal else "\n", file=sys.stderr)
-                    sys.stderr.flush()
+                self._show(stage, before)
 
+        if self._bars is not None:
+            self._show(stage, before)
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
@@ -205,6 +212,9 @@ class Progress:
             watcher.join()
             self._ask(stage)
             self._followed.pop(table, None)
+            if self._bars is not None:
+                with self._print:
+                    self._bars.remove(id(stage))
         # Not after an error: the heartbeat then still names the stage in which the run ended.
         stage.completed = True
         self.say(self._line(stage, before))
@@ -237,38 +247,44 @@ class Progress:
                 self._note("stalled", stage=stage.label, seconds=round(stage.still_s), waits=stage.waits)
 
     def say(self, text: str) -> None:
-        """Tells or prints a line, without mixing it into the progress line."""
+        """Tells a line, or prints it above the bars."""
         if self._tell is not None:
             self._tell(text)
             return
         with self._print:
-            print(("\r\033[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+            if self._bars is not None:
+                self._bars.say(text)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    def _show(self, stage: Stage, before: dict[str, Any]) -> None:
+        """Shows the state of a stage: its bar on a terminal, otherwise a line. Tells nothing."""
+        if self._bars is None:
+            if self._tell is None:
+                self.say(self._line(stage, before))
+            return
+        done, total = stage.portion
+        amount = self._amount(stage) if stage.table else ""
+        text = "  ".join([*self._details(stage, before), f"{stage.seconds:.0f} s"])
+        with self._print:
+            self._bars.show(id(stage), stage.label, done, total, amount, text)
 
     def _line(self, stage: Stage, before: dict[str, Any]) -> str:
         parts = [f"[{time.monotonic() - self.started:6.0f} s] {stage.label:<24}"]
-        if stage.table:
-            total = f"/{stage.expected}" if stage.expected is not None else ""
-            # No speed before the first row: it would be 0.0 for the minutes in which engines start.
-            speed = f"  {stage.rows_per_second:.1f} rows/s" if stage.rows > stage.kept else ""
-            parts.append(f"{stage.rows}{total} rows{speed}  failed {stage.failed}")
-            parts += spending(self.usage(), before)
-        parts += [f"{key} {value}" for key, value in dict(stage.facts).items()]
+        parts += [self._amount(stage)] if stage.table else []
+        parts += self._details(stage, before)
         parts.append(f"{'done in ' if stage.completed else ''}{stage.seconds:.0f} s")
         return "  ".join(parts)
 
+    def _amount(self, stage: Stage) -> str:
+        total = f"/{stage.expected}" if stage.expected is not None else ""
+        # No speed before the first row: it would be 0.0 for the minutes in which engines start.
+        speed = f"  {stage.rows_per_second:.1f} rows/s" if stage.rows > stage.kept else ""
+        return f"{stage.rows}{total} rows{speed}  failed {stage.failed}"
 
-def spending(usage: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> list[str]:
-    """Returns texts for the line: tokens since `before` and, if anything has a price, dollars of the run by role."""
-    tokens = sum(_tokens(role) for role in usage.values()) - sum(_tokens(role) for role in before.values())
-    parts = [f"{tokens:,.0f} tokens"] if tokens else []
-    costs = {name: role.get("cost", 0.0) for name, role in usage.items()}
-    if any(costs.values()):
-        parts.append("  ".join(f"{name} ${cost:,.4g}" for name, cost in costs.items()))
-    return parts
-
-
-def _tokens(role: dict[str, float]) -> float:
-    return role.get("input_tokens", 0) + role.get("output_tokens", 0)
+    def _details(self, stage: Stage, before: dict[str, Any]) -> list[str]:
+        spent = spending(self.usage(), before) if stage.table else []
+        return spent + [f"{key} {value}" for key, value in dict(stage.facts).items()]
 
 
 def _waiting() -> str | None:

@@ -110,7 +110,8 @@ def plan(context: Context, round_number: int) -> Plan:
         note_holdout(context, tables.scored, round_number - 1)
         numbers = made.model_dump(include=SHOWN if made.ceiling is not None else SHOWN - {"ceiling"})
         numbers |= {f"draws_{source}": sum(tasks.values()) for source, tasks in made.sources.items()}
-        context.note_round(PLANNED, round_number, **numbers, difficulty=stats.mean_difficulty)
+        by_task = {task: of_task.student_score for task, of_task in stats.by_task.items() if of_task.judged}
+        context.note_round(PLANNED, round_number, **numbers, difficulty=stats.mean_difficulty, student_scores=by_task)
         context.run.write_json(tables.plan, {"plan": made.model_dump(mode="json")})
         context.progress.say(f"round {round_number} plan: {made.in_words}")
         for warning in made.warnings:

@@ -18,10 +18,12 @@ from tapir_ray.run.layout import Table
 from tapir_ray.run.manifest import MANIFEST
 from tapir_ray.run.model_store import written
 from tapir_ray.run.run import Run
+from tapir_ray.run.trackers.step_log import step_log
 from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
 from tapir_ray.train.chat import brings_template
 from tapir_ray.train.create_student import create_student
+from tapir_ray.train.mailbox import shown
 from tapir_ray.transforms.mark_style import mark_style
 from tapir_ray.transforms.pack import pack
 from tapir_ray.transforms.pack_stats import PackStats
@@ -205,25 +207,33 @@ def fit(context: Context, training: Training, epochs: int, rate: float, held: st
         _remove_trainings(run, training.name, but=folder)
         # A local teacher or judge may hold the GPUs that training needs.
         context.roles.free_resources_for("train")
-        result = train_student(
-            run.path(packed.path),
-            run.fs,
-            training.start,
-            run.path(checkpoint.path),
-            run.path(RAY_TRAIN),
-            folder,
-            config.student,
-            config.train,
-            config.resources,
-            epochs,
-            rate,
-            config.random_seed,
-            base_model=training.base,
-            on_progress=lambda at: facts.update(_shown(at)),
-            before_writing=lambda: check_owner(run, run.attempt),
-            holdout_dir=held,
-            schedule_part=_schedule_part(config, training.round_number),
-        )
+        kind = "control" if training.stage == "control" else "train"
+        with step_log(run, context.trackers, kind, folder, training.round_number) as log:
+
+            def show(message: dict[str, Any]) -> None:
+                facts.update(shown(message))
+                log.add(message)
+
+            result = train_student(
+                run.path(packed.path),
+                run.fs,
+                training.start,
+                run.path(checkpoint.path),
+                run.path(RAY_TRAIN),
+                folder,
+                config.student,
+                config.train,
+                config.resources,
+                epochs,
+                rate,
+                config.random_seed,
+                base_model=training.base,
+                on_progress=show,
+                before_writing=lambda: check_owner(run, run.attempt),
+                holdout_dir=held,
+                schedule_part=_schedule_part(config, training.round_number),
+            )
+            log.complete(result.losses, result.holdout_losses)
         facts.clear()
         facts |= {"loss": f"{result.first_loss:.2f} → {result.last_loss:.2f}"}
         if result.holdout_losses:
@@ -233,8 +243,6 @@ def fit(context: Context, training: Training, epochs: int, rate: float, held: st
     apart = ("losses", "holdout_pairs_before", "holdout_pairs", "checkpoint")
     summary = {key: value for key, value in asdict(result).items() if key not in apart}
     run.publish(checkpoint, extra=summary)
-    kind = "control" if training.stage == "control" else "train"
-    context.trackers.log_steps(kind, [{"loss": loss} for loss in result.losses], training.round_number)
     _remove_trainings(run, training.name)
 
 
@@ -269,15 +277,6 @@ def _remove_trainings(run: Run, start: str, but: str = "") -> None:
     for name in run.children(RAY_TRAIN):
         if name.startswith(start) and name != but:
             run.fs.delete_dir(run.path(f"{RAY_TRAIN}/{name}"))
-
-
-def _shown(at: dict[str, Any]) -> dict[str, str]:
-    """Formats the progress of a training for the progress line."""
-    return {
-        "step": f"{at['step']}/{at['steps']}",
-        "loss": f"{at['loss']:.2f}",
-        "tokens/s": f"{at['tokens_per_second']:,.0f}",
-    }
 
 
 def in_initial_share(batch: pa.Table, random_seed: int, share: float) -> pa.Table:

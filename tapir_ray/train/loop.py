@@ -155,6 +155,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
     # Only `started` is wall-clock time, for another process. Durations use the monotonic clock, which is never set.
     started, saved = time.time(), time.monotonic()
     reported = began = saved - done.seconds
+    new_steps: list[dict[str, float]] = []
     for step in range(len(done.losses), steps):
         rate = rate_of_work(step, steps, work)
         for group in engine.optimizer.param_groups:
@@ -190,6 +191,7 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
         done.tokens += seen
         done.response_tokens += in_loss
         done.seconds = time.monotonic() - began
+        new_steps.append({"step": step, "loss": done.losses[-1], "learning_rate": rate})
         # At most one message a second, whatever the length of a step.
         if work.progress is not None and rank == 0 and (time.monotonic() - reported > 1.0 or step in (0, steps - 1)):
             reported = time.monotonic()
@@ -203,8 +205,11 @@ def _train(engine: Any, device: Any, work: Work, done: Done) -> dict[str, Any]:
                     "tokens": done.tokens,
                     "tokens_per_second": done.tokens / max(1e-9, reported - began),
                     "pid": os.getpid(),
+                    "new_steps": new_steps,
+                    "holdout_losses": list(done.holdout_losses),
                 }
             )
+            new_steps = []
         every = train.checkpoint_steps
         last = step + 1 == steps
         if last or (due if every is None else (step + 1) % every == 0):

@@ -24,3 +24,12 @@ class Mailbox:
         """Returns the messages since the last call."""
         messages, self.messages = self.messages, []
         return messages
+
+
+def shown(message: dict[str, Any]) -> dict[str, str]:
+    """Formats a message for the progress line. Its loss is that of the last step, in nats per response token."""
+    return {
+        "step": f"{message['step']}/{message['steps']}",
+        "loss": f"{message['loss']:.2f}",
+        "tokens/s": f"{message['tokens_per_second']:,.0f}",
+    }

@@ -13,7 +13,7 @@ from tapir_ray.config import Price, parse, prices
 from tapir_ray.config.price_source import priced_by
 from tapir_ray.errors import InputError
 from tapir_ray.llm.budget.usage import Count
-from tapir_ray.run.progress import spending
+from tapir_ray.run.spending import spending
 
 
 def config(**sections: Any) -> Any:

@@ -17,6 +17,7 @@ from tapir_ray.run.trackers.background import users_trackers, without_secrets
 from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
 from tapir_ray.run.trackers.events import Events
 from tapir_ray.run.trackers.ray_metrics import RayMetrics
+from tapir_ray.run.trackers.step_log import recorded
 
 __all__ = ["COMPLETED", "FAILED", "PROGRESS_S", "STOPPED", "Events", "RunInfo", "Tracker", "Trackers", "tracked"]
 
@@ -79,5 +80,9 @@ def _info(run: Run, config: Config, kinds: Collection[str]) -> RunInfo:
         for event in run.all_events()
         if event["event"] in kinds
     ]
-    content = without_secrets(config.model_dump(mode="json"))
-    return RunInfo(run.run_id, config.name, without_secrets(run.uri), run.attempt, content, without_secrets(earlier))
+    steps = [
+        (line["kind"], {name: value for name, value in line.items() if name not in ("kind", "round")}, line["round"])
+        for line in recorded(run)
+    ]
+    content, uri = without_secrets(config.model_dump(mode="json")), without_secrets(run.uri)
+    return RunInfo(run.run_id, config.name, uri, run.attempt, content, without_secrets(earlier), steps)

@@ -5,34 +5,36 @@ trackers = users_trackers(config)            # of the key `trackers`
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tapir_ray.config import Config
-from tapir_ray.config.registry import resolve
+from tapir_ray.config.registry import TRACKERS, resolve
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.errors.redaction import redacted
 from tapir_ray.run.trackers.base import Numbers, RunInfo, Tracker
+from tapir_ray.run.trackers.curves import Curves
 
 MOST_WAITING = 10_000
 """Calls that wait for a slow tracker before further ones are dropped; a training of 10,000 steps makes as many."""
 END_S = 10.0
-"""Seconds that the end of a run waits for a slow tracker."""
+"""Seconds that the end of a run waits for a slow tracker, unless its class has another `end_s`."""
 
 
 def users_trackers(config: Config) -> list[Background]:
     """Returns the trackers of the config key `trackers`, not started. Raises InputError for any other class."""
-    return [Background(spec, _tracker_class(spec)) for spec in config.trackers]
+    return [Background(spec, _tracker_class(spec)) for spec in dict.fromkeys(config.trackers)]
 
 
 class Background(Tracker):
     """Tracker that calls another one in order, in a thread that ends with `end`. Only its first error is logged."""
 
-    def __init__(self, name: str, make: Callable[[], Tracker]) -> None:
+    def __init__(self, name: str, make: type[Tracker]) -> None:
         """Calls `make` in the thread too, because it may open a connection."""
         self._name, self._make = name, make
         self._calls: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(MOST_WAITING)
@@ -58,9 +60,10 @@ class Background(Tracker):
     def end(self, status: str) -> None:
         self._hand_over("end", status)
         self._hand_over_last()
-        self._thread.join(END_S)
+        patience_s = self._make.end_s or END_S
+        self._thread.join(patience_s)
         if self._thread.is_alive():
-            self._tell(f"it is still busy {END_S:.0f} s after the end of the run; its remaining calls are lost")
+            self._tell(f"it is still busy {patience_s:.0f} s after the end of the run; its remaining calls are lost")
 
     def _hand_over(self, method: str, *arguments: Any) -> None:
         try:
@@ -99,8 +102,13 @@ def without_secrets(value: Any) -> Any:
     return [without_secrets(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _tracker_class(spec: str) -> Callable[[], Tracker]:
-    found = resolve(spec, {}, what="trackers")
+def _tracker_class(spec: str) -> type[Tracker]:
+    found = resolve(spec, TRACKERS, what="trackers")
     if not (isinstance(found, type) and issubclass(found, Tracker)):
         raise InputError(f"trackers: {spec!r} is not a subclass of tapir_ray.run.trackers.Tracker; make it one")
+    if issubclass(found, Curves) and found.package and importlib.util.find_spec(found.package) is None:
+        raise InputError(
+            f"trackers: {spec} needs the package {found.package}, which is not installed: "
+            f"pip install 'tapir-ray[{found.name}]'"
+        )
     return found

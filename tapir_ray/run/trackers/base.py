@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 Numbers = Mapping[str, Any]
 """Values by name: mostly numbers, and some texts such as the name of a stage."""
+OF_THE_STEP = ("training", "step", "run_step")
+"""Values of a step that say which one it is."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,15 @@ class RunInfo:
     config: Mapping[str, Any]
     earlier: Sequence[tuple[str, Numbers, int]]
     """Numbers that earlier attempts have logged for their rounds, oldest first, as (kind, numbers, round)."""
+    earlier_steps: Sequence[tuple[str, Numbers, int]] = ()
+    """Numbers of the steps that earlier attempts have logged, in the same form (see `Tracker.log_steps`)."""
 
 
 class Tracker:
     """Receiver of the numbers of a run. The methods do nothing unless a tracker overrides them."""
+
+    end_s: ClassVar[float | None] = None
+    """Seconds that the end of a run waits for it; None for the default."""
 
     def start(self, run: RunInfo) -> None:
         """Receives the run when it starts or continues."""
@@ -35,9 +42,14 @@ class Tracker:
         """Receives the numbers of an event. docs/trackers.md lists the kinds and their numbers."""
 
     def log_steps(self, kind: str, steps: Sequence[Numbers], round_number: int) -> None:
-        """Receives the numbers of all steps of a round's training, from step 0 on. Logs them one by one."""
-        for step, numbers in enumerate(steps):
-            self.log(kind, numbers, round_number, step)
+        """Receives numbers of steps of a round's training while it runs; unless overridden, logs them one by one.
+
+        Each has `step` (from 0), `run_step` (counted over all trainings of its kind) and `training` (the name of the
+        training), next to `loss` and `learning_rate`, or next to `holdout_loss` (the steps completed before it).
+        """
+        for numbers in steps:
+            values = {name: value for name, value in numbers.items() if name not in OF_THE_STEP}
+            self.log(kind, values, round_number, numbers["step"])
 
     def progress(self, stages: Sequence[Numbers], usage: Mapping[str, Mapping[str, Numbers]]) -> None:
         """Receives the progress of the run every few seconds and at its end.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tapir_ray.run.tables import Tables
 from tapir_ray.run.trackers.base import Numbers, Tracker
+from tapir_ray.run.trackers.step_log import METRICS
 
 
 class Events(Tracker):
@@ -19,5 +20,4 @@ class Events(Tracker):
 
     def log_steps(self, kind: str, steps: Sequence[Numbers], round_number: int) -> None:
         # In one call, because each append writes the whole file again.
-        lines = [{"round": round_number, "step": step, **numbers} for step, numbers in enumerate(steps)]
-        self._run.append("metrics.jsonl", lines)
+        self._run.append(METRICS, [{"kind": kind, "round": round_number, **numbers} for numbers in steps])

@@ -97,7 +97,8 @@ def run_some(folder: Path, settings: Config, error: BaseException | None = None)
         context: Any = Context(run, settings, None, roles, None, None, Progress(roles.usage), trackers)  # type: ignore[arg-type]
         with context.stage("score", 1):
             context.note_round("plan", 1, alpha=0.3, threshold=2.0)
-        trackers.log_steps("train", [{"loss": 2.5}, {"loss": 1.5}], 1)
+        steps = [{"training": "a", "step": n, "run_step": n, "loss": loss} for n, loss in enumerate([2.5, 1.5])]
+        trackers.log_steps("train", steps, 1)
         if error is not None:
             raise error
     return run
@@ -120,8 +121,8 @@ def test_the_run_records_the_same_numbers(tmp_path: Path) -> None:
     assert (plan["event"], plan["round"], plan["alpha"], plan["attempt"]) == ("plan", 1, 0.3, 1)
     assert (stage["event"], stage["stage"], stage["round"]) == ("stage", "score", 1) and stage["seconds"] >= 0
     assert run.read_text("metrics.jsonl").splitlines() == [
-        '{"round": 1, "step": 0, "loss": 2.5}',
-        '{"round": 1, "step": 1, "loss": 1.5}',
+        '{"kind": "train", "round": 1, "training": "a", "step": 0, "run_step": 0, "loss": 2.5}',
+        '{"kind": "train", "round": 1, "training": "a", "step": 1, "run_step": 1, "loss": 1.5}',
     ]
 
 
@@ -132,6 +133,10 @@ def test_a_continued_run_reports_the_numbers_of_earlier_rounds(tmp_path: Path) -
     assert info.attempt == 2
     assert [(kind, dict(numbers), number) for kind, numbers, number in info.earlier] == [
         ("plan", {"alpha": 0.3, "threshold": 2.0}, 1)
+    ]
+    assert [(kind, numbers["loss"], number) for kind, numbers, number in info.earlier_steps] == [
+        ("train", 2.5, 1),
+        ("train", 1.5, 1),
     ]
 
 
@@ -205,7 +210,7 @@ def test_an_object_that_is_no_tracker_is_refused() -> None:
     for spec, words in {
         "tests.run.trackers.test_added:config": r"trackers: '.*:config' is not a subclass of tapir_ray\.run\.trackers",
         "tests.run.trackers.test_added:Mien": r"trackers: module .* has no 'Mien'",
-        "wandb": r"trackers: unknown name 'wandb'",
+        "comet": r"trackers: unknown name 'comet'; give one of mlflow, tensorboard, trackio, wandb, or package",
     }.items():
         with pytest.raises(InputError, match=words):
             background.users_trackers(parse({**config().model_dump(), "trackers": [spec]}))
