@@ -7,6 +7,7 @@ Mistakes are found early: config, prompts, seed file and endpoints are checked b
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from ray.exceptions import RayError
 
 from tapir_ray.cli.config_warnings import warnings_about
+from tapir_ray.cli.report import conclude, saved
 from tapir_ray.cli.suites import check_suites
 from tapir_ray.cluster.interrupt import watched
 from tapir_ray.cluster.session import session, stopped_by_signals
@@ -77,7 +79,7 @@ def launch(config: Config, run_dir: str, until: str = "", start: str = "", fork_
             if own is not None:
                 import_rows(context, *own)
             method.run(context, StopAfter(until))
-    method.show(method.summarise(context), context.run, sys.stdout)
+    conclude(method, context)
 
 
 def retry(run_dir: str, overrides: list[str] | None = None) -> None:
@@ -98,7 +100,7 @@ def retry(run_dir: str, overrides: list[str] | None = None) -> None:
         if not retried:
             context.progress.say("no row failed: nothing to ask again")
         method.run(context, StopAfter())
-    method.show(method.summarise(context), context.run, sys.stdout)
+    conclude(method, context)
 
 
 def regenerate(config: Config, run_dir: str) -> None:
@@ -114,7 +116,7 @@ def regenerate(config: Config, run_dir: str) -> None:
             warn(config)
         with started(config, run_dir) as context:
             method.run(context, StopAfter())
-    method.show(method.summarise(context), context.run, sys.stdout)
+    conclude(method, context)
 
 
 def loop_of(config: Config) -> LoopLayout:
@@ -193,8 +195,9 @@ def opened(run: Run, config: Config, taxonomy: tasks.Taxonomy, simulator_url: st
                 def tell() -> None:
                     trackers.progress(progress.numbers(), roles.usage_by_kind())
 
+                layout, report = layout_of(config), functools.partial(saved, run.uri)
                 with roles.watched(), watched(tell, PROGRESS_S, "trackers"):
-                    yield Context(run, config, layout_of(config), roles, taxonomy, curriculum, progress, trackers)
+                    yield Context(run, config, layout, roles, taxonomy, curriculum, progress, trackers, report)
                 with suppress(RayError):  # the last metrics are not worth an error after all work is done
                     tell()
         finally:

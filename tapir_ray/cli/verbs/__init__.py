@@ -8,7 +8,19 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from tapir_ray.cli.verbs import check, classifier, compare, eval, regenerate, retry, run, status, submit
+from tapir_ray.cli.verbs import (
+    check,
+    classifier,
+    compare,
+    eval,
+    regenerate,
+    report,
+    retry,
+    rows,
+    run,
+    status,
+    submit,
+)
 
 
 class Verb(Protocol):
@@ -34,4 +46,6 @@ VERBS: dict[str, Verb] = {
     "status": status,
     "eval": eval,
     "compare": compare,
+    "report": report,
+    "rows": rows,
 }
