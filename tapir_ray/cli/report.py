@@ -28,7 +28,9 @@ def written(uri: str, out: str | None) -> str:
     try:
         run.write_text(REPORT, text)
     except OSError as error:
-        raise InputError(f"{run.uri} cannot be written to ({one_line(error)}): give another place with --out") from error
+        raise InputError(
+            f"{run.uri} cannot be written to ({one_line(error)}): give another place with --out"
+        ) from error
     return run.uri_of(REPORT)
 
 

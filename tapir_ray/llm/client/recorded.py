@@ -1,7 +1,7 @@
 """Client that sends no request: it answers from a cache of replies alone.
 
 client = Recorded(target, f"{run.uri}/cache")
-reply = await client.chat(messages, kind="judge", seed=7)        # failed with the reason `not_recorded` if it is not there
+reply = await client.chat(messages, kind="judge", seed=7)    # failed, as `not_recorded`, if it is not there
 """
 
 from __future__ import annotations

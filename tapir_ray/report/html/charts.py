@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 
 INK, QUIET, GRID = "var(--ink)", "var(--quiet)", "var(--rule)"
-PALETTE = [f"var(--c{number})" for number in range(1, 9)]
+PALETTE = [f"var(--c{number})" for number in range(1, 13)]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 LINE_HEIGHT = 240
 BAR_PX = 22
@@ -106,7 +106,7 @@ def intervals(rows: Rows, label: str, value: str, says: str, series: str = "", u
     """Returns a point with its interval (`low`, `high`) for each label, and a line at 0."""
     order = names(rows, label)
     groups = names(rows, series) if series else [""]
-    y = alt.Y(f"{label}:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
+    y = alt.Y(f"{label}:N", sort=order, title=None)
     x = alt.X(f"{value}:Q", title=unit or value)
     colour = _colour(series, groups) if series else alt.value(PALETTE[0])
     offset = {"yOffset": alt.YOffset(f"{series}:N", sort=groups)} if len(groups) > 1 else {}
@@ -123,7 +123,7 @@ def intervals(rows: Rows, label: str, value: str, says: str, series: str = "", u
 def bars(rows: Rows, label: str, value: str, series: str, says: str, stacked: bool, unit: str = "") -> dict[str, Any]:
     """Returns horizontal bars for each label, next to each other or stacked by series."""
     order, groups = names(rows, label), names(rows, series)
-    y = alt.Y(f"{label}:N", sort=order, title=None, axis=alt.Axis(labelLimit=150))
+    y = alt.Y(f"{label}:N", sort=order, title=None)
     tips = [alt.Tooltip(f"{label}:N"), alt.Tooltip(f"{series}:N"), alt.Tooltip(f"{value}:Q", format=",.4~g")]
     x = alt.X(f"{value}:Q", title=unit or value, stack="zero" if stacked else None)
     offset = {} if stacked else {"yOffset": alt.YOffset(f"{series}:N", sort=groups)}

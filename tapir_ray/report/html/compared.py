@@ -38,7 +38,7 @@ def compared_page(runs: Sequence[Scored], found: Sequence[dict[str, Any]], metho
     command = f"tapir compare {' '.join(one.uri for one in runs)}"
     most = READING_BYTES
     while True:
-        rows = drawn("Rows to read", lambda: _readings(views, runs, names, most))
+        rows = drawn("Rows to read", lambda most=most: _readings(views, runs, names, most))
         text = page(" and ".join(names), f"{len(runs)} runs side by side", made_by(command), [*sections, rows])
         if len(text.encode()) < MOST_BYTES or not most:
             return text
@@ -70,7 +70,7 @@ def _runs(views: Sequence[View], names: Sequence[str]) -> Section:
 
 def _gains(names: Sequence[str], found: Sequence[dict[str, Any]]) -> Section:
     title, first = "Gain", names[0]
-    says = f"How much better the students of {first} are, on the holdout rows of both runs; a paired test with 95 % intervals."
+    says = f"How much better the students of {first} are, on the rows of both runs: a paired test, 95 % intervals."
     lines, sentences, warnings, rows = [], [], [], []
     for name, one in zip(names[1:], found, strict=True):
         gain = _gain(one["last"])
@@ -105,7 +105,8 @@ def _gain(of: dict[str, Any]) -> Gain:
 
 
 def _scores(runs: Sequence[Scored], names: Sequence[str]) -> Section:
-    title, says = "Score by round", "The judge's mean score of each run's student by round, with 95 % bootstrap intervals."
+    title = "Score by round"
+    says = "The judge's mean score of each run's student by round, with 95 % bootstrap intervals."
     common = sorted(set.intersection(*(set(scores) for one in runs for scores in one.rounds.values())))
     if not common:
         return Section("scores", title, says, missing="The runs have no holdout row in common.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import pyarrow.fs as pafs
@@ -43,7 +44,9 @@ def judge_words(view: View, rows: Sequence[dict[str, Any]], notes: list[str]) ->
         notes.append(f"The judge's words are not shown: the cache of replies has {size / 1e6:,.0f} MB.")
         return {}
     try:
-        found = asyncio.run(_asked(view, judged, folder))
+        # In a thread of its own: a notebook has an event loop already.
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(asyncio.run, _asked(view, judged, folder)).result()
     except (TapirError, OSError) as error:
         notes.append(f"The judge's words are not shown: {error}")
         return {}

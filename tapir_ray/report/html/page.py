@@ -21,6 +21,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from tapir_ray.data.values import plain
 from tapir_ray.report.html.section import Cell, Figure, Section
 
 FILES = Path(__file__).parent / "files"
@@ -51,7 +52,7 @@ def page(title: str, subtitle: str, made: str, sections: Sequence[Section]) -> s
 
 def in_script(value: Any) -> str:
     """Returns JSON that can stand in a `<script>`: no `<` or `&` in it, whatever the texts in it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -72,8 +73,8 @@ def _library() -> str:
 
 
 def _script_safe(text: str) -> str:
-    # The end tag of a script ends it also inside a string of it.
-    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+    # The end tag of a script ends it also inside a string of it. Browsers hash a script with \n as the only line break.
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _hash(text: str) -> str:
@@ -87,5 +88,4 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"cell": cell, "pyid": id}
-    environment.tests["number"] = lambda value: isinstance(value, int | float)
     return environment.get_template("page.html.jinja")

@@ -55,7 +55,7 @@ def report(uri: str, methods: Methods) -> str:
     sections = [drawn(title, lambda make=make: make(view)) for title, make in SECTIONS.items()]
     most = READING_BYTES
     while True:
-        rows = drawn("Rows to read", lambda: readings.section(view, most))
+        rows = drawn("Rows to read", lambda most=most: readings.section(view, most))
         text = page(f"{view.config.name}: report", overview.state(view), made_by(f"tapir report {uri}"),
                     [*sections, rows])  # fmt: skip
         if len(text.encode()) < MOST_BYTES or not most:
@@ -95,6 +95,9 @@ def _save(uri: str, methods: Methods) -> str | None:
         return run.uri_of(REPORT)
     except Exception as error:
         logging.getLogger(__name__).warning(
-            "the report of %s could not be written: %s: %s; try tapir report", uri, type(error).__name__, one_line(error)
+            "the report of %s could not be written: %s: %s; try tapir report",
+            uri,
+            type(error).__name__,
+            one_line(error),
         )
         return None

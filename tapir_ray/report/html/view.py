@@ -119,7 +119,8 @@ class View:
                 total = ScoreStats()
                 for batch in self.scan(table, COUNTED):
                     rows = batch if holdout else batch.filter(pc.not_equal(batch["split"], HOLDOUT))
-                    total = total.merged(table_stats(rows, self.config.judge.min_teacher_score))
+                    if len(rows):
+                        total = total.merged(table_stats(rows, self.config.judge.min_teacher_score))
             self._stats[key] = total
         return self._stats[key]
 

@@ -62,8 +62,8 @@ def started_run(folder: Path, rounds: int = 2, control: str = "none") -> Context
     _trained(context, loop.sft_checkpoint, 3.0)
     run.event("stage", round=0, stage="sft", seconds=30.0)
     usage = {"label": {"requests": 40, "input_tokens": 4000, "output_tokens": 80}}
-    counts = {kind: {"cached_tokens": 0, "reasoning_tokens": 0, "cached_requests": 0, "failed": 0, "surcharge": 0, **one}
-              for kind, one in usage.items()}  # fmt: skip
+    zero = dict.fromkeys(("cached_tokens", "reasoning_tokens", "cached_requests", "failed", "surcharge"), 0)
+    counts = {kind: {**zero, **one} for kind, one in usage.items()}
     run.write_json("usage/00001.json", {"counts": {"teacher": counts}, "unsettled": {}, "reserved": [], "resolved": []})
     return context
 
@@ -85,8 +85,8 @@ def scored(number: int, better: float, only_holdout: bool = False) -> list[dict[
              "student_response": SCRIPT if n == 2 else "word " * (n % 9 + 1), "finish_reason": "stop",
              "meta": json.dumps({"level": 1 + n % 2}), "teacher_score": 9.0, "student_score": student,
              "difficulty": 9.0 - student, "position_gap": 0.5 * (n % 3), "repeat_mfd": 9.0 - student + 0.5 * (n % 2),
-             "repeat_same": False, "scored_by": "judge", "response_chars": 26, "student_response_chars": 5 * (n % 9 + 1),
-             "times_trained": 0}
+             "repeat_same": False, "scored_by": "judge", "response_chars": 26, "times_trained": 0,
+             "student_response_chars": 5 * (n % 9 + 1)}
         )  # fmt: skip
     return rows
 
@@ -118,7 +118,14 @@ def _train(context: Context, number: int) -> None:
                "shared_text": SCRIPT}]  # fmt: skip
     run.write_rows(tables.contamination, conform(listed, CONTAMINATION))
     pairs = [
-        {"pair_id": f"p{n}", "instruction_id": f"s{n}", "task": TASKS[n % 2], "pool": "hard", "tokens": 10, "status": "ok"}
+        {
+            "pair_id": f"p{n}",
+            "instruction_id": f"s{n}",
+            "task": TASKS[n % 2],
+            "pool": "hard",
+            "tokens": 10,
+            "status": "ok",
+        }
         for n in range(12)
     ]
     run.write_rows(tables.training, conform(pairs, TRAINING))

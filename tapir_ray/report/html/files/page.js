@@ -6,7 +6,11 @@ async function draw() {
   let drawn = 0;
   for (const place of document.querySelectorAll("[data-figure]")) {
     try {
-      await vegaEmbed(place, specs[place.dataset.figure], options);
+      const spec = specs[place.dataset.figure];
+      const narrow = place.clientWidth < 480;
+      Object.assign(spec.config.legend, { columns: narrow ? 1 : 3, labelLimit: narrow ? place.clientWidth - 60 : 240 });
+      spec.config.axis.labelLimit = narrow ? 104 : 170;
+      await vegaEmbed(place, spec, options);
       drawn += 1;
     } catch (error) {
       place.textContent = `This chart could not be drawn: ${error.message}`;

@@ -21,8 +21,8 @@ FEWEST_WORDS = 8
 def section(view: View) -> Section:
     """Returns the lengths of answers and the shares of repeated ones."""
     title, says = "Answers", (
-        "Length and repetition of the student's answers to the holdout, by round. Answers that get all alike, or repeat "
-        "themselves, show a student that collapses."
+        "Length and repetition of the student's answers to the holdout, by round. Answers that get all alike, or "
+        "repeat themselves, show a student that collapses."
     )  # fmt: skip
     if view.loop is None:
         return Section("answers", title, says, missing="A regeneration has no student.")

@@ -17,7 +17,7 @@ MOST_CHARS = 160
 def section(view: View) -> Section:
     """Returns the contaminated rows by set and rule, and some of them with the text that they share."""
     title = "Contamination"
-    says = "Rows that were filtered because their text is in the holdout or in an evaluation set; they are never trained on."
+    says = "Rows whose text is in the holdout or in an evaluation set: they are filtered and never trained on."
     tables = _tables(view)
     if not tables:
         return Section("contamination", title, says, missing="No rows have been compared with the holdout yet.")

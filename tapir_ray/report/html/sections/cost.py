@@ -43,7 +43,9 @@ def _time(view: View) -> Figure | None:
     total = sum(row["minutes"] for row in rows)
     lines = [[row["round"], row["stage"], row["minutes"], f"{row['minutes'] / total:.0%}"] for row in rows]
     spec = charts.bars(rows, "round", "minutes", "stage", "Time by stage and round", stacked=True)
-    says = f"{total:,.1f} minutes in stages, over all starts; the time that engines need to start is part of their stage."
+    says = (
+        f"{total:,.1f} minutes in stages, over all starts; the start of an engine is part of its stage."
+    )
     return Figure("Time by stage", says, spec, Grid("Minutes by stage", ("round", "stage", "minutes", "share"), lines))
 
 
@@ -64,11 +66,15 @@ def _money(view: View) -> list[Block]:
     value = "cost" if paid else "tokens"
     spec = charts.bars(rows, "role", value, "kind", "Requests by role and kind", stacked=True,
                        unit="US dollars" if paid else "tokens")  # fmt: skip
-    says = "US dollars by role and kind of request." if paid else "Tokens by role and kind of request: no role has a price."
+    says = (
+        "US dollars by role and kind of request."
+        if paid
+        else "Tokens by role and kind: no role has a price."
+    )
     blocks: list[Block] = [Figure("Requests", says, spec, grid)]
     try:
         blocks.append(against_forecast(view.methods.forecast(view.config, view.run), ledger))
-    except InputError as error:
+    except (InputError, OSError) as error:
         blocks.append(Notes([f"There is no forecast to compare with: {error}"]))
     return blocks
 

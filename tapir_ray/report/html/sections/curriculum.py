@@ -10,6 +10,8 @@ from tapir_ray.report.html.section import Block, Figure, Grid, Notes, Section
 from tapir_ray.report.html.view import View
 
 MOST_BINS, MOST_SHOWN = 24, 5
+ROUNDING = 1e-9
+"""Added before a division: 0.3 // 0.1 is 2."""
 
 
 def section(view: View) -> Section:
@@ -45,7 +47,9 @@ def _alpha(view: View, planned: list[int]) -> Figure:
             rows.append({"share": "hard share of the training set", "round": number, "value": round(mix["share"], 4)})
     rows.sort(key=lambda row: ("α asked", "α used").index(row["share"]) if "α" in row["share"] else 2)
     spec = charts.lines(rows, "round", "value", "share", "α by round", zero=True, dashed=["α asked"])
-    says = "The share of hard rows that the config asks for, the one that the pools allowed, and the one that was mixed."
+    says = (
+        "The share of hard rows that the config asks for, that the pools allowed, and that was mixed."
+    )
     return Figure("Challenge share α", says, spec)
 
 
@@ -81,9 +85,9 @@ def histogram(view: View, found: dict[int, ScoreStats]) -> Figure:
     for number in shown:
         bins: dict[int, int] = {}
         for value, count in found[number].histogram.items():
-            place = int(value // width)
+            place = int((value + ROUNDING) // width)
             bins[place] = bins.get(place, 0) + count
-        for place in range(int(low // width), int(high // width) + 2):
+        for place in range(int((low + ROUNDING) // width), int((high + ROUNDING) // width) + 2):
             share = bins.get(place, 0) / found[number].reliable
             rows.append({"round": f"round {number}", "difficulty": round(place * width, 4), "rows": round(share, 5)})
             if bins.get(place):

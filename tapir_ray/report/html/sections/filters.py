@@ -35,7 +35,9 @@ def section(view: View) -> Section:
         if other := sum(count for reason, count in one.items() if reason not in (KEPT, *main)):
             rows.append({"table": table, "reason": "other reasons", "rows": other})
     reasons = [reason for reason, _ in total.most_common()]
-    lines = [[table, sum(one.values()), one[KEPT], *(one[reason] for reason in reasons)] for table, one in found.items()]
+    lines = [
+        [table, sum(one.values()), one[KEPT], *(one[reason] for reason in reasons)] for table, one in found.items()
+    ]
     grid = Grid("Rows by table and reason", ("table", "rows", KEPT, *reasons), lines)
     spec = charts.bars(rows, "table", "rows", "reason", "Rows kept and filtered", stacked=True)
     says_figure = "A bar for each table; the rows of a reason can be read below, or by tapir rows --where reason=…"

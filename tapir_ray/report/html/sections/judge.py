@@ -15,6 +15,11 @@ from tapir_ray.run.layout import Table
 REFUSALS, UNREAD = "judge_", "unparseable_scores"
 """Beginnings of the reasons of rows that the judge refused, and of rows whose reply held no scores."""
 
+READ_AS = (
+    "“orders agree”: rows for which both orders prefer the same answer, or both see a tie. “r with length”: correlation "
+    "of score and length of the answers; far from 0, the judge may pay for length."
+)
+
 
 @dataclass
 class Orders:
@@ -76,12 +81,7 @@ def section(view: View) -> Section:
         blocks.append(grid)
     if all(line[2] is None for line in lines):
         blocks.append(Notes([_why_no_noise(view)]))
-    blocks.append(
-        Notes(
-            ["“orders agree”: rows for which both orders prefer the same answer, or both see a tie. “r with length”: the "
-             "correlation of score and length of the answers; far from 0, the judge may pay for length."]
-        )
-    )  # fmt: skip
+    blocks.append(Notes([READ_AS]))
     return Section("judge", title, says, blocks)
 
 

@@ -21,7 +21,7 @@ def section(view: View) -> Section:
         pairs.append(("teacher", config.teacher.model))
     if config.judges:
         pairs.append(("judge", config.judge_endpoint.model))
-    pairs += _progress(view) + [("seed data", _seed(view)), ("time", took(view)), ("cost", cost(view))]
+    pairs += [*_progress(view), ("seed data", _seed(view)), ("time", took(view)), ("cost", cost(view))]
     if (student := view.summary.get("student")) is not None:
         pairs.append(("result", f"{student}{_choice(view.summary)}"))
     blocks: list[Block] = [Facts([(name, value) for name, value in pairs if value])]
@@ -75,7 +75,9 @@ def cost(view: View) -> str:
     unknown = f", and at most {spent['unsettled_cost']:,.4f} unknown" if spent["unsettled_cost"] else ""
     requests = sum(role["requests"] for role in spent["roles"].values())
     free = " (no role has a price)" if not spent["cost"] and requests else ""
-    return f"{spent['cost']:,.4f}{of} US dollars{unknown}{free}; {spent['tokens']:,.0f} tokens, {requests:,.0f} requests"
+    return (
+        f"{spent['cost']:,.4f}{of} US dollars{unknown}{free}; {spent['tokens']:,.0f} tokens, {requests:,.0f} requests"
+    )
 
 
 def warnings_of(view: View) -> list[str]:

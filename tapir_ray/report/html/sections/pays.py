@@ -83,8 +83,8 @@ def by_round(view: View, found: Mapping[str, dict[int, Scores]]) -> Figure:
     spec = charts.lines(rows, "round", "score", "student", "Mean score of each student by round", "low", "high",
                         dashed=dashed)  # fmt: skip
     says = (
-        f"Each point is a mean over the same {len(common)} rows of the holdout. Round 0 is the student before the first "
-        "round. Two intervals that overlap may still differ: the paired difference above decides."
+        f"Each point is a mean over the same {len(common)} rows of the holdout. Round 0 is the student before the "
+        "first round. Two intervals that overlap may still differ: the paired difference above decides."
     )
     return Figure("Score by round", says, spec, numbers)
 
@@ -111,9 +111,7 @@ def levels_of(view: View) -> list[tuple[str, dict[str, str]]]:
     return [(name, values) for name, values in found.items() if 1 < len(set(values.values())) <= MOST_LEVELS]
 
 
-def by_group(
-    view: View, name: str, groups: Mapping[str, str], old: Scores, new: Scores, over: str
-) -> Figure | None:
+def by_group(view: View, name: str, groups: Mapping[str, str], old: Scores, new: Scores, over: str) -> Figure | None:
     """Returns the paired gain of each group of rows with its interval; None without a group of FEWEST rows."""
     members: dict[str, list[str]] = {}
     for row_id in sorted(old.keys() & new.keys() & groups.keys()):
@@ -125,16 +123,16 @@ def by_group(
         before, after = ({row_id: scores[row_id][1] for row_id in large[group]} for scores in (old, new))
         gain = paired_gain(before, after, view.config.random_seed, MOST_RESAMPLES_TASKS)
         mean = sum(after.values()) / len(after)
-        rows.append({name: group, "gain": gain.mean, "low": gain.low, "high": gain.high, "rows": gain.rows,
+        rows.append({"group": group, "gain": gain.mean, "low": gain.low, "high": gain.high, "rows": gain.rows,
                      "score": round(mean, 3)})  # fmt: skip
     if not rows:
         return None
     left = len(members) - len(rows)
-    few = f" {left} of them are left out, as they have fewer than {FEWEST} rows or are not among the {MOST_TASKS} largest." \
-        if left else ""  # fmt: skip
-    columns = (name, "rows", "score", "gain", "low", "high")
-    grid = Grid(f"Gain over {over} by {name}", columns, [[row[column] for column in columns] for row in rows])
-    spec = charts.intervals(rows, name, "gain", f"Gain over {over} by {name}", unit="gain in points")
+    few = f" Left out: {left}, with fewer than {FEWEST} rows or not among the {MOST_TASKS} largest." if left else ""
+    fields = ("group", "rows", "score", "gain", "low", "high")
+    lines = [[row[field] for field in fields] for row in rows]
+    grid = Grid(f"Gain over {over} by {name}", (name, *fields[1:]), lines)
+    spec = charts.intervals(rows, "group", "gain", f"Gain over {over} by {name}", unit="gain in points")
     says = (
         f"The last student's gain over {over}, row by row. An interval that crosses 0 shows no difference; of 20 "
         f"intervals about one misses the true value by chance.{few}"

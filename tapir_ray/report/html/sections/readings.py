@@ -110,7 +110,7 @@ def _filtered(view: View) -> dict[str, list[Reading]]:
             for row in batch.filter(_not_ok(batch)).to_pylist():
                 reason = (row["reason"] or row["status"]).partition(":")[0]
                 group = f"{row['status']}: {reason}"
-                if len(found) >= MOST_REASONS and group not in found or len(found[group]) >= PER_REASON:
+                if (len(found) >= MOST_REASONS and group not in found) or len(found[group]) >= PER_REASON:
                     continue
                 texts = [("question", text_of(row["messages"] or [])), ("answer", row["response"] or ""),
                          ("reason", row["reason"] or "")]  # fmt: skip
