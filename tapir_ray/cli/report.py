@@ -9,9 +9,7 @@ from pathlib import Path
 from tapir_ray.data.storage import is_remote
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
-from tapir_ray.methods.forecast import REPORTED
 from tapir_ray.methods.method import Method
-from tapir_ray.report.html.report import REPORT, report, save
 from tapir_ray.report.stored import stored_run
 from tapir_ray.steps.context import Context
 
@@ -21,6 +19,9 @@ def written(uri: str, out: str | None) -> str:
 
     Raises InputError if there is no run at `uri`, or the file cannot be written.
     """
+    from tapir_ray.methods.forecast import REPORTED
+    from tapir_ray.report.html.report import REPORT, report
+
     text = report(uri, REPORTED)
     if out is not None:
         return to_file(text, out)
@@ -43,6 +44,12 @@ def conclude(method: Method, context: Context) -> None:
 
 def saved(uri: str) -> str | None:
     """Writes `report.html` of a run that goes on or has ended, as `save` does."""
+    try:
+        from tapir_ray.methods.forecast import REPORTED
+        from tapir_ray.report.html.report import save
+    except ImportError as error:
+        print(f"warning: no report is written: {error}; install altair and vl-convert-python", file=sys.stderr)
+        return None
     return save(uri, REPORTED)
 
 

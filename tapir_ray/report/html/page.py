@@ -43,6 +43,7 @@ def page(title: str, subtitle: str, made: str, sections: Sequence[Section]) -> s
         names=names,
         specs=Markup(in_script({name: figure.spec for name, figure in specs.items()})),
         style=Markup((FILES / "page.css").read_text()),
+        license=Markup((FILES / "vega_license.txt").read_text()),
         library=library,
         script=script,
         hashes=" ".join(_hash(text) for text in (library, script)),

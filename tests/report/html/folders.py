@@ -68,6 +68,28 @@ def started_run(folder: Path, rounds: int = 2, control: str = "none") -> Context
     return context
 
 
+def regeneration(folder: Path) -> str:
+    """Returns the folder of a regeneration with one finished shard, one of whose rows has a script in its texts."""
+    folder.mkdir(parents=True)
+    seed = write(folder / "seed.jsonl", [{"instruction": f"question {n}", "output": "answer"} for n in range(9)])
+    operations = ["filter", "classify", "rewrite", "judge"]
+    context = context_for(folder, seed, regenerate={"operations": operations}, classify={"by": "teacher"})
+    run, layout = context.run, context.shards
+    rows = [
+        {"instruction_id": f"s{n}", "split": SEED, "messages": asked(SCRIPT if n == 1 else f"question {n}"),
+         "response": "kept", "task": TASKS[n % 3], "status": "ok" if n else "filtered",
+         "reason": None if n else "duplicate", "other_response": "other", "new_score": 8.0, "old_score": float(n),
+         "preferred": "new" if n < 8 else "old"}
+        for n in range(9)
+    ]  # fmt: skip
+    run.write_rows(layout.checked, conform(rows, INSTRUCTIONS))
+    run.write_rows(layout.ingested, conform(rows, INSTRUCTIONS))
+    run.write_rows(layout.contamination, CONTAMINATION.empty_table())
+    for table in (layout.labelled, layout.regenerated):
+        run.write_rows(table.of("shards/00000"), conform(rows, table.row_schema))
+    return run.uri
+
+
 def asked(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 

@@ -18,7 +18,7 @@ from tapir_ray.report.html.report import BROKEN, report, save
 from tapir_ray.report.html.section import Section
 from tapir_ray.report.html.sections.answers import repetition
 from tapir_ray.report.html.sections.judge import agreeing
-from tests.report.html.folders import SCRIPT, asked, finished_run, scored, started_run
+from tests.report.html.folders import SCRIPT, asked, finished_run, regeneration, scored, started_run
 
 
 class Page(HTMLParser):
@@ -58,7 +58,7 @@ def test_every_section_of_a_finished_run_has_its_data(made: str) -> None:
     assert keys == ["overview", "pays", "curriculum", "tasks", "filters", "loss", "answers", "judge", "cost",
                     "contamination", "rows"]  # fmt: skip
     assert 'class="missing"' not in made
-    assert Page(made).figures == 13
+    assert Page(made).figures == 14
     assert "the curriculum paid" in section_of(made, "pays") and "level" in section_of(made, "pays")
     assert "contamination_holdout" in section_of(made, "filters")
     assert "judge_refused" in section_of(made, "filters")
@@ -111,6 +111,16 @@ def test_a_run_under_way_and_one_without_rounds_say_what_is_missing(tmp_path: Pa
     text = report(context.run.uri, REPORTED)
     assert BROKEN not in text
     assert "hardest" in section_of(text, "rows") and "Score by round" in section_of(text, "pays")
+
+
+def test_a_regeneration_has_its_own_sections(tmp_path: Path) -> None:
+    text = report(regeneration(tmp_path / "a"), REPORTED)
+    assert BROKEN not in text and SCRIPT not in text
+    for key, why in (("pays", "trains no student"), ("loss", "trains no student"), ("answers", "has no student")):
+        assert why in section_of(text, key)
+    assert Page(section_of(text, "tasks")).figures == 1 and Page(section_of(text, "filters")).figures == 1
+    rows = section_of(text, "rows")
+    assert "new answer preferred" in rows and "old answer kept" in rows and "other answer · 1" in rows
 
 
 def test_long_texts_are_cut_and_the_page_stays_under_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from tapir_ray.report.html import charts
 from tapir_ray.report.html.section import Block, Figure, Grid, Notes, Section
 from tapir_ray.report.html.view import View
 from tapir_ray.report.summary import seconds_of
-from tapir_ray.run.layout import LoopLayout
 
 
 def section(view: View) -> Section:
@@ -25,8 +24,7 @@ def section(view: View) -> Section:
     if (time := _time(view)) is not None:
         blocks.append(time)
     else:
-        blocks.append(Notes(["No stage is finished yet." if isinstance(view.layout, LoopLayout) else
-                             "A regeneration does not record the time of its stages."]))  # fmt: skip
+        blocks.append(Notes(["No stage is finished yet."]))
     blocks += _money(view)
     return Section("cost", title, says, blocks)
 

@@ -24,7 +24,10 @@ def section(view: View) -> Section:
     planned = [number for number in view.rounds if view.plan(number)]
     if not planned:
         return Section("curriculum", title, says, missing="No round is planned yet.")
-    blocks: list[Block] = [_alpha(view, planned), plans(view, planned)]
+    blocks: list[Block] = [_alpha(view, planned)]
+    if any(view.plan(number)["threshold"] is not None for number in planned):
+        blocks.append(_delta(view, planned))
+    blocks.append(plans(view, planned))
     histograms = {number: stats for number in planned if (stats := view.stats(number, False)) and stats.reliable}
     if histograms:
         blocks.append(histogram(view, histograms))
@@ -51,6 +54,20 @@ def _alpha(view: View, planned: list[int]) -> Figure:
         "The share of hard rows that the config asks for, that the pools allowed, and that was mixed."
     )
     return Figure("Challenge share α", says, spec)
+
+
+def _delta(view: View, planned: list[int]) -> Figure:
+    asked, used, ceiling, mean = "δ asked", "δ used", "highest difficulty of a hard row", "mean difficulty"
+    rows: list[dict[str, Any]] = []
+    for number in planned:
+        plan, stats = view.plan(number), view.stats(number, False)
+        values = {asked: plan["threshold_asked"], used: plan["threshold"], ceiling: plan["ceiling"],
+                  mean: stats and stats.mean_difficulty}  # fmt: skip
+        rows += [{"of": name, "round": number, "difficulty": value} for name, value in values.items() if value is not None]
+    rows.sort(key=lambda row: (asked, used, ceiling, mean).index(row["of"]))
+    spec = charts.lines(rows, "round", "difficulty", "of", "δ and mean difficulty by round", dashed=[asked])
+    says = "Rows of difficulty δ and above are hard. A mean that falls below δ leaves few of them."
+    return Figure("Threshold δ", says, spec)
 
 
 def plans(view: View, planned: list[int]) -> Grid:

@@ -18,6 +18,7 @@ from tapir_ray.report.html.view import View
 from tapir_ray.run.layout import SHARDS, ShardLayout, Table
 
 HARDEST, IMPROVED, WORSE = "hardest", "most improved", "got worse"
+NEW, OLD = "new answer preferred", "old answer kept"
 MOST_ROWS, PER_REASON, MOST_REASONS = 30, 5, 12
 MOST_CHARS = 2_000
 """Characters of a text that the page has."""
@@ -36,6 +37,8 @@ def section(view: View, most_bytes: int) -> Section:
     found: dict[str, list[Reading]] = {}
     if view.loop is not None:
         found |= _scored(view, notes)
+    else:
+        found |= _regenerated(view)
     found |= _filtered(view)
     found = {group: rows for group, rows in found.items() if rows}
     if not found:
@@ -87,6 +90,37 @@ def answers_of(
     texts = [("question", text_of(row["messages"])), (_named("teacher", row["teacher_score"]), row["response"])]
     texts += [(_named(who, one["student_score"]), one["student_response"]) for who, one in students]
     return _cut([*texts, *words])
+
+
+def _regenerated(view: View) -> dict[str, list[Reading]]:
+    """Returns the rows of a regeneration whose two answers the judge scored most differently, by the answer it kept."""
+    layout = view.layout
+    assert isinstance(layout, ShardLayout)
+    columns = ["instruction_id", "status", "task", "messages", "response", "other_response", "new_score", "old_score",
+               "preferred"]  # fmt: skip
+    best: dict[str, list[tuple[float, dict[str, Any]]]] = {NEW: [], OLD: []}
+    for shard in view.run.children(SHARDS):
+        for batch in view.scan(layout.regenerated.of(f"{SHARDS}/{shard}"), columns):
+            scored = pc.and_(pc.is_valid(batch["new_score"]), pc.is_valid(batch["old_score"]))
+            for row in batch.filter(pc.and_(scored, pc.equal(batch["status"], OK))).to_pylist():
+                group = OLD if row["preferred"] == "old" else NEW
+                best[group].append((abs(row["new_score"] - row["old_score"]), row))
+            for rows in best.values():
+                rows.sort(key=lambda pair: (-pair[0], pair[1]["instruction_id"]))
+                del rows[MOST_ROWS:]
+    found = {}
+    for group, rows in best.items():
+        kept, other = ("old_score", "new_score") if group == OLD else ("new_score", "old_score")
+        found[group] = [
+            Reading(
+                group, row["task"] or "", f"{row['old_score']:.3g} → {row['new_score']:.3g}", step,
+                _cut([("question", text_of(row["messages"])), (_named("kept answer", row[kept]), row["response"]),
+                      (_named("other answer", row[other]), row["other_response"])]),
+                row["instruction_id"],
+            )
+            for step, row in rows
+        ]  # fmt: skip
+    return found
 
 
 def _named(who: str, score: float | None) -> str:
