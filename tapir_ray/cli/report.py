@@ -22,10 +22,11 @@ def written(uri: str, out: str | None) -> str:
     from tapir_ray.methods.forecast import REPORTED
     from tapir_ray.report.html.report import REPORT, report
 
-    text = report(uri, REPORTED)
+    if out is not None and not Path(out).parent.is_dir():
+        raise InputError(f"{out} cannot be written, as there is no folder {Path(out).parent}: make it first")
+    run, text = stored_run(uri), report(uri, REPORTED)
     if out is not None:
         return to_file(text, out)
-    run = stored_run(uri)
     try:
         run.write_text(REPORT, text)
     except OSError as error:

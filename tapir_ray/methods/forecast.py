@@ -19,7 +19,20 @@ MOST_ROWS = 200_000
 
 
 def forecast(config: Config, run: Run) -> Estimate:
-    """Returns the guessed requests of a whole run. Raises InputError, with the reason, if there can be none."""
+    """Returns the guessed requests of a whole run. Raises InputError, with the reason, if there can be none.
+
+    It is computed once in a process for a run, since a run writes its report after each round.
+    """
+    key = (run.uri, config.digest())
+    if key not in _KNOWN:
+        _KNOWN[key] = _forecast(config, run)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[tuple[str, str], Estimate] = {}
+
+
+def _forecast(config: Config, run: Run) -> Estimate:
     if config.simulator is not None and config.simulator.seed_rows:
         seed_data = config.seed_data.model_copy(update={"path": run.uri_of(SEED_FILE)})
         config = config.model_copy(update={"seed_data": seed_data})

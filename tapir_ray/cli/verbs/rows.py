@@ -16,9 +16,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", help=RUN)
     command.add_argument("--table", default="scored", help="name of a table, such as generated, or its path in the run")
     command.add_argument("--round", type=positive, metavar="N", help="round of the table; without it the last finished")
-    command.add_argument(
-        "--sort", default="", metavar="COLUMN", help="sort by it; -COLUMN from its highest value"
-    )
+    command.add_argument("--sort", default="", metavar="COLUMN", help="sort by it; -COLUMN from its highest value")
     command.add_argument("--limit", type=positive, default=20, metavar="N", help="rows to show (20)")
     command.add_argument(
         "--where", action="extend", nargs="+", default=[], metavar="COLUMN=VALUE", help="only rows with this value"

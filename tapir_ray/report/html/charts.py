@@ -36,6 +36,7 @@ def finished(chart: Any, describes: str, height: int = LINE_HEIGHT) -> dict[str,
             labelColor=INK, titleColor=QUIET, gridColor=GRID, domainColor=GRID, tickColor=GRID, labelFontSize=12,
             titleFontSize=12, titleFontWeight="normal", labelFont=FONT, titleFont=FONT, labelLimit=140,
         )
+        .configure_axisQuantitative(tickCount=6)
         .configure_legend(
             labelColor=INK, titleColor=QUIET, labelFontSize=12, titleFontSize=12, labelFont=FONT, titleFont=FONT,
             titleFontWeight="normal", orient="top", direction="horizontal", columns=2, labelLimit=260, symbolLimit=12,
@@ -72,25 +73,29 @@ def lines(
     whole: bool = True,
     zero: bool = False,
     dashed: Sequence[str] = (),
+    form: str = "",
 ) -> dict[str, Any]:
     """Returns a line for each series, with intervals if `low` and `high` name their ends.
 
     `whole` marks an x of whole numbers, such as rounds. `dashed` names series with a broken line, so that colour is not
-    the only difference.
+    the only difference. `form` is the format of y, such as `%`.
     """
     order = names(rows, series)
     numbers = sorted({row[x] for row in rows})
     axis = alt.Axis(values=numbers, format="d", grid=False) if whole and len(numbers) <= 12 else alt.Axis(grid=False)
     scale = alt.Scale(zero=False, padding=18) if whole else alt.Scale(zero=False, nice=False)
     at = alt.X(f"{x}:Q", title=x, axis=axis, scale=scale)
-    colour = _colour(series, order)
+    legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, symbolSize=260) if len(order) > 1 else None
+    colour = _colour(series, order).legend(legend)
     tips = [alt.Tooltip(f"{series}:N"), alt.Tooltip(f"{x}:Q"), alt.Tooltip(f"{y}:Q", format=".4~g")]
     dash = alt.StrokeDash(
         f"{series}:N",
         scale=alt.Scale(domain=order, range=[[5, 4] if name in dashed else [1, 0] for name in order]),
-        legend=None,
+        # One legend for both: Vega-Lite merges them if they say the same.
+        legend=legend,
+        sort=order,
     )
-    value = alt.Y(f"{y}:Q", title=y, scale=alt.Scale(zero=zero))
+    value = alt.Y(f"{y}:Q", title=y, scale=alt.Scale(zero=zero), axis=alt.Axis(format=form) if form else alt.Axis())
     layers = [_base(rows).mark_line(strokeWidth=2).encode(x=at, y=value, color=colour, strokeDash=dash)]
     if low and high:
         tips += [alt.Tooltip(f"{low}:Q", format=".4~g"), alt.Tooltip(f"{high}:Q", format=".4~g")]
@@ -120,12 +125,15 @@ def intervals(rows: Rows, label: str, value: str, says: str, series: str = "", u
     return finished(alt.layer(zero, rule, dots), says, 40 + BAR_PX * len(order) * max(1, len(groups)))
 
 
-def bars(rows: Rows, label: str, value: str, series: str, says: str, stacked: bool, unit: str = "") -> dict[str, Any]:
-    """Returns horizontal bars for each label, next to each other or stacked by series."""
+def bars(
+    rows: Rows, label: str, value: str, series: str, says: str, stacked: bool, unit: str = "", form: str = ""
+) -> dict[str, Any]:
+    """Returns horizontal bars for each label, next to each other or stacked by series; `form` as in `lines`."""
     order, groups = names(rows, label), names(rows, series)
     y = alt.Y(f"{label}:N", sort=order, title=None)
     tips = [alt.Tooltip(f"{label}:N"), alt.Tooltip(f"{series}:N"), alt.Tooltip(f"{value}:Q", format=",.4~g")]
-    x = alt.X(f"{value}:Q", title=unit or value, stack="zero" if stacked else None)
+    axis = alt.Axis(format=form) if form else alt.Axis()
+    x = alt.X(f"{value}:Q", title=unit or value, stack="zero" if stacked else None, axis=axis)
     offset = {} if stacked else {"yOffset": alt.YOffset(f"{series}:N", sort=groups)}
     chart = _base(rows).mark_bar().encode(y=y, x=x, color=_colour(series, groups), tooltip=tips, **offset)
     lines_of_bars = 1 if stacked else max(1, len(groups))

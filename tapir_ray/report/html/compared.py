@@ -6,6 +6,7 @@ text = compared_page([first, *others], [compare_scored(first, other) for other i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def compared_page(runs: Sequence[Scored], found: Sequence[dict[str, Any]], metho
     command = f"tapir compare {' '.join(one.uri for one in runs)}"
     most = READING_BYTES
     while True:
-        rows = drawn("Rows to read", lambda most=most: _readings(views, runs, names, most))
+        rows = drawn("Rows to read", functools.partial(_readings, views, runs, names, most))
         text = page(" and ".join(names), f"{len(runs)} runs side by side", made_by(command), [*sections, rows])
         if len(text.encode()) < MOST_BYTES or not most:
             return text

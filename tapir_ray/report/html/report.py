@@ -5,6 +5,7 @@ path = save("s3://bucket/runs/mine", methods)          # …/report.html, or Non
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -52,10 +53,10 @@ SECTIONS: dict[str, Callable[[View], Section]] = {
 def report(uri: str, methods: Methods) -> str:
     """Returns the page of a run, under MOST_BYTES. Raises InputError if there is no run at `uri`."""
     view = View(uri, methods)
-    sections = [drawn(title, lambda make=make: make(view)) for title, make in SECTIONS.items()]
+    sections = [drawn(title, functools.partial(make, view)) for title, make in SECTIONS.items()]
     most = READING_BYTES
     while True:
-        rows = drawn("Rows to read", lambda most=most: readings.section(view, most))
+        rows = drawn("Rows to read", functools.partial(readings.section, view, most))
         text = page(f"{view.config.name}: report", overview.state(view), made_by(f"tapir report {uri}"),
                     [*sections, rows])  # fmt: skip
         if len(text.encode()) < MOST_BYTES or not most:

@@ -21,10 +21,11 @@ class Grid:
 
     caption: str
     columns: Sequence[str]
-    lines: Sequence[Sequence[Cell]]
+    lines: Sequence[Sequence[Any]]
+    """Values of type Cell."""
 
     @property
-    def shown(self) -> Sequence[Sequence[Cell]]:
+    def shown(self) -> Sequence[Sequence[Any]]:
         return self.lines[:MOST_LINES]
 
     @property

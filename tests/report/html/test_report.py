@@ -168,7 +168,7 @@ def test_the_command_writes_a_file_and_names_it(tmp_path: Path, capsys: pytest.C
     assert cli.main(["report", str(tmp_path / "nothing")]) == 2
     assert "holds no run" in capsys.readouterr().err
     assert cli.main(["report", uri, "--out", str(tmp_path / "no" / "folder.html")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_three_runs_are_compared_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,8 @@ def section(view: View) -> Section:
                 "Repetition",
                 "Shares of the answers that are the same text as another answer, cut off or empty, and the mean share "
                 f"of {N_GRAM}-word sequences that an answer repeats (answers of {FEWEST_WORDS} words and more).",
-                charts.lines(shares, "round", "of the answers", "share", "Repetition of answers by round", zero=True),
+                charts.lines(shares, "round", "of the answers", "share", "Repetition of answers by round", zero=True,
+                             form="%"),
                 grid,
             ),
         ],

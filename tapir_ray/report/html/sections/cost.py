@@ -31,8 +31,8 @@ def section(view: View) -> Section:
 
 def _time(view: View) -> Figure | None:
     seconds = seconds_of(view.run)
-    rows = [
-        {"round": f"round {number}" if number else "before the rounds", "stage": stage, "minutes": round(took / 60, 3)}
+    rows: list[dict[str, Any]] = [
+        {"round": f"round {number}" if number else "start", "stage": stage, "minutes": round(took / 60, 3)}
         for number, stages in sorted(seconds.items())
         for stage, took in stages.items()
     ]
@@ -41,9 +41,7 @@ def _time(view: View) -> Figure | None:
     total = sum(row["minutes"] for row in rows)
     lines = [[row["round"], row["stage"], row["minutes"], f"{row['minutes'] / total:.0%}"] for row in rows]
     spec = charts.bars(rows, "round", "minutes", "stage", "Time by stage and round", stacked=True)
-    says = (
-        f"{total:,.1f} minutes in stages, over all starts; the start of an engine is part of its stage."
-    )
+    says = f"{total:,.1f} minutes in stages, over all starts; the start of an engine is part of its stage."
     return Figure("Time by stage", says, spec, Grid("Minutes by stage", ("round", "stage", "minutes", "share"), lines))
 
 
@@ -64,11 +62,7 @@ def _money(view: View) -> list[Block]:
     value = "cost" if paid else "tokens"
     spec = charts.bars(rows, "role", value, "kind", "Requests by role and kind", stacked=True,
                        unit="US dollars" if paid else "tokens")  # fmt: skip
-    says = (
-        "US dollars by role and kind of request."
-        if paid
-        else "Tokens by role and kind: no role has a price."
-    )
+    says = "US dollars by role and kind of request." if paid else "Tokens by role and kind: no role has a price."
     blocks: list[Block] = [Figure("Requests", says, spec, grid)]
     try:
         blocks.append(against_forecast(view.methods.forecast(view.config, view.run), ledger))

@@ -49,10 +49,8 @@ def _alpha(view: View, planned: list[int]) -> Figure:
         if "share" in mix:
             rows.append({"share": "hard share of the training set", "round": number, "value": round(mix["share"], 4)})
     rows.sort(key=lambda row: ("α asked", "α used").index(row["share"]) if "α" in row["share"] else 2)
-    spec = charts.lines(rows, "round", "value", "share", "α by round", zero=True, dashed=["α asked"])
-    says = (
-        "The share of hard rows that the config asks for, that the pools allowed, and that was mixed."
-    )
+    spec = charts.lines(rows, "round", "value", "share", "α by round", zero=True, dashed=["α asked"], form="%")
+    says = "The share of hard rows that the config asks for, that the pools allowed, and that was mixed."
     return Figure("Challenge share α", says, spec)
 
 
@@ -63,7 +61,9 @@ def _delta(view: View, planned: list[int]) -> Figure:
         plan, stats = view.plan(number), view.stats(number, False)
         values = {asked: plan["threshold_asked"], used: plan["threshold"], ceiling: plan["ceiling"],
                   mean: stats and stats.mean_difficulty}  # fmt: skip
-        rows += [{"of": name, "round": number, "difficulty": value} for name, value in values.items() if value is not None]
+        rows += [
+            {"of": name, "round": number, "difficulty": value} for name, value in values.items() if value is not None
+        ]
     rows.sort(key=lambda row: (asked, used, ceiling, mean).index(row["of"]))
     spec = charts.lines(rows, "round", "difficulty", "of", "δ and mean difficulty by round", dashed=[asked])
     says = "Rows of difficulty δ and above are hard. A mean that falls below δ leaves few of them."

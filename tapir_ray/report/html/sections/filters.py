@@ -48,17 +48,17 @@ def counts(view: View) -> dict[str, Counter[str]]:
     """Returns the rows of each finished table by reason, in the order of their making."""
     found: dict[str, Counter[str]] = {}
     if isinstance(view.layout, ShardLayout):
-        tables = {"seed/checked": [view.layout.checked], "seed/ingested": [view.layout.ingested]}
+        tables = {"checked": [view.layout.checked], "compared": [view.layout.ingested]}
         shards = [view.layout.regenerated.of(f"{SHARDS}/{name}") for name in view.run.children(SHARDS)]
-        tables["shards, regenerated"] = shards
+        tables["regenerated"] = shards
     else:
         assert view.loop is not None
-        tables = {view.layout.ingested.path: [view.layout.ingested]}
-        for one in view.loop.rounds:
-            tables |= {table.path: [table] for table in (one.scored, one.generated, one.training)}
-        for control in view.loop.controls:
+        tables = {"seed data": [view.layout.ingested]}
+        for number, one in enumerate(view.loop.rounds, 1):
+            tables |= {f"round {number} {table.name}": [table] for table in (one.scored, one.generated, one.training)}
+        for number, control in enumerate(view.loop.controls, 1):
             if control.expansions is not None:
-                tables[control.expansions.generated.path] = [control.expansions.generated]
+                tables[f"control {number} generated"] = [control.expansions.generated]
     for name, parts in tables.items():
         made = [manifest for table in parts if (manifest := _done(view, table)) is not None]
         if made:

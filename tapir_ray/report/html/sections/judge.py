@@ -16,8 +16,8 @@ REFUSALS, UNREAD = "judge_", "unparseable_scores"
 """Beginnings of the reasons of rows that the judge refused, and of rows whose reply held no scores."""
 
 READ_AS = (
-    "“orders agree”: rows for which both orders prefer the same answer, or both see a tie. “r with length”: correlation "
-    "of score and length of the answers; far from 0, the judge may pay for length."
+    "“orders agree”: rows for which both orders prefer the same answer, or both see a tie. “r with length”: "
+    "correlation of score and length of the answers; far from 0, the judge may pay for length."
 )
 
 
@@ -65,7 +65,7 @@ def section(view: View) -> Section:
                "without scores")  # fmt: skip
     grid = Grid("Judge by table of scores", columns, lines)
     blocks: list[Block] = []
-    if rows:
+    if any(row["points"] for row in rows):
         spec = charts.bars(rows, "table", "points", "points of", "Noise and position gap of the judge", stacked=False,
                            unit="points of the scale 1 to 10")  # fmt: skip
         blocks.append(

@@ -49,7 +49,7 @@ def section(view: View) -> Section:
     says_figure = f"Shares by task; the training set of round {last} by its tokens." if last else "Shares by task."
     if len(ranked) > MOST_TASKS:
         says_figure += f" The {MOST_TASKS} most frequent of {len(ranked)} tasks are drawn."
-    spec = charts.bars(rows, "task", "share", "mix", "Mix of tasks", stacked=False, unit="share")
+    spec = charts.bars(rows, "task", "share", "mix", "Mix of tasks", stacked=False, form="%")
     return Section("tasks", title, says, [Figure("Mix of tasks", says_figure, spec, grid)])
 
 
@@ -103,5 +103,5 @@ def _of_regeneration(view: View, title: str, says: str) -> Section:
     ]
     grid = Grid("Rows by task", ("task", "labelled", "in the dataset"),
                 [[task, before[task], after[task]] for task in ranked])  # fmt: skip
-    spec = charts.bars(rows, "task", "share", "mix", "Mix of tasks", stacked=False, unit="share")
+    spec = charts.bars(rows, "task", "share", "mix", "Mix of tasks", stacked=False, form="%")
     return Section("tasks", title, says, [Figure("Mix of tasks", "Shares of the ok rows by task.", spec, grid)])
