@@ -85,7 +85,9 @@ def lines(
     axis = alt.Axis(values=numbers, format="d", grid=False) if whole and len(numbers) <= 12 else alt.Axis(grid=False)
     scale = alt.Scale(zero=False, padding=18) if whole else alt.Scale(zero=False, nice=False)
     at = alt.X(f"{x}:Q", title=x, axis=axis, scale=scale)
-    legend = alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, symbolSize=260) if len(order) > 1 else None
+    legend = (
+        alt.Legend(title=None, symbolType="stroke", symbolStrokeWidth=3, symbolSize=260) if len(order) > 1 else None
+    )
     colour = _colour(series, order).legend(legend)
     tips = [alt.Tooltip(f"{series}:N"), alt.Tooltip(f"{x}:Q"), alt.Tooltip(f"{y}:Q", format=".4~g")]
     dash = alt.StrokeDash(

@@ -69,7 +69,7 @@ def cell(value: Cell) -> str:
 @functools.cache
 def _library() -> str:
     """Returns Vega, Vega-Lite and Vega-Embed as one script, which vl-convert brings along."""
-    found: str = vl_convert.javascript_bundle(None)
+    found: str = vl_convert.javascript_bundle(None)  # type: ignore[arg-type]  # its stub lacks the default
     return found
 
 

@@ -68,6 +68,8 @@ def test_every_section_of_a_finished_run_has_its_data(made: str) -> None:
 def test_the_page_loads_nothing_and_is_small(made: str) -> None:
     assert len(made.encode()) < 2_500_000
     page = Page(made)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), "the page's script would find another element"
     assert [
         attributes for tag, attributes in page.tags if tag in ("link", "img", "iframe") or "src" in attributes
     ] == []

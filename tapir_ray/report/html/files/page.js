@@ -21,7 +21,7 @@ async function draw() {
 }
 
 function readings() {
-  const list = document.getElementById("rows");
+  const list = document.getElementById("row-list");
   if (!list) return;
   const [search, group, sort, count] = ["search", "group", "sort", "count"].map((id) => document.getElementById(id));
   const rows = [...list.children].map((element, place) => ({ element, place, text: element.textContent.toLowerCase() }));
