@@ -11,14 +11,17 @@ from typing import Any
 from tapir_ray.api.caller import PROGRAM, Caller
 from tapir_ray.api.offline import warn
 from tapir_ray.api.opening import started
+from tapir_ray.api.report import saved
 from tapir_ray.cluster.session import stopped_by_signals
 from tapir_ray.config import Config, changed
 from tapir_ray.errors import InputError
 from tapir_ray.methods import layout_of, method_of
+from tapir_ray.methods.method import Method
 from tapir_ray.run.fork import fork
 from tapir_ray.run.layout import LoopLayout
 from tapir_ray.run.retry import retry_failed
 from tapir_ray.run.run import Run
+from tapir_ray.steps.context import Context
 from tapir_ray.steps.early_stop import ended
 from tapir_ray.steps.import_rows import import_rows, own_table
 from tapir_ray.steps.stop import StopAfter
@@ -50,7 +53,7 @@ def launch(
             if own is not None:
                 import_rows(context, *own)
             method.run(context, StopAfter(until))
-    return method.summarise(context)
+    return _concluded(method, context, caller)
 
 
 def retry(run_dir: str, overrides: list[str] | None = None, caller: Caller = PROGRAM) -> tuple[Config, Summary]:
@@ -71,7 +74,7 @@ def retry(run_dir: str, overrides: list[str] | None = None, caller: Caller = PRO
         if not retried:
             context.progress.say("no row failed: nothing to ask again")
         method.run(context, StopAfter())
-    return config, method.summarise(context)
+    return config, _concluded(method, context, caller)
 
 
 def regenerate(config: Config, run_dir: str, caller: Caller = PROGRAM) -> Summary:
@@ -87,7 +90,7 @@ def regenerate(config: Config, run_dir: str, caller: Caller = PROGRAM) -> Summar
             warn(config, caller)
         with started(config, run_dir, caller=caller) as context:
             method.run(context, StopAfter())
-    return method.summarise(context)
+    return _concluded(method, context, caller)
 
 
 def loop_of(config: Config) -> LoopLayout:
@@ -103,6 +106,13 @@ def refuse_untrained(config: Config, run_dir: str) -> None:
     last, run = loop_of(config).checkpoint(config.curriculum.rounds), Run.at(run_dir)
     if run.done(last) is None and ended(run) is None:
         raise InputError(f"{run_dir} has no {last} to evaluate: train its rounds first (tapir run)")
+
+
+def _concluded(method: Method, context: Context, caller: Caller) -> Summary:
+    """Writes the summary and the report of a finished run, and returns the summary."""
+    summary = method.summarise(context)
+    saved(context.run.uri, caller)
+    return summary
 
 
 def _stoppable(caller: Caller) -> AbstractContextManager[None]:

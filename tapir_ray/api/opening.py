@@ -8,6 +8,7 @@ Mistakes are found early: config, prompts, seed file and endpoints are checked b
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -16,6 +17,7 @@ from ray.exceptions import RayError
 
 from tapir_ray.api.caller import PROGRAM, Caller, logged
 from tapir_ray.api.offline import check_offline
+from tapir_ray.api.report import saved
 from tapir_ray.cluster.interrupt import watched
 from tapir_ray.cluster.logs import kept_after_error
 from tapir_ray.cluster.session import session
@@ -94,8 +96,9 @@ def opened(
                 def tell() -> None:
                     trackers.progress(progress.numbers(), roles.usage_by_kind())
 
+                layout, report = layout_of(config), functools.partial(saved, run.uri, caller)
                 with roles.watched(), watched(tell, PROGRESS_S, "trackers"):
-                    yield Context(run, config, layout_of(config), roles, taxonomy, curriculum, progress, trackers)
+                    yield Context(run, config, layout, roles, taxonomy, curriculum, progress, trackers, report)
                 with suppress(RayError):  # the last metrics are not worth an error after all work is done
                     tell()
         finally:

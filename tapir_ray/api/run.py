@@ -13,6 +13,7 @@ from typing import Any
 from tapir_ray.api import launch
 from tapir_ray.api.caller import Caller, Tell, ignore
 from tapir_ray.api.configs import Changes, ConfigLike, configured, place_of
+from tapir_ray.api.report import written
 from tapir_ray.api.tables import Table, finished, table_of
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Reached
@@ -141,3 +142,10 @@ class Run:
         Raises InputError that lists the finished tables if there is no such table.
         """
         return table_of(self._stored, layout_of(self.config), name, round)
+
+    def report(self, out: str | os.PathLike[str] | None = None) -> str:
+        """Writes the report of the run as one HTML file and returns its path or URI.
+
+        Without `out` it is `report.html` in the folder of the run. Raises InputError if it cannot be written.
+        """
+        return written(self.uri, None if out is None else str(out))

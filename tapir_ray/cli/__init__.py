@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["submit"] and "--" in arguments:
         end = arguments.index("--")
         arguments, for_job = arguments[:end], arguments[end + 1 :]
+    if arguments[:1] == ["rows"]:
+        arguments = _joined(arguments, "--sort")
     try:
         refuse_words(arguments)
         refuse_words(for_job)
@@ -38,6 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_status
     options = _parser().parse_args(arguments, argparse.Namespace(for_job=for_job))
     return ended(options.verb, options)
+
+
+def _joined(arguments: list[str], option: str) -> list[str]:
+    """Returns the arguments with `--sort -COLUMN` as `--sort=-COLUMN`: argparse would read an option in its place."""
+    if option not in arguments[:-1]:
+        return arguments
+    at = arguments.index(option)
+    return [*arguments[:at], f"{option}={arguments[at + 1]}", *arguments[at + 2 :]]
 
 
 def ended(verb: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:

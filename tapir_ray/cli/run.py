@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from tapir_ray.api import launch as work
+from tapir_ray.api.report import REPORT
 from tapir_ray.cli.terminal import TERMINAL
 from tapir_ray.config import Config
 from tapir_ray.methods import method_of
@@ -41,5 +42,8 @@ def evaluate(config: Config, run_dir: str) -> None:
 
 
 def show(config: Config, run_dir: str, summary: dict[str, Any]) -> None:
-    """Prints the summary of a run to stdout."""
-    method_of(config).show(summary, Run.at(run_dir), sys.stdout)
+    """Prints the summary of a run to stdout, and where its report is."""
+    run = Run.at(run_dir)
+    method_of(config).show(summary, run, sys.stdout)
+    if run.exists(REPORT):
+        print(f"report: {run.uri_of(REPORT)}")

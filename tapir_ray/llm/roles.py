@@ -238,10 +238,10 @@ class Roles:
 
     def _target(self, role: str) -> Target:
         endpoint, target = self._endpoints[role], self._engines[self._group(role)].target()
-        return replace(target, role=role, endpoint=endpoint, scope=_scope(target.scope, endpoint))
+        return replace(target, role=role, endpoint=endpoint, scope=scope_of(target.scope, endpoint))
 
 
-def _scope(place: str, endpoint: Endpoint) -> str:
+def scope_of(place: str, endpoint: Endpoint) -> str:
     """Returns the part of a cache key that is not in the request: the engine's scope and the options for replies."""
     reading = {}
     for key in ("reasoning", "thinking_marks", "finish_reasons"):

@@ -72,6 +72,7 @@ def distill(context: Context, stop: StopAfter) -> None:
         train.train(context, round_number)
         stop.after("train")
         control.control(context, round_number)  # a second student, on as many tokens without the curriculum
+        context.after_round()
         stop.after("control")
 
     evaluate.evaluate(context)

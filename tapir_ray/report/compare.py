@@ -18,6 +18,7 @@ from tapir_ray.evaluate.comparison import compared, in_lines
 from tapir_ray.evaluate.control_gain import values
 from tapir_ray.evaluate.holdout_scores import read_scores
 from tapir_ray.evaluate.paired import Gain, in_words, paired_gain, rows_in_words
+from tapir_ray.report.stored import stored_run
 from tapir_ray.run.layout import Layout, LoopLayout
 from tapir_ray.run.run import Run
 
@@ -49,8 +50,12 @@ def compare(one: str, other: str, layout_of: Callable[[Config], Layout]) -> dict
     why the scores may not be comparable. Raises InputError if a folder holds no run with scores, or if the runs have no
     holdout row in common.
     """
-    runs = [_scored(uri, layout_of) for uri in (one, other)]
-    first, second = runs
+    first, second = (scored(uri, layout_of) for uri in (one, other))
+    return compare_scored(first, second)
+
+
+def compare_scored(first: Scored, second: Scored) -> dict[str, Any]:
+    """Returns `compare` of two runs that are read already."""
     mine, theirs = first.rounds[first.last], second.rounds[second.last]
     if not mine.keys() & theirs.keys():
         raise InputError(
@@ -87,10 +92,9 @@ def suites_of_both(one: Scored, other: Scored) -> dict[str, dict[str, Any]]:
     return {name: comparison for name, comparison in found.items() if comparison is not None}
 
 
-def _scored(uri: str, layout_of: Callable[[Config], Layout]) -> Scored:
-    run = Run.at(uri)
-    if not run.exists("config.yaml"):
-        raise InputError(f"{run.uri} holds no run (no config.yaml): give the --run-dir that it was started with")
+def scored(uri: str, layout_of: Callable[[Config], Layout]) -> Scored:
+    """Returns a run with the scores of its students. Raises InputError for a run without any."""
+    run = stored_run(uri)
     config = run.stored_config()
     layout = layout_of(config)
     if not isinstance(layout, LoopLayout):

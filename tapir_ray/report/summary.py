@@ -44,7 +44,7 @@ def summarise(context: Context) -> dict[str, Any]:
     run, config, layout = context.run, context.config, context.loop
     rounds = len(layout.rounds)
     holdout = holdout_scores(run, layout, config.random_seed, config.holdout.select_share)
-    scores, best, seconds = holdout.reported, holdout.best, _seconds(run)
+    scores, best, seconds = holdout.reported, holdout.best, seconds_of(run)
     usage = context.roles.usage()
     tasks = tasks_of_holdout(run, layout)
     summary = {
@@ -196,7 +196,7 @@ def _holdout_loss(run: Run, checkpoint: RunTable) -> float | None:
     return round(losses[-1][1], 4) if losses else None
 
 
-def _seconds(run: Run) -> dict[int, dict[str, float]]:
+def seconds_of(run: Run) -> dict[int, dict[str, float]]:
     """Sums seconds by round and stage, over all attempts."""
     seconds: dict[int, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for event in run.events("stage"):

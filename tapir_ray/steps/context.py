@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +33,8 @@ class Context:
     curriculum: Handle
     progress: Progress
     trackers: Trackers
+    after_round: Callable[[], object] = lambda: None
+    """Called at the end of each round, to write the report so far."""
 
     @property
     def transform_cpus(self) -> float:

@@ -106,10 +106,10 @@ class JudgeRow:
                 "student_score": verified.student_score,
                 "scored_by": verified.verifier,
             }
-        judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
+        judgings = [self.judging(clients["judge"], instruction, response, answer, row_id, "first")]
         chosen = share_of(schemas.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share
         if chosen and self.settings.repeated_at(clients["judge"].target.endpoint) > 0.0:
-            judgings.append(self._judge(clients["judge"], instruction, response, answer, row_id, "repeat"))
+            judgings.append(self.judging(clients["judge"], instruction, response, answer, row_id, "repeat"))
         judged = await asyncio.gather(*judgings, return_exceptions=True)
         first, *repeat = judged
         for one in judged:
@@ -131,9 +131,10 @@ class JudgeRow:
             scores["repeat_same"] = repeat[0].texts == first.texts
         return {**row, **lengths, **scores}
 
-    async def _judge(
+    async def judging(
         self, client: Client, instruction: str, response: str, answer: str, row_id: str, judging: str
     ) -> Judging:
+        """Returns one judging of a row, the `first` or the `repeat`. Raises NotJudged."""
         seed = (row_id, str(self.random_seed), judging)
         lowest = self.settings.repeat_temperature if judging == "repeat" else 0.0
         if self.settings.mode == "pointwise":

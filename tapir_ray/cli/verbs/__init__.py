@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from tapir_ray.cli.verbs import check, classifier, compare, eval, init, regenerate, retry, run, status, submit
+from tapir_ray.cli.verbs import (
+    check,
+    classifier,
+    compare,
+    eval,
+    init,
+    regenerate,
+    report,
+    retry,
+    rows,
+    run,
+    status,
+    submit,
+)
 
 
 class Verb(Protocol):
@@ -35,4 +48,6 @@ VERBS: dict[str, Verb] = {
     "status": status,
     "eval": eval,
     "compare": compare,
+    "report": report,
+    "rows": rows,
 }
