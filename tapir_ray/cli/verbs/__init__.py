@@ -8,7 +8,20 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
-from tapir_ray.cli.verbs import check, classifier, compare, eval, regenerate, retry, run, status, submit
+from tapir_ray.cli.verbs import (
+    chat,
+    check,
+    classifier,
+    compare,
+    eval,
+    export,
+    regenerate,
+    retry,
+    run,
+    serve,
+    status,
+    submit,
+)
 
 
 class Verb(Protocol):
@@ -34,4 +47,7 @@ VERBS: dict[str, Verb] = {
     "status": status,
     "eval": eval,
     "compare": compare,
+    "export": export,
+    "serve": serve,
+    "chat": chat,
 }
