@@ -1,7 +1,7 @@
 """`tapir chat`: talks to a model behind an OpenAI server, turn by turn, in a terminal or with piped input.
 
-    talk = Talk("http://127.0.0.1:8000/v1", "mine")
-    chat(talk, sys.stdin, sys.stdout, terminal=False)          # a line a question: the answers, one after the other
+talk = Talk("http://127.0.0.1:8000/v1", "mine")
+chat(talk, sys.stdin, sys.stdout, terminal=False)          # a line a question: the answers, one after the other
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Talk:
         try:
             self.model = model or self._client.models.list().data[0].id
         except (openai.OpenAIError, IndexError) as error:
-            raise InputError(f"--url {url}: no OpenAI server answers ({_said(error)}): start one by tapir serve") from error
+            raise InputError(
+                f"--url {url}: no OpenAI server answers ({_said(error)}): start one by tapir serve"
+            ) from error
 
     def reset(self) -> None:
         """Forgets the turns so far."""
@@ -71,7 +73,10 @@ class Talk:
         said: list[str] = []
         try:
             stream = self._client.chat.completions.create(
-                model=self.model, messages=self.messages, stream=True, **given  # type: ignore[arg-type]
+                model=self.model,
+                messages=self.messages,
+                stream=True,
+                **given,  # type: ignore[arg-type]
             )
             for chunk in stream:
                 text = chunk.choices[0].delta.content if chunk.choices else None
@@ -155,7 +160,7 @@ def run_chat(
     max_tokens: int | None,
     temperature: float | None,
 ) -> None:
-    """Talks to a run's student, a model, or the model behind a server. Raises InputError for a choice of none or two."""
+    """Talks to a run's student, to a model, or to that of a server. Raises InputError unless one of them is given."""
     if (target is None) == (url is None):
         raise InputError("give a run or a model, or --url of a server that runs already")
     from tapir_ray.cli.serve import ended_by_signals, settings_of

@@ -44,9 +44,7 @@ def export(options: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         out = options.out or f"{stack.enter_context(tempfile.TemporaryDirectory(prefix='tapir-export-'))}/export"
         if what == DATASET:
-            made = export_dataset(
-                options.run, layout_of, out, options.format, options.table, options.overwrite, finish
-            )
+            made = export_dataset(options.run, layout_of, out, options.format, options.table, options.overwrite, finish)
             found = made.as_json()
         else:
             chosen = export_student(

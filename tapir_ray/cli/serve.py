@@ -1,6 +1,6 @@
 """`tapir serve` and `tapir chat`: a student of a run, or any model, behind vLLM's own OpenAI server on loopback.
 
-    serve("runs/mine", None, 8000, [], print)                # until Ctrl-C
+serve("runs/mine", None, 8000, [], print)                # until Ctrl-C
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from tapir_ray.report.export.students import student_of
 WATCH_S = 1.0
 
 
-def serve(
-    target: str, which: str | None, port: int, overrides: Sequence[str], say: Callable[[str], None]
-) -> None:
+def serve(target: str, which: str | None, port: int, overrides: Sequence[str], say: Callable[[str], None]) -> None:
     """Serves until Ctrl-C or SIGTERM. Raises InputError as `settings_of` does, and StageError if the server ends."""
     settings = settings_of(target, which, port, overrides)
     with ended_by_signals(), served(settings, say) as server:

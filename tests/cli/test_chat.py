@@ -1,4 +1,4 @@
-"""`tapir chat`: turns are kept and forgotten as asked, also with piped input; a refused question does not end a talk."""
+"""`tapir chat`: turns are kept and forgotten as asked, also with piped input; a refused question ends no talk."""
 
 from __future__ import annotations
 

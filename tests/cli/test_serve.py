@@ -27,13 +27,14 @@ from tests.report.export.runs import finished_run
 CREATE = CreateModel(hidden_size=64, intermediate_size=64, layers=1, heads=2, vocab_size=400, max_length=256)
 """Heads of 32, the smallest of vLLM on CPUs."""
 STUDENT = {"model": "owner/small", "dtype": "float32", "max_model_len": 128, "sampling": {"max_tokens": 8}}
+TRAIN = {"initial_sft": "on", "sequence_length": 32}
 ENGINE = {"max_num_seqs": 4, "kv_cache_memory_bytes": 50_000_000}
 TAPIR = [sys.executable, "-m", "tapir_ray.cli"]
 
 
 def run_with_student(folder: Path) -> str:
     """Returns a finished run whose best student is a tiny model with random weights."""
-    run, tables = finished_run(folder, student={**STUDENT, "engine_kwargs": ENGINE})
+    run, tables = finished_run(folder, student={**STUDENT, "engine_kwargs": ENGINE}, train=TRAIN)
     texts = [f"Say {number}. It is {number + 1}." for number in range(200)]
     place = Path(run.path(tables.checkpoint(1).path))
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"):
@@ -52,7 +53,8 @@ def gone(processes: list[psutil.Process], seconds: float = 30.0) -> bool:
 
 
 def test_a_run_is_served_with_the_settings_of_its_engine(tmp_path: Path) -> None:
-    run, _ = finished_run(tmp_path, student={**STUDENT, "engine_kwargs": ENGINE}, resources={"student": {"gpus": 0.5}})
+    sections = {"student": {**STUDENT, "engine_kwargs": ENGINE}, "resources": {"student": {"gpus": 0.5}}}
+    run, _ = finished_run(tmp_path, train=TRAIN, **sections)
     settings = settings_of(run.uri, None, 8000, ["student.max_model_len=64"])
     assert settings.model == run.uri_of("checkpoints/01") and settings.name == "mine"
     assert (settings.student.max_model_len, settings.student.engine_kwargs) == (64, ENGINE)
@@ -88,7 +90,9 @@ def settings_of_student() -> Any:
 @pytest.mark.slow
 def test_a_student_is_served_until_ctrl_c(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [*TAPIR, "serve", run_with_student(tmp_path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}) as tapir:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    ) as tapir:
         assert tapir.stdout is not None
         lines = [tapir.stdout.readline() for _ in range(3)]
         assert lines[1].startswith("mine answers at http://127.0.0.1:"), lines
@@ -141,7 +145,7 @@ def test_a_server_that_cannot_start_shows_the_end_of_its_log(
     monkeypatch.setattr("tempfile.tempdir", None)
     # Python itself, which does not know the module: no engine is started for this.
     monkeypatch.setattr(local_server, "MODULE", "tapir_ray.no_such_server")
-    run, _ = finished_run(tmp_path, student=STUDENT)
+    run, _ = finished_run(tmp_path, student=STUDENT, train=TRAIN)
     began = time.monotonic()
     assert main(["serve", run.uri, "--port", "0"]) != 0
     assert time.monotonic() - began < 30

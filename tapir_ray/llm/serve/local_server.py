@@ -1,4 +1,4 @@
-"""A model behind vLLM's own OpenAI server on loopback, for `tapir serve` and `tapir chat`: a child process, without Ray.
+"""A model behind vLLM's own OpenAI server on loopback, for `tapir serve` and `tapir chat`: a child process.
 
     with served(Settings(model="runs/mine/checkpoints/02", name="mine", student=config.student)) as server:
         server.url                                   # http://127.0.0.1:8000/v1
@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Settings:
     """Folder, URI or HF name."""
     name: str
     student: Student
-    replicas: Replicas = Replicas()
+    replicas: Replicas = field(default_factory=Replicas)
     port: int = 0
     """0 takes any free port."""
     samples_as_run: bool = True

@@ -21,8 +21,8 @@ from tapir_ray.report.export import preference, tables
 from tapir_ray.report.export.dataset_card import Made, card
 from tapir_ray.report.export.files import CARD, new_folder, writer
 from tapir_ray.report.export.formats import FORMATS, MASKED, OTHER_TEXT, PREFERENCE, TURNS, Format, unlike
-from tapir_ray.report.export.runs import open_run
 from tapir_ray.report.export.rows import REPEATED, Counts, Provenance, Repeats, rows
+from tapir_ray.report.export.runs import open_run
 from tapir_ray.run.layout import Layout, Table
 from tapir_ray.run.run import Run
 
@@ -88,10 +88,10 @@ def _write(source: Source, format: Format, found: Sequence[Table], folder: Path)
     first = list(islice(written, BATCH_ROWS))
     if not first:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.reasons.items()) or "the tables are empty"
-        raise InputError(
-            f"no row of {', '.join(map(str, found))} can be exported as {format.name} ({reasons}): name another table "
-            "by --table"
-        )
+        advice = "name another table by --table"
+        if format.name == PREFERENCE and source.config.curriculum.difficulty.select == "none":
+            advice = "with curriculum.difficulty.select none only the holdout is answered and scored: take another run"
+        raise InputError(f"no row of {', '.join(map(str, found))} can be exported as {format.name} ({reasons}): {advice}")
     with writer(format, folder) as write:
         while first:
             write(first)

@@ -19,8 +19,8 @@ from tapir_ray.steps import contamination_list
 from tapir_ray.steps.dataset_card import front_matter, in_markdown, source_of
 
 TERMS = (
-    "The answers are the teacher's. Its provider's terms, or its model's licence, may limit what may be trained on them "
-    "or published: check them before you pass the data on."
+    "The answers are the teacher's. Its provider's terms, or its model's licence, may limit what may be trained on "
+    "them or published: check them before you pass the data on."
 )
 SEVERAL = "other"
 """The hub's name for a licence that is none of its own, as of rows with different ones."""
@@ -67,10 +67,10 @@ def card(run: Run, config: Config, layout: Layout, format: Format, made: Made) -
     lines = [
         front_matter(config.name, license_of(config, held["license"]), counts.exported, tags, format.files),
         f"# {config.name}",
-        f"{counts.exported:,} {kind}, exported by tapir-ray as `{format.name}` from the run `{config.name}`, whose seed "
-        f"data is `{source_of(config)}`.",
+        f"{counts.exported:,} {kind}, exported by tapir-ray as `{format.name}` from the run `{config.name}`, whose "
+        f"seed data is `{source_of(config)}`.",
         COLUMNS[format.name],
-        *([f"Load it with `datasets.load_from_disk(FOLDER)`."] if format.files is None else []),
+        *(["Load it with `datasets.load_from_disk(FOLDER)`."] if format.files is None else []),
         "## Rows",
         in_markdown(("rows", "number"), [*_read(counts), *_left(counts.reasons), ("in this dataset", counts.exported)]),
         *_before(run, layout),

@@ -26,7 +26,7 @@ DENIED = {401: "the hub does not know the token", 403: "the token may not write 
 
 
 def check(repo: str) -> str:
-    """Returns the token for an upload. Raises InputError for a name that is none of a repository, or without a token."""
+    """Returns the token for an upload. Raises InputError for a wrong name of a repository, and without a token."""
     if not REPO.fullmatch(repo):
         raise InputError(f"--push {repo}: write OWNER/NAME, the repository on the hub")
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tapir_ray.config import Config
-from tapir_ray.data.file_names import kind_of
 from tapir_ray.data.files import is_hub_id
 from tapir_ray.evaluate.holdout_scores import read_scores, selects
 from tapir_ray.evaluate.paired import bootstrap, in_words, paired_gain
@@ -30,6 +29,8 @@ RECIPE = (
     "train.loss_mask", "train.precision", "train.lora", "random_seed",
 )  # fmt: skip
 """Keys of the config that say how the student was made. Those that are unset are not shown."""
+MAYBE_FILES = ("student.chat_template", "curriculum.tasks")
+"""Keys whose value may be the path of a file, of which a card shows the name alone."""
 WHO = {
     BEST: "the student of round {}, the best by the selecting half of the holdout",
     LAST: "the student of round {}, the last one",
@@ -41,8 +42,9 @@ WHO = {
 def card(run: Run, config: Config, layout: LoopLayout, chosen: Chosen, adapter: bool = False) -> str:
     """Returns the text of `README.md` for the folder of an exported student."""
     base = base_name(config)
+    made_from = "trained from random weights (`student.create`)" if base is None else f"trained from `{base}`"
     front: dict[str, Any] = {
-        **({"base_model": config.student.model} if config.student.model and "/" in base else {}),
+        **({"base_model": base} if base is not None and "/" in base else {}),
         "library_name": "peft" if adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["distillation", TAG],
@@ -55,7 +57,7 @@ def card(run: Run, config: Config, layout: LoopLayout, chosen: Chosen, adapter: 
     lines = [
         yaml_block(front),
         f"# {config.name}",
-        f"{'LoRA adapter of a' if adapter else 'A'} student of `{base}`, distilled by tapir-ray from the teacher "
+        f"{'LoRA adapter of a' if adapter else 'A'} student, {made_from}, distilled by tapir-ray from the teacher "
         f"`{config.teacher.model}`: {WHO[chosen.which].format(chosen.round)}.",
         "## Recipe",
         in_markdown(("key", "value"), recipe(config)),
@@ -68,7 +70,7 @@ def card(run: Run, config: Config, layout: LoopLayout, chosen: Chosen, adapter: 
         "## Contamination",
         contamination(run, layout),
         "## Terms",
-        f"The licence of the base `{base}` holds for this student too. {TERMS}",
+        TERMS if base is None else f"The licence of the base `{base}` holds for this student too. {TERMS}",
         "## Made with",
         in_markdown(("package", "version"), versions().items()),
         f"Random seed {config.random_seed}; hash of the config {config.digest()}.",
@@ -76,10 +78,13 @@ def card(run: Run, config: Config, layout: LoopLayout, chosen: Chosen, adapter: 
     return "\n\n".join(lines) + "\n"
 
 
-def base_name(config: Config) -> str:
-    """Returns the name of the base: an id of the hub, or the last part of a folder or URI of the user's."""
+def base_name(config: Config) -> str | None:
+    """Returns the name of the base: an id of the hub, or the last part of a folder or URI of the user's.
+
+    None for a student that was made with random weights.
+    """
     if config.student.model is None:
-        return "a small model with random weights (student.create)"
+        return None
     model = config.student.model.partition("?")[0].rstrip("/")
     return model.rpartition("/")[2] if is_local_name(model) else model
 
@@ -93,7 +98,7 @@ def recipe(config: Config) -> list[tuple[str, str]]:
             value = getattr(value, name)
         if path == "train.lora" and value is not None:
             value = ", ".join(f"{name} {one}" for name, one in value.model_dump().items())
-        if path == "student.chat_template" and value is not None and (kind_of(value) or "/" in value):
+        if path in MAYBE_FILES and value is not None:
             value = value.rpartition("/")[2]
         if value not in (None, [], {}):
             found.append((path, str(value)))
@@ -128,9 +133,10 @@ def scores(run: Run, config: Config, layout: LoopLayout, chosen: Chosen) -> list
             own[row] for row in sorted(own) if not selects(row, config.random_seed, config.holdout.select_share)
         ]
         metric = bootstrap(reported or list(own.values()), random_seed=config.random_seed)
+        which = "that did not choose the round" if reported else "that also choose the round"
         lines.append(
-            f"Judge's score of its answers on {metric.rows} holdout rows that did not choose the round, 1 to 10: "
-            f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]."
+            f"Judge's score of its answers on {metric.rows} holdout rows {which}, 1 to 10: {metric.value:.2f} "
+            f"[{metric.low:.2f}, {metric.high:.2f}]."
         )
         others = {
             "the student before the rounds": Chosen(INITIAL, "", 0, None) if chosen.which != INITIAL else None,

@@ -18,15 +18,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.data.schemas import HOLDOUT, OK, instruction_id
+from tapir_ray.data.schemas import HOLDOUT, OK, conform, instruction_id, with_columns
 from tapir_ray.run.layout import Layout, LoopLayout, Table
 from tapir_ray.run.row_counter import kind_of
 from tapir_ray.run.run import Run
 from tapir_ray.steps.dataset import batches
 
-SHORT = ("source", "license", "teacher_model", "style")
-"""Columns of the tables of instructions that a training set lacks."""
-OTHERS = ("masked_turns", "reasoning", "task", "pool", *SHORT)
+SHORT = ("task", "source", "license", "teacher_model", "style")
+"""Columns of the tables of instructions that a training set lacks. That of the initial SFT has no tasks yet."""
+OTHERS = ("masked_turns", "reasoning", "pool", *SHORT)
 """Columns of an exported row besides its id, `table`, `messages` and `response`; null if its table lacks them."""
 NO_ANSWER, REPEATED, HELD_OUT = "no answer", "repeated: an exported row has it", "holdout: never trained on"
 COUNTED = ("task", "license", "teacher_model", "table")
@@ -58,7 +58,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Sources, licences and teachers of a run's instructions, by id."""
+    """Tasks, sources, licences and teachers of a run's instructions, by id."""
 
     ids: pa.Array
     columns: dict[str, pa.ChunkedArray]
@@ -66,7 +66,8 @@ class Provenance:
     @classmethod
     def of(cls, run: Run, layout: Layout) -> Provenance:
         """Returns those of the seed data and of every round's generated rows."""
-        parts = []
+        schema = pa.schema([(name, pa.string()) for name in ("instruction_id", *SHORT)])
+        parts: list[pa.Table] = []
         tables: list[Table] = []
         if isinstance(layout, LoopLayout):
             seed = layout.instructions if run.done(layout.instructions) else layout.ingested
@@ -74,21 +75,19 @@ class Provenance:
         for table in tables:
             for file in run.files(table):
                 for batch in batches(file, run.fs, ["instruction_id", "status", *SHORT]):
-                    parts.append(batch.filter(pc.equal(batch["status"], OK)).drop_columns(["status"]))
-        schema = pa.schema([(name, pa.string()) for name in ("instruction_id", *SHORT)])
-        whole = pa.concat_tables([schema.empty_table(), *(part.cast(schema) for part in parts)])
+                    parts.append(conform(batch.filter(pc.equal(batch["status"], OK)), schema))
+        whole = pa.concat_tables([schema.empty_table(), *parts])
         # The same few licences and teachers are in many rows.
         kept = {name: whole[name] if name == "source" else whole[name].dictionary_encode() for name in SHORT}
         return cls(whole["instruction_id"].combine_chunks(), kept)
 
     def add_to(self, batch: pa.Table) -> pa.Table:
-        """Returns the batch with the columns of SHORT that it lacks."""
-        lacking = [name for name in SHORT if name not in batch.column_names]
-        if not lacking:
-            return batch
+        """Returns the batch with the columns of SHORT that it lacks, and with their nulls filled."""
         at = pc.index_in(batch["instruction_id"], value_set=self.ids)
-        for name in lacking:
-            batch = batch.append_column(name, self.columns[name].take(at).cast(pa.string()))
+        for name, column in self.columns.items():
+            found = column.take(at).cast(pa.string())
+            own = batch[name] if name in batch.column_names else None
+            batch = with_columns(batch, **{name: found if own is None else pc.coalesce(own, found)})
         return batch
 
 

@@ -10,9 +10,6 @@ import pyarrow as pa
 
 from tapir_ray.config import parse
 from tapir_ray.data.schemas import (
-    GENERATED_ROWS,
-    INSTRUCTIONS,
-    SCORED,
     TRAINING,
     Message,
     conform,
@@ -129,18 +126,11 @@ def finished_run(folder: Path, **sections: Any) -> tuple[Run, LoopLayout]:
     for number, one in enumerate(tables.rounds, start=1):
         rows = [scored("PLAIN", 8.0, 3.0, 1.0), scored("SYSTEM", 3.0, 8.0, 2.0), scored("LONG", 6.0, 5.0, 4.0)]
         held_row = scored("HELD", 8.0, 2.0 + 2 * number, 0.0, split="holdout")
-        assert one.scored.schema is SCORED
         write(run, one.scored, [*rows, held_row])
         failed = {**new, "draw_id": "b", "status": "failed", "reason": "timeout: 3"}
-        assert one.generated.schema is GENERATED_ROWS
         write(run, one.generated, [{**new, "draw_id": "a"}, failed])
         write(run, one.training, [pair(seed[0], "hard"), pair(new, "hard"), pair(new, "hard", 1)])
         checkpoint(run, one.checkpoint)
-    assert tables.evaluation.schema is SCORED
     write(run, tables.evaluation, [scored("HELD", 8.0, 7.0, 0.0, split="holdout")])
     run.write_json("summary.json", {"status": "done", "best_round": 1, "rounds": [{"round": 1}, {"round": 2}]})
     return run, tables
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]

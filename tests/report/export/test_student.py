@@ -12,7 +12,17 @@ import yaml
 from tapir_ray.errors import InputError
 from tapir_ray.methods import layout_of
 from tapir_ray.report.export.student import export_student, refuse_local_base
-from tests.report.export.runs import LICENSE, TEACHER, checkpoint, finished_run, instruction, pair, scored, weights_of, write
+from tests.report.export.runs import (
+    LICENSE,
+    TEACHER,
+    checkpoint,
+    finished_run,
+    instruction,
+    pair,
+    scored,
+    weights_of,
+    write,
+)
 
 OF_THE_MODEL = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors"}
 
