@@ -8,9 +8,7 @@ from tapir_ray.api.caller import PROGRAM, Caller
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.report.stored import stored_run
-
-REPORT = "report.html"
-"""File of a run with its report."""
+from tapir_ray.run.layout import REPORT_FILE
 
 
 def written(uri: str, out: str | None) -> str:
@@ -27,12 +25,12 @@ def written(uri: str, out: str | None) -> str:
     if out is not None:
         return to_file(text, out)
     try:
-        run.write_text(REPORT, text)
+        run.write_text(REPORT_FILE, text)
     except OSError as error:
         raise InputError(
             f"{run.uri} cannot be written to ({one_line(error)}): give another place with --out"
         ) from error
-    return run.uri_of(REPORT)
+    return run.uri_of(REPORT_FILE)
 
 
 def saved(uri: str, caller: Caller = PROGRAM) -> str | None:

@@ -49,7 +49,7 @@ def subjects(
     Raises InputError for a target that is neither a run nor a model, and for arguments that have no effect.
     """
     named = [target] if against is None else [target, against]
-    runs = [_run_at(name) for name in named]
+    runs = [run_at(name) for name in named]
     if before and runs[0] is None:
         raise InputError(f"--before: {target} is a model, which has no student before it: name that one by --against")
     if run_dir is not None and runs[0] is not None:
@@ -70,7 +70,7 @@ def subjects(
     return found
 
 
-def _run_at(name: str) -> Run | None:
+def run_at(name: str) -> Run | None:
     """Returns the run in a folder or at a URI; None for a model. Raises InputError for a folder that has neither."""
     is_folder = is_remote(name) or Path(name).is_dir()
     if is_folder:

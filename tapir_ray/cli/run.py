@@ -9,10 +9,10 @@ import sys
 from typing import Any
 
 from tapir_ray.api import launch as work
-from tapir_ray.api.report import REPORT
 from tapir_ray.cli.terminal import TERMINAL
 from tapir_ray.config import Config
 from tapir_ray.methods import method_of
+from tapir_ray.run.layout import REPORT_FILE
 from tapir_ray.run.run import Run
 
 
@@ -45,5 +45,5 @@ def show(config: Config, run_dir: str, summary: dict[str, Any]) -> None:
     """Prints the summary of a run to stdout, and where its report is."""
     run = Run.at(run_dir)
     method_of(config).show(summary, run, sys.stdout)
-    if run.exists(REPORT):
-        print(f"report: {run.uri_of(REPORT)}")
+    if run.exists(REPORT_FILE):
+        print(f"report: {run.uri_of(REPORT_FILE)}")

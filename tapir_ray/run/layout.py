@@ -25,6 +25,8 @@ SHARDS, IMPORTED, CLASSIFIER, CONTROL = "shards", "imported", "classifier", "con
 """Folders of a run."""
 SEED_FILE, STATE = "seed_data.jsonl", "state"
 """File of rows that a simulator wrote for the run, and folder of the curriculum's state."""
+REPORT_FILE = "report.html"
+"""Report of a run, written again at the end of each round."""
 BEGUN = frozenset({"seed", "rounds", "checkpoints", SHARDS, IMPORTED, CLASSIFIER, CONTROL, SEED_FILE, STATE})
 """Entries in the folder of a run that depend on its config, and are made again for another config."""
 DATASET, DATASET_ROWS = "dataset", "dataset/data"

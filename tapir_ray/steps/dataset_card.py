@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from tapir_ray.run.manifest import Manifest
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
 """The hub's size categories, one a power of ten."""
+TAG = "tapir-ray"
+"""Tag of every card that the project writes."""
 
 
 @dataclass(frozen=True)
@@ -71,29 +73,25 @@ def card(config: Config, report: Report) -> str:
     """Returns the text of `README.md`, for a folder with its rows in `data/`."""
     settings, found, listed = config.regenerate, report.counts, priced_by(config)
     assert settings is not None
-    front: dict[str, Any] = {
-        "pretty_name": config.name,
-        **({"license": config.seed_data.license} if config.seed_data.license else {}),
-        "task_categories": ["text-generation"],
-        "size_categories": [size_category(found.ok)],
-        "tags": ["instruction-tuning", *(["synthetic"] if report.held["teacher_model"] else []), "tapir-ray"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}],
-    }
+    tags = ["instruction-tuning", *(["synthetic"] if report.held["teacher_model"] else [])]
     lines = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        front_matter(config.name, config.seed_data.license, found.ok, tags, "data/*.parquet"),
         f"# {config.name}",
         f"{found.ok:,} instructions with their answers, regenerated from {found.rows:,} rows of "
-        f"`{_source(config)}` by tapir-ray: {', '.join(settings.operations)}.",
+        f"`{source_of(config)}` by tapir-ray: {', '.join(settings.operations)}.",
         "`messages` is the whole conversation; its last turn is the answer. If a row had two answers, `other_response` "
         "is the one left out: the source's, or the teacher's if `preferred` is `old`.",
         "## Rows",
-        _table(("rows", "number"), [("read", found.rows), ("in this dataset", found.ok), *left_out(found)]),
-        *(f"## By {title}\n\n{_table((title, 'rows'), sorted(values.items()))}" for title, values in _held(report)),
+        in_markdown(("rows", "number"), [("read", found.rows), ("in this dataset", found.ok), *left_out(found)]),
+        *(
+            f"## By {title}\n\n{in_markdown((title, 'rows'), sorted(values.items()))}"
+            for title, values in _held(report)
+        ),
         "## Made with",
-        _table(("package", "version"), report.versions.items()),
+        in_markdown(("package", "version"), report.versions.items()),
         f"Random seed {config.random_seed}; hash of the config {config.digest()}.",
         "## Cost",
-        _table(
+        in_markdown(
             ("role", "requests", "input tokens", "output tokens", "US dollars"),
             [(role, *_used(used)) for role, used in report.usage.items()],
         ),
@@ -120,12 +118,31 @@ def summary(config: Config, report: Report, shards: int, dataset: str) -> dict[s
     }
 
 
+def front_matter(name: str, license: str | None, rows: int, tags: Sequence[str], files: str | None) -> str:
+    """Returns the YAML block for the hub; `files` is the pattern of the data files, None for a saved HF dataset."""
+    front: dict[str, Any] = {
+        "pretty_name": name,
+        **({"license": license} if license else {}),
+        "task_categories": ["text-generation"],
+        "size_categories": [size_category(rows)],
+        "tags": [*tags, TAG],
+    }
+    if files is not None:
+        front["configs"] = [{"config_name": "default", "data_files": [{"split": "train", "path": files}]}]
+    return yaml_block(front)
+
+
+def yaml_block(front: Mapping[str, Any]) -> str:
+    """Returns the front matter of a card."""
+    return f"---\n{yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)}---"
+
+
 def size_category(rows: int) -> str:
     """Returns the hub's category of a number of rows: `size_category(2_000)  # "1K<n<10K"`."""
     return SIZES[min(len(SIZES) - 1, max(0, len(str(rows)) - 3))]
 
 
-def _source(config: Config) -> str:
+def source_of(config: Config) -> str:
     """Returns the id of a hub dataset, or the file name of a local path: a card must not publish local folders."""
     path = (config.seed_data.path or config.name).partition("?")[0].rstrip("/")
     return path if path.count("/") == 1 and not path.startswith("/") else path.rpartition("/")[2]
@@ -146,11 +163,12 @@ def _used(used: Mapping[str, float]) -> tuple[str, ...]:
     return (*tokens, f"{used['cost']:,.4f}")
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    shown = [[f"{cell:,}" if isinstance(cell, int) else _plain(str(cell)) for cell in row] for row in rows]
+def in_markdown(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    """Returns a Markdown table; texts of users' rows cannot become markup."""
+    shown = [[f"{cell:,}" if isinstance(cell, int) else plain_cell(str(cell)) for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [list(head), ["---"] * len(head), *shown])
 
 
-def _plain(text: str) -> str:
+def plain_cell(text: str) -> str:
     """Escapes text of a user's rows for Markdown: a task named `<b>` or `a|b` must not become markup."""
     return html.escape(one_line(text), quote=False).replace("|", "\\|").replace("`", "\\`").replace("[", "\\[")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow.compute as pc
 import ray.data
 
+from tapir_ray.data.chat_turns import ASSISTANT
 from tapir_ray.data.files import list_files
 from tapir_ray.data.readers import read_raw
 from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS
@@ -47,11 +49,19 @@ def own_table(start: str, layout: Layout) -> tuple[str, str] | None:
     needed = layout.begins[stage].needed
     for _, row in islice(read_raw(list_files(path, f"--from {stage}:", "all")[0]), 1):
         missing = [name for name in needed if isinstance(row, dict) and name not in row]
+        if isinstance(row, dict) and _ends_with_answer(row.get("messages")):
+            missing = [name for name in missing if name != "response"]
         if missing:
             raise InputError(
                 f"--from {start}: the rows have no column {missing[0]}; {stage} begins with {', '.join(needed)}"
             )
     return stage, path
+
+
+def _ends_with_answer(messages: Any) -> bool:
+    """Returns whether a conversation is whole, so that its row needs no column `response`."""
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == ASSISTANT
 
 
 def import_rows(context: Context, stage: str, path: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from tapir_ray.config import Config
 from tapir_ray.config.evaluate import CONTROL, INITIAL, LAST
-from tapir_ray.run.layout import SuiteTables, Table
+from tapir_ray.run.layout import LoopLayout, SuiteTables, Table
+from tapir_ray.run.run import Run
 from tapir_ray.steps.context import Context
 from tapir_ray.steps.train import base_student, student_after, student_in
 from tapir_ray.train.chat import brings_template
@@ -58,9 +60,13 @@ def initial_student(context: Context) -> tuple[str, tuple[Table, ...] | None]:
 
 
 def _trained_on(context: Context, rounds: list[Table]) -> tuple[Table, ...] | None:
+    return trained_on(context.run, context.config, context.loop, rounds)
+
+
+def trained_on(run: Run, config: Config, loop: LoopLayout, rounds: list[Table]) -> tuple[Table, ...] | None:
     """Returns the training tables of a student after rounds with these tables; None if one is not in the run."""
-    run, loop, train = context.run, context.loop, context.config.train
-    if context.config.evaluate.only:
+    train = config.train
+    if config.evaluate.only:
         return None
     found = list(rounds)
     if rounds and train.init_from == "base":

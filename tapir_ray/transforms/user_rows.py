@@ -17,7 +17,7 @@ import ray.data
 
 from tapir_ray.data.chat_turns import ASSISTANT, USER, Turn, read_turns, split_answer
 from tapir_ray.data.column_reading import NO_LOSS
-from tapir_ray.data.formats import Malformed, Unsupported, object_of
+from tapir_ray.data.formats import NOT_TRAINED, Malformed, Unsupported, object_of
 from tapir_ray.data.readers import Unreadable, read_raw
 from tapir_ray.data.schemas import (
     FILTERED,
@@ -77,8 +77,8 @@ def _read(batch: pa.Table, schema: pa.Schema, needed: tuple[str, ...], generated
 def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], generated: bool) -> dict[str, Any]:
     """Returns a user's row as a row of `schema`, with ids, status, split, round, difficulty, copy and pool derived.
 
-    `instruction_id` is always that of the messages, and `source` the place; a given source goes to `meta`. An ok row is
-    filtered for one of three reasons:
+    `instruction_id` is always that of the messages, and `source` the place; a given source goes to `meta`. Without the
+    column `response` the answer is the last turn of `messages`. An ok row is filtered for one of three reasons:
 
     - `malformed` or `unsupported`, with its place, if it cannot be used;
     - `no_COLUMN`, if a column in `needed` is empty;
@@ -96,6 +96,8 @@ def completed(raw: Any, place: str, schema: pa.Schema, needed: Sequence[str], ge
         if generated and row.get("pool") not in (None, *POOLS):
             raise Malformed(f"pool is {row['pool']!r}; it must be {' or '.join(POOLS)}")
         turns = _turns(raw, row["status"])
+        if row["status"] == OK and turns and turns[-1].role == ASSISTANT:
+            row |= _own_answer(row, turns.pop(), schema)
         row["messages"] = None if turns is None else [turn.message for turn in turns]
         row[NO_LOSS] = _no_loss(raw, turns or [])
     except (Malformed, Unsupported, Unreadable) as error:
@@ -150,13 +152,11 @@ def _typed(raw: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
 
 
 def _turns(raw: dict[str, Any], status: str) -> list[Turn] | None:
-    """Returns the turns before the answer. A row that is not ok may have any messages; None if they are no turns."""
+    """Returns the turns of `messages`. A row that is not ok may have any messages; None if they are no turns."""
     if status == OK:
         turns = read_turns(raw.get("messages"), "messages")
         if all(turn.role != USER for turn in turns):
             raise Malformed("no user turn")
-        if turns[-1].role == ASSISTANT:
-            raise Malformed("messages ends with a turn of the assistant, which belongs in the column response")
         return turns
     found = raw.get("messages")
     whole = isinstance(found, list) and all(
@@ -164,6 +164,16 @@ def _turns(raw: dict[str, Any], status: str) -> list[Turn] | None:
         for turn in found
     )
     return [Turn(turn["role"], turn["content"]) for turn in found] if found and whole else None
+
+
+def _own_answer(row: dict[str, Any], answer: Turn, schema: pa.Schema) -> dict[str, Any]:
+    """Returns the response of a row whose messages are the whole conversation, as in an export."""
+    if row.get("response") is not None:
+        raise Malformed("messages ends with a turn of the assistant, and the column response has another answer")
+    if not answer.learn:
+        raise Unsupported(NOT_TRAINED)
+    thoughts = {"reasoning": row.get("reasoning") or answer.reasoning} if "reasoning" in schema.names else {}
+    return {"response": answer.content if answer.content.strip() else None, **thoughts}
 
 
 def _no_loss(raw: dict[str, Any], turns: Sequence[Turn]) -> list[int] | None:

@@ -11,7 +11,7 @@ from tapir_ray.config import Curriculum
 from tapir_ray.curriculum.tasks import load
 from tapir_ray.errors import InputError
 from tapir_ray.report.console import console
-from tapir_ray.steps.dataset_card import _table
+from tapir_ray.steps.dataset_card import in_markdown
 
 NAMES = ["[red]", "[/]", "[/red]", ":bug:", "<b>", "[link=x]y[/link]"]
 
@@ -28,7 +28,7 @@ def test_a_task_that_looks_like_markup_is_printed_unchanged(name: str) -> None:
 
 
 def test_a_card_escapes_markup_of_the_rows() -> None:
-    table = _table(("task", "rows"), [("<b>x</b> | [a](b)\n", 1)])
+    table = in_markdown(("task", "rows"), [("<b>x</b> | [a](b)\n", 1)])
     assert "&lt;b&gt;x&lt;/b&gt; \\| \\[a](b) | 1" in table
     assert len(table.splitlines()) == 3
 

@@ -85,7 +85,7 @@ def test_the_place_in_the_file_is_the_source_so_that_repeated_rows_differ() -> N
         ({"messages": MESSAGES, "status": "done"}, "malformed: own.jsonl:7: status is 'done'"),
         ({"messages": MESSAGES, "response": 5}, "malformed: own.jsonl:7: the column response is not of type string"),
         (
-            {"messages": [*MESSAGES, {"role": "assistant", "content": "a"}]},
+            {"messages": [*MESSAGES, {"role": "assistant", "content": "a"}], "response": "b"},
             "malformed: own.jsonl:7: messages ends with",
         ),
         ({"messages": []}, "malformed: own.jsonl:7: messages is not a list"),

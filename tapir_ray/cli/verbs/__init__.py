@@ -9,16 +9,19 @@ import argparse
 from typing import Protocol
 
 from tapir_ray.cli.verbs import (
+    chat,
     check,
     classifier,
     compare,
     eval,
+    export,
     init,
     regenerate,
     report,
     retry,
     rows,
     run,
+    serve,
     status,
     submit,
 )
@@ -50,4 +53,7 @@ VERBS: dict[str, Verb] = {
     "compare": compare,
     "report": report,
     "rows": rows,
+    "export": export,
+    "serve": serve,
+    "chat": chat,
 }

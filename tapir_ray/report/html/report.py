@@ -28,9 +28,9 @@ from tapir_ray.report.html.sections import (
     tasks,
 )
 from tapir_ray.report.html.view import Methods, View
+from tapir_ray.run.layout import REPORT_FILE
 from tapir_ray.run.run import Run
 
-REPORT = "report.html"
 READING_BYTES = 2_000_000
 """Most bytes of the rows to read."""
 BROKEN = "This section could not be drawn"
@@ -92,8 +92,8 @@ def save(uri: str, methods: Methods) -> str | None:
 def _save(uri: str, methods: Methods) -> str | None:
     try:
         run = Run.at(uri)
-        run.write_text(REPORT, report(uri, methods))
-        return run.uri_of(REPORT)
+        run.write_text(REPORT_FILE, report(uri, methods))
+        return run.uri_of(REPORT_FILE)
     except Exception as error:
         logging.getLogger(__name__).warning(
             "the report of %s could not be written: %s: %s; try tapir report",
