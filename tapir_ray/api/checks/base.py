@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import Sizes
 
-PASS, WARN, FAIL, UNKNOWN = "pass", "warn", "fail", "unknown"
+PASS: Final = "pass"
+WARN: Final = "warn"
+FAIL: Final = "fail"
+UNKNOWN: Final = "unknown"
 Status = Literal["pass", "warn", "fail", "unknown"]
 """`unknown`: it could not be checked here; `todo` says how it can be."""
 
