@@ -37,8 +37,10 @@ HARMLESS = {
     "tokenkey",
 }  # fmt: skip
 """Names that look like those of keys, in the body of a request or in the arguments of an engine, and hold none."""
-SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+# Names are bounded: else each letter of a word of a million letters would be tried as the begin of one that goes to the
+# end. Of a longer name the last letters count.
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,63})://")
+URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,31}://[^\s'\"<>]+")
 KEYS = re.compile(
     r"\b(?:sk|pk|rk)-[A-Za-z0-9_*-]{8,}"
     r"|\b(?:gsk|hf|ghp|gho|ghs|ghu|ghr|r8|fw)_[A-Za-z0-9*]{16,}"
@@ -52,7 +54,7 @@ BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9+/=._~*-]{8,}")
 QUOTED = re.compile(r"(?i)(key (?:provided|given)\s*[:=]\s*['\"]?)([^\s'\",;]+)")
 """The quotation of a rejected key, whole or in part, by an endpoint: `Incorrect API key provided: abcd****wxyz`."""
 NAMED = re.compile(
-    r"""(?P<name>[A-Za-z][A-Za-z0-9_.-]*)(?P<sign>["']?\s*[=:]\s*["']?)(?P<value>[^\s"'&,;{}\[\]]{4,})"""
+    r"""(?P<name>[A-Za-z][A-Za-z0-9_.-]{0,127})(?P<sign>["']?\s*[=:]\s*["']?)(?P<value>[^\s"'&,;{}\[\]]{4,})"""
 )
 
 _known: set[str] = set()

@@ -24,7 +24,7 @@ assert ray.__version__
 def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Lines that reach the terminal by Ray's handler."""
     lines: list[str] = []
-    (handler,) = (one for one in logging.getLogger("ray").handlers if hasattr(one, "stream"))
+    (handler,) = (one for one in logging.getLogger("ray").handlers if type(one).__module__.startswith("ray."))
     monkeypatch.setattr(handler, "emit", lambda record: lines.append(record.getMessage()))
     return lines
 

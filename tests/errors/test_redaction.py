@@ -138,3 +138,12 @@ def test_a_key_in_place_of_a_variable_name_is_recognised() -> None:
         assert looks_like_a_key(key), key
     for name in ("OPENAI_API_KEY", "my_provider_key_2", "MYVERYLONGVARIABLENAME2", "TOKEN"):
         assert not looks_like_a_key(name), name
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("word", ["x", "x-", "x.", "a=", "://", "sk-", "bearer ", "eyJ"])
+def test_a_long_text_without_spaces_takes_no_quadratic_time(word: str) -> None:
+    """The end of a log file is redacted: base64 in it is one long word, which took minutes."""
+    text = word * (2**16 // len(word))
+    assert len(redacted(f"{text} https://user:password@host/{text} api_key=abcdefgh")) <= 2 * len(text) + 100
+    assert redacted(f"{text} api_key=abcdefgh").endswith("***")
