@@ -34,7 +34,6 @@ class Talk:
         temperature: float | None = None,
     ) -> None:
         """Raises InputError if no server answers at `url`; without `model` its first one is asked."""
-        import httpx
         import openai
 
         # A server on loopback is not behind the proxies of the environment.
@@ -44,7 +43,7 @@ class Talk:
             api_key="none",
             max_retries=0,
             timeout=TIMEOUT_S,
-            http_client=httpx.Client(trust_env=not direct, timeout=TIMEOUT_S),
+            http_client=openai.DefaultHttpxClient(trust_env=not direct, timeout=TIMEOUT_S),
         )
         self._start: list[Message] = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._start)
@@ -69,15 +68,11 @@ class Talk:
         import openai
 
         self.messages.append({"role": "user", "content": question})
+        turns: Any = self.messages
         given: Any = {name: value for name, value in self._given.items() if value is not None}
         said: list[str] = []
         try:
-            stream = self._client.chat.completions.create(
-                model=self.model,
-                messages=self.messages,
-                stream=True,
-                **given,  # type: ignore[arg-type]
-            )
+            stream: Any = self._client.chat.completions.create(model=self.model, messages=turns, stream=True, **given)
             for chunk in stream:
                 text = chunk.choices[0].delta.content if chunk.choices else None
                 if text:

@@ -68,7 +68,13 @@ def settings_of(target: str, which: str | None, port: int, overrides: Sequence[s
 def model_config(model: str, overrides: Sequence[str]) -> Config:
     """Returns a config whose student is a model, with the keys of `overrides` changed."""
     place = model if is_remote(model) or not Path(model).is_dir() else str(Path(model).resolve())
-    content: dict[str, Any] = {"name": "model", "seed_data": {"path": "none"}, "student": {"model": place}}
+    content: dict[str, Any] = {
+        "name": "model",
+        "seed_data": {"path": "none"},
+        "student": {"model": place},
+        # Nothing is trained: without it a shorter `student.max_model_len` would be refused.
+        "train": {"sequence_length": 1},
+    }
     return changed(parse(content), list(overrides))
 
 

@@ -67,7 +67,7 @@ def quiet(path: Path) -> Iterator[None]:
             text = f"{filename}: {category.__name__}: {message}"
             file.handle(logging.LogRecord("warnings", logging.WARNING, filename, 0, text, None, None))
 
-    warnings.showwarning = show_own
+    warnings.showwarning = show_own  # type: ignore[assignment]
     # Ray has no option for the messages of a raylet: `log_to_driver` is for the workers.
     worker._worker_logs_enabled = False
     try:

@@ -117,8 +117,9 @@ def session(config: Config, signals: bool = True) -> Iterator[list[Path]]:
         if not of_caller:
             ray.shutdown()
         ending.close()
-        for path in filter(None, (folder, spill, logs[0])):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in (folder, spill, logs[0]):
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def ray_folder() -> tuple[str, str | None]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tapir_ray.api.checks.base import FAIL, PASS, UNKNOWN, WARN, Finding, Subject, gib
+from tapir_ray.api.checks.base import FAIL, PASS, UNKNOWN, WARN, Finding, Status, Subject, gib
 from tapir_ray.api.checks.sizes import model_size
 from tapir_ray.data.storage import is_remote
 from tapir_ray.methods import method_of
@@ -38,5 +38,5 @@ def disk(subject: Subject) -> Iterator[Finding]:
     unknown = "" if size or not method_of(config).trains else ", without the student, whose size is not known here"
     found = f"about {gib(need)} ({what}{unknown}) of {gib(free)} free"
     todo = "free some space, or give --run-dir on another disk"
-    status = FAIL if need > free else WARN if need > TIGHT * free else PASS
+    status: Status = FAIL if need > free else WARN if need > TIGHT * free else PASS
     yield Finding("disk", status, found, "" if status == PASS else todo)

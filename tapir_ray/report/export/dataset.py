@@ -22,7 +22,7 @@ from tapir_ray.report.export.dataset_card import Made, card
 from tapir_ray.report.export.files import CARD, new_folder, writer
 from tapir_ray.report.export.formats import FORMATS, MASKED, OTHER_TEXT, PREFERENCE, TURNS, Format, unlike
 from tapir_ray.report.export.rows import REPEATED, Counts, Provenance, Repeats, rows
-from tapir_ray.report.export.runs import open_run
+from tapir_ray.report.export.runs import open_run, refuse_inside
 from tapir_ray.run.layout import Layout, Table
 from tapir_ray.run.run import Run
 
@@ -64,6 +64,7 @@ def export_dataset(
     if not chosen.suffix and is_remote(out):
         raise InputError(f"--format {format} writes a dataset that is read from a local folder: take --format parquet")
     run, config = open_run(run_dir)
+    refuse_inside(run, out)
     source = Source(run, config, layout_of(config))
     found = _tables(source, chosen, table)
     with new_folder(out, overwrite) as folder:

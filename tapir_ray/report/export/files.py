@@ -27,7 +27,6 @@ from tapir_ray.data.storage import Storage
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
 from tapir_ray.report.export.formats import Format
-from tapir_ray.run import table_removal
 from tapir_ray.steps.dataset_card import TAG
 
 CARD = "README.md"
@@ -48,8 +47,15 @@ def refuse_target(out: str, overwrite: bool) -> None:
     if not overwrite:
         raise InputError(f"{out} is not empty: give --overwrite to replace an export, or another --out")
     # Whatever else is in a folder, this command must not delete it.
-    if CARD not in there or TAG not in storage.read_text(CARD) or "config.yaml" in there:
+    if CARD not in there or not _is_card(storage.read_text(CARD)):
         raise InputError(f"{out} is no export (its {CARD} has no tag {TAG}): remove it yourself, or give another --out")
+
+
+def _is_card(text: str) -> bool:
+    """Returns whether a text is a card of this project, by the tag in its front matter."""
+    begin, mark, rest = text.partition("---\n")
+    front = rest.partition("\n---")[0]
+    return begin == "" and mark != "" and f"\n- {TAG}" in f"\n{front}"
 
 
 @contextmanager
@@ -61,9 +67,9 @@ def new_folder(out: str, overwrite: bool) -> Iterator[Path]:
     refuse_target(out, overwrite)
     storage = Storage.at(out)
     if not isinstance(storage.fs, pafs.LocalFileSystem):
-        with tempfile.TemporaryDirectory(prefix="tapir-export-") as folder:
-            yield Path(folder)
-            _upload(Path(folder), storage)
+        with tempfile.TemporaryDirectory(prefix="tapir-export-") as temporary:
+            yield Path(temporary)
+            _upload(Path(temporary), storage)
         return
     target = Path(storage.root)
     try:
@@ -101,7 +107,7 @@ def _upload(folder: Path, storage: Storage) -> None:
     """Copies a local folder to an object store, its card last."""
     if storage.exists(CARD):
         storage.fs.delete_file(storage.path(CARD))
-    table_removal.remove(storage.fs, storage.root)
+    storage.fs.delete_dir_contents(storage.root, missing_dir_ok=True)
     card = (folder / CARD).read_bytes()
     (folder / CARD).unlink()
     pafs.copy_files(str(folder), storage.root, destination_filesystem=storage.fs)

@@ -173,7 +173,7 @@ def _suites(run: Run, chosen: Chosen) -> list[tuple[str, ...]]:
     """Returns the results of the suites in `summary.json` for a student; they measure the last, initial and control."""
     summary = run.find_json("summary.json") or {}
     last_round = max((entry["round"] for entry in summary.get("rounds", [])), default=0)
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, results in summary.get("suites", {}).items():
         is_last = chosen.which in (BEST, LAST) and chosen.round == last_round
         one: Mapping[str, Any] | None = results if is_last else results.get(chosen.which)

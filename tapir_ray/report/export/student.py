@@ -17,7 +17,7 @@ from tapir_ray.config import Config
 from tapir_ray.errors import InputError
 from tapir_ray.report.export.files import CARD, new_folder
 from tapir_ray.report.export.model_card import card
-from tapir_ray.report.export.runs import open_run
+from tapir_ray.report.export.runs import open_run, refuse_inside
 from tapir_ray.report.export.students import INITIAL, Chosen, is_local_name, student_of
 from tapir_ray.run.layout import Layout, LoopLayout
 from tapir_ray.run.manifest import MANIFEST
@@ -49,6 +49,7 @@ def export_student(
     Raises InputError if the run has no such student, no such adapter, or if the target is taken.
     """
     run, config = open_run(run_dir)
+    refuse_inside(run, out)
     layout = layout_of(config)
     chosen = student_of(run, config, layout, which)
     if chosen.checkpoint is None:

@@ -32,7 +32,8 @@ class TensorBoard(Curves):
     def open(self, run: RunInfo) -> Mapping[str, int]:
         from tensorboardX.record_writer import RecordWriter, register_writer_factory
 
-        storage, found = Storage.at(run.uri), {}
+        storage = Storage.at(run.uri)
+        found: dict[str, int] = {}
         for name in storage.children(FOLDER):
             for tag, step in points_in(storage, f"{FOLDER}/{name}"):
                 found[tag] = max(step, found.get(tag, 0))

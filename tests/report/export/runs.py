@@ -116,7 +116,6 @@ def finished_run(folder: Path, **sections: Any) -> tuple[Run, LoopLayout]:
     dropped = instruction("PLAIN", source="seed.jsonl:9", status="filtered", reason="duplicate")
     dirty = instruction("NEW", source="seed.jsonl:8", status="filtered", reason="contamination_holdout: exact")
     for table in (tables.ingested, tables.instructions):
-        assert table.schema is INSTRUCTIONS
         write(run, table, [*seed, held, dropped, dirty])
     hit = {"instruction_id": dirty["instruction_id"], "contaminated_by": "holdout", "rule": "exact"}
     run.write_rows(tables.contamination, pa.Table.from_pylist([hit], schema=CONTAMINATION))

@@ -12,12 +12,14 @@ from tapir_ray.data.files import list_files
 from tapir_ray.data.formats import parse
 from tapir_ray.data.readers import read_raw
 from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS, instruction_id
+from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError
 from tapir_ray.methods import layout_of
 from tapir_ray.report.export import files
 from tapir_ray.report.export.dataset import export_dataset
 from tapir_ray.transforms.user_rows import completed
 from tests.report.export.runs import ANSWERS, LICENSE, TEACHER, finished_run, instruction, messages_of, write
+from tests.s3 import bucket
 
 FORMATS = ("alpaca", "openai", "sharegpt", "parquet", "hf")
 LEFT = {"repeated: an exported row has it": 5}
@@ -27,7 +29,7 @@ HELD_BACK = {
 """Rows of the run that a format cannot hold."""
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path | str) -> dict[str, Any]:
     """Returns the conversations of a folder as `seed_data.path` reads them, by id."""
     found = {}
     for file in list_files(str(folder), "seed_data.path"):
@@ -143,8 +145,12 @@ def test_a_taken_target_is_refused_and_kept(tmp_path: Path) -> None:
     (mine / "thesis.txt").write_text("three years")
     with pytest.raises(InputError, match="is no export"):
         export_dataset(run.uri, layout_of, str(mine), "openai", overwrite=True)
+    (mine / "README.md").write_text("# My thesis on tapir-ray\n\n---\ntags:\n- tapir-ray\n---\n")
     with pytest.raises(InputError, match="is no export"):
-        export_dataset(run.uri, layout_of, run.uri, "openai", overwrite=True)
+        export_dataset(run.uri, layout_of, str(mine), "openai", overwrite=True)
+    for inside in (run.uri, f"{run.uri}/seed/labels"):
+        with pytest.raises(InputError, match="is in the folder of the run"):
+            export_dataset(run.uri, layout_of, inside, "openai", overwrite=True)
     assert (mine / "thesis.txt").read_text() == "three years"
 
 
@@ -191,3 +197,20 @@ def test_a_saved_dataset_is_refused_on_an_object_store(tmp_path: Path) -> None:
     run, _ = finished_run(tmp_path)
     with pytest.raises(InputError, match="read from a local folder: take --format parquet"):
         export_dataset(run.uri, layout_of, "s3://bucket/out", "hf")
+
+
+@pytest.mark.slow
+def test_an_object_store_gets_all_files_and_the_card_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = finished_run(tmp_path)
+    with bucket() as uri:
+        out = f"{uri}/exports/mine"
+        export_dataset(run.uri, layout_of, out, "openai")
+        export_dataset(run.uri, layout_of, out, "parquet", overwrite=True)
+        assert list_files(out, "seed_data.path") == [f"{uri}/exports/mine/./data/train-00000.parquet"]
+        assert read(out).keys() == {instruction_id(messages_of(name)) for name in ANSWERS}
+        with pytest.raises(InputError, match="is not empty: give --overwrite"):
+            export_dataset(run.uri, layout_of, out, "parquet")
+        monkeypatch.setattr(files.pafs, "copy_files", lambda *_, **__: (_ for _ in ()).throw(OSError("the network")))
+        with pytest.raises(OSError, match="the network"):
+            export_dataset(run.uri, layout_of, out, "parquet", overwrite=True)
+        assert not Storage.at(out).exists("README.md"), "an export that is cut short has no card"
