@@ -114,7 +114,7 @@ def intervals(rows: Rows, label: str, value: str, says: str, series: str = "", u
     order = names(rows, label)
     groups = names(rows, series) if series else [""]
     y = alt.Y(f"{label}:N", sort=order, title=None)
-    x = alt.X(f"{value}:Q", title=unit or value)
+    x = alt.X(f"{value}:Q", title=unit or value, scale=alt.Scale(padding=10))
     colour = _colour(series, groups) if series else alt.value(PALETTE[0])
     offset = {"yOffset": alt.YOffset(f"{series}:N", sort=groups)} if len(groups) > 1 else {}
     tips = [alt.Tooltip(f"{label}:N"), *(alt.Tooltip(f"{name}:Q", format="+.3f") for name in (value, "low", "high"))]
