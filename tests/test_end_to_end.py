@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.loop import QUICK
 from tapir_ray import cli
+from tapir_ray.report.html.report import BROKEN
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,6 +126,13 @@ def test_summary_and_output_name_the_result(run_dir: Path) -> None:
     output = (run_dir / "stdout.txt").read_text()
     assert summary["student"] in output
     assert "summary.json" in output
+
+
+def test_the_report_is_written_at_the_end_and_named(run_dir: Path) -> None:
+    page = (run_dir / "report.html").read_text()
+    assert BROKEN not in page and "done, 1 of 1 rounds trained" in page
+    assert "hardest" in page and "judge, teacher&#39;s answer first" in page
+    assert f"report: {run_dir}/report.html" in (run_dir / "stdout.txt").read_text()
 
 
 def test_status_agrees_with_the_summary(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
