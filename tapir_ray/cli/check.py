@@ -28,6 +28,7 @@ from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Sizes, guessed
+from tapir_ray.cost.student_work import student_work
 from tapir_ray.cost.suites import Forecasts, guessed_answer, suite_lines, suites_assumed, suites_work
 from tapir_ray.data.files import find_seed
 from tapir_ray.data.storage import sibling_uri
@@ -118,6 +119,7 @@ def check(config: Config, run_dir: str, pilot: int = 0, as_json: bool = False) -
         "pilot_dir": place,
         "listed_prices": listed,
         "control": work,
+        "student": student_work(config, seed) if method.trains else None,
         "suites": suites_work(config, counted),
         "over_length_share": over_length(config, seed),
         "over_length": config.train.over_length,
@@ -200,6 +202,11 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
         out.print(
             f"control {work['control']}: {work['student_answers']:,} more answers of the student, and about "
             f"{work['training_tokens']:,} tokens to train on, as many as the rounds train on"
+        )
+    if (work := report["student"]) is not None and (work["samples"] or work["losses"]):
+        out.print(
+            f"scoring: at most {work['answers']:,} answers and {work['samples']:,} samples of the student "
+            f"({work['tokens_at_most']:,} tokens), and losses of {work['losses']:,} rows"
         )
     for name, suite in report["suites"].items():
         if suite is not None:

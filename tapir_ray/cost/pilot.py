@@ -21,7 +21,7 @@ import pyarrow as pa
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
-from tapir_ray.curriculum.measures import load_measure
+from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data import schemas
@@ -128,7 +128,7 @@ class _Pilot:
 
     async def _score(self, asked: str, rows: list[Row]) -> list[Row]:
         """Returns the rows with the answers and scores that the difficulty measure needs."""
-        measure = load_measure(self.config.curriculum.difficulty.measure)
+        measure = configured_measure(self.config.curriculum.difficulty)
         judge = JudgeRow.of(self.config, self.config.random_seed)
         is_here = self.config.student.endpoint is None
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tapir_ray.config import Config, Endpoint, Judge
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.curriculum.measures import load_measure
+from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import text_of
 from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
@@ -131,7 +131,7 @@ def _of_row(
         student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
     reply = len(answer.encode()) / BYTES_PER_TOKEN
     repeated = judge.repeat_share if judge.repeated_at(config.judge_endpoint) > 0.0 else 0.0
-    measure = load_measure(config.curriculum.difficulty.measure)
+    measure = configured_measure(config.curriculum.difficulty)
 
     def score(samples: int) -> dict[str, Size]:
         found = {}

@@ -27,6 +27,9 @@ STATUSES = (OK, FILTERED, FAILED)
 BUDGET_USED_UP = "budget_used_up"
 """Reason of a row that was not asked because the budget ended; such rows are never written."""
 
+JUDGE = "judge"
+"""Value of `scored_by` for rows that the judge alone scored."""
+
 SEED, HOLDOUT, GENERATED = "seed", "holdout", "generated"
 """Values of `split`: `holdout` rows are never trained on or expanded."""
 
@@ -76,6 +79,7 @@ SCORED = pa.schema(
         ("position_gap", pa.float64()),
         ("repeat_mfd", pa.float64()),
         ("repeat_same", pa.bool_()),
+        ("judged_mfd", pa.float64()),
         ("response_chars", pa.int64()),
         ("student_response_chars", pa.int64()),
         ("times_trained", pa.int64()),
@@ -84,7 +88,7 @@ SCORED = pa.schema(
 """Scores are 1 to 10, averaged over both orders of the answers; `scored_by`: `judge`, or the verifier as the config
 names it. `difficulty` = teacher_score − student_score (MFD), unless the config names another measure.
 `repeat_mfd`: MFD of the second judging, in a sample, under any measure. `repeat_same`: True if the judge's replies were
-the same texts."""
+the same texts. `judged_mfd`: the judge's MFD of a row that a verifier scored, in a sample (`judge.verified_share`)."""
 
 GENERATED_ROWS = pa.schema(
     [("draw_id", pa.string()), *INSTRUCTIONS, ("answer_score", pa.float64()), ("pool", pa.string())]
