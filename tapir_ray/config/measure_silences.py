@@ -18,8 +18,8 @@ COMPARING = tuple(
 VERIFIERS = ("judge.verifiers",)
 
 
-def _needs_no(need: str) -> Callable[[Config], bool]:
-    return lambda config: not measure_declares(need, 0, config.curriculum.difficulty.measure)
+def _needs_no(need: str, default: bool = False) -> Callable[[Config], bool]:
+    return lambda config: not measure_declares(need, default, config.curriculum.difficulty.measure)
 
 
 OF_MEASURES: tuple[Silence, ...] = (
@@ -62,6 +62,14 @@ OF_MEASURES: tuple[Silence, ...] = (
         MEASURE,
         _needs_no("losses"),
         "with a curriculum.difficulty.measure that needs no losses: take it out",
+    ),
+    Silence(
+        ("expand.prompt",),
+        MEASURE,
+        lambda config: config.expand.prompt == "feedback"
+        and (_needs_no("asks_student", True)(config) or config.curriculum.difficulty.select == "none"),
+        "with a curriculum.difficulty under which the student answers no row that is expanded: set a measure of answers "
+        "and select hard or frontier, or expand.prompt like",
     ),
     Silence(
         ("curriculum.weights_by",),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,16 +18,8 @@ class Score(Section):
     """`unseen`: only rows that no training set has had, so that the difficulty does not measure memory."""
 
 
-class Sources(Section):
-    """Shares of a round's draws by the rows that they are drawn from; they sum to 1.
-
-    If any is given, the others are 0.
-    """
-
-    hard: Share = 1.0
-    easy: Share = 0.0
-    random: Share = 0.0
-    """All usable rows, scored or not, of any pool."""
+class Shares(Section):
+    """Shares that sum to 1. If any is given, the others are 0."""
 
     @model_validator(mode="before")
     @classmethod
@@ -35,7 +27,7 @@ class Sources(Section):
         return {**dict.fromkeys(cls.model_fields, 0.0), **given} if isinstance(given, dict) and given else given
 
     @model_validator(mode="after")
-    def _sum_to_one(self) -> Sources:
+    def _sum_to_one(self) -> Self:
         if abs(sum(self.shares.values()) - 1.0) > 1e-3:
             given = " + ".join(f"{name} {share:g}" for name, share in self.shares.items() if share) or "all shares 0"
             raise ValueError(f"the shares ({given}) sum to {sum(self.shares.values()):.4g}, but must sum to 1")
@@ -43,8 +35,32 @@ class Sources(Section):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share by source."""
-        return {"hard": self.hard, "easy": self.easy, "random": self.random}
+        """Share by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class Sources(Shares):
+    """Shares of a round's draws by the rows that they are drawn from."""
+
+    hard: Share = 1.0
+    easy: Share = 0.0
+    random: Share = 0.0
+    """All usable rows, scored or not, of any pool."""
+
+
+class Operations(Shares):
+    """Shares of a round's draws by the operation of Evol-Instruct, for `expand.prompt: evolve`."""
+
+    constraint: Share = 0.2
+    """Add one constraint or requirement."""
+    deepen: Share = 0.2
+    """Ask for more depth and breadth of the same question."""
+    concretise: Share = 0.2
+    """Replace general concepts by specific ones."""
+    reasoning: Share = 0.2
+    """Ask for more steps of reasoning."""
+    breadth: Share = 0.2
+    """A new, rarer topic of the same domain."""
 
 
 class Expand(Section):
@@ -53,6 +69,13 @@ class Expand(Section):
     size: Count = 10_000
     """Draws per round; each gives at most one new instruction."""
     sources: Sources = Sources()
+    prompt: Literal["like", "evolve", "feedback"] = "like"
+    """What the teacher is asked for: an instruction like the drawn one, the drawn one changed by an operation of
+    Evol-Instruct, or one on the weakness that the student's answer and the judge's reasons show (EvoKD)."""
+    operations: Operations = Operations()
+    easier_share: Share = 0.5
+    """With `prompt: feedback`: share of the draws that ask for an easier instruction; the others ask for a harder
+    one."""
     probe_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a round's generated rows that is kept out of its training set, so that the next round scores them
     unseen. The last round has none."""

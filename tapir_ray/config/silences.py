@@ -10,6 +10,7 @@ from tapir_ray.config.config import Config
 from tapir_ray.config.data import TASKS
 from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
 from tapir_ray.config.measure_silences import OF_MEASURES
+from tapir_ray.config.method import Operations
 from tapir_ray.config.silence import Silence, value_of
 from tapir_ray.data.storage import is_remote
 
@@ -90,6 +91,18 @@ SILENCES: tuple[Silence, ...] = (
         "expand.sources.hard",
         lambda config: config.expand.sources.hard == 0,
         "with expand.sources.hard 0, as no hard row is expanded: take one of them out",
+    ),
+    Silence(
+        tuple(f"expand.operations.{name}" for name in Operations.model_fields),
+        "expand.prompt",
+        lambda config: config.expand.prompt != "evolve",
+        "without expand.prompt evolve: set it, or take this out",
+    ),
+    Silence(
+        ("expand.easier_share",),
+        "expand.prompt",
+        lambda config: config.expand.prompt != "feedback",
+        "without expand.prompt feedback: set it, or take this out",
     ),
     Silence(
         ("expand.probe_share",),

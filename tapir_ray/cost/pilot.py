@@ -94,8 +94,7 @@ class _Pilot:
         scored = await self._score("score_seed", chosen) if selects else chosen
         await self._score("score_holdout", held)
         draws = _draws(scored, taxonomy, self.rows)
-        sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
-        expanded = await self._ask("expand", ExpandRow(self.prompts, sampling), draws)
+        expanded = await self._ask("expand", ExpandRow.of(config), draws)
         made = [row for row in expanded if row["status"] == OK]
         fresh = _fresh(made, self.seed, config)
         self.sizes.expanded = len(made) / max(1, len(draws))

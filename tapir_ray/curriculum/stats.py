@@ -262,7 +262,7 @@ def same_verdict(mfd: Any, other: Any) -> Any:
     """Returns whether two MFDs call the same answer better; below 1 point neither is. Null if one of them is."""
 
     def better(values: Any) -> Any:
-        return pc.if_else(pc.less(pc.abs(values), 1.0), 0, pc.sign(values))
+        return pc.if_else(pc.less(pc.abs(values), 1.0), 0.0, pc.sign(values))
 
     return pc.equal(better(mfd), better(other))
 

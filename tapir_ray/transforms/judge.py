@@ -30,6 +30,8 @@ from tapir_ray.transforms.verifiers import Verified, Verifier, load_verifiers, v
 Parsed = TypeVar("Parsed")
 
 UNPARSEABLE = "unparseable_scores"
+MOST_REASONS = 2_000
+"""Characters of a judge's reply that are kept for the teacher."""
 RETRY_TEMPERATURE = 0.7
 """Lowest temperature of a repeated question: at 0 an endpoint would repeat its reply whatever the seed."""
 
@@ -86,11 +88,14 @@ class JudgeRow:
     settings: Judge
     random_seed: int
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    keeps_reasons: bool = False
+    """Whether `judge_reasons` gets the judge's first reply."""
 
     @classmethod
     def of(cls, config: Config, random_seed: int) -> JudgeRow:
         """Returns the AskRow of a config. Raises InputError for a verifier that cannot be found."""
-        return cls(Prompts(config.prompts.dir), config.judge, random_seed, load_verifiers(config.judge.verifiers))
+        verifiers, keeps = load_verifiers(config.judge.verifiers), config.expand.prompt == "feedback"
+        return cls(Prompts(config.prompts.dir), config.judge, random_seed, verifiers, keeps)
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         if row["status"] != schemas.OK or row["response"] is None:
@@ -121,6 +126,8 @@ class JudgeRow:
             "position_gap": first.position_gap,
             "scored_by": schemas.JUDGE,
         }
+        if self.keeps_reasons:
+            scores["judge_reasons"] = first.texts[0][:MOST_REASONS]
         if repeat and isinstance(repeat[0], Judging):
             scores["repeat_mfd"] = repeat[0].teacher_score - repeat[0].student_score
             scores["repeat_same"] = repeat[0].texts == first.texts

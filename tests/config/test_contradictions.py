@@ -110,6 +110,11 @@ PAIRS = {
        }.items()},
     **{f"curriculum.difficulty.{key}": {"curriculum": {"difficulty": {key: value}}}
        for key, value in (("samples", 4), ("temperature", 0.5), ("model", "gpt2"), ("chat_template", "chatml"))},
+    "expand.prompt": {"expand": {"prompt": "feedback"},
+                      "curriculum": {"difficulty": {"measure": "ifd", "top_fraction": 0.3}}},
+    **{f"expand.operations.{name}": {"expand": {"operations": {name: 1.0}}}
+       for name in ("constraint", "deepen", "concretise", "reasoning", "breadth")},
+    "expand.easier_share": {"expand": {"easier_share": 0.4}},
     "curriculum.weights_by": {"curriculum": {"weights_by": "ddk", "difficulty": {"select": "none"}}},
     **{f"curriculum.ddk.{key}": {"curriculum": {"ddk": {key: 0.3}}} for key in ("share", "strength")},
     "control": {"control": "sft", "holdout": {"rows": 0}},

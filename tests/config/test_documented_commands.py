@@ -1,4 +1,4 @@
-"""Commands of docs/measures.md: a config takes what they set."""
+"""Commands of docs/measures.md and docs/method.md: a config takes what they set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from tapir_ray.config import load
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = re.findall(r"^tapir run (\S+) --set (.+)$", (ROOT / "docs/measures.md").read_text(), flags=re.MULTILINE)
+PAGES = "".join((ROOT / f"docs/{name}.md").read_text() for name in ("measures", "method"))
+COMMANDS = re.findall(r"^tapir run (\S+) --set (.+)$", PAGES, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(("config", "given"), COMMANDS, ids=[given[-40:] for _, given in COMMANDS])
@@ -21,7 +22,7 @@ def test_a_command_of_the_page_is_a_run(config: str, given: str) -> None:
 
 @pytest.mark.parametrize("measure", ["self_consistency", "unknown"])
 def test_the_other_measures_are_taken_in_the_same_way(measure: str) -> None:
-    assert len(COMMANDS) == 3
+    assert len(COMMANDS) == 5
     given = [one.replace("frontier", measure) for _, given in COMMANDS if "frontier" in given for one in given.split()]
     found = load(str(ROOT / "configs/demo.yaml"), given)
     assert found.curriculum.difficulty.measure == measure and not found.judges
