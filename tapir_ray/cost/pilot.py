@@ -201,15 +201,16 @@ def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
             by_task[row["task"]].append(row)
     weights = taxonomy.effective_weights(by_task)
     quota = apportion(rows, dict.fromkeys(weights, rows), weights)
+    parents = [(by_task[task][number % len(by_task[task])], number) for task, n in quota.items() for number in range(n)]
     return [
         {
-            **by_task[task][number % len(by_task[task])],
-            "parent_id": by_task[task][number % len(by_task[task])]["instruction_id"],
-            "draw_id": schemas.draw_id(0, by_task[task][number % len(by_task[task])]["instruction_id"], number),
+            **row,
+            "parent_id": row["instruction_id"],
+            "parent_response": row["response"],
+            "draw_id": schemas.draw_id(0, row["instruction_id"], number),
             "round": 1,
         }
-        for task, n in quota.items()
-        for number in range(n)
+        for row, number in parents
     ]
 
 
