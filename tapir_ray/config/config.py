@@ -10,15 +10,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from tapir_ray.config.classify import Classify
+from tapir_ray.config.curriculum import Curriculum
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.evaluate import ASK_JUDGE, HOLDOUT_SUITE, Evaluate, split_spec
 from tapir_ray.config.keys import without_neutral
-from tapir_ray.config.curriculum import Curriculum
 from tapir_ray.config.method import Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
-from tapir_ray.config.registry import MEASURES, needs_judge, measure_declares
+from tapir_ray.config.registry import MEASURES, measure_declares, needs_judge
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
@@ -117,7 +117,7 @@ class Config(Section):
         if self.regenerate is None:
             self._refuse_without_unseen_rows()
         self._refuse_engines()
-        if self.regenerate is None and self.student.endpoint is not None and self.measure_measure_declares:
+        if self.regenerate is None and self.student.endpoint is not None and self.measure_needs_losses:
             raise ValueError(
                 f"curriculum.difficulty.measure {self.curriculum.difficulty.measure} needs the student's losses, which "
                 "no endpoint gives: set student.engine vllm and take student.endpoint out, or name a measure without "
@@ -154,7 +154,7 @@ class Config(Section):
         if highest is not None and rules.select == "hard" and rules.top_fraction is None and rules.threshold > highest:
             raise ValueError(
                 f"curriculum.difficulty.threshold {rules.threshold:g} is above {highest:g}, the highest difficulty of "
-                f"the measure {rules.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or a lower threshold"
+                f"the measure {rules.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or lower δ"
             )
         if rules.measure == "superfilter" and rules.model is None:
             raise ValueError(
@@ -223,7 +223,7 @@ class Config(Section):
         return needs_judge(self.curriculum.difficulty.measure, MEASURES, what="curriculum.difficulty.measure")
 
     @property
-    def measure_measure_declares(self) -> bool:
+    def measure_needs_losses(self) -> bool:
         """Whether `curriculum.difficulty.measure` needs the student's losses of the rows' own responses."""
         return bool(measure_declares("losses", False, self.curriculum.difficulty.measure))
 

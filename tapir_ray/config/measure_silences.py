@@ -68,8 +68,8 @@ OF_MEASURES: tuple[Silence, ...] = (
         MEASURE,
         lambda config: config.expand.prompt == "feedback"
         and (_needs_no("asks_student", True)(config) or config.curriculum.difficulty.select == "none"),
-        "with a curriculum.difficulty under which the student answers no row that is expanded: set a measure of answers "
-        "and select hard or frontier, or expand.prompt like",
+        "with a curriculum.difficulty under which the student answers no row that is expanded: set a measure of "
+        "answers and select hard or frontier, or expand.prompt like",
     ),
     Silence(
         ("curriculum.weights_by",),

@@ -17,7 +17,8 @@ class Counts(BaseModel):
 
     def merged(self, other: Any) -> Any:
         """Returns the statistics of both sets of rows together."""
-        return type(self)(**{name: added(getattr(self, name), getattr(other, name)) for name in type(self).model_fields})
+        names = type(self).model_fields
+        return type(self)(**{name: added(getattr(self, name), getattr(other, name)) for name in names})
 
 
 class Moments(Counts):

@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pydantic import Field
+
 from tapir_ray.config import Config
 from tapir_ray.curriculum import sources
 from tapir_ray.curriculum.difficulty import EASY, HARD
@@ -80,9 +82,9 @@ class Plan(Record):
     by_task: dict[str, PoolCounts]
     weights: dict[str, float]
     """Mixture weights over the tasks that have rows."""
-    weights_asked: dict[str, float] = {}
+    weights_asked: dict[str, float] = Field(default_factory=dict)
     """Weights before the update of `curriculum.weights_by: ddk`; empty without one."""
-    gaps: dict[str, float] = {}
+    gaps: dict[str, float] = Field(default_factory=dict)
     """Mean teacher_score − student_score by task, from which the weights were updated; empty without an update."""
     absent_tasks: list[str]
     expand: dict[str, int]
@@ -131,7 +133,8 @@ class Plan(Record):
         """The three largest changes of the weights in one line; None without an update."""
         moves = {task: self.weights[task] - asked for task, asked in self.weights_asked.items()}
         most = sorted(moves, key=lambda task: (-abs(moves[task]), task))[:3]
-        shown = (f"{one} {self.weights_asked[one]:.3f} to {self.weights[one]:.3f} (gap {self.gaps[one]:.2f})" for one in most)
+        asked, now, gaps = self.weights_asked, self.weights, self.gaps
+        shown = (f"{one} {asked[one]:.3f} to {now[one]:.3f} (gap {gaps[one]:.2f})" for one in most)
         return f"weights by the judge's gap: {', '.join(shown)}" if most else None
 
 

@@ -16,15 +16,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
+from pydantic import Field
 
 from tapir_ray.curriculum.counts import MILLI, Counts, Moments, added
 from tapir_ray.curriculum.difficulty import UNRELIABLE, pool_of, rounded
 from tapir_ray.data.schemas import FAILED, JUDGE, OK
 
+
 class TaskStats(Counts):
     """Statistics of the scored rows of one task."""
 
-    histogram: dict[float, int] = {}
+    histogram: dict[float, int] = Field(default_factory=dict)
     """Reliable rows by difficulty, rounded to 0.01."""
     unreliable: int = 0
     judged: int = 0
@@ -56,13 +58,13 @@ class ScoreStats(Counts):
     filtered: int = 0
     unscored: int = 0
     """Rows of status ok without a difficulty or a task, such as all rows under `curriculum.difficulty.select: none`."""
-    unscored_by_task: dict[str, int] = {}
+    unscored_by_task: dict[str, int] = Field(default_factory=dict)
     """Those of them with a task."""
     trained: int = 0
     """Rows of status ok that were trained on before, scored or not."""
     tokens: int = 0
     """Sum of the column `tokens`; 0 without such a column."""
-    by_task: dict[str, TaskStats] = {}
+    by_task: dict[str, TaskStats] = Field(default_factory=dict)
     repeats: Moments = Moments()
     """Rows judged twice; x = MFD of the first judging − MFD of the second, in thousandths."""
     repeats_same: int = 0
@@ -232,7 +234,8 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
     same = pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_mfd"])) if _has(rows, "repeat_same") else None
     seen = pc.greater(pc.fill_null(scored["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
-    both = pc.drop_null(same_verdict(mfd, scored["judged_mfd"])) if _has(rows, "judged_mfd") else pa.array([], pa.bool_())
+    judged_mfd = scored["judged_mfd"] if _has(rows, "judged_mfd") else pa.nulls(len(scored), pa.float64())
+    both = pc.drop_null(same_verdict(mfd, judged_mfd))
     by_verifier = pc.not_equal(scored["scored_by"], JUDGE) if _has(rows, "scored_by") else None
     n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)
     return ScoreStats(

@@ -16,7 +16,9 @@ LOSS_TABLE = "losses"
 def losses_before(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
 ) -> ray.data.Dataset:
-    """Returns the rows with the losses of `model`, or of `curriculum.difficulty.model`, from a working table that is written before this function returns.
+    """Returns the rows with the losses of `model`, or of `curriculum.difficulty.model`.
+
+    They are from a working table that is written before this function returns.
 
     `rows` are the `remaining` rows of `table`, which will have `expected` rows. A stop loses at most
     `resources.rows_per_block` rows of each worker: the next start computes only the losses that are missing.

@@ -62,9 +62,7 @@ def score(context: Context, round_number: int) -> None:
         rows = context.remaining(scored, context.read(candidates))
         rows = context.map(rows, _with_times, times=times)
         needs = configured_measure(context.config.curriculum.difficulty)
-        rows = answer_and_judge(
-            context, rows, student_after(context, round_number - 1), scored, expected, needs
-        )
+        rows = answer_and_judge(context, rows, student_after(context, round_number - 1), scored, expected, needs)
         rows = context.map(rows, with_difficulty, spec=spec)
         with answering(context, scored):
             context.write(scored, rows, label, expected)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray.data
 
@@ -59,7 +59,7 @@ class ExpandRow:
 
     prompts: Prompts
     sampling: Sampling
-    settings: Expand = Expand()
+    settings: Expand = field(default_factory=Expand)
     random_seed: int = 0
 
     @classmethod
@@ -98,7 +98,6 @@ class ExpandRow:
             messages: list[Message] = [*system, {"role": "user", "content": text}]
             generated |= {"messages": messages, "instruction_id": schemas.instruction_id(messages)}
         return generated if problem is None else {**generated, "status": schemas.FILTERED, "reason": problem}
-
 
     def _prompt(self, row: Row, instruction: str) -> tuple[str, str | None]:
         """Returns the prompt of a draw, and its operation; None for an instruction like the drawn one.

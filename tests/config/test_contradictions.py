@@ -194,7 +194,7 @@ def test_verifiers_grade_new_answers_and_samples_without_a_judge_of_two_answers(
     assert parse({**alone, "respond": {"min_score": 5}}).judges
     sampled = {**alone, "curriculum": {"difficulty": {"measure": "frontier", "top_fraction": 0.3}}}
     assert not parse(sampled).judges
-    with pytest.raises(InputError, match=r"judge\.verifiers has no effect with .* neither the judge nor verified samples"):
+    with pytest.raises(InputError, match=r"judge\.verifiers has no effect with .* nor verified samples"):
         parse(alone)
 
 

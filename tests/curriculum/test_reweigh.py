@@ -22,7 +22,9 @@ DDK = parse({**SMALL, "curriculum": {"weights_by": "ddk", "weights": {"Math": 0.
 def stats(**gaps: float) -> ScoreStats:
     """Returns statistics of ten judged rows a task, whose student is `gap` points below the teacher's 9."""
     found = {
-        task: TaskStats(histogram={0.0: 5, 4.0: 5}, judged=10, teacher_milli=90_000, student_milli=round(1e4 * (9 - gap)))
+        task: TaskStats(
+            histogram={0.0: 5, 4.0: 5}, judged=10, teacher_milli=90_000, student_milli=round(1e4 * (9 - gap))
+        )
         for task, gap in gaps.items()
     }
     return ScoreStats(rows=10 * len(found), by_task=dict(sorted(found.items())))

@@ -58,7 +58,7 @@ def test_self_consistency_counts_the_most_frequent_final_answer() -> None:
     rows = [(["8", "5 + 3 = 8 . answer : 8", r"\boxed{8.0}", "9"], None), (["a", "b", "c", "d"], None), (None, None)]
     assert of_samples("self_consistency", *rows) == [0.25, 0.75, None]
     assert of_samples("self_consistency", (["a", "A.", " a "], None)) == [0.0], "case and ends do not matter"
-    assert of_samples("self_consistency", ([None, None, "a", "a"], None)) == [0.5], "unfinished thoughts agree with none"
+    assert of_samples("self_consistency", ([None, None, "a", "a"], None)) == [0.5], "no answer agrees with none"
 
 
 def test_frontier_is_highest_for_a_row_that_is_right_half_of_the_time() -> None:

@@ -50,7 +50,7 @@ def test_other_prompts_of_an_expansion_are_expansions() -> None:
         prompt("feedback", task="Math", instruction=MATH, **texts),
     ):
         asked = request(messages)
-        assert asked.kind == EXPAND and asked.parts == {"task": "Math", "instruction": MATH, "rest": asked.parts["rest"]}
+        assert (asked.kind, asked.parts["task"], asked.parts["instruction"]) == (EXPAND, "Math", MATH)
 
 
 def test_a_whole_conversation_is_never_read_as_a_prompt() -> None:

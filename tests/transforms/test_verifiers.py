@@ -100,7 +100,8 @@ def test_the_judge_is_asked_only_about_rows_without_a_verifier(ray_local: None) 
     for number, row in enumerate(rows):
         row["instruction_id"] = str(number)
     with running(lambda body, attempt: "Scores: 8 6") as seen:
-        settings = {"repeat_share": 0.0, "verified_share": 0.0, "both_orders": False, "verifiers": [ONE_WORD, "reference_number"]}
+        shares = {"repeat_share": 0.0, "verified_share": 0.0}
+        settings = {**shares, "both_orders": False, "verifiers": [ONE_WORD, "reference_number"]}
         config = config_for(seen.url, judge=settings)
         with opened(config) as roles:
             found = sorted(judge(dataset(rows), config, roles, 0).take_all(), key=lambda row: row["instruction_id"])
@@ -154,7 +155,7 @@ def test_a_column_that_holds_no_schema_is_named(schema: object) -> None:
 def test_a_schema_cannot_reach_the_network() -> None:
     """A reference to another host must not be fetched."""
     row = {"meta": json.dumps({"json_schema": {"$ref": "http://127.0.0.1:9/schema.json"}})}
-    with pytest.raises(Exception, match="Unresolvable|127"):
+    with pytest.raises(Exception, match=r"Unresolvable|127"):
         json_schema(row, "{}")
 
 

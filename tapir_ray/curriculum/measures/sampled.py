@@ -38,11 +38,7 @@ def success_rate(samples: Samples, scores: Scores, response: str) -> float:
     """
     right = answer_key(response)
     credits = [
-        0.0
-        if text is None
-        else float(answer_key(text) == right)
-        if score is None
-        else (score - WORST) / (BEST - WORST)
+        0.0 if text is None else float(answer_key(text) == right) if score is None else (score - WORST) / (BEST - WORST)
         for text, score in zip(samples, scores, strict=True)
     ]
     return sum(credits) / len(credits)

@@ -43,5 +43,5 @@ class PromptLeakage(RowFilter):
 def prompt_lines(prompts: Prompts, name: str = "expand") -> list[str]:
     """Returns the fixed parts of an expansion prompt that are at least LEAK_CHARS wide, in lower case."""
     # Rendered with NUL for every variable, so that splitting at NUL leaves the fixed parts.
-    lines = prompts.render(name, text_id="\0", **dict.fromkeys(variables(name) - {"text_id"}, "\0")).lower().splitlines()
+    lines = prompts.render(name, **dict.fromkeys({*variables(name), "text_id"}, "\0")).lower().splitlines()
     return [part.strip() for line in lines for part in line.split("\0") if width(part.strip()) >= LEAK_CHARS]
