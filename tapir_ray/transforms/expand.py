@@ -127,7 +127,7 @@ def chosen(draw: str, random_seed: int, shares: Mapping[str, float]) -> str:
         if share and place < 0.0:
             return name
     # Rounding may leave a place at the very end.
-    return next(name for name, share in reversed(shares.items()) if share)
+    return next(name for name, share in reversed(list(shares.items())) if share)
 
 
 def parse_instruction(text: str) -> tuple[str | None, str | None]:

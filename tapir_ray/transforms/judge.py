@@ -104,8 +104,7 @@ class JudgeRow:
         instruction = schemas.text_of(row["messages"])
         lengths = {"response_chars": len(response), "student_response_chars": len(answer)}
         if (verified := verify(self.verifiers, row, response, answer)) is not None:
-            scores = await self._verified(clients["judge"], row, verified)
-            return {**row, **lengths, **scores}
+            return {**row, **lengths, **await self._verified(clients["judge"], row, verified)}
         judgings = [self._judge(clients["judge"], instruction, response, answer, row_id, "first")]
         chosen = self._in_share(row_id, "repeat", self.settings.repeat_share)
         if chosen and self.settings.repeated_at(clients["judge"].target.endpoint) > 0.0:
@@ -151,7 +150,9 @@ class JudgeRow:
             return {"status": error.status, "reason": error.reason}
         if verified.complete and self._in_share(row_id, "verified", self.settings.verified_share):
             try:
-                judged = await self._judge(client, instruction, *answers.values(), row_id, "verified")
+                judged = await self._judge(
+                    client, instruction, answers["teacher"], answers["student"], row_id, "verified"
+                )
                 found["judged_mfd"] = judged.teacher_score - judged.student_score
             except NotJudged as error:
                 # The scores stand without the judge, unless the budget ended: then the row is asked again.
