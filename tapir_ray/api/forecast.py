@@ -29,6 +29,7 @@ from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Sizes, guessed
+from tapir_ray.cost.student_work import student_work
 from tapir_ray.cost.suites import Forecasts, guessed_answer, suite_lines, suites_assumed, suites_work
 from tapir_ray.data.files import find_seed
 from tapir_ray.data.storage import sibling_uri
@@ -161,6 +162,7 @@ def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROG
         "pilot_dir": place,
         "listed_prices": listed,
         "control": work,
+        "student": student_work(config, seed) if method.trains else None,
         "suites": suites_work(config, counted),
         "over_length_share": over_length(config, seed),
         "over_length": config.train.over_length,

@@ -107,6 +107,11 @@ def show(estimate: Estimate, report: dict[str, Any], file: TextIO) -> None:
             f"control {work['control']}: {work['student_answers']:,} more answers of the student, and about "
             f"{work['training_tokens']:,} tokens to train on, as many as the rounds train on"
         )
+    if (work := report["student"]) is not None and (work["samples"] or work["losses"]):
+        out.print(
+            f"scoring: at most {work['answers']:,} answers and {work['samples']:,} samples of the student "
+            f"({work['tokens_at_most']:,} tokens), and losses of {work['losses']:,} rows"
+        )
     for name, suite in report["suites"].items():
         if suite is not None:
             out.print(

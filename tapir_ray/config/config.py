@@ -10,14 +10,15 @@ import yaml
 from pydantic import Field, model_validator
 
 from tapir_ray.config.classify import Classify
+from tapir_ray.config.curriculum import Curriculum
 from tapir_ray.config.data import Holdout, SeedData, Simulator
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.evaluate import ASK_JUDGE, HOLDOUT_SUITE, Evaluate, split_spec
 from tapir_ray.config.keys import without_neutral
-from tapir_ray.config.method import Curriculum, Expand, Filter, Mix, Respond, Rewrite, Score, Train
+from tapir_ray.config.method import Expand, Filter, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import SIMULATOR, Endpoint, Judge, Student
 from tapir_ray.config.regenerate import Regenerate
-from tapir_ray.config.registry import MEASURES, needs_judge, needs_losses
+from tapir_ray.config.registry import MEASURES, measure_declares, needs_judge
 from tapir_ray.config.resources import Budget, Cache, Prompts, Resources
 from tapir_ray.config.section import Section, Share, key
 from tapir_ray.config.yaml_files import Dumper
@@ -123,6 +124,8 @@ class Config(Section):
                 "no endpoint gives: set student.engine vllm and take student.endpoint out, or name a measure without "
                 "losses"
             )
+        if self.regenerate is None:
+            self._refuse_unreachable_threshold()
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: training workers cannot share a GPU; set "
@@ -144,6 +147,21 @@ class Config(Section):
         """Raises ValueError if round 1 has no candidates, since the initial SFT has trained on all rows."""
         if self.certain_initial_sft and not self.leaves_unseen_rows and self.curriculum.rounds:
             raise ValueError(NO_UNSEEN_ROWS)
+
+    def _refuse_unreachable_threshold(self) -> None:
+        """Raises ValueError if no difficulty of the measure can reach δ, or if it lacks its model."""
+        rules = self.curriculum.difficulty
+        highest = measure_declares("highest", None, rules.measure)
+        if highest is not None and rules.select == "hard" and rules.top_fraction is None and rules.threshold > highest:
+            raise ValueError(
+                f"curriculum.difficulty.threshold {rules.threshold:g} is above {highest:g}, the highest difficulty of "
+                f"the measure {rules.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or lower δ"
+            )
+        if rules.measure == "superfilter" and rules.model is None:
+            raise ValueError(
+                "curriculum.difficulty.measure superfilter needs curriculum.difficulty.model, a small language model; "
+                "for the losses of the student set the measure ifd"
+            )
 
     def _refuse_engines(self) -> None:
         """Raises ValueError for settings that an engine cannot start with."""
@@ -208,7 +226,12 @@ class Config(Section):
     @property
     def measure_needs_losses(self) -> bool:
         """Whether `curriculum.difficulty.measure` needs the student's losses of the rows' own responses."""
-        return needs_losses(self.curriculum.difficulty.measure, MEASURES, what="curriculum.difficulty.measure")
+        return bool(measure_declares("losses", False, self.curriculum.difficulty.measure))
+
+    @property
+    def measure_is_verified(self) -> bool:
+        """Whether `curriculum.difficulty.measure` has the student's samples scored by `judge.verifiers`."""
+        return bool(measure_declares("verified", False, self.curriculum.difficulty.measure))
 
     @property
     def suites_need_judge(self) -> bool:

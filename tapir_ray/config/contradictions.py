@@ -15,7 +15,8 @@ from typing import Any
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.section import Section
-from tapir_ray.config.silences import OF_SEED_ROWS, SEED_PATH, SEED_ROWS, SILENCES, value_of
+from tapir_ray.config.silence import value_of
+from tapir_ray.config.silences import OF_SEED_ROWS, SEED_PATH, SEED_ROWS, SILENCES
 
 
 def refuse_contradictions(config: Config, in_file: Collection[str], in_overrides: Collection[str]) -> None:

@@ -1,57 +1,12 @@
-"""Settings of the method: curriculum, expansion, filters, answers, mix and training."""
+"""Settings of the method: scores, expansion, filters, answers, mix and training."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from tapir_ray.config.section import Count, Section, Share, key, on_and_off_of_yaml
-
-
-class Difficulty(Section):
-    """Difficulty of a row for the current student, and the threshold of hard rows."""
-
-    measure: str = key("mfd", invalidates=("scored", "evaluation"))
-    """A registered measure or `package:object` (docs/measures.md). For a measure that needs no judge, the student's
-    answers are not judged."""
-    select: Literal["hard", "frontier", "none"] = key("hard", invalidates=("scored",))
-    """Rows that are selected, the pool `hard`: the hardest ones, those nearest to the middle (min + max) / 2 of the
-    round's reliable difficulties, or (`none`) all usable rows, without scoring any but the holdout."""
-    threshold: float = 2.0
-    """δ: hard if difficulty ≥ δ, in units of the measure."""
-    top_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Instead of δ: the hardest rows, this share of the reliable ones, are hard. With `select: frontier` the share
-    nearest to the middle; `null` is then 0.5."""
-    on_small_pool: Literal["move_threshold", "move_alpha", "stop"] = "move_threshold"
-    """What the plan changes if a pool cannot fill its share: δ (or the interval of `frontier`), α, or nothing (`stop`:
-    exit 1)."""
-    min_hard_share: Share = 0.05
-    """A hard pool below this share of the reliable rows is too small to expand from."""
-
-
-class Curriculum(Section):
-    """Plan over rounds: α_{r+1} = min(1, α_r + Δα). Defaults: 0.3, 0.5, 0.7."""
-
-    tasks: str = key("tapir", invalidates=("labels", "instructions"))
-    """`tapir` (published weights), `seed` (the seed data's own shares), or a YAML file with a taxonomy."""
-    weights: dict[str, Annotated[float, Field(ge=0)]] = key(default_factory=dict, invalidates=("candidates",))
-    """Replaces the weights of `tasks`; a task that is not named gets 0. Must sum to 1."""
-    toxicity: bool = key(False, invalidates=("labels", "instructions", "candidates"))
-    rounds: Annotated[int, Field(ge=0)] = key(3, invalidates=("last_evaluation", "scheduled"))
-    stop_when: Literal["never", "no_gain"] = key("never", invalidates=("last_evaluation",))
-    """`no_gain`: the run ends after a round whose student is not shown to be better on the holdout than the one before:
-    the 95 % interval of the gain contains 0 or is below."""
-    alpha: Share = 0.3
-    alpha_step: Share = 0.2
-    difficulty: Difficulty = Difficulty()
-
-    @field_validator("weights")
-    @classmethod
-    def _sum_to_one(cls, weights: dict[str, float]) -> dict[str, float]:
-        if weights and abs(sum(weights.values()) - 1.0) > 1e-3:
-            raise ValueError(f"the weights sum to {sum(weights.values()):.4f}, but must sum to 1")
-        return weights
 
 
 class Score(Section):
@@ -63,16 +18,8 @@ class Score(Section):
     """`unseen`: only rows that no training set has had, so that the difficulty does not measure memory."""
 
 
-class Sources(Section):
-    """Shares of a round's draws by the rows that they are drawn from; they sum to 1.
-
-    If any is given, the others are 0.
-    """
-
-    hard: Share = 1.0
-    easy: Share = 0.0
-    random: Share = 0.0
-    """All usable rows, scored or not, of any pool."""
+class Shares(Section):
+    """Shares that sum to 1. If any is given, the others are 0."""
 
     @model_validator(mode="before")
     @classmethod
@@ -80,7 +27,7 @@ class Sources(Section):
         return {**dict.fromkeys(cls.model_fields, 0.0), **given} if isinstance(given, dict) and given else given
 
     @model_validator(mode="after")
-    def _sum_to_one(self) -> Sources:
+    def _sum_to_one(self) -> Self:
         if abs(sum(self.shares.values()) - 1.0) > 1e-3:
             given = " + ".join(f"{name} {share:g}" for name, share in self.shares.items() if share) or "all shares 0"
             raise ValueError(f"the shares ({given}) sum to {sum(self.shares.values()):.4g}, but must sum to 1")
@@ -88,8 +35,32 @@ class Sources(Section):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share by source."""
-        return {"hard": self.hard, "easy": self.easy, "random": self.random}
+        """Share by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class Sources(Shares):
+    """Shares of a round's draws by the rows that they are drawn from."""
+
+    hard: Share = 1.0
+    easy: Share = 0.0
+    random: Share = 0.0
+    """All usable rows, scored or not, of any pool."""
+
+
+class Operations(Shares):
+    """Shares of a round's draws by the operation of Evol-Instruct, for `expand.prompt: evolve`."""
+
+    constraint: Share = 0.2
+    """Add one constraint or requirement."""
+    deepen: Share = 0.2
+    """Ask for more depth and breadth of the same question."""
+    concretise: Share = 0.2
+    """Replace general concepts by specific ones."""
+    reasoning: Share = 0.2
+    """Ask for more steps of reasoning."""
+    breadth: Share = 0.2
+    """A new, rarer topic of the same domain."""
 
 
 class Expand(Section):
@@ -98,6 +69,13 @@ class Expand(Section):
     size: Count = 10_000
     """Draws per round; each gives at most one new instruction."""
     sources: Sources = Sources()
+    prompt: Literal["like", "evolve", "feedback"] = "like"
+    """What the teacher is asked for: an instruction like the drawn one, the drawn one changed by an operation of
+    Evol-Instruct, or one on the weakness that the student's answer and the judge's reasons show (EvoKD)."""
+    operations: Operations = Operations()
+    easier_share: Share = 0.5
+    """With `prompt: feedback`: share of the draws that ask for an easier instruction; the others ask for a harder
+    one."""
     probe_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of a round's generated rows that is kept out of its training set, so that the next round scores them
     unseen. The last round has none."""

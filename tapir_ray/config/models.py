@@ -245,9 +245,11 @@ class Judge(Endpoint):
     repeat_temperature: Annotated[float, Field(ge=0)] = 0.7
     """Temperature of the second judging, if the judge's own is lower: at 0 an endpoint repeats its reply, whatever the
     seed. σ is then an upper bound of the noise at the judge's own temperature. With 0 for both, σ is not measured."""
-    verifiers: list[str] = key(invalidates=("scored", "evaluation"), default_factory=list)
+    verifiers: list[str] = key(invalidates=("scored", "evaluation", "generated"), default_factory=list)
     """Registered verifiers or `package:function` (docs/measures.md). The first that grades both answers of a row scores
-    it, and the judge is not asked."""
+    it, and the judge is not asked. New answers (`respond.min_score`) and samples of a measure are graded likewise."""
+    verified_share: Share = 0.05
+    """Share of the verified rows that the judge scores as well, to report how far both agree."""
     min_teacher_score: Annotated[float, Field(ge=1, le=10)] = 4.0
     """A row whose teacher answer scores below is unreliable and in neither pool."""
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from tapir_ray.config.classify import Classify
+from tapir_ray.config.curriculum import Curriculum
 from tapir_ray.config.data import SeedData
-from tapir_ray.config.method import Curriculum, Filter
+from tapir_ray.config.method import Filter
 from tapir_ray.config.section import Count, Section, key
 
 Operation = Literal["filter", "decontaminate", "classify", "rebalance", "answer", "rewrite", "judge"]

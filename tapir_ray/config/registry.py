@@ -11,10 +11,16 @@ from typing import Any
 
 from tapir_ray.errors import InputError
 
-MEASURES = {"mfd": "tapir_ray.curriculum.measures.mfd:mfd"}
+MEASURES = {
+    name: f"tapir_ray.curriculum.measures.{name}:{name}"
+    for name in ("mfd", "ifd", "superfilter", "self_consistency", "frontier", "unknown")
+}
 """Values of `curriculum.difficulty.measure`. Stored as text: measures import the config, and the config asks a measure
 whether it needs a judge."""
-VERIFIERS = {"reference_number": "tapir_ray.transforms.verifiers.reference_number:reference_number"}
+VERIFIERS = {
+    name: f"tapir_ray.transforms.verifiers.{name}:{name}"
+    for name in ("reference_number", "math_verify", "json_schema", "ifeval", "python_syntax")
+}
 """Values of `judge.verifiers`."""
 TRACKERS = {
     "tensorboard": "tapir_ray.run.trackers.tensorboard:TensorBoard",
@@ -61,21 +67,18 @@ def needs_judge(spec: str, registry: Mapping[str, Callable[..., Any] | str], wha
 
     True for a module that cannot be imported: a machine that only shows or submits a run may lack it.
     """
-    return _declared("judge", True, spec, registry, what)
+    return bool(_declared("judge", True, spec, registry, what))
 
 
-def needs_losses(spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> bool:
-    """Whether the measure that `spec` names needs the student's losses: its attribute `losses`, False without one.
-
-    False for a module that cannot be imported.
-    """
-    return _declared("losses", False, spec, registry, what)
+def measure_declares(need: str, default: Any, spec: str) -> Any:
+    """Returns the attribute `need` of the measure that `spec` names; `default` if it or the module is missing."""
+    return _declared(need, default, spec, MEASURES, "curriculum.difficulty.measure")
 
 
-def _declared(need: str, default: bool, spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> bool:
+def _declared(need: str, default: Any, spec: str, registry: Mapping[str, Callable[..., Any] | str], what: str) -> Any:
     """Returns the attribute `need` of the object that `spec` names; `default` if one of them is missing."""
     try:
         found = resolve(spec, registry, what)
     except InputError:
         return default
-    return bool(getattr(found, need, default))
+    return getattr(found, need, default)

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import TASKS
 from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
-from tapir_ray.config.models import Judge
+from tapir_ray.config.measure_silences import OF_MEASURES
+from tapir_ray.config.method import Operations
+from tapir_ray.config.silence import Silence, value_of
 from tapir_ray.data.storage import is_remote
 
 SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
 OF_SEED_ROWS = ("seed_rows", "seed_error_rate")
 """Keys of the simulator for the seed rows that it writes."""
-COMPARING = tuple(
-    f"judge.{name}"
-    for name in ("verifiers", "min_teacher_score", "mode", "both_orders", "repeat_share", "repeat_temperature")
-)
-"""Keys that only the comparison of the teacher's answer with the student's reads."""
-
-
-@dataclass(frozen=True)
-class Silence:
-    """Rule: `keys` have no effect if `when` is true, which the key or section `by` decides.
-
-    The message is "KEY has no effect " and `because`.
-    """
-
-    keys: tuple[str, ...]
-    by: str
-    when: Callable[[Config], bool]
-    because: str
 
 
 def _engine(place: str) -> tuple[Silence, ...]:
@@ -109,6 +91,18 @@ SILENCES: tuple[Silence, ...] = (
         "expand.sources.hard",
         lambda config: config.expand.sources.hard == 0,
         "with expand.sources.hard 0, as no hard row is expanded: take one of them out",
+    ),
+    Silence(
+        tuple(f"expand.operations.{name}" for name in Operations.model_fields),
+        "expand.prompt",
+        lambda config: config.expand.prompt != "evolve",
+        "without expand.prompt evolve: set it, or take this out",
+    ),
+    Silence(
+        ("expand.easier_share",),
+        "expand.prompt",
+        lambda config: config.expand.prompt != "feedback",
+        "without expand.prompt feedback: set it, or take this out",
     ),
     Silence(
         ("expand.probe_share",),
@@ -207,21 +201,7 @@ SILENCES: tuple[Silence, ...] = (
         lambda config: not config.filter.other_task,
         "with filter.other_task false: take one of them out",
     ),
-    Silence(
-        tuple(f"judge.{name}" for name in Judge.model_fields),
-        "curriculum.difficulty.measure",
-        lambda config: config.regenerate is None and not config.judges,
-        "with a curriculum.difficulty.measure that needs no judge, and without respond.samples above 1, "
-        "respond.min_score or a suite that asks the judge: take it out",
-    ),
-    Silence(
-        COMPARING,
-        "curriculum.difficulty.measure",
-        # A suite of the user may read any key of the judge.
-        lambda config: config.regenerate is None and not (config.measure_needs_judge or config.suites_need_judge),
-        "with a curriculum.difficulty.measure that needs no judge: no two answers are compared, and "
-        "respond.samples and respond.min_score score each answer alone; take it out",
-    ),
+    *OF_MEASURES,
     Silence(
         ("judge.both_orders",),
         "judge.mode",
@@ -311,11 +291,6 @@ SILENCES: tuple[Silence, ...] = (
     *_engine("judge"),
     *_engine("student.endpoint"),
 )
-
-
-def value_of(config: Config, key: str) -> Any:
-    """Returns the value of a key; None below a section that is null."""
-    return reduce(lambda section, name: None if section is None else getattr(section, name), key.split("."), config)
 
 
 def _is_folder(model: str | None) -> bool:

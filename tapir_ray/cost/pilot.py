@@ -21,7 +21,7 @@ import pyarrow as pa
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
 from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
-from tapir_ray.curriculum.measures import load_measure
+from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data import schemas
@@ -106,8 +106,7 @@ class _Pilot:
         scored = await self._score("score_seed", chosen) if selects else chosen
         await self._score("score_holdout", held)
         draws = _draws(scored, taxonomy, self.rows)
-        sampling = config.teacher.sampling.model_copy(update={"temperature": config.expand.temperature})
-        expanded = await self._ask("expand", ExpandRow(self.prompts, sampling), draws)
+        expanded = await self._ask("expand", ExpandRow.of(config), draws)
         made = [row for row in expanded if row["status"] == OK]
         fresh = _fresh(made, self.seed, config)
         self.sizes.expanded = len(made) / max(1, len(draws))
@@ -140,7 +139,7 @@ class _Pilot:
 
     async def _score(self, asked: str, rows: list[Row]) -> list[Row]:
         """Returns the rows with the answers and scores that the difficulty measure needs."""
-        measure = load_measure(self.config.curriculum.difficulty.measure)
+        measure = configured_measure(self.config.curriculum.difficulty)
         judge = JudgeRow.of(self.config, self.config.random_seed)
         is_here = self.config.student.endpoint is None
 
@@ -220,15 +219,16 @@ def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
             by_task[row["task"]].append(row)
     weights = taxonomy.effective_weights(by_task)
     quota = apportion(rows, dict.fromkeys(weights, rows), weights)
+    parents = [(by_task[task][number % len(by_task[task])], number) for task, n in quota.items() for number in range(n)]
     return [
         {
-            **by_task[task][number % len(by_task[task])],
-            "parent_id": by_task[task][number % len(by_task[task])]["instruction_id"],
-            "draw_id": schemas.draw_id(0, by_task[task][number % len(by_task[task])]["instruction_id"], number),
+            **row,
+            "parent_id": row["instruction_id"],
+            "parent_response": row["response"],
+            "draw_id": schemas.draw_id(0, row["instruction_id"], number),
             "round": 1,
         }
-        for task, n in quota.items()
-        for number in range(n)
+        for row, number in parents
     ]
 
 

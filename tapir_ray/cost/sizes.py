@@ -16,17 +16,21 @@ from typing import Any
 
 from tapir_ray.config import Config, Endpoint, Judge
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.curriculum.measures import load_measure
+from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import text_of
 from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
 from tapir_ray.llm.prompts import Prompts
+from tapir_ray.transforms.expand import HARDER, OPERATIONS
 from tapir_ray.transforms.scores_json import scores_format
 
 BYTES_PER_TOKEN = 4
 GUESSED_ROWS = 300
 LABEL_TOKENS, JUDGE_TOKENS, STYLED = 4, 120, 1.3
 """Guesses: tokens of a label, tokens of a judge's reply, and length of a styled answer over that of a seed answer."""
+
+
+LONGEST_OPERATION = max(OPERATIONS.values(), key=len)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def _of_row(
         student_text = answer.encode()[: BYTES_PER_TOKEN * student.sampling.max_tokens].decode(errors="ignore")
     reply = len(answer.encode()) / BYTES_PER_TOKEN
     repeated = judge.repeat_share if judge.repeated_at(config.judge_endpoint) > 0.0 else 0.0
-    measure = load_measure(config.curriculum.difficulty.measure)
+    measure = configured_measure(config.curriculum.difficulty)
 
     def score(samples: int) -> dict[str, Size]:
         found = {}
@@ -147,7 +151,11 @@ def _of_row(
         return found
 
     compared = _compared(config, prompts, instruction, (answer, new_text), 0.0, size)
-    expand = prompts.render("expand", task=task, instruction=instruction)
+    shown = {"answer": answer, "student_answer": student_text, "reasons": "x" * (BYTES_PER_TOKEN * JUDGE_TOKENS)}
+    others = {"evolve": {"operation": LONGEST_OPERATION}, "feedback": {**shown, "level": HARDER}}
+    kind = config.expand.prompt
+    name = "expand" if kind == "like" else kind
+    expand = prompts.render(name, task=task, instruction=instruction, **others.get(kind, {}))
     new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
     return {
         "label": {"teacher": size(label, 1, 1, config.classify.label_attempts, LABEL_TOKENS, limit)},

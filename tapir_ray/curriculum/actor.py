@@ -28,6 +28,7 @@ from tapir_ray.curriculum import tasks
 from tapir_ray.curriculum.mix import Mix, make_mix
 from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.quotas import Cell
+from tapir_ray.curriculum.reweigh import with_weights
 from tapir_ray.curriculum.stats import ScoreStats
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError, StageError
@@ -150,7 +151,8 @@ class Curriculum:
             if "stats" not in entry:
                 raise StageError(f"round {round_number} has no scores yet: observe them before planning")
             stats = ScoreStats.model_validate(entry["stats"])
-            plan = make_plan(round_number, stats, self.config, self._taxonomy())
+            before = self._round(round_number - 1).get("plan", {}).get("weights")
+            plan = make_plan(round_number, stats, self.config, self._taxonomy(), before)
             entry = self._save_round(round_number, {**entry, "plan": plan.model_dump(mode="json")})
         return json.dumps(entry["plan"])
 
@@ -161,7 +163,10 @@ class Curriculum:
         found = [list(cell) for cell in sorted(capacities)]
         if "mix" not in entry or entry["capacities"] != found:
             cells: dict[Cell, tuple[int, int]] = {(pool, task): (rows, size) for pool, task, rows, size in capacities}
-            mix = make_mix(plan, cells, self.config, self._taxonomy())
+            taxonomy = self._taxonomy()
+            if plan.gaps:
+                taxonomy = with_weights(taxonomy, plan.weights)
+            mix = make_mix(plan, cells, self.config, taxonomy)
             entry = {**entry, "capacities": found, "mix": mix.model_dump(mode="json")}
             self._save_round(round_number, entry)
         return json.dumps(entry["mix"])

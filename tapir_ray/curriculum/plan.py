@@ -25,20 +25,23 @@ A round without a row to draw from is an error. `select: none` needs no scores: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from pydantic import Field
 
 from tapir_ray.config import Config
 from tapir_ray.curriculum import sources
 from tapir_ray.curriculum.difficulty import EASY, HARD
 from tapir_ray.curriculum.measures import load_measure
-from tapir_ray.curriculum.measures.mfd import mfd
+from tapir_ray.curriculum.plan_warnings import doubts, few_unseen
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.record import Record, shared_out
+from tapir_ray.curriculum.reweigh import Reweighed, reweighed
 from tapir_ray.curriculum.schedule import alpha as scheduled_alpha
 from tapir_ray.curriculum.selection import (
     Interval,
     asked_interval,
-    floor_or_ceiling,
     moved_alpha,
     moved_interval,
     needs,
@@ -79,6 +82,10 @@ class Plan(Record):
     by_task: dict[str, PoolCounts]
     weights: dict[str, float]
     """Mixture weights over the tasks that have rows."""
+    weights_asked: dict[str, float] = Field(default_factory=dict)
+    """Weights before the update of `curriculum.weights_by: ddk`; empty without one."""
+    gaps: dict[str, float] = Field(default_factory=dict)
+    """Mean teacher_score − student_score by task, from which the weights were updated; empty without an update."""
     absent_tasks: list[str]
     expand: dict[str, int]
     """Draws by task; they sum to expand.size."""
@@ -95,6 +102,10 @@ class Plan(Record):
     mean_unseen: float | None
     """Mean difficulty of all other rows."""
     length_correlation: float | None
+    verified: int = 0
+    """Rows that a verifier scored."""
+    verifier_agreement: float | None = None
+    """Share of the verified rows that the judge also scored on which both agree; None if there are none."""
     teacher_score: float | None
     student_score: float | None
     warnings: list[str]
@@ -117,6 +128,15 @@ class Plan(Record):
         ends = f"δ {self.threshold:g}" + ("" if self.ceiling is None else f" to {self.ceiling:g}")
         return f"α {self.alpha:g}, {ends}, {self.hard} hard and {self.easy} easy"
 
+    @property
+    def weights_in_words(self) -> str | None:
+        """The three largest changes of the weights in one line; None without an update."""
+        moves = {task: self.weights[task] - asked for task, asked in self.weights_asked.items()}
+        most = sorted(moves, key=lambda task: (-abs(moves[task]), task))[:3]
+        asked, now, gaps = self.weights_asked, self.weights, self.gaps
+        shown = (f"{one} {asked[one]:.3f} to {now[one]:.3f} (gap {gaps[one]:.2f})" for one in most)
+        return f"weights by the judge's gap: {', '.join(shown)}" if most else None
+
 
 @dataclass(frozen=True)
 class _Chosen:
@@ -129,8 +149,14 @@ class _Chosen:
     warnings: list[str] = field(default_factory=list)
 
 
-def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Taxonomy) -> Plan:
-    """Returns the plan of a round.
+def make_plan(
+    round_number: int,
+    stats: ScoreStats,
+    config: Config,
+    taxonomy: Taxonomy,
+    before: Mapping[str, float] | None = None,
+) -> Plan:
+    """Returns the plan of a round; `before` are the mixture weights of the plan of the round before.
 
     Raises StageError, which says what to change, if no row is usable or reliable, if there is no row to draw from, or
     if a pool is too small and `on_small_pool` is `stop`.
@@ -142,7 +168,10 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         asked = scheduled_alpha(round_number, config.curriculum.alpha, config.curriculum.alpha_step)
         chosen = _selected(round_number, stats, config, asked)
     pools, interval = chosen.pools, chosen.interval
-    weights = taxonomy.effective_weights(pools)
+    moved = Reweighed(taxonomy)
+    if config.curriculum.weights_by == "ddk":
+        moved = reweighed(stats, config.curriculum.ddk, taxonomy, pools, before or {})
+    taxonomy, weights = moved.taxonomy, moved.taxonomy.effective_weights(pools)
     anywhere = taxonomy.effective_weights(stats.usable) if config.expand.sources.random else {}
     rooms = {
         HARD: [task for task, (hard, _) in pools.items() if hard and task in weights],
@@ -181,6 +210,8 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
             for task, (n_hard, n_easy) in pools.items()
         },
         weights=weights,
+        weights_asked=moved.asked,
+        gaps=moved.gaps,
         absent_tasks=absent,
         expand=sources.by_task(draws),
         sources=draws,
@@ -190,13 +221,15 @@ def make_plan(round_number: int, stats: ScoreStats, config: Config, taxonomy: Ta
         mean_seen=stats.seen.mean,
         mean_unseen=stats.unseen.mean,
         length_correlation=stats.length_correlation,
+        verified=stats.verified,
+        verifier_agreement=stats.verifier_agreement,
         teacher_score=sum(task.teacher_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
         student_score=sum(task.student_milli for task in stats.by_task.values()) / 1000 / judged if judged else None,
         warnings=[
             *chosen.warnings,
             *moved_draws,
-            *_few_unseen(stats, config),
-            *(_warnings(stats, interval, config) if interval else []),
+            *few_unseen(stats, config),
+            *(doubts(stats, interval, config) if interval else []),
             *shared_out(absent),
         ],
     )
@@ -248,47 +281,3 @@ def _selected(round_number: int, stats: ScoreStats, config: Config, asked_alpha:
             alpha = moved_alpha(hard, n, asked_alpha, config, added)
             warnings.append(f"{small}: α moved from {asked_alpha:g} to {alpha:g}")
     return _Chosen(asked, interval, alpha, stats.pools(interval.low, interval.high), warnings)
-
-
-def _few_unseen(stats: ScoreStats, config: Config) -> list[str]:
-    """Returns a warning if the rows that were not trained on do not fill `score.max_rows`."""
-    if config.score.candidates == "all" or stats.rows >= config.score.max_rows:
-        return []
-    return [
-        f"score.candidates unseen leaves {stats.rows} candidates of score.max_rows {config.score.max_rows}: lower "
-        "train.initial_share, raise expand.probe_share, or give more seed data"
-    ]
-
-
-def _warnings(stats: ScoreStats, interval: Interval, config: Config) -> list[str]:
-    """Returns the reasons to distrust the difficulties of this round."""
-    warnings = floor_or_ceiling(stats.histogram, config.curriculum.difficulty.select)
-    # σ is of the MFD; under another measure δ has other units.
-    if load_measure(config.curriculum.difficulty.measure) is mfd:
-        # The noise moves a row across δ, or out of an interval that is narrower than it.
-        size = interval.low if interval.high is None else interval.high - interval.low
-        what = "δ" if interval.high is None else "the width of the interval"
-        if stats.noise is not None and size < 2 * stats.noise:
-            warnings.append(
-                f"{what} = {size:g} is below 2σ = {2 * stats.noise:.2f} of the judge: part of the hard rows is noise"
-            )
-        if stats.noise is None and (why := _unmeasured(stats, config)):
-            warnings.append(f"σ of the judge is not measured, so {what} cannot be compared with 2σ: {why}")
-    length = stats.length_correlation
-    if length is not None and abs(length) > MAX_LENGTH_CORRELATION:
-        warnings.append(f"scores follow the length of answers (correlation {length:.2f})")
-    return warnings
-
-
-def _unmeasured(stats: ScoreStats, config: Config) -> str | None:
-    """Returns why the requested second judging does not measure noise; None if it was not requested or had few rows."""
-    if not config.judge.repeat_share:
-        return None
-    if config.judge.repeated_at(config.judge_endpoint) == 0.0:
-        return "at temperature 0 a reply repeats itself; set judge.repeat_temperature"
-    if stats.repeats_same > 1:
-        return f"the second judging of all {stats.repeats_same} rows repeated the first word for word"
-    return None
-
-
-MAX_LENGTH_CORRELATION = 0.5

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from tapir_ray.config import Config
-from tapir_ray.config.method import Difficulty
+from tapir_ray.config.curriculum import Difficulty
 from tapir_ray.curriculum.quotas import exact, round_half_up
 from tapir_ray.curriculum.sources import Added
 

@@ -16,53 +16,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from tapir_ray.curriculum.counts import MILLI, Counts, Moments, added
 from tapir_ray.curriculum.difficulty import UNRELIABLE, pool_of, rounded
-from tapir_ray.data.schemas import FAILED, OK
-
-MILLI = 1000
-
-
-class Counts(BaseModel):
-    """Base of the statistics: merging two adds every number."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    def merged(self, other: Any) -> Any:
-        """Returns the statistics of both sets of rows together."""
-        return type(self)(**{name: _add(getattr(self, name), getattr(other, name)) for name in type(self).model_fields})
-
-
-class Moments(Counts):
-    """Sums over pairs (x, y)."""
-
-    n: int = 0
-    x: int = 0
-    y: int = 0
-    xx: int = 0
-    yy: int = 0
-    xy: int = 0
-
-    @property
-    def correlation(self) -> float | None:
-        """Pearson's r; None for fewer than 3 pairs, or if x or y does not vary."""
-        spread = (self.n * self.xx - self.x**2) * (self.n * self.yy - self.y**2)
-        # Any two pairs lie on a line, so r of fewer than 3 says nothing.
-        if self.n < 3 or spread <= 0:
-            return None
-        return (self.n * self.xy - self.x * self.y) / math.sqrt(spread)
-
-    @property
-    def mean(self) -> float | None:
-        """Mean of x in units (x is in thousandths); None without pairs."""
-        return self.x / MILLI / self.n if self.n else None
+from tapir_ray.data.schemas import FAILED, JUDGE, OK
 
 
 class TaskStats(Counts):
     """Statistics of the scored rows of one task."""
 
-    histogram: dict[float, int] = {}
+    histogram: dict[float, int] = Field(default_factory=dict)
     """Reliable rows by difficulty, rounded to 0.01."""
     unreliable: int = 0
     judged: int = 0
@@ -94,13 +58,13 @@ class ScoreStats(Counts):
     filtered: int = 0
     unscored: int = 0
     """Rows of status ok without a difficulty or a task, such as all rows under `curriculum.difficulty.select: none`."""
-    unscored_by_task: dict[str, int] = {}
+    unscored_by_task: dict[str, int] = Field(default_factory=dict)
     """Those of them with a task."""
     trained: int = 0
     """Rows of status ok that were trained on before, scored or not."""
     tokens: int = 0
     """Sum of the column `tokens`; 0 without such a column."""
-    by_task: dict[str, TaskStats] = {}
+    by_task: dict[str, TaskStats] = Field(default_factory=dict)
     repeats: Moments = Moments()
     """Rows judged twice; x = MFD of the first judging − MFD of the second, in thousandths."""
     repeats_same: int = 0
@@ -109,6 +73,12 @@ class ScoreStats(Counts):
     """Rows that were trained on before; x = difficulty in thousandths."""
     unseen: Moments = Moments()
     """All other rows; x = difficulty in thousandths."""
+    verified: int = 0
+    """Rows that a verifier scored (`judge.verifiers`)."""
+    compared: int = 0
+    """Those of them that the judge scored as well."""
+    agreed: int = 0
+    """Those of the compared rows whose better answer is the same by both (`same_verdict`)."""
     gaps: int = 0
     """Rows with a position gap."""
     gap_milli: int = 0
@@ -131,7 +101,7 @@ class ScoreStats(Counts):
     def usable(self) -> dict[str, int]:
         """Rows that may be drawn from, by task: reliable and unscored ones."""
         reliable = {name: task.reliable for name, task in self.by_task.items() if task.reliable}
-        found: dict[str, int] = _add(reliable, self.unscored_by_task)
+        found: dict[str, int] = added(reliable, self.unscored_by_task)
         return found
 
     @property
@@ -144,7 +114,7 @@ class ScoreStats(Counts):
         """Reliable rows of all tasks by difficulty, in rising order."""
         total: dict[float, int] = {}
         for task in self.by_task.values():
-            total = _add(total, task.histogram)
+            total = added(total, task.histogram)
         return dict(sorted(total.items()))
 
     @property
@@ -172,6 +142,11 @@ class ScoreStats(Counts):
     def position_gap(self) -> float | None:
         """Mean absolute difference between the MFDs of the two orders of judging; None if only one was asked."""
         return self.gap_milli / MILLI / self.gaps if self.gaps else None
+
+    @property
+    def verifier_agreement(self) -> float | None:
+        """Share of the compared rows on which verifier and judge agree; None if there are none."""
+        return self.agreed / self.compared if self.compared else None
 
     @property
     def length_correlation(self) -> float | None:
@@ -211,6 +186,8 @@ OPTIONAL = [
     "position_gap",
     "repeat_mfd",
     "repeat_same",
+    "scored_by",
+    "judged_mfd",
     "response_chars",
     "student_response_chars",
     "times_trained",
@@ -257,6 +234,9 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
     same = pc.and_(scored["repeat_same"], pc.is_valid(scored["repeat_mfd"])) if _has(rows, "repeat_same") else None
     seen = pc.greater(pc.fill_null(scored["times_trained"], 0), 0) if _has(rows, "times_trained") else None
     gaps = pc.drop_null(pc.abs(scored["position_gap"])) if _has(rows, "position_gap") else pa.array([], pa.float64())
+    judged_mfd = scored["judged_mfd"] if _has(rows, "judged_mfd") else pa.nulls(len(scored), pa.float64())
+    both = pc.drop_null(same_verdict(mfd, judged_mfd))
+    by_verifier = pc.not_equal(scored["scored_by"], JUDGE) if _has(rows, "scored_by") else None
     n_failed, n_filtered = counts.get(FAILED, 0), len(rows) - counts.get(FAILED, 0) - counts.get(OK, 0)
     return ScoreStats(
         rows=len(rows),
@@ -269,6 +249,9 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         by_task=dict(sorted(by_task.items())),
         repeats=repeat,
         repeats_same=0 if same is None else pc.sum(same).as_py() or 0,
+        verified=0 if by_verifier is None else pc.sum(by_verifier).as_py() or 0,
+        compared=len(both),
+        agreed=pc.sum(both).as_py() or 0,
         gaps=len(gaps),
         gap_milli=pc.sum(_milli(gaps)).as_py() or 0,
         seen=Moments() if seen is None else _pairs(scored["difficulty"].filter(seen)),
@@ -276,6 +259,15 @@ def table_stats(rows: pa.Table, min_teacher_score: float) -> ScoreStats:
         teacher_length=_length(scored, "response_chars", "teacher_score"),
         student_length=_length(scored, "student_response_chars", "student_score"),
     )
+
+
+def same_verdict(mfd: Any, other: Any) -> Any:
+    """Returns whether two MFDs call the same answer better; below 1 point neither is. Null if one of them is."""
+
+    def better(values: Any) -> Any:
+        return pc.if_else(pc.less(pc.abs(values), 1.0), 0.0, pc.sign(values))
+
+    return pc.equal(better(mfd), better(other))
 
 
 def _partial(rows: pa.Table, min_teacher_score: float) -> pa.Table:
@@ -302,13 +294,3 @@ def _length(rows: pa.Table, chars: str, score: str) -> Moments:
     x, y = both[chars].cast(pa.int64()), _milli(both[score])
     sums = {"x": x, "y": y, "xx": pc.multiply(x, x), "yy": pc.multiply(y, y), "xy": pc.multiply(x, y)}
     return Moments(n=len(both), **{name: pc.sum(values).as_py() or 0 for name, values in sums.items()})
-
-
-def _add(one: Any, other: Any) -> Any:
-    if isinstance(one, dict):
-        both = {
-            key: _add(one[key], other[key]) if key in one and key in other else one.get(key, other.get(key))
-            for key in {**one, **other}
-        }
-        return dict(sorted(both.items()))
-    return one.merged(other) if isinstance(one, Counts) else one + other

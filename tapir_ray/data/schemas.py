@@ -27,6 +27,9 @@ STATUSES = (OK, FILTERED, FAILED)
 BUDGET_USED_UP = "budget_used_up"
 """Reason of a row that was not asked because the budget ended; such rows are never written."""
 
+JUDGE = "judge"
+"""Value of `scored_by` for rows that the judge alone scored."""
+
 SEED, HOLDOUT, GENERATED = "seed", "holdout", "generated"
 """Values of `split`: `holdout` rows are never trained on or expanded."""
 
@@ -76,6 +79,8 @@ SCORED = pa.schema(
         ("position_gap", pa.float64()),
         ("repeat_mfd", pa.float64()),
         ("repeat_same", pa.bool_()),
+        ("judged_mfd", pa.float64()),
+        ("judge_reasons", pa.string()),
         ("response_chars", pa.int64()),
         ("student_response_chars", pa.int64()),
         ("times_trained", pa.int64()),
@@ -84,13 +89,32 @@ SCORED = pa.schema(
 """Scores are 1 to 10, averaged over both orders of the answers; `scored_by`: `judge`, or the verifier as the config
 names it. `difficulty` = teacher_score − student_score (MFD), unless the config names another measure.
 `repeat_mfd`: MFD of the second judging, in a sample, under any measure. `repeat_same`: True if the judge's replies were
-the same texts."""
+the same texts. `judged_mfd`: the judge's MFD of a row that a verifier scored, in a sample (`judge.verified_share`).
+`judge_reasons`: the judge's reply, kept for `expand.prompt: feedback` alone."""
 
 GENERATED_ROWS = pa.schema(
-    [("draw_id", pa.string()), *INSTRUCTIONS, ("answer_score", pa.float64()), ("pool", pa.string())]
+    [
+        ("draw_id", pa.string()),
+        *INSTRUCTIONS,
+        ("answer_score", pa.float64()),
+        ("pool", pa.string()),
+        ("operation", pa.string()),
+    ]
 )
 """One row for each draw, also if it failed. `answer_score` is the judge's score of the teacher's answer, 1 to 10; null
-unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`; null in a control."""
+unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`; null in a control.
+`operation` is how the row differs from its parent: an operation of `expand.prompt: evolve`, `easier` or `harder` with
+`feedback`, null for an instruction like it."""
+
+DRAWN = pa.schema(
+    [
+        *GENERATED_ROWS,
+        ("parent_response", pa.string()),
+        ("student_response", pa.string()),
+        ("judge_reasons", pa.string()),
+    ]
+)
+"""Draws, with what a teacher may be shown of their parent."""
 
 TRAINING = pa.schema(
     [

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tapir_ray.config import Config
-from tapir_ray.data.schemas import FAILED, OK
+from tapir_ray.data.schemas import FAILED, JUDGE, OK
 from tapir_ray.evaluate.alpaca_eval_annotations import DRAW
 from tapir_ray.evaluate.alpaca_eval_evaluator import Evaluator, load_evaluator, switched
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import Reply
-from tapir_ray.transforms.judge import JUDGE, NotJudged, ask_until_parsed, sampling_of, seed_of
+from tapir_ray.transforms.judge import NotJudged, ask_until_parsed, sampling_of, seed_of
 
 UNPARSED = "unparsed_preference"
 NO_LOGPROBS = "no_logprobs: the judge gives no probabilities of its tokens; set evaluate.alpaca_eval.logprobs false"

@@ -18,12 +18,12 @@ from tapir_ray.config import Config
 from tapir_ray.data.schemas import FAILED, OK, SCORED, conform, instruction_id
 from tapir_ray.data.values import one_line
 from tapir_ray.errors import InputError
-from tapir_ray.evaluate.ifeval_checks import Prompt, check, known_instructions
 from tapir_ray.evaluate.item_files import Distinct, read_items, text_of_field
 from tapir_ray.evaluate.paired import Metric, bootstrap
 from tapir_ray.evaluate.suite import Forecast, Suite, Summary, summarised
 from tapir_ray.llm.row_sampling import MAX_TOKENS, ROW_SAMPLING, TEMPERATURE
 from tapir_ray.run.layout import Table
+from tapir_ray.transforms.ifeval_checks import Prompt, check, known_instructions
 
 PATH = "evaluate.ifeval.path"
 SOURCE = (

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tapir_ray.config import Config, Judge
-from tapir_ray.data.schemas import BUDGET_USED_UP, OK
+from tapir_ray.data.schemas import BUDGET_USED_UP, JUDGE, OK
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.transforms.judge import JUDGE, RETRY_TEMPERATURE, NotJudged, ask_until_parsed, seed_of
+from tapir_ray.transforms.judge import RETRY_TEMPERATURE, NotJudged, ask_until_parsed, seed_of
 
 TURNS = (1, 2)
 UNPARSED = "unparsed_rating"

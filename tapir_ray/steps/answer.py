@@ -27,6 +27,7 @@ from tapir_ray.steps.context import Context
 from tapir_ray.steps.losses import LOSS_TABLE, losses_before
 from tapir_ray.transforms.answer import student_answer, with_lengths
 from tapir_ray.transforms.judge import judge
+from tapir_ray.transforms.verifiers import with_sample_scores
 
 ANSWERED = "answered"
 """Working table of a table's answers, written if they cannot be made while the judge runs."""
@@ -65,6 +66,8 @@ def answer_and_judge(
     if not needs.asks_student:
         return rows
     rows = answer(context, rows, model, table, expected, needs.samples, needs.temperature)
+    if needs.verified:
+        rows = context.map(rows, with_sample_scores, specs=context.config.judge.verifiers)
     if not needs.judge:
         return context.map(rows, with_lengths)
     return judge(rows, context.config, context.roles, context.config.random_seed, table.row_schema)

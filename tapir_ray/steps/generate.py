@@ -14,7 +14,7 @@ from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import Cell
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.sources import RANDOM
-from tapir_ray.data.schemas import GENERATED_ROWS, OK, conform, draw_id, with_columns
+from tapir_ray.data.schemas import DRAWN, GENERATED_ROWS, OK, conform, draw_id, with_columns
 from tapir_ray.run.layout import Table
 from tapir_ray.steps import classifier, decontaminate, shares
 from tapir_ray.steps.contamination_list import list_contamination
@@ -176,6 +176,7 @@ def as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...] = ()) -
         pool=batch[MEASURED] if source else batch["pool"],
         draw_id=pa.array(ids, pa.string()),
         parent_id=batch["instruction_id"],
+        parent_response=batch["response"],
         round=pa.array([round_number] * len(batch), pa.int64()),
         response=None,
         masked_turns=pa.nulls(len(batch), GENERATED_ROWS.field("masked_turns").type),
@@ -186,5 +187,6 @@ def as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...] = ()) -
         style=None,
         meta=None,
         license=None,
+        operation=None,
     )
-    return conform(batch, GENERATED_ROWS)
+    return conform(batch, DRAWN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ray.data
 
+from tapir_ray.config import Config, Student
 from tapir_ray.run.layout import Table
 from tapir_ray.steps.context import Context
 from tapir_ray.transforms.losses import response_losses
@@ -15,7 +16,9 @@ LOSS_TABLE = "losses"
 def losses_before(
     context: Context, rows: ray.data.Dataset, model: str, table: Table, expected: int
 ) -> ray.data.Dataset:
-    """Returns the rows with the losses of `model`, from a working table that is written before this function returns.
+    """Returns the rows with the losses of `model`, or of `curriculum.difficulty.model`.
+
+    They are from a working table that is written before this function returns.
 
     `rows` are the `remaining` rows of `table`, which will have `expected` rows. A stop loses at most
     `resources.rows_per_block` rows of each worker: the next start computes only the losses that are missing.
@@ -26,6 +29,23 @@ def losses_before(
         return rows
     if not run.done(losses):
         context.roles.free_resources_for("student")
-        measured = response_losses(context.remaining(losses, rows), model, context.config)
+        by = losses_by(context.config)
+        model = context.config.curriculum.difficulty.model or model
+        measured = response_losses(context.remaining(losses, rows), model, by)
         context.write(losses, measured, f"losses for {table}", left)
     return context.remaining(table, context.read(losses))
+
+
+def losses_by(config: Config) -> Config:
+    """Returns the config with `curriculum.difficulty.model` as the student, if losses are by that model."""
+    rules = config.curriculum.difficulty
+    if rules.model is None:
+        return config
+    # Settings of the student's files do not fit another model.
+    other = Student(
+        model=rules.model,
+        chat_template=rules.chat_template,
+        dtype=config.student.dtype,
+        max_model_len=config.student.max_model_len,
+    )
+    return config.model_copy(update={"student": other})

@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 import ray.data
 
 from tapir_ray.curriculum.difficulty import PROBE, with_difficulty
-from tapir_ray.curriculum.measures import load_measure
+from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.plan import Plan
 from tapir_ray.curriculum.quotas import Cell, apportion
 from tapir_ray.curriculum.sampling import Cutoffs, count_cells, cutoffs, take_table
@@ -61,9 +61,8 @@ def score(context: Context, round_number: int) -> None:
             return
         rows = context.remaining(scored, context.read(candidates))
         rows = context.map(rows, _with_times, times=times)
-        rows = answer_and_judge(
-            context, rows, student_after(context, round_number - 1), scored, expected, load_measure(spec)
-        )
+        needs = configured_measure(context.config.curriculum.difficulty)
+        rows = answer_and_judge(context, rows, student_after(context, round_number - 1), scored, expected, needs)
         rows = context.map(rows, with_difficulty, spec=spec)
         with answering(context, scored):
             context.write(scored, rows, label, expected)
@@ -82,7 +81,7 @@ def _score_holdout(context: Context, round_number: int, label: str) -> None:
         context.run.publish(held)
         return
     rows, model = context.remaining(held, rows), student_after(context, round_number - 1)
-    rows = answer_and_judge(context, rows, model, held, count, load_measure(spec))
+    rows = answer_and_judge(context, rows, model, held, count, configured_measure(context.config.curriculum.difficulty))
     rows = context.map(rows, with_difficulty, spec=spec)
     with answering(context, held):
         context.write(held, rows, f"{label} of the holdout", count)
@@ -114,8 +113,8 @@ def plan(context: Context, round_number: int) -> Plan:
         context.note_round(PLANNED, round_number, **numbers, difficulty=stats.mean_difficulty, student_scores=by_task)
         context.run.write_json(tables.plan, {"plan": made.model_dump(mode="json")})
         context.progress.say(f"round {round_number} plan: {made.in_words}")
-        for warning in made.warnings:
-            context.progress.say(f"round {round_number} plan: {warning}")
+        for line in [*filter(None, [made.weights_in_words]), *made.warnings]:
+            context.progress.say(f"round {round_number} plan: {line}")
     return made
 
 

@@ -25,13 +25,13 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.scores_json import Scores, scores_format
 from tapir_ray.transforms.verdict import parse_scores
-from tapir_ray.transforms.verifiers import Verifier, load_verifiers, verify
+from tapir_ray.transforms.verifiers import Verified, Verifier, load_verifiers, verify
 
 Parsed = TypeVar("Parsed")
 
-JUDGE = "judge"
-"""Value of `scored_by` for rows that the judge scored."""
 UNPARSEABLE = "unparseable_scores"
+MOST_REASONS = 2_000
+"""Characters of a judge's reply that are kept for the teacher."""
 RETRY_TEMPERATURE = 0.7
 """Lowest temperature of a repeated question: at 0 an endpoint would repeat its reply whatever the seed."""
 
@@ -69,7 +69,9 @@ def judge(
 ) -> ray.data.Dataset:
     """Returns `rows` as `schema` with scores, position_gap, the repeat's columns and both answer lengths.
 
-    - A row whose answers are both graded by a verifier (`judge.verifiers`) gets its scores without a request.
+    - A row whose answers are both graded by a verifier (`judge.verifiers`) gets its scores without a request. If a
+      verifier finds one of them wrong and cannot grade the other, the judge scores the other alone.
+    - A share `judge.verified_share` of the verified rows is judged as well, for `judged_mfd`.
     - Rows that are not ok, or have no response to compare with, pass unchanged.
     - A share `judge.repeat_share` of the rows, chosen by a hash of their id, is judged twice, the second time with
       other seeds and at `judge.repeat_temperature`. At 0 nothing is repeated, since the replies could not differ.
@@ -86,11 +88,14 @@ class JudgeRow:
     settings: Judge
     random_seed: int
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    keeps_reasons: bool = False
+    """Whether `judge_reasons` gets the judge's first reply."""
 
     @classmethod
     def of(cls, config: Config, random_seed: int) -> JudgeRow:
         """Returns the AskRow of a config. Raises InputError for a verifier that cannot be found."""
-        return cls(Prompts(config.prompts.dir), config.judge, random_seed, load_verifiers(config.judge.verifiers))
+        verifiers, keeps = load_verifiers(config.judge.verifiers), config.expand.prompt == "feedback"
+        return cls(Prompts(config.prompts.dir), config.judge, random_seed, verifiers, keeps)
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         if row["status"] != schemas.OK or row["response"] is None:
@@ -99,15 +104,9 @@ class JudgeRow:
         instruction = schemas.text_of(row["messages"])
         lengths = {"response_chars": len(response), "student_response_chars": len(answer)}
         if (verified := verify(self.verifiers, row, response, answer)) is not None:
-            return {
-                **row,
-                **lengths,
-                "teacher_score": verified.teacher_score,
-                "student_score": verified.student_score,
-                "scored_by": verified.verifier,
-            }
+            return {**row, **lengths, **await self._verified(clients["judge"], row, verified)}
         judgings = [self.judging(clients["judge"], instruction, response, answer, row_id, "first")]
-        chosen = share_of(schemas.order_key(row_id, self.random_seed, "repeat")) < self.settings.repeat_share
+        chosen = self._in_share(row_id, "repeat", self.settings.repeat_share)
         if chosen and self.settings.repeated_at(clients["judge"].target.endpoint) > 0.0:
             judgings.append(self.judging(clients["judge"], instruction, response, answer, row_id, "repeat"))
         judged = await asyncio.gather(*judgings, return_exceptions=True)
@@ -124,12 +123,45 @@ class JudgeRow:
             "teacher_score": first.teacher_score,
             "student_score": first.student_score,
             "position_gap": first.position_gap,
-            "scored_by": JUDGE,
+            "scored_by": schemas.JUDGE,
         }
+        if self.keeps_reasons:
+            scores["judge_reasons"] = first.texts[0][:MOST_REASONS]
         if repeat and isinstance(repeat[0], Judging):
             scores["repeat_mfd"] = repeat[0].teacher_score - repeat[0].student_score
             scores["repeat_same"] = repeat[0].texts == first.texts
         return {**row, **lengths, **scores}
+
+    async def _verified(self, client: Client, row: Row, verified: Verified) -> Row:
+        """Returns the scores of a row with a verifier; the judge scores an answer that the verifier could not grade.
+
+        In a sample of fully verified rows the judge compares both answers as well, for `judged_mfd`.
+        """
+        answers = {"teacher": row["response"], "student": row.get("student_response") or ""}
+        scores = {"teacher": verified.teacher_score, "student": verified.student_score}
+        instruction, row_id = schemas.text_of(row["messages"]), row["instruction_id"]
+        found: Row = {"scored_by": verified.verifier}
+        try:
+            for whose in [whose for whose, score in scores.items() if score is None]:
+                seed = (row_id, str(self.random_seed), "unverified", whose)
+                scores[whose] = (await self._ask_one(client, instruction, answers[whose], seed, 0.0)).scores[0]
+                found["scored_by"] = f"{verified.verifier}, {schemas.JUDGE}"
+        except NotJudged as error:
+            return {"status": error.status, "reason": error.reason}
+        if verified.complete and self._in_share(row_id, "verified", self.settings.verified_share):
+            try:
+                judged = await self.judging(
+                    client, instruction, answers["teacher"], answers["student"], row_id, "verified"
+                )
+                found["judged_mfd"] = judged.teacher_score - judged.student_score
+            except NotJudged as error:
+                # The scores stand without the judge, unless the budget ended: then the row is asked again.
+                if error.reason == schemas.BUDGET_USED_UP:
+                    return {"status": error.status, "reason": error.reason}
+        return {**found, "teacher_score": scores["teacher"], "student_score": scores["student"]}
+
+    def _in_share(self, row_id: str, salt: str, share: float) -> bool:
+        return share_of(schemas.order_key(row_id, self.random_seed, salt)) < share
 
     async def judging(
         self, client: Client, instruction: str, response: str, answer: str, row_id: str, judging: str

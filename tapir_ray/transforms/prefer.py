@@ -38,10 +38,8 @@ def prefer(rows: ray.data.Dataset, config: Config, roles: Roles, schema: pa.Sche
       keeps the old answer and is ok.
     - Judging fails a row as in `judge`.
     """
-    judge = replace(
-        JudgeRow.of(config, config.random_seed), settings=config.judge.model_copy(update={"repeat_share": 0.0})
-    )
-    function = PreferRow(judge)
+    settings = config.judge.model_copy(update={"repeat_share": 0.0, "verified_share": 0.0})
+    function = PreferRow(replace(JudgeRow.of(config, config.random_seed), settings=settings))
     return roles.ask(rows, function, schema)
 
 

@@ -30,6 +30,7 @@ from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.filters import AFTER, SCORED, first_reason, row_filters
 from tapir_ray.transforms.filters.base import RowFilter
 from tapir_ray.transforms.judge import NotJudged, score_answer, seed_of
+from tapir_ray.transforms.verifiers import Verifier, load_verifiers, verify_one
 
 
 def respond(
@@ -50,7 +51,7 @@ def respond(
       the user's functions). A row without a usable answer gets the status and reason of its first one: `cut_off`,
       `refused`, `empty` or an error.
     - Of `respond.samples` answers the one with the best judge's score is kept, with its `answer_score`. Below
-      `respond.min_score` the row is filtered as `below_min_score`.
+      `respond.min_score` the row is filtered as `below_min_score`. An answer that a verifier grades is not judged.
     """
     return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles), draft), schema)
 
@@ -153,14 +154,20 @@ class RespondRow:
         return scored
 
     async def _score(self, judge: Client, row: Row, answer: Answer) -> Answer:
+        text = (answer.reply.text or "").strip()
+        if (verified := verify_one(self._verifiers, row, text)) is not None:
+            return replace(answer, score=verified)
         instruction = schemas.text_of(row["messages"])
         seed = (row["instruction_id"], "gate", str(answer.seed))
-        text = (answer.reply.text or "").strip()
         score = await score_answer(judge, self.prompts, self.config.judge, instruction, text, seed)
         return replace(answer, score=score)
 
     def _sampling(self, answer: Answer) -> str:
         return json.dumps({**self.config.teacher.sampling.model_dump(), "seed": answer.seed}, sort_keys=True)
+
+    @cached_property
+    def _verifiers(self) -> dict[str, Verifier]:
+        return load_verifiers(self.config.judge.verifiers)
 
     @cached_property
     def _filters(self) -> list[RowFilter]:

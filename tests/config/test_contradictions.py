@@ -106,7 +106,17 @@ PAIRS = {
            "extra_body": {"a": 1}, "timeout_s": 9, "max_attempts": 2, "limits": {"in_flight": 4},
            "price": {"input": 1, "output": 2}, "same_as": "teacher", "mode": "pointwise", "parse_attempts": 2,
            "structured": "off", "repeat_share": 0.1, "verifiers": ["reference_number"], "min_teacher_score": 3,
+           "verified_share": 0.1,
        }.items()},
+    **{f"curriculum.difficulty.{key}": {"curriculum": {"difficulty": {key: value}}}
+       for key, value in (("samples", 4), ("temperature", 0.5), ("model", "gpt2"), ("chat_template", "chatml"))},
+    "expand.prompt": {"expand": {"prompt": "feedback"},
+                      "curriculum": {"difficulty": {"measure": "ifd", "top_fraction": 0.3}}},
+    **{f"expand.operations.{name}": {"expand": {"operations": {name: 1.0}}}
+       for name in ("constraint", "deepen", "concretise", "reasoning", "breadth")},
+    "expand.easier_share": {"expand": {"easier_share": 0.4}},
+    "curriculum.weights_by": {"curriculum": {"weights_by": "ddk", "difficulty": {"select": "none"}}},
+    **{f"curriculum.ddk.{key}": {"curriculum": {"ddk": {key: 0.3}}} for key in ("share", "strength")},
     "control": {"control": "sft", "holdout": {"rows": 0}},
     "curriculum.stop_when": {"curriculum": {"stop_when": "no_gain"}, "holdout": {"rows": 0}},
     "teacher.sampling.max_tokens": {"teacher": {"max_completion_tokens": 9, "sampling": {"max_tokens": 9}}},
@@ -162,7 +172,6 @@ def test_a_judge_of_new_answers_is_no_contradiction_to_a_measure_without_one() -
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("verifiers", ["reference_number"]),
         ("min_teacher_score", 3),
         ("mode", "pointwise"),
         ("both_orders", True),
@@ -178,6 +187,15 @@ def test_a_judge_of_new_answers_alone_compares_nothing(key: str, value: Any) -> 
         parse(alone)
     assert parse(judged).judges
     assert parse({**alone, "evaluate": {"suites": ["holdout", "tests.evaluate.test_registry:Judged"]}}).judges
+
+
+def test_verifiers_grade_new_answers_and_samples_without_a_judge_of_two_answers() -> None:
+    alone = {**SMALL, "judge": {"verifiers": ["reference_number"]}, "curriculum": {"difficulty": {"measure": NO_JUDGE}}}
+    assert parse({**alone, "respond": {"min_score": 5}}).judges
+    sampled = {**alone, "curriculum": {"difficulty": {"measure": "frontier", "top_fraction": 0.3}}}
+    assert not parse(sampled).judges
+    with pytest.raises(InputError, match=r"judge\.verifiers has no effect with .* nor verified samples"):
+        parse(alone)
 
 
 @pytest.mark.parametrize(

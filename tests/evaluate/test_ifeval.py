@@ -12,9 +12,9 @@ from tapir_ray.config import Config, parse
 from tapir_ray.data.schemas import conform
 from tapir_ray.errors import InputError
 from tapir_ray.evaluate.ifeval import SCHEMA, by_group, checked, metrics, read_prompts
-from tapir_ray.evaluate.ifeval_checks import Checked, Prompt, check
 from tapir_ray.evaluate.registry import suites
 from tapir_ray.steps import evaluate
+from tapir_ray.transforms.ifeval_checks import Checked, Prompt, check
 from tests.llm.endpoint import running
 from tests.steps.contexts import rows_of, write
 from tests.steps.test_evaluate import context_of

@@ -39,7 +39,7 @@ def test_a_users_prompt_replaces_the_shipped_one(tmp_path: Path) -> None:
         (
             "extend",
             "{{ instruction }}",
-            "has extend.jinja, which is not the name of a prompt; rename it to one of expand",
+            "has extend.jinja, which is not the name of a prompt; rename it to one of evolve",
         ),
     ],
 )

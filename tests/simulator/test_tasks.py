@@ -43,6 +43,16 @@ def test_each_prompt_is_recognised() -> None:
     assert {kind: request(messages).kind for kind, messages in kinds.items()} == {kind: kind for kind in kinds}
 
 
+def test_other_prompts_of_an_expansion_are_expansions() -> None:
+    texts = {"answer": "8", "student_answer": "7", "reasons": "The sum is wrong.", "level": "harder"}
+    for messages in (
+        prompt("evolve", task="Math", instruction=MATH, operation="add a step."),
+        prompt("feedback", task="Math", instruction=MATH, **texts),
+    ):
+        asked = request(messages)
+        assert (asked.kind, asked.parts["task"], asked.parts["instruction"]) == (EXPAND, "Math", MATH)
+
+
 def test_a_whole_conversation_is_never_read_as_a_prompt() -> None:
     turns = [*user("What does <instruction> mean?"), {"role": "assistant", "content": "A tag."}, *user(MATH)]
     assert request(turns).kind == ANSWER

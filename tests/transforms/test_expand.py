@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from tapir_ray.data import schemas
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.transforms.expand import ExpandRow, expand, parse_instruction
+from tapir_ray.transforms.expand import OPERATIONS, ExpandRow, chosen, expand, parse_instruction
+from tapir_ray.transforms.judge import seed_of
 from tests.llm.endpoint import Choice, running
 from tests.transforms.asking import config_for, dataset, directly, instruction, opened
 
@@ -99,3 +101,39 @@ def test_a_draft_or_a_quoted_prompt_is_not_the_instruction() -> None:
     assert parse_instruction(opened) == ("Add 2.", None)
     drafted = "<new_instruction>Add 1.</new_instruction> Too easy. <new_instruction>Add 2.</new_instruction>"
     assert parse_instruction(drafted) == ("Add 2.", None)
+
+
+def sent(prompt: dict[str, Any], rows: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the prompts that the teacher got, and the new rows; `prompt` is the section `expand`."""
+    with running(lambda body, n: "<new_instruction>x</new_instruction>") as seen:
+        config = config_for(seen.url, expand=prompt)
+        made = directly(ExpandRow.of(config), rows, config)
+    by_seed = {body["seed"]: body["messages"][0]["content"] for body in seen.requests}
+    return [by_seed[seed_of(row["draw_id"], "expand")] for row in rows], made
+
+
+def test_evolve_draws_operations_by_their_shares_and_records_them() -> None:
+    draws = [draw("What is 1 + 1?", copy) for copy in range(60)]
+    prompts, rows = sent({"prompt": "evolve", "operations": {"deepen": 0.25, "reasoning": 0.75}}, draws)
+    counts = Counter(row["operation"] for row in rows)
+    assert counts.keys() == {"deepen", "reasoning"} and 7 <= counts["deepen"] <= 23, "15 of 60 are expected"
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert OPERATIONS[row["operation"]] in prompt and "What is 1 + 1?" in prompt
+    again = sent({"prompt": "evolve", "operations": {"deepen": 0.25, "reasoning": 0.75}}, draws)[1]
+    assert [row["operation"] for row in again] == [row["operation"] for row in rows]
+
+
+def test_a_share_of_the_draws_has_the_share_of_the_operation() -> None:
+    found = Counter(chosen(f"{n:032x}", 0, {"a": 0.5, "none": 0.0, "b": 0.3, "c": 0.2}) for n in range(4000))
+    assert {name: round(n / 4000, 1) for name, n in found.items()} == {"a": 0.5, "b": 0.3, "c": 0.2}
+
+
+def test_feedback_shows_the_students_answer_and_the_judges_reasons() -> None:
+    shown = {"parent_response": "two", "student_response": "three", "judge_reasons": "The sum is wrong."}
+    answered, verified = draw("What is 1 + 1?", **shown), draw("2 + 2?", **{**shown, "judge_reasons": None})
+    unanswered = draw("3 + 3?", parent_response="six", student_response=None, judge_reasons=None)
+    prompts, rows = sent({"prompt": "feedback", "easier_share": 1.0}, [answered, verified, unanswered])
+    assert all(text in prompts[0] for text in ("two", "three", "The sum is wrong.", "is easier than"))
+    assert "(none)" in prompts[1] and "student_answer" not in prompts[2]
+    assert [row["operation"] for row in rows] == ["easier", "easier", None]
+    assert sent({"prompt": "feedback", "easier_share": 0.0}, [answered])[1][0]["operation"] == "harder"

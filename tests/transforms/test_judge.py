@@ -258,3 +258,11 @@ def test_a_repeat_that_cannot_differ_is_not_asked_and_an_identical_one_is_marked
         warm = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
         (row,) = directly(JudgeRow(Prompts(), warm.judge, 0), answered(1), warm)
     assert (row["repeat_mfd"], row["repeat_same"]) == (3.0, True)
+
+
+def test_the_judges_reply_is_kept_for_expansions_by_feedback_alone() -> None:
+    with running(lambda body, attempt: "The second is wrong.\nScores: 8 6") as seen:
+        for prompt, kept in (("feedback", "The second is wrong.\nScores: 8 6"), ("like", None)):
+            config = config_for(seen.url, judge={"repeat_share": 0.0}, expand={"prompt": prompt})
+            (row,) = directly(JudgeRow.of(config, 0), [instruction("q", response="a", student_response="b")], config)
+            assert row.get("judge_reasons") == kept

@@ -11,11 +11,12 @@ your own by `curriculum.difficulty.measure: package.module:answer_length` (docs/
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from tapir_ray.config.curriculum import Difficulty
 from tapir_ray.config.registry import MEASURES, resolve
 from tapir_ray.data.schemas import SCORED
 from tapir_ray.errors import InputError
@@ -25,6 +26,8 @@ Column: TypeAlias = Any
 Function: TypeAlias = Callable[[pa.Table], Column | pa.Table]
 
 SAMPLES = pa.field("student_samples", pa.list_(pa.string()))
+SAMPLE_SCORES = pa.field("sample_scores", pa.list_(pa.float64()))
+"""Verifiers' scores of the samples, 1 to 10; null for a sample that no verifier grades."""
 LOSSES = (pa.field("response_loss", pa.float64()), pa.field("response_loss_alone", pa.float64()))
 """Mean cross-entropy of a row's response in nats per token, given its conversation and without it."""
 
@@ -59,6 +62,10 @@ class Measure:
     """Columns that the function adds and the scored table keeps."""
     positive: bool = False
     """A student at 0 or below has nothing to learn from the row, so a plan never moves δ to 0 or below."""
+    verified: bool = False
+    """Needs `sample_scores`: the scores of `samples` by the verifiers of `judge.verifiers`. No judge is asked."""
+    highest: float | None = None
+    """Highest difficulty of an ok row, if there is one: a config with a higher δ is refused."""
 
     def __call__(self, rows: pa.Table) -> Column | pa.Table:
         return self.function(rows)
@@ -71,7 +78,8 @@ class Measure:
     @property
     def schema(self) -> pa.Schema:
         """Schema of the scored table."""
-        needed = [*([SAMPLES] if self.samples else []), *(LOSSES if self.losses else [])]
+        sampled = [SAMPLES, *([SAMPLE_SCORES] if self.verified else [])] if self.samples else []
+        needed = [*sampled, *(LOSSES if self.losses else [])]
         return pa.schema([*SCORED, *needed, *self.columns])
 
 
@@ -84,11 +92,13 @@ def measure(
     losses: bool = False,
     columns: Sequence[pa.Field] = (),
     positive: bool = False,
+    verified: bool = False,
+    highest: float | None = None,
 ) -> Callable[[Function], Measure]:
     """Decorator that turns a function into a Measure; the arguments are the fields of Measure."""
 
     def made(function: Function) -> Measure:
-        return Measure(function, judge, answers, samples, temperature, losses, columns, positive)
+        return Measure(function, judge, answers, samples, temperature, losses, columns, positive, verified, highest)
 
     return made
 
@@ -100,6 +110,15 @@ def load_measure(spec: str) -> Measure:
     """
     found = resolve(spec, MEASURES, what="curriculum.difficulty.measure")
     return found if isinstance(found, Measure) else Measure(found, judge=True)
+
+
+def configured_measure(difficulty: Difficulty) -> Measure:
+    """Returns the measure of the section `curriculum.difficulty`, with its `samples` and `temperature`."""
+    found = load_measure(difficulty.measure)
+    if not found.samples:
+        return found
+    temperature = found.temperature if difficulty.temperature is None else difficulty.temperature
+    return replace(found, samples=difficulty.samples or found.samples, temperature=temperature)
 
 
 def scored_schema(spec: str) -> pa.Schema:

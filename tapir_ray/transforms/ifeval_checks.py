@@ -66,14 +66,14 @@ def _harness() -> Any:
         import langdetect
         import nltk  # noqa: F401
     except ImportError as error:
-        raise InputError(f"the suite ifeval needs more packages ({error}): {INSTALL}") from error
+        raise InputError(f"the checks of IFEval need more packages ({error}): {INSTALL}") from error
     _provide_sentence_model()
     langdetect.DetectorFactory.seed = 0
     try:
         # Imported last: it downloads the sentence model if NLTK does not find one.
         from lm_eval.tasks.ifeval import utils
     except ImportError as error:
-        raise InputError(f"the suite ifeval needs the package lm-eval ({error}): {INSTALL}") from error
+        raise InputError(f"the checks of IFEval need the package lm-eval ({error}): {INSTALL}") from error
     return utils
 
 
@@ -90,7 +90,7 @@ def _provide_sentence_model() -> None:
         from punkt.data import english
     except ImportError as error:
         raise InputError(
-            f"the suite ifeval needs NLTK's English sentence model ({error}): {INSTALL}, or name a folder that has "
+            f"the checks of IFEval need NLTK's English sentence model ({error}): {INSTALL}, or name a folder that has "
             "tokenizers/punkt_tab/english in the environment variable NLTK_DATA"
         ) from error
     folder = Path(tempfile.mkdtemp(prefix="tapir-nltk-"))
