@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from tapir_ray.data.chat_turns import ASSISTANT
-from tapir_ray.data.schemas import prompt_hash
+from tapir_ray.data.schemas import JUDGE, prompt_hash
 from tapir_ray.report.export.formats import PAIRS
 from tapir_ray.report.export.rows import REPEATED, Counts, Repeats
-from tapir_ray.transforms.judge import JUDGE
 
 SCORES = ("student_response", "teacher_score", "student_score", "position_gap", "scored_by", "finish_reason")
 """Columns of a scored table that a pair needs, besides those of a row."""
