@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pyarrow.fs as pafs
 
-from tapir_ray.data.schemas import text_of
+from tapir_ray.data.schemas import JUDGE, text_of
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import TapirError
 from tapir_ray.llm.client.cache_dirs import ReplyFolders
@@ -21,7 +21,7 @@ from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.llm.roles import scope_of
 from tapir_ray.report.html.view import View
 from tapir_ray.steps.context import PLAIN_TEXT
-from tapir_ray.transforms.judge import JUDGE, JudgeRow, NotJudged
+from tapir_ray.transforms.judge import JudgeRow, NotJudged
 
 MOST_CACHE_BYTES = 256 * 1024**2
 """Largest cache that is read for the words of some rows."""
