@@ -43,7 +43,7 @@ class Talk:
             api_key="none",
             max_retries=0,
             timeout=TIMEOUT_S,
-            http_client=openai.DefaultHttpxClient(trust_env=not direct, timeout=TIMEOUT_S),
+            http_client=openai.DefaultHttpxClient(trust_env=not direct),
         )
         self._start: list[Message] = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._start)
@@ -68,11 +68,11 @@ class Talk:
         import openai
 
         self.messages.append({"role": "user", "content": question})
-        turns: Any = self.messages
-        given: Any = {name: value for name, value in self._given.items() if value is not None}
+        asked: dict[str, Any] = {"model": self.model, "messages": self.messages, "stream": True}
+        asked |= {name: value for name, value in self._given.items() if value is not None}
         said: list[str] = []
         try:
-            stream: Any = self._client.chat.completions.create(model=self.model, messages=turns, stream=True, **given)
+            stream: Any = self._client.chat.completions.create(**asked)
             for chunk in stream:
                 text = chunk.choices[0].delta.content if chunk.choices else None
                 if text:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tapir_ray.cli.subjects import run_at
+from tapir_ray.api.subjects import run_at
 from tapir_ray.config import Config, changed, parse
 from tapir_ray.data.storage import is_remote
 from tapir_ray.errors import InputError

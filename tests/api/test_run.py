@@ -69,7 +69,7 @@ def test_a_table_that_is_not_there_is_refused(
 
 def test_a_run_without_an_end_has_tables_and_no_student(run: tapir.Run) -> None:
     assert run.tables == ["seed/instructions", "rounds/01/scored"]
-    assert run.cost == 0.0 and run.config.name == "a" and run.status["state"] == "not started"
+    assert run.cost == 0.0 and run.config.name == "a" and run.status["status"] == "not started"
     with pytest.raises(tapir.InputError, match=r"no summary\.json yet"):
         _ = run.student
 

@@ -23,7 +23,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--private", action="store_true", help="with --push: a new repository is private")
     command.add_argument("--format", choices=FORMATS, help="dataset: format of the rows")
     command.add_argument(
-        "--table", metavar="TABLE", help="dataset: another table than the training sets, such as rounds/01/generated"
+        "--table", metavar="TABLE", help="dataset: another table of the run than the training sets, by its path"
     )
     command.add_argument("--student", choices=STUDENTS, help=f"student: {STUDENT}")
     weights = command.add_mutually_exclusive_group()

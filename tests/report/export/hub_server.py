@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub import constants
 
+REVISION = "0" * 40
 LARGE = (".safetensors", ".parquet", ".jsonl")
 """Suffixes of files that go through LFS."""
 
@@ -178,4 +179,5 @@ class _Handler(BaseHTTPRequestHandler):
                 repo[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 repo[value["path"]] = self.hub.objects[value["oid"]]
-        self._reply(200, {"commitUrl": f"{self.hub.url}{path}/abc", "commitOid": "abc", "success": True})
+        name = "/".join(path.split("/")[2:5]).removeprefix("models/")
+        self._reply(200, {"commitUrl": f"{self.hub.url}/{name}/commit/{REVISION}", "commitOid": REVISION})

@@ -15,7 +15,7 @@ from tapir_ray.data.schemas import GENERATED_ROWS, INSTRUCTIONS, instruction_id
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import InputError
 from tapir_ray.methods import layout_of
-from tapir_ray.report.export import files
+from tapir_ray.report.export import dataset, files
 from tapir_ray.report.export.dataset import export_dataset
 from tapir_ray.transforms.user_rows import completed
 from tests.report.export.runs import ANSWERS, LICENSE, TEACHER, finished_run, instruction, messages_of, write
@@ -170,14 +170,15 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
 def test_a_large_dataset_goes_to_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, tables = finished_run(tmp_path)
     rows = []
-    for number in range(2_500):
+    for number in range(250):
         messages = [{"role": "user", "content": f"Add {number} and 1."}]
         rows.append({**instruction("NEW"), "messages": messages, "instruction_id": instruction_id(messages)})
     write(run, tables.instructions, rows)
     monkeypatch.setattr(files, "FILE_BYTES", 1_000)
+    monkeypatch.setattr(dataset, "BATCH_ROWS", 100)
     made = export_dataset(run.uri, layout_of, str(tmp_path / "out"), "sharegpt", table="seed/instructions")
     assert len(list((tmp_path / "out" / "data").iterdir())) == 3
-    assert made.counts.exported == len(read(tmp_path / "out")) == 2_500
+    assert made.counts.exported == len(read(tmp_path / "out")) == 250
 
 
 def test_a_run_without_trained_rows_is_told_what_to_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tapir_ray.evaluate.suite import NO_TASK
 from tapir_ray.report.html import charts
 from tapir_ray.report.html.section import Figure, Grid, Section
 from tapir_ray.report.html.view import View
-from tapir_ray.run.layout import ShardLayout
+from tapir_ray.run.layout import SHARDS, ShardLayout, shard_dir
 
 BEFORE, ASKED, GOT = "before (usable seed rows)", "asked (weights)", "got (training set)"
 MOST_TASKS = 20
@@ -88,9 +88,10 @@ def _of_regeneration(view: View, title: str, says: str) -> Section:
     assert isinstance(layout, ShardLayout)
     before: Counter[str] = Counter()
     after: Counter[str] = Counter()
-    for shard in view.run.children("shards"):
-        before += _counts(view, shard, layout.labelled.of(f"shards/{shard}"))
-        after += _counts(view, shard, layout.regenerated.of(f"shards/{shard}"))
+    for shard in view.run.children(SHARDS):
+        folder = shard_dir(int(shard))
+        before += _counts(view, shard, layout.labelled.of(folder))
+        after += _counts(view, shard, layout.regenerated.of(folder))
     if not before and not after:
         return Section("tasks", title, says, missing="No row has a task: classify is not among the operations.")
     shares = {"labelled": _shares(before), "in the dataset": _shares(after)}
