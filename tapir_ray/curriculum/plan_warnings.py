@@ -40,7 +40,7 @@ def doubts(stats: ScoreStats, interval: Interval, config: Config) -> list[str]:
     agreement = stats.verifier_agreement
     if agreement is not None and stats.compared >= FEWEST_COMPARED and agreement < LEAST_AGREEMENT:
         warnings.append(
-            f"verifiers and judge agree on {agreement:.0%} of {stats.compared} rows: look at rows of rounds/NN/scored "
+            f"verifiers and judge agree on {agreement:.0%} of {stats.compared} rows: look at the scored rows "
             "with a judged_mfd"
         )
     length = stats.length_correlation
