@@ -76,7 +76,7 @@ def _shards(run: Run, layout: ShardLayout) -> list[Table]:
     found = [table for table in _shard_tables(run, layout) if table.name == layout.regenerated.name]
     ingested = run.done(layout.ingested)
     done = sum(run.manifest(table).rows for table in found)
-    if ingested is None or not found or done != ingested.rows:
+    if ingested is None or done != ingested.rows:
         rows = "no" if ingested is None else f"{done:,} of {ingested.rows:,}"
         raise InputError(f"{run.uri} has regenerated {rows} rows: continue it first (tapir regenerate)")
     return found

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tapir_ray.config import parse as parse_config
 from tapir_ray.data.files import list_files
 from tapir_ray.data.formats import parse
 from tapir_ray.data.readers import read_raw
@@ -17,6 +18,9 @@ from tapir_ray.errors import InputError
 from tapir_ray.methods import layout_of
 from tapir_ray.report.export import dataset, files
 from tapir_ray.report.export.dataset import export_dataset
+from tapir_ray.report.export.student import export_student
+from tapir_ray.run.layout import ShardLayout, shard_dir
+from tapir_ray.run.run import Run
 from tapir_ray.transforms.user_rows import completed
 from tests.report.export.runs import ANSWERS, LICENSE, TEACHER, finished_run, instruction, messages_of, write
 from tests.s3 import bucket
@@ -215,3 +219,26 @@ def test_an_object_store_gets_all_files_and_the_card_last(tmp_path: Path, monkey
         with pytest.raises(OSError, match="the network"):
             export_dataset(run.uri, layout_of, out, "parquet", overwrite=True)
         assert not Storage.at(out).exists("README.md"), "an export that is cut short has no card"
+
+
+def test_a_regeneration_gives_the_ok_rows_of_its_shards(tmp_path: Path) -> None:
+    content = {"name": "again", "seed_data": {"path": "private/rows.jsonl"}, "regenerate": {"operations": ["filter"]}}
+    run, tables = Run.open(parse_config(content), str(tmp_path / "run")), layout_of(parse_config(content))
+    assert isinstance(tables, ShardLayout)
+    rows = [instruction(name, teacher_model=TEACHER) for name in ("PLAIN", "LONG", "NEW")]
+    rows.append(instruction("SYSTEM", status="filtered", reason="near_duplicate: a"))
+    write(run, tables.ingested, rows)
+    for number, part in enumerate((rows[:2], rows[2:])):
+        with pytest.raises(InputError, match=f"has regenerated {2 * number} of 4 rows"):
+            export_dataset(run.uri, layout_of, str(tmp_path / "out"), "parquet")
+        write(run, tables.regenerated.of(shard_dir(number)), part)
+    made = export_dataset(run.uri, layout_of, str(tmp_path / "out"), "parquet")
+    assert made.tables == ("shards/00000/regenerated", "shards/00001/regenerated")
+    assert made.counts.reasons == {"filtered: near_duplicate": 1}
+    found = read(tmp_path / "out")
+    assert {one.response for one in found.values()} == {ANSWERS[name] for name in ("PLAIN", "LONG", "NEW")}
+    assert "| left out: filtered: near_duplicate | 1 |" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(InputError, match="is a regeneration, which has no student's answers"):
+        export_dataset(run.uri, layout_of, str(tmp_path / "two"), "preference")
+    with pytest.raises(InputError, match="is a regeneration, which trains no student"):
+        export_student(run.uri, layout_of, str(tmp_path / "two"))
