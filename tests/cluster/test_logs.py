@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import worker
+from ray._private.log import PlainRayHandler
 
 from tapir_ray.cluster import logs
 from tapir_ray.data.storage import Storage
@@ -24,7 +25,7 @@ assert ray.__version__
 def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Lines that reach the terminal by Ray's handler."""
     lines: list[str] = []
-    (handler,) = (one for one in logging.getLogger("ray").handlers if type(one).__module__.startswith("ray."))
+    (handler,) = (one for one in logging.getLogger("ray").handlers if isinstance(one, PlainRayHandler))
     monkeypatch.setattr(handler, "emit", lambda record: lines.append(record.getMessage()))
     return lines
 
@@ -103,7 +104,7 @@ def test_an_error_names_the_folder_with_the_logs(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MY_API_KEY", "a-key-of-a-provider")
     folder, storage = tmp_path / "ray", Storage.at(str(tmp_path / "run"))
     (folder / "train").mkdir(parents=True)
-    (folder / "raylet.out").write_text("x" * logs.MOST_BYTES + "the end, with a-key-of-a-provider")
+    (folder / "raylet.out").write_text("x" * logs.MOST_BYTES + "\nthe end, with a-key-of-a-provider")
     (folder / "train" / "controller.log").write_text("worker 1 has died")
     (folder / "gcs_server.err").touch()
     error = fail(storage, folder, StageError("training failed"))

@@ -211,7 +211,7 @@ def test_the_size_of_a_created_student_is_that_of_its_weights() -> None:
     assert found is not None and found.kv_values == 2 * 2 * 32 and found.dtype == "float32"
     assert {name.rpartition(".")[2] for name, _, _ in found.linear} >= {"q_proj", "down_proj"}
     assert found.trained(None) == found.parameters
-    assert found.trained(config(train={"sequence_length": 128, "lora": {"rank": 4}}).train.lora) < found.parameters / 2
+    assert found.trained(Lora(rank=4)) < found.parameters / 2
 
 
 @pytest.fixture(scope="module")

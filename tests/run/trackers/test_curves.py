@@ -18,7 +18,7 @@ from tapir_ray.run.trackers.curves import Curves, points_of
 from tapir_ray.run.trackers.tensorboard import TensorBoard
 
 CONFIG = {
-    "name": "a",
+    "name": "tracked",
     "student": {"model": "m"},
     "seed_data": {"path": "a.jsonl"},
     "teacher": {"base_url": "http://127.0.0.1:9/v1", "model": "t", "api_key_env": None},
