@@ -38,8 +38,6 @@ NO_HANDLERS = ("DeepSpeed",)
 """Loggers that get a handler of their own when their library is imported, perhaps later."""
 MOST_BYTES, MOST_FILES = 256 * 1024, 100
 """Last bytes of a log file that are kept, and the number of files; the latest first."""
-MOST_CHARACTERS = 2_000
-"""Characters of a line that are kept: the search for keys takes long in a line without spaces."""
 FOLDER = "logs"
 
 
@@ -132,8 +130,7 @@ def keep(storage: Storage, attempt: int, folders: list[Path]) -> str | None:
         with suppress(OSError):  # a log file may go away, and none is worth another error
             with file.open("rb") as stream:
                 stream.seek(max(0, sizes[file].st_size - MOST_BYTES))
-                lines = stream.read().decode(errors="replace").splitlines()
-            text = "\n".join(line[:MOST_CHARACTERS] for line in lines)
+                text = stream.read().decode(errors="replace")
             storage.write_text(f"{target}/{file.name}", redacted(text))
     return storage.uri_of(target) if latest else None
 

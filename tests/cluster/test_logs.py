@@ -104,7 +104,7 @@ def test_an_error_names_the_folder_with_the_logs(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MY_API_KEY", "a-key-of-a-provider")
     folder, storage = tmp_path / "ray", Storage.at(str(tmp_path / "run"))
     (folder / "train").mkdir(parents=True)
-    (folder / "raylet.out").write_text("x" * logs.MOST_BYTES + "\nthe end, with a-key-of-a-provider")
+    (folder / "raylet.out").write_text("x" * logs.MOST_BYTES + "the end, with a-key-of-a-provider")
     (folder / "train" / "controller.log").write_text("worker 1 has died")
     (folder / "gcs_server.err").touch()
     error = fail(storage, folder, StageError("training failed"))
