@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private import worker
+from ray._private.log import PlainRayHandler
 
 from tapir_ray.cluster import logs
 from tapir_ray.data.storage import Storage
@@ -24,7 +25,7 @@ assert ray.__version__
 def terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Lines that reach the terminal by Ray's handler."""
     lines: list[str] = []
-    (handler,) = (one for one in logging.getLogger("ray").handlers if type(one).__module__.startswith("ray."))
+    (handler,) = (one for one in logging.getLogger("ray").handlers if isinstance(one, PlainRayHandler))
     monkeypatch.setattr(handler, "emit", lambda record: lines.append(record.getMessage()))
     return lines
 

@@ -47,6 +47,6 @@ Check = Callable[[Subject], Iterable[Finding]]
 
 
 def gib(size: float) -> str:
-    """Returns bytes as GiB in words: 1.2 GiB, 140 GiB."""
+    """Returns bytes in words: 12 MiB, 1.2 GiB, 140 GiB."""
     value = size / 2**30
-    return f"{value:,.2f} GiB" if value < 1 else f"{value:,.1f} GiB" if value < 100 else f"{value:,.0f} GiB"
+    return f"{size / 2**20:,.0f} MiB" if value < 0.5 else f"{value:,.1f} GiB" if value < 100 else f"{value:,.0f} GiB"

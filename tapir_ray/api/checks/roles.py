@@ -29,6 +29,8 @@ def endpoints(subject: Subject) -> Iterator[Finding]:
         else:
             todo = f"{ASK}; until then nobody knows how it answers"
             yield Finding(role, UNKNOWN, f"{where} is up and has {endpoint.model}; not asked", todo)
+    if asks and config.judge.same_as is not None:
+        yield Finding("judge", PASS, f"is the {config.judge.same_as}")
 
 
 def cut_off(subject: Subject) -> Iterator[Finding]:

@@ -25,7 +25,9 @@ def length(subject: Subject) -> Iterator[Finding]:
         return
     if share is None:
         if any(row["response"] is not None for row in subject.seed.sample):
-            yield Finding("length", UNKNOWN, "the student's tokenizer is not here, so pairs were not measured")
+            created = subject.config.student.create is not None
+            why = "a created student has no tokenizer yet" if created else "the student's tokenizer is not here"
+            yield Finding("length", UNKNOWN, f"{why}: pairs were not measured", "the run says how many it leaves out")
         return
     fate = "truncated" if subject.report["over_length"] == "truncate" else "filtered"
     found = f"{share:.1%} of the answered seed rows are longer than train.sequence_length {limit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 from collections import defaultdict
@@ -18,11 +19,13 @@ from tapir_ray.run.trackers.curves import Curves, points_of
 from tapir_ray.run.trackers.tensorboard import TensorBoard
 
 CONFIG = {
-    "name": "a",
+    "name": "tracked",
     "student": {"model": "m"},
     "seed_data": {"path": "a.jsonl"},
     "teacher": {"base_url": "http://127.0.0.1:9/v1", "model": "t", "api_key_env": None},
 }
+BLOCK, FULL, LAST = 32 * 1024, 1, 4
+"""Of LevelDB's log format: bytes of a block, and kinds of a whole record and of the end of one."""
 
 
 def info(folder: Path | str, attempt: int, **earlier: Any) -> RunInfo:
@@ -170,18 +173,23 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def wandb_lines(file: Path) -> list[dict[str, Any]]:
-    import json
-
+    """Reads the lines of a `.wandb` file: records of LevelDB's log format, after 7 bytes of its own."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, found = DataStore(), []
-    store.open_for_scan(str(file))
-    while (content := store.scan_data()) is not None:
-        record = Record.FromString(content)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    content, at, part, found = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        left = BLOCK - at % BLOCK
+        if left < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(content[at + 4 : at + 6], "little"), content[at + 6]
+        part += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (FULL, LAST):
+            record, part = Record.FromString(part), b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                found.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
     return found
 
 

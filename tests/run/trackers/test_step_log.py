@@ -17,7 +17,7 @@ from tapir_ray.run.trackers.step_log import StepLog, recorded, step_log
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     teacher = {"base_url": "http://127.0.0.1:9/v1", "model": "t", "api_key_env": None}
-    config = {"name": "a", "student": {"model": "m"}, "seed_data": {"path": "a.jsonl"}, "teacher": teacher}
+    config = {"name": "logged", "student": {"model": "m"}, "seed_data": {"path": "a.jsonl"}, "teacher": teacher}
     return Run.open(parse(config), str(tmp_path / "run"))
 
 
