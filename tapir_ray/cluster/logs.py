@@ -80,6 +80,22 @@ def quiet(path: Path) -> Iterator[None]:
         file.close()
 
 
+@contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Context manager in which libraries that log on import show errors alone; the loggers of Ray are left as they are.
+
+    For a program whose own Ray is used: it may have set them up.
+    """
+    hidden = _Hidden(logging.NullHandler())
+    for name in NO_HANDLERS:
+        logging.getLogger(name).addFilter(hidden)
+    try:
+        yield
+    finally:
+        for name in NO_HANDLERS:
+            logging.getLogger(name).removeFilter(hidden)
+
+
 class _Hidden(logging.Filter):
     """Filter that hands records below SHOWN_FROM to a file instead."""
 

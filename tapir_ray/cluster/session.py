@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tapir_ray.cluster.capacity import possible_nodes, shortage, stopped_by_lost_nodes
 from tapir_ray.cluster.interrupt import interruptible
-from tapir_ray.cluster.logs import native_errors_to, quiet
+from tapir_ray.cluster.logs import native_errors_to, quiet, quiet_imports
 from tapir_ray.cluster.private_folder import private_folder
 from tapir_ray.config import Config
 from tapir_ray.errors import InputError, Stopped
@@ -64,7 +64,9 @@ def session(config: Config, signals: bool = True) -> Iterator[list[Path]]:
     ending = ExitStack()
     try:
         opening = ending.enter_context(ExitStack())
-        if not (show_logs or of_caller):
+        if of_caller:
+            ending.enter_context(quiet_imports())
+        elif not show_logs:
             ending.enter_context(quiet(logs[0] / "driver.log"))
             opening.enter_context(native_errors_to(logs[0] / "driver-core.log"))
         if of_caller:

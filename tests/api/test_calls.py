@@ -147,7 +147,8 @@ def test_a_dataset_of_a_program_is_regenerated(tmp_path: Path, ray_local: None) 
     with pytest.raises(tapir.InputError, match="rows of another dataset"):
         tapir.regenerate(given[:3], config, tmp_path / "run")
     with pytest.raises(tapir.InputError, match="no section regenerate"):
-        tapir.regenerate(given, CONFIG, tmp_path / "third")
+        teacher = {"base_url": "http://127.0.0.1:9/v1", "model": "t", "api_key_env": None}
+        tapir.regenerate(given, {"name": "third", "student": {"model": "m"}, "teacher": teacher}, tmp_path / "third")
 
 
 def test_a_running_event_loop_does_not_stop_a_check(tmp_path: Path) -> None:
