@@ -36,6 +36,8 @@ OWN_HANDLERS = ("ray", "ray.data")
 """Loggers whose handlers write to the terminal when they have been imported."""
 NO_HANDLERS = ("DeepSpeed",)
 """Loggers that get a handler of their own when their library is imported, perhaps later."""
+PARENTS = ("ray.llm",)
+"""Loggers whose children bring a handler to the terminal of their own, unless the parent has one."""
 MOST_BYTES, MOST_FILES = 256 * 1024, 100
 """Last bytes of a log file that are kept, and the number of files; the latest first."""
 FOLDER = "logs"
@@ -58,6 +60,8 @@ def quiet(path: Path) -> Iterator[None]:
         places += [one for one in handlers if not isinstance(one, logging.FileHandler) and hasattr(one, "stream")]
     for place in places:
         place.addFilter(hidden)
+    for name in PARENTS:
+        logging.getLogger(name).addHandler(file)
     show = warnings.showwarning
 
     def show_own(message: Any, category: Any, filename: str, *rest: Any) -> None:
@@ -77,6 +81,8 @@ def quiet(path: Path) -> Iterator[None]:
         warnings.showwarning = show
         for place in places:
             place.removeFilter(hidden)
+        for name in PARENTS:
+            logging.getLogger(name).removeHandler(file)
         file.close()
 
 

@@ -35,7 +35,7 @@ _stopped_at: list[float] = []
 """Time of the first signal, until the outermost `stopped_by_signals` is left."""
 _entered: list[None] = []
 """An entry for each `stopped_by_signals` that is entered."""
-LOG_LEVELS = {"ray.train": logging.ERROR, "ray.llm": logging.ERROR, "ray.serve": logging.ERROR}
+LOG_LEVELS = {"ray.train": logging.ERROR, "ray.serve": logging.ERROR}
 """Log levels of libraries in the driver whose loggers are set up late (others: `logs.py`)."""
 
 

@@ -57,6 +57,19 @@ def test_a_library_that_is_imported_later_is_quiet_too(tmp_path: Path, capsys: p
     assert "ds_accelerator" in (tmp_path / "driver.log").read_text()
 
 
+def test_ray_llm_is_quiet_too(tmp_path: Path, terminal: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Its loggers are set up when they are first asked for, in the middle of a run."""
+    from ray.llm._internal.common.observability.logging import get_logger
+
+    with logs.quiet(tmp_path / "driver.log"):
+        logger = get_logger("tests_of_tapir")
+        logger.info("No cloud storage mirror configured")
+        logger.warning("a hint")
+        logger.error("the model cannot be loaded")
+    assert terminal == ["the model cannot be loaded"] and capsys.readouterr().err == ""
+    assert "a hint" in (tmp_path / "driver.log").read_text()
+
+
 def test_python_warnings_of_other_packages_go_to_the_file(tmp_path: Path) -> None:
     before = warnings.showwarning
     with warnings.catch_warnings(), logs.quiet(tmp_path / "driver.log"):
