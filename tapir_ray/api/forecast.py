@@ -28,7 +28,7 @@ from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
-from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Sizes, guessed
+from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Sizes, guessed, with_shares
 from tapir_ray.cost.student_work import student_work
 from tapir_ray.cost.suites import Forecasts, guessed_answer, suite_lines, suites_assumed, suites_work
 from tapir_ray.data.files import find_seed
@@ -138,9 +138,7 @@ def forecast(config: Config, run_dir: str, pilot: int = 0, caller: Caller = PROG
             seed = read_seed(config) if config.reads_seed_data else Seed()
         sizes, spent, place = guessed(config, seed, taxonomy), None, None
     unlabelled = taxonomy.from_seed and not any(sizes.tasks)
-    if taxonomy.from_seed:
-        shares = taxonomy.weights if unlabelled else {task: n for task, n in sizes.tasks.items() if task}
-        taxonomy = taxonomy.with_seed_counts({task: round(1000 * share) for task, share in shares.items()})
+    taxonomy = with_shares(taxonomy, sizes)
     counted = forecasts(config, [row["response"] for row in seed.sample if row["response"] is not None])
     estimate = Estimate([*method.estimate(config, seed, taxonomy, sizes).lines, *suite_lines(config, counted)])
     assumed = [ASSUMED, *method.assumes, *suites_assumed(config, counted), *(PILOT if pilot else GUESSED)]

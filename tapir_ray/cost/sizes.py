@@ -88,6 +88,15 @@ def guessed(config: Config, seed: Seed, taxonomy: Taxonomy) -> Sizes:
     return sizes
 
 
+def with_shares(taxonomy: Taxonomy, sizes: Sizes) -> Taxonomy:
+    """Returns the taxonomy with the tasks of the seed rows as weights if it follows the seed data, else as it is.
+
+    Without a labelled row the weights stay the published ones.
+    """
+    shares = {task: share for task, share in sizes.tasks.items() if task} or taxonomy.weights
+    return taxonomy.with_seed_counts({task: round(1000 * share) for task, share in shares.items()})
+
+
 def bounds(config: Config, seed: Seed, taxonomy: Taxonomy) -> dict[str, dict[str, Size]]:
     """Returns upper bounds of a row's sizes, averaged over the seed data.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tapir_ray.config import Config
 from tapir_ray.cost.estimate import Estimate
 from tapir_ray.cost.seed_sample import Seed, read_seed
-from tapir_ray.cost.sizes import guessed
+from tapir_ray.cost.sizes import guessed, with_shares
 from tapir_ray.curriculum import tasks
 from tapir_ray.data.files import find_seed, is_hub_id
 from tapir_ray.errors import InputError
@@ -38,10 +38,7 @@ def _forecast(config: Config, run: Run) -> Estimate:
         config = config.model_copy(update={"seed_data": seed_data})
     seed, taxonomy = _seed(config, run), tasks.load(config.curriculum)
     sizes = guessed(config, seed, taxonomy)
-    if taxonomy.from_seed:
-        labelled = {task: n for task, n in sizes.tasks.items() if task} or taxonomy.weights
-        taxonomy = taxonomy.with_seed_counts({task: round(1000 * share) for task, share in labelled.items()})
-    return method_of(config).estimate(config, seed, taxonomy, sizes)
+    return method_of(config).estimate(config, seed, with_shares(taxonomy, sizes), sizes)
 
 
 def _seed(config: Config, run: Run) -> Seed:

@@ -36,7 +36,7 @@ def create_student(
     file as in `student.chat_template`; None is `plain`. Raises InputError if the sizes do not fit together.
     """
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import GenerationConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     if create.hidden_size % create.heads:
@@ -46,8 +46,24 @@ def create_student(
         )
     tokenizer = _tokenizer(create, texts, resolve_template(chat_template or "plain"))
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    config = model_config(create, len(tokenizer), ids)
+    # The caller's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(bos_token_id=None, **ids)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def model_config(create: CreateModel, vocabulary: int, ids: dict[str, int]) -> Any:
+    """Returns the `LlamaConfig` of a created student with this number of tokens; `ids` are those of special tokens."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=create.hidden_size,
         intermediate_size=create.intermediate_size,
         num_hidden_layers=create.layers,
@@ -59,15 +75,6 @@ def create_student(
         bos_token_id=None,
         **ids,
     )
-    # The caller's random numbers stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(bos_token_id=None, **ids)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    disable_progress_bar()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def _tokenizer(create: CreateModel, texts: Iterable[str], template: str) -> Any:

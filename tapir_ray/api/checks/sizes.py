@@ -6,7 +6,8 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from tapir_ray.config import Config, CreateModel, Lora, Student
+from tapir_ray.config import Config, Lora, Student
+from tapir_ray.train.create_student import model_config
 from tapir_ray.train.model_config import read_config, skeleton
 from tapir_ray.train.weights import is_here
 
@@ -50,25 +51,10 @@ def model_size(config: Config) -> ModelSize | None:
 def _size(student_json: str) -> ModelSize | None:
     student = Student.model_validate_json(student_json)
     if student.create is not None:
-        return _of(_created(student.create), student)
+        return _of(model_config(student.create, student.create.vocab_size, {}), student)
     if student.model is None or not is_here(student.model, "student.model", student.revision):
         return None
     return _of(read_config(student, student.model), student)
-
-
-def _created(create: CreateModel) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=create.vocab_size,
-        hidden_size=create.hidden_size,
-        intermediate_size=create.intermediate_size,
-        num_hidden_layers=create.layers,
-        num_attention_heads=create.heads,
-        num_key_value_heads=create.heads,
-        tie_word_embeddings=True,
-        dtype="float32",
-    )
 
 
 def _of(config: Any, student: Student) -> ModelSize:

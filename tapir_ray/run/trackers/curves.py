@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -47,8 +48,8 @@ class Point(NamedTuple):
     step: int
 
 
-class Curves(Tracker):
-    """Tracker that writes points. `open` and `write` are to be overridden, `close` may be."""
+class Curves(Tracker, ABC):
+    """Tracker that writes points."""
 
     package: ClassVar[str] = ""
     """Module that it needs; it is installed by the extra `name`."""
@@ -61,13 +62,13 @@ class Curves(Tracker):
         self._costs_at = -math.inf
         self._usage: Mapping[str, Mapping[str, Numbers]] = {}
 
+    @abstractmethod
     def open(self, run: RunInfo) -> Mapping[str, int]:
         """Opens the run's curves, new or of earlier attempts; returns the last step of each name in them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, points: Sequence[Point]) -> None:
         """Writes points; the steps of a name rise."""
-        raise NotImplementedError
 
     def close(self, status: str) -> None:
         """Closes the curves after the last point. `status` is as in `Tracker.end`."""
