@@ -45,7 +45,7 @@ def create_student(
             f"{create.heads}: change one of them"
         )
     tokenizer = _tokenizer(create, texts, resolve_template(chat_template or "plain"))
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    ids: dict[str, Any] = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = model_config(create, len(tokenizer), ids)
     # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
@@ -58,7 +58,7 @@ def create_student(
     tokenizer.save_pretrained(folder)
 
 
-def model_config(create: CreateModel, vocabulary: int, ids: dict[str, int]) -> Any:
+def model_config(create: CreateModel, vocabulary: int, ids: dict[str, Any]) -> Any:
     """Returns the `LlamaConfig` of a created student with this number of tokens; `ids` are those of special tokens."""
     from transformers import LlamaConfig
 
