@@ -279,6 +279,16 @@ def test_the_tasks_of_seed_rows_without_labels_are_assumed_to_have_the_published
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(("gpus", "status"), [(0, 0), (99, 1)])
+def test_a_failed_check_is_an_exit_status(
+    gpus: int, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claims = ["--set", f"resources.student.gpus={gpus}"]
+    assert main(["check", str(ROOT / "tests/loop.yaml"), "--run-dir", str(tmp_path / "run"), *claims]) == status
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["resources"]]
+    assert [row[1] for row in rows] == ["fail" if status else "pass"]
+
+
 def test_a_pilot_of_no_rows_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(["check", "configs/demo.yaml", "--pilot", "0"])

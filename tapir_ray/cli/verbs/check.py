@@ -26,13 +26,18 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks the config or the cluster and returns 0. Raises errors as `check` and `check_cluster` do."""
+    """Checks the config or the cluster; returns 1 if a row of the table says `fail`, else 0.
+
+    Raises errors as `check` and `check_cluster` do.
+    """
+    from tapir_ray.api.checks import FAIL
     from tapir_ray.cli.check import check
 
     if options.address:
         return _check_cluster(options)
-    check(*configured(options), options.pilot, options.json)
-    return 0
+    report = check(*configured(options), options.pilot, options.json)
+    # A script that checks before it submits must not have to read the table.
+    return 1 if any(one["status"] == FAIL for one in report["checks"]) else 0
 
 
 def _check_cluster(options: argparse.Namespace) -> int:
