@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import tapir_ray
 from tapir_ray.config import Config, Endpoint, Judge, Section
 from tapir_ray.config.keys import section_of
 from tapir_ray.config.section import default_of
@@ -57,6 +58,12 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert (built.returncode, built.stderr) == (0, ""), built.stderr
     home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert "config.html#" not in home and 'href="config.html"' in home and "../" not in home
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    assert [name for name in tapir_ray.__all__ if f".{name}\n" not in page] == ["Config"]
+    assert "config.md" in page, "a page of its own has the keys of Config"
 
 
 def test_the_readme_is_short() -> None:
