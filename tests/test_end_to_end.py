@@ -168,6 +168,13 @@ def test_a_finished_run_repeats_nothing(run_dir: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")} == before
 
 
+def test_rows_that_did_not_fail_are_not_asked_again(run_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")}
+    retried = tapir("retry", str(run_dir))
+    assert retried.returncode == 0, retried.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*.parquet")} == before
+
+
 def test_another_config_is_refused_in_its_folder(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "tests/loop.yaml", "--run-dir", str(run_dir), "--set", *QUICK, "curriculum.alpha=0.9"]
     assert cli.main(command) == 2

@@ -25,13 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         from tapir_ray.simulator.__main__ import main as simulate
 
         return simulate(arguments[1:])
-    # argparse would read options after -- that belong to the job.
-    for_job: list[str] = []
-    if arguments[:1] == ["submit"] and "--" in arguments:
-        end = arguments.index("--")
-        arguments, for_job = arguments[:end], arguments[end + 1 :]
-    if arguments[:1] == ["rows"]:
-        arguments = _joined(arguments, "--sort")
+    arguments, for_job = _own(arguments)
     try:
         refuse_words(arguments)
         refuse_words(for_job)
@@ -40,6 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_status
     options = _parser().parse_args(arguments, argparse.Namespace(for_job=for_job))
     return ended(options.verb, options)
+
+
+def _own(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Returns (arguments as argparse takes them, those after `--` that belong to a submitted job)."""
+    for_job: list[str] = []
+    if arguments[:1] == ["submit"] and "--" in arguments:
+        end = arguments.index("--")
+        arguments, for_job = arguments[:end], arguments[end + 1 :]
+    return (_joined(arguments, "--sort") if arguments[:1] == ["rows"] else arguments), for_job
 
 
 def _joined(arguments: list[str], option: str) -> list[str]:
