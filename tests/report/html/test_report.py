@@ -115,6 +115,21 @@ def test_a_run_under_way_and_one_without_rounds_say_what_is_missing(tmp_path: Pa
     assert "hardest" in section_of(text, "rows") and "Score by round" in section_of(text, "pays")
 
 
+def test_the_losses_of_a_training_under_way_are_shown(tmp_path: Path) -> None:
+    run = started_run(tmp_path / "a").run
+    begun = {"kind": "train", "round": 1, "training": "round-01-before"}
+    steps = [{**begun, "step": n, "run_step": 30 + n, "loss": 9.0} for n in range(2)]
+    again = {**begun, "training": "round-01-again"}
+    steps += [{**again, "step": n, "run_step": 30 + n, "loss": 2.5 - n / 4} for n in range(3)]
+    steps.append({**again, "step": 0, "run_step": 30, "holdout_loss": 2.75})
+    run.append("metrics.jsonl", steps)
+    losses = section_of(report(run.uri, REPORTED), "loss")
+    line = [text for text in Page(losses).texts if text.strip()]
+    at = line.index("round 1, so far")
+    # Steps, tokens, first and last loss, holdout before and now; nothing of the training before the retry.
+    assert line[at + 1 : at + 7] == ["3", "–", "2.500", "2.000", "2.750", "2.750"]
+
+
 def test_a_regeneration_has_its_own_sections(tmp_path: Path) -> None:
     text = report(regeneration(tmp_path / "a"), REPORTED)
     assert BROKEN not in text and SCRIPT not in text

@@ -9,6 +9,7 @@ from typing import Any
 from tapir_ray.report.html import charts
 from tapir_ray.report.html.section import Figure, Grid, Section
 from tapir_ray.report.html.view import View
+from tapir_ray.run.trackers.step_log import HOLDOUT_LOSS, LOSS, recorded
 from tapir_ray.train.loop import RESULT_FILE
 
 MOST_POINTS = 150
@@ -23,30 +24,36 @@ def section(view: View) -> Section:
     )  # fmt: skip
     if view.loop is None:
         return Section("loss", title, says, missing="A regeneration trains no student.")
-    student = [("initial SFT", view.loop.sft_checkpoint)]
-    student += [(f"round {n}", one.checkpoint) for n, one in enumerate(view.loop.rounds, 1)]
-    control = [(f"control {n}", one.checkpoint) for n, one in enumerate(view.loop.controls, 1)]
+    logged = recorded(view.run)
+    student = [("initial SFT", 0, view.loop.sft_checkpoint)]
+    student += [(f"round {n}", n, one.checkpoint) for n, one in enumerate(view.loop.rounds, 1)]
+    control = [(f"control {n}", n, one.checkpoint) for n, one in enumerate(view.loop.controls, 1)]
     rows: list[dict[str, Any]] = []
     lines: list[list[Any]] = []
     after_sft = 0
-    for who, trainings in (("", student), ("control, ", control)):
+    for kind, who, trainings in (("train", "", student), ("control", "control, ", control)):
         at = after_sft if who else 0
-        for name, table in trainings:
+        for name, number, table in trainings:
             made = view.run.done(table)
-            if made is None or "steps" not in made.extra:
+            if made is None:
+                losses, held = _so_far(logged, kind, number)
+                if not losses:
+                    continue
+                line = [f"{name}, so far", len(losses), None, losses[0], losses[-1]]
+            elif "steps" in made.extra:
+                losses = (view.run.find_json(f"{table}/{RESULT_FILE}") or {}).get("losses", [])
+                held = made.extra.get("holdout_losses") or []
+                line = [name, *(made.extra[key] for key in ("steps", "tokens", "first_loss", "last_loss"))]
+            else:
                 continue
-            result = view.run.find_json(f"{table}/{RESULT_FILE}") or {}
-            rows += _points(f"{who}training", at, result.get("losses", []))
-            held = made.extra.get("holdout_losses") or []
+            rows += _points(f"{who}training", at, losses)
             rows += [{"loss of": f"{who}holdout", "step": at + step, "loss": round(loss, 4)} for step, loss in held]
-            before, after = (held[0][1], held[-1][1]) if held else (None, None)
-            lines.append([name, made.extra["steps"], made.extra["tokens"], made.extra["first_loss"],
-                          made.extra["last_loss"], before, after])  # fmt: skip
-            at += made.extra["steps"]
+            lines.append([*line, *((held[0][1], held[-1][1]) if held else (None, None))])
+            at += line[1]
             if name == "initial SFT":
                 after_sft = at
     if not lines:
-        return Section("loss", title, says, missing="No training is finished yet.")
+        return Section("loss", title, says, missing="No training has made a step yet.")
     columns = ("training", "steps", "tokens", "first loss", "last loss", "holdout before", "holdout after")
     grid = Grid("Trainings", columns, lines)
     if not rows:
@@ -55,6 +62,15 @@ def section(view: View) -> Section:
     spec = charts.lines(rows, "step", "loss", "loss of", "Loss by step", points=False, whole=False, dashed=dashed)
     says_figure = "Steps of all trainings, one after the other. Lines of more than 150 steps are averaged."
     return Section("loss", title, says, [Figure("Loss by step", says_figure, spec, grid)])
+
+
+def _so_far(logged: list[dict[str, Any]], kind: str, number: int) -> tuple[list[float], list[tuple[int, float]]]:
+    """Returns (loss of each step, (step, loss) on the holdout) of a training under way; empty if none is."""
+    lines = [line for line in logged if (line["kind"], line["round"]) == (kind, number)]
+    # A training that was begun anew after a `tapir retry` has a name of its own.
+    lines = [line for line in lines if line["training"] == lines[-1]["training"]]
+    held = [(line["step"], line[HOLDOUT_LOSS]) for line in lines if HOLDOUT_LOSS in line]
+    return [line[LOSS] for line in lines if LOSS in line], held
 
 
 def _points(name: str, start: int, losses: list[float]) -> Iterator[dict[str, Any]]:
