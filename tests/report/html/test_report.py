@@ -127,7 +127,7 @@ def test_the_losses_of_a_training_under_way_are_shown(tmp_path: Path) -> None:
     line = [text for text in Page(losses).texts if text.strip()]
     at = line.index("round 1, so far")
     # Steps, tokens, first and last loss, holdout before and now; nothing of the training before the retry.
-    assert line[at + 1 : at + 7] == ["3", "–", "2.500", "2.000", "2.750", "2.750"]
+    assert line[at + 1 : at + 7] == ["3", "–", "2.500", "2", "2.750", "2.750"]
 
 
 def test_a_regeneration_has_its_own_sections(tmp_path: Path) -> None:
