@@ -121,7 +121,9 @@ judge:
 classify:
   by: teacher                   # names the task of each row; by: deberta trains a classifier for large data
 """
-_METHOD = """curriculum:
+_METHOD = """\
+# control: sft                  # trains a second student on the seed data alone: shows what the curriculum gains
+curriculum:
   rounds: 2
   alpha: 0.3                    # share of hard rows in the training of round 1 …
   alpha_step: 0.2               # … and how much more in each later one

@@ -87,9 +87,7 @@ def make_engine(work: Work, device: Any) -> Any:
     import torch
     from torch import distributed
     from transformers.integrations import HfDeepSpeedConfig
-    from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
     torch.manual_seed(work.random_seed)
     train, student = work.train, work.student
     start = work.base_model or work.init_model

@@ -136,6 +136,10 @@ def refuse_sizes(tokenizer: Any, loaded: Any, model: str, key: str = "student.mo
 
 def _both(kind: Any, model: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     """(model, loading info of its weights)."""
+    from transformers.utils.logging import disable_progress_bar
+
+    # Every load is part of a larger command, which has its own progress.
+    disable_progress_bar()
     # Mismatched sizes are ignored here, so that `refuse_weights` can list all faults in one message.
     loaded, found = kind.from_pretrained(model, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     return loaded, found

@@ -61,11 +61,9 @@ class _Worker:
 
     def __init__(self, model: str, student: Student, train: Train, threads: int, gpu: bool) -> None:
         import torch
-        from transformers.utils.logging import disable_progress_bar
 
         from tapir_ray.train.weights import load_student
 
-        disable_progress_bar()
         torch.set_num_threads(threads)
         dtype = student.dtype if student.dtype == "auto" else getattr(torch, student.dtype)
         loaded = load_student(model, student, dtype=dtype, attn_implementation=_attention(model, student, train))

@@ -33,11 +33,9 @@ def budget(subject: Subject) -> Iterator[Finding]:
 
 
 def _limit(key: str, limit: float, expected: float, unit: str) -> Finding:
+    decimals = 2 if unit == "dollars" else 0
+    most, needed = f"{limit:,.{decimals}f}", f"{expected:,.{decimals}f}"
     if expected <= limit:
-        return Finding(key, PASS, f"{expected:,.4g} of {limit:,.4g} {unit}")
-    return Finding(
-        key,
-        WARN,
-        f"{limit:,.4g} {unit} of {expected:,.4g} by the forecast: it will stop the run before its end",
-        f"raise {key}, or make less",
-    )
+        return Finding(key, PASS, f"{needed} of {most} {unit}")
+    stops = "it will stop the run before its end"
+    return Finding(key, WARN, f"{most} {unit} of {needed} by the forecast: {stops}", f"raise {key}, or make less")

@@ -84,6 +84,9 @@ def test_a_warning_is_a_row_with_what_to_change() -> None:
 def test_a_budget_below_the_forecast_is_reported() -> None:
     one = config(budget={"max_tokens": 500, "max_cost": 1.0})
     assert status(config_keys.budget(subject(one))) == [WARN, PASS]
+    rich = config(budget={"max_tokens": 20_000_000})
+    (row,) = config_keys.budget(subject(rich, tokens=989_136))
+    assert row.found == "989,136 of 20,000,000 tokens"
     assert status(config_keys.budget(subject(one, tokens=500, cost=None))) == [PASS, WARN], "a price is unknown"
 
 
