@@ -18,6 +18,8 @@ from tapir_ray.config.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "cluster").glob("*.md")])
+LIBRARIES = ("out of memory", "ray status", "--address")
+"""Words on the page of troubleshooting that are no message of ours."""
 NAMED_IN_WORDS = ("thinking_marks",)
 """Keys whose default is a list; the page describes it in words."""
 
@@ -58,6 +60,18 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert (built.returncode, built.stderr) == (0, ""), built.stderr
     home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
     assert "config.html#" not in home and 'href="config.html"' in home and "../" not in home
+
+
+def test_messages_on_the_page_of_troubleshooting_are_messages_of_the_code() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| ") and "`" in row.split("|")[1]]
+    parts = {part.strip(" (,:") for row in rows for text in re.findall(r"`([^`]+)`", row) for part in text.split("…")}
+    sources = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tapir_ray").rglob("*.py"))
+    # A message may go over several lines, and has values in it.
+    joined = re.sub(r'"\s*\n\s*f?"', "", sources)
+    sources = joined + re.sub(r"\{[^{}]*\}", "", joined)
+    plain = {part for part in parts if part and part not in LIBRARIES}
+    assert len(plain) > 25 and [part for part in sorted(plain) if part not in sources] == []
 
 
 def test_the_reference_has_every_public_name() -> None:
