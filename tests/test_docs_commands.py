@@ -49,7 +49,7 @@ NEED = {
     "lm_eval": "the harness, a command of another project",
 }
 """Programs on the pages that no test can run here, and what they need."""
-SHELL = {"export", "for", "done", "do", "printf", "make", "python", ".ci/run", "tapir"}
+SHELL = {".", "export", "for", "done", "do", "printf", "make", "python", ".ci/run", "tapir"}
 LEFT_OUT = {("submit", "…"): ["--address", "http://HEAD:8265", "--run-dir", "s3://bucket/runs/mine"]}
 """Options that a line leaves out, since the line above it has them."""
 READS_A_RUN = ("status", "report", "rows", "compare")
