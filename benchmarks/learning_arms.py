@@ -22,6 +22,12 @@ FRONTIER = {**HARD, "curriculum.difficulty.select": "frontier"}
 PLAIN: dict[str, Any] = {"rewrite.tasks": []}
 
 
+SMALL = {"hidden_size": 64, "intermediate_size": 192, "layers": 2, "heads": 2}
+"""Sizes of the small model of `superfilter`; its other settings are those of the student."""
+SMALL_TOKENS = 0.25
+"""Tokens of its training on the seed rows of the start, as a share of the start's tokens."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way of making the rounds' training sets."""

@@ -14,11 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.learning_arms import ARMS, METHODS, REGIMES
+from benchmarks.learning_arms import ARMS, METHODS, REGIMES, SMALL, SMALL_TOKENS
 from benchmarks.learning_ledger import ANSWER, EXPANSION, JUDGEMENT, PRICES, dollars, mean_usage, student_tokens
+from tapir_ray.config.curriculum import Curriculum
+from tapir_ray.curriculum.measures import load_measure
 
 COMMON = "A2"
 """Arm that all gains are measured against: new rows with equal task shares, nothing selected, no judge."""
+SAMPLED, DELTA = load_measure("unknown"), Curriculum().difficulty.threshold
+SMALL_MODEL = f"{SMALL['layers']} layers, {SMALL['hidden_size']} wide"
+SET_UP = f"""\
+Losses are those of the training's forward pass. Of each row {SAMPLED.samples} samples are drawn from all tokens at
+temperature {SAMPLED.temperature:g}; the product's own code compares them, without verifiers. The small model of
+superfilter is a student of {SMALL_MODEL}, trained on the seed rows of the start for {SMALL_TOKENS:.0%} of its tokens.
+The simulator plays the other expansion prompts by levels: it writes another problem of the same family, for evolve one
+level harder if the operation is constraint, deepen or reasoning and of the same level if it is concretise or breadth,
+for feedback one level easier or harder as asked. It does not keep the drawn problem's content, and does not read the
+student's answer. A7 has the regime's sizes of rows, draws and batches, and the product's defaults in all else of the
+method: published task weights, δ {DELTA:g}, expansions of hard rows alone, styled answers."""
 STUDENT_WORK = {"student_answers": "answers", "student_samples": "samples", "student_losses": "losses"}
 
 
@@ -133,6 +146,8 @@ def which(regimes: Mapping[str, Mapping[str, Any]]) -> str:
             *rows,
             "",
             price_note(),
+            "",
+            SET_UP,
         ]
     )
 
@@ -146,11 +161,11 @@ def price_note() -> str:
     """Returns the sentences on how dollars are counted."""
     prices = ", ".join(f"{role} ${price.input:g} and ${price.output:g}" for role, price in PRICES.items())
     return f"""\
-Dollars are list prices of a million input and output tokens ({prices}, those of gpt-4.1) for the calls
-of the three rounds. Problems and answers have their length in the simulator, counted by the student's tokenizer; words
-of prompts and of the judge's replies count a token for every four bytes. Real rows and judgements are longer, so the
-dollars compare arms and forecast no run; the student's own work is not in them. ≈: estimated from the calls and the
-mean tokens of a call in other arms, as the training is from before tokens were counted. –: not known."""
+Dollars are list prices of a million input and output tokens ({prices}, those of gpt-4.1)
+for the calls of the three rounds. Problems and answers have their length in the simulator, counted by the student's
+tokenizer; words of prompts and of the judge's replies count a token for every four bytes. Real rows and judgements are
+longer, so the dollars compare arms and forecast no run; the student's own work is not in them. ≈: estimated from the
+calls and the mean tokens of a call in other arms, as the training is from before tokens were counted. –: not known."""
 
 
 def _interval(row: Mapping[str, float]) -> str:

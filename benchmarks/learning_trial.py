@@ -1,7 +1,6 @@
 """A starting student, and one training of an arm: its config, its rounds, its scores on two holdouts.
 
-The measure `superfilter` needs a small model. It is a created student of a fifth of the parameters with the same
-tokenizer, trained on the seed rows of the start for a quarter of its tokens (`make_small`).
+The measure `superfilter` needs a small model: a smaller created student with the same tokenizer (`make_small`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.learning_arms import Arm, Regime
+from benchmarks.learning_arms import SMALL, SMALL_TOKENS, Arm, Regime
 from benchmarks.learning_ledger import PRICES
 from benchmarks.learning_loop import Student, holdout, row_of, score_of
 from benchmarks.learning_rounds import Rounds
@@ -29,10 +28,6 @@ from tapir_ray.train.loop import learning_rate_at
 
 CONFIG = Path(__file__).with_name("learning.yaml")
 UNIFORM_ROWS, SEED_SHARED_ROWS = 500, 400
-SMALL = {"hidden_size": 64, "intermediate_size": 192, "layers": 2, "heads": 2}
-"""Sizes of the small model; its other settings are those of the student."""
-SMALL_TOKENS = 0.25
-"""Tokens of its training, as a share of those of the start."""
 LIKE_NO_HOLDOUT = 1000
 """Added to the random seed of a training for its holdouts, so that they share no problem with its seed rows."""
 
