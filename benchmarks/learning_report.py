@@ -68,7 +68,19 @@ def of_regime(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "contrasts": {holdout: contrasts(by_arm, holdout) for holdout in HOLDOUTS},
         "gains": gains(by_arm),
         "stopped": stopped,
+        "starts": unequal_starts(lines),
     }
+
+
+def unequal_starts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Returns the scores of the starts of each random seed whose arms began from more than one.
+
+    A start that is trained again on another machine differs in the last bits of its sums, so in a few answers.
+    """
+    found: dict[str, set[float]] = defaultdict(set)
+    for line in lines:
+        found[str(line["seed"])].add(round(line["start"], 4))
+    return {seed: sorted(scores) for seed, scores in found.items() if len(scores) > 1}
 
 
 def gains(by_arm: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -167,6 +179,14 @@ def section(name: str, regime: Mapping[str, Any]) -> str:
         f"{what.seed_rows:,} seed rows; the start scores {first['start']:.2f}. Each of three rounds trains "
         f"{what.round_tokens:,} tokens in {first['steps'] // 3} steps.",
         "",
+    ]
+    if regime["starts"]:
+        pairs = "; ".join(f"{seed}: {', '.join(map(str, scores))}" for seed, scores in regime["starts"].items())
+        lines += [
+            f"Of these seeds not all arms began from one and the same start, which has these scores: {pairs}.",
+            "",
+        ]
+    lines += [
         "| arm | uniform | seed's shares | after each round | distinct rows | teacher, judge calls |",
         "|---|---|---|---|---|---|",
     ]

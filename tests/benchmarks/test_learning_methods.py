@@ -152,6 +152,13 @@ def test_the_page_has_methods_against_their_base_and_all_arms_by_gain() -> None:
     assert which({"c": of_regime([line("A1", 0, 3.0)])}) == ""
 
 
+def test_arms_of_a_seed_that_began_from_different_starts_are_named() -> None:
+    from benchmarks.learning_report import unequal_starts
+
+    apart = [line("A0", 0, 3.0), line("A1", 0, 3.0), line("A0", 1, 3.0), line("A1", 1, 3.0) | {"start": 2.005}]
+    assert unequal_starts(apart) == {"1": [2.0, 2.005]}
+
+
 def test_a_verdict_is_read_from_the_interval_alone() -> None:
     from benchmarks.learning_methods import verdict
 
