@@ -3,9 +3,9 @@
     python benchmarks/learning.py run [--regimes c b f] [--seeds 0 1 2 3 4] [--arms A0 A1 …] [--jobs 2]
     python benchmarks/learning.py report         # writes benchmarks/results/learning.json and docs/learning.md
 
-A training is one line of RESULTS; a training with a line is not done again. All arms of a regime and a seed start from
-the same student, and train for the same tokens and optimizer steps, with as many schedules of the same shape. Settings
-were chosen on the seeds from 100 on, which are not reported.
+A training is one line of RESULTS, or of the file TAPIR_LEARNING_RESULTS; a training with a line is not done again. All
+arms of a regime and a seed start from the same student, and train for the same tokens and optimizer steps, with as many
+schedules of the same shape. Settings were chosen on the seeds from 100 on, which are not reported.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning_arms import ARMS, REGIMES
+from tapir_ray.errors import StageError
 
 WORK = Path(os.environ.get("TAPIR_LEARNING", "runs/learning"))
-RESULTS = Path(__file__).parent / "results" / "learning.jsonl"
+RESULTS = Path(os.environ.get("TAPIR_LEARNING_RESULTS", Path(__file__).parent / "results" / "learning.jsonl"))
 
 
 def main() -> int:
@@ -88,13 +89,16 @@ def _one(job: tuple[str, str, int]) -> str:
 
     regime, arm, seed = job
     began = time.monotonic()
-    line = trial(REGIMES[regime], ARMS[arm], seed, start_dir(regime, seed))
+    try:
+        line = trial(REGIMES[regime], ARMS[arm], seed, start_dir(regime, seed))
+    except StageError as error:  # the plan's own refusal, as in a run: a result of the arm
+        line = {"regime": regime, "arm": arm, "seed": seed, "stopped": str(error)}
     line["seconds"] = round(time.monotonic() - began, 1)
     with open(RESULTS, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(line) + "\n")
-    scores = f"{line['score']:.2f} uniform, {line['seed_score']:.2f} in the seed's shares"
-    return f"{regime} {arm} seed {seed}: {scores} ({line['seconds']} s)"
+    scored = "score" in line and f"{line['score']:.2f} uniform, {line['seed_score']:.2f} in the seed's shares"
+    return f"{regime} {arm} seed {seed}: {scored or line['stopped']} ({line['seconds']} s)"
 
 
 def arguments() -> argparse.Namespace:

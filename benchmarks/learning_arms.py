@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from tapir_ray.config.curriculum import Curriculum
+from tapir_ray.config.method import Mix
+from tapir_ray.curriculum.schedule import alpha
+
 TASKS = (
     "Math", "Reasoning", "Code Generation", "Code Debug", "Complex Format", "Common-Sense", "Counterfactual", "Grammar",
     "Paraphrase", "Writing",
@@ -16,6 +20,12 @@ BOTH_POOLS = {"hard": 0.5, "easy": 0.5, "random": 0.0}
 HARD = {"curriculum.difficulty.select": "hard", "curriculum.difficulty.top_fraction": 0.5, "expand.sources": BOTH_POOLS}
 FRONTIER = {**HARD, "curriculum.difficulty.select": "frontier"}
 PLAIN: dict[str, Any] = {"rewrite.tasks": []}
+
+
+SMALL = {"hidden_size": 64, "intermediate_size": 192, "layers": 2, "heads": 2}
+"""Sizes of the small model of `superfilter`; its other settings are those of the student."""
+SMALL_TOKENS = 0.25
+"""Tokens of its training on the seed rows of the start, as a share of the start's tokens."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,23 @@ OF_SEED, EQUAL = {**SEED_SHARES, **NOTHING_SELECTED, **PLAIN}, {**UNIFORM, **NOT
 HARDER, MIDDLE = {**UNIFORM, **HARD, **PLAIN}, {**UNIFORM, **FRONTIER, **PLAIN}
 UNSEEN = {**HARDER, "score.candidates": "unseen", "expand.probe_share": 0.5}
 STYLED = {**UNIFORM, **HARD, "rewrite.tasks": "all"}
+DEFAULTS = {
+    "curriculum.weights": {},
+    "curriculum.difficulty.top_fraction": None,
+    "mix.max_repeat": Mix().max_repeat,
+}
+"""Changes that set the method's keys of `learning.yaml` and `config_of` to the product's defaults. Sizes of rows,
+draws, batches and models stay those of the regime."""
+DEFAULT_ALPHAS = tuple(
+    alpha(number, Curriculum().alpha, Curriculum().alpha_step) for number in range(1, Curriculum().rounds + 1)
+)
+
+
+def measured_by(measure: str) -> dict[str, Any]:
+    """Returns the changes of A3 with another difficulty measure."""
+    return {**HARDER, "curriculum.difficulty.measure": measure}
+
+
 ARMS = {
     arm.name: arm
     for arm in (
@@ -53,6 +80,15 @@ ARMS = {
         Arm("A4r", "A3 with falling α (0.7, 0.5, 0.3)", HARDER, FALLING),
         Arm("A5", "A4 with answers in the task's style, unmarked", STYLED, RISING),
         Arm("A6", "A4 with answers in the task's style, marked", {**STYLED, "rewrite.mark": True}, RISING),
+        Arm("A7", "all defaults of the product, with the regime's sizes", DEFAULTS, DEFAULT_ALPHAS),
+        Arm("M_ifd", "A3 with the measure ifd", measured_by("ifd")),
+        Arm("M_superfilter", "A3 with the measure superfilter, by a smaller student", measured_by("superfilter")),
+        Arm("M_self_consistency", "A3 with the measure self_consistency", measured_by("self_consistency")),
+        Arm("M_frontier", "A3 with the measure frontier, p (1 − p)", measured_by("frontier")),
+        Arm("M_unknown", "A3 with the measure unknown, 1 − p", measured_by("unknown")),
+        Arm("M_ddk", "A3 with task weights that follow the gap (ddk)", {**HARDER, "curriculum.weights_by": "ddk"}),
+        Arm("M_evolve", "A2 with evolved expansions", {**EQUAL, "expand.prompt": "evolve"}),
+        Arm("M_feedback", "A3 with expansions by feedback", {**HARDER, "expand.prompt": "feedback"}),
     )
 }
 CONTRASTS = (
@@ -67,7 +103,21 @@ CONTRASTS = (
     ("A4", "A3", "rising α"),
     ("A4", "A4r", "rising against falling α"),
     ("A6", "A5", "marked styles"),
+    ("A7", "A2", "all defaults"),
+    ("M_ifd", "A3", "ifd instead of mfd"),
+    ("M_superfilter", "A3", "superfilter instead of mfd"),
+    ("M_self_consistency", "A3", "self_consistency instead of mfd"),
+    ("M_frontier", "A3", "p (1 − p) instead of mfd"),
+    ("M_unknown", "A3", "unknown instead of mfd"),
+    ("M_ddk", "A3", "task weights by ddk"),
+    ("M_evolve", "A2", "evolved expansions"),
+    ("M_feedback", "A3", "expansions by feedback"),
 )
+METHODS = {
+    arm: next(other for one, other, _ in CONTRASTS if one == arm) for arm in ARMS if arm == "A7" or arm.startswith("M_")
+}
+"""Arms of the product's other methods, and their base arms. They are measured in the regimes c and b."""
+OTHER_METHODS = frozenset(METHODS)
 
 
 REPLACED = frozenset({"A0t"})
@@ -98,7 +148,7 @@ class Regime:
     teacher_error_rate: float = 0.0
     """Share of the instructions that the teacher answers wrongly."""
     without: frozenset[str] = ALL_SEEN
-    """Arms that make no sense in the regime."""
+    """Arms that make no sense in the regime, or are not measured in it unless `--arms` names them."""
 
     def arms(self) -> list[str]:
         """Returns the names of the regime's arms."""
@@ -110,7 +160,15 @@ REGIMES = {
     for regime in (
         Regime("c", "scarce seed data, used up by the initial SFT", 1000, 400_000, 133_000, 3000),
         Regime("b", "a competent start", 3000, 1_200_000, 167_000, 3500),
-        Regime("f", "a strong student, for which most new rows are redundant", 12_000, 3_000_000, 167_000, 3500),
+        Regime(
+            "f",
+            "a strong student, for which most new rows are redundant",
+            12_000,
+            3_000_000,
+            167_000,
+            3500,
+            without=ALL_SEEN | OTHER_METHODS,
+        ),
         Regime(
             "u",
             "scarce seed data, of which the initial SFT has seen two thirds",
@@ -119,7 +177,7 @@ REGIMES = {
             133_000,
             3000,
             start_share=2 / 3,
-            without=REPLACED,
+            without=REPLACED | OTHER_METHODS,
         ),
         Regime(
             "d",
@@ -129,9 +187,18 @@ REGIMES = {
             133_000,
             3000,
             seed_error_rate=0.3,
-            without=ALL_SEEN - REPLACED,
+            without=(ALL_SEEN - REPLACED) | OTHER_METHODS,
         ),
-        Regime("e", "a teacher that is wrong 15 % of the time", 1000, 400_000, 133_000, 3000, teacher_error_rate=0.15),
+        Regime(
+            "e",
+            "a teacher that is wrong 15 % of the time",
+            1000,
+            400_000,
+            133_000,
+            3000,
+            teacher_error_rate=0.15,
+            without=ALL_SEEN | OTHER_METHODS,
+        ),
         Regime(
             "a",
             "a start that has not learnt its seed data yet, and few expansions",
@@ -140,6 +207,7 @@ REGIMES = {
             133_000,
             800,
             {"mix.max_repeat": 3, "score.max_rows": 900},
+            without=ALL_SEEN | OTHER_METHODS,
         ),
     )
 }

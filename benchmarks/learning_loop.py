@@ -19,7 +19,7 @@ import torch
 from tapir_ray.config import Config
 from tapir_ray.data.schemas import OK, instruction_id, order_key
 from tapir_ray.simulator.families import FAMILIES, LEVELS, grade, understand
-from tapir_ray.simulator.judging import scores
+from tapir_ray.simulator.judging import scores, verdict
 from tapir_ray.simulator.options import Options
 from tapir_ray.train.batches import Packed, collate
 from tapir_ray.train.chat import IGNORED, end_of_turn, load_tokenizer
@@ -64,16 +64,38 @@ class Student:
         config = self.config
         return encode(self.tokenizer, row["messages"], row["response"], config.student, config.train, self.end)
 
-    @torch.no_grad()
     def answer(self, instructions: Sequence[str]) -> list[str]:
         """Returns the greedy answers to instructions, in their order."""
-        self.answering.load_state_dict(self.trained.state_dict())
-        prompts = [
+        return self._write(self._prompts(instructions), do_sample=False)
+
+    def samples(self, instructions: Sequence[str], count: int, temperature: float, seed: int) -> list[list[str]]:
+        """Returns `count` answers to each instruction, sampled from all tokens at `temperature`."""
+        prompts = [prompt for prompt in self._prompts(instructions) for _ in range(count)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            # The default of transformers is the 50 likeliest tokens.
+            how = {"temperature": temperature, "top_k": 0, "top_p": self.config.student.sampling.top_p}
+            texts = self._write(prompts, do_sample=True, **how)
+        return [texts[at : at + count] for at in range(0, len(texts), count)]
+
+    def count(self, texts: Sequence[str]) -> int:
+        """Returns the number of tokens of texts, without ends of turns."""
+        times = Counter(texts)
+        encoded = self.tokenizer.backend_tokenizer.encode_batch(list(times), add_special_tokens=False)
+        return sum(len(one.ids) * n for one, n in zip(encoded, times.values(), strict=True))
+
+    def _prompts(self, instructions: Sequence[str]) -> list[list[int]]:
+        return [
             self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
             )
             for text in instructions
         ]
+
+    @torch.no_grad()
+    def _write(self, prompts: list[list[int]], **sampling: Any) -> list[str]:
+        """Returns an answer to each prompt, in their order."""
+        self.answering.load_state_dict(self.trained.state_dict())
         order = sorted(range(len(prompts)), key=lambda at: len(prompts[at]))
         answers = [""] * len(prompts)
         pad = self.tokenizer.pad_token_id
@@ -89,9 +111,9 @@ class Student:
                     torch.arange(longest)[None] >= torch.tensor([[longest - len(prompts[at])] for at in part])
                 ),
                 max_new_tokens=self.config.student.sampling.max_tokens,
-                do_sample=False,
                 eos_token_id=self.end[0],
                 pad_token_id=pad,
+                **sampling,
             )
             for place, at in enumerate(part):
                 answers[at] = self.tokenizer.decode(made[place, longest:], skip_special_tokens=True)
@@ -209,16 +231,26 @@ def holdout(rows: int, seed: int, shares: dict[tuple[str, int], int] | None = No
     return list({row["instruction_id"]: row for row in found}.values())
 
 
-def answered(
+@dataclass(frozen=True)
+class Judged:
+    """The judge's scores of a row, 1 to 10, the means of both orders, and its replies."""
+
+    teacher_score: float
+    student_score: float
+    replies: tuple[str, str]
+
+
+def judged(
     instructions: Sequence[str], teacher: Sequence[str], student: Sequence[str], ids: Sequence[str], options: Options
-) -> list[tuple[float, float]]:
-    """Returns the judge's (teacher score, student score) of each row, the mean of both orders, 1 to 10."""
+) -> list[Judged]:
+    """Returns the judgement of each row, in both orders of the answers."""
     found = []
     for text, one, other, name in zip(instructions, teacher, student, ids, strict=True):
         grades, answers = [grade(text, one), grade(text, other)], [one, other]
         first = scores(options, f"{name} 0", grades, answers)
         second = scores(options, f"{name} 1", grades[::-1], answers[::-1])
-        found.append(((first[0] + second[1]) / 2, (first[1] + second[0]) / 2))
+        replies = (verdict(first), verdict(second))
+        found.append(Judged((first[0] + second[1]) / 2, (first[1] + second[0]) / 2, replies))
     return found
 
 

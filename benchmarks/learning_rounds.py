@@ -13,22 +13,27 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.learning_loop import Student, answered, row_of
+from benchmarks.learning_ledger import ANSWER as ANSWERED
+from benchmarks.learning_ledger import EXPANSION, Ledger, words
+from benchmarks.learning_loop import Student, row_of
+from benchmarks.learning_measures import with_measured
 from tapir_ray.config import Config
-from tapir_ray.curriculum.difficulty import with_difficulty, with_pool
+from tapir_ray.curriculum.difficulty import with_pool
 from tapir_ray.curriculum.mix import make_mix
 from tapir_ray.curriculum.plan import Plan, make_plan
 from tapir_ray.curriculum.quotas import Cell
+from tapir_ray.curriculum.reweigh import with_weights
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take_table
 from tapir_ray.curriculum.sources import probe_share
 from tapir_ray.curriculum.stats import table_stats
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import GENERATED_ROWS, SCORED, TRAINING, conform, pair_id, with_columns
-from tapir_ray.simulator.requests import ANSWER, EXPAND, STYLED, Request
+from tapir_ray.simulator.requests import ANSWER, EXPAND, STYLED, Request, read
 from tapir_ray.simulator.tasks import Tasks
 from tapir_ray.steps.generate import as_draws, of_any_pool
 from tapir_ray.steps.mix import generated_pool, hard_and_easy
 from tapir_ray.steps.score import CELLED, candidate_quota, scorable
+from tapir_ray.transforms.expand import EASIER, HARDER, ExpandRow, parse_instruction
 from tapir_ray.transforms.judge import seed_of
 from tapir_ray.transforms.mark_style import mark_style
 
@@ -49,7 +54,9 @@ class Rounds:
     generated: list[pa.Table] = field(default_factory=list)
     trained: dict[str, int] = field(default_factory=dict)
     """How often each instruction was trained on."""
-    calls: dict[str, int] = field(default_factory=lambda: {"teacher": 0, "judge": 0})
+    weights: dict[str, float] | None = None
+    """Task weights of the plan before, which `curriculum.weights_by: ddk` moves on from."""
+    ledger: Ledger = field(default_factory=Ledger)
 
     def run(self, number: int, alpha: float, sequences: int, rates: Callable[[int, int], float]) -> dict[str, Any]:
         """Trains one round, and returns its plan and what was trained on."""
@@ -57,7 +64,9 @@ class Rounds:
             update={"curriculum": self.config.curriculum.model_copy(update={"alpha": alpha, "alpha_step": 0.0})}
         )
         scored = self.scored(number, config)
-        plan = make_plan(number, table_stats(scored, config.judge.min_teacher_score), config, self.taxonomy)
+        stats = table_stats(scored, config.judge.min_teacher_score)
+        plan = make_plan(number, stats, config, self.taxonomy, self.weights)
+        self.weights = plan.weights
         self.generated.append(self.expanded(number, config, plan, scored))
         pairs, mixed = self.mixed(number, config, plan, scored)
         seed = config.random_seed * 100 + number
@@ -72,12 +81,13 @@ class Rounds:
             "alpha": mixed.alpha,
             "new_rows": len(self.generated[-1]),
             "rows": len(pairs),
+            **({"weights": {task: round(share, 4) for task, share in plan.weights.items()}} if plan.gaps else {}),
             "warnings": [*plan.warnings, *mixed.warnings],
         }
 
     def answered_again(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Returns rows with the teacher's answers in the place of their own."""
-        return [{**row, "response": self._ask(ANSWER, {}, 0, row["messages"])} for row in rows]
+        return [{**row, "response": self._answer(row)} for row in rows]
 
     def scored(self, number: int, config: Config) -> pa.Table:
         """Returns the candidates, with scores unless nothing is selected."""
@@ -96,20 +106,10 @@ class Rounds:
         return chosen if config.curriculum.difficulty.select == "none" else self.measured(chosen, config)
 
     def measured(self, chosen: pa.Table, config: Config) -> pa.Table:
-        """Returns the candidates with their difficulty, by answers of the student that the simulator judges."""
+        """Returns the candidates with their difficulty by the configured measure; the simulator judges."""
         assert self.teacher is not None
-        texts = [messages[-1]["content"] for messages in chosen["messages"].to_pylist()]
-        answers = self.student.answer(texts)
-        identities = chosen["instruction_id"].to_pylist()
-        both = answered(texts, chosen["response"].to_pylist(), answers, identities, self.teacher.options)
-        self.calls["judge"] += 2 * len(texts)  # both orders
-        chosen = with_columns(
-            chosen,
-            student_response=pa.array(answers),
-            teacher_score=pa.array([pair[0] for pair in both], pa.float64()),
-            student_score=pa.array([pair[1] for pair in both], pa.float64()),
-        )
-        return with_difficulty(chosen, config.curriculum.difficulty.measure)
+        seed = config.random_seed * 100 + len(self.generated) + 1
+        return with_measured(chosen, config, self.student, self.teacher.options, self.ledger, seed)
 
     def expanded(self, number: int, config: Config, plan: Plan, scored: pa.Table) -> pa.Table:
         """Returns the new rows of the round, schema GENERATED_ROWS: those that are neither repeats nor of a holdout."""
@@ -125,20 +125,20 @@ class Rounds:
         ]
         known = {*self.forbidden, *self.seeds["instruction_id"].to_pylist()}
         known.update(name for table in self.generated for name in table["instruction_id"].to_pylist())
-        rows = []
+        rows, by = [], ExpandRow.of(config)
         for row in pa.concat_tables(drawn).to_pylist():
-            parts = {"instruction": row["messages"][-1]["content"]}
-            text = self._ask(EXPAND, parts, seed_of(row["draw_id"], "expand")).removeprefix("<new_instruction>")
-            new = row_of(text.removesuffix("</new_instruction>"), "")
+            text, operation = self._expand(row, by)
+            new = row_of(text, "")
             if new["instruction_id"] in known:
                 continue
             known.add(new["instruction_id"])
             styled = _styled(config, new["task"])
-            new["response"] = self._ask(STYLED if styled else ANSWER, {}, 0, new["messages"])
+            new["response"] = self._answer(new, styled)
             rows.append(
                 {
                     **row,
                     **new,
+                    "operation": operation,
                     "split": "generated",
                     "source": "generated",
                     "style": self.taxonomy.styles[new["task"]] if styled else None,
@@ -150,13 +150,37 @@ class Rounds:
         found = count_cells(table, self.config.random_seed, (number, "expand", *source))
         return take_table(table, cutoffs(table, found, quota))
 
-    def _ask(
-        self, kind: str, parts: dict[str, str], seed: int, conversation: list[dict[str, str]] | None = None
-    ) -> str:
+    def _expand(self, row: dict[str, Any], by: ExpandRow) -> tuple[str, str | None]:
+        """Returns the teacher's new instruction for a draw, and the operation that was asked for."""
+        text, seed = row["messages"][-1]["content"], seed_of(row["draw_id"], "expand")
+        if by.settings.prompt == "like":
+            parts, shown, size, operation = {"instruction": text}, [text], words("expand", task=row["task"]), None
+            reply = self._reply(Request(EXPAND, parts, (), seed, repr((EXPAND, parts, None, seed)), None, "teacher"))
+        else:
+            prompt, operation = by.prompt_of(row, text)
+            asked = {"model": "teacher", "messages": [{"role": "user", "content": prompt}], "seed": seed}
+            answers = [row["parent_response"], row["student_response"]] if operation in (EASIER, HARDER) else []
+            shown = [text, *answers]
+            size = len(prompt.encode()) - sum(len(one.encode()) for one in shown)
+            reply = self._reply(read(asked))
+        new, problem = parse_instruction(reply)
+        assert new is not None, problem
+        outside = len(reply.encode()) - len(new.encode())
+        self.ledger.asked(EXPANSION, shown, new, prompt_bytes=size, reply_bytes=outside)
+        return new, operation
+
+    def _answer(self, row: dict[str, Any], styled: bool = False) -> str:
+        """Returns the teacher's answer to a row's instruction."""
+        kind, conversation = STYLED if styled else ANSWER, tuple(row["messages"])
+        identity = repr((kind, {}, row["messages"], 0))
+        answer = self._reply(Request(kind, {}, conversation, 0, identity, None, "teacher"))
+        style = words("respond", task=row["task"], style=self.taxonomy.styles[row["task"]]) if styled else 0
+        self.ledger.asked(ANSWERED, [row["messages"][-1]["content"]], answer, prompt_bytes=style)
+        return answer
+
+    def _reply(self, request: Request) -> str:
         assert self.teacher is not None
-        self.calls["teacher"] += 1
-        identity = repr((kind, parts, conversation, seed))
-        return self.teacher.reply(Request(kind, parts, tuple(conversation or ()), seed, identity, None, "teacher"))
+        return self.teacher.reply(request)
 
     def mixed(self, number: int, config: Config, plan: Plan, scored: pa.Table) -> tuple[list[dict[str, Any]], Any]:
         """Returns the drawn training pairs of the round, and the mix."""
@@ -172,7 +196,8 @@ class Rounds:
         tokens = [self.student.encode(row).in_loss for row in rows.to_pylist()]
         rows = with_columns(rows, tokens=pa.array(tokens, pa.int64())).drop_columns(["copy"])
         found = count_cells(rows, config.random_seed, (number, "mix"), "tokens")
-        mix = make_mix(plan, found.capacities, config, self.taxonomy)
+        taxonomy = with_weights(self.taxonomy, plan.weights) if plan.gaps else self.taxonomy
+        mix = make_mix(plan, found.capacities, config, taxonomy)
         unit = "size" if config.mix.unit == "tokens" else "rows"
         pairs = take_table(rows, cutoffs(rows, found, mix.table, unit)).to_pylist()
         return [{**row, "pair_id": pair_id(row["instruction_id"], row["copy"])} for row in pairs], mix

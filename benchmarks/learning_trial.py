@@ -1,4 +1,7 @@
-"""A starting student, and one training of an arm: its config, its rounds, its scores on two holdouts."""
+"""A starting student, and one training of an arm: its config, its rounds, its scores on two holdouts.
+
+The measure `superfilter` needs a small model: a smaller created student with the same tokenizer (`make_small`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.learning_arms import Arm, Regime
+from benchmarks.learning_arms import SMALL, SMALL_TOKENS, Arm, Regime
+from benchmarks.learning_ledger import PRICES
 from benchmarks.learning_loop import Student, holdout, row_of, score_of
 from benchmarks.learning_rounds import Rounds
 from tapir_ray.config import Config, load
@@ -63,12 +67,8 @@ def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
         return json.loads((folder / "done.json").read_text())
     config = config_of(regime, {}, seed)
     rows = seed_data(regime, config, seed)
-    texts = [text for row in rows for text in (row["messages"][0]["content"], row["response"])]
-    create_student(config.student.create, texts, str(folder / "base"), None, seed)
-    student = Student(config, str(folder / "base"))
-    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in of_start(regime, config, rows)]
-    sequences = regime.start_tokens // config.train.sequence_length
-    result = student.train(pairs, sequences, seed, rates(config, 0.0, 1.0))
+    student, result = _created(regime, config, rows, folder / "base", regime.start_tokens)
+    pairs = of_start(regime, config, rows)
     used = result.pop("used")
     student.save(str(folder / "student"))
     scores = {name: float(score_of(student, rows).mean()) for name, rows in holdouts(seed).items()}
@@ -82,9 +82,39 @@ def make_start(regime: Regime, seed: int, folder: Path) -> dict[str, Any]:
     return found
 
 
+def make_small(regime: Regime, seed: int, start: Path) -> str:
+    """Returns the folder of the small model of a start, which is trained unless it is there."""
+    folder = start / "small"
+    if not folder.exists():
+        config = config_of(regime, {}, seed)
+        create = config.student.create.model_copy(update=SMALL)
+        config = config.model_copy(update={"student": config.student.model_copy(update={"create": create})})
+        rows = seed_data(regime, config, seed)
+        tokens = round(SMALL_TOKENS * regime.start_tokens)
+        student, _ = _created(regime, config, rows, start / "small_base", tokens)
+        student.save(str(start / "small_part"))
+        (start / "small_part").rename(folder)  # a folder of a stopped training is not taken for a model
+    return str(folder)
+
+
+def _created(
+    regime: Regime, config: Config, rows: list[dict[str, Any]], base: Path, tokens: int
+) -> tuple[Student, dict[str, Any]]:
+    """Returns a created student after an initial SFT of `tokens`, and what was trained; `base` gets it untrained."""
+    texts = [text for row in rows for text in (row["messages"][0]["content"], row["response"])]
+    create_student(config.student.create, texts, str(base), None, config.random_seed)
+    student = Student(config, str(base))
+    pairs = [{**row, "pair_id": pair_id(row["instruction_id"], 0)} for row in of_start(regime, config, rows)]
+    sequences = tokens // config.train.sequence_length
+    return student, student.train(pairs, sequences, config.random_seed, rates(config, 0.0, 1.0))
+
+
 def trial(regime: Regime, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
     """Trains an arm from the start of its regime and seed; returns scores, rows, tokens and calls."""
-    config = config_of(regime, {"curriculum.rounds": len(arm.alphas), **arm.changes}, seed)
+    changes = {"curriculum.rounds": len(arm.alphas), **arm.changes}
+    if changes.get("curriculum.difficulty.measure") == "superfilter":
+        changes["curriculum.difficulty.model"] = make_small(regime, seed, start)
+    config = config_of(regime, changes, seed)
     student = Student(config, str(start / "student"))
     rows, held = seed_data(regime, config, seed), holdouts(seed)
     sequences = regime.round_tokens // config.train.sequence_length
@@ -119,7 +149,8 @@ def trial(regime: Regime, arm: Arm, seed: int, start: Path) -> dict[str, Any]:
         "by_round": scores,
         "by_task": {task: round(float(np.mean(found)), 3) for task, found in by_task.items()},
         "rounds": made,
-        **{f"{name}_calls": n for name, n in rounds.calls.items()},
+        **{f"{role}_calls": rounds.ledger.calls(role) for role in PRICES},
+        "usage": rounds.ledger.usage(student.count),
     }
 
 

@@ -61,6 +61,11 @@ ALPACA_EVAL = re.compile(
     re.DOTALL,
 )
 """Prompt of AlpacaEval's default evaluator (the package alpaca-eval)."""
+CHANGE = re.compile(
+    r"^- How to change it: (?P<operation>.+)$|^- It .*, and is (?P<level>easier|harder) than the instruction below\.$",
+    re.MULTILINE,
+)
+"""What the shipped prompts `evolve` and `feedback` ask for, before their tags."""
 STYLE = re.compile(r"\s*Task type: [^\n]*\.\s*\nAnswering style:.*?(?:\n\n|\Z)", re.DOTALL)
 """The shipped `respond` prompt at the start of a system message, up to the blank line before the row's own system text.
 
@@ -74,7 +79,10 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One chat request: `parts` are the texts between the tags, `conversation` the turns to answer."""
+    """One chat request: `parts` are the texts between the tags, `conversation` the turns to answer.
+
+    An expansion by `evolve` also has the part `operation`, one by `feedback` the part `level` (easier or harder).
+    """
 
     kind: str
     parts: dict[str, str]
@@ -155,7 +163,9 @@ def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Messa
         for kind, pattern in patterns.items():
             match = pattern.search(content)
             if match is not None:
-                return kind, _parts(match), []
+                # Only the words before the tags: a text between them asks for nothing.
+                change = CHANGE.search(content[: match.start()]) if kind == EXPAND else None
+                return kind, _parts(match) | (_parts(change) if change else {}), []
     if '"model_identifier": "M"' in content and (match := ALPACA_EVAL.search(content)) is not None:
         return PREFERENCE, _parts(match), []
     first = messages[0]

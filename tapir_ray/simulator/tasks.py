@@ -16,7 +16,9 @@ from tapir_ray.simulator.text import canonical
 UNKNOWN = "i do not know ."
 """Answer to an instruction of no family; any answer to such an instruction gets the lowest score."""
 HARDER = 0.3
-"""Share of the expansions that are one level above their instruction; the others keep its level."""
+"""Share of the expansions like an instruction that are one level above it; the others keep its level."""
+SAME_LEVEL = ("similar length and difficulty", "more specific")
+"""Words of the operations of `evolve` that add nothing to a problem. All others make it one level harder."""
 
 MISTAKES = 0.18
 """Share of the problems of level 1 that the simulated student gets wrong; level n has n times as many (0.9 at 5)."""
@@ -41,7 +43,8 @@ class Tasks:
         if request.kind in requests.BENCHMARKS:
             return judged(self.options, request, known)
         if request.kind == requests.EXPAND:
-            return f"<new_instruction>{self._expand(request)}</new_instruction>"
+            weakness = f"The student needs practice in {parts['task']}. " if "level" in parts else ""
+            return f"{weakness}<new_instruction>{self._expand(request)}</new_instruction>"
         if request.kind == requests.LABEL:
             return _label(parts["instruction"], parts["labels"].split("\n"))
         if request.kind == requests.REWRITE:
@@ -83,15 +86,28 @@ class Tasks:
         return verdict(scores(self.options, request.identity, grades, answers), request.schema)
 
     def _expand(self, request: Request) -> str:
-        """Another instruction of the same family, of the same level or the next; "" for an unknown instruction."""
+        """Another instruction of the same family; "" for an unknown instruction.
+
+        It is of the same level or the next. With `evolve` the operation decides, with `feedback` the level is one
+        below or above. A level that does not exist is the nearest one.
+        """
         instruction = request.parts["instruction"]
         known = understand(instruction)
         if known is None:
             return ""
         family, problem = known
         rng = random.Random(f"{self.options.seed} expand {request.identity}")
-        level = min(problem.level + (rng.random() < HARDER), LEVELS[-1])
+        level = min(max(problem.level + _step(request.parts, rng), LEVELS[0]), LEVELS[-1])
         return _other(family, level, rng, instruction)
+
+
+def _step(parts: dict[str, str], rng: random.Random) -> int:
+    """Levels from an instruction to its expansion."""
+    if "level" in parts:
+        return 1 if parts["level"] == "harder" else -1
+    if "operation" in parts:
+        return 0 if any(words in parts["operation"] for words in SAME_LEVEL) else 1
+    return int(rng.random() < HARDER)
 
 
 def known(question: str, answer: str) -> float | None:

@@ -74,7 +74,7 @@ class ExpandRow:
         system = [message for message in row["messages"] if message["role"] == "system"][:1]
         # The system message is kept for the new row, but the teacher should vary the user's request alone.
         turns = [message for message in row["messages"] if message["role"] != "system"]
-        prompt, operation = self._prompt(row, schemas.text_of(turns))
+        prompt, operation = self.prompt_of(row, schemas.text_of(turns))
         reply = await clients["teacher"].chat(
             [{"role": "user", "content": prompt}],
             sampling=self.sampling,
@@ -99,7 +99,7 @@ class ExpandRow:
             generated |= {"messages": messages, "instruction_id": schemas.instruction_id(messages)}
         return generated if problem is None else {**generated, "status": schemas.FILTERED, "reason": problem}
 
-    def _prompt(self, row: Row, instruction: str) -> tuple[str, str | None]:
+    def prompt_of(self, row: Row, instruction: str) -> tuple[str, str | None]:
         """Returns the prompt of a draw, and its operation; None for an instruction like the drawn one.
 
         With `prompt: feedback` a row that the student has not answered is expanded by an instruction like it.

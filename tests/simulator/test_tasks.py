@@ -11,6 +11,7 @@ from tapir_ray.simulator.families import FAMILIES, grade, understand
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import ANSWER, EXPAND, LABEL, PAIRWISE, POINTWISE, REWRITE, STYLED
 from tapir_ray.simulator.tasks import Tasks
+from tapir_ray.transforms.expand import OPERATIONS, parse_instruction
 from tests.simulator.asking import instruction_of, prompt, request, styled, user
 
 MATH = "tom has 7 pens , finds 3 , loses 2 . how many pens now ?"
@@ -51,6 +52,35 @@ def test_other_prompts_of_an_expansion_are_expansions() -> None:
     ):
         asked = request(messages)
         assert (asked.kind, asked.parts["task"], asked.parts["instruction"]) == (EXPAND, "Math", MATH)
+
+
+def levels(messages: list[dict[str, str]]) -> set[int]:
+    """Levels of 40 expansions of a prompt, at different random seeds."""
+    found = set()
+    for seed in range(40):
+        text, problem = parse_instruction(Tasks(Options(seed=seed)).reply(request(messages)))
+        known = understand(text or "")
+        assert problem is None and known is not None and known[0].label == "Math"
+        found.add(known[1].level)
+    return found
+
+
+def test_an_evolved_instruction_is_harder_if_the_operation_adds_to_it() -> None:
+    """MATH has two steps, so it is of level 2. Any other reading would make `evolve` a copy of `like`."""
+    asked = {name: prompt("evolve", task="Math", instruction=MATH, operation=what) for name, what in OPERATIONS.items()}
+    assert {name: levels(messages) for name, messages in asked.items()} == {
+        "constraint": {3}, "deepen": {3}, "concretise": {2}, "reasoning": {3}, "breadth": {2},
+    }  # fmt: skip
+    assert levels(prompt("expand", task="Math", instruction=MATH)) == {2, 3}
+
+
+def test_an_instruction_by_feedback_is_easier_or_harder_as_asked() -> None:
+    spoofed = "- It is short, and is harder than the instruction below."
+    for level, expected in (("easier", {1}), ("harder", {3})):
+        texts = {"answer": "8", "student_answer": spoofed, "reasons": "The sum is wrong.", "level": level}
+        messages = prompt("feedback", task="Math", instruction=MATH, **texts)
+        assert levels(messages) == expected
+        assert Tasks(Options()).reply(request(messages)).startswith("The student needs practice in Math. <new_")
 
 
 def test_a_whole_conversation_is_never_read_as_a_prompt() -> None:
