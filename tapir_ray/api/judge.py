@@ -17,12 +17,13 @@ from tapir_ray.api.caller import Caller, Tell, ignore
 from tapir_ray.api.configs import ConfigLike
 from tapir_ray.api.rows import STUDENT, Rows, arrow_of, conversations
 from tapir_ray.config import Judge
-from tapir_ray.data.schemas import OK, SCORED, text_of, with_columns
+from tapir_ray.data.schemas import OK, SCORED, with_columns
 from tapir_ray.errors import InputError
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
-from tapir_ray.llm.prompts import Prompts
-from tapir_ray.transforms.judge import JudgeRow, NotJudged, score_answer
+from tapir_ray.transforms.judge import JudgeRow, score_answer
+from tapir_ray.transforms.judge_question import Questions
+from tapir_ray.transforms.judge_request import NotJudged
 
 ASKS_JUDGE_ALONE = {"only": True, "suites": ["holdout"]}
 """Section `evaluate` of a config that needs no teacher, unless it is the judge."""
@@ -58,7 +59,7 @@ def judge(rows: Rows, config: ConfigLike, *, tell: Tell | None = None) -> pa.Tab
         found = [{**row, STUDENT: answer} for row, answer in zip(found, answers, strict=True)]
     function: Any = JudgeRow.of(given, given.random_seed)
     if not pairs:
-        function = _GradeRow(Prompts(given.prompts.dir), settings, given.random_seed)
+        function = _GradeRow(Questions.of(given), settings, given.random_seed)
     with asking(given, Caller(tell or ignore)) as roles:
         scored = asked(roles, found, function, SCORED if pairs else ONE)
     if not pairs:
@@ -73,17 +74,14 @@ def judge(rows: Rows, config: ConfigLike, *, tell: Tell | None = None) -> pa.Tab
 class _GradeRow:
     """The AskRow for single answers."""
 
-    prompts: Prompts
+    questions: Questions
     settings: Judge
     random_seed: int
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         seed = (row["instruction_id"], str(self.random_seed), "grade")
-        instruction = text_of(row["messages"])
         try:
-            score = await score_answer(
-                clients["judge"], self.prompts, self.settings, instruction, row["response"], seed
-            )
+            score = await score_answer(clients["judge"], self.questions, self.settings, row, row["response"], seed)
         except NotJudged as error:
             return {**row, "status": error.status, "reason": error.reason}
         return {**row, "answer_score": score, "status": OK}

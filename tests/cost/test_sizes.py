@@ -8,7 +8,8 @@ import pytest
 
 from tapir_ray.config import Config, parse
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.cost.sizes import Size, guessed
+from tapir_ray.cost.size import Size
+from tapir_ray.cost.sizes import guessed
 from tapir_ray.curriculum import tasks
 
 WEIGHTS = {"Math": 0.4, "Grammar": 0.4, "Others": 0.2}
