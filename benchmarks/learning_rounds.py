@@ -34,7 +34,7 @@ from tapir_ray.steps.generate import as_draws, of_any_pool
 from tapir_ray.steps.mix import generated_pool, hard_and_easy
 from tapir_ray.steps.score import CELLED, candidate_quota, scorable
 from tapir_ray.transforms.expand import EASIER, HARDER, ExpandRow, parse_instruction
-from tapir_ray.transforms.judge import seed_of
+from tapir_ray.transforms.judge_request import seed_of
 from tapir_ray.transforms.mark_style import mark_style
 
 

@@ -28,7 +28,8 @@ from tapir_ray.cost.estimate import as_json as json_of
 from tapir_ray.cost.lengths import over_length
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
-from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Sizes, guessed, with_shares
+from tapir_ray.cost.size import BYTES_PER_TOKEN
+from tapir_ray.cost.sizes import Sizes, guessed, with_shares
 from tapir_ray.cost.student_work import student_work
 from tapir_ray.cost.suites import Forecasts, guessed_answer, suite_lines, suites_assumed, suites_work
 from tapir_ray.data.files import find_seed

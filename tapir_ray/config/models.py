@@ -231,8 +231,9 @@ class Judge(Endpoint):
 
     same_as: Literal["teacher"] | None = None
     """`teacher` shares the teacher's endpoint, limits and price; the judge has its own `sampling`."""
-    mode: Literal["pairwise", "pointwise"] = "pairwise"
-    """`pairwise` shows both answers in one request, `pointwise` each in its own."""
+    mode: Literal["pairwise", "pointwise", "rubric"] = "pairwise"
+    """`pairwise` shows both answers in one request, `pointwise` each in its own. `rubric` shows both and asks for a
+    score of each criterion of the task (`criteria` of `curriculum.tasks`)."""
     both_orders: bool = True
     """Ask in both orders of the answers, and average the scores."""
     parse_attempts: Count = 3

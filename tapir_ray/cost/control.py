@@ -12,7 +12,7 @@ from typing import Any
 
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.cost.sizes import BYTES_PER_TOKEN
+from tapir_ray.cost.size import BYTES_PER_TOKEN
 from tapir_ray.data.schemas import text_of
 
 ASSUMED = (

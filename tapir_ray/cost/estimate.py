@@ -22,7 +22,8 @@ from typing import Any
 
 from tapir_ray.config import Config, Price
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.cost.sizes import Size, Sizes
+from tapir_ray.cost.size import Size
+from tapir_ray.cost.sizes import Sizes
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
 

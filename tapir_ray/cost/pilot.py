@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from tapir_ray.config import Config
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.cost.sizes import BYTES_PER_TOKEN, Size, Sizes, bounds
+from tapir_ray.cost.size import BYTES_PER_TOKEN, Size
+from tapir_ray.cost.sizes import Sizes, bounds
 from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.curriculum.tasks import Taxonomy
@@ -39,6 +40,7 @@ from tapir_ray.transforms.answer import student_answer
 from tapir_ray.transforms.expand import ExpandRow
 from tapir_ray.transforms.filters import BEFORE, mark_rows, row_filters
 from tapir_ray.transforms.judge import JudgeRow
+from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.label import LabelRow
 from tapir_ray.transforms.respond import RespondRow
 
@@ -98,7 +100,7 @@ class _Pilot:
             taxonomy = taxonomy.with_seed_counts(Counter(row["task"] for row in chosen))
         held = [{**row, "task": row["task"] or taxonomy.labels[0], "split": HOLDOUT} for row in held]
         self.sizes.tasks = {task: n / len(chosen) for task, n in Counter(row["task"] for row in chosen).items()}
-        answer = RespondRow(self.prompts, config, dict(taxonomy.styles))
+        answer = RespondRow(Questions.of(config), config, dict(taxonomy.styles))
         if config.seed_data.responses != "keep":
             chosen, held = await self._filled(answer, chosen), await self._filled(answer, held)
         # Under `select: none` a run scores the holdout alone.

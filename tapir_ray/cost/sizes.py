@@ -7,49 +7,29 @@ The bound counts all attempts, all tokens that a reply may have, and one token f
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tapir_ray.config import Config, Endpoint, Judge
+from tapir_ray.config import Config
+from tapir_ray.cost.judging import JUDGE_TOKENS, asked_size, compared_size, limit_of
 from tapir_ray.cost.seed_sample import Seed
+from tapir_ray.cost.size import BYTES_PER_TOKEN, Size
 from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import text_of
 from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
-from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.expand import HARDER, OPERATIONS
-from tapir_ray.transforms.scores_json import scores_format
+from tapir_ray.transforms.judge_question import Questions
 
-BYTES_PER_TOKEN = 4
 GUESSED_ROWS = 300
-LABEL_TOKENS, JUDGE_TOKENS, STYLED = 4, 120, 1.3
-"""Guesses: tokens of a label, tokens of a judge's reply, and length of a styled answer over that of a seed answer."""
+LABEL_TOKENS, STYLED = 4, 1.3
+"""Guesses: tokens of a label, and length of a styled answer over that of a seed answer."""
 
 
 LONGEST_OPERATION = max(OPERATIONS.values(), key=len)
-
-
-@dataclass(frozen=True)
-class Size:
-    """Number of requests, input tokens and output tokens, of one row or several."""
-
-    calls: float = 0.0
-    input: float = 0.0
-    output: float = 0.0
-
-    def __add__(self, other: Size) -> Size:
-        return Size(self.calls + other.calls, self.input + other.input, self.output + other.output)
-
-    def times(self, factor: float) -> Size:
-        return Size(self.calls * factor, self.input * factor, self.output * factor)
-
-    @property
-    def tokens(self) -> float:
-        return self.input + self.output
 
 
 @dataclass
@@ -78,11 +58,11 @@ class Sizes:
 
 def guessed(config: Config, seed: Seed, taxonomy: Taxonomy) -> Sizes:
     """Guesses sizes from the length of prompts and seed rows, one token for every four bytes."""
-    prompts, sizes = Prompts(config.prompts.dir), Sizes()
+    questions, sizes = Questions.of(config), Sizes()
     answers = [row["response"] for row in seed.sample if row["response"] is not None]
     unknown = "x" * int(statistics.mean(map(len, answers)) if answers else BYTES_PER_TOKEN * 200)
     for row in seed.sample[:GUESSED_ROWS]:
-        for asked, by_role in _of_row(config, prompts, taxonomy, row, row["response"] or unknown, _guess).items():
+        for asked, by_role in _of_row(config, questions, taxonomy, row, row["response"] or unknown, _guess).items():
             sizes.rows.setdefault(asked, []).append((None, by_role))
     sizes.most = bounds(config, seed, taxonomy)
     return sizes
@@ -102,15 +82,15 @@ def bounds(config: Config, seed: Seed, taxonomy: Taxonomy) -> dict[str, dict[str
 
     Generated rows are bounded by `max_tokens`, as nothing else is known of them.
     """
-    prompts = Prompts(config.prompts.dir)
-    longest = "x" * _limit(config.teacher)
+    questions = Questions.of(config).longest()
+    longest = "x" * limit_of(config.teacher)
     written = "x" * (BYTES_PER_TOKEN * config.student.sampling.max_tokens)
     rows = seed.sample[:GUESSED_ROWS]
     found: dict[str, dict[str, Size]] = {}
     for row in rows:
         made = {**row, "messages": [{"role": "user", "content": longest}], "response": longest}
-        of_seed = _of_row(config, prompts, taxonomy, row, row["response"] or longest, _bound, written)
-        of_new = _of_row(config, prompts, taxonomy, made, longest, _bound, written)
+        of_seed = _of_row(config, questions, taxonomy, row, row["response"] or longest, _bound, written)
+        of_new = _of_row(config, questions, taxonomy, made, longest, _bound, written)
         of_seed |= {asked: of_new[asked] for asked in ("score_new", "respond")}
         for asked, by_role in of_seed.items():
             of_roles = found.setdefault(asked, {})
@@ -130,7 +110,7 @@ def _bound(text: str, messages: int, calls: float, attempts: int, reply: float, 
 
 def _of_row(
     config: Config,
-    prompts: Prompts,
+    questions: Questions,
     taxonomy: Taxonomy,
     row: Mapping[str, Any],
     answer: str,
@@ -138,11 +118,11 @@ def _of_row(
     student_text: str | None = None,
 ) -> dict[str, dict[str, Size]]:
     """Returns the sizes of a row by kind of request and role; `size` is `_guess` or `_bound`."""
-    instruction, task = text_of(row["messages"]), row["task"] or taxonomy.labels[0]
+    prompts, instruction, task = questions.prompts, text_of(row["messages"]), row["task"] or taxonomy.labels[0]
     styled = _styled_share(taxonomy, row["task"], most=student_text is not None)
     label = prompts.render("label", labels=taxonomy.labels, instruction=instruction)
     teacher, judge, student = config.teacher, config.judge, config.student
-    limit, new_text = _limit(teacher), answer
+    limit, new_text = limit_of(teacher), answer
     if student_text is not None:
         new_text = "x" * limit
     else:
@@ -154,12 +134,12 @@ def _of_row(
     def score(samples: int) -> dict[str, Size]:
         found = {}
         if measure.judge:
-            found["judge"] = _compared(config, prompts, instruction, (answer, student_text), repeated, size)
+            found["judge"] = compared_size(config, questions, row, (answer, student_text), repeated, size)
         if student.endpoint is not None and measure.asks_student:
             found["student"] = size(instruction, 1, 1 + samples, 1, reply, student.sampling.max_tokens)
         return found
 
-    compared = _compared(config, prompts, instruction, (answer, new_text), 0.0, size)
+    other = compared_size(config, questions, row, (answer, new_text), 0.0, size)
     shown = {"answer": answer, "student_answer": student_text, "reasons": "x" * (BYTES_PER_TOKEN * JUDGE_TOKENS)}
     others = {"evolve": {"operation": LONGEST_OPERATION}, "feedback": {**shown, "level": HARDER}}
     kind = config.expand.prompt
@@ -168,42 +148,23 @@ def _of_row(
     new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
     return {
         "label": {"teacher": size(label, 1, 1, config.classify.label_attempts, LABEL_TOKENS, limit)},
-        "fill": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled),
+        "fill": _answers(config, questions, taxonomy, row, task, answer, size, styled),
         "score_seed": score(measure.samples),
         "score_holdout": score(0),
         "score_new": score(measure.samples),
         "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
-        "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled),
-        "rewrite": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled, draft=True),
-        "prefer": {"judge": compared if config.seed_data.responses == "replace" else compared.times(styled)},
+        "respond": _answers(config, questions, taxonomy, row, task, answer, size, styled),
+        "rewrite": _answers(config, questions, taxonomy, row, task, answer, size, styled, draft=True),
+        "prefer": {"judge": other if config.seed_data.responses == "replace" else other.times(styled)},
     }
-
-
-def _compared(
-    config: Config, prompts: Prompts, instruction: str, answers: tuple[str, str], repeat_share: float, size: Any
-) -> Size:
-    """Returns the size of the requests that score two answers."""
-    judge = config.judge
-    limit = _limit(config.judge_endpoint, judge.sampling.max_tokens)
-    if judge.mode == "pairwise":
-        text = prompts.render("judge_pairwise", instruction=instruction, answer_1=answers[0], answer_2=answers[1])
-        text += _schema(judge, 2)
-        calls = (2 if judge.both_orders else 1) * (1 + repeat_share)
-        found: Size = size(text, 1, calls, judge.parse_attempts, JUDGE_TOKENS, limit)
-        return found
-    texts = [
-        prompts.render("judge_pointwise", instruction=instruction, answer=one) + _schema(judge, 1) for one in answers
-    ]
-    parts = [size(text, 1, 1 + repeat_share, judge.parse_attempts, JUDGE_TOKENS, limit) for text in texts]
-    return sum(parts, Size())
 
 
 def _answers(
     config: Config,
-    prompts: Prompts,
+    questions: Questions,
     taxonomy: Taxonomy,
+    row: Mapping[str, Any],
     task: str,
-    instruction: str,
     answer: str,
     size: Any,
     styled: float,
@@ -213,8 +174,9 @@ def _answers(
 
     `styled` is the share of answers in the style of the task. The others are plain, or with `draft` not asked for.
     """
+    prompts, instruction = questions.prompts, text_of(row["messages"])
     longest = "" if taxonomy.styled is None else max(taxonomy.styles.values(), key=len, default="")
-    style, samples, limit = taxonomy.styles.get(task, longest), config.respond.samples, _limit(config.teacher)
+    style, samples, limit = taxonomy.styles.get(task, longest), config.respond.samples, limit_of(config.teacher)
     reply = STYLED * len(answer.encode()) / BYTES_PER_TOKEN
     if config.regenerate is not None and not config.regenerate.does("rewrite"):
         styled = 0.0
@@ -230,9 +192,7 @@ def _answers(
         teacher = size(system + instruction, 2, samples, 1, reply, limit).times(styled) + plain.times(1.0 - styled)
     if samples == 1 and config.respond.min_score is None:
         return {"teacher": teacher}
-    gate = prompts.render("judge_pointwise", instruction=instruction, answer=answer) + _schema(config.judge, 1)
-    judge_limit = _limit(config.judge_endpoint, config.judge.sampling.max_tokens)
-    judged = size(gate, 1, samples, config.judge.parse_attempts, JUDGE_TOKENS, judge_limit)
+    judged = asked_size(config, questions.one(instruction, row["task"], answer), samples, size)
     return {"teacher": teacher, "judge": judged.times(styled) if draft else judged}
 
 
@@ -246,12 +206,3 @@ def _styled_share(taxonomy: Taxonomy, task: str | None, most: bool) -> float:
     if task is not None:
         return float(taxonomy.is_styled(task))
     return sum(taxonomy.weights.get(label, 0.0) for label in taxonomy.styled)
-
-
-def _schema(judge: Judge, count: int) -> str:
-    """Returns the schema sent with a request for JSON: providers count it as part of the prompt."""
-    return "" if judge.structured == "off" else json.dumps(scores_format(count))
-
-
-def _limit(endpoint: Endpoint, max_tokens: int | None = None) -> int:
-    return endpoint.max_completion_tokens or max_tokens or endpoint.sampling.max_tokens

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from tapir_ray.config import Config
 from tapir_ray.config.evaluate import CONTROL, INITIAL, name_of
 from tapir_ray.cost.estimate import Line, priced
-from tapir_ray.cost.sizes import BYTES_PER_TOKEN, JUDGE_TOKENS, Size
+from tapir_ray.cost.judging import JUDGE_TOKENS
+from tapir_ray.cost.size import BYTES_PER_TOKEN, Size
 from tapir_ray.evaluate.suite import Forecast
 from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
 

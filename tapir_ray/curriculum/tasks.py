@@ -1,4 +1,4 @@
-"""Task taxonomy of a run: labels, mixture weights, answering styles and the words of the heuristic labeller.
+"""Task taxonomy of a run: labels, mixture weights, answering styles, criteria, and words of the heuristic labeller.
 
 taxonomy = load(config.curriculum)
 taxonomy.effective_weights({"Math", "Grammar"})      # {"Grammar": 0.092, "Math": 0.908}
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from tapir_ray.config import Curriculum
 from tapir_ray.config.yaml_files import read_yaml
+from tapir_ray.curriculum.rubric import CRITERIA, Rubric, Rubrics, parse_rubric
 from tapir_ray.data.values import one_line
 from tapir_ray.data.words import units
 from tapir_ray.errors import InputError, StageError
@@ -35,6 +36,8 @@ class Taxonomy:
     weights: Mapping[str, float]
     styles: Mapping[str, str]
     words: Mapping[str, tuple[str, ...]]
+    rubrics: Rubrics
+    """Criteria of the judge by task, for `judge.mode: rubric`."""
     from_seed: bool = False
     """True if the weights are placeholders until `with_seed_counts`."""
     toxicity: bool = True
@@ -181,6 +184,7 @@ def _parse(content: Any, where: str) -> Taxonomy:
     weights: dict[str, float] = {}
     styles: dict[str, str] = {}
     words: dict[str, tuple[str, ...]] = {}
+    rubrics: dict[str, Rubric] = {}
     for label, entry in tasks.items():
         name = one_line(label)
         if not name or name in weights:
@@ -189,7 +193,7 @@ def _parse(content: Any, where: str) -> Taxonomy:
             )
         if not isinstance(entry, dict):
             raise InputError(f"{where}: task {name} is not a mapping with `weight`, `style` and `words`")
-        if unknown := sorted(set(map(str, entry)) - {"weight", "style", "words"}):
+        if unknown := sorted(set(map(str, entry)) - {"weight", "style", "words", CRITERIA}):
             raise InputError(f"{where}: task {name} has the unknown key {unknown[0]}")
         weight = entry.get("weight")
         # `weight: true` is a bool, which is an int in Python.
@@ -201,4 +205,11 @@ def _parse(content: Any, where: str) -> Taxonomy:
         weights[name] = float(weight)
         styles[name] = str(entry.get("style") or PLAIN_STYLE)
         words[name] = tuple(" ".join(units(str(word))) for word in listed)
-    return Taxonomy(labels=tuple(weights), weights=weights, styles=styles, words=words)
+        if CRITERIA in entry:
+            rubrics[name] = parse_rubric(entry[CRITERIA], f"{where}: task {name}")
+    return Taxonomy(tuple(weights), weights, styles, words, Rubrics(_default_rubric(content, where), rubrics))
+
+
+def _default_rubric(content: Mapping[str, Any], where: str) -> Rubric:
+    """Returns the criteria at the top of a taxonomy file; without any, those of the shipped file."""
+    return parse_rubric(content[CRITERIA] if CRITERIA in content else _shipped()[CRITERIA], where)

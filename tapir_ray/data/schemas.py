@@ -81,6 +81,7 @@ SCORED = pa.schema(
         ("repeat_same", pa.bool_()),
         ("judged_mfd", pa.float64()),
         ("judge_reasons", pa.string()),
+        ("criterion_scores", pa.string()),
         ("response_chars", pa.int64()),
         ("student_response_chars", pa.int64()),
         ("times_trained", pa.int64()),
@@ -90,7 +91,9 @@ SCORED = pa.schema(
 names it. `difficulty` = teacher_score − student_score (MFD), unless the config names another measure.
 `repeat_mfd`: MFD of the second judging, in a sample, under any measure. `repeat_same`: True if the judge's replies were
 the same texts. `judged_mfd`: the judge's MFD of a row that a verifier scored, in a sample (`judge.verified_share`).
-`judge_reasons`: the judge's reply, kept for `expand.prompt: feedback` alone."""
+`judge_reasons`: the judge's reply, kept for `expand.prompt: feedback` alone. `criterion_scores`: JSON of the scores by
+criterion (`judge.mode: rubric`), such as `{"teacher": {"accuracy": 9.0}, "student": {"accuracy": 6.5}}`; null for a row
+that a verifier scored."""
 
 GENERATED_ROWS = pa.schema(
     [

@@ -12,7 +12,7 @@ from tapir_ray.evaluate.alpaca_eval_evaluator import Evaluator, load_evaluator, 
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import Reply
-from tapir_ray.transforms.judge import NotJudged, ask_until_parsed, sampling_of, seed_of
+from tapir_ray.transforms.judge_request import NotJudged, ask_until_parsed, sampling_of, seed_of
 
 UNPARSED = "unparsed_preference"
 NO_LOGPROBS = "no_logprobs: the judge gives no probabilities of its tokens; set evaluate.alpaca_eval.logprobs false"

@@ -17,7 +17,7 @@ from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import Reply
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.transforms.judge import RETRY_TEMPERATURE, NotJudged, ask_until_parsed, seed_of
+from tapir_ray.transforms.judge_request import RETRY_TEMPERATURE, NotJudged, ask_until_parsed, seed_of
 
 TURNS = (1, 2)
 UNPARSED = "unparsed_rating"

@@ -12,7 +12,7 @@ import random
 from collections import Counter, deque
 
 from tapir_ray.errors import InputError
-from tapir_ray.simulator.requests import PAIRWISE, POINTWISE, Request
+from tapir_ray.simulator.requests import JUDGINGS, Request
 
 RATE_LIMITED, RATE_LIMITED_WAIT, OVER_LIMIT = "429", "429_retry_after", "over_limit"
 ERROR_500, ERROR_503, DROPPED, HANG = "500", "503", "dropped", "hang"
@@ -46,7 +46,7 @@ class Faults:
         self._asked[key] += 1
         if rng.random() >= self._rate:
             return None
-        judging = request.kind in (PAIRWISE, POINTWISE)
+        judging = request.kind in JUDGINGS
         return rng.choice(FAULTS if judging else FAULTS[:-1])
 
 

@@ -25,7 +25,7 @@ from tapir_ray.data.words import piece_ends
 from tapir_ray.errors import InputError
 from tapir_ray.simulator import requests
 from tapir_ray.simulator.benchmarks import first_token, judged
-from tapir_ray.simulator.judging import scores, verdict
+from tapir_ray.simulator.judging import answers_in, reply_about
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
 from tapir_ray.simulator.rouge import rouge_l
@@ -70,10 +70,8 @@ class Recorded:
         An unknown instruction gets an empty answer, which a pipeline filters as empty, and the lowest score.
         """
         parts = request.parts
-        if request.kind == requests.PAIRWISE:
-            return self._judge(request, [parts["answer_1"], parts["answer_2"]])
-        if request.kind == requests.POINTWISE:
-            return self._judge(request, [parts["answer"]])
+        if request.kind in requests.JUDGINGS:
+            return self._judge(request)
         if request.kind in requests.BENCHMARKS:
             return judged(self.options, request, self._grade)
         if request.kind == requests.EXPAND:
@@ -104,9 +102,10 @@ class Recorded:
         turn = _last_user_turn_of(text) if turn is None else turn
         return self.answers.get(text.strip(), self.answers_to_turn.get(turn))
 
-    def _judge(self, request: Request, answers: list[str]) -> str:
+    def _judge(self, request: Request) -> str:
+        answers = answers_in(request)
         grades = [self._grade(request.parts["instruction"], answer) or 0.0 for answer in answers]
-        return verdict(scores(self.options, request.identity, grades, answers), request.schema)
+        return reply_about(self.options, request, grades)
 
     def _label(self, instruction: str, labels: Sequence[str]) -> str:
         offered = [label.strip() for label in labels if label.strip()]

@@ -17,7 +17,10 @@ STUDENT = "simulated-student"
 
 ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
 REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
+RUBRIC, RUBRIC_ONE = "judge_rubric", "judge_rubric_one"
 MT_BENCH_1, MT_BENCH_2, PREFERENCE = "mt_bench_turn_1", "mt_bench_turn_2", "alpaca_eval"
+JUDGINGS = (RUBRIC, RUBRIC_ONE, PAIRWISE, POINTWISE)
+"""Requests for scores of one answer or two."""
 BENCHMARKS = (MT_BENCH_1, MT_BENCH_2, PREFERENCE)
 NAMES = ("m", "M")
 """Names of both answers in the requests of AlpacaEval's default evaluator."""
@@ -36,6 +39,8 @@ def _pattern(tag: str) -> str:
 PROMPTS = {
     kind: re.compile(r"\s*".join(_pattern(tag) for tag in tags) + "(?P<rest>.*)", re.DOTALL)
     for kind, tags in {
+        RUBRIC: ("criteria", "instruction", "answer_1", "answer_2"),
+        RUBRIC_ONE: ("criteria", "instruction", "answer"),
         PAIRWISE: ("instruction", "answer_1", "answer_2"),
         REWRITE: ("task", "style", "instruction", "answer"),
         POINTWISE: ("instruction", "answer"),

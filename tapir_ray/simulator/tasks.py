@@ -8,7 +8,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.simulator import requests
 from tapir_ray.simulator.benchmarks import first_token, judged
 from tapir_ray.simulator.families import LEVELS, Family, Problem, grade, understand
-from tapir_ray.simulator.judging import scores, verdict
+from tapir_ray.simulator.judging import answers_in, reply_about
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
 from tapir_ray.simulator.text import canonical
@@ -36,10 +36,8 @@ class Tasks:
     def reply(self, request: Request) -> str:
         """The text of the reply, a function of the request and the options."""
         parts = request.parts
-        if request.kind == requests.PAIRWISE:
-            return self._judge(request, [parts["answer_1"], parts["answer_2"]])
-        if request.kind == requests.POINTWISE:
-            return self._judge(request, [parts["answer"]])
+        if request.kind in requests.JUDGINGS:
+            return self._judge(request)
         if request.kind in requests.BENCHMARKS:
             return judged(self.options, request, known)
         if request.kind == requests.EXPAND:
@@ -81,9 +79,9 @@ class Tasks:
         wrong = rng.random() < MISTAKES * problem.level
         return answer(_other(family, problem.level, rng, instruction) if wrong else instruction, styled=False)
 
-    def _judge(self, request: Request, answers: list[str]) -> str:
-        grades = [grade(request.parts["instruction"], one) for one in answers]
-        return verdict(scores(self.options, request.identity, grades, answers), request.schema)
+    def _judge(self, request: Request) -> str:
+        answers = answers_in(request)
+        return reply_about(self.options, request, [grade(request.parts["instruction"], one) for one in answers])
 
     def _expand(self, request: Request) -> str:
         """Another instruction of the same family; "" for an unknown instruction.

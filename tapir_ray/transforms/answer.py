@@ -16,7 +16,7 @@ from tapir_ray.data.schemas import with_columns
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.row_sampling import sampling_of_row
-from tapir_ray.transforms.judge import seed_of, together
+from tapir_ray.transforms.judge_request import seed_of, together
 
 
 async def student_answer(clients: Mapping[str, Client], row: Row, samples: int = 0, temperature: float = 1.0) -> Row:

@@ -22,7 +22,8 @@ from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import EMPTY
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
-from tapir_ray.transforms.judge import seed_of, share_of
+from tapir_ray.transforms.judge import share_of
+from tapir_ray.transforms.judge_request import seed_of
 
 NO_INSTRUCTION, SOURCE_USED_UP = "no_new_instruction", "source_used_up"
 """Reasons of filtered draws, next to those of a reply (`llm/client/reply.py`)."""

@@ -21,7 +21,7 @@ from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import REFUSED
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
-from tapir_ray.transforms.judge import sampling_of, seed_of
+from tapir_ray.transforms.judge_request import sampling_of, seed_of
 
 UNKNOWN_LABEL = "unknown_label"
 

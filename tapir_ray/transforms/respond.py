@@ -25,11 +25,12 @@ from tapir_ray.data.schemas import Message
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import Reply
-from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.filters import AFTER, SCORED, first_reason, row_filters
 from tapir_ray.transforms.filters.base import RowFilter
-from tapir_ray.transforms.judge import NotJudged, score_answer, seed_of
+from tapir_ray.transforms.judge import score_answer
+from tapir_ray.transforms.judge_question import Questions
+from tapir_ray.transforms.judge_request import NotJudged, seed_of
 from tapir_ray.transforms.verifiers import Verifier, load_verifiers, verify_one
 
 
@@ -53,7 +54,7 @@ def respond(
     - Of `respond.samples` answers the one with the best judge's score is kept, with its `answer_score`. Below
       `respond.min_score` the row is filtered as `below_min_score`. An answer that a verifier grades is not judged.
     """
-    return roles.ask(rows, RespondRow(Prompts(config.prompts.dir), config, dict(styles), draft), schema)
+    return roles.ask(rows, RespondRow(Questions.of(config), config, dict(styles), draft), schema)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Answer:
 class RespondRow:
     """The AskRow of `respond`."""
 
-    prompts: Prompts
+    questions: Questions
     config: Config
     styles: dict[str, str]
     draft: str | None = None
@@ -122,7 +123,7 @@ class RespondRow:
         rewriting: list[Message] = [
             {
                 "role": "user",
-                "content": self.prompts.render(
+                "content": self.questions.prompts.render(
                     "rewrite",
                     task=row["task"],
                     style=style,
@@ -137,7 +138,7 @@ class RespondRow:
         # One system message, because some chat templates refuse a second one.
         own = [message["content"] for message in row["messages"] if message["role"] == "system"]
         turns = [message for message in row["messages"] if message["role"] != "system"]
-        system = "\n\n".join([self.prompts.render("respond", task=row["task"], style=style), *own])
+        system = "\n\n".join([self.questions.prompts.render("respond", task=row["task"], style=style), *own])
         return [{"role": "system", "content": system}, *turns]
 
     async def _scored(self, judge: Client, row: Row, answers: list[Answer]) -> list[Answer]:
@@ -157,9 +158,8 @@ class RespondRow:
         text = (answer.reply.text or "").strip()
         if (verified := verify_one(self._verifiers, row, text)) is not None:
             return replace(answer, score=verified)
-        instruction = schemas.text_of(row["messages"])
         seed = (row["instruction_id"], "gate", str(answer.seed))
-        score = await score_answer(judge, self.prompts, self.config.judge, instruction, text, seed)
+        score = await score_answer(judge, self.questions, self.config.judge, row, text, seed)
         return replace(answer, score=score)
 
     def _sampling(self, answer: Answer) -> str:

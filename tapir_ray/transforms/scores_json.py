@@ -68,21 +68,33 @@ def of_json(found: Any, count: int, inside: bool = False) -> Scores | None:
     """
     if not isinstance(found, dict):
         return None
-    keyed = [(re.sub(r"[\s\-]+", "_", key.strip().lower()), value) for key, value in found.items()]
+    keyed = [(plain_key(key), value) for key, value in found.items()]
     nested = [value for key, value in keyed if key in _LISTS and isinstance(value, dict)]
     if nested:
         return None if inside or len(nested) > 1 else of_json(nested[0], count, inside=True)
     if count == 1:
         scores = [value for key, value in keyed if key in _SINGLE]
-        return in_range([_json_score(scores[0])]) if len(scores) == 1 else None
+        return in_range([json_score(scores[0])]) if len(scores) == 1 else None
     lists = [value for key, value in keyed if key in _LISTS and isinstance(value, list)]
-    names = [(PLACES[name["name"]], value) for key, value in keyed if (name := _NAME_IN_JSON.fullmatch(key))]
+    names = [(place, value) for key, value in keyed if (place := place_of(key)) is not None]
     if lists and not names:
-        return in_range([_json_score(value) for value in lists[0]]) if list(map(len, lists)) == [count] else None
-    return None if lists else complete([(place, _json_score(value)) for place, value in names], count)
+        return in_range([json_score(value) for value in lists[0]]) if list(map(len, lists)) == [count] else None
+    return None if lists else complete([(place, json_score(value)) for place, value in names], count)
 
 
-def _json_score(value: Any) -> float | None:
+def plain_key(key: str) -> str:
+    """Returns a key in the one form that keys are compared in: `plain_key("Answer 1")  # "answer_1"`."""
+    return re.sub(r"[\s\-]+", "_", key.strip().lower())
+
+
+def place_of(key: str) -> int | None:
+    """Returns the place of the answer that a `plain_key` names, from 0; None for another key."""
+    name = _NAME_IN_JSON.fullmatch(key)
+    return PLACES[name["name"]] if name else None
+
+
+def json_score(value: Any) -> float | None:
+    """Returns the score in a JSON value: a number from 1 to 10, or text such as "8/10"; None for any other."""
     # Judges also write "8/10" as a string.
     if isinstance(value, str):
         found = re.fullmatch(r"\s*(?:" + NUMBER + r")\s*", value, re.A | re.I)

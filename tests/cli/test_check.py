@@ -20,7 +20,8 @@ from tapir_ray.config import Config, load, parse
 from tapir_ray.cost.estimate import Estimate, estimated, estimated_regeneration
 from tapir_ray.cost.pilot import measured
 from tapir_ray.cost.seed_sample import Seed, read_seed
-from tapir_ray.cost.sizes import Size, Sizes, bounds, guessed
+from tapir_ray.cost.size import Size
+from tapir_ray.cost.sizes import Sizes, bounds, guessed
 from tapir_ray.curriculum import tasks
 from tapir_ray.errors import InputError, Stopped
 from tapir_ray.run.run import Run

@@ -8,7 +8,8 @@ import pytest
 
 from tapir_ray.config import Config, parse
 from tapir_ray.cost.seed_sample import Seed
-from tapir_ray.cost.sizes import Size, guessed
+from tapir_ray.cost.size import Size
+from tapir_ray.cost.sizes import guessed
 from tapir_ray.curriculum import tasks
 
 WEIGHTS = {"Math": 0.4, "Grammar": 0.4, "Others": 0.2}
@@ -66,3 +67,22 @@ def test_a_regeneration_rewrites_the_answers_of_styled_tasks_alone() -> None:
     some = config(**made, **seed_data, rewrite={"tasks": ["Grammar"]})
     assert [sizes(some, "rewrite", task)[0].calls for task in ("Grammar", "Math")] == [1, 0]
     assert sizes(config(**made, **seed_data), "rewrite", "Math")[0].calls == 1
+
+
+def test_a_rubric_is_forecast_with_its_criteria_and_a_number_for_each() -> None:
+    def judged(mode: str, task: str | None = None) -> tuple[Size, Size]:
+        given = config(judge={"mode": mode, "repeat_share": 0.0, "structured": "off"})
+        row = {"messages": [{"role": "user", "content": INSTRUCTION}], "response": ANSWER, "task": task}
+        found = guessed(given, Seed(sample=[row]), tasks.load(given.curriculum))
+        ((_, by_role),) = found.rows["score_seed"]
+        return by_role["judge"], found.most["score_seed"]["judge"]
+
+    plain, _ = judged("pairwise")
+    default, bound = judged("rubric")
+    of_math, _ = judged("rubric", "Math")
+    assert (plain.calls, default.calls) == (2, 2)
+    numbers = '{"helpfulness": <number>, "relevance": <number>, "accuracy": <number>, "detail": <number>}'
+    form = len(f'{{"reasoning": "...", "answer_1": {numbers}, "answer_2": {numbers}}}')
+    assert default.output - plain.output == pytest.approx(2 * form / 4), "two requests of one token for four bytes"
+    assert default.input > plain.input and of_math.output < default.output, "Math has three criteria, not four"
+    assert bound.input >= 3 * 4 * max(default.input, of_math.input), "any task, 3 attempts, a token for each byte"

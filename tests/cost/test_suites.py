@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tapir_ray.config import Config, parse
-from tapir_ray.cost.sizes import Size
+from tapir_ray.cost.size import Size
 from tapir_ray.cost.suites import guessed_answer, measured_students, suite_lines, suites_assumed, suites_work
 from tapir_ray.evaluate.suite import Forecast
 

@@ -11,6 +11,7 @@ from tapir_ray.simulator.judging import verdict
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import BadRequest
 from tapir_ray.simulator.tasks import Tasks
+from tapir_ray.transforms.rubric_json import parse_marks, rubric_format
 from tapir_ray.transforms.scores_json import scores_format
 from tapir_ray.transforms.verdict import parse_scores
 from tests.simulator.asking import prompt, request
@@ -48,3 +49,20 @@ def test_tags_without_an_id_are_read_in_a_users_own_prompt() -> None:
     question = "tom has 7 pens , finds 3 , loses 2 . how many pens now ?"
     text = f"<instruction>\n{question}\n</instruction>\n<answer>\n8\n</answer>\nScore?"
     assert Tasks(Options()).reply(request([{"role": "user", "content": text}])) == "The answer is right.\nScore: 10"
+
+
+def test_a_rubric_is_answered_in_json_with_a_mark_for_each_criterion() -> None:
+    criteria = "- result: Is it right?\n- steps: Does each step follow?"
+    about = {"criteria": criteria, "form": "{}", "instruction": "add 2 and 3 ."}
+    question = "tom has 7 pens , finds 3 , loses 2 . how many pens now ?"
+    pair = prompt("judge_rubric", **{**about, "instruction": question}, answer_1="8", answer_2="9")
+    names = ("result", "steps")
+    plain = Tasks(Options()).reply(request(pair))
+    assert parse_marks(plain, names, 2) == ({"result": 10.0, "steps": 10.0}, {"result": 1.0, "steps": 1.0})
+    alone = prompt("judge_rubric_one", **{**about, "instruction": question}, answer="8")
+    assert parse_marks(Tasks(Options()).reply(request(alone)), names, 1) == ({"result": 10.0, "steps": 10.0},)
+    noisy = Tasks(Options(judge_noise=2.0))
+    replies = [noisy.reply(request(pair, response_format=one)) for one in (None, rubric_format(names, 2))]
+    marks, whole = (parse_marks(reply, names, 2) for reply in replies)
+    assert marks is not None and whole is not None and marks[1]["result"] != marks[1]["steps"], "noise of its own"
+    assert whole == tuple({name: float(int(mark + 0.5)) for name, mark in one.items()} for one in marks)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tapir_ray.data import schemas
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.expand import OPERATIONS, ExpandRow, chosen, expand, parse_instruction
-from tapir_ray.transforms.judge import seed_of
+from tapir_ray.transforms.judge_request import seed_of
 from tests.llm.endpoint import Choice, running
 from tests.transforms.asking import config_for, dataset, directly, instruction, opened
 

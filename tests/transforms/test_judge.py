@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from tapir_ray.data import schemas
 from tapir_ray.llm.prompts import Prompts
-from tapir_ray.transforms.judge import JudgeRow, judge, parse_scores
+from tapir_ray.transforms.judge import JudgeRow, judge
+from tapir_ray.transforms.judge_question import Questions
+from tapir_ray.transforms.verdict import parse_scores
 from tests.llm.endpoint import Answer, Choice, Fault, running
 from tests.transforms.asking import LastRequests, config_for, dataset, directly, instruction, opened
 
@@ -150,7 +152,7 @@ def test_replies_without_scores_are_asked_again_and_then_fail(ray_local: None) -
 def test_a_judge_with_a_temperature_keeps_it_for_repeated_questions() -> None:
     with running(lambda body, attempt: "?") as seen:
         config = config_for(seen.url, judge={"sampling": {"temperature": 1.0}, "both_orders": False})
-        directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+        directly(JudgeRow(Questions(Prompts()), config.judge, 0), answered(1), config)
     assert {body["temperature"] for body in seen.requests} == {1.0} and len(seen.requests) >= 3
 
 
@@ -172,7 +174,7 @@ def test_rows_without_two_answers_pass_unchanged_and_failures_are_rows(ray_local
 def test_a_row_without_budget_for_its_second_judgement_is_not_finished() -> None:
     with running(length_judge) as seen:
         config = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
-        row_of = JudgeRow(Prompts(), config.judge, 0)
+        row_of = JudgeRow(Questions(Prompts()), config.judge, 0)
         (row,) = directly(row_of, answered(1), config, LastRequests(1))
         (whole,) = directly(row_of, answered(1), config, LastRequests(2))
     assert (row["status"], row["reason"], row.get("teacher_score")) == ("failed", schemas.BUDGET_USED_UP, None)
@@ -189,11 +191,11 @@ def test_a_truncated_verdict_is_asked_again(mode: str) -> None:
 
     with running(cut) as seen:
         config = config_for(seen.url, judge={"mode": mode, "both_orders": False, "repeat_share": 0.0})
-        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+        (row,) = directly(JudgeRow(Questions(Prompts()), config.judge, 0), answered(1), config)
     assert mfd_of(row) == (3.0 if mode == "pairwise" else 2.0)
     with running(lambda body, n: Choice("Scores: 9 3\nScore: 9", "length")) as seen:
         config = config_for(seen.url, judge={"mode": mode, "both_orders": False, "repeat_share": 0.0})
-        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+        (row,) = directly(JudgeRow(Questions(Prompts()), config.judge, 0), answered(1), config)
     assert (row["status"], row["reason"], row.get("teacher_score")) == ("failed", "unparseable_scores: cut_off", None)
 
 
@@ -201,7 +203,7 @@ def test_a_truncated_verdict_is_asked_again(mode: str) -> None:
 def test_the_judge_is_asked_for_json_unless_structured_is_off(structured: str, sent: bool) -> None:
     with running(lambda body, n: '{"reasoning": "Scores: 1 1", "answer_1": 9, "answer_2": 4}') as seen:
         config = config_for(seen.url, judge={"structured": structured, "both_orders": False, "repeat_share": 0.0})
-        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+        (row,) = directly(JudgeRow(Questions(Prompts()), config.judge, 0), answered(1), config)
     assert mfd_of(row) == 5.0 and ["response_format" in body for body in seen.requests] == [sent]
 
 
@@ -230,7 +232,7 @@ def test_an_endpoint_that_refuses_json_loses_no_row_and_gets_plain_requests_from
 def test_a_refused_format_fails_the_row_if_json_is_required() -> None:
     with running(refuses) as seen:
         config = config_for(seen.url, judge={"structured": "on", "repeat_share": 0.0})
-        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+        (row,) = directly(JudgeRow(Questions(Prompts()), config.judge, 0), answered(1), config)
     assert row["status"] == "failed" and "response_format" in row["reason"]
 
 
@@ -240,7 +242,7 @@ def test_a_repeat_is_asked_at_a_temperature() -> None:
 
     with running(noisy) as seen:
         config = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
-        (row,) = directly(JudgeRow(Prompts(), config.judge, 0), answered(1), config)
+        (row,) = directly(JudgeRow(Questions(Prompts()), config.judge, 0), answered(1), config)
     assert sorted(body["temperature"] for body in seen.requests) == [0.0, 0.7]
     assert (mfd_of(row), row["repeat_mfd"], row["repeat_same"]) == (3.0, 1.0, False)
 
@@ -248,15 +250,15 @@ def test_a_repeat_is_asked_at_a_temperature() -> None:
 def test_a_repeat_that_cannot_differ_is_not_asked_and_an_identical_one_is_marked() -> None:
     with running(lambda body, n: "Scores: 8 5") as seen:
         cold = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False, "repeat_temperature": 0.0})
-        (row,) = directly(JudgeRow(Prompts(), cold.judge, 0), answered(1), cold)
+        (row,) = directly(JudgeRow(Questions(Prompts()), cold.judge, 0), answered(1), cold)
         assert len(seen.requests) == 1 and row.get("repeat_mfd") is None
         fixed = config_for(
             seen.url, judge={"repeat_share": 1.0, "both_orders": False}, teacher={"extra_body": {"temperature": 0}}
         )
-        directly(JudgeRow(Prompts(), fixed.judge, 0), answered(1), fixed)
+        directly(JudgeRow(Questions(Prompts()), fixed.judge, 0), answered(1), fixed)
         assert len(seen.requests) == 2, "the endpoint's own temperature of 0 wins"
         warm = config_for(seen.url, judge={"repeat_share": 1.0, "both_orders": False})
-        (row,) = directly(JudgeRow(Prompts(), warm.judge, 0), answered(1), warm)
+        (row,) = directly(JudgeRow(Questions(Prompts()), warm.judge, 0), answered(1), warm)
     assert (row["repeat_mfd"], row["repeat_same"]) == (3.0, True)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.judge import JudgeRow
+from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.prefer import PreferRow
 from tests.llm.endpoint import running
 from tests.transforms.asking import LastRequests, config_for, directly, instruction
@@ -25,7 +26,7 @@ def judge(body: dict[str, Any], attempt: int) -> str:
 def preferred(row: dict[str, Any], meter: LastRequests | None = None) -> tuple[dict[str, Any], int]:
     with running(judge) as seen:
         config = config_for(seen.url)
-        function = PreferRow(JudgeRow(Prompts(), config.judge, 0))
+        function = PreferRow(JudgeRow(Questions(Prompts()), config.judge, 0))
         (made,) = directly(function, [instruction("q", **row)], config, meter)
     return made, len(seen.requests)
 

@@ -12,6 +12,7 @@ from tapir_ray.data import schemas
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.annotators import annotation
+from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.respond import RespondRow, respond
 from tests.llm.endpoint import Choice, running
 from tests.transforms.asking import LastRequests, config_for, dataset, directly, instruction, opened
@@ -71,7 +72,7 @@ def test_answers_have_the_style_of_their_task(ray_local: None) -> None:
 def test_second_pass_rewrites_a_plain_answer() -> None:
     with running(teacher) as seen:
         config = config_for(seen.url, rewrite={"mode": "second_pass"})
-        (row,) = directly(RespondRow(Prompts(), config, STYLES), [instruction("q", response=None)], config)
+        (row,) = directly(RespondRow(Questions(Prompts()), config, STYLES), [instruction("q", response=None)], config)
     assert row["response"] == "rewritten  plain" and row["prompt_hash"] == schemas.prompt_hash(
         seen.requests[1]["messages"]
     )
@@ -87,7 +88,7 @@ def test_an_existing_answer_is_rewritten_and_not_asked_for() -> None:
     ]
     with running(teacher) as seen:
         config = config_for(seen.url)
-        found = directly(RespondRow(Prompts(), config, STYLES, "other_response"), rows, config)
+        found = directly(RespondRow(Questions(Prompts()), config, STYLES, "other_response"), rows, config)
     asked = [body["messages"][-1]["content"] for body in seen.requests]
     assert [row["response"] for row in found] == [
         "rewritten mine", "plain", "Task type: Math.\nAnswering style: Step by step."
@@ -99,7 +100,7 @@ def test_an_existing_answer_is_rewritten_and_not_asked_for() -> None:
 def test_the_best_of_several_samples_is_kept() -> None:
     with running(teacher) as seen:
         config = config_for(seen.url, respond={"samples": 6}, teacher={"sampling": {"temperature": 1.0}})
-        (row,) = directly(RespondRow(Prompts(), config, {}), [instruction("short?", response=None)], config)
+        (row,) = directly(RespondRow(Questions(Prompts()), config, {}), [instruction("short?", response=None)], config)
     lengths = {2 * (1 + body["seed"] % 3) for body in seen.requests if "judge" not in body["messages"][0]["content"]}
     assert len(row["response"]) == max(lengths) == row["answer_score"] and len(lengths) > 1
     assert len(seen.requests) == 12
@@ -117,7 +118,7 @@ def test_a_sample_without_scores_does_not_drop_the_others() -> None:
     rows = [instruction("short?", response=None), instruction("short? nothing?", response=None)]
     with running(forgetful) as seen:
         config = config_for(seen.url, respond={"samples": 6}, judge={"parse_attempts": 1}, teacher=WARM)
-        kept, lost = directly(RespondRow(Prompts(), config, {}), rows, config)
+        kept, lost = directly(RespondRow(Questions(Prompts()), config, {}), rows, config)
     answers = {2 * (1 + body["seed"] % 3) for body in seen.requests if "judge" not in body["messages"][0]["content"]}
     assert answers == {2, 4, 6}
     assert (kept["status"], kept["response"], kept["answer_score"]) == ("ok", "ababab", 6.0)
@@ -130,7 +131,7 @@ def test_a_row_cut_off_by_the_budget_is_not_finished(requests: int) -> None:
     with running(teacher) as seen:
         config = config_for(seen.url, respond={"samples": 3}, teacher=WARM)
         asked = [instruction("short?", response=None)]
-        (row,) = directly(RespondRow(Prompts(), config, {}), asked, config, LastRequests(requests))
+        (row,) = directly(RespondRow(Questions(Prompts()), config, {}), asked, config, LastRequests(requests))
     assert len(seen.requests) == requests
     assert (row["status"], row["reason"], row["response"]) == ("failed", schemas.BUDGET_USED_UP, None)
 
@@ -139,7 +140,7 @@ def test_a_row_cut_off_by_the_budget_is_not_finished(requests: int) -> None:
 def test_a_refusal_in_words_is_filtered_before_further_requests(mode: str) -> None:
     with running(lambda body, attempt: "I’m sorry, but I can’t help with that.") as seen:
         config = config_for(seen.url, rewrite={"mode": mode}, respond={"min_score": 5.0})
-        (row,) = directly(RespondRow(Prompts(), config, STYLES), [instruction("q", response=None)], config)
+        (row,) = directly(RespondRow(Questions(Prompts()), config, STYLES), [instruction("q", response=None)], config)
     assert (row["status"], row["reason"], row["response"]) == ("filtered", "refused", None)
     assert len(seen.requests) == 1
 
@@ -148,7 +149,9 @@ def test_a_task_that_asks_to_decline_keeps_its_refusal() -> None:
     with running(lambda body, attempt: "I can't help with that.") as seen:
         row = instruction("Insult him.", response=None, task="Toxicity")
         (row,) = directly(
-            RespondRow(Prompts(), config_for(seen.url), {"Toxicity": "Decline."}), [row], config_for(seen.url)
+            RespondRow(Questions(Prompts()), config_for(seen.url), {"Toxicity": "Decline."}),
+            [row],
+            config_for(seen.url),
         )
     assert (row["status"], row["response"]) == ("ok", "I can't help with that.")
 
@@ -161,7 +164,7 @@ def test_samples_that_are_not_refusals_are_used() -> None:
 
     with running(moody) as seen:
         config = config_for(seen.url, respond={"samples": 6}, teacher=WARM)
-        (row,) = directly(RespondRow(Prompts(), config, {}), [instruction("q", response=None)], config)
+        (row,) = directly(RespondRow(Questions(Prompts()), config, {}), [instruction("q", response=None)], config)
     odd = {body["seed"] % 2 for body in seen.requests if "judge" not in body["messages"][0]["content"]}
     assert odd == {0, 1} and (row["status"], row["response"]) == ("ok", "La la la.")
 
@@ -170,7 +173,7 @@ def test_the_judge_gates_answers() -> None:
     rows = [instruction("short?", response=None), instruction("a longer answer", response=None)]
     with running(teacher) as seen:
         config = config_for(seen.url, respond={"min_score": 8.0})
-        short, long = directly(RespondRow(Prompts(), config, STYLES), rows, config)
+        short, long = directly(RespondRow(Questions(Prompts()), config, STYLES), rows, config)
     assert (short["status"], short["reason"]) == ("filtered", "below_min_score") and short["answer_score"] < 8
     assert (long["status"], long["answer_score"]) == ("ok", 10.0)
 

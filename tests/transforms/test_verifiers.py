@@ -15,6 +15,7 @@ from tapir_ray.data.schemas import INSTRUCTIONS, SCORED, conform
 from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.judge import JudgeRow, judge
+from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.respond import RespondRow
 from tapir_ray.transforms.verifiers import load_verifiers, verify
 from tapir_ray.transforms.verifiers.ifeval import ifeval
@@ -223,7 +224,7 @@ def test_a_new_answer_that_a_verifier_grades_is_gated_without_the_judge() -> Non
 
     with running(reply) as seen:
         config = config_for(seen.url, judge={"verifiers": ["python_syntax"]}, respond={"min_score": 5})
-        function = RespondRow(Prompts(None), config, {})
+        function = RespondRow(Questions(Prompts()), config, {})
         good, bad = directly(function, [{**instruction(text), "response": None} for text in answers], config)
     assert (good["status"], good["answer_score"]) == ("ok", 9.0)
     assert (bad["status"], bad["reason"], bad["answer_score"]) == ("filtered", "below_min_score", 1.0)

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pyarrow.fs as pafs
 
-from tapir_ray.data.schemas import JUDGE, text_of
+from tapir_ray.data.schemas import JUDGE
 from tapir_ray.data.storage import Storage
 from tapir_ray.errors import TapirError
 from tapir_ray.llm.client.cache_dirs import ReplyFolders
@@ -21,7 +21,8 @@ from tapir_ray.llm.engine.registry import engine_class
 from tapir_ray.llm.roles import scope_of
 from tapir_ray.report.html.view import View
 from tapir_ray.steps.context import PLAIN_TEXT
-from tapir_ray.transforms.judge import JudgeRow, NotJudged
+from tapir_ray.transforms.judge import JudgeRow
+from tapir_ray.transforms.judge_request import NotJudged
 
 MOST_CACHE_BYTES = 256 * 1024**2
 """Largest cache that is read for the words of some rows."""
@@ -73,9 +74,9 @@ async def _asked(view: View, rows: Sequence[dict[str, Any]], folder: str) -> dic
     names = POINTWISE if config.judge.mode == "pointwise" else PAIRWISE
     found: dict[str, Judged] = {}
     for row in rows:
-        row_id, answer = row["instruction_id"], row["student_response"] or ""
+        row_id = row["instruction_id"]
         try:
-            judging = await judge.judging(client, text_of(row["messages"]), row["response"], answer, row_id, "first")
+            judging = await judge.judging(client, row, "first")
         except NotJudged:
             continue
         found[row_id] = [(name, in_words(text)) for name, text in zip(names, judging.texts, strict=False)]

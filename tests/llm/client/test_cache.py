@@ -21,7 +21,9 @@ from tapir_ray.llm.client.request import request_key
 from tapir_ray.llm.client.target import Secret, Target
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
-from tapir_ray.transforms.judge import NotJudged, ask_scores
+from tapir_ray.transforms.judge_question import ask as ask_judge
+from tapir_ray.transforms.judge_question import plain_question
+from tapir_ray.transforms.judge_request import NotJudged
 from tapir_ray.transforms.label import LabelRow, label
 from tests.llm.endpoint import Answer, Choice, running
 from tests.llm.endpoint import Endpoint as Seen
@@ -86,7 +88,7 @@ def test_unparseable_scores_are_not_served_again(tmp_path: Path) -> None:
 
     async def scores(client: OpenAIClient) -> Any:
         try:
-            return await ask_scores(client, "which?", 2, settings, ("row",))
+            return (await ask_judge(client, plain_question("which?", 2), settings, ("row",))).scores
         except NotJudged as error:
             return error.reason
 

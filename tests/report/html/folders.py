@@ -43,12 +43,16 @@ def finished_run(folder: Path, rounds: int = 2, better: float = 1.0, control: st
     return run.uri
 
 
-def started_run(folder: Path, rounds: int = 2, control: str = "none") -> Context:
+def started_run(folder: Path, rounds: int = 2, control: str = "none", **sections: Any) -> Context:
     """Returns a run that has read its seed data and trained its first student."""
     folder.mkdir(parents=True)
     seed = write(folder / "seed.jsonl", [{"instruction": f"question {n}", "output": "answer"} for n in range(40)])
     context = context_for(
-        folder, seed, curriculum={"rounds": rounds, "difficulty": {"threshold": 2.0}}, control=control
+        folder,
+        seed,
+        curriculum={"rounds": rounds, "difficulty": {"threshold": 2.0}},
+        control=control,
+        **sections,
     )
     run, loop = context.run, context.loop
     rows = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -214,3 +215,20 @@ def test_orders_agree_if_both_prefer_the_same_answer() -> None:
     rows = pa.table({"teacher_score": [8.0, 6.5, 5.0, 5.5], "student_score": [6.0, 6.0, 5.0, 5.0],
                      "position_gap": [2.0, 3.0, 0.0, 1.0]})  # fmt: skip
     assert [agreeing(rows.slice(n, 1)) for n in range(4)] == [1, 0, 1, 0]
+
+
+def test_the_means_by_criterion_are_those_of_the_rows(tmp_path: Path) -> None:
+    context = started_run(tmp_path / "run", judge={"mode": "rubric"})
+    rows = scored(0, 1.0)
+    for n, (teacher, student) in enumerate([(9.0, 4.0), (7.0, 5.0)]):
+        rows[n]["criterion_scores"] = json.dumps({"teacher": {"accuracy": teacher}, "student": {"accuracy": student}})
+    rows[2]["criterion_scores"] = json.dumps({"teacher": {"steps": 8.5}, "student": {"steps": 8.0}})
+    context.run.write_rows(context.loop.round(1).scored, conform(rows, SCORED))
+    section = section_of(report(context.run.uri, REPORTED), "judge")
+    cells = [
+        re.sub("<[^>]*>", " ", line).split() for line in section.split("<tr>") if "accuracy" in line or "steps" in line
+    ]
+    assert [line[2:7] for line in cells] == [
+        ["accuracy", "2", "8", "4.500", "3.500"],
+        ["steps", "1", "8.500", "8", "0.500"],
+    ]

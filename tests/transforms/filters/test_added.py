@@ -17,6 +17,7 @@ from tapir_ray.errors import InputError
 from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.filters import AFTER, BEFORE, after_answering, filter_generated, mark_rows, row_filters
+from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.respond import RespondRow, respond
 from tests.llm.endpoint import running
 from tests.page_examples import example
@@ -57,7 +58,7 @@ def teacher(body: dict[str, Any], _: int) -> str:
 
 
 def answered(config: Config, *rows: dict[str, Any], **styles: str) -> list[dict[str, Any]]:
-    return directly(RespondRow(Prompts(), config, styles), list(rows), config)
+    return directly(RespondRow(Questions(Prompts()), config, styles), list(rows), config)
 
 
 def test_a_function_runs_before_an_answer_is_paid_for(ray_local: None, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapir_ray.report.html import charts
+from tapir_ray.report.html.criteria import criteria
 from tapir_ray.report.html.section import Block, Figure, Grid, Notes, Section
 from tapir_ray.report.html.view import View
 from tapir_ray.run.layout import Table
@@ -18,6 +19,11 @@ REFUSALS, UNREAD = "judge_", "unparseable_scores"
 READ_AS = (
     "“orders agree”: rows for which both orders prefer the same answer, or both see a tie. “r with length”: "
     "correlation of score and length of the answers; far from 0, the judge may pay for length."
+)
+
+CRITERIA_READ_AS = (
+    "A criterion's rows are those of the tasks whose rubric has it, so criteria of different tasks are not comparable. "
+    "The difference is the teacher's mean minus the student's."
 )
 
 
@@ -82,6 +88,8 @@ def section(view: View) -> Section:
     if all(line[2] is None for line in lines):
         blocks.append(Notes([_why_no_noise(view)]))
     blocks.append(Notes([READ_AS]))
+    if (by_criterion := criteria(view, tables)) is not None:
+        blocks += [by_criterion, Notes([CRITERIA_READ_AS])]
     return Section("judge", title, says, blocks)
 
 
