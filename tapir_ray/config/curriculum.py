@@ -62,6 +62,8 @@ class Curriculum(Section):
     stop_when: Literal["never", "no_gain"] = key("never", invalidates=("last_evaluation",))
     """`no_gain`: the run ends after a round whose student is not shown to be better on the holdout than the one before:
     the 95 % interval of the gain contains 0 or is below."""
+    stop_rounds: Count | None = key(None, invalidates=("last_evaluation",))
+    """Rounds in a row without a gain after which `no_gain` ends the run; `null` is 1, or 2 with `method: elad`."""
     alpha: Share = 0.3
     alpha_step: Share = 0.2
     difficulty: Difficulty = Difficulty()

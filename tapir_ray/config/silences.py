@@ -15,7 +15,7 @@ from tapir_ray.config.silence import Silence, value_of
 from tapir_ray.data.storage import is_remote
 
 SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
-OF_SEED_ROWS = ("seed_rows", "seed_error_rate")
+OF_SEED_ROWS = ("seed_rows", "seed_families", "seed_error_rate")
 """Keys of the simulator for the seed rows that it writes."""
 
 
@@ -171,7 +171,7 @@ SILENCES: tuple[Silence, ...] = (
         "without simulator.scenario recorded: set it, or take the path out",
     ),
     Silence(
-        ("simulator.seed_error_rate",),
+        ("simulator.seed_families", "simulator.seed_error_rate"),
         "simulator.seed_rows",
         lambda config: config.simulator is not None and config.simulator.seed_rows == 0,
         "without simulator.seed_rows: set it, or take this out",

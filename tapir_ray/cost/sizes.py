@@ -174,9 +174,21 @@ def _of_row(
         "score_new": score(measure.samples),
         "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
         "respond": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled),
+        "annotate": {"teacher": _revision(config, prompts, instruction, student_text, size, reply)}
+        if config.elad.revise == "revise"
+        else _answers(config, prompts, taxonomy, task, instruction, answer, size, styled),
         "rewrite": _answers(config, prompts, taxonomy, task, instruction, answer, size, styled, draft=True),
         "prefer": {"judge": compared if config.seed_data.responses == "replace" else compared.times(styled)},
     }
+
+
+def _revision(config: Config, prompts: Prompts, instruction: str, explanation: str, size: Any, reply: float) -> Size:
+    """Returns the size of the requests that revise a student's explanation."""
+    text = prompts.render("revise", instruction=instruction, steps=[explanation])
+    # The number of each step, at most one for every word; and the words around the revision in the reply.
+    text += " 10." * len(explanation.split())
+    found: Size = size(text, 1, 1, config.elad.attempts, reply + 20, _limit(config.teacher))
+    return found
 
 
 def _compared(

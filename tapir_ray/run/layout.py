@@ -38,23 +38,56 @@ def shard_dir(number: int) -> str:
     return f"{SHARDS}/{number:05d}"
 
 
-@dataclass(frozen=True)
-class Round:
-    """Outputs of a round."""
+@dataclass(frozen=True, kw_only=True)
+class AnyRound:
+    """Outputs of a round, by whatever method."""
 
     candidates: Table
     scored: Table
+    training: Table
+    packed: Table
+    checkpoint: Table
+    plan: str
+    """Path of the file with the round's plan and mix."""
+
+    @property
+    def written(self) -> Table:
+        """The table with the teacher's new responses, of which the round trains on the ok rows."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round(AnyRound):
+    """Outputs of a round of TAPIR."""
+
     expanded: Table
     bands: Table
     checked: Table
     contamination: Table
     generated: Table
     pool: Table
-    training: Table
-    packed: Table
-    checkpoint: Table
-    plan: str
-    """Path of the file with the round's plan and mix."""
+
+    @property
+    def written(self) -> Table:
+        return self.generated
+
+
+@dataclass(frozen=True, kw_only=True)
+class EladRound(AnyRound):
+    """Outputs of a round of ELAD."""
+
+    explained: Table
+    """The student's explanations, of all candidates or of those that are annotated."""
+    continued: Table | None
+    """Continuations of their prefixes; only of `elad.select: uncertain`."""
+    selected: Table
+    """The explanations with their steps and uncertainty; `chosen` ones are annotated."""
+    annotated: Table
+    """The teacher's verdicts and revisions."""
+
+    @property
+    def written(self) -> Table:
+        return self.annotated
 
 
 @dataclass(frozen=True)
@@ -166,7 +199,7 @@ class LoopLayout(Layout):
     sft_training: Table
     sft_packed: Table
     sft_checkpoint: Table
-    rounds: tuple[Round, ...]
+    rounds: tuple[AnyRound, ...]
     evaluation: Table
     """The results of the holdout for the last student."""
     suites: tuple[SuiteTables, ...]
@@ -199,9 +232,20 @@ class LoopLayout(Layout):
             if table not in initial:
                 yield "last_evaluation", table
 
-    def round(self, number: int) -> Round:
-        """Returns the outputs of a round, counted from 1."""
+    def any_round(self, number: int) -> AnyRound:
+        """Returns the outputs that a round of every method has, counted from 1."""
         return self.rounds[number - 1]
+
+    def round(self, number: int) -> Round:
+        """Returns the outputs of a round of TAPIR, counted from 1."""
+        found = self.rounds[number - 1]
+        assert isinstance(found, Round)
+        return found
+
+    @property
+    def expanding(self) -> dict[int, Round]:
+        """Outputs by number of the rounds that make new instructions; none of ELAD."""
+        return {number: one for number, one in enumerate(self.rounds, 1) if isinstance(one, Round)}
 
     def ended_after(self, number: int) -> LoopLayout:
         """Returns the outputs of a run that ended after round `number`, with its student's results in `evaluation`."""
@@ -213,15 +257,19 @@ class LoopLayout(Layout):
 
     def training(self, number: int) -> Table:
         """Returns the training rows of a round; for round 0 those of the initial SFT."""
-        return self.sft_training if number == 0 else self.round(number).training
+        return self.sft_training if number == 0 else self.any_round(number).training
 
     def packed(self, number: int) -> Table:
         """Returns the packed training sequences of a round; for round 0 those of the initial SFT."""
-        return self.sft_packed if number == 0 else self.round(number).packed
+        return self.sft_packed if number == 0 else self.any_round(number).packed
 
     def checkpoint(self, number: int) -> Table:
         """Returns the student after a round."""
-        return self.sft_checkpoint if number == 0 else self.round(number).checkpoint
+        return self.sft_checkpoint if number == 0 else self.any_round(number).checkpoint
+
+    def training_sets(self, number: int, cumulative: bool) -> list[Table]:
+        """Returns the tables that a round trains on: its own, or with `cumulative` those of all rounds so far."""
+        return [self.training(one) for one in range(1 if cumulative else number, number + 1)]
 
     def control(self, number: int) -> ControlRound:
         """Returns the outputs of the control next to a round, counted from 1."""
@@ -230,7 +278,25 @@ class LoopLayout(Layout):
     def judged_holdout(self, number: int) -> Table:
         """Returns the table with the judge's scores of the holdout for the student after a round."""
         # The next round scores the same student, so its table has these rows too. The last one is scored on its own.
-        return self.evaluation if number == len(self.rounds) else self.round(number + 1).scored
+        return self.evaluation if number == len(self.rounds) else self.any_round(number + 1).scored
+
+
+@dataclass(frozen=True)
+class EladLayout(LoopLayout):
+    """Outputs of ELAD."""
+
+    pool_answers: Table | None = None
+    """Table with the teacher's answers to the rows of the initial SFT and the holdout; None if there are none."""
+
+    def elad_round(self, number: int) -> EladRound:
+        """Returns the outputs of a round, counted from 1."""
+        found = self.rounds[number - 1]
+        assert isinstance(found, EladRound)
+        return found
+
+    def training_sets(self, number: int, cumulative: bool) -> list[Table]:
+        """Returns the training set of the round, which has the revisions of earlier rounds too if it is cumulative."""
+        return [self.training(number)]
 
 
 @dataclass(frozen=True)

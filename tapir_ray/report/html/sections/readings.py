@@ -51,9 +51,9 @@ def _scored(view: View, notes: list[str]) -> dict[str, list[Reading]]:
     """Returns the hardest rows, and the holdout rows that moved most between the first and the last student."""
     assert view.loop is not None
     chosen: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {}
-    scored = [n for n in view.rounds if view.run.done(view.loop.round(n).scored)]
+    scored = [n for n in view.rounds if view.run.done(view.loop.any_round(n).scored)]
     if scored:
-        table = view.loop.round(scored[-1]).scored
+        table = view.loop.any_round(scored[-1]).scored
         chosen[HARDEST] = [(row, None) for row in highest(view, table, SCORED, "difficulty", MOST_ROWS)]
     if len(view.scored_rounds) > 1:
         first, last = view.scored_rounds[0], view.scored_rounds[-1]
@@ -134,7 +134,7 @@ def _filtered(view: View) -> dict[str, list[Reading]]:
         tables = [view.layout.ingested, *(view.layout.regenerated.of(f"{SHARDS}/{name}") for name in shards)]
     else:
         assert view.loop is not None
-        tables = [one.generated for one in reversed(view.loop.rounds)] + [view.layout.ingested]
+        tables = [one.written for one in reversed(view.loop.rounds)] + [view.layout.ingested]
     found: dict[str, list[Reading]] = defaultdict(list)
     for table in tables:
         made = view.run.done(table)
