@@ -130,7 +130,9 @@ class Config(Section):
                 "losses"
             )
         if self.regenerate is None:
-            self._refuse_unreachable_threshold()
+            self.curriculum.difficulty.refuse()
+        if self.work == "elad":
+            self.elad.refuse(self.student, self.teacher, self.curriculum, self.control)
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: training workers cannot share a GPU; set "
@@ -152,21 +154,6 @@ class Config(Section):
         """Raises ValueError if round 1 has no candidates, since the initial SFT has trained on all rows."""
         if self.certain_initial_sft and not self.leaves_unseen_rows and self.curriculum.rounds:
             raise ValueError(NO_UNSEEN_ROWS)
-
-    def _refuse_unreachable_threshold(self) -> None:
-        """Raises ValueError if no difficulty of the measure can reach δ, or if it lacks its model."""
-        rules = self.curriculum.difficulty
-        highest = measure_declares("highest", None, rules.measure)
-        if highest is not None and rules.select == "hard" and rules.top_fraction is None and rules.threshold > highest:
-            raise ValueError(
-                f"curriculum.difficulty.threshold {rules.threshold:g} is above {highest:g}, the highest difficulty of "
-                f"the measure {rules.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or lower δ"
-            )
-        if rules.measure == "superfilter" and rules.model is None:
-            raise ValueError(
-                "curriculum.difficulty.measure superfilter needs curriculum.difficulty.model, a small language model; "
-                "for the losses of the student set the measure ifd"
-            )
 
     def _refuse_engines(self) -> None:
         """Raises ValueError for settings that an engine cannot start with."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from tapir_ray.config.registry import measure_declares
 from tapir_ray.config.section import Count, Section, Share, key
 
 
@@ -36,6 +37,20 @@ class Difficulty(Section):
     exit 1)."""
     min_hard_share: Share = 0.05
     """A hard pool below this share of the reliable rows is too small to expand from."""
+
+    def refuse(self) -> None:
+        """Raises ValueError if no difficulty of the measure can reach δ, or if it lacks its model."""
+        highest = measure_declares("highest", None, self.measure)
+        if highest is not None and self.select == "hard" and self.top_fraction is None and self.threshold > highest:
+            raise ValueError(
+                f"curriculum.difficulty.threshold {self.threshold:g} is above {highest:g}, the highest difficulty of "
+                f"the measure {self.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or lower δ"
+            )
+        if self.measure == "superfilter" and self.model is None:
+            raise ValueError(
+                "curriculum.difficulty.measure superfilter needs curriculum.difficulty.model, a small language model; "
+                "for the losses of the student set the measure ifd"
+            )
 
 
 class Ddk(Section):

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tapir_ray.config.curriculum import Curriculum
+from tapir_ray.config.models import Endpoint, Student
 from tapir_ray.config.section import Count, Section, key
 
-STEP_PATTERN = r"\n+|(?<=[^\d\s][.!?])\s+(?=\S)"
+STEP_PATTERN = r"\n+|(?<=[.!?])\s+"
 
 
 class Elad(Section):
@@ -39,6 +41,29 @@ class Elad(Section):
     the question in the style of its task, without seeing the student's steps."""
     attempts: Count = key(2, invalidates=("annotated",))
     """Requests for a revision until its reply can be read; then the row fails."""
+
+    def refuse(self, student: Student, teacher: Endpoint, curriculum: Curriculum, control: str) -> None:
+        """Raises ValueError, naming the keys, for settings of other sections that the method cannot run with."""
+        if self.select == "uncertain" and not student.spec.local:
+            raise ValueError(
+                "elad.select uncertain continues the student's own steps, which no chat endpoint does: set "
+                "student.engine vllm, or elad.select random or mfd"
+            )
+        if curriculum.difficulty.measure != "mfd":
+            raise ValueError(
+                f"method elad measures its students by the judge, not by {curriculum.difficulty.measure}: set "
+                "curriculum.difficulty.measure mfd"
+            )
+        if control != "none":
+            raise ValueError(
+                f"control {control} trains a second student next to the rounds of tapir, and method elad has none: set "
+                "control none, and compare with a run of elad.select random"
+            )
+        if self.max_cost is not None and teacher.known_price is None:
+            raise ValueError(
+                f"elad.max_cost needs teacher.price: {teacher.model} is not in the price list (genai-prices) of its "
+                "provider; set the price, or use elad.max_tokens"
+            )
 
     @field_validator("step_pattern")
     @classmethod

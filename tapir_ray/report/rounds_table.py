@@ -36,7 +36,7 @@ def rounds_table(summary: dict[str, Any]) -> Table:
             _pairs(entry["filtered"]),
             str(entry["failed"]),
             f"{entry['training_tokens']:,}",
-            f"{in_decimals(entry['student_score_before']['mean'])} → {in_decimals(entry['student_score_after']['mean'])}",
+            " → ".join(in_decimals(entry[f"student_score_{when}"]["mean"]) for when in ("before", "after")),
             in_decimals(entry["holdout_loss"]),
             _pairs(entry["seconds"]),
         )

@@ -17,6 +17,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from tapir_ray.run.rounds import AnyRound as AnyRound
+from tapir_ray.run.rounds import ControlExpansions as ControlExpansions
+from tapir_ray.run.rounds import ControlRound as ControlRound
+from tapir_ray.run.rounds import EladRound as EladRound
+from tapir_ray.run.rounds import Round as Round
 from tapir_ray.run.table import WORKING as WORKING
 from tapir_ray.run.table import Begin as Begin
 from tapir_ray.run.table import Table as Table
@@ -36,87 +41,6 @@ DATASET, DATASET_ROWS = "dataset", "dataset/data"
 def shard_dir(number: int) -> str:
     """Returns the folder of a shard inside the run: `shards/00003` for 3."""
     return f"{SHARDS}/{number:05d}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnyRound:
-    """Outputs of a round, by whatever method."""
-
-    candidates: Table
-    scored: Table
-    training: Table
-    packed: Table
-    checkpoint: Table
-    plan: str
-    """Path of the file with the round's plan and mix."""
-
-    @property
-    def written(self) -> Table:
-        """The table with the teacher's new responses, of which the round trains on the ok rows."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round(AnyRound):
-    """Outputs of a round of TAPIR."""
-
-    expanded: Table
-    bands: Table
-    checked: Table
-    contamination: Table
-    generated: Table
-    pool: Table
-
-    @property
-    def written(self) -> Table:
-        return self.generated
-
-
-@dataclass(frozen=True, kw_only=True)
-class EladRound(AnyRound):
-    """Outputs of a round of ELAD."""
-
-    explained: Table
-    """The student's explanations, of all candidates or of those that are annotated."""
-    continued: Table | None
-    """Continuations of their prefixes; only of `elad.select: uncertain`."""
-    selected: Table
-    """The explanations with their steps and uncertainty; `chosen` ones are annotated."""
-    annotated: Table
-    """The teacher's verdicts and revisions."""
-
-    @property
-    def written(self) -> Table:
-        return self.annotated
-
-
-@dataclass(frozen=True)
-class ControlExpansions:
-    """Outputs of a control's own new instructions, as those of a round."""
-
-    expanded: Table
-    bands: Table
-    checked: Table
-    contamination: Table
-    generated: Table
-    new: Table
-    """Pairs of the generated rows with their tokens."""
-
-
-@dataclass(frozen=True)
-class ControlRound:
-    """Outputs of the control next to a round: a second student, trained on as many tokens without the curriculum.
-
-    `packed` and `evaluation` have the names of the student's outputs, so that the same config keys make them stale.
-    """
-
-    training: Table
-    packed: Table
-    checkpoint: Table
-    evaluation: Table
-    """The judge's scores of the holdout for the control."""
-    expansions: ControlExpansions | None = None
-    """Only of `control: random`."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 r"""Revisions of a student's steps by the simulated teacher: the first wrong one is found exactly, by the families.
 
-revision("count the hats of ann : first 3 , finds 4 , loses 2 .", "1. 3 + 4 = 7\n2. 7 - 2 = 6\n3. answer : 6")
+revision("count the hats of ana : first 3 , finds 4 , loses 2 .", "1. 3 + 4 = 7\n2. 7 - 2 = 6\n3. answer : 6")
 # "First faulty step: 2\n<revision>\n7 - 2 = 5 . answer : 5\n</revision>"
 """
 
@@ -33,7 +33,7 @@ def revision(instruction: str, steps: str) -> str:
     kept: list[str] = []
     answer = family.steps(problem)[-1]
     for step in given:
-        if step == answer or step == family.plain(problem):
+        if step == answer or given == [family.plain(problem)]:
             return NONE
         if not family.is_right(problem, step, kept):
             break

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
-from tapir_ray.data.schemas import INSTRUCTIONS, OK, SEED, with_columns
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, SEED, in_share, with_columns
 from tapir_ray.llm.asker import Row
 from tapir_ray.run.model_store import written
 from tapir_ray.steps import tokenizer_texts
@@ -108,11 +108,17 @@ def classify_seed(context: Context) -> None:
 
 def _needed(context: Context) -> Callable[[Row], bool]:
     """Returns the function that tells whether a row of a pool without answers needs one all the same."""
-    from tapir_ray.steps.train import answered_first, base_student, wanted
+    from tapir_ray.steps.train import base_student, wanted
 
     train = context.config.train
     share = train.initial_share if wanted(context, base_student(context)) else 0.0
     return functools.partial(answered_first, random_seed=context.config.random_seed, share=share)
+
+
+def answered_first(row: Row, random_seed: int, share: float) -> bool:
+    """Whether a method that needs no answers to its pool needs one to a row: of the holdout, or in the initial SFT."""
+    held = row["split"] == HOLDOUT
+    return held or share == 1.0 or in_share(row["instruction_id"], random_seed, share, "initial_sft")
 
 
 def model(context: Context) -> str:

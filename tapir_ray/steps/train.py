@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -285,12 +284,6 @@ def in_initial_share(batch: pa.Table, random_seed: int, share: float) -> pa.Tabl
         return batch
     ids = batch["instruction_id"].to_pylist()
     return batch.filter(pa.array([in_share(row_id, random_seed, share, "initial_sft") for row_id in ids], pa.bool_()))
-
-
-def answered_first(row: Mapping[str, Any], random_seed: int, share: float) -> bool:
-    """Whether a method that needs no answers to its pool needs one to a row: of the holdout, or in the initial SFT."""
-    held = row["split"] == HOLDOUT
-    return held or share == 1.0 or in_share(row["instruction_id"], random_seed, share, "initial_sft")
 
 
 def wanted(context: Context, base: str) -> bool:

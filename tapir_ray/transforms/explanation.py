@@ -17,6 +17,7 @@ from tapir_ray.data.final_answer import answer_key, final_place
 RIGHT, FAULTY = "right", "faulty"
 """Verdicts of the teacher on an explanation."""
 _FIRST = re.compile(r"^[\s*_#>]*first faulty step[*_\s]*:[*_\s]*(none|\d+)\b", re.IGNORECASE | re.MULTILINE)
+_NUMBER = re.compile(r"[\s#*]*(?:step\s*)?(?:\d+[.):]*)?[\s*]*", re.IGNORECASE)
 _REVISION = re.compile(r"<revision>(.*?)</revision>", re.DOTALL)
 
 
@@ -70,7 +71,8 @@ def split_steps(text: str, pattern: str) -> Explanation:
     place = final_place(text)
     ends: list[int] = []
     for match in re.finditer(pattern, text):
-        begins_step = bool(text[ends[-1] if ends else 0 : match.start()].strip())
+        # The number of a step, such as "2.", belongs to the text after it.
+        begins_step = not _NUMBER.fullmatch(text[ends[-1] if ends else 0 : match.start()])
         if not text[match.end() :].strip() or (place is not None and match.end() > place):
             break
         if begins_step:
