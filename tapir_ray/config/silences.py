@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import TASKS
+from tapir_ray.config.elad_silences import OF_ELAD
 from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
 from tapir_ray.config.measure_silences import OF_MEASURES
 from tapir_ray.config.method import Operations
@@ -202,6 +203,7 @@ SILENCES: tuple[Silence, ...] = (
         "with filter.other_task false: take one of them out",
     ),
     *OF_MEASURES,
+    *OF_ELAD,
     Silence(
         ("judge.both_orders",),
         "judge.mode",
