@@ -129,10 +129,10 @@ class Config(Section):
                 "no endpoint gives: set student.engine vllm and take student.endpoint out, or name a measure without "
                 "losses"
             )
-        if self.regenerate is None:
-            self.curriculum.difficulty.refuse()
         if self.work == "elad":
             self.elad.refuse(self.student, self.teacher, self.curriculum, self.control)
+        if self.regenerate is None:
+            self.curriculum.difficulty.refuse()
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: training workers cannot share a GPU; set "

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from tapir_ray.run.table import Table
 
 
-@dataclass(frozen=True, kw_only=True)
 class AnyRound:
-    """Outputs of a round, by whatever method."""
+    """Outputs that a round of every method has. Each declares them again, in the order of their making."""
 
     candidates: Table
     scored: Table
@@ -25,26 +24,34 @@ class AnyRound:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Round(AnyRound):
     """Outputs of a round of TAPIR."""
 
+    candidates: Table
+    scored: Table
     expanded: Table
     bands: Table
     checked: Table
     contamination: Table
     generated: Table
     pool: Table
+    training: Table
+    packed: Table
+    checkpoint: Table
+    plan: str
 
     @property
     def written(self) -> Table:
         return self.generated
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class EladRound(AnyRound):
     """Outputs of a round of ELAD."""
 
+    candidates: Table
+    scored: Table
     explained: Table
     """The student's explanations, of all candidates or of those that are annotated."""
     continued: Table | None
@@ -53,6 +60,10 @@ class EladRound(AnyRound):
     """The explanations with their steps and uncertainty; `chosen` ones are annotated."""
     annotated: Table
     """The teacher's verdicts and revisions."""
+    training: Table
+    packed: Table
+    checkpoint: Table
+    plan: str
 
     @property
     def written(self) -> Table:
