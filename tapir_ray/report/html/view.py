@@ -100,6 +100,10 @@ class View:
         """Returns a round's mix; empty before it is made."""
         return dict(self._plans[number].get("mix", {}))
 
+    def annotations(self, number: int) -> dict[str, Any]:
+        """Returns the numbers of a round's annotations; empty before they are made, and by another method."""
+        return dict(self._plans[number].get("elad") or {})
+
     @cached_property
     def _stats(self) -> dict[tuple[str, bool], ScoreStats | None]:
         return {}
