@@ -128,4 +128,6 @@ def test_the_page_of_the_config_has_every_default(path: str) -> None:
         required = section.model_fields[key].is_required()
         shown = written.removesuffix(" ◦")
         assert required == (shown == "required"), f"{path}.{key}"
-        assert required or read_yaml(shown.strip("`"), key).value == default_of(section, key), f"{path}.{key}"
+        assert required or read_yaml(shown.strip("`").replace("\\|", "|"), key).value == default_of(section, key), (
+            f"{path}.{key}"
+        )

@@ -20,7 +20,6 @@ LONGER = {
     "data/dedup.py": 315,
     "data/files.py": 302,
     "llm/budget/ledger.py": 338,
-    "report/summary.py": 322,
     "run/tables.py": 309,
     "steps/train.py": 317,
     "transforms/verdict.py": 310,

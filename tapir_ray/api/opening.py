@@ -115,7 +115,7 @@ def with_seed_file(config: Config, run: Run) -> Config:
     if not run.exists(SEED_FILE):
         with written(run, SEED_FILE) as file:
             settings = config.simulator
-            write_seed(file, settings.seed_rows, config.random_seed, settings.seed_error_rate)
+            write_seed(file, settings.seed_rows, config.random_seed, settings.seed_error_rate, settings.seed_families)
     return config.model_copy(update={"seed_data": config.seed_data.model_copy(update={"path": path})})
 
 
@@ -135,6 +135,7 @@ def simulator(config: Config) -> AbstractContextManager[str]:
             length_bias=settings.length_bias,
             error_rate=settings.error_rate,
             teacher_error_rate=settings.teacher_error_rate,
+            revision_error_rate=settings.revision_error_rate,
             max_requests_per_minute=settings.max_requests_per_minute,
             log=settings.log,
             path=(settings.path or config.seed_data.path) if recorded else None,

@@ -10,6 +10,7 @@ from tapir_ray.config.classify import Classify
 from tapir_ray.config.config import Config
 from tapir_ray.config.curriculum import Curriculum, Difficulty
 from tapir_ray.config.data import Holdout, SeedData, Simulator
+from tapir_ray.config.elad import Elad
 from tapir_ray.config.load import changed, load, parse
 from tapir_ray.config.method import Expand, Filter, Lora, Mix, Respond, Rewrite, Score, Train
 from tapir_ray.config.models import (
@@ -38,6 +39,7 @@ __all__ = [
     "CreateModel",
     "Curriculum",
     "Difficulty",
+    "Elad",
     "Endpoint",
     "Expand",
     "Filter",

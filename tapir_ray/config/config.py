@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from tapir_ray.config.classify import Classify
 from tapir_ray.config.curriculum import Curriculum
 from tapir_ray.config.data import Holdout, SeedData, Simulator
+from tapir_ray.config.elad import Elad
 from tapir_ray.config.engines import spec_of
 from tapir_ray.config.evaluate import ASK_JUDGE, HOLDOUT_SUITE, Evaluate, split_spec
 from tapir_ray.config.keys import without_neutral
@@ -33,6 +34,8 @@ class Config(Section):
     """Configuration of one run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = key(invalidates=())
+    method: Literal["tapir", "elad"] = key("tapir", invalidates=("candidates", "pool_answers"))
+    """How a student is distilled (docs/method.md, docs/elad.md). Without effect on `tapir regenerate`."""
     run_dir: str | None = key(None, invalidates=())
     """Folder or URI of the run; `null` is `runs/NAME`."""
     random_seed: int = key(0, invalidates=("read",))
@@ -50,6 +53,8 @@ class Config(Section):
     respond: Respond = key(Respond(), invalidates=("answers", "generated"))
     rewrite: Rewrite = key(Rewrite(), invalidates=("answers", "generated"))
     mix: Mix = key(Mix(), invalidates=("expanded",))
+    elad: Elad = key(Elad(), invalidates=("explained",))
+    """Only for `method: elad`."""
     train: Train = key(Train(), invalidates=("holdout_packed", "sft_packed", "packed", "control_pool"))
     evaluate: Evaluate = key(Evaluate(), invalidates=())
     control: Literal["none", "sft", "random"] = key("none", invalidates=())
@@ -124,8 +129,10 @@ class Config(Section):
                 "no endpoint gives: set student.engine vllm and take student.endpoint out, or name a measure without "
                 "losses"
             )
+        if self.work == "elad":
+            self.elad.refuse(self.student, self.teacher, self.curriculum, self.control)
         if self.regenerate is None:
-            self._refuse_unreachable_threshold()
+            self.curriculum.difficulty.refuse()
         if self.regenerate is None and self.resources.train.replicas > 1 and 0 < self.resources.train.gpus <= 0.5:
             raise ValueError(
                 f"resources.train.gpus {self.resources.train.gpus:g}: training workers cannot share a GPU; set "
@@ -148,21 +155,6 @@ class Config(Section):
         if self.certain_initial_sft and not self.leaves_unseen_rows and self.curriculum.rounds:
             raise ValueError(NO_UNSEEN_ROWS)
 
-    def _refuse_unreachable_threshold(self) -> None:
-        """Raises ValueError if no difficulty of the measure can reach δ, or if it lacks its model."""
-        rules = self.curriculum.difficulty
-        highest = measure_declares("highest", None, rules.measure)
-        if highest is not None and rules.select == "hard" and rules.top_fraction is None and rules.threshold > highest:
-            raise ValueError(
-                f"curriculum.difficulty.threshold {rules.threshold:g} is above {highest:g}, the highest difficulty of "
-                f"the measure {rules.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or lower δ"
-            )
-        if rules.measure == "superfilter" and rules.model is None:
-            raise ValueError(
-                "curriculum.difficulty.measure superfilter needs curriculum.difficulty.model, a small language model; "
-                "for the losses of the student set the measure ifd"
-            )
-
     def _refuse_engines(self) -> None:
         """Raises ValueError for settings that an engine cannot start with."""
         engines: dict[str, Student | Endpoint] = {"student": self.student, **self.endpoints}
@@ -177,11 +169,28 @@ class Config(Section):
             )
 
     @property
-    def method(self) -> str:
-        """Name of the method, a key of `METHODS`."""
+    def work(self) -> str:
+        """Key of `METHODS`: the method that distils, or `regenerate`, or `evaluate`."""
         if self.evaluate.only:
             return "evaluate"
-        return "tapir" if self.regenerate is None else "regenerate"
+        return self.method if self.regenerate is None else "regenerate"
+
+    @property
+    def scores_candidates(self) -> bool:
+        """Whether the candidates of a round are answered and scored, and not the holdout alone."""
+        if self.work == "elad":
+            return self.elad.select == "mfd"
+        return self.curriculum.difficulty.select != "none"
+
+    @property
+    def stop_rounds(self) -> int:
+        """Rounds in a row without a gain after which `curriculum.stop_when: no_gain` ends the run."""
+        return self.curriculum.stop_rounds or (2 if self.method == "elad" else 1)
+
+    @property
+    def answers_pool(self) -> bool:
+        """Whether the teacher answers all seed rows that need it, and not only the holdout and the initial SFT's."""
+        return self.work != "elad" or self.elad.select == "mfd"
 
     @property
     def reads_seed_data(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from tapir_ray.config.registry import measure_declares
 from tapir_ray.config.section import Count, Section, Share, key
 
 
@@ -37,6 +38,20 @@ class Difficulty(Section):
     min_hard_share: Share = 0.05
     """A hard pool below this share of the reliable rows is too small to expand from."""
 
+    def refuse(self) -> None:
+        """Raises ValueError if no difficulty of the measure can reach δ, or if it lacks its model."""
+        highest = measure_declares("highest", None, self.measure)
+        if highest is not None and self.select == "hard" and self.top_fraction is None and self.threshold > highest:
+            raise ValueError(
+                f"curriculum.difficulty.threshold {self.threshold:g} is above {highest:g}, the highest difficulty of "
+                f"the measure {self.measure}: set curriculum.difficulty.top_fraction, such as 0.3, or lower δ"
+            )
+        if self.measure == "superfilter" and self.model is None:
+            raise ValueError(
+                "curriculum.difficulty.measure superfilter needs curriculum.difficulty.model, a small language model; "
+                "for the losses of the student set the measure ifd"
+            )
+
 
 class Ddk(Section):
     """Update of the task weights by `curriculum.weights_by: ddk` (docs/method.md)."""
@@ -62,6 +77,8 @@ class Curriculum(Section):
     stop_when: Literal["never", "no_gain"] = key("never", invalidates=("last_evaluation",))
     """`no_gain`: the run ends after a round whose student is not shown to be better on the holdout than the one before:
     the 95 % interval of the gain contains 0 or is below."""
+    stop_rounds: Count | None = key(None, invalidates=("last_evaluation",))
+    """Rounds in a row without a gain after which `no_gain` ends the run; `null` is 1, or 2 with `method: elad`."""
     alpha: Share = 0.3
     alpha_step: Share = 0.2
     difficulty: Difficulty = Difficulty()

@@ -111,6 +111,13 @@ TASKS, RECORDED = "tasks", "recorded"
 """Scenarios of the simulator."""
 
 
+Family = Literal[
+    "arithmetic", "ordering", "code_writing", "code_repair", "exact_format", "grammar", "paraphrase", "counterfactual",
+    "common_sense", "writing",
+]  # fmt: skip
+"""Families of the scenario `tasks`."""
+
+
 class Simulator(Section):
     """Simulated teacher and judge that the run starts on loopback (`tapir simulate` starts one by hand)."""
 
@@ -120,10 +127,14 @@ class Simulator(Section):
     """`recorded`: another file of pairs."""
     seed_rows: Annotated[int, Field(ge=0)] = 0
     """`tasks`: number of seed rows, skewed over tasks, to write into the run and use as seed data."""
+    seed_families: list[Family] = Field(default_factory=list)
+    """`tasks`: families of these seed rows, such as `arithmetic`, at equal shares and levels; `[]`: all, skewed."""
     seed_error_rate: Share = 0.0
     """`tasks`: share of these seed rows with a wrong answer. The column `wrong` says which."""
     teacher_error_rate: Share = key(0.0, invalidates=("answers", "generated"))
     """`tasks`: share of the instructions that the teacher answers wrongly, each time."""
+    revision_error_rate: Share = key(0.0, invalidates=("annotated",))
+    """`tasks`: share of the revisions (`method: elad`) that correct the student's steps wrongly."""
     latency_s: Annotated[float, Field(ge=0)] = key(0.0, invalidates=())
     judge_noise: Annotated[float, Field(ge=0)] = 0.0
     position_bias: float = 0.0

@@ -194,7 +194,7 @@ class Train(Section):
     """`cumulative`: a round trains on the mixes of all rounds so far. The hard share is then that of all these mixes
     together, not the round's α. A pair in several mixes is trained on once for each, at independent places."""
     initial_epochs: Count = key(1, invalidates=("sft_packed",))
-    initial_share: Annotated[float, Field(gt=0, le=1)] = key(1.0, invalidates=("sft_training",))
+    initial_share: Annotated[float, Field(gt=0, le=1)] = key(1.0, invalidates=("sft_training", "pool_answers"))
     """Share of the seed rows in the initial SFT, chosen by a hash of their ids; the others stay unseen."""
     epochs: Count = key(1, invalidates=("packed",))
     sequence_length: Count = 2048

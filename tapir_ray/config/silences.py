@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tapir_ray.config.config import Config
 from tapir_ray.config.data import TASKS
+from tapir_ray.config.elad_silences import OF_ELAD
 from tapir_ray.config.engines import BATCH_KEYS, MODEL_KEYS, URL_KEYS, readers
 from tapir_ray.config.measure_silences import OF_MEASURES
 from tapir_ray.config.method import Operations
@@ -15,7 +16,7 @@ from tapir_ray.config.silence import Silence, value_of
 from tapir_ray.data.storage import is_remote
 
 SEED_ROWS, SEED_PATH = "simulator.seed_rows", "seed_data.path"
-OF_SEED_ROWS = ("seed_rows", "seed_error_rate")
+OF_SEED_ROWS = ("seed_rows", "seed_families", "seed_error_rate")
 """Keys of the simulator for the seed rows that it writes."""
 
 
@@ -171,7 +172,7 @@ SILENCES: tuple[Silence, ...] = (
         "without simulator.scenario recorded: set it, or take the path out",
     ),
     Silence(
-        ("simulator.seed_error_rate",),
+        ("simulator.seed_families", "simulator.seed_error_rate"),
         "simulator.seed_rows",
         lambda config: config.simulator is not None and config.simulator.seed_rows == 0,
         "without simulator.seed_rows: set it, or take this out",
@@ -202,6 +203,7 @@ SILENCES: tuple[Silence, ...] = (
         "with filter.other_task false: take one of them out",
     ),
     *OF_MEASURES,
+    *OF_ELAD,
     Silence(
         ("judge.both_orders",),
         "judge.mode",

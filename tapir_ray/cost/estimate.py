@@ -7,6 +7,7 @@ Each kind of request has its own size:
 
 - `label`, `fill` (an answer of the seed data), `expand`, `respond`
 - `score_seed`, `score_holdout`, `score_new` (a generated row)
+- `annotate` (a student's explanation that the teacher revises)
 - in a regeneration `rewrite` (the file's own answer) and `prefer` (two answers compared)
 
 The bound counts all attempts, all tokens that a reply may have, and one token for each byte sent. A budget of that size
@@ -75,14 +76,11 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
     """
     lines: list[Line] = []
     held = sum(seed.held_out(config).values())
-    settings, rows = config.classify, seed.usable
-    if settings.by == "teacher":
-        _add(lines, config, sizes, "label the seed data", "label", sizes.tasks, rows)
-    elif settings.by == "deberta" and settings.label_rows:
-        _add(lines, config, sizes, "label a sample", "label", sizes.tasks, min(settings.label_rows, rows - held))
+    rows = seed.usable
+    label_lines(lines, config, sizes, seed)
     if config.seed_data.responses != "keep":
         filled = seed.unanswered if config.seed_data.responses == "fill" else rows
-        _add(lines, config, sizes, "answer the seed data", "fill", sizes.tasks, filled)
+        add_line(lines, config, sizes, "answer the seed data", "fill", sizes.tasks, filled)
     old = {task: share * (rows - held) for task, share in sizes.tasks.items()}
     new: dict[str | None, float] = dict.fromkeys(old, 0.0)
     trained = config.train.initial_share if config.score.candidates == "unseen" and config.certain_initial_sft else 0.0
@@ -90,29 +88,39 @@ def estimated(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> E
     of_control = new
     for number in range(1, config.curriculum.rounds + 1):
         room = {task: candidates[task] + new[task] for task in old}
-        chosen = _apportioned(config.score.max_rows, room, taxonomy)
+        chosen = apportioned(config.score.max_rows, room, taxonomy)
         of_new = {task: n * new[task] / max(1e-9, room[task]) for task, n in chosen.items()}
         of_old = {task: n - of_new[task] for task, n in chosen.items()}
         name = f"round {number}"
         selects = config.curriculum.difficulty.select != "none"
-        _add(lines, config, sizes, f"{name} score", "score_seed", of_old if selects else {})
-        _add(lines, config, sizes, f"{name} score", "score_holdout", {None: 1.0}, held)
-        _add(lines, config, sizes, f"{name} score", "score_new", of_new if selects else {})
-        draws = _apportioned(config.expand.size, dict.fromkeys(old, float(config.expand.size)), taxonomy)
-        _add(lines, config, sizes, f"{name} expand", "expand", draws)
+        add_line(lines, config, sizes, f"{name} score", "score_seed", of_old if selects else {})
+        add_line(lines, config, sizes, f"{name} score", "score_holdout", {None: 1.0}, held)
+        add_line(lines, config, sizes, f"{name} score", "score_new", of_new if selects else {})
+        draws = apportioned(config.expand.size, dict.fromkeys(old, float(config.expand.size)), taxonomy)
+        add_line(lines, config, sizes, f"{name} expand", "expand", draws)
         kept = {task: n * sizes.expanded * _fresh(sizes, old, new, draws, task) for task, n in draws.items()}
-        _add(lines, config, sizes, f"{name} respond", "respond", kept, drawn=sum(draws.values()))
+        add_line(lines, config, sizes, f"{name} respond", "respond", kept, drawn=sum(draws.values()))
         new = {task: new[task] + sizes.accepted * kept.get(task, 0.0) for task in new}
         if config.control == "random":
             draws = {task: share * config.expand.size for task, share in sizes.tasks.items()}
-            _add(lines, config, sizes, f"{name} control", "expand", draws)
+            add_line(lines, config, sizes, f"{name} control", "expand", draws)
             kept = {task: n * sizes.expanded * _fresh(sizes, old, of_control, draws, task) for task, n in draws.items()}
-            _add(lines, config, sizes, f"{name} control", "respond", kept, drawn=sum(draws.values()))
+            add_line(lines, config, sizes, f"{name} control", "respond", kept, drawn=sum(draws.values()))
             of_control = {task: of_control[task] + sizes.accepted * kept[task] for task in of_control}
         if config.control != "none":
-            _add(lines, config, sizes, f"{name} control", "score_holdout", {None: 1.0}, held)
-    _add(lines, config, sizes, "evaluate", "score_holdout", {None: 1.0}, held)
-    return Estimate(_merged(lines))
+            add_line(lines, config, sizes, f"{name} control", "score_holdout", {None: 1.0}, held)
+    add_line(lines, config, sizes, "evaluate", "score_holdout", {None: 1.0}, held)
+    return Estimate(merged(lines))
+
+
+def label_lines(lines: list[Line], config: Config, sizes: Sizes, seed: Seed) -> None:
+    """Adds the lines of the labels of the seed data."""
+    settings, rows = config.classify, seed.usable
+    if settings.by == "teacher":
+        add_line(lines, config, sizes, "label the seed data", "label", sizes.tasks, rows)
+    elif settings.by == "deberta" and settings.label_rows:
+        free = rows - sum(seed.held_out(config).values())
+        add_line(lines, config, sizes, "label a sample", "label", sizes.tasks, min(settings.label_rows, free))
 
 
 def estimated_regeneration(config: Config, seed: Seed, taxonomy: Taxonomy, sizes: Sizes) -> Estimate:
@@ -128,15 +136,15 @@ def estimated_regeneration(config: Config, seed: Seed, taxonomy: Taxonomy, sizes
     answered = left * (1 - seed.unanswered / rows)
     most_answered, most_unanswered = min(left, rows - seed.unanswered), min(left, seed.unanswered)
     if settings.does("classify") and config.classify.by == "teacher":
-        _add(lines, config, sizes, "classify", "label", sizes.tasks, rows)
+        add_line(lines, config, sizes, "classify", "label", sizes.tasks, rows)
     if settings.does("answer"):
         asked, most = (left, left) if replaces else (left - answered, most_unanswered)
-        _add(lines, config, sizes, "answer", "fill", sizes.tasks, asked, most)
+        add_line(lines, config, sizes, "answer", "fill", sizes.tasks, asked, most)
     if settings.does("rewrite") and not replaces:
-        _add(lines, config, sizes, "rewrite", "rewrite", sizes.tasks, answered, most_answered)
+        add_line(lines, config, sizes, "rewrite", "rewrite", sizes.tasks, answered, most_answered)
     if settings.does("judge"):
-        _add(lines, config, sizes, "judge", "prefer", sizes.tasks, answered, most_answered)
-    return Estimate(_merged(lines))
+        add_line(lines, config, sizes, "judge", "prefer", sizes.tasks, answered, most_answered)
+    return Estimate(merged(lines))
 
 
 def _fresh(
@@ -157,7 +165,7 @@ def _fresh(
     return float(sizes.fresh ** (rows / before)) if before else sizes.fresh
 
 
-def _apportioned(total: float, room: Mapping[str | None, float], taxonomy: Taxonomy) -> dict[str | None, float]:
+def apportioned(total: float, room: Mapping[str | None, float], taxonomy: Taxonomy) -> dict[str | None, float]:
     """Splits `total` rows over tasks by their weights, at most `room` each; without tasks, in proportion to `room`."""
     counts = {task: round(rows) for task, rows in room.items() if task is not None}
     if not counts or taxonomy.from_seed:
@@ -169,7 +177,7 @@ def _apportioned(total: float, room: Mapping[str | None, float], taxonomy: Taxon
     return {task: float(shares.get(task, 0)) if task is not None else 0.0 for task in room}
 
 
-def _add(
+def add_line(
     lines: list[Line],
     config: Config,
     sizes: Sizes,
@@ -242,14 +250,14 @@ def _expected(
     return total, variance
 
 
-def _merged(lines: list[Line]) -> list[Line]:
+def merged(lines: list[Line]) -> list[Line]:
     """Sums the lines of the same stage and role."""
-    merged: dict[tuple[str, str], Line] = {}
+    found: dict[tuple[str, str], Line] = {}
     for line in lines:
         key = (line.stage, line.role)
-        before = merged.get(key)
-        merged[key] = line if before is None else _sum(before, line)
-    return list(merged.values())
+        before = found.get(key)
+        found[key] = line if before is None else _sum(before, line)
+    return list(found.values())
 
 
 def _sum(one: Line, two: Line) -> Line:

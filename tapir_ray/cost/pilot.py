@@ -43,6 +43,7 @@ from tapir_ray.transforms.judge import JudgeRow
 from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.label import LabelRow
 from tapir_ray.transforms.respond import RespondRow
+from tapir_ray.transforms.revise import ReviseRow
 
 _row_counts: contextvars.ContextVar[dict[str, Count]] = contextvars.ContextVar("row_counts")
 
@@ -103,10 +104,14 @@ class _Pilot:
         answer = RespondRow(Questions.of(config), config, dict(taxonomy.styles))
         if config.seed_data.responses != "keep":
             chosen, held = await self._filled(answer, chosen), await self._filled(answer, held)
-        # Under `select: none` a run scores the holdout alone.
-        selects = config.curriculum.difficulty.select != "none"
+        selects = config.scores_candidates
         scored = await self._score("score_seed", chosen) if selects else chosen
         await self._score("score_holdout", held)
+        if config.work == "elad":
+            revise = ReviseRow(self.prompts, config, dict(taxonomy.styles))
+            annotated = await self._ask("annotate", revise, [_stand_in(row, config) for row in chosen])
+            self._keep("annotated", annotated, schemas.ANNOTATED)
+            return
         draws = _draws(scored, taxonomy, self.rows)
         expanded = await self._ask("expand", ExpandRow.of(config), draws)
         made = [row for row in expanded if row["status"] == OK]

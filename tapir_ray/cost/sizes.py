@@ -21,6 +21,7 @@ from tapir_ray.curriculum.measures import configured_measure
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.data.schemas import text_of
 from tapir_ray.llm.client.request import TOKENS_PER_MESSAGE, TOKENS_PER_REQUEST
+from tapir_ray.llm.prompts import Prompts
 from tapir_ray.transforms.expand import HARDER, OPERATIONS
 from tapir_ray.transforms.judge_question import Questions
 
@@ -154,9 +155,21 @@ def _of_row(
         "score_new": score(measure.samples),
         "expand": {"teacher": size(expand, 1, 1, 1, new, limit)},
         "respond": _answers(config, questions, taxonomy, row, task, answer, size, styled),
+        "annotate": {"teacher": _revision(config, prompts, instruction, student_text, size, reply)}
+        if config.elad.revise == "revise"
+        else _answers(config, questions, taxonomy, row, task, answer, size, styled),
         "rewrite": _answers(config, questions, taxonomy, row, task, answer, size, styled, draft=True),
         "prefer": {"judge": other if config.seed_data.responses == "replace" else other.times(styled)},
     }
+
+
+def _revision(config: Config, prompts: Prompts, instruction: str, explanation: str, size: Any, reply: float) -> Size:
+    """Returns the size of the requests that revise a student's explanation."""
+    text = prompts.render("revise", instruction=instruction, steps=[explanation])
+    # The number of each step, at most one for every word; and the words around the revision in the reply.
+    text += " 10." * len(explanation.split())
+    found: Size = size(text, 1, 1, config.elad.attempts, reply + 20, limit_of(config.teacher))
+    return found
 
 
 def _answers(

@@ -22,6 +22,8 @@ def student_work(config: Config, seed: Seed) -> dict[str, Any] | None:
     """
     if not config.student.spec.local:
         return None
+    if config.work == "elad":
+        return _elad_work(config, seed)
     needs, rounds = configured_measure(config.curriculum.difficulty), config.curriculum.rounds
     held = sum(seed.held_out(config).values())
     old, most = seed.usable - held, config.score.max_rows
@@ -34,4 +36,21 @@ def student_work(config: Config, seed: Seed) -> dict[str, Any] | None:
         "samples": samples,
         "tokens_at_most": (answers + samples) * config.student.sampling.max_tokens,
         "losses": rows if needs.losses else 0,
+    }
+
+
+def _elad_work(config: Config, seed: Seed) -> dict[str, Any]:
+    """Returns the bounds of ELAD: explanations of a round, k samples of each, and k of each of its prefixes."""
+    settings, rounds = config.elad, config.curriculum.rounds
+    held = sum(seed.held_out(config).values())
+    candidates = rounds * min(config.score.max_rows, seed.usable - held)
+    chosen = rounds * min(settings.annotations, config.score.max_rows, seed.usable - held)
+    explained = {"uncertain": candidates, "random": chosen, "mfd": candidates + chosen}[settings.select]
+    samples = candidates * settings.samples * (1 + settings.max_prefixes) if settings.select == "uncertain" else 0
+    answers = explained + (rounds + 1) * held
+    return {
+        "answers": answers,
+        "samples": samples,
+        "tokens_at_most": (answers + samples) * config.student.sampling.max_tokens,
+        "losses": 0,
     }

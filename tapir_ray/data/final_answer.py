@@ -38,6 +38,12 @@ def final_text(text: str) -> str | None:
     return announced[-1].strip() if announced else None
 
 
+def final_place(text: str) -> int | None:
+    """Returns the position of the last mark or announcement of a final answer; None for a text without one."""
+    found = list(_MARK.finditer(text)) or list(_ANNOUNCED.finditer(text))
+    return found[-1].start() if found else None
+
+
 def answer_key(text: str) -> str:
     """Returns the final answer of a text, or all of it, in lower case and without punctuation at its ends.
 

@@ -137,6 +137,62 @@ TRAINING = pa.schema(
 """`tokens` counts the response tokens, those in the loss. `pool` is `hard`, `easy`, `unscored` (`mix.fill`), `probe`
 (kept out of the training set) or, in the initial SFT, `seed`."""
 
+EXPLAINED = pa.schema(
+    [
+        *SCORED,
+        ("student_samples", pa.list_(pa.string())),
+        ("prompt_tokens", pa.int64()),
+        ("answer_tokens", pa.int64()),
+    ]
+)
+"""A student's explanation in `student_response`, and sampled ones. `answer_tokens` counts those of all of them."""
+
+CONTINUED = pa.schema(
+    [
+        ("prefix_id", pa.string()),
+        *EXPLAINED,
+        ("steps", pa.int64()),
+        ("answer_prefix", pa.string()),
+        ("answer_temperature", pa.float64()),
+        ("step_uncertainty", pa.float64()),
+    ]
+)
+"""A row for each prefix of an explanation: its number of `steps`, its text, and continuations of it in
+`student_response` and `student_samples`. `step_uncertainty` is u_j (`curriculum/step_uncertainty.py`)."""
+
+SELECTED = pa.schema(
+    [
+        *EXPLAINED,
+        ("steps", pa.list_(pa.string())),
+        ("step_uncertainty", pa.list_(pa.float64())),
+        ("disagreement", pa.float64()),
+        ("uncertainty", pa.float64()),
+        ("chosen", pa.bool_()),
+    ]
+)
+"""Explanations with their steps. The uncertainties are null unless `elad.select` is `uncertain`."""
+
+ANNOTATED = pa.schema(
+    [
+        *INSTRUCTIONS,
+        ("student_response", pa.string()),
+        ("uncertainty", pa.float64()),
+        ("verdict", pa.string()),
+        ("first_faulty", pa.int64()),
+        ("revision", pa.string()),
+        ("input_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+    ]
+)
+"""`response` is the explanation to learn: the student's steps before `first_faulty`, and the teacher's `revision`.
+`verdict`: `right` or `faulty`; null for an answer that was written afresh. Tokens are those of the teacher's requests
+for the row."""
+
+ANNOTATION = "annotated"
+"""Value of `pool` for training rows from annotations."""
+PREFIX_ID = ("prefix_id",)
+"""Key of the continuations."""
+
 PACKED = pa.schema(
     [
         ("seq_index", pa.int64()),
@@ -170,6 +226,11 @@ def draw_id(round_number: int, parent_id: str, copy: int, *source: str) -> str:
     `source` keeps draws apart that two sources make from one parent.
     """
     return _hash("draw", str(round_number), parent_id, str(copy), *source)
+
+
+def prefix_id(instruction: str, steps: int) -> str:
+    """Id of the prefix of a student's explanation with this number of steps."""
+    return _hash("prefix", instruction, str(steps))
 
 
 def pair_id(instruction: str, copy: int) -> str:

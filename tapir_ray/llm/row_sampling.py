@@ -18,6 +18,12 @@ ROW_SAMPLING = ((TEMPERATURE, pa.float64()), (MAX_TOKENS, pa.int64()))
 """Columns of a row's own sampling. Null, or no such column, is that of the student."""
 
 
+PREFIX = "answer_prefix"
+"""Column with the begin of the answer, which the engine continues. Null, or no such column, is none."""
+PROMPT_TOKENS, ANSWER_TOKENS = "prompt_tokens", "answer_tokens"
+"""Columns that an engine fills if the rows have them: tokens of the prompt, and those of the answer and all samples."""
+
+
 def sampling_of_row(row: Mapping[str, Any], sampling: Sampling) -> Sampling:
     """Returns `sampling` with the temperature and the most tokens of the row, if it has its own."""
     own = {"temperature": row.get(TEMPERATURE), "max_tokens": row.get(MAX_TOKENS)}

@@ -127,7 +127,7 @@ def layout(config: Config) -> LoopLayout:
     last_control = controls[-1].checkpoint if controls else None
     holdout_results = Table(f"evaluation/{HOLDOUT_SUITE}", SCORED, ID, (instructions, student), "evaluate")
     suites = [
-        _suite(config, suite, instructions, checkpoint, student, last_control) for suite in config.evaluate.suites
+        suite_tables(config, suite, instructions, checkpoint, student, last_control) for suite in config.evaluate.suites
     ]
     return LoopLayout(
         read=read,
@@ -157,7 +157,7 @@ def layout(config: Config) -> LoopLayout:
     )
 
 
-def _suite(
+def suite_tables(
     config: Config, suite: str, instructions: Table, first: Table, last: Table, control: Table | None
 ) -> SuiteTables:
     """Returns the results of a suite for the students of a run; those of the holdout are among the rounds' scores.
@@ -217,7 +217,18 @@ def _round(
     packed = Table(f"{folder}/packed", PACKED, inputs=(training, student), stage="train")
     checkpoint = Table(f"checkpoints/{number:02d}", inputs=(packed,), stage="train")
     return Round(
-        candidates, scored, expanded, bands, checked, contamination, generated, pool, training, packed, checkpoint, plan
+        candidates=candidates,
+        scored=scored,
+        training=training,
+        packed=packed,
+        checkpoint=checkpoint,
+        plan=plan,
+        expanded=expanded,
+        bands=bands,
+        checked=checked,
+        contamination=contamination,
+        generated=generated,
+        pool=pool,
     )
 
 

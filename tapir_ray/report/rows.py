@@ -122,7 +122,7 @@ def _named(layout: Layout, choice: Choice) -> list[Table]:
         return layout.named(choice.table)
     if not 1 <= choice.round_number <= len(layout.rounds):
         raise InputError(f"--round {choice.round_number}: the run has the rounds 1 to {len(layout.rounds)}")
-    table = getattr(layout.round(choice.round_number), choice.table, None)
+    table = getattr(layout.any_round(choice.round_number), choice.table, None)
     if isinstance(table, Table):
         return [table]
     if layout.named(choice.table):

@@ -32,6 +32,9 @@ NOT_STARTED = "not started"
 SHOWN = (("alpha", "α"), ("threshold", "δ"), ("ceiling", "ceiling"), ("hard", "hard"), ("easy", "easy"),
          ("seen", "seen"), ("unseen", "unseen"), ("draws_hard", "draws from hard rows"),
          ("draws_easy", "draws from easy rows"), ("draws_random", "draws from random rows"),
+         ("annotations", "annotations"), ("verdict_right", "right"), ("verdict_faulty", "faulty"),
+         ("mean_first_faulty", "mean first faulty step"), ("uncertainty", "uncertainty"),
+         ("uncertainty_chosen", "of the chosen"), ("student_tokens", "tokens of the student"),
          ("unscored", "unscored units in the mix"), ("probes", "probes"), ("difficulty", "mean difficulty"),
          ("student_score", "student's score"), ("teacher_score", "teacher's score"),
          ("holdout_score", "on the holdout"))  # fmt: skip
@@ -48,7 +51,7 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
 
     - `stages`: stages under way, or those in which the last attempt ended, with rows, rows per second and what waits.
     - `shards`: `finished` and `all` (None until it is known) of a regeneration; None for a run with rounds.
-    - `select`: the rule by which rows are selected; None for a regeneration.
+    - `method`: key of `METHODS`. `select`: the rule by which rows are selected; None for a regeneration.
     - `rounds`: the numbers of each round. `spend`: usage by role, and the budget.
     - `reason`: why the last attempt ended. `continue`: the command that continues the run.
 
@@ -73,7 +76,8 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
         "owner": asdict(last) if last is not None else None,
         "stages": last.stages if last is not None else [],
         "shards": shards_of(run, layout, config) if isinstance(layout, ShardLayout) else None,
-        "select": config.curriculum.difficulty.select if isinstance(layout, LoopLayout) else None,
+        "method": config.work,
+        "select": _select(config) if isinstance(layout, LoopLayout) else None,
         "rounds_planned": len(checkpoints),
         "rounds_trained": trained,
         # After a retry the run may have gone on.
@@ -84,6 +88,10 @@ def status(uri: str, layout_of: Callable[[Config], Layout]) -> dict[str, Any]:
         "reason": last.reason if last is not None and state != RUNNING else None,
         "continue": _how_to_continue(run, last, state, layout.verb),
     }
+
+
+def _select(config: Config) -> str:
+    return config.elad.select if config.work == "elad" else config.curriculum.difficulty.select
 
 
 def shards_of(run: Run, layout: ShardLayout, config: Config) -> dict[str, int | None]:
@@ -166,7 +174,8 @@ def print_status(found: dict[str, Any], file: TextIO) -> None:
     for stage in found["stages"]:
         say(f"{'in' if found['status'] == RUNNING else 'ended in'} {in_words(stage)}")
     if (shards := found["shards"]) is None:
-        rule = "" if found["select"] == "hard" else f"; curriculum.difficulty.select {found['select']}"
+        section = "elad" if found.get("method") == "elad" else "curriculum.difficulty"
+        rule = "" if found["select"] == "hard" else f"; {section}.select {found['select']}"
         say(f"rounds trained: {found['rounds_trained']} of {found['rounds_planned']}{rule}")
     else:
         of = "; their number is known once the rows are cleaned" if shards["all"] is None else f" of {shards['all']}"

@@ -15,6 +15,7 @@ from tapir_ray.evaluate.registry import suites
 from tapir_ray.report.console import console
 from tapir_ray.report.control_entry import control_entry, control_lines
 from tapir_ray.report.examples import examples, print_examples
+from tapir_ray.report.rounds_table import in_decimals, lines_of_rounds, rounds_table
 from tapir_ray.report.suites import print_suites, suites_entry
 from tapir_ray.report.usage_table import usage_table
 from tapir_ray.run.attempts import latest
@@ -34,9 +35,6 @@ PLANNED = (
     "noise", "seen", "unseen", "mean_seen", "mean_unseen",
 )  # fmt: skip
 """Keys of a round's plan that `summary.json` shows."""
-COLUMNS = (
-    "round", "α", "δ", "hard", "easy", "generated", "filtered", "failed", "tokens", "score", "loss", "seconds"
-)  # fmt: skip
 
 
 def summarise(context: Context) -> dict[str, Any]:
@@ -146,11 +144,12 @@ def _round(
     tasks: dict[str, str],
 ) -> dict[str, Any]:
     """Returns the entry of a round; numbers that a round with the user's own training set lacks are null."""
-    run, tables = context.run, context.loop.round(number)
+    run, tables = context.run, context.loop.any_round(number)
     plan = run.find_json(tables.plan) or {"plan": {}, "mix": {}}
     made, mix = plan["plan"], plan["mix"]
     packed = _packed(run, tables.packed)
-    generated, scored = run.done(tables.generated), run.done(tables.scored)
+    written, scored = run.done(tables.written), run.done(tables.scored)
+    expanding = context.loop.expanding.get(number)
     return {
         "round": number,
         "alpha": mix.get("alpha"),
@@ -160,10 +159,11 @@ def _round(
         "unscored": mix.get("unscored"),
         "probes": sum(mix["probes"].values()) if "probes" in mix else None,
         "scored": {"rows": scored.rows, **scored.statuses, "reasons": scored.reasons} if scored else None,
-        "generated": generated and generated.count(OK),
-        "filtered": generated.reasons if generated else {},
-        "contamination": contamination_list.counts(run, tables.contamination),
-        "failed": generated.count(FAILED) if generated else 0,
+        "generated": written and written.count(OK),
+        "filtered": written.reasons if written else {},
+        "contamination": contamination_list.counts(run, expanding.contamination) if expanding else {},
+        "failed": written.count(FAILED) if written else 0,
+        "elad": plan.get("elad"),
         "training_tokens": run.manifest(tables.packed).extra["tokens"],
         "student_score_before": scores[number - 1],
         "student_score_after": scores[number],
@@ -207,31 +207,8 @@ def seconds_of(run: Run) -> dict[int, dict[str, float]]:
 def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     """Prints the result of a run: a row for each round, scores and losses by task, usage and paths."""
     out = console(file)
-    table = Table(title=f"{summary['name']}: rounds")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("filtered", "seconds") else "right", overflow="fold")
     start, sft = summary["start"], summary["initial_sft"]
-    for name, entry, tokens in (("start", start, ""), ("SFT", sft, sft and f"{sft['training_tokens']:,}")):
-        if entry:
-            score = _number(entry["student_score"] and entry["student_score"]["mean"])
-            loss = _number(entry["holdout_loss"])
-            table.add_row(name, *[""] * 7, tokens, score, loss, _pairs(entry["seconds"]))
-    for entry in summary["rounds"]:
-        table.add_row(
-            str(entry["round"]),
-            _moved(entry["alpha_asked"], entry["alpha"]),
-            _ends(entry),
-            _count(entry["hard"]),
-            _count(entry["easy"]),
-            _count(entry["generated"]),
-            _pairs(entry["filtered"]),
-            str(entry["failed"]),
-            f"{entry['training_tokens']:,}",
-            f"{_number(entry['student_score_before']['mean'])} → {_number(entry['student_score_after']['mean'])}",
-            _number(entry["holdout_loss"]),
-            _pairs(entry["seconds"]),
-        )
-    out.print(table)
+    out.print(rounds_table(summary))
     trained = {"start": start} | ({"after SFT": sft} if sft else {})
     trained |= {f"round {entry['round']}": entry for entry in summary["rounds"]}
     scores = {name: entry.get("student_score_after", entry.get("student_score")) for name, entry in trained.items()}
@@ -247,12 +224,8 @@ def print_table(summary: dict[str, Any], run: Run, file: TextIO) -> None:
     if any(entry["holdout_loss"] is not None for entry in trained.values()):
         losses = {name: (entry["holdout_loss_by_task"], entry["holdout_loss"]) for name, entry in trained.items()}
         out.print(_by_task("loss on the holdout (nats per response token)", losses))
-    for entry in summary["rounds"]:
-        if said := _choices(entry):
-            out.print(f"round {entry['round']}: {said}", highlight=False)
-        if entry["scored"]:
-            noise = "not measured" if entry["noise"] is None else f"{entry['noise']:.2f}"
-            out.print(f"round {entry['round']}: σ of a single MFD {noise}", highlight=False)
+    for line in lines_of_rounds(summary):
+        out.print(line, highlight=False)
     for line in control_lines(summary):
         out.print(line, soft_wrap=True)
     if summary["ended_early"] is not None:
@@ -277,46 +250,6 @@ def _by_task(title: str, students: dict[str, tuple[dict[str, float], float | Non
     for name in students:
         table.add_column(name, justify="right")
     for task in sorted({task for by_task, _ in students.values() for task in by_task}):
-        table.add_row(task, *(_number(by_task.get(task)) for by_task, _ in students.values()))
-    table.add_row("all", *(_number(mean) for _, mean in students.values()), style="bold")
+        table.add_row(task, *(in_decimals(by_task.get(task)) for by_task, _ in students.values()))
+    table.add_row("all", *(in_decimals(mean) for _, mean in students.values()), style="bold")
     return table
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else str(value)
-
-
-def _moved(asked: float | None, done: float | None) -> str:
-    if asked is None or done is None:
-        return "-"
-    return f"{asked:g}" if asked == done else f"{asked:g} → {done:g}"
-
-
-def _ends(entry: dict[str, Any]) -> str:
-    """Returns δ, or the interval of hard difficulties, before and after a move: `2 → 1.5`, `2..5 → 1..6`."""
-    if entry["ceiling"] is None:
-        return _moved(entry["threshold_asked"], entry["threshold"])
-    asked, done = ((entry[f"threshold{which}"], entry[f"ceiling{which}"]) for which in ("_asked", ""))
-    return " → ".join(f"{low:g}..{high:g}" for low, high in dict.fromkeys((asked, done)))
-
-
-def _choices(entry: dict[str, Any]) -> str:
-    """Returns how rows were selected, drawn and mixed, if not all by the defaults; the seen rows among candidates."""
-    said = [f"curriculum.difficulty.select {entry['select']}"] if entry["select"] not in (None, "hard") else []
-    if entry["seen"] is not None:
-        said.append(f"{entry['seen']} seen and {entry['unseen']} unseen candidates")
-    if set(entry["draws"]) - {"hard"}:
-        said.append(f"draws from {_pairs(entry['draws'])}")
-    if entry["probes"]:
-        said.append(f"{entry['probes']} probes")
-    if entry["unscored"]:
-        said.append(f"{entry['unscored']:,} unscored units in the mix")
-    return ", ".join(said)
-
-
-def _pairs(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in values.items())

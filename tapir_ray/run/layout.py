@@ -17,6 +17,11 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from tapir_ray.run.rounds import AnyRound as AnyRound
+from tapir_ray.run.rounds import ControlExpansions as ControlExpansions
+from tapir_ray.run.rounds import ControlRound as ControlRound
+from tapir_ray.run.rounds import EladRound as EladRound
+from tapir_ray.run.rounds import Round as Round
 from tapir_ray.run.table import WORKING as WORKING
 from tapir_ray.run.table import Begin as Begin
 from tapir_ray.run.table import Table as Table
@@ -36,54 +41,6 @@ DATASET, DATASET_ROWS = "dataset", "dataset/data"
 def shard_dir(number: int) -> str:
     """Returns the folder of a shard inside the run: `shards/00003` for 3."""
     return f"{SHARDS}/{number:05d}"
-
-
-@dataclass(frozen=True)
-class Round:
-    """Outputs of a round."""
-
-    candidates: Table
-    scored: Table
-    expanded: Table
-    bands: Table
-    checked: Table
-    contamination: Table
-    generated: Table
-    pool: Table
-    training: Table
-    packed: Table
-    checkpoint: Table
-    plan: str
-    """Path of the file with the round's plan and mix."""
-
-
-@dataclass(frozen=True)
-class ControlExpansions:
-    """Outputs of a control's own new instructions, as those of a round."""
-
-    expanded: Table
-    bands: Table
-    checked: Table
-    contamination: Table
-    generated: Table
-    new: Table
-    """Pairs of the generated rows with their tokens."""
-
-
-@dataclass(frozen=True)
-class ControlRound:
-    """Outputs of the control next to a round: a second student, trained on as many tokens without the curriculum.
-
-    `packed` and `evaluation` have the names of the student's outputs, so that the same config keys make them stale.
-    """
-
-    training: Table
-    packed: Table
-    checkpoint: Table
-    evaluation: Table
-    """The judge's scores of the holdout for the control."""
-    expansions: ControlExpansions | None = None
-    """Only of `control: random`."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +123,7 @@ class LoopLayout(Layout):
     sft_training: Table
     sft_packed: Table
     sft_checkpoint: Table
-    rounds: tuple[Round, ...]
+    rounds: tuple[AnyRound, ...]
     evaluation: Table
     """The results of the holdout for the last student."""
     suites: tuple[SuiteTables, ...]
@@ -199,9 +156,20 @@ class LoopLayout(Layout):
             if table not in initial:
                 yield "last_evaluation", table
 
-    def round(self, number: int) -> Round:
-        """Returns the outputs of a round, counted from 1."""
+    def any_round(self, number: int) -> AnyRound:
+        """Returns the outputs that a round of every method has, counted from 1."""
         return self.rounds[number - 1]
+
+    def round(self, number: int) -> Round:
+        """Returns the outputs of a round of TAPIR, counted from 1."""
+        found = self.rounds[number - 1]
+        assert isinstance(found, Round)
+        return found
+
+    @property
+    def expanding(self) -> dict[int, Round]:
+        """Outputs by number of the rounds that make new instructions; none of ELAD."""
+        return {number: one for number, one in enumerate(self.rounds, 1) if isinstance(one, Round)}
 
     def ended_after(self, number: int) -> LoopLayout:
         """Returns the outputs of a run that ended after round `number`, with its student's results in `evaluation`."""
@@ -213,15 +181,19 @@ class LoopLayout(Layout):
 
     def training(self, number: int) -> Table:
         """Returns the training rows of a round; for round 0 those of the initial SFT."""
-        return self.sft_training if number == 0 else self.round(number).training
+        return self.sft_training if number == 0 else self.any_round(number).training
 
     def packed(self, number: int) -> Table:
         """Returns the packed training sequences of a round; for round 0 those of the initial SFT."""
-        return self.sft_packed if number == 0 else self.round(number).packed
+        return self.sft_packed if number == 0 else self.any_round(number).packed
 
     def checkpoint(self, number: int) -> Table:
         """Returns the student after a round."""
-        return self.sft_checkpoint if number == 0 else self.round(number).checkpoint
+        return self.sft_checkpoint if number == 0 else self.any_round(number).checkpoint
+
+    def training_sets(self, number: int, cumulative: bool) -> list[Table]:
+        """Returns the tables that a round trains on: its own, or with `cumulative` those of all rounds so far."""
+        return [self.training(one) for one in range(1 if cumulative else number, number + 1)]
 
     def control(self, number: int) -> ControlRound:
         """Returns the outputs of the control next to a round, counted from 1."""
@@ -230,7 +202,25 @@ class LoopLayout(Layout):
     def judged_holdout(self, number: int) -> Table:
         """Returns the table with the judge's scores of the holdout for the student after a round."""
         # The next round scores the same student, so its table has these rows too. The last one is scored on its own.
-        return self.evaluation if number == len(self.rounds) else self.round(number + 1).scored
+        return self.evaluation if number == len(self.rounds) else self.any_round(number + 1).scored
+
+
+@dataclass(frozen=True)
+class EladLayout(LoopLayout):
+    """Outputs of ELAD."""
+
+    pool_answers: Table | None = None
+    """Table with the teacher's answers to the rows of the initial SFT and the holdout; None if there are none."""
+
+    def elad_round(self, number: int) -> EladRound:
+        """Returns the outputs of a round, counted from 1."""
+        found = self.rounds[number - 1]
+        assert isinstance(found, EladRound)
+        return found
+
+    def training_sets(self, number: int, cumulative: bool) -> list[Table]:
+        """Returns the training set of the round, which has the revisions of earlier rounds too if it is cumulative."""
+        return [self.training(number)]
 
 
 @dataclass(frozen=True)

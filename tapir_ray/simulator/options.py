@@ -33,6 +33,8 @@ class Options:
     """Points added for every 100 words of an answer."""
     teacher_error_rate: float = 0.0
     """`tasks`: share of the instructions whose every answer of the teacher is wrong, from 0 to 1."""
+    revision_error_rate: float = 0.0
+    """`tasks`: share of the revisions of steps that are those of another problem, from 0 to 1."""
     error_rate: float = 0.0
     """Share of the requests that meet an error (`faults.FAULTS`)."""
     hang_s: float = 30.0

@@ -16,7 +16,7 @@ STUDENT = "simulated-student"
 """Model name whose requests get a student's answers: sometimes wrong, more often for harder instructions."""
 
 ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
-REWRITE, PAIRWISE, POINTWISE = "rewrite", "judge_pairwise", "judge_pointwise"
+REWRITE, PAIRWISE, POINTWISE, REVISE = "rewrite", "judge_pairwise", "judge_pointwise", "revise"
 RUBRIC, RUBRIC_ONE = "judge_rubric", "judge_rubric_one"
 MT_BENCH_1, MT_BENCH_2, PREFERENCE = "mt_bench_turn_1", "mt_bench_turn_2", "alpaca_eval"
 JUDGINGS = (RUBRIC, RUBRIC_ONE, PAIRWISE, POINTWISE)
@@ -33,7 +33,7 @@ _ANSWER = r"<{0}(?P=id)>\n(?P<{0}>.*)\n</{0}(?P=id)>"
 def _pattern(tag: str) -> str:
     if tag == "instruction":
         return _INSTRUCTION
-    return (_ANSWER if tag.startswith("answer") else _TAG).format(tag)
+    return (_ANSWER if tag.startswith(("answer", "steps")) else _TAG).format(tag)
 
 
 PROMPTS = {
@@ -44,6 +44,7 @@ PROMPTS = {
         PAIRWISE: ("instruction", "answer_1", "answer_2"),
         REWRITE: ("task", "style", "instruction", "answer"),
         POINTWISE: ("instruction", "answer"),
+        REVISE: ("instruction", "steps"),
         LABEL: ("labels", "instruction"),
         EXPAND: ("task", "instruction"),
     }.items()

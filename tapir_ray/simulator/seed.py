@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from tapir_ray.simulator.families import FAMILIES, LEVELS
@@ -32,14 +33,20 @@ ATTEMPTS = 50
 """Draws for a row before an exact duplicate is accepted: level 1 of a family can run out of instructions."""
 
 
-def cell_counts(rows: int) -> dict[tuple[str, int], int]:
-    """Number of rows of each (family, level), which sum to `rows` by the largest remainder method."""
+def cell_counts(rows: int, families: Sequence[str] = ()) -> dict[tuple[str, int], int]:
+    """Number of rows of each (family, level), which sum to `rows` by the largest remainder method.
+
+    Only `families` have rows, all of their levels alike; with none named all have, by FAMILY_SHARES and LEVEL_SHARES.
+    """
     free = 1.0 - FLOOR * len(FAMILY_SHARES) * len(LEVEL_SHARES)
     exact = {
         (family, level): rows * (FLOOR + free * share * level_share)
         for family, share in FAMILY_SHARES.items()
         for level, level_share in LEVEL_SHARES.items()
     }
+    if families:
+        cells = [(family, level) for family in families for level in LEVEL_SHARES]
+        exact = dict.fromkeys(exact, 0.0) | dict.fromkeys(cells, rows / len(cells))
     counts = {cell: int(share) for cell, share in exact.items()}
     # The cells that rounding down has cut most get one row more.
     by_remainder = sorted(exact, key=lambda cell: counts[cell] - exact[cell])
@@ -48,13 +55,13 @@ def cell_counts(rows: int) -> dict[tuple[str, int], int]:
     return counts
 
 
-def seed_rows(rows: int, seed: int, error_rate: float = 0.0) -> list[dict[str, object]]:
+def seed_rows(rows: int, seed: int, error_rate: float = 0.0, families: Sequence[str] = ()) -> list[dict[str, object]]:
     """Alpaca rows with plain answers and the columns `family`, `task` (its label) and `level`, in random order.
 
     With an `error_rate` above 0 this share of the rows has a wrong answer, that of another problem of the same family
     and level, and the column `wrong` says which. A hash of the instruction and `seed` decides.
     """
-    counts = cell_counts(rows)
+    counts = cell_counts(rows, families)
     written: set[str] = set()
     table: list[dict[str, object]] = []
     for family in FAMILIES:
@@ -90,8 +97,8 @@ def _with_error(row: dict[str, object], seed: int, error_rate: float) -> dict[st
     return {**row, "output": answer(mistaken(instruction, rng), styled=False), "wrong": True}
 
 
-def write_seed(path: str | Path, rows: int, seed: int, error_rate: float = 0.0) -> None:
+def write_seed(path: str | Path, rows: int, seed: int, error_rate: float = 0.0, families: Sequence[str] = ()) -> None:
     """Writes `rows` rows as JSON lines; the same arguments give the same file."""
     with open(path, "w") as file:
-        for row in seed_rows(rows, seed, error_rate):
+        for row in seed_rows(rows, seed, error_rate, families):
             file.write(json.dumps(row) + "\n")

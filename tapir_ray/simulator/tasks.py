@@ -11,6 +11,7 @@ from tapir_ray.simulator.families import LEVELS, Family, Problem, grade, underst
 from tapir_ray.simulator.judging import answers_in, reply_about
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.requests import Request
+from tapir_ray.simulator.revising import revision
 from tapir_ray.simulator.text import canonical
 
 UNKNOWN = "i do not know ."
@@ -28,9 +29,10 @@ class Tasks:
     """Teacher and judge that know every family; see `reply`."""
 
     def __init__(self, options: Options) -> None:
-        """Raises InputError for a `teacher_error_rate` that is no share."""
-        if not 0.0 <= options.teacher_error_rate <= 1.0:
-            raise InputError(f"the simulator's teacher_error_rate {options.teacher_error_rate:g} must be from 0 to 1")
+        """Raises InputError for a `teacher_error_rate` or `revision_error_rate` that is no share."""
+        for name in ("teacher_error_rate", "revision_error_rate"):
+            if not 0.0 <= (rate := getattr(options, name)) <= 1.0:
+                raise InputError(f"the simulator's {name} {rate:g} must be from 0 to 1")
         self.options = options
 
     def reply(self, request: Request) -> str:
@@ -45,6 +47,8 @@ class Tasks:
             return f"{weakness}<new_instruction>{self._expand(request)}</new_instruction>"
         if request.kind == requests.LABEL:
             return _label(parts["instruction"], parts["labels"].split("\n"))
+        if request.kind == requests.REVISE:
+            return self._revise(parts["instruction"], parts["steps"])
         if request.kind == requests.REWRITE:
             return self._teach(parts["instruction"], styled=True)
         asked = [message["content"] for message in request.conversation if message["role"] == "user"]
@@ -68,6 +72,16 @@ class Tasks:
             return answer(instruction, styled)
         rng = random.Random(f"{self.options.seed} teach {canonical(instruction)}")
         return answer(mistaken(instruction, rng) if rng.random() < rate else instruction, styled)
+
+    def _revise(self, instruction: str, steps: str) -> str:
+        """The first faulty step of a student, and the right steps from there; those of another problem if the teacher
+        is wrong about the instruction (`teacher_error_rate`) or its steps (`revision_error_rate`)."""
+        rates, about = self.options, instruction
+        for what, rate in (("teach", rates.teacher_error_rate), ("revise", rates.revision_error_rate)):
+            rng = random.Random(f"{rates.seed} {what} {canonical(instruction)}")
+            if about == instruction and rate > 0.0 and rng.random() < rate:
+                about = mistaken(instruction, rng)
+        return revision(about, steps)
 
     def _attempt(self, instruction: str) -> str:
         """A student's answer: the right one, or with probability MISTAKES · level that of another problem."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tapir_ray.curriculum.sampling import count_cells, cutoffs, take
 from tapir_ray.curriculum.tasks import OTHERS
-from tapir_ray.data.schemas import INSTRUCTIONS, OK, SEED, with_columns
+from tapir_ray.data.schemas import HOLDOUT, INSTRUCTIONS, OK, SEED, in_share, with_columns
+from tapir_ray.llm.asker import Row
 from tapir_ray.run.model_store import written
 from tapir_ray.steps import tokenizer_texts
 from tapir_ray.steps.context import Context
@@ -97,8 +101,24 @@ def classify_seed(context: Context) -> None:
             # `respond` answers rows without a response, so existing ones are removed first.
             replace = config.seed_data.responses == "replace"
             rows = context.map(rows, _without_response) if replace else rows
-            rows = respond(rows, config, context.roles, context.taxonomy.styles, schema=INSTRUCTIONS)
+            only = None if config.answers_pool else _needed(context)
+            rows = respond(rows, config, context.roles, context.taxonomy.styles, schema=INSTRUCTIONS, only=only)
         context.write(layout.instructions, rows, "classify", run.manifest(layout.ingested).rows)
+
+
+def _needed(context: Context) -> Callable[[Row], bool]:
+    """Returns the function that tells whether a row of a pool without answers needs one all the same."""
+    from tapir_ray.steps.train import base_student, wanted
+
+    train = context.config.train
+    share = train.initial_share if wanted(context, base_student(context)) else 0.0
+    return functools.partial(answered_first, random_seed=context.config.random_seed, share=share)
+
+
+def answered_first(row: Row, random_seed: int, share: float) -> bool:
+    """Whether a method that needs no answers to its pool needs one to a row: of the holdout, or in the initial SFT."""
+    held = row["split"] == HOLDOUT
+    return held or share == 1.0 or in_share(row["instruction_id"], random_seed, share, "initial_sft")
 
 
 def model(context: Context) -> str:

@@ -14,7 +14,7 @@ from tapir_ray.config import Config
 from tapir_ray.curriculum.actor import Handle
 from tapir_ray.curriculum.tasks import Taxonomy
 from tapir_ray.llm.roles import Roles
-from tapir_ray.run.layout import Layout, LoopLayout, ShardLayout, Table
+from tapir_ray.run.layout import EladLayout, Layout, LoopLayout, ShardLayout, Table
 from tapir_ray.run.manifest import Manifest
 from tapir_ray.run.progress import Progress
 from tapir_ray.run.run import Run
@@ -44,6 +44,12 @@ class Context:
     def loop(self) -> LoopLayout:
         """Layout of a method that trains in rounds."""
         assert isinstance(self.layout, LoopLayout)
+        return self.layout
+
+    @property
+    def elad(self) -> EladLayout:
+        """Layout of the method ELAD."""
+        assert isinstance(self.layout, EladLayout)
         return self.layout
 
     @property

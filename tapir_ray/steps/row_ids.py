@@ -24,6 +24,13 @@ def trained_ids(context: Context, round_number: int) -> pa.Array:
     return ids_of(context, [table for table in tables if context.run.done(table)], status=OK)
 
 
+def annotated_ids(context: Context, round_number: int) -> pa.Array:
+    """Returns the ids of the rows that were annotated before a round, usable or not, and of the initial SFT's rows."""
+    loop = context.elad
+    tables = [loop.sft_training, *(loop.elad_round(before).annotated for before in range(1, round_number))]
+    return ids_of(context, [table for table in tables if context.run.done(table)])
+
+
 def ids_of(context: Context, tables: Sequence[Table], status: str | None = None) -> pa.Array:
     """Returns the ids of all rows of the tables, or of those with a status, sorted and each once."""
     found = [pa.array([], pa.string())]

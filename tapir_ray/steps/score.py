@@ -24,7 +24,7 @@ from tapir_ray.run.layout import Table
 from tapir_ray.steps.answer import answer_and_judge, answering
 from tapir_ray.steps.context import PLANNED, Context
 from tapir_ray.steps.evaluate import note_holdout
-from tapir_ray.steps.row_ids import trained_ids, without_ids
+from tapir_ray.steps.row_ids import annotated_ids, trained_ids, without_ids
 from tapir_ray.steps.train import student_after
 
 CANDIDATE = "candidate"
@@ -42,10 +42,10 @@ def score(context: Context, round_number: int) -> None:
     """Writes `rounds/NN/candidates` and `rounds/NN/scored`, with the difficulty of every candidate.
 
     The holdout is scored in the same pipeline, so that one engine start a round also gives the student's score before
-    the round. Under `curriculum.difficulty.select: none` it alone is answered and scored.
+    the round. Without `Config.scores_candidates` it alone is answered and scored.
     """
     run, spec = context.run, context.config.curriculum.difficulty.measure
-    scored, candidates = context.loop.round(round_number).scored, context.loop.round(round_number).candidates
+    scored, candidates = context.loop.any_round(round_number).scored, context.loop.any_round(round_number).candidates
     if run.done(scored):
         return
     with context.stage("score", round_number):
@@ -53,7 +53,7 @@ def score(context: Context, round_number: int) -> None:
             select_candidates(context, round_number, candidates)
         times, expected = _times_trained(context, round_number, candidates), run.manifest(candidates).rows
         label = f"round {round_number} score"
-        if context.config.curriculum.difficulty.select == "none":
+        if not context.config.scores_candidates:
             _score_holdout(context, round_number, label)
             rows = _with_holdout(context, scored, candidates)
             context.write(scored, context.map(rows, _with_times, times=times), label, expected)
@@ -70,7 +70,7 @@ def score(context: Context, round_number: int) -> None:
 
 def _score_holdout(context: Context, round_number: int, label: str) -> None:
     """Writes the working table of the holdout rows that `scored` lacks, with their answers and scores."""
-    tables, spec = context.loop.round(round_number), context.config.curriculum.difficulty.measure
+    tables, spec = context.loop.any_round(round_number), context.config.curriculum.difficulty.measure
     held = tables.scored.working(HELD)
     if context.run.done(held):
         return
@@ -99,7 +99,7 @@ def _with_holdout(context: Context, scored: Table, candidates: Table) -> ray.dat
 
 def plan(context: Context, round_number: int) -> Plan:
     """Returns the round's plan, from the scores of the candidates without the holdout; writes `rounds/NN/plan.json`."""
-    tables = context.loop.round(round_number)
+    tables = context.loop.any_round(round_number)
     rows = context.map(context.read(tables.scored, columns=COUNTED), without_holdout)
     stats = score_stats(rows, context.config.judge.min_teacher_score, context.transform_cpus)
     context.curriculum.observe(round_number, stats)
@@ -135,12 +135,14 @@ def select_candidates(context: Context, round_number: int, table: Table) -> None
     Raises StageError if that leaves no row.
     """
     config, cpus = context.config, context.transform_cpus
+    # A pool without further questions ends a run of ELAD, as a budget does (`annotate.budget_of`).
+    elad = config.work == "elad"
     rows = _scorable_rows(context, round_number, table)
     if config.score.candidates == "unseen":
-        trained = trained_ids(context, round_number)
+        trained = annotated_ids(context, round_number) if elad else trained_ids(context, round_number)
         rows = without_ids(context, rows, trained)
     counts = count_cells(rows, config.random_seed, (round_number, "score"), transform_cpus=cpus)
-    if config.score.candidates == "unseen" and not counts.capacities:
+    if config.score.candidates == "unseen" and not counts.capacities and not elad:
         raise StageError(
             f"round {round_number}: score.candidates unseen leaves no candidate, as all rows with a task are among the "
             f"{len(trained)} that were trained on: set train.initial_share below 1, raise expand.probe_share, or set "
@@ -170,6 +172,8 @@ def candidate_quota(found: Mapping[Cell, tuple[int, int]], max_rows: int, taxono
 def _scorable_rows(context: Context, round_number: int, table: Table) -> ray.data.Dataset:
     """Returns the rows that may be candidates, in cells by pool and task. Lazy."""
     instructions, *generated = table.inputs
+    if context.config.work == "elad":
+        return context.map(context.read(instructions), scorable if context.config.answers_pool else askable)
     # A round that began with an imported training set has no generated rows.
     tables = [instructions, *(made for made in generated if context.run.done(made))]
     share = probe_share(round_number - 1, context.config)
@@ -191,6 +195,14 @@ def scorable(batch: pa.Table, probe_share: float = 0.0, random_seed: int = 0) ->
     if probe_share:
         pool = pc.if_else(probes(batch, probe_share, random_seed), PROBE, pool)
     return with_columns(batch, pool=pool)
+
+
+def askable(batch: pa.Table) -> pa.Table:
+    """Returns the ok rows, with an answer or without, in cells by task; holdout rows are in no cell and need one."""
+    held = pc.equal(batch["split"], HOLDOUT)
+    usable = pc.or_(pc.invert(held), pc.is_valid(batch["response"]))
+    batch = batch.filter(pc.and_(pc.equal(batch["status"], OK), usable))
+    return with_columns(batch, pool=pc.if_else(pc.equal(batch["split"], HOLDOUT), None, CANDIDATE))
 
 
 def probes(generated: pa.Table, share: float, random_seed: int) -> pa.Array:

@@ -95,7 +95,7 @@ def initial_sft(context: Context, source: Table) -> None:
     if run.done(layout.sft_checkpoint):
         return
     base = base_student(context)
-    if not _wanted(context, base):
+    if not wanted(context, base):
         run.publish(layout.sft_checkpoint, extra={"model": base})
         return
     if config.curriculum.rounds and not config.leaves_unseen_rows:
@@ -120,8 +120,7 @@ def train(context: Context, round_number: int) -> None:
     run, settings, layout = context.run, context.config.train, context.loop
     if run.done(layout.checkpoint(round_number)):
         return
-    first = round_number if settings.data == "current" else 1
-    tables = [layout.training(number) for number in range(first, round_number + 1)]
+    tables = layout.training_sets(round_number, settings.data == "cumulative")
     packed, checkpoint, previous = (
         layout.packed(round_number), layout.checkpoint(round_number), layout.checkpoint(round_number - 1)
     )  # fmt: skip
@@ -287,7 +286,7 @@ def in_initial_share(batch: pa.Table, random_seed: int, share: float) -> pa.Tabl
     return batch.filter(pa.array([in_share(row_id, random_seed, share, "initial_sft") for row_id in ids], pa.bool_()))
 
 
-def _wanted(context: Context, base: str) -> bool:
+def wanted(context: Context, base: str) -> bool:
     """Returns True if an initial SFT is wanted; `auto` wants it for a base model, which has no chat template."""
     setting = context.config.train.initial_sft
     if setting != "auto":

@@ -146,6 +146,19 @@ def encode_pair(
     return prompt, [*own, *end]
 
 
+def encode_begun(
+    tokenizer: Any, messages: Sequence[Message], begun: str, chat_template_kwargs: dict[str, Any]
+) -> list[int]:
+    """Token ids of the prompt and of the begin of an answer, for an engine to continue it.
+
+    They are those of `encode_pair` without the end of turn. Raises RowRefused as `encode_prompt` does.
+    """
+    end = end_of_turn(tokenizer, chat_template_kwargs)
+    prompt, answer = encode_pair(tokenizer, messages, begun, chat_template_kwargs, end)
+    # A token may span the border of the text and the end of turn; then only the last token is surely of the end.
+    return [*prompt, *(answer[: -len(end)] if answer[-len(end) :] == end else answer[:-1])]
+
+
 def end_of_turn(tokenizer: Any, chat_template_kwargs: dict[str, Any]) -> list[int]:
     """Token ids that close a response; an engine must stop at the last of them.
 

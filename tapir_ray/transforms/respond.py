@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -41,12 +41,14 @@ def respond(
     styles: Mapping[str, str],
     schema: pa.Schema = schemas.GENERATED_ROWS,
     draft: str | None = None,
+    only: Callable[[Row], bool] | None = None,
 ) -> ray.data.Dataset:
     """Returns `rows` as `schema`; the teacher answers every ok row without a response, other rows pass unchanged.
 
     Sets response, reasoning, teacher_model (as returned), prompt_hash, sampling and style.
 
     - A task without an entry in `styles` is answered without a style.
+    - With `only`, rows for which it returns False pass unchanged too.
     - With `draft`, the answer in that column is rewritten in the style of the task; no new answer is asked for.
     - An answer is usable if its reply is complete and no filter of answers applies (`transforms/filters`: `refused`,
       the user's functions). A row without a usable answer gets the status and reason of its first one: `cut_off`,
@@ -54,7 +56,16 @@ def respond(
     - Of `respond.samples` answers the one with the best judge's score is kept, with its `answer_score`. Below
       `respond.min_score` the row is filtered as `below_min_score`. An answer that a verifier grades is not judged.
     """
-    return roles.ask(rows, RespondRow(Questions.of(config), config, dict(styles), draft), schema)
+    return roles.ask(rows, RespondRow(Questions.of(config), config, dict(styles), draft, only), schema)
+
+
+def styled_messages(prompts: Prompts, row: Row, style: str) -> list[Message]:
+    """Returns the messages of a row, with the style of its task in the system message."""
+    # One system message, because some chat templates refuse a second one.
+    own = [message["content"] for message in row["messages"] if message["role"] == "system"]
+    turns = [message for message in row["messages"] if message["role"] != "system"]
+    system = "\n\n".join([prompts.render("respond", task=row["task"], style=style), *own])
+    return [{"role": "system", "content": system}, *turns]
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,12 @@ class RespondRow:
     config: Config
     styles: dict[str, str]
     draft: str | None = None
+    only: Callable[[Row], bool] | None = None
 
     async def __call__(self, clients: Mapping[str, Client], row: Row) -> Row:
         if row["status"] != schemas.OK or row["response"] is not None:
+            return row
+        if self.only is not None and not self.only(row):
             return row
         settings = self.config.respond
         style = self.styles.get(row["task"] or "")
@@ -115,7 +129,9 @@ class RespondRow:
         draft = row[self.draft] if self.draft is not None and style is not None else None
         second_pass = style is not None and self.config.rewrite.mode == "second_pass"
         if draft is None:
-            messages = row["messages"] if style is None or second_pass else self._styled(row, style)
+            messages = (
+                row["messages"] if style is None or second_pass else styled_messages(self.questions.prompts, row, style)
+            )
             reply = self._filtered(row, await client.chat(messages, seed=seed, kind="respond"), is_draft=second_pass)
             if reply.status != schemas.OK or not second_pass:
                 return Answer(reply, messages, seed)
@@ -133,13 +149,6 @@ class RespondRow:
             }
         ]
         return Answer(self._filtered(row, await client.chat(rewriting, seed=seed, kind="rewrite")), rewriting, seed)
-
-    def _styled(self, row: Row, style: str | None) -> list[Message]:
-        # One system message, because some chat templates refuse a second one.
-        own = [message["content"] for message in row["messages"] if message["role"] == "system"]
-        turns = [message for message in row["messages"] if message["role"] != "system"]
-        system = "\n\n".join([self.questions.prompts.render("respond", task=row["task"], style=style), *own])
-        return [{"role": "system", "content": system}, *turns]
 
     async def _scored(self, judge: Client, row: Row, answers: list[Answer]) -> list[Answer]:
         """Returns the answers that the judge could score, with their scores. Raises NotJudged if there are none."""

@@ -98,7 +98,7 @@ def test_a_model_is_measured_with_the_settings_of_the_run_that_it_is_compared_wi
     first, second = found(model, SPEC, against=run.uri)
     assert (first.is_model, second.is_model) == (True, False)
     config = first.config
-    assert config.method == "evaluate" and config.evaluate.suites == [SPEC] and config.control == "none"
+    assert config.work == "evaluate" and config.evaluate.suites == [SPEC] and config.control == "none"
     assert config.student.model == str(model) and config.student.spec.local and config.student.endpoint is None
     assert config.judge.model == "j" and config.student.max_model_len == 4096 and config.name == "eval-model-1"
 

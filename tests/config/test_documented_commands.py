@@ -17,7 +17,7 @@ COMMANDS = re.findall(r"^tapir run (\S+) --set (.+)$", PAGES, flags=re.MULTILINE
 @pytest.mark.parametrize(("config", "given"), COMMANDS, ids=[given[-40:] for _, given in COMMANDS])
 def test_a_command_of_the_page_is_a_run(config: str, given: str) -> None:
     found = load(str(ROOT / config), given.split())
-    assert found.method == "tapir"
+    assert found.work == "tapir"
 
 
 @pytest.mark.parametrize("measure", ["self_consistency", "unknown"])

@@ -44,7 +44,7 @@ def test_a_suite_that_cannot_have_a_table_is_refused(evaluate: dict[str, Any], s
 
 def test_a_model_is_measured_without_seed_data_and_teacher() -> None:
     found = only("ifeval", student={"model": "m", "max_model_len": 64})
-    assert found.method == "evaluate" and not found.judges and found.endpoints == {}
+    assert found.work == "evaluate" and not found.judges and found.endpoints == {}
 
 
 def test_a_judged_suite_needs_the_judge_alone() -> None:

@@ -16,7 +16,8 @@ from tapir_ray.config import Config, parse
 from tapir_ray.config.keys import invalidated_by
 from tapir_ray.methods import METHODS, layout_of
 from tapir_ray.methods.tapir import layout
-from tapir_ray.run.layout import LoopLayout, ShardLayout, Table
+from tapir_ray.run.layout import EladLayout, LoopLayout, ShardLayout, Table
+from tapir_ray.run.lineage import changed_by, following
 from tapir_ray.run.tree import tree
 from tests.config.test_keys import keys
 
@@ -34,6 +35,7 @@ REGENERATION = config(regenerate={"operations": ["filter"]})
 MEASURED = config(evaluate={"only": True, "suites": ["my:Capitals"]})
 WITH_CONTROL = config(control="sft", curriculum={"rounds": 2})
 RANDOM = config(control="random", curriculum={"rounds": 2})
+ELAD = config(method="elad", curriculum={"rounds": 2}, seed_data={"path": "a", "responses": "fill"})
 
 
 def literals(source: str) -> Iterator[str]:
@@ -62,7 +64,9 @@ def test_no_path_of_an_output_is_outside_the_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [config(), WITH_CONTROL, RANDOM, REGENERATION], ids=["tapir", "sft", "random", "regenerate"]
+    "given",
+    [config(), WITH_CONTROL, RANDOM, ELAD, REGENERATION],
+    ids=["tapir", "sft", "random", "elad", "regenerate"],
 )
 def test_every_output_has_its_own_path_and_comes_after_its_inputs(given: Config) -> None:
     made: list[Table] = []
@@ -74,7 +78,9 @@ def test_every_output_has_its_own_path_and_comes_after_its_inputs(given: Config)
 
 
 @pytest.mark.parametrize(
-    "given", [config(), WITH_CONTROL, RANDOM, REGENERATION], ids=["tapir", "sft", "random", "regenerate"]
+    "given",
+    [config(), WITH_CONTROL, RANDOM, ELAD, REGENERATION],
+    ids=["tapir", "sft", "random", "elad", "regenerate"],
 )
 def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
     made = layout_of(given).all()
@@ -89,7 +95,7 @@ def test_a_working_table_belongs_to_one_output_only(given: Config) -> None:
 
 def test_outputs_named_by_config_keys_exist_in_a_method() -> None:
     filled = config(seed_data={"path": "a", "responses": "fill"}, train={"schedule": "whole"})
-    layouts = [layout_of(filled), layout_of(WITH_CONTROL), layout_of(RANDOM), layout_of(REGENERATION)]
+    layouts = [layout_of(filled), layout_of(WITH_CONTROL), layout_of(RANDOM), layout_of(ELAD), layout_of(REGENERATION)]
     known = {name for tables in layouts for name, _ in tables.items()}
     assert {name for key in keys(Config) for name in invalidated_by(key, Config)} <= {*known, "summary"}
 
@@ -137,8 +143,24 @@ def test_the_loop_stops_after_the_stages_of_the_layout() -> None:
     assert "control" not in layout(config()).stages
 
 
+def test_a_round_of_elad_depends_on_the_annotations_before_it() -> None:
+    tables = layout_of(ELAD)
+    assert isinstance(tables, EladLayout)
+    first, second = tables.elad_round(1), tables.elad_round(2)
+    assert second.candidates.inputs == (tables.instructions, first.annotated)
+    assert {first.annotated, second.annotated} == set(second.training.inputs) and second.continued is not None
+    assert tables.judged_holdout(1) == second.scored and tables.judged_holdout(2) == tables.evaluation
+    assert tables.training_sets(2, cumulative=True) == [second.training], "it has the earlier revisions itself"
+    stages = ["ingest", "classify", "sft", "score", "explain", "annotate", "mix", "train", "evaluate"]
+    assert [stage for stage in tables.stages if stage != "sft"] == [stage for stage in stages if stage != "sft"]
+    random = layout_of(config(method="elad", elad={"select": "random"}))
+    assert random.named("continued") == [] and random.named("selected") != []
+    stale = {table.path for table in following(changed_by(["elad.revise"], tables), tables)}
+    assert "rounds/01/annotated" in stale and "rounds/01/selected" not in stale
+
+
 def test_every_method_has_a_config_that_runs_it() -> None:
-    assert {config().method, REGENERATION.method, MEASURED.method} == set(METHODS)
+    assert {config().work, ELAD.work, REGENERATION.work, MEASURED.work} == set(METHODS)
     assert isinstance(layout_of(config()), LoopLayout)
 
 

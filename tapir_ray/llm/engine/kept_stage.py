@@ -70,7 +70,14 @@ class KeptEngineStage(Answering):
         except EngineError as error:
             return {"__inference_error__": str(error), NUMBER: row[NUMBER]}
         texts = [one["generated_text"] for one in sampled]
-        return {**output, "sampled_texts": texts, "__inference_error__": "", NUMBER: row[NUMBER]}
+        tokens = sum(map(self.tokens_of, sampled))
+        return {
+            **output,
+            "sampled_texts": texts,
+            "sampled_tokens": tokens,
+            "__inference_error__": "",
+            NUMBER: row[NUMBER],
+        }
 
 
 class EngineError(Exception):

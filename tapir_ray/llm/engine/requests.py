@@ -15,9 +15,9 @@ from tapir_ray.config import Replicas, Student
 from tapir_ray.data.schemas import HOLDOUT
 from tapir_ray.data.storage import is_remote
 from tapir_ray.llm.engine import watchdog
-from tapir_ray.llm.row_sampling import sampling_of_row
+from tapir_ray.llm.row_sampling import PREFIX, sampling_of_row
 from tapir_ray.run.model_store import FOLDER, MODEL, folder
-from tapir_ray.train.chat import encode_prompt, shared_stop_token_ids, shared_tokenizer
+from tapir_ray.train.chat import encode_begun, encode_prompt, shared_stop_token_ids, shared_tokenizer
 from tapir_ray.train.control_tokens import RowRefused
 
 if TYPE_CHECKING:  # its module imports the clients, which take the workers a second
@@ -42,7 +42,7 @@ def tokenised(
     """Returns the row with `tokenized_prompt`, `sampling_params`, `max_tokens` and `stop_token_ids` for the engine.
 
     The columns `samples` and `sample_temperature` ask for further answers; a row of the holdout has 0 samples. The
-    columns of `row_sampling` replace the student's sampling.
+    columns of `row_sampling` replace the student's sampling, or hold the begin of an answer to continue.
 
     A row that cannot be answered has its reason in `unasked` (else ""). Its prompt is one token, since every row passes
     through the engine.
@@ -50,7 +50,11 @@ def tokenised(
     sampling, tokenizer = sampling_of_row(row, student.sampling), shared_tokenizer(model, student)
     row["unasked"] = ""
     try:
-        prompt = encode_prompt(tokenizer, row["messages"], student.chat_template_kwargs)
+        if begun := (row.get(PREFIX) or "").rstrip():
+            # Without the space at its end, which belongs to the next token of most tokenizers.
+            prompt = encode_begun(tokenizer, row["messages"], begun, student.chat_template_kwargs)
+        else:
+            prompt = encode_prompt(tokenizer, row["messages"], student.chat_template_kwargs)
         if len(prompt) >= student.max_model_len:
             row["unasked"] = TOO_LONG
     except RowRefused as refused:

@@ -20,6 +20,7 @@ from tapir_ray.data.schemas import FAILED, FILTERED, OK
 from tapir_ray.data.thoughts import DEFAULT_MARKS, UNFINISHED_THINKING, Mark, split_thoughts
 from tapir_ray.llm.engine.board import Teller
 from tapir_ray.llm.engine.variables import THREADS
+from tapir_ray.llm.row_sampling import ANSWER_TOKENS, PROMPT_TOKENS
 from tapir_ray.run.answer_log import AnswerLog
 
 T = TypeVar("T")
@@ -117,6 +118,7 @@ class Asking(Answering):
         try:
             (request, output, seconds), sampled = await self.told(self.ask, row)
             output["sampled_texts"] = [one["generated_text"] for _, one, _ in sampled]
+            output["sampled_tokens"] = sum(map(self.tokens_of, sampled))
             return request, output, seconds
         except BaseException as error:
             if self.llm.engine.errored:
@@ -214,6 +216,7 @@ def _as_said(answer: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         "generated_text": answer["student_response"] or "",
         "generated_tokens": [CUT] * row["max_tokens"] if cut else [],
         "sampled_texts": answer.get("student_samples"),
+        ANSWER_TOKENS: answer.get(ANSWER_TOKENS),
         "__inference_error__": "",
         KEPT: True,
     }
@@ -233,6 +236,9 @@ def collect(row: dict[str, Any], columns: list[str], marks: Sequence[Mark] = DEF
         answered |= {"status": FILTERED, "reason": row["unasked"]}
     else:
         said, stops = list(row["generated_tokens"]), list(row["stop_token_ids"])
+        if ANSWER_TOKENS in columns:
+            counted = row[ANSWER_TOKENS] if row.get(KEPT) else len(said) + row["sampled_tokens"]
+            answered |= {PROMPT_TOKENS: len(row["tokenized_prompt"]), ANSWER_TOKENS: counted}
         cut = len(said) >= row["max_tokens"] and said[-1] not in stops
         answered["finish_reason"] = "length" if cut else "stop"
         text = row["generated_text"]

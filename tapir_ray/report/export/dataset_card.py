@@ -139,7 +139,7 @@ def _sources(run: Run, layout: Layout) -> list[Table]:
     """Returns the finished tables whose ok rows are trained on: the seed data and every round's generated rows."""
     if not isinstance(layout, LoopLayout):
         return []
-    found = [layout.ingested, *(one.generated for one in layout.rounds)]
+    found = [layout.ingested, *(one.written for one in layout.rounds)]
     return [table for table in found if run.done(table)]
 
 

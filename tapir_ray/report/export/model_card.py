@@ -163,7 +163,7 @@ def holdout_of(run: Run, layout: LoopLayout, chosen: Chosen) -> dict[str, float]
         table = layout.control(chosen.round).evaluation
     else:
         # A run that ended early, or that goes on, has the scores of its last student in `evaluation`.
-        scored = [number for number in range(1, len(layout.rounds) + 1) if run.done(layout.round(number).scored)]
+        scored = [number for number in range(1, len(layout.rounds) + 1) if run.done(layout.any_round(number).scored)]
         ended = max(chosen.round, *scored, 0) if scored else chosen.round
         table = layout.ended_after(ended).judged_holdout(chosen.round)
     return {row: score for row, (_, score) in read_scores(run, table).items()}

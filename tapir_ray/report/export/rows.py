@@ -71,7 +71,7 @@ class Provenance:
         tables: list[Table] = []
         if isinstance(layout, LoopLayout):
             seed = layout.instructions if run.done(layout.instructions) else layout.ingested
-            tables = [table for table in (seed, *(one.generated for one in layout.rounds)) if run.done(table)]
+            tables = [table for table in (seed, *(one.written for one in layout.rounds)) if run.done(table)]
         for table in tables:
             for file in run.files(table):
                 for batch in batches(file, run.fs, ["instruction_id", "status", *SHORT]):

@@ -15,6 +15,7 @@ from tapir_ray.data.values import one_line
 from tapir_ray.report.html.page import MOST_BYTES, page
 from tapir_ray.report.html.section import Section
 from tapir_ray.report.html.sections import (
+    annotations,
     answers,
     contamination,
     cost,
@@ -48,12 +49,16 @@ SECTIONS: dict[str, Callable[[View], Section]] = {
     "Contamination": contamination.section,
 }
 """Sections in the order of the page; the rows to read follow."""
+OF_ELAD = {"Curriculum": (annotations.TITLE, annotations.section)}
+"""Sections of a run of ELAD, by those that they replace."""
 
 
 def report(uri: str, methods: Methods) -> str:
     """Returns the page of a run, under MOST_BYTES. Raises InputError if there is no run at `uri`."""
     view = View(uri, methods)
-    sections = [drawn(title, functools.partial(make, view)) for title, make in SECTIONS.items()]
+    of_method = OF_ELAD if view.config.work == "elad" else {}
+    made = (of_method.get(title, (title, make)) for title, make in SECTIONS.items())
+    sections = [drawn(title, functools.partial(make, view)) for title, make in made]
     most = READING_BYTES
     while True:
         rows = drawn("Rows to read", functools.partial(readings.section, view, most))

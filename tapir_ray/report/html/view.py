@@ -65,7 +65,7 @@ class View:
         if not isinstance(self.layout, LoopLayout):
             return None
         ended = early_stop.ended(self.run)
-        early = ended is not None and self.run.done(self.layout.round(ended["round"]).checkpoint)
+        early = ended is not None and self.run.done(self.layout.checkpoint(ended["round"]))
         return self.layout.ended_after(ended["round"]) if ended is not None and early else self.layout
 
     @cached_property
@@ -100,6 +100,10 @@ class View:
         """Returns a round's mix; empty before it is made."""
         return dict(self._plans[number].get("mix", {}))
 
+    def annotations(self, number: int) -> dict[str, Any]:
+        """Returns the numbers of a round's annotations; empty before they are made, and by another method."""
+        return dict(self._plans[number].get("elad") or {})
+
     @cached_property
     def _stats(self) -> dict[tuple[str, bool], ScoreStats | None]:
         return {}
@@ -107,7 +111,7 @@ class View:
     def stats(self, number: int, holdout: bool) -> ScoreStats | None:
         """Returns the statistics of a round's scores, of the candidates or with the holdout; None before they exist."""
         assert self.loop is not None
-        table = self.loop.round(number).scored
+        table = self.loop.any_round(number).scored
         return self.stats_of(table, holdout)
 
     def stats_of(self, table: Table, holdout: bool) -> ScoreStats | None:

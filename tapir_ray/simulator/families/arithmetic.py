@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from tapir_ray.simulator import text
-from tapir_ray.simulator.families.base import Family, Problem
+from tapir_ray.simulator.families.base import Family, Problem, joined
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES, NUMBER, PLURAL, PLURALS
 
 GAINS = ("finds", "gets", "buys")
@@ -74,11 +74,14 @@ class Arithmetic(Family[Sum]):
         return str(problem.result)
 
     def styled(self, problem: Sum) -> str:
+        return joined(self.steps(problem))
+
+    def steps(self, problem: Sum) -> list[str]:
         total, lines = problem.start, []
         for change in problem.changes:
             lines.append(f"{total} {'+' if change > 0 else '-'} {abs(change)} = {total + change}")
             total += change
-        return f"{' , '.join(lines)} . answer : {total}"
+        return [*lines, f"answer : {total}"]
 
     def grade(self, problem: Sum, answer: str) -> float:
         return text.number(text.final(answer), problem.result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -16,6 +17,12 @@ class Problem:
 
     level: int
     """1 (easy) to 5, a function of the form of the problem."""
+
+
+def joined(steps: Sequence[str]) -> str:
+    """The text of steps in the style of the families, the final answer last: `3 + 4 = 7 , 7 - 2 = 5 . answer : 5`."""
+    *before, last = steps
+    return f"{' , '.join(before)} . {last}" if before else last
 
 
 P = TypeVar("P", bound=Problem)
@@ -43,6 +50,20 @@ class Family(ABC, Generic[P]):
     @abstractmethod
     def styled(self, problem: P) -> str:
         """The right answer in the style of the family's task type."""
+
+    def steps(self, problem: P) -> list[str]:
+        """The steps of the right answer, the final answer last; one step for a family whose steps are not read."""
+        return [self.styled(problem)]
+
+    def next_steps(self, problem: P, kept: Sequence[str]) -> list[str]:
+        """The steps that have to follow the right steps `kept` of a student."""
+        return self.steps(problem)[len(kept) :] or self.steps(problem)[-1:]
+
+    def is_right(self, problem: P, step: str, kept: Sequence[str]) -> bool:
+        """Whether a canonical step is right after the right steps `kept`: it is the next one, or a right final answer
+        of the same form."""
+        following = self.next_steps(problem, kept)
+        return step in (following[0], following[-1])
 
     @abstractmethod
     def grade(self, problem: P, answer: str) -> float:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from tapir_ray.simulator import text
-from tapir_ray.simulator.families.base import Family, Problem
+from tapir_ray.simulator.families.base import Family, Problem, joined
 from tapir_ray.simulator.families.vocabulary import COLOR, COLORS, NAME, NAMES, THING, THINGS
 
 RULE = re.compile(rf"({COLOR}) turns ({COLOR})")
@@ -67,7 +67,11 @@ class Counterfactual(Family[World]):
         return problem.colors[-1]
 
     def styled(self, problem: World) -> str:
-        return f"{' , then '.join(problem.colors)} . answer : {problem.colors[-1]}"
+        return joined(self.steps(problem))
+
+    def steps(self, problem: World) -> list[str]:
+        first, *others = problem.colors
+        return [first, *(f"then {color}" for color in others), f"answer : {problem.colors[-1]}"]
 
     def grade(self, problem: World, answer: str) -> float:
         """1 for the final color, 0.2 for another color that the thing turns into, else 0."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from tapir_ray.simulator import text
-from tapir_ray.simulator.families.base import Family, Problem
+from tapir_ray.simulator.families.base import Family, Problem, joined
 from tapir_ray.simulator.families.vocabulary import NAME, NAMES
 
 RELATIONS = (
@@ -75,8 +76,18 @@ class Ordering(Family[Order]):
         return " , ".join(problem.people)
 
     def styled(self, problem: Order) -> str:
-        steps = " , ".join(f"{before} > {after}" for before, after in problem.pairs)
-        return f"{steps} . answer : {self.plain(problem)}"
+        return joined(self.steps(problem))
+
+    def steps(self, problem: Order) -> list[str]:
+        return [*(f"{before} > {after}" for before, after in problem.pairs), f"answer : {self.plain(problem)}"]
+
+    def next_steps(self, problem: Order, kept: Sequence[str]) -> list[str]:
+        """The comparisons may be told in any order."""
+        *pairs, last = self.steps(problem)
+        return [*(pair for pair in pairs if pair not in kept), last]
+
+    def is_right(self, problem: Order, step: str, kept: Sequence[str]) -> bool:
+        return step in self.next_steps(problem, kept)
 
     def grade(self, problem: Order, answer: str) -> float:
         given = [word for word in text.final(answer).split() if word != ","]

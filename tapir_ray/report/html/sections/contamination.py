@@ -49,7 +49,7 @@ def _tables(view: View) -> list[tuple[str, Table]]:
     """Returns (name of the rows, list of the contaminated ones) for each finished list."""
     found = [("the seed data", view.layout.contamination)]
     if view.loop is not None:
-        found += [(f"round {n}", one.contamination) for n, one in enumerate(view.loop.rounds, 1)]
+        found += [(f"round {n}", one.contamination) for n, one in view.loop.expanding.items()]
         found += [
             (f"control {n}", one.expansions.contamination)
             for n, one in enumerate(view.loop.controls, 1)

@@ -55,7 +55,7 @@ def counts(view: View) -> dict[str, Counter[str]]:
         assert view.loop is not None
         tables = {"seed data": [view.layout.ingested]}
         for number, one in enumerate(view.loop.rounds, 1):
-            tables |= {f"round {number} {table.name}": [table] for table in (one.scored, one.generated, one.training)}
+            tables |= {f"round {number} {table.name}": [table] for table in (one.scored, one.written, one.training)}
         for number, control in enumerate(view.loop.controls, 1):
             if control.expansions is not None:
                 tables[f"control {number} generated"] = [control.expansions.generated]

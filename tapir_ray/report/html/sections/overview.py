@@ -97,6 +97,9 @@ def _progress(view: View) -> list[tuple[str, str]]:
     curriculum = view.config.curriculum
     if view.loop is None or not view.loop.rounds:
         return []
+    if view.config.work == "elad":
+        elad = view.config.elad
+        return [("selection", f"elad.select {elad.select}"), ("annotation", f"elad.revise {elad.revise}")]
     rule = {"hard": "hard rows", "frontier": "rows at the frontier", "none": "nothing is selected"}
     measure = "" if curriculum.difficulty.select == "none" else f", difficulty by {curriculum.difficulty.measure}"
     chosen = f"{rule.get(curriculum.difficulty.select, curriculum.difficulty.select)}{measure}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -14,6 +15,7 @@ from tapir_ray.data.schemas import HOLDOUT, OK, text_of
 from tapir_ray.report.html.best_rows import highest
 from tapir_ray.report.html.judge_words import Judged, judge_words
 from tapir_ray.report.html.section import Notes, Reading, Readings, Section
+from tapir_ray.report.html.sections import annotations
 from tapir_ray.report.html.view import View
 from tapir_ray.run.layout import SHARDS, ShardLayout, Table
 
@@ -36,6 +38,8 @@ def section(view: View, most_bytes: int) -> Section:
     notes: list[str] = []
     found: dict[str, list[Reading]] = {}
     if view.loop is not None:
+        annotated = annotations.readings(view, MOST_ROWS)
+        found |= {group: [replace(one, texts=_cut(one.texts)) for one in rows] for group, rows in annotated.items()}
         found |= _scored(view, notes)
     else:
         found |= _regenerated(view)
@@ -51,9 +55,9 @@ def _scored(view: View, notes: list[str]) -> dict[str, list[Reading]]:
     """Returns the hardest rows, and the holdout rows that moved most between the first and the last student."""
     assert view.loop is not None
     chosen: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {}
-    scored = [n for n in view.rounds if view.run.done(view.loop.round(n).scored)]
+    scored = [n for n in view.rounds if view.run.done(view.loop.any_round(n).scored)]
     if scored:
-        table = view.loop.round(scored[-1]).scored
+        table = view.loop.any_round(scored[-1]).scored
         chosen[HARDEST] = [(row, None) for row in highest(view, table, SCORED, "difficulty", MOST_ROWS)]
     if len(view.scored_rounds) > 1:
         first, last = view.scored_rounds[0], view.scored_rounds[-1]
@@ -134,7 +138,7 @@ def _filtered(view: View) -> dict[str, list[Reading]]:
         tables = [view.layout.ingested, *(view.layout.regenerated.of(f"{SHARDS}/{name}") for name in shards)]
     else:
         assert view.loop is not None
-        tables = [one.generated for one in reversed(view.loop.rounds)] + [view.layout.ingested]
+        tables = [one.written for one in reversed(view.loop.rounds)] + [view.layout.ingested]
     found: dict[str, list[Reading]] = defaultdict(list)
     for table in tables:
         made = view.run.done(table)

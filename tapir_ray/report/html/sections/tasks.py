@@ -23,7 +23,7 @@ def section(view: View) -> Section:
         return _of_regeneration(view, title, says)
     instructions = view.loop.instructions
     before = _counts(view, instructions.path, instructions) if view.run.done(instructions) else Counter()
-    done = [number for number in view.rounds if view.run.done(view.loop.round(number).training)]
+    done = [number for number in view.rounds if view.run.done(view.loop.training(number))]
     if not before:
         return Section("tasks", title, says, missing="The seed data has no tasks yet.")
     got = {number: _tokens(view, number) for number in done}
@@ -70,7 +70,7 @@ def _tokens(view: View, number: int) -> Counter[str]:
     """Counts the response tokens of a round's training rows by task, or the rows without such counts."""
     assert view.loop is not None
     found: Counter[str] = Counter()
-    for batch in view.scan(view.loop.round(number).training, ["task", "status", "tokens"]):
+    for batch in view.scan(view.loop.training(number), ["task", "status", "tokens"]):
         grouped = batch.group_by(["task", "status"]).aggregate([("tokens", "sum"), ([], "count_all")])
         for row in grouped.to_pylist():
             if row["status"] == OK:
