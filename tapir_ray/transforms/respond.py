@@ -25,6 +25,7 @@ from tapir_ray.data.schemas import Message
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import Reply
+from tapir_ray.llm.prompts import Prompts
 from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.filters import AFTER, SCORED, first_reason, row_filters
 from tapir_ray.transforms.filters.base import RowFilter

@@ -39,7 +39,7 @@ def section(view: View) -> Section:
                 losses, held = _so_far(logged, kind, number)
                 if not losses:
                     continue
-                line = [f"{name}, so far", len(losses), None, losses[0], losses[-1]]
+                line: list[Any] = [f"{name}, so far", len(losses), None, losses[0], losses[-1]]
             elif "steps" in made.extra:
                 losses = (view.run.find_json(f"{table}/{RESULT_FILE}") or {}).get("losses", [])
                 held = made.extra.get("holdout_losses") or []
