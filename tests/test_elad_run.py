@@ -17,7 +17,7 @@ import yaml
 
 from tapir_ray.report.html.report import BROKEN
 from tapir_ray.simulator.families import grade
-from tests.runs import ROOT, SIMULATED, Driver, kill
+from tests.runs import IN_FLIGHT, ROOT, SIMULATED, Driver, kill
 
 DEMO = ROOT / "configs/elad_demo.yaml"
 ROUNDS, ANNOTATIONS, PREFIXES = 2, 24, 3
@@ -131,7 +131,7 @@ def test_a_killed_annotation_continues_without_paying_twice(tmp_path: Path) -> N
     content["student"] = {**content["student"], **SIMULATED}
     content["student"].pop("engine_kwargs")
     content["curriculum"] = {"rounds": 1, "tasks": "seed"}
-    content["teacher"] |= {"limits": {"in_flight": 4}}
+    content["teacher"] |= {"limits": {"in_flight": IN_FLIGHT}}
     content["score"]["max_rows"] = 100
     content["elad"] = {"annotations": 60, "select": "random"}
     content["train"] |= {"initial_epochs": 1, "epochs": 1}
@@ -147,5 +147,6 @@ def test_a_killed_annotation_continues_without_paying_twice(tmp_path: Path) -> N
     driver.finish()
     rows = driver.rows("rounds/01/annotated")
     assert len({row["instruction_id"] for row in rows}) == len(rows) == 60
-    revisions = [count for (prompt, _), count in driver.requests().items() if "First faulty step" in prompt]
-    assert len(revisions) == 60 and sum(revisions) <= 60 + 2 * 2 * 4, "at most the requests in flight at a kill"
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    asked = [(line["prompt"], line["seed"]) for line in lines if line["kind"] == "revise" and line["status"] == 200]
+    assert len(set(asked)) == 60 and len(asked) <= 60 + 2 * IN_FLIGHT, "at most the requests in flight at each kill"

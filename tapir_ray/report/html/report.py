@@ -15,7 +15,6 @@ from tapir_ray.data.values import one_line
 from tapir_ray.report.html.page import MOST_BYTES, page
 from tapir_ray.report.html.section import Section
 from tapir_ray.report.html.sections import (
-    annotations,
     answers,
     contamination,
     cost,
@@ -26,6 +25,7 @@ from tapir_ray.report.html.sections import (
     overview,
     pays,
     readings,
+    revisions,
     tasks,
 )
 from tapir_ray.report.html.view import Methods, View
@@ -49,7 +49,7 @@ SECTIONS: dict[str, Callable[[View], Section]] = {
     "Contamination": contamination.section,
 }
 """Sections in the order of the page; the rows to read follow."""
-OF_ELAD = {"Curriculum": (annotations.TITLE, annotations.section)}
+OF_ELAD = {"Curriculum": (revisions.TITLE, revisions.section)}
 """Sections of a run of ELAD, by those that they replace."""
 
 

@@ -15,7 +15,7 @@ from tapir_ray.data.schemas import HOLDOUT, OK, text_of
 from tapir_ray.report.html.best_rows import highest
 from tapir_ray.report.html.judge_words import Judged, judge_words
 from tapir_ray.report.html.section import Notes, Reading, Readings, Section
-from tapir_ray.report.html.sections import annotations
+from tapir_ray.report.html.sections import revisions
 from tapir_ray.report.html.view import View
 from tapir_ray.run.layout import SHARDS, ShardLayout, Table
 
@@ -38,7 +38,7 @@ def section(view: View, most_bytes: int) -> Section:
     notes: list[str] = []
     found: dict[str, list[Reading]] = {}
     if view.loop is not None:
-        annotated = annotations.readings(view, MOST_ROWS)
+        annotated = revisions.readings(view, MOST_ROWS)
         found |= {group: [replace(one, texts=_cut(one.texts)) for one in rows] for group, rows in annotated.items()}
         found |= _scored(view, notes)
     else:
