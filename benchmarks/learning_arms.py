@@ -47,8 +47,11 @@ RISING, FALLING = (0.3, 0.5, 0.7), (0.7, 0.5, 0.3)
 OF_SEED, EQUAL = {**SEED_SHARES, **NOTHING_SELECTED, **PLAIN}, {**UNIFORM, **NOTHING_SELECTED, **PLAIN}
 HARDER, MIDDLE = {**UNIFORM, **HARD, **PLAIN}, {**UNIFORM, **FRONTIER, **PLAIN}
 UNSEEN = {**HARDER, "score.candidates": "unseen", "expand.probe_share": 0.5}
-STYLED = {**UNIFORM, **HARD, "rewrite.tasks": "all"}
+LONG_ANSWERS = {"student.sampling.max_tokens": 96}
+"""Styled answers have up to 86 tokens, right plain ones at most 39: the base config's limit of 40 would cut them."""
+STYLED = {**UNIFORM, **HARD, **LONG_ANSWERS, "rewrite.tasks": "all"}
 DEFAULTS = {
+    **LONG_ANSWERS,
     "curriculum.weights": {},
     "curriculum.difficulty.top_fraction": None,
     "mix.max_repeat": Mix().max_repeat,
