@@ -62,6 +62,7 @@ PAIRS = {
     "rewrite.mode": {"rewrite": {"mode": "second_pass", "tasks": []}},
     "rewrite.mark": {"rewrite": {"mark": True, "tasks": []}},
     "rewrite.tasks": {"rewrite": {"tasks": ["Math"]}, "regenerate": {"operations": ["filter"]}},
+    "simulator.seed_families": {"simulator": {"seed_families": ["math"]}},
     "simulator.seed_error_rate": {"simulator": {"seed_error_rate": 0.1}},
     "simulator.teacher_error_rate": {"simulator": {"scenario": "recorded", "teacher_error_rate": 0.1}},
     "cache.dir": {"cache": {"enabled": False, "dir": "/c"}},

@@ -13,14 +13,14 @@ from tapir_ray.config.shipped import purpose, shipped, shipped_configs
 from tapir_ray.errors import InputError
 from tests.runs import ROOT
 
-NAMES = {"alpaca_recorded", "demo", "llama2_7b_paper", "openai_teacher", "qwen_1gpu_lora", "regenerate",
+NAMES = {"alpaca_recorded", "demo", "elad_demo", "llama2_7b_paper", "openai_teacher", "qwen_1gpu_lora", "regenerate",
          "smollm2_recorded", "vllm_teacher"}  # fmt: skip
 
 
 def config(name: str, folder: Path) -> Config:
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"instruction": f"Question {n}?", "output": "x"}) + "\n" for n in range(900)))
-    return load(shipped_configs()[name], [] if name == "demo" else [f"seed_data.path={rows}"])
+    return load(shipped_configs()[name], [] if name in ("demo", "elad_demo") else [f"seed_data.path={rows}"])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
