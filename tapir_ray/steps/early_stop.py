@@ -43,7 +43,8 @@ def ends(context: Context, round_number: int) -> bool:
         if gain is None or gain.low > 0:
             return False
     assert gain is not None
-    end(context, last, gain=asdict(gain), rounds=context.config.stop_rounds)
+    several = {"rounds": context.config.stop_rounds} if context.config.stop_rounds > 1 else {}
+    end(context, last, gain=asdict(gain), **several)
     return True
 
 

@@ -63,6 +63,31 @@ def test_a_run_ends_unless_the_gain_is_above_0(
     assert (context.run.done("evaluation/holdout") is not None) == expected
 
 
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [([5.0, 5.2, 5.2], True), ([5.0, 3.0, 3.1], True), ([5.0, 7.0, 7.0], False), ([5.0, 5.0, 7.0], False)],
+    ids=["chance twice", "loss, then chance", "gain, then none", "none, then gain"],
+)
+def test_two_rounds_in_a_row_without_a_gain_end_a_run_of_stop_rounds_2(
+    tmp_path: Path, ray_local: None, means: list[float], expected: bool
+) -> None:
+    context = run_of(tmp_path, means, stop_rounds=2)
+    assert not early_stop.ends(context, 2), "one round is not enough"
+    assert early_stop.ends(context, 3) == expected
+    assert len(context.loop.rounds) == (2 if expected else 3)
+    if expected:
+        assert "ends after round 2" in early_stop.sentence(early_stop.ended(context.run) or {})
+
+
+def test_a_used_up_budget_ends_a_run_with_its_reason(tmp_path: Path, ray_local: None) -> None:
+    context = run_of(tmp_path, [5.0, 5.2])
+    early_stop.end(context, 1, reason="elad.max_annotations 40 is used up")
+    decided = early_stop.ended(context.run)
+    assert decided == {"round": 1, "reason": "elad.max_annotations 40 is used up"}
+    assert early_stop.sentence(decided) == "ends after round 1: elad.max_annotations 40 is used up"
+    assert context.run.done("evaluation/holdout") is not None and len(context.loop.rounds) == 1
+
+
 def test_never_and_the_first_round_end_nothing(tmp_path: Path) -> None:
     assert not early_stop.ends(run_of(tmp_path / "a", [5.0, 3.0], stop_when="never"), 2)
     assert not early_stop.ends(run_of(tmp_path / "b", [5.0, 3.0]), 1)
