@@ -21,14 +21,14 @@ OF_ELAD: tuple[Silence, ...] = (
     ),
     Silence(
         (
-            *(f"expand.{name}" for name in Expand.model_fields),
+            # The prompt has rules for the keys that it reads.
+            *(f"expand.{name}" for name in Expand.model_fields if name not in ("operations", "easier_share")),
             *(f"mix.{name}" for name in Mix.model_fields),
-            *(f"curriculum.{name}" for name in ("alpha", "alpha_step", "weights_by", "ddk")),
+            *(f"curriculum.{name}" for name in ("alpha", "alpha_step", "weights_by")),
             *(
                 f"curriculum.difficulty.{name}"
                 for name in ("select", "threshold", "top_fraction", "on_small_pool", "min_hard_share")
             ),
-            "filter.other_task",
         ),
         "method",
         _is_elad,

@@ -62,7 +62,7 @@ PAIRS = {
     "rewrite.mode": {"rewrite": {"mode": "second_pass", "tasks": []}},
     "rewrite.mark": {"rewrite": {"mark": True, "tasks": []}},
     "rewrite.tasks": {"rewrite": {"tasks": ["Math"]}, "regenerate": {"operations": ["filter"]}},
-    "simulator.seed_families": {"simulator": {"seed_families": ["math"]}},
+    "simulator.seed_families": {"simulator": {"seed_families": ["arithmetic"]}},
     "simulator.seed_error_rate": {"simulator": {"seed_error_rate": 0.1}},
     "simulator.teacher_error_rate": {"simulator": {"scenario": "recorded", "teacher_error_rate": 0.1}},
     "cache.dir": {"cache": {"enabled": False, "dir": "/c"}},
@@ -121,6 +121,23 @@ PAIRS = {
     "control": {"control": "sft", "holdout": {"rows": 0}},
     "curriculum.stop_when": {"curriculum": {"stop_when": "no_gain"}, "holdout": {"rows": 0}},
     "teacher.sampling.max_tokens": {"teacher": {"max_completion_tokens": 9, "sampling": {"max_tokens": 9}}},
+    **{f"elad.{key}": {"elad": {key: value}}
+       for key, value in {
+           "annotations": 9, "max_annotations": 9000, "max_tokens": 9, "max_cost": 9.0, "select": "random",
+           "samples": 3, "temperature": 0.5, "max_prefixes": 3, "step_pattern": "\n", "revise": "rewrite",
+           "attempts": 3,
+       }.items()},
+    **{f"expand.{key}": {"method": "elad", "expand": {key: value}}
+       for key, value in {
+           "size": 9, "sources": {"hard": 0.5, "easy": 0.5}, "temperature": 0.5, "annotation": "m:f",
+       }.items()},
+    **{f"mix.{key}": {"method": "elad", "mix": {key: value}}
+       for key, value in {"unit": "pairs", "size": 9, "max_repeat": 9}.items()},
+    **{f"curriculum.difficulty.{key}": {"method": "elad", "curriculum": {"difficulty": {key: value}}}
+       for key, value in {"select": "none", "on_small_pool": "move_alpha"}.items()},
+    "curriculum.stop_rounds": {"curriculum": {"stop_rounds": 3}},
+    "simulator.revision_error_rate": {"simulator": {"seed_rows": 9, "revision_error_rate": 0.1}},
+    "method": {"method": "elad", "regenerate": {"operations": ["filter"]}},
 }  # fmt: skip
 
 
