@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from tapir_ray.transforms.judge import JudgeRow
+from tapir_ray.simulator.options import Options
+from tapir_ray.simulator.process import running as simulator
+from tapir_ray.transforms.judge import JudgeRow, judge
 from tapir_ray.transforms.judge_question import Questions
 from tapir_ray.transforms.respond import RespondRow
 from tests.llm.endpoint import Fault, running
-from tests.transforms.asking import config_for, directly, instruction
+from tests.transforms.asking import config_for, dataset, directly, instruction, opened
 
 MARKS = {"good": {"result": 9, "steps": 6, "clarity": 3}, "bad": {"result": 3, "steps": 3, "clarity": 9}}
 """Weights of Math are 3, 2 and 1: good has (27 + 12 + 3) / 6 = 7, bad (9 + 6 + 9) / 6 = 4."""
@@ -116,3 +118,22 @@ def test_one_answer_is_judged_by_the_same_rubric() -> None:
 
 def wrong_or_unknown(row: dict[str, Any], answer: str) -> float | None:
     return 1.0 if answer == "bad" else None
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_simulator_answers_with_and_without_the_schema(refuses: bool) -> None:
+    question = "tom has 7 pens , finds 3 , loses 2 . how many pens now ?"
+    pair = instruction(question, response="8", student_response="9")
+    with simulator(Options(refuse_response_format=refuses)) as url:
+        (judged,) = directly(JudgeRow.of(rubric_config(url), 0), [pair], rubric_config(url))
+    assert (judged["teacher_score"], judged["student_score"], judged["position_gap"]) == (10.0, 1.0, 0.0)
+    assert json.loads(judged["criterion_scores"])["student"] == {"result": 1.0, "steps": 1.0, "clarity": 1.0}
+
+
+def test_the_pipeline_keeps_the_scores_by_criterion(ray_local: None) -> None:
+    rows = [row(), row(status="failed", reason="empty"), {**row(), "response": None}]
+    with running(rubric_judge) as seen:
+        config = rubric_config(seen.url)
+        with opened(config) as roles:
+            found = judge(dataset(rows), config, roles, 0).take_all()
+    assert [one["criterion_scores"] is None for one in found].count(True) == 2 and len(seen.requests) == 2
