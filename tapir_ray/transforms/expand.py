@@ -2,8 +2,8 @@
 
     generated = expand(draws, config, roles)
 
-`expand.prompt` says what it is asked for: an instruction like the drawn one and `expand.examples`, the drawn one changed by
-an operation of Evol-Instruct (arXiv 2304.12244), or one on the student's weakness (EvoKD, arXiv 2403.06414).
+`expand.prompt` is what it is asked for: an instruction like the drawn one and `expand.examples`, the drawn one changed
+by an operation of Evol-Instruct (arXiv 2304.12244), or one on the student's weakness (EvoKD, arXiv 2403.06414).
 """
 
 from __future__ import annotations
