@@ -72,6 +72,8 @@ class Expand(Section):
     prompt: Literal["like", "evolve", "feedback"] = "like"
     """What the teacher is asked for: an instruction like the drawn one, the drawn one changed by an operation of
     Evol-Instruct, or one on the weakness that the student's answer and the judge's reasons show (EvoKD)."""
+    examples: Annotated[int, Field(ge=1, le=16)] = 1
+    """Rows of one pool and task that a request shows, with `prompt: like`: the drawn one, and others by a hash."""
     operations: Operations = Operations()
     easier_share: Share = 0.5
     """With `prompt: feedback`: share of the draws that ask for an easier instruction; the others ask for a harder
@@ -82,6 +84,15 @@ class Expand(Section):
     temperature: Annotated[float, Field(ge=0)] = 1.0
     annotation: str = key("respond", invalidates=("generated",))
     """Answers new instructions: a registered annotation or `package:function`."""
+
+    @model_validator(mode="after")
+    def _examples_are_varied(self) -> Self:
+        if self.examples > 1 and self.prompt != "like":
+            raise ValueError(
+                f"examples {self.examples} shows several rows to vary, but prompt {self.prompt} changes one: set "
+                "expand.examples 1 or expand.prompt like"
+            )
+        return self
 
 
 class Filter(Section):

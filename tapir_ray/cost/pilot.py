@@ -112,7 +112,7 @@ class _Pilot:
             annotated = await self._ask("annotate", revise, [_stand_in(row, config) for row in chosen])
             self._keep("annotated", annotated, schemas.ANNOTATED)
             return
-        draws = _draws(scored, taxonomy, self.rows)
+        draws = _draws(scored, taxonomy, self.rows, config.expand.examples)
         expanded = await self._ask("expand", ExpandRow.of(config), draws)
         made = [row for row in expanded if row["status"] == OK]
         fresh = _fresh(made, self.seed, config)
@@ -218,8 +218,11 @@ def _stand_in(row: Row, config: Config) -> Row:
     }
 
 
-def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
-    """Returns `rows` draws from the scored rows: tasks by their weights, rows of a task in turn."""
+def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int, examples: int = 1) -> list[Row]:
+    """Returns `rows` draws from the scored rows: tasks by their weights, rows of a task in turn.
+
+    Each shows `examples` rows of its task, or all: its own and the next ones.
+    """
     by_task: dict[str, list[Row]] = defaultdict(list)
     for row in scored:
         if row["status"] == OK:
@@ -234,9 +237,16 @@ def _draws(scored: list[Row], taxonomy: Taxonomy, rows: int) -> list[Row]:
             "parent_response": row["response"],
             "draw_id": schemas.draw_id(0, row["instruction_id"], number),
             "round": 1,
+            "examples": _next(by_task[row["task"]], number, examples - 1),
         }
         for row, number in parents
     ]
+
+
+def _next(rows: list[Row], number: int, wanted: int) -> list[str]:
+    """Returns the instructions of the rows after that of draw `number`, each once."""
+    found = [rows[(number + step) % len(rows)] for step in range(1, min(wanted + 1, len(rows)))]
+    return [schemas.text_of([turn for turn in row["messages"] if turn["role"] != "system"]) for row in found]
 
 
 def _fresh(made: list[Row], seed: Seed, config: Config) -> list[Row]:

@@ -146,6 +146,9 @@ def _of_row(
     kind = config.expand.prompt
     name = "expand" if kind == "like" else kind
     expand = prompts.render(name, task=task, instruction=instruction, **others.get(kind, {}))
+    if config.expand.examples > 1:
+        # The other rows of the task are taken to be as long as this one.
+        expand = prompts.render("expand_examples", task=task, instructions=[instruction] * config.expand.examples)
     new = len(instruction.encode()) / BYTES_PER_TOKEN + 12
     return {
         "label": {"teacher": size(label, 1, 1, config.classify.label_attempts, LABEL_TOKENS, limit)},

@@ -102,12 +102,14 @@ GENERATED_ROWS = pa.schema(
         ("answer_score", pa.float64()),
         ("pool", pa.string()),
         ("operation", pa.string()),
+        ("example_ids", pa.list_(pa.string())),
     ]
 )
 """One row for each draw, also if it failed. `answer_score` is the judge's score of the teacher's answer, 1 to 10; null
 unless answers are gated. `pool` is that of the row it was drawn from: `hard` or `easy`; null in a control.
 `operation` is how the row differs from its parent: an operation of `expand.prompt: evolve`, `easier` or `harder` with
-`feedback`, null for an instruction like it."""
+`feedback`, null for an instruction like it. `example_ids`: further parents that the teacher was shown
+(`expand.examples`), in their order; null without."""
 
 DRAWN = pa.schema(
     [
@@ -115,9 +117,10 @@ DRAWN = pa.schema(
         ("parent_response", pa.string()),
         ("student_response", pa.string()),
         ("judge_reasons", pa.string()),
+        ("examples", pa.list_(pa.string())),
     ]
 )
-"""Draws, with what a teacher may be shown of their parent."""
+"""Draws, with what a teacher may be shown of their parent, and the texts of `example_ids`."""
 
 TRAINING = pa.schema(
     [

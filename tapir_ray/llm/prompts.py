@@ -22,8 +22,8 @@ from tapir_ray.errors import InputError
 from tapir_ray.llm import sandbox
 
 SHIPPED = Path(__file__).parent / "prompts"
-LISTS = ("labels", "steps")
-"""Variables with several texts."""
+LISTS = ("labels", "steps", "instructions")
+"""Variables of prompts that are lists of texts."""
 NAMES = tuple(sorted(path.stem for path in SHIPPED.glob("*.jinja")))
 
 
@@ -76,7 +76,7 @@ class Prompts:
                 )
             if file.exists():
                 used = frozenset(jinja2.meta.find_undeclared_variables(self._environment.parse(file.read_text())))
-            # Every variable gets its own name as a sample value. Those of LISTS are lists: prompts loop over them.
+            # Every variable gets its own name as a sample value. Only LISTS are lists: prompts loop over them.
             self.render(name, **{value: [value] if value in LISTS else value for value in known | used})
         except InputError:
             raise

@@ -16,6 +16,7 @@ STUDENT = "simulated-student"
 """Model name whose requests get a student's answers: sometimes wrong, more often for harder instructions."""
 
 ANSWER, STYLED, LABEL, EXPAND = "answer", "styled_answer", "label", "expand"
+EXAMPLES = "expand_examples"
 REWRITE, PAIRWISE, POINTWISE, REVISE = "rewrite", "judge_pairwise", "judge_pointwise", "revise"
 RUBRIC, RUBRIC_ONE = "judge_rubric", "judge_rubric_one"
 MT_BENCH_1, MT_BENCH_2, PREFERENCE = "mt_bench_turn_1", "mt_bench_turn_2", "alpaca_eval"
@@ -49,6 +50,8 @@ PROMPTS = {
         EXPAND: ("task", "instruction"),
     }.items()
 }
+_FIRST = r"<instruction_1(?P<id>(?: id=\w+)?)>\n(?P<instruction>.*)\n</instruction_1(?P=id)>(?P<rest>.*)"
+PROMPTS[EXAMPLES] = re.compile(_pattern("task") + r"\s*" + _FIRST, re.DOTALL)
 """Patterns of the prompts. Those with more tags come first, because they match those with fewer as well."""
 _LATER = r"<{0}(?P=id)>\n(?P<{0}>.*)\n</{0}(?P=id)>"
 _TURN_1 = (
@@ -171,6 +174,8 @@ def _recognise(messages: list[Message]) -> tuple[str, dict[str, str], list[Messa
             if match is not None:
                 # Only the words before the tags: a text between them asks for nothing.
                 change = CHANGE.search(content[: match.start()]) if kind == EXPAND else None
+                # An instruction like several is answered as one like the first.
+                kind = EXPAND if kind == EXAMPLES else kind
                 return kind, _parts(match) | (_parts(change) if change else {}), []
     if '"model_identifier": "M"' in content and (match := ALPACA_EVAL.search(content)) is not None:
         return PREFERENCE, _parts(match), []

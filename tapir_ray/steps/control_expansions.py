@@ -15,6 +15,7 @@ from tapir_ray.data.schemas import OK, SEED, TRAINING, conform, with_columns
 from tapir_ray.run.layout import ControlExpansions
 from tapir_ray.steps import decontaminate
 from tapir_ray.steps.context import Context
+from tapir_ray.steps.examples import show_examples
 from tapir_ray.steps.generate import as_draws, write_generated
 from tapir_ray.steps.train import base_student
 from tapir_ray.transforms.count_tokens import count_tokens
@@ -53,7 +54,11 @@ def _generate(context: Context, round_number: int, tables: ControlExpansions) ->
     def drawn() -> ray.data.Dataset:
         chosen = cutoffs(cells, found, {(CELL, CELL): expected}, transform_cpus=cpus)
         rows = take(context.map(context.read(seed_rows), _drawable), chosen, cpus)
-        return context.map(context.map(rows, _with_task), as_draws, round_number=round_number)
+        draws = context.map(context.map(rows, _with_task), as_draws, round_number=round_number)
+        if config.expand.examples > 1:
+            usable = context.map(context.read(seed_rows, columns=[*DECIDING, "messages"]), _drawable)
+            draws = show_examples(context, draws, context.map(usable, _with_task), (round_number, CELL, "expand"))
+        return context.map(draws, _without_pool)
 
     write_generated(context, tables, drawn, expected, earlier, f"round {round_number} control")
 
@@ -72,8 +77,12 @@ def _drawable(batch: pa.Table) -> pa.Table:
 
 
 def _with_task(batch: pa.Table) -> pa.Table:
-    """Returns drawn rows with their own task, and without a pool: nobody has measured their difficulty."""
-    return with_columns(batch, task=batch["of_task"], pool=None)
+    return with_columns(batch, task=batch["of_task"])
+
+
+def _without_pool(draws: pa.Table) -> pa.Table:
+    """Returns draws without a pool: nobody has measured the difficulty of their parents."""
+    return with_columns(draws, pool=None)
 
 
 def _pairs(batch: pa.Table) -> pa.Table:

@@ -19,6 +19,7 @@ from tapir_ray.run.layout import Table
 from tapir_ray.steps import classifier, decontaminate, shares
 from tapir_ray.steps.contamination_list import list_contamination
 from tapir_ray.steps.context import Context
+from tapir_ray.steps.examples import show_examples
 from tapir_ray.steps.score import without_holdout
 from tapir_ray.transforms.annotators import annotation
 from tapir_ray.transforms.classify import classify
@@ -138,7 +139,11 @@ def _drawn(
     found = count_cells(cells, seed, (round_number, "expand", *source), transform_cpus=cpus)
     chosen = cutoffs(cells, found, quota, transform_cpus=cpus)
     rows = take(_with_pools(context, round_number, plan, bool(source)), chosen, cpus)
-    return context.map(rows, as_draws, round_number=round_number, source=source)
+    drawn = context.map(rows, as_draws, round_number=round_number, source=source)
+    if context.config.expand.examples == 1:
+        return drawn
+    usable = _with_pools(context, round_number, plan, bool(source), [*CELLS, "messages"])
+    return show_examples(context, drawn, context.map(usable, _of_its_pool), (round_number, "expand", *source))
 
 
 CELLS = ["instruction_id", "task", "split", "difficulty", "teacher_score", "status"]
@@ -161,6 +166,12 @@ def of_any_pool(batch: pa.Table) -> pa.Table:
     pool = pc.if_else(pc.and_(pc.equal(batch["status"], OK), pc.is_null(batch["pool"])), EASY, batch["pool"])
     usable = pc.is_in(pool, pa.array([HARD, EASY]))
     return with_columns(batch, pool=pc.if_else(usable, RANDOM, pa.scalar(None, pa.string())), **{MEASURED: pool})
+
+
+def _of_its_pool(batch: pa.Table) -> pa.Table:
+    """Returns the rows that can be drawn, with the pool that their draws get."""
+    pool = batch[MEASURED] if MEASURED in batch.column_names else batch["pool"]
+    return with_columns(batch, pool=pool).filter(pc.is_in(pool, pa.array([HARD, EASY])))
 
 
 def as_draws(batch: pa.Table, round_number: int, source: tuple[str, ...] = ()) -> pa.Table:

@@ -2,8 +2,8 @@
 
     generated = expand(draws, config, roles)
 
-`expand.prompt` says what it is asked for: an instruction like the drawn one, the drawn one changed by an operation of
-Evol-Instruct (arXiv 2304.12244), or one on the student's weakness (EvoKD, arXiv 2403.06414).
+`expand.prompt` is what it is asked for: an instruction like the drawn one and `expand.examples`, the drawn one changed
+by an operation of Evol-Instruct (arXiv 2304.12244), or one on the student's weakness (EvoKD, arXiv 2403.06414).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tapir_ray.data.schemas import Message
 from tapir_ray.llm.asker import Row
 from tapir_ray.llm.client.client import Client
 from tapir_ray.llm.client.reply import EMPTY
-from tapir_ray.llm.prompts import Prompts
+from tapir_ray.llm.prompts import Prompts, text_id
 from tapir_ray.llm.roles import Roles
 from tapir_ray.transforms.judge import share_of
 from tapir_ray.transforms.judge_request import seed_of
@@ -91,6 +91,7 @@ class ExpandRow:
             "masked_turns": None,
             "instruction_id": None,
             "operation": operation,
+            "example_ids": row.get("example_ids") or None,
         }
         if reply.status != schemas.OK:
             return {**generated, "status": reply.status, "reason": reply.reason}
@@ -117,6 +118,11 @@ class ExpandRow:
             reasons = row.get("judge_reasons") or "(none)"
             texts = {"answer": row.get("parent_response") or "", "student_answer": student, "reasons": reasons}
             return self.prompts.render("feedback", **given, **texts, level=level), level
+        examples = row.get("examples")
+        if examples:
+            texts = [instruction, *examples]
+            tags = text_id(row["task"], *texts)
+            return self.prompts.render("expand_examples", task=row["task"], instructions=texts, text_id=tags), None
         return self.prompts.render("expand", **given), None
 
 

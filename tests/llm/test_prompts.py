@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tapir_ray.errors import InputError
-from tapir_ray.llm.prompts import NAMES, Prompts, text_id, variables
+from tapir_ray.llm.prompts import LISTS, NAMES, Prompts, text_id, variables
 
 
 def test_shipped_prompts_render_with_all_their_variables() -> None:
     for name in NAMES:
         text = Prompts().render(name, **{value: f"<{value}>" for value in variables(name)})
-        assert all(f"<{value}>" in text for value in variables(name) - {"labels"})
+        assert all(f"<{value}>" in text for value in variables(name) - set(LISTS))
     assert Prompts().render("label", labels=["Math", "Others"], instruction="q").count("Others") == 1
 
 

@@ -130,6 +130,17 @@ def test_expansions_keep_the_family_and_never_get_easier(family) -> None:  # typ
         assert len(written) >= 38 or level == 1
 
 
+def test_an_instruction_like_several_is_one_like_the_first() -> None:
+    """NOTE is of another family than MATH, whose new problems the simulator understands as problems of its label."""
+    simulator = Tasks(Options())
+    for first, other in ((MATH, NOTE), (NOTE, MATH)):
+        seen = request(prompt("expand_examples", task="Math", instructions=[first, other, first]))
+        assert (seen.kind, seen.parts["instruction"]) == ("expand", first)
+        new = simulator.reply(seen).removeprefix("<new_instruction>").removesuffix("</new_instruction>")
+        known, of_first = understand(new), understand(first)
+        assert known is not None and of_first is not None and known[0] is of_first[0] and new != first
+
+
 def test_an_unknown_instruction_expands_to_nothing_and_gets_the_lowest_scores() -> None:
     simulator = Tasks(Options())
     expand = prompt("expand", task="Others", instruction="Who wrote Faust?")

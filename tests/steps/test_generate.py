@@ -67,19 +67,40 @@ def scored_rows(count: int = 5) -> list[dict[str, Any]]:
     return rows
 
 
-def drawn(folder: Path, sources: dict[str, float], size: int, select: str = "hard") -> list[dict[str, Any]]:
+def drawn(
+    folder: Path, sources: dict[str, float], size: int, select: str = "hard", examples: int = 1, backwards: bool = False
+) -> list[dict[str, Any]]:
     """Returns the draws of round 1 from `scored_rows`; `source` is the kind of the row that each is from."""
     folder.mkdir(exist_ok=True)
     context = context_for(
         folder,
         write(folder / "seed.jsonl", []),
-        expand={"size": size, "sources": sources},
+        expand={"size": size, "sources": sources, "examples": examples},
         curriculum={"difficulty": {"select": select}, "weights": {"Math": 1.0}},
     )
-    table = conform(scored_rows(), SCORED)
+    table = conform(scored_rows()[:: -1 if backwards else 1], SCORED)
     context.run.write_rows(context.loop.round(1).scored, table)
     plan = make_plan(1, table_stats(table, 4.0), context.config, context.taxonomy)
     return generate.draws(context, 1, plan).take_all()
+
+
+def test_examples_are_other_rows_of_the_pool_and_the_same_for_any_order(ray_local: None, tmp_path: Path) -> None:
+    """Cells have 5 hard rows and 10 easy ones, so a hard draw that wants 7 others shows all 4 that there are."""
+    shares = {"hard": 0.5, "random": 0.5}
+    rows = drawn(tmp_path / "a", shares, 30, examples=8)
+    kind = {row["instruction_id"]: row["source"] for row in scored_rows()}
+    text = {row["instruction_id"]: row["messages"][0]["content"] for row in scored_rows()}
+    pools = {"hard": {"hard"}, "easy": {"easy", "unscored"}}
+    for row in rows:
+        ids = row["example_ids"]
+        assert len(set(ids)) == len(ids) == (4 if row["pool"] == "hard" else 7) and row["parent_id"] not in ids
+        assert {kind[one] for one in ids} <= pools[row["pool"]]
+        assert row["examples"] == [text[one] for one in ids]
+    assert len({tuple(row["example_ids"]) for row in rows if row["pool"] == "hard"}) > 1
+    again = {
+        row["draw_id"]: row["example_ids"] for row in drawn(tmp_path / "b", shares, 30, examples=8, backwards=True)
+    }
+    assert again == {row["draw_id"]: row["example_ids"] for row in rows}
 
 
 def test_every_source_draws_from_its_rows_and_no_draw_has_the_id_of_another(ray_local: None, tmp_path: Path) -> None:
