@@ -169,8 +169,8 @@ def _of_row(
 def _revision(config: Config, prompts: Prompts, instruction: str, explanation: str, size: Any, reply: float) -> Size:
     """Returns the size of the requests that revise a student's explanation."""
     text = prompts.render("revise", instruction=instruction, steps=[explanation])
-    # The number of each step, at most one for every word; and the words around the revision in the reply.
-    text += " 10." * len(explanation.split())
+    # The number of each step: at most one for every word, or in a bound for every token that the student may write.
+    text += " 1000." * (config.student.sampling.max_tokens if size is _bound else len(explanation.split()) // 4)
     found: Size = size(text, 1, 1, config.elad.attempts, reply + 20, limit_of(config.teacher))
     return found
 

@@ -3,7 +3,7 @@
     uncertainty(whole=["7", "7", "7", "9"], prefixes=[["7", "7", "7", "7"], ["7", "9", "8", "9"]])
     # by_step (0.0, 0.5), disagreement 0.25, total 0.25 + 0.25 = 0.5
 
-The paper's code is not public, so the formula is ours: u_j = 1 − share of the most frequent final answer among the k
+No code of the paper was found, so the formula is ours: u_j = 1 − share of the most frequent final answer among the k
 continuations of prefix j. A question's uncertainty is the mean of u_j plus the same of k whole explanations.
 """
 
