@@ -7,6 +7,8 @@ their id and its own. So every start and any number of blocks give the same exam
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -43,7 +45,7 @@ def candidates(context: Context, rows: ray.data.Dataset, salt: tuple[object, ...
     quota = {cell: min(number, CANDIDATES) for cell, (number, _) in found.capacities.items()}
     chosen = cutoffs(rows, found, quota, transform_cpus=cpus)
     shown = context.map(take(rows, chosen, cpus), _texts)
-    batches = shown.iter_batches(batch_format="pyarrow", batch_size=None)
+    batches: Iterable[Any] = shown.iter_batches(batch_format="pyarrow", batch_size=None)
     return pa.concat_tables([TEXTS.empty_table(), *(batch.cast(TEXTS) for batch in batches)])
 
 

@@ -120,9 +120,9 @@ class ExpandRow:
             return self.prompts.render("feedback", **given, **texts, level=level), level
         examples = row.get("examples")
         if examples:
-            texts = [instruction, *examples]
-            tags = text_id(row["task"], *texts)
-            return self.prompts.render("expand_examples", task=row["task"], instructions=texts, text_id=tags), None
+            shown = [instruction, *examples]
+            tags = text_id(row["task"], *shown)
+            return self.prompts.render("expand_examples", task=row["task"], instructions=shown, text_id=tags), None
         return self.prompts.render("expand", **given), None
 
 
