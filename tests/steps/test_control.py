@@ -156,7 +156,7 @@ def test_random_seed_rows_are_expanded_and_answered(tmp_path: Path, ray_local: N
             tmp_path,
             control="random",
             teacher={"model": "t", "base_url": endpoint.url, "api_key_env": None},
-            expand={"size": 20},
+            expand={"size": 20, "examples": 3},
             filter={"common_ngram_rows": None, "max_share": 1.0, "warn_share": 1.0},
         )
         held = {row["instruction_id"] for row in seed_rows() if row["split"] == HOLDOUT}
@@ -167,6 +167,9 @@ def test_random_seed_rows_are_expanded_and_answered(tmp_path: Path, ray_local: N
                 control._draw(context, number)
                 rows = rows_of(context, f"control/random/{number:02d}/generated")
                 assert len(rows) == 20 and len({row["draw_id"] for row in rows}) == 20
+                assert {row["pool"] for row in rows} == {None}
+                shown = [row["example_ids"] for row in rows]
+                assert all(len({row["parent_id"], *ids} - held) == 3 for row, ids in zip(rows, shown, strict=True))
                 parents.append({row["parent_id"] for row in rows})
     assert not (parents[0] | parents[1]) & held and parents[0] != parents[1]
     first, second = (rows_of(context, f"control/random/{number}/generated") for number in ("01", "02"))
