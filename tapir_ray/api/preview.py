@@ -32,9 +32,11 @@ STAGES = {
     "expand": "the teacher writes a new instruction",
     "respond": "the teacher answers it",
     "score_new": "the judge compares the answers to it",
+    "annotate": "the teacher corrects the student's explanation",
 }
 """Stages of a preview in their order, in words."""
-SHOWN = ("task", "response", "student_response", "teacher_score", "student_score", "difficulty", "status", "reason")
+SHOWN = ("task", "response", "student_response", "teacher_score", "student_score", "difficulty", "verdict",
+         "first_faulty", "revision", "status", "reason")  # fmt: skip
 """Columns of a row that the text of a preview has."""
 MOST_CHARACTERS = 300
 """Characters of a value in the text; the tables have all."""
@@ -101,6 +103,8 @@ def preview(
 def _table(name: str, rows: list[dict[str, Any]], measure: str) -> pa.Table:
     if name.startswith("score"):
         return with_difficulty(schemas.conform(rows, schemas.SCORED), spec=measure)
+    if name == "annotate":
+        return schemas.conform(rows, schemas.ANNOTATED)
     return schemas.conform(rows, schemas.GENERATED_ROWS if name in ("expand", "respond") else schemas.INSTRUCTIONS)
 
 

@@ -29,6 +29,12 @@ RECIPE = (
     "train.loss_mask", "train.precision", "train.lora", "random_seed",
 )  # fmt: skip
 """Keys of the config that say how the student was made. Those that are unset are not shown."""
+OF_TAPIR = ("curriculum.alpha", "curriculum.alpha_step", "curriculum.difficulty.", "expand.")
+"""Begins of keys without effect on another method."""
+OF_ELAD = (
+    "method", "elad.annotations", "elad.max_annotations", "elad.select", "elad.samples", "elad.temperature",
+    "elad.revise",
+)  # fmt: skip
 MAYBE_FILES = ("student.chat_template", "curriculum.tasks")
 """Keys whose value may be the path of a file, of which a card shows the name alone."""
 WHO = {
@@ -92,7 +98,9 @@ def base_name(config: Config) -> str | None:
 def recipe(config: Config) -> list[tuple[str, str]]:
     """Returns (key, value) of the keys of RECIPE that have a value."""
     found = []
-    for path in RECIPE:
+    elad = config.work == "elad"
+    keys = [*OF_ELAD, *(key for key in RECIPE if not key.startswith(OF_TAPIR))] if elad else RECIPE
+    for path in keys:
         value: Any = config
         for name in path.split("."):
             value = getattr(value, name)
