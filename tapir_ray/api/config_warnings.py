@@ -18,6 +18,7 @@ def warnings_about(config: Config) -> list[str]:
     - a judge that is the teacher, and noise that cannot be measured
     - a simulated teacher that does not know the seed data
     - answers that are trained on several times, and unseen rows that repeat answers that are
+    - a student without steps, and a pool without open questions, for `method: elad`
     """
     found = []
     for key, endpoint in config.endpoints.items():
@@ -57,5 +58,23 @@ def warnings_about(config: Config) -> list[str]:
         found.append(
             "seed_data.turns all with score.candidates unseen: the initial SFT may train on an earlier turn of a "
             "conversation whose later turn counts as unseen; set seed_data.turns last"
+        )
+    return found + (elad_risks(config) if config.work == "elad" else [])
+
+
+def elad_risks(config: Config) -> list[str]:
+    """Returns a sentence for each risk of the method ELAD."""
+    found = []
+    if config.train.initial_sft == "off":
+        return found
+    if config.seed_data.responses == "keep":
+        found.append(
+            "method elad with seed_data.responses keep: the initial SFT trains on the answers of the seed data, and if "
+            "they show no steps, the student writes none that could be corrected; set seed_data.responses replace"
+        )
+    if config.train.initial_share == 1.0 and config.certain_initial_sft:
+        found.append(
+            "method elad with train.initial_share 1: the initial SFT trains on an answer to every question of the "
+            "pool, so all of them are answered before any is corrected; lower it, such as to 0.2"
         )
     return found

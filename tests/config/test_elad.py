@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tapir_ray.api.config_warnings import warnings_about
 from tapir_ray.config import Config, parse
 from tapir_ray.config.data import Family
 from tapir_ray.errors import InputError
@@ -72,3 +73,14 @@ def test_a_key_without_effect_is_refused(sections: dict[str, Any], key: str) -> 
 
 def test_the_families_of_the_seed_rows_are_those_of_the_simulator() -> None:
     assert set(Family.__args__) == {family.name for family in FAMILIES}
+
+
+def test_a_student_without_steps_and_a_pool_without_questions_are_warned_about() -> None:
+    quiet = {"teacher": {"base_url": "http://localhost:1/v1", "model": "t"}, "judge": {"repeat_share": 0.0}}
+    quiet["judge"] |= {"base_url": "http://localhost:1/v1", "model": "j"}
+    created = {"student": {"create": {"max_length": 4096}}}
+    risky = warnings_about(config(**quiet, **created))
+    assert ["responses keep" in risky[0], "initial_share 1" in risky[1], len(risky)] == [True, True, 2]
+    fine = {"seed_data": {"path": "a.jsonl", "responses": "replace"}, "train": {"initial_share": 0.2}}
+    assert warnings_about(config(**quiet, **created, **fine)) == []
+    assert warnings_about(config(**quiet, **created, method="tapir")) == []
