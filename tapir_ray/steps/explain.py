@@ -1,7 +1,7 @@
 """Explain: the student explains the questions of a round in steps, and the most uncertain ones are chosen (EGSS).
 
-ELAD (arXiv 2402.13098). The engine reads a prefix of an explanation once for all of its continuations, as its prefix
-cache holds the tokens that requests begin with.
+ELAD (arXiv 2402.13098). vLLM's prefix caching, on by default, computes the question and a prefix once for all of its
+continuations, in whole blocks of tokens.
 """
 
 from __future__ import annotations
