@@ -90,8 +90,9 @@ def _write(source: Source, format: Format, found: Sequence[Table], folder: Path)
     if not first:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.reasons.items()) or "the tables are empty"
         advice = "name another table by --table"
-        if format.name == PREFERENCE and source.config.curriculum.difficulty.select == "none":
-            advice = "with curriculum.difficulty.select none only the holdout is answered and scored: take another run"
+        if format.name == PREFERENCE and not source.config.scores_candidates:
+            rule = "method elad" if source.config.work == "elad" else "curriculum.difficulty.select none"
+            advice = f"with {rule} only the holdout is answered and scored: take another run"
         raise InputError(
             f"no row of {', '.join(map(str, found))} can be exported as {format.name} ({reasons}): {advice}"
         )
