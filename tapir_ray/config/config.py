@@ -34,7 +34,7 @@ class Config(Section):
     """Configuration of one run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = key(invalidates=())
-    method: Literal["tapir", "elad"] = key("tapir", invalidates=("candidates", "pool_answers"))
+    method: Literal["tapir", "elad"] = key("tapir", invalidates=("candidates", "answers", "pool_answers"))
     """How a student is distilled (docs/method.md, docs/elad.md). Without effect on `tapir regenerate`."""
     run_dir: str | None = key(None, invalidates=())
     """Folder or URI of the run; `null` is `runs/NAME`."""
