@@ -35,9 +35,9 @@ holdout after the last round. The unit is the random seed: intervals are 95 % in
 two arms of the same seed (paired t), and p is corrected for the number of contrasts of a regime (Holm).
 [learning_real.md](learning_real.md) has a real model on real rows.
 
-First results: one regime, five random seeds, four arms. The other regimes and arms of `benchmarks/learning_arms.py`
-are not measured yet. In regime c the difficulty of A3 is measured in round 1 on rows that the start has memorised, of
-which about 1 % are hard; this is a weakness of the arm, not of all selection.
+Regimes and arms of `benchmarks/learning_arms.py` without figures below are not measured yet. In regime c the difficulty
+of A3 is measured in round 1 on rows that the start has memorised, of which about 1 % are hard: a weakness of the arm,
+not of all selection. All students answer the holdouts without a style and without a mark.
 """
 
 

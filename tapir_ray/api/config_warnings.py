@@ -64,7 +64,7 @@ def warnings_about(config: Config) -> list[str]:
 
 def elad_risks(config: Config) -> list[str]:
     """Returns a sentence for each risk of the method ELAD."""
-    found = []
+    found: list[str] = []
     if config.train.initial_sft == "off":
         return found
     if config.seed_data.responses == "keep":

@@ -129,7 +129,7 @@ PAIRS = {
        }.items()},
     **{f"expand.{key}": {"method": "elad", "expand": {key: value}}
        for key, value in {
-           "size": 9, "sources": {"hard": 0.5, "easy": 0.5}, "temperature": 0.5, "annotation": "m:f",
+           "size": 9, "examples": 3, "sources": {"hard": 0.5, "easy": 0.5}, "temperature": 0.5, "annotation": "m:f",
        }.items()},
     **{f"mix.{key}": {"method": "elad", "mix": {key: value}}
        for key, value in {"unit": "pairs", "size": 9, "max_repeat": 9}.items()},

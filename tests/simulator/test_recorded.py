@@ -22,10 +22,8 @@ from tapir_ray.llm.prompts import Prompts
 from tapir_ray.simulator.options import Options
 from tapir_ray.simulator.recorded import USED_UP, Recorded
 from tapir_ray.simulator.rouge import rouge_l
-from tapir_ray.transforms.judge_question import Questions
-from tapir_ray.transforms.respond import RespondRow
+from tapir_ray.transforms.respond import styled_messages
 from tests.simulator.asking import prompt, request, styled, user
-from tests.transforms.asking import config_for
 
 ROWS = [
     {"instruction": "Calculate the sum.", "input": "2 and 3", "output": "The sum is 5."},
@@ -40,7 +38,7 @@ ROWS = [
 def respond_messages(instruction: str, own: str) -> list[dict[str, str]]:
     """Returns a styled request for a row with a system message of its own, as written by the respond stage."""
     row = {"messages": [{"role": "system", "content": own}, *user(instruction)], "task": "Math"}
-    return RespondRow(Questions(Prompts()), config_for("http://127.0.0.1:9/v1"), {})._styled(row, "In steps.")
+    return styled_messages(Prompts(), row, "In steps.")
 
 
 def new_instruction(simulator: Recorded, task: str, instruction: str, seed: int) -> str:
