@@ -28,6 +28,9 @@ class Elad(Section):
     select: Literal["uncertain", "random", "mfd"] = key("uncertain", invalidates=("scored", "pool_answers"))
     """Questions that are annotated: the most uncertain ones by their steps (EGSS), random ones, or those of the highest
     `curriculum.difficulty.measure`, for which the teacher answers the whole pool and the judge scores it."""
+    quota: Literal["tasks", "none"] = "tasks"
+    """`tasks`: the annotations are shared out over the tasks by their weights, and chosen within each. `none`: they are
+    chosen among all questions, which may leave a task without any."""
     samples: Annotated[int, Field(ge=2)] = 5
     """k: sampled whole explanations of a question, and sampled continuations of each prefix of its steps."""
     temperature: Annotated[float, Field(gt=0)] = 1.0

@@ -9,11 +9,12 @@ continuations of prefix j. A question's uncertainty is the mean of u_j plus the 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from tapir_ray.curriculum.quotas import apportion
 from tapir_ray.data.schemas import order_key
 
 
@@ -49,3 +50,24 @@ def chosen(values: Mapping[str, float], rows: int, random_seed: int, *salt: obje
     """Returns the ids of the highest `values`, up to `rows`; equal values are ordered by a hash of the id."""
     ranked = sorted(values, key=lambda row_id: (-values[row_id], order_key(row_id, random_seed, *salt)))
     return set(ranked[:rows])
+
+
+def chosen_by_task(
+    values: Mapping[str, float],
+    tasks: Mapping[str, str],
+    rows: int,
+    weights: Mapping[str, float],
+    random_seed: int,
+    *salt: object,
+) -> set[str]:
+    """Returns the ids of the highest `values` of each task, up to `rows` in all, by the tasks' weights.
+
+    A task with fewer rows than its share leaves the rest to the others. Rows of a task without a weight are not chosen.
+    """
+    by_task: dict[str, dict[str, float]] = defaultdict(dict)
+    for row_id, value in values.items():
+        if weights.get(tasks[row_id], 0.0) > 0.0:
+            by_task[tasks[row_id]][row_id] = value
+    capacity = {task: len(found) for task, found in by_task.items()}
+    quota = apportion(min(rows, sum(capacity.values())), capacity, weights) if capacity else {}
+    return set().union(*(chosen(by_task[task], count, random_seed, *salt) for task, count in quota.items()))

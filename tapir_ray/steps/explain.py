@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tapir_ray.curriculum.step_uncertainty import Uncertainty, chosen, disagreement
+from tapir_ray.curriculum.step_uncertainty import Uncertainty, chosen, chosen_by_task, disagreement
 from tapir_ray.data.schemas import (
     CONTINUED,
     EXPLAINED,
@@ -48,7 +48,7 @@ def explain(context: Context, round_number: int, annotations: int) -> None:
             _continue(context, tables, tables.continued, round_number)
             found = _uncertainties(context, tables.explained, tables.continued)
             totals = {row_id: one.total for row_id, one in found.items()}
-            picked = chosen(totals, annotations, context.config.random_seed, round_number, "elad")
+            picked = _chosen(context, tables.scored, totals, round_number, annotations)
         rows = context.map(context.read(tables.explained), with_selection, found=found, picked=picked,
                            pattern=context.config.elad.step_pattern)  # fmt: skip
         context.write(tables.selected, rows, f"round {round_number} select")
@@ -104,7 +104,22 @@ def _picked(context: Context, scored: Table, round_number: int, annotations: int
         for row_id, difficulty in zip(rows["instruction_id"].to_pylist(), rows["difficulty"].to_pylist(), strict=True):
             if not by_difficulty or difficulty is not None:
                 values[row_id] = difficulty if by_difficulty else 0.0
-    return chosen(values, annotations, context.config.random_seed, round_number, "elad")
+    return _chosen(context, scored, values, round_number, annotations)
+
+
+def _chosen(
+    context: Context, scored: Table, values: Mapping[str, float], round_number: int, annotations: int
+) -> set[str]:
+    """Returns the ids of the highest values, within the tasks' shares unless `elad.quota` is `none`."""
+    seed = context.config.random_seed
+    if context.config.elad.quota == "none":
+        return chosen(values, annotations, seed, round_number, "elad")
+    tasks: dict[str, str] = {}
+    for batch in context.run.scan(scored, ["instruction_id", "task"]):
+        found = zip(batch["instruction_id"].to_pylist(), batch["task"].to_pylist(), strict=True)
+        tasks |= {row_id: task for row_id, task in found if row_id in values}
+    weights = context.taxonomy.effective_weights(set(tasks.values())) if tasks else {}
+    return chosen_by_task(values, tasks, annotations, weights, seed, round_number, "elad")
 
 
 def to_explain(scored: pa.Table, picked: set[str] | None = None) -> pa.Table:

@@ -124,6 +124,7 @@ PAIRS = {
     **{f"elad.{key}": {"elad": {key: value}}
        for key, value in {
            "annotations": 9, "max_annotations": 9000, "max_tokens": 9, "max_cost": 9.0, "select": "random",
+           "quota": "none",
            "samples": 3, "temperature": 0.5, "max_prefixes": 3, "step_pattern": "\n", "revise": "rewrite",
            "attempts": 3,
        }.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tapir_ray.curriculum.step_uncertainty import Uncertainty, chosen, disagreement, uncertainty
+from tapir_ray.curriculum.step_uncertainty import Uncertainty, chosen, chosen_by_task, disagreement, uncertainty
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,13 @@ def test_the_highest_values_are_chosen_and_ties_do_not_depend_on_the_order() -> 
     others = {frozenset(chosen(values, 3, seed, 1, "elad")) for seed in range(20)}
     assert len(others) == 3, "each pair of the three equal ones"
     assert chosen(values, 9, 0) == set(values)
+
+
+def test_the_highest_values_of_each_task_are_chosen_by_the_weights() -> None:
+    values = {"a1": 1.5, "a2": 1.4, "a3": 1.3, "a4": 1.2, "b1": 0.2, "b2": 0.1, "c1": 9.0}
+    tasks = {name: name[0] for name in values}
+    found = chosen_by_task(values, tasks, 4, {"a": 0.5, "b": 0.5}, 0, 1, "elad")
+    assert found == {"a1", "a2", "b1", "b2"}, "c has no weight"
+    # b has 2 rows of the 3 that are its share: the rest goes to a.
+    assert chosen_by_task(values, tasks, 6, {"a": 0.5, "b": 0.5}, 0, 1, "elad") == set(values) - {"c1"}
+    assert chosen_by_task({}, {}, 4, {"a": 1.0}, 0) == set()
