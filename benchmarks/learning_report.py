@@ -41,7 +41,7 @@ not of all selection. All students answer the holdouts without a style and witho
 
 A5 and A6 were run twice on reported seeds: the first time with answers of at most 40 tokens, which cut styled ones. The
 limit was raised to 96 after these scores were seen, and the first trainings are not in the tables. They scored, on the
-uniform holdout, A5 3.23, 3.48, 3.43 and 3.19 (seeds 0 to 3) and A6 2.27 and 2.24 (seeds 1 and 2).
+uniform holdout, A5 3.23, 3.48, 3.43 and 3.19 (seeds 0 to 3) and A6 1.92, 2.27 and 2.24 (seeds 0 to 2).
 """
 
 
